@@ -1,0 +1,1 @@
+"""Image tables, folds, samplers, transforms and the embedded data set."""

@@ -1,0 +1,1 @@
+"""One typed experiment, its run directory, and the commands that make one."""

@@ -1,0 +1,1 @@
+"""The paper: each equation once, in PyTorch alone."""

@@ -1,0 +1,38 @@
+"""What the method accepts: each check names the argument, what was expected and what came."""
+
+import torch
+from torch import Tensor
+
+
+def check_embeddings(name: str, x: Tensor, dim: int | None = None) -> None:
+    """Raise ValueError unless ``x`` is a floating-point matrix, of ``dim`` columns where given."""
+    expected = f"(n, {'d' if dim is None else dim})"
+    if not x.is_floating_point() or x.ndim != 2 or dim not in {None, x.shape[1]}:
+        raise ValueError(f"{name}: expected floating point {expected}, got {x.dtype} {tuple(x.shape)}")
+
+
+def check_labels(name: str, labels: Tensor, length: int, num_classes: int | None = None) -> None:
+    """Raise ValueError unless ``labels`` are ``length`` integers, within 0..num_classes − 1 where given.
+
+    On an accelerator the range is checked without waiting for the device: a bad label stops the
+    program at the next synchronisation.
+    """
+    integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if not integer or labels.shape != (length,):
+        raise ValueError(f"{name}: expected integers ({length},), got {labels.dtype} {tuple(labels.shape)}")
+    if num_classes is None or length == 0:
+        return
+    low, high = labels.aminmax()
+    if labels.device.type == "cpu":
+        if low < 0 or high >= num_classes:
+            raise ValueError(f"{name}: expected classes 0..{num_classes - 1}, got {int(low)}..{int(high)}")
+    else:
+        torch._assert_async((low >= 0) & (high < num_classes), f"{name}: expected classes 0..{num_classes - 1}")
+
+
+def check_points(name: str, points: Tensor, like: Tensor | None = None) -> None:
+    """Raise ValueError unless ``points`` are (C, b, d) and fit the classes and dimensions of ``like``."""
+    fits = like is None or (points.ndim == 3 and (points.shape[0], points.shape[2]) == (like.shape[0], like.shape[2]))
+    if not points.is_floating_point() or points.ndim != 3 or not fits:
+        expected = "(C, b, d)" if like is None else f"({like.shape[0]}, b, {like.shape[2]})"
+        raise ValueError(f"{name}: expected floating point {expected}, got {points.dtype} {tuple(points.shape)}")

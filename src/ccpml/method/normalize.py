@@ -1,0 +1,36 @@
+"""The Lipschitz normalisation φ."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["lipschitz_normalize"]
+
+
+def lipschitz_normalize(x: Tensor) -> Tensor:
+    """Project vectors onto the unit ball: φ(v) = v / max(1, ‖v‖).
+
+    A vector inside the unit ball (‖v‖ ≤ 1) is left alone and passes its gradient on unchanged; one outside
+    is scaled to length 1 and loses the radial part of its gradient. φ is 2-Lipschitz, which plain
+    ℓ₂ normalisation is not near the origin.
+
+    Args:
+        x: Vectors along the last axis, shape (..., d), floating point.
+
+    Returns:
+        φ(x), in the shape and dtype of ``x``. float16 and bfloat16 are computed in float32.
+
+    Raises:
+        ValueError: If ``x`` is not floating point or has no axis.
+
+    Example:
+        >>> lipschitz_normalize(torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
+        tensor([[0.6000, 0.8000],
+                [0.3000, 0.4000]])
+
+    Source: Gürbüz et al., "Deep Metric Learning with Chance Constraints", WACV 2024, Lemma 4.1.
+    """
+    if not x.is_floating_point() or x.ndim == 0:
+        raise ValueError(f"x: expected floating-point vectors (..., d), got {x.dtype} of shape {tuple(x.shape)}")
+    v = x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
+    norm = torch.linalg.vector_norm(v, dim=-1, keepdim=True)  # (..., 1)
+    return (v / torch.where(norm > 1, norm, torch.ones_like(norm))).to(x.dtype)

@@ -1,0 +1,1 @@
+"""Neighbours and exact retrieval metrics."""

@@ -1,0 +1,1 @@
+"""The Lightning module, the CCP callback and the optimiser."""
