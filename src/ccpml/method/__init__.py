@@ -1,1 +1,33 @@
 """The paper: each equation once, in PyTorch alone."""
+
+from ccpml.method.ccp import CCPLoss
+from ccpml.method.cover import (
+    average_covering_radius,
+    average_interclass_distance,
+    covering_radius,
+    greedy_k_center,
+)
+from ccpml.method.losses import (
+    ContrastiveLoss,
+    CosineContrastiveLoss,
+    MultiSimilarityLoss,
+    PairLoss,
+    TripletMarginLoss,
+)
+from ccpml.method.normalize import lipschitz_normalize
+from ccpml.method.projections import AlternatingProjections
+
+__all__ = [
+    "AlternatingProjections",
+    "CCPLoss",
+    "ContrastiveLoss",
+    "CosineContrastiveLoss",
+    "MultiSimilarityLoss",
+    "PairLoss",
+    "TripletMarginLoss",
+    "average_covering_radius",
+    "average_interclass_distance",
+    "covering_radius",
+    "greedy_k_center",
+    "lipschitz_normalize",
+]

@@ -7,15 +7,12 @@ from torch import Tensor
 
 __all__ = ["euclidean_distances"]
 
-# Squared distances below this share of ‖x‖² + ‖y‖² are rounding of the float64 expansion: the vectors are equal.
-_EQUAL = 1e-15
-
 
 class _EuclideanDistances(torch.autograd.Function):
     """D_ij = ‖x_i − y_j‖ by ‖x‖² + ‖y‖² − 2 x·y in float64: the speed of a matrix product without its cancellation.
 
-    float64 leaves an error of 1e-16 in D², far below float32's own resolution, where the same expansion
-    in float32 would leave 1e-7 and turn equal vectors into ones at distance 3e-4.
+    In float32 the expansion would turn equal vectors into ones at distance 3e-4. In float64 its rounding error
+    is at most about d · 1e-16 of ‖x‖² + ‖y‖²; a squared distance within that is 0: the vectors are equal.
     """
 
     @staticmethod
@@ -24,7 +21,8 @@ class _EuclideanDistances(torch.autograd.Function):
         x_, y_ = x.to(work), y.to(work)
         size = x_.square().sum(1)[:, None] + y_.square().sum(1)  # (B, M)
         squared = torch.addmm(size, x_, y_.T, alpha=-2)
-        squared.masked_fill_(squared <= _EQUAL * size, 0)
+        rounding = size.mul_((x.shape[1] + 4) * torch.finfo(work).eps)
+        squared.masked_fill_(squared <= rounding, 0)
         distances = squared.sqrt_().to(x.dtype)
         ctx.save_for_backward(x, y, distances)
         return distances
@@ -33,14 +31,12 @@ class _EuclideanDistances(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         # ∂D_ij/∂x_i = (x_i − y_j) / D_ij, and 0 where the two meet.
         x, y, distances = ctx.saved_tensors
-        work = torch.float32 if x.device.type == "mps" else torch.float64
-        weight = (grads[0].to(work) / distances).masked_fill_(distances == 0, 0)  # (B, M)
-        x_, y_ = x.to(work), y.to(work)
+        weight = (grads[0] / distances).masked_fill_(distances == 0, 0)  # (B, M)
         grad_x = grad_y = None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.addmm(x_ * weight.sum(1, keepdim=True), weight, y_, alpha=-1).to(x.dtype)
+            grad_x = torch.addmm(x * weight.sum(1, keepdim=True), weight, y, alpha=-1)
         if ctx.needs_input_grad[1]:
-            grad_y = torch.addmm(y_ * weight.sum(0)[:, None], weight.T, x_, alpha=-1).to(y.dtype)
+            grad_y = torch.addmm(y * weight.sum(0)[:, None], weight.T, x, alpha=-1)
         return grad_x, grad_y
 
 

@@ -20,10 +20,10 @@ from ccpml.method.normalize import lipschitz_normalize
 __all__ = [
     "ContrastiveLoss",
     "CosineContrastiveLoss",
+    "MultiSimilarityLoss",
     "Normalization",
     "PairLoss",
     "TripletMarginLoss",
-    "MultiSimilarityLoss",
 ]
 
 Normalization = Literal["lipschitz", "l2"] | None
@@ -175,7 +175,7 @@ class CosineContrastiveLoss(PairLoss):
         similarities = x @ y.T
         pull = ((1 - 1e-5 - similarities).relu() * positive).sum()
         push = ((similarities - self.margin).relu() * negative).sum()
-        return (pull + push) / len(x)
+        return (pull + push) / max(len(x), 1)
 
 
 class TripletMarginLoss(PairLoss):
@@ -212,7 +212,7 @@ class TripletMarginLoss(PairLoss):
             by_positive, by_negative, violated = self._counts(distances, positive, negative)
         weight = (by_positive - by_negative).to(distances.dtype)  # (B, M): a pair is positive or negative
         total = torch.sum(weight * distances, dtype=torch.float64 if x.device.type != "mps" else None)
-        total = total + self.margin * violated
+        total = total + self.margin * violated.to(total.dtype)
         return _mean_of_nonzero(total, violated).to(distances.dtype)
 
     def _counts(self, distances: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -243,13 +243,17 @@ class MultiSimilarityLoss(PairLoss):
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]])
         >>> MultiSimilarityLoss(alpha=2, beta=40, base=0.5)(x, torch.tensor([0, 0, 1]))
-        tensor(0.6901)
+        tensor(0.6061)
 
     Source: Wang et al., "Multi-Similarity Loss with General Pair Weighting", CVPR 2019; Gürbüz et al., WACV 2024.
     """
 
     def __init__(
-        self, alpha: float = 2.0, beta: float = 40.0, base: float = 0.5, normalize: Normalization = "lipschitz"
+        self,
+        alpha: float = 2.0,
+        beta: float = 40.0,
+        base: float = 0.5,
+        normalize: Normalization = "lipschitz",
     ) -> None:
         super().__init__(normalize)
         self.alpha = alpha
@@ -261,7 +265,7 @@ class MultiSimilarityLoss(PairLoss):
         similarities = x @ y.T
         pull = _log1p_sum_exp(self.alpha * (self.base - similarities), positive) / self.alpha
         push = _log1p_sum_exp(self.beta * (similarities - self.base), negative) / self.beta
-        return (pull + push).mean() if len(x) else (pull + push).sum()
+        return (pull + push).sum() / max(len(x), 1)
 
 
 def _log1p_sum_exp(exponents: Tensor, mask: Tensor) -> Tensor:

@@ -1,0 +1,182 @@
+"""Covers: greedy k-centre, covering radii, and the distance between classes.
+
+Shapes: C classes, b points of each, m centres of each, d dimensions.
+"""
+
+import torch
+from torch import Tensor
+
+from ccpml.method.checks import check_embeddings, check_labels, check_points
+
+__all__ = ["average_covering_radius", "average_interclass_distance", "covering_radius", "greedy_k_center"]
+
+
+@torch.no_grad()
+def greedy_k_center(points: Tensor, centers: Tensor, k: int) -> Tensor:
+    """Choose ``k`` points of every class, each the farthest from the centres there are by then.
+
+    With m_i the squared distance of point i to its nearest centre, k times: take argmax m, add it to the
+    centres, m ← min(m, d²(·, taken)). Ties go to the lowest index. All classes are treated at once.
+
+    Args:
+        points: The pool, shape (C, b, d), floating point.
+        centers: Centres already there, shape (C, m, d); m may be 0, and then the first point of a class is taken first.
+        k: How many to choose, 1..b.
+
+    Returns:
+        Indices into axis 1 of ``points`` in the order of choice, shape (C, k), int64.
+
+    Raises:
+        ValueError: On wrong shapes or dtypes, or if a class has fewer than ``k`` points.
+
+    Example:
+        >>> points = torch.tensor([[[1.0], [5.0], [3.0], [-4.0]]])
+        >>> greedy_k_center(points, centers=torch.zeros(1, 1, 1), k=3)
+        tensor([[1, 3, 2]])
+
+    Source: Gürbüz et al., WACV 2024, Section 4 (the core-set choice of Sener & Savarese, ICLR 2018).
+    """
+    check_points("points", points)
+    check_points("centers", centers, like=points)
+    if not 1 <= k <= points.shape[1]:
+        raise ValueError(f"k: expected 1..{points.shape[1]} (the points of a class), got {k}")
+    points, centers = _precise(points), _precise(centers)
+    return _greedy(points, _nearest_squared(points, centers), k)[0]
+
+
+@torch.no_grad()
+def covering_radius(points: Tensor, centers: Tensor) -> Tensor:
+    """Find the smallest radius at which balls around a class's centres cover all its points.
+
+    Args:
+        points: Shape (C, b, d), floating point, b ≥ 1.
+        centers: Shape (C, m, d), m ≥ 1.
+
+    Returns:
+        max over points of the distance to the nearest centre, shape (C,).
+
+    Raises:
+        ValueError: On wrong shapes or dtypes, or without points or centres.
+
+    Example:
+        >>> covering_radius(torch.tensor([[[0.0], [2.0], [7.0]]]), torch.tensor([[[0.0], [6.0]]]))
+        tensor([2.])
+
+    Source: Gürbüz et al., WACV 2024, Proposition 4.1 and Corollary 4.2.1 (δ_s).
+    """
+    check_points("points", points)
+    check_points("centers", centers, like=points)
+    if points.shape[1] == 0 or centers.shape[1] == 0:
+        raise ValueError(f"points, centers: expected at least one each, got {points.shape[1]} and {centers.shape[1]}")
+    return _nearest_squared(_precise(points), _precise(centers)).amax(1).sqrt().to(points.dtype)
+
+
+@torch.no_grad()
+def average_covering_radius(embeddings: Tensor, labels: Tensor) -> float:
+    """Measure how widely the classes of a labelled set are spread, as the paper does.
+
+    For each class and each k = 1..n (n its samples), the radius of the greedy k-centre cover by k of its samples;
+    averaged over k, then over classes. The greedy choice starts as the method does, from the origin.
+
+    Args:
+        embeddings: Shape (N, d), floating point, N ≥ 1.
+        labels: Shape (N,), integer; any class ids.
+
+    Returns:
+        The average covering radius, in the embedding's own units.
+
+    Raises:
+        ValueError: On wrong shapes or dtypes, or without samples.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [4.0], [9.0]])
+        >>> average_covering_radius(x, torch.tensor([0, 0, 1]))  # ((4 + 0) / 2 + 0) / 2
+        1.0
+
+    Source: Gürbüz et al., WACV 2024, Section 5 (figures 1 and 2).
+    """
+    embeddings = _checked_set(embeddings, labels)
+    order = labels.argsort(stable=True)
+    sizes = torch.unique(labels, return_counts=True)[1]  # (C,)
+    first = sizes.cumsum(0) - sizes
+    total = 0.0
+    for n in torch.unique(sizes).tolist():  # classes of one size are covered together
+        rows = order[first[sizes == n, None] + torch.arange(n, device=order.device)]  # (classes, n)
+        points = embeddings[rows]
+        radii = _greedy(points, points.square().sum(-1), n)[1]  # (classes, n)
+        total += radii.to(torch.float64).mean(1).sum().item()
+    return total / len(sizes)
+
+
+@torch.no_grad()
+def average_interclass_distance(embeddings: Tensor, labels: Tensor) -> float:
+    """Measure the mean Euclidean distance over all pairs of samples of different classes.
+
+    Args:
+        embeddings: Shape (N, d), floating point.
+        labels: Shape (N,), integer, of two classes at least.
+
+    Returns:
+        The average inter-class distance. Memory is bounded whatever N is.
+
+    Raises:
+        ValueError: On wrong shapes or dtypes, or with fewer than two classes.
+
+    Example:
+        >>> average_interclass_distance(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([0, 0, 1]))
+        4.5
+
+    Source: Gürbüz et al., WACV 2024, Section 5.
+    """
+    embeddings = _checked_set(embeddings, labels)
+    total, pairs = 0.0, 0
+    for some, their_labels in zip(torch.split(embeddings, 1024), torch.split(labels, 1024), strict=True):
+        different = their_labels[:, None] != labels
+        total += (torch.cdist(some, embeddings) * different).sum(dtype=torch.float64).item()
+        pairs += int(different.sum())
+    if pairs == 0:
+        raise ValueError("labels: expected at least two classes, got one")
+    return total / pairs
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
+
+
+def _checked_set(embeddings: Tensor, labels: Tensor) -> Tensor:
+    check_embeddings("embeddings", embeddings)
+    check_labels("labels", labels, len(embeddings))
+    if len(embeddings) == 0:
+        raise ValueError("embeddings: expected at least one sample, got none")
+    return _precise(embeddings)
+
+
+def _nearest_squared(points: Tensor, centers: Tensor) -> Tensor:
+    """Give m: squared distances to the nearest centre, (C, b); infinite without centres."""
+    nearest = points.new_full(points.shape[:2], torch.inf)
+    for center in centers.unbind(1):
+        nearest = torch.minimum(nearest, _squared(points, center))
+    return nearest
+
+
+def _squared(points: Tensor, center: Tensor) -> Tensor:
+    """Give squared distances of each class's points (C, b, d) to its centre (C, d), free of cancellation."""
+    return (points - center[:, None]).square_().sum(-1)
+
+
+def _greedy(points: Tensor, nearest: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Choose k points greedily; give their indices, and the radii of the covers by the first 1..k: both (C, k).
+
+    The radii count the chosen points alone, not the centres from which ``nearest`` was measured.
+    """
+    classes = torch.arange(len(points), device=points.device)
+    covered = torch.full_like(nearest, torch.inf)
+    chosen, radii = [], []
+    for _ in range(k):
+        farthest = nearest.argmax(1)  # the first of equals
+        distance = _squared(points, points[classes, farthest])
+        nearest = torch.minimum(nearest, distance)
+        covered = torch.minimum(covered, distance)
+        chosen.append(farthest)
+        radii.append(covered.amax(1).sqrt())
+    return torch.stack(chosen, 1), torch.stack(radii, 1)

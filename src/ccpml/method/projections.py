@@ -1,0 +1,285 @@
+"""Alternating projections onto the feasible sets of successive proxies."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ccpml.method.ccp import CCPLoss
+from ccpml.method.checks import check_points
+from ccpml.method.cover import greedy_k_center
+from ccpml.method.normalize import lipschitz_normalize
+
+__all__ = ["AlternatingProjections", "Pool"]
+
+Pool = Callable[[], Tensor]
+"""Returns embeddings of b samples per class, shape (C, b, d), by the network as it is now, in eval mode."""
+
+
+class AlternatingProjections:
+    """Project onto one feasible set after the other: θ_{k+1} = argmin_θ L(θ, proxies_k) + λ/2 ‖θ − θ_k‖².
+
+    An *instance* is the problem given by one choice of proxies. When its score has not improved for ``patience``
+    validations it has converged: its best weights become the anchor θ_k towards which the next instance is pulled, and
+    its proxies start anew from samples chosen by greedy k-centre away from the best proxies.
+
+    The anchor, the instance's best copies and the counters are in `state_dict`, so a run resumes exactly.
+
+    Args:
+        model: The network θ. If it contains ``criterion``, the criterion's parameters are not part of θ.
+        criterion: The loss with its proxies P.
+        strength: λ, the strength of the pull.
+        decay: The strength in instance k is λ · decay^k; the first instance, k = 0, has no anchor and no pull.
+        patience: Validations without improvement until an instance has converged.
+        min_delta: By how much a score must exceed the instance's best to count as better.
+        space: Where k-centre measures distances: between raw embeddings, or after φ (``"lipschitz"``).
+        rewind: Whether the next instance starts from the converged one's best weights and buffers, rather than
+            from the current ones.
+
+    Attributes:
+        instance: k, the number of projections made.
+        strength_now: λ_now, the strength in this instance.
+        best_score: The instance's best score, None before its first validation.
+        stale: Validations since then without improvement.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> from ccpml import CCPLoss, ContrastiveLoss
+        >>> model = torch.nn.Linear(3, 2, bias=False)
+        >>> criterion = CCPLoss(ContrastiveLoss(), num_classes=4, embedding_dim=2, proxies_per_class=2)
+        >>> projections = AlternatingProjections(model, criterion, patience=1)
+        >>> pool = lambda: model(torch.randn(4, 5, 3)).detach()  # 5 samples of each of 4 classes
+        >>> projections.start(pool)
+        >>> projections.observe(0.50), projections.observe(0.49)
+        (False, True)
+        >>> projections.project(pool)
+        >>> projections.instance, projections.strength_now
+        (1, 0.0002)
+
+    Source: Gürbüz et al., WACV 2024, Algorithm 1 and Section 4.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: CCPLoss,
+        strength: float = 2e-4,
+        decay: float = 1.0,
+        patience: int = 3,
+        min_delta: float = 1e-5,
+        *,
+        space: Literal["raw", "lipschitz"] = "raw",
+        rewind: bool = False,
+    ) -> None:
+        for name, value, good in (
+            ("strength", strength, math.isfinite(strength) and strength >= 0),
+            ("decay", decay, math.isfinite(decay) and decay > 0),
+            ("patience", patience, patience >= 1),
+            ("min_delta", min_delta, math.isfinite(min_delta) and min_delta >= 0),
+            ("space", space, space in {"raw", "lipschitz"}),
+        ):
+            if not good:
+                allowed = {"decay": "> 0", "patience": "≥ 1", "space": "'raw' or 'lipschitz'"}.get(name, "≥ 0")
+                raise ValueError(f"{name}: expected {allowed}, got {value!r}")
+        self.model = model
+        self.criterion = criterion
+        self.strength = strength
+        self.decay = decay
+        self.patience = patience
+        self.min_delta = min_delta
+        self.space = space
+        self.rewind = rewind
+        self.instance = 0
+        self.strength_now = 0.0
+        self.best_score: float | None = None
+        self.stale = 0
+        self._started = False
+        self._anchor: dict[str, Tensor] | None = None  # θ_k
+        self._best: dict[str, Tensor] = {}  # the instance's best weights and buffers ...
+        self._best_proxies: Tensor | None = None  # ... and proxies, (C, K, d)
+
+    @property
+    def best_proxies(self) -> Tensor | None:
+        """The proxies at the instance's best score, (C, K, d); None before its first validation."""
+        return self._best_proxies
+
+    def start(self, pool: Pool) -> None:
+        """Begin the first instance: proxies at the k-centres of the pool, the origin being the only centre there.
+
+        Args:
+            pool: See `Pool`.
+
+        Raises:
+            ValueError: If the pool has a wrong shape, too few points a class, or is not finite.
+        """
+        proxies = self.criterion.proxies
+        self._place_proxies(pool, torch.zeros_like(proxies[:, :1]))
+        self.instance, self.strength_now, self._anchor = 0, 0.0, None
+        self._begin_instance()
+        self._started = True
+
+    @torch.no_grad()
+    def pull(self) -> None:
+        """Add the proximal term's gradient, λ_now (θ − θ_k), to the gradients of the weights.
+
+        Call it once per optimiser step: after the last ``backward`` of an accumulation, before gradients are clipped,
+        and under AMP after ``scaler.unscale_(optimizer)``. Frozen parameters and parameters without a gradient are
+        left alone; so are the proxies. In the first instance there is no anchor, and it does nothing.
+        """
+        if self._anchor is None or self.strength_now == 0:
+            return
+        weights, anchors, gradients = [], [], []
+        for name, weight in self._weights().items():
+            if weight.requires_grad and weight.grad is not None:
+                if self._anchor[name].device != weight.device:  # the model was moved since
+                    self._anchor[name] = self._anchor[name].to(weight.device)
+                weights.append(weight.detach())
+                anchors.append(self._anchor[name])
+                gradients.append(weight.grad)
+        if weights:
+            torch._foreach_add_(gradients, torch._foreach_sub(weights, anchors), alpha=self.strength_now)
+
+    def observe(self, score: float) -> bool:
+        """Take the score of a validation just made, and say whether the instance has converged.
+
+        A better score keeps copies of the weights and the proxies. The first score of an instance always counts
+        as better.
+
+        Args:
+            score: The higher the better, such as MAP@R.
+
+        Returns:
+            True once the instance's best has not improved in ``patience`` validations: call `project` then.
+
+        Raises:
+            ValueError: If the score is not finite.
+            RuntimeError: Before `start`.
+        """
+        self._require_start()
+        score = float(score)
+        if not math.isfinite(score):
+            raise ValueError(f"score: expected a finite number, got {score}")
+        if self.best_score is None or score > self.best_score + self.min_delta:
+            self.best_score, self.stale = score, 0
+            self._best = {name: value.detach().clone() for name, value in self._state().items()}
+            self._best_proxies = self.criterion.proxies.detach().clone()
+        else:
+            self.stale += 1
+        return self.stale >= self.patience
+
+    def project(self, pool: Pool, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Begin the next instance from the best of this one.
+
+        θ_k ← the best weights, λ_now ← λ · decay^k, proxies ← k-centres of a fresh pool, the best proxies being
+        the centres already there.
+
+        Args:
+            pool: See `Pool`; embeddings of fresh samples.
+            optimizer: If given, its state of the proxies is dropped; by default it is kept, as the authors do.
+
+        Raises:
+            ValueError: If the pool has a wrong shape, too few points a class, or is not finite.
+            RuntimeError: Before `start` and the instance's first `observe`.
+        """
+        self._require_start()
+        if self._best_proxies is None:
+            raise RuntimeError("project: call observe(score) at least once in this instance first")
+        if self.rewind:
+            self._restore(self._state(), self._best)
+        self._place_proxies(pool, self._best_proxies)
+        if optimizer is not None:
+            optimizer.state.pop(self.criterion.proxies, None)
+        self.instance += 1
+        self.strength_now = self.strength * self.decay**self.instance
+        self._anchor = {name: self._best[name] for name in self._weights()}
+        self._begin_instance()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give a copy of everything that makes the run go on as it would have: tensors and plain numbers."""
+        return {
+            "started": self._started,
+            "instance": self.instance,
+            "strength_now": self.strength_now,
+            "best_score": self.best_score,
+            "stale": self.stale,
+            "anchor": None if self._anchor is None else {name: x.clone() for name, x in self._anchor.items()},
+            "best": {name: x.clone() for name, x in self._best.items()},
+            "best_proxies": None if self._best_proxies is None else self._best_proxies.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave. The weights, proxies and optimiser are restored by their own owners.
+
+        Raises:
+            ValueError: If the state is incomplete or was made for another model or other proxies.
+        """
+        missing = self.state_dict().keys() - state.keys()
+        if missing:
+            raise ValueError(f"state: expected the keys of state_dict(), got none for {sorted(missing)}")
+        self._check_fit("anchor", state["anchor"], self._weights())
+        self._check_fit("best", state["best"] or None, self._state())
+        proxies = state["best_proxies"]
+        self._check_fit("best_proxies", None if proxies is None else {"": proxies}, {"": self.criterion.proxies})
+        like = self._state()
+        anchor: dict[str, Tensor] | None = state["anchor"]
+        self._anchor = anchor and {name: x.to(like[name].device, copy=True) for name, x in anchor.items()}
+        self._best = {name: x.to(like[name].device, copy=True) for name, x in state["best"].items()}
+        self._best_proxies = None if proxies is None else proxies.to(self.criterion.proxies.device, copy=True)
+        self._started = bool(state["started"])
+        self.instance, self.stale = int(state["instance"]), int(state["stale"])
+        self.strength_now, self.best_score = float(state["strength_now"]), state["best_score"]
+
+    def _begin_instance(self) -> None:
+        self.best_score, self.stale = None, 0
+        self._best, self._best_proxies = {}, None
+
+    def _require_start(self) -> None:
+        if not self._started:
+            raise RuntimeError("AlternatingProjections: call start(pool) first")
+
+    @torch.no_grad()
+    def _place_proxies(self, pool: Pool, centers: Tensor) -> None:
+        """P ← greedy k-centre of the pool, given the centres already there."""
+        proxies = self.criterion.proxies
+        points = pool()
+        check_points("pool", points, like=proxies)
+        if not torch.isfinite(points).all():
+            raise ValueError("pool: expected finite embeddings, got NaN or infinity; has the training diverged?")
+        points = points.to(proxies.device, proxies.dtype)
+        centers = centers.to(proxies.device)
+        if self.space == "lipschitz":
+            chosen = greedy_k_center(lipschitz_normalize(points), lipschitz_normalize(centers), proxies.shape[1])
+        else:
+            chosen = greedy_k_center(points, centers, proxies.shape[1])  # (C, K)
+        proxies.copy_(points.take_along_dim(chosen[:, :, None], dim=1))
+
+    def _weights(self) -> dict[str, nn.Parameter]:
+        """Give θ: the model's parameters but for the criterion's."""
+        others = {id(parameter) for parameter in self.criterion.parameters()}
+        return {name: weight for name, weight in self.model.named_parameters() if id(weight) not in others}
+
+    def _state(self) -> dict[str, Tensor]:
+        """Give what a best copy holds: θ, and the model's buffers (running statistics) but for the criterion's."""
+        others = {id(buffer) for buffer in self.criterion.buffers()}
+        buffers = {name: x for name, x in self.model.named_buffers() if id(x) not in others}
+        return {**self._weights(), **buffers}
+
+    @staticmethod
+    @torch.no_grad()
+    def _restore(current: dict[str, Tensor], best: dict[str, Tensor]) -> None:
+        for name, value in current.items():
+            value.copy_(best[name])
+
+    @staticmethod
+    def _check_fit(what: str, saved: dict[str, Tensor] | None, current: dict[str, Any]) -> None:
+        if saved is None:
+            return
+        expected = {name: tuple(value.shape) for name, value in current.items()}
+        got = {name: tuple(value.shape) for name, value in saved.items()}
+        for name in sorted(expected.keys() | got.keys()):
+            if expected.get(name) != got.get(name):
+                raise ValueError(f"state[{what!r}][{name!r}]: expected {expected.get(name)}, got {got.get(name)}")

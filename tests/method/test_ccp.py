@@ -1,0 +1,99 @@
+import pytest
+import torch
+from pytorch_metric_learning import losses as pml_losses
+
+from ccpml import CCPLoss, ContrastiveLoss, TripletMarginLoss
+from ccpml.method.normalize import lipschitz_normalize
+from tests.method.test_losses import GOLDEN
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("k", [4, 8])
+def test_golden(golden, name, k):
+    file = golden("losses")
+    x = torch.tensor(file["embeddings"], dtype=torch.float64, requires_grad=True)
+    proxies = torch.tensor(file[f"proxies_{k}"], dtype=torch.float64)
+    proxy_labels = torch.tensor(file[f"proxy_labels_{k}"]).long()
+    order = proxy_labels.argsort(stable=True)  # class by class, as (C, K, d)
+    criterion = CCPLoss(GOLDEN[name], num_classes=20, embedding_dim=128, proxies_per_class=k).double()
+    with torch.no_grad():
+        criterion.proxies.copy_(proxies[order].view(20, k, 128))
+    value = criterion(x, torch.tensor(file["labels"]))
+    value.backward()
+    case = f"{name}/ccp_{k}"
+    torch.testing.assert_close(value.item(), float(file[f"{case}/loss"]), rtol=1e-5, atol=1e-8)
+    expected = torch.tensor(file[f"{case}/grad_embeddings"], dtype=torch.float64)
+    torch.testing.assert_close(x.grad, expected, rtol=1e-5, atol=1e-8)
+    expected = torch.tensor(file[f"{case}/grad_proxies"], dtype=torch.float64)
+    torch.testing.assert_close(criterion.proxies.grad.flatten(0, 1), expected[order], rtol=1e-5, atol=1e-8)
+
+
+def batch():
+    return torch.randn(8, 4, requires_grad=True), torch.arange(8) // 2
+
+
+def test_is_the_weighted_sum_of_both_terms():
+    loss, (x, labels) = TripletMarginLoss(0.1), batch()
+    criterion = CCPLoss(loss, 5, 4, 3, pair_weight=0.3, proxy_weight=0.7)
+    refs, ref_labels = criterion.proxies.flatten(0, 1), torch.arange(5).repeat_interleave(3)
+    expected = 0.3 * loss(x, labels) + 0.7 * loss(x, labels, refs, ref_labels)
+    torch.testing.assert_close(criterion(x, labels), expected)
+    memory, memory_labels = torch.randn(6, 4), torch.arange(6) // 3
+    expected = 0.3 * loss(x, labels, memory, memory_labels) + 0.7 * loss(x, labels, refs, ref_labels)
+    torch.testing.assert_close(criterion(x, labels, memory, memory_labels), expected)
+    assert CCPLoss(loss, 5, 4, 3, pair_weight=0, proxy_weight=0)(x, labels) == 0
+
+
+def test_is_a_module_with_proxies_as_its_parameter():
+    criterion = CCPLoss(ContrastiveLoss(), num_classes=5, embedding_dim=4, proxies_per_class=3)
+    assert dict(criterion.named_parameters()).keys() == {"proxies"} == criterion.state_dict().keys()
+    assert criterion.proxies.shape == (5, 3, 4)
+    x, labels = batch()
+    criterion(x, labels).backward()
+    assert criterion.proxies.grad.abs().sum() > 0
+    assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        pml_losses.ContrastiveLoss(),
+        pml_losses.TripletMarginLoss(),
+        pml_losses.MultiSimilarityLoss(),
+        pml_losses.CircleLoss(),
+        pml_losses.NTXentLoss(),
+    ],
+    ids=lambda peer: type(peer).__name__,
+)
+def test_wraps_losses_of_pytorch_metric_learning(peer):
+    x, labels = batch()
+    criterion = CCPLoss(peer, 5, 4, 3)
+    value = criterion(x, labels)
+    value.backward()
+    q = lipschitz_normalize(criterion.proxies.flatten(0, 1))
+    e = lipschitz_normalize(x)
+    expected = 0.1 * peer(e, labels) + peer(e, labels, ref_emb=q, ref_labels=criterion.proxy_labels)
+    torch.testing.assert_close(value, expected)
+    assert criterion.proxies.grad.abs().sum() > 0
+
+
+def test_half_precision_is_computed_in_float32():
+    x, labels = batch()
+    criterion = CCPLoss(ContrastiveLoss(), 5, 4, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = criterion(x.bfloat16(), labels)
+    assert under.dtype == torch.float32
+    torch.testing.assert_close(under, criterion(x.bfloat16().float(), labels), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 5]), torch.tensor([-1, 0])])
+def test_labels_outside_the_classes_are_named(labels):
+    with pytest.raises(ValueError, match=r"labels: expected classes 0\.\.4, got"):
+        CCPLoss(ContrastiveLoss(), 5, 4, 3)(torch.randn(2, 4), labels)
+
+
+def test_wrong_sizes_are_named():
+    with pytest.raises(ValueError, match=r"embeddings: expected floating point \(n, 4\), got .* \(2, 3\)"):
+        CCPLoss(ContrastiveLoss(), 5, 4, 3)(torch.randn(2, 3), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="proxies_per_class: expected at least 1, got 0"):
+        CCPLoss(ContrastiveLoss(), 5, 4, 0)
