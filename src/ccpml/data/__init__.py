@@ -1,1 +1,42 @@
-"""Image tables, folds, samplers, transforms and the embedded data set."""
+"""Image tables, their splits, samplers and transforms: from files to batches of tensors."""
+
+from ccpml.data.check import BadImage, BadImagesError, all_grey, check_images
+from ccpml.data.dataset import ImageDataset, eval_loader, train_loader
+from ccpml.data.read import BadImageError, decode_image, read_image
+from ccpml.data.sampler import BatchRange, ClassBalancedBatches, Draw, in_chunks, pool_draws, pool_rows
+from ccpml.data.sources import Source, SplitName, load_csv, load_folder, load_source
+from ccpml.data.splits import Splits, fold_ranges, make_splits, split_classes
+from ccpml.data.table import ImageTable
+from ccpml.data.transforms import EvalTransform, TrainTransform, Transform
+
+__all__ = [
+    "BadImage",
+    "BadImageError",
+    "BadImagesError",
+    "BatchRange",
+    "ClassBalancedBatches",
+    "Draw",
+    "EvalTransform",
+    "ImageDataset",
+    "ImageTable",
+    "Source",
+    "SplitName",
+    "Splits",
+    "TrainTransform",
+    "Transform",
+    "all_grey",
+    "check_images",
+    "decode_image",
+    "eval_loader",
+    "fold_ranges",
+    "in_chunks",
+    "load_csv",
+    "load_folder",
+    "load_source",
+    "make_splits",
+    "pool_draws",
+    "pool_rows",
+    "read_image",
+    "split_classes",
+    "train_loader",
+]

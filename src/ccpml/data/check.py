@@ -1,0 +1,113 @@
+"""Looking at all images of a table before a long run: which cannot be read, and are all of them grey?"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from ccpml.data.read import BadImageError, header_is_grey, read_image
+from ccpml.data.table import ImageTable
+
+__all__ = ["BadImage", "BadImagesError", "all_grey", "check_images"]
+
+_SHOWN = 10
+
+
+class BadImage(NamedTuple):
+    """An image that cannot be read.
+
+    Attributes:
+        row: Its row in the table that was checked.
+        name: Its name there.
+        reason: Why it cannot be read.
+    """
+
+    row: int
+    name: str
+    reason: str
+
+
+class BadImagesError(ValueError):
+    """Images of a table that cannot be read: how many, the first ten, and the way out.
+
+    Attributes:
+        bad: All of them.
+    """
+
+    def __init__(self, message: str, bad: Sequence[BadImage] = ()) -> None:
+        super().__init__(message)
+        self.bad = list(bad)
+
+
+def check_images(table: ImageTable, skip_bad: bool = False, progress: bool = True) -> tuple[ImageTable, list[BadImage]]:
+    """Decode every image of a table once, in a pool of threads.
+
+    Args:
+        table: Images to check; those in memory are good by construction.
+        skip_bad: Leave out images that cannot be read rather than raise.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        The table without its bad images (the same table if there are none; classes that lost all their images
+        are dropped and labels made contiguous again), and the bad images.
+
+    Raises:
+        BadImagesError: If there are bad images and ``skip_bad`` is false, or if no image is left.
+    """
+    if isinstance(table.images, np.ndarray):
+        return table, []
+    reasons = _reasons(table.images, progress)
+    bad = [BadImage(row, table.name_of(row), why) for row, why in enumerate(reasons) if why is not None]
+    if not bad:
+        return table, []
+    if len(bad) == len(table):
+        raise BadImagesError(_message(bad, len(table), "check that these are images"), bad)
+    if not skip_bad:
+        raise BadImagesError(
+            _message(bad, len(table), "repair or remove them, or leave them out with --skip-bad-images"), bad
+        )
+    return table.select(np.array([why is None for why in reasons])), bad
+
+
+def all_grey(table: ImageTable) -> bool:
+    """Say whether all images are grey, from the headers of the files alone.
+
+    A file counts as grey by how it is stored (1, 8 or 16 bits of grey, with or without alpha): an RGB file that
+    looks grey counts as colour, and so does a palette.
+
+    Raises:
+        BadImageError: If a header cannot be read.
+    """
+    if isinstance(table.images, np.ndarray):
+        return table.images.ndim == 3
+    return all(header_is_grey(path) for path in table.images)
+
+
+def _reasons(paths: Sequence[Path], progress: bool) -> list[str | None]:
+    """Say of each file why it cannot be read, or None."""
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="check-images")
+    try:
+        answers = pool.map(_reason, paths)
+        return list(tqdm(answers, "checking images", len(paths), disable=not progress, unit="image"))
+    finally:
+        pool.shutdown(cancel_futures=True)  # on Ctrl-C: finish the images in hand, and none of those queued
+
+
+def _reason(path: Path) -> str | None:
+    try:
+        read_image(path, channels=3)
+    except BadImageError as error:
+        return error.reason
+    return None
+
+
+def _message(bad: Sequence[BadImage], total: int, way_out: str) -> str:
+    lines = [f"{len(bad):,} of {total:,} images cannot be read; {way_out}:"]
+    lines += [f"  {name}: {reason}" for _, name, reason in bad[:_SHOWN]]
+    if len(bad) > _SHOWN:
+        lines.append(f"  and {len(bad) - _SHOWN:,} more")
+    return "\n".join(lines)

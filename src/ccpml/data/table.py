@@ -1,0 +1,171 @@
+"""The image table: the images of a set and their classes, and how to cut smaller sets from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["ImageTable"]
+
+_ROLES = ("", "query", "gallery")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTable:
+    """The images of a set and the class of each. N images, C classes; every class has an image.
+
+    Attributes:
+        images: Paths, or decoded images in memory: uint8, (N, H, W) grey or (N, H, W, 3) colour.
+        labels: Class of each image, 0..C-1: int64, (N,).
+        class_names: Name of each class: C distinct strings, in the order of the labels.
+        roles: Part of each image in retrieval, ``"query"`` or ``"gallery"`` (``""``: neither), (N,); or None
+            where every image is both.
+        name: What the set is called; names images that are in memory.
+        numbers: The numbers by which images in memory are named: those of the set that they were cut from,
+            int64, (N,). 0..N-1 if not given; None for paths.
+
+    Raises:
+        ValueError: If the parts do not fit together; the message says which.
+
+    Example:
+        >>> table = ImageTable(np.zeros((4, 8, 8), np.uint8), np.array([0, 0, 1, 2]), ("a", "b", "c"))
+        >>> len(table), table.num_classes, table.class_sizes().tolist()
+        (4, 3, [2, 1, 1])
+        >>> part = table.subset([2, 1])
+        >>> part.class_names, part.labels.tolist(), part.name_of(0)
+        (('c', 'b'), [1, 0], 'images[2]')
+    """
+
+    images: tuple[Path, ...] | NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    roles: NDArray[np.str_] | None = None
+    name: str = "images"
+    numbers: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.images, np.ndarray):
+            _check_pixels(self.images)
+            numbers = np.arange(len(self.images)) if self.numbers is None else self.numbers
+            object.__setattr__(self, "numbers", _int64("numbers", numbers, len(self.images)))
+        else:
+            object.__setattr__(self, "images", tuple(self.images))
+            object.__setattr__(self, "numbers", None)
+        if not len(self.images):
+            raise ValueError("an image table needs at least one image")
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        object.__setattr__(self, "labels", _int64("labels", self.labels, len(self.images)))
+        _check_classes(self.labels, self.class_names)
+        if self.roles is not None:
+            object.__setattr__(self, "roles", _checked_roles(self.roles, len(self.images)))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+        return len(self.class_names)
+
+    def class_sizes(self) -> NDArray[np.int64]:
+        """Count the images of each class: int64, (C,)."""
+        return np.bincount(self.labels, minlength=self.num_classes).astype(np.int64)
+
+    def name_of(self, row: int) -> str:
+        """Name an image for people: its path, or set and number as in ``glyphs[123]``."""
+        if self.numbers is None:
+            return str(self.images[row])
+        return f"{self.name}[{self.numbers[row]}]"
+
+    def subset(self, class_ids: Sequence[int] | NDArray[np.int64]) -> "ImageTable":
+        """Keep the images of some classes, in the order of the table; labels follow the order of the ids.
+
+        Args:
+            class_ids: Distinct labels of this table.
+
+        Raises:
+            ValueError: If there are none, or one is repeated or unknown.
+        """
+        ids = np.asarray(class_ids, dtype=np.int64)
+        if ids.size == 0 or np.unique(ids).size != ids.size:
+            raise ValueError(f"class_ids: expected one or more distinct classes, got {ids.tolist()}")
+        if ids.min() < 0 or ids.max() >= self.num_classes:
+            raise ValueError(f"class_ids: expected 0..{self.num_classes - 1}, got {ids.min()}..{ids.max()}")
+        new_label = np.full(self.num_classes, -1, dtype=np.int64)
+        new_label[ids] = np.arange(ids.size)
+        rows = np.flatnonzero(new_label[self.labels] >= 0)
+        return self._cut(rows, new_label[self.labels[rows]], ids)
+
+    def select(self, rows: Sequence[int] | NDArray[np.int64] | NDArray[np.bool_]) -> "ImageTable":
+        """Keep some images, in the order given; classes that lose all their images are dropped.
+
+        Args:
+            rows: Row numbers, or a mask of N booleans.
+
+        Raises:
+            ValueError: If no row is kept, or a row or the mask's length is not the table's.
+        """
+        chosen = np.asarray(rows)
+        if chosen.dtype == np.bool_:
+            if chosen.shape != (len(self),):
+                raise ValueError(f"rows: expected a mask of {len(self)} booleans, got shape {chosen.shape}")
+            chosen = np.flatnonzero(chosen)
+        if chosen.size == 0:
+            raise ValueError("rows: at least one image must be kept")
+        if chosen.min() < 0 or chosen.max() >= len(self):
+            raise ValueError(f"rows: expected 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
+        ids, labels = np.unique(self.labels[chosen], return_inverse=True)
+        return self._cut(chosen, labels, ids)
+
+    def _cut(self, rows: NDArray[np.int64], labels: NDArray[np.int64], ids: NDArray[np.int64]) -> "ImageTable":
+        images = self.images
+        return ImageTable(
+            images=images[rows] if isinstance(images, np.ndarray) else tuple(images[row] for row in rows),
+            labels=labels,
+            class_names=tuple(self.class_names[class_id] for class_id in ids),
+            roles=None if self.roles is None else self.roles[rows],
+            name=self.name,
+            numbers=None if self.numbers is None else self.numbers[rows],
+        )
+
+
+def _check_pixels(images: NDArray[np.uint8]) -> None:
+    colour = images.ndim == 4 and images.shape[-1] == 3
+    if images.dtype != np.uint8 or not (images.ndim == 3 or colour):
+        raise ValueError(
+            f"images: expected uint8 of shape (N, H, W) or (N, H, W, 3), got {images.dtype} {images.shape}"
+        )
+    if 0 in images.shape[1:]:
+        raise ValueError(f"images: each needs at least one pixel, got shape {images.shape}")
+
+
+def _int64(what: str, values: ArrayLike, length: int) -> NDArray[np.int64]:
+    array = np.asarray(values)
+    if array.shape != (length,) or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{what}: expected {length} integers, got {array.dtype} of shape {array.shape}")
+    return array.astype(np.int64)
+
+
+def _check_classes(labels: NDArray[np.int64], class_names: tuple[str, ...]) -> None:
+    if len(set(class_names)) != len(class_names):
+        raise ValueError("class_names: two classes have the same name")
+    if labels.min() < 0 or labels.max() >= len(class_names):
+        raise ValueError(
+            f"labels: expected 0..{len(class_names) - 1} ({len(class_names)} class names), "
+            f"got {labels.min()}..{labels.max()}"
+        )
+    empty = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
+    if empty.size:
+        raise ValueError(f"labels: class {class_names[empty[0]]!r} has no images ({empty.size} such classes)")
+
+
+def _checked_roles(roles: NDArray[np.str_], length: int) -> NDArray[np.str_]:
+    array = np.asarray(roles, dtype=np.str_)
+    if array.shape != (length,):
+        raise ValueError(f"roles: expected one for each of {length} images, got shape {array.shape}")
+    unknown = set(np.unique(array).tolist()) - set(_ROLES)
+    if unknown:
+        raise ValueError(f"roles: expected 'query' or 'gallery' (or empty), got {sorted(unknown)[0]!r}")
+    return array

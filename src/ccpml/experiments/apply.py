@@ -1,0 +1,104 @@
+"""What a trained run is for: embeddings and scores of other images."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from ccpml.data import ImageTable, check_images, load_source
+from ccpml.experiments.config import Experiment
+from ccpml.experiments.files import write_arrays
+from ccpml.experiments.prepare import build_model, evaluation_batches, is_query, load_images
+from ccpml.experiments.rundir import RunDirectory
+from ccpml.method import lipschitz_normalize
+from ccpml.models import EmbeddingModel
+from ccpml.retrieval import RetrievalScores
+from ccpml.training import embed, score_roles
+
+__all__ = ["embed_run", "evaluate_run", "load_model", "write_embeddings"]
+
+
+def load_model(run: RunDirectory) -> EmbeddingModel:
+    """Load a run's network with its best weights so far.
+
+    Raises:
+        FileNotFoundError: If the run has no weights yet.
+    """
+    if not run.weights_file.is_file():
+        raise FileNotFoundError(f"{run.path}: no weights yet; go on with ccpml train --resume {run.path}")
+    experiment = run.experiment()
+    model = build_model(experiment, experiment.channels or 3, weights=False)
+    prefix = "model."
+    state = load_file(run.weights_file)
+    model.load_state_dict({name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)})
+    return model.eval()
+
+
+def evaluate_run(run: RunDirectory, data: str | None = None, skip_bad: bool = False) -> tuple[RetrievalScores, str]:
+    """Score a run on its own test classes, or on other data.
+
+    Args:
+        run: A run with weights.
+        data: As an experiment names them: their test classes if they have a split of their own, else all images. None:
+            the run's test classes.
+        skip_bad: Whether images that cannot be read are left out.
+
+    Returns:
+        The scores, and the size of what was scored in words.
+    """
+    experiment = run.experiment()
+    if data is None:
+        table = load_images(experiment).splits.test
+    else:
+        source = load_source(data)
+        table, _ = check_images(source.table, skip_bad)
+        if source.split_of_class is not None:
+            split = source.split_of_class
+            tests = [label for label, name in enumerate(table.class_names) if split[name] == "test"]
+            table = table.subset(tests) if tests else table
+    embeddings = _embed(run, experiment, table)
+    scores = score_roles(embeddings, torch.from_numpy(table.labels), is_query(table))
+    return scores, f"{table.num_classes:,} classes, {len(table):,} images"
+
+
+def embed_run(run: RunDirectory, data: str, to: Path, skip_bad: bool = False) -> int:
+    """Embed all images of some data and write them to an .npz file.
+
+    Args:
+        run: A run with weights.
+        data: As an experiment names them.
+        to: The file: φ-normalised ``embeddings`` (N, d), ``labels`` (N,), ``class_names`` (C,), ``paths`` (N,) and
+            ``roles`` (N,).
+        skip_bad: Whether images that cannot be read are left out.
+
+    Returns:
+        N.
+    """
+    table, _ = check_images(load_source(data).table, skip_bad)
+    write_embeddings(to, _embed(run, run.experiment(), table), table)
+    return len(table)
+
+
+def write_embeddings(path: Path, embeddings: torch.Tensor, table: ImageTable) -> None:
+    """Write φ-normalised embeddings, with labels, class names, image names and roles."""
+    write_arrays(
+        path,
+        embeddings=lipschitz_normalize(embeddings).numpy(),
+        labels=table.labels,
+        class_names=np.array(table.class_names),
+        paths=np.array([table.name_of(row) for row in range(len(table))]),
+        roles=np.array([""] * len(table)) if table.roles is None else table.roles,
+    )
+
+
+def _embed(run: RunDirectory, experiment: Experiment, table: ImageTable) -> torch.Tensor:
+    model = load_model(run)
+    kind = experiment.device.partition(":")[0]
+    gpu = kind in {"auto", "cuda"} and torch.cuda.is_available()
+    device = torch.device(experiment.device if gpu and kind == "cuda" else "cuda" if gpu else "cpu")
+    batches = evaluation_batches(replace(experiment, threads=None), table, experiment.channels or 3)
+    with tqdm(total=len(table), desc="embedding", unit="image") as bar:
+        return embed(model.to(device), batches, device, bar.update)[0]

@@ -1,0 +1,247 @@
+"""What a run leaves behind while it trains: metrics, instances, checkpoints, and a line of progress."""
+
+import csv
+import io
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from ccpml.experiments.files import write_arrays, write_text, write_whole
+from ccpml.experiments.geometry import GeometrySet, Snapshot, picture_classes, set_geometry
+from ccpml.experiments.rundir import RunDirectory
+from ccpml.method import lipschitz_normalize
+from ccpml.training import CCPCallback, MetricLearning
+
+__all__ = ["Checkpoints", "Interruption", "Progress", "Recorder", "Stopped"]
+
+COLUMNS = (
+    *("step", "seconds", "loss", "map_at_r", "precision_at_1", "r_precision", "instance", "strength"),
+    *("train_covering_radius", "train_interclass_distance", "val_covering_radius", "val_interclass_distance"),
+    *("proxy_covering_radius", "proxy_spread"),
+)
+
+
+class Stopped(Exception):  # noqa: N818  # not an error: the user asked for it
+    """The run was stopped by Ctrl-C, after the step that was under way."""
+
+
+class Interruption:
+    """Turn Ctrl-C into a wish that is granted after the step under way; a second Ctrl-C acts at once.
+
+    Attributes:
+        wanted: Whether Ctrl-C was pressed.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = False
+
+    def __enter__(self) -> "Interruption":
+        self._in_main_thread = threading.current_thread() is threading.main_thread()
+        if self._in_main_thread:
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._in_main_thread:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
+        tqdm.write("stopping after this step (Ctrl-C again to stop at once) ...", file=sys.stderr)
+
+
+class Recorder(L.Callback):
+    """Write a row of metrics at each validation, and a file for each instance; decide when to stop.
+
+    Args:
+        run: Where to.
+        geometry: The training images by which the method is measured.
+        patience: Validations without improvement of the run's best until it stops.
+        ccp: The callback that projects, None for a plain loss. It comes before this one.
+
+    Attributes:
+        rows: The rows so far.
+        best_score: The run's best MAP@R on validation.
+        best_step: When it was.
+        improved: Whether the last validation was the best.
+    """
+
+    def __init__(self, run: RunDirectory, geometry: GeometrySet, patience: int, ccp: CCPCallback | None) -> None:
+        self.run = run
+        self.geometry = geometry
+        self.patience = patience
+        self.ccp = ccp
+        self.rows: list[dict[str, float]] = []
+        self.best_score = -1.0
+        self.best_step = 0
+        self.stale = 0
+        self.improved = False
+        self._losses: list[torch.Tensor] = []
+        self._instance = -1
+        self._started = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the first proxies; stop at once if the run had come to its end before it was killed."""
+        seconds = self.rows[-1]["seconds"] if self.rows else 0.0
+        self._started = time.monotonic() - seconds
+        self._write_rows()
+        if self.ccp is not None and self._instance < 0:
+            self._record_instance(trainer, self.geometry.embed(pl_module, pl_module.device))
+        trainer.should_stop = self.stale >= self.patience
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        """Remember the loss."""
+        self._losses.append(outputs["loss"].detach())
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure, write, and decide."""
+        assert isinstance(pl_module, MetricLearning)
+        assert pl_module.validation is not None
+        snapshot = self.geometry.embed(pl_module, pl_module.device)
+        row: dict[str, float] = {"step": trainer.global_step, "seconds": round(time.monotonic() - self._started, 1)}
+        row["loss"] = torch.stack(self._losses).mean().item()
+        self._losses.clear()
+        row |= {name: float(trainer.callback_metrics[name]) for name in ("map_at_r", "precision_at_1", "r_precision")}
+        if self.ccp is not None:
+            row |= {"instance": self.ccp.projections.instance, "strength": self.ccp.projections.strength_now}
+            row |= self.geometry.measure_proxies(snapshot, self.ccp.projections.criterion.proxies)
+        row |= self.geometry.measure(snapshot)
+        row |= set_geometry(*(part.cpu() for part in pl_module.validation), "val")
+        self.rows.append(row)
+        if self.ccp is not None and self.ccp.projections.instance > self._instance:
+            self._record_instance(trainer, snapshot)
+        self.improved = row["map_at_r"] > self.best_score
+        if self.improved:
+            self.best_score, self.best_step, self.stale = row["map_at_r"], int(row["step"]), 0
+        else:
+            self.stale += 1
+            trainer.should_stop = self.stale >= self.patience
+        self._write_rows()
+        for logger in trainer.loggers:
+            logger.log_metrics(row, trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a resumed run needs."""
+        names = ("rows", "best_score", "best_step", "stale", "_instance")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        vars(self).update(state_dict)
+
+    def _write_rows(self) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.run.metrics_file, text.getvalue())
+
+    def _record_instance(self, trainer: L.Trainer, snapshot: Snapshot) -> None:
+        """Write what the pictures show of a projection: samples, converged proxies, next proxies."""
+        assert self.ccp is not None
+        projections, converged = self.ccp.projections, self.ccp.converged
+        shown = picture_classes(snapshot.labels)
+        samples = torch.isin(snapshot.labels, shown)
+        arrays: dict[str, Any] = {
+            "step": trainer.global_step,
+            "classes": shown.numpy(),
+            "class_names": np.array([self._name(label) for label in shown.tolist()]),
+            "samples": snapshot.embeddings[samples].numpy(),
+            "labels": snapshot.labels[samples].numpy(),
+            "next": lipschitz_normalize(projections.criterion.proxies.detach().cpu()[shown]).numpy(),
+        }
+        if converged is not None:
+            arrays["converged"] = lipschitz_normalize(converged.cpu()[shown]).numpy()
+        self._instance = projections.instance
+        write_arrays(self.run.instances / f"{self._instance:03d}.npz", **arrays)
+
+    def _name(self, label: int) -> str:
+        return self.geometry.table.class_names[int(np.searchsorted(self.geometry.classes, label))]
+
+
+class Checkpoints(L.Callback):
+    """After each validation write the best weights and the state from which a killed run resumes.
+
+    Args:
+        run: Where to.
+        recorder: It knows whether the score was the best; it comes before this one.
+        interruption: Ctrl-C.
+    """
+
+    def __init__(self, run: RunDirectory, recorder: Recorder, interruption: Interruption) -> None:
+        self.run = run
+        self.recorder = recorder
+        self.interruption = interruption
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Stop after the step if Ctrl-C was pressed."""
+        if self.interruption.wanted:
+            raise Stopped(trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write both, the state last: a run killed in between goes on from the state before."""
+        if self.recorder.improved and trainer.is_global_zero:
+            weights = {name: value.detach().cpu().contiguous() for name, value in pl_module.state_dict().items()}
+            write_whole(self.run.weights_file, lambda to: save_file(weights, to))
+        write_whole(self.run.state_file, trainer.save_checkpoint)
+        if self.interruption.wanted:
+            raise Stopped(trainer.global_step)
+
+
+class Progress(L.Callback):
+    """One line: steps, rate, time left, loss, score, instance and covering radius.
+
+    Args:
+        recorder: It has the numbers.
+        total: Steps at most.
+    """
+
+    def __init__(self, recorder: Recorder, total: int) -> None:
+        self.recorder = recorder
+        self.total = total
+        self._bar: tqdm[Any] | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw it."""
+        if trainer.is_global_zero:
+            slow = {} if sys.stderr.isatty() else {"mininterval": 10.0, "ncols": 120}  # not a line a blink in a log
+            self._bar = tqdm(total=self.total, initial=trainer.global_step, unit="step", **slow)  # type: ignore[call-overload]  # per key
+            self._show()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Count the step."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the new numbers."""
+        self._show()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leave it as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _show(self) -> None:
+        if self._bar is None or not self.recorder.rows:
+            return
+        row = self.recorder.rows[-1]
+        parts = [f"loss {row['loss']:.3f}", f"MAP@R {row['map_at_r']:.3f} (best {self.recorder.best_score:.3f})"]
+        if "instance" in row:
+            parts.append(f"instance {row['instance']:.0f}")
+        radius = row.get("proxy_covering_radius", row["train_covering_radius"])
+        parts.append(f"radius {radius:.3f}")
+        self._bar.set_postfix_str(", ".join(parts), refresh=False)

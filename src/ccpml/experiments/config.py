@@ -1,0 +1,184 @@
+"""One experiment: everything that makes a run what it is. Imports no torch, so that the command line starts at once."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+__all__ = ["LOSS_PARAMETERS", "Experiment"]
+
+LOSS_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "contrastive": ("pos_margin", "neg_margin"),
+    "cosine_contrastive": ("margin",),
+    "triplet": ("margin",),
+    "multi_similarity": ("alpha", "beta", "base"),
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Train an embedding on some classes and score it on others.
+
+    A value of null (None) stands for what suits the backbone or the loss; a run's ``experiment.yaml`` holds the values
+    that were taken.
+
+    Args:
+        data: glyphs (comes with the package), folder:<path> (a class is a leaf folder), or csv:<file> (columns
+            path,label[,split[,role]]).
+        method: ccp, or plain: the loss alone, within the batch.
+        loss: contrastive (C2), cosine_contrastive (C1), triplet, or multi_similarity.
+        pos_margin: m⁺ of contrastive, a distance.
+        neg_margin: m⁻ of contrastive, a distance.
+        margin: Of cosine_contrastive (an inner product) and triplet (a distance).
+        alpha: α of multi_similarity.
+        beta: β of multi_similarity.
+        base: λ of multi_similarity.
+        proxies_per_class: K.
+        pool_size: b, the images of a class among which proxies are chosen.
+        pair_weight: Weight of the loss within the batch.
+        proxy_weight: Weight of the loss against the proxies.
+        strength: λ, of the pull towards the last instance's solution.
+        decay: The strength in instance k is λ · decay^k.
+        instance_patience: Validations without improvement until an instance has converged.
+        min_delta: By how much a score must exceed the instance's best.
+        pool_transform: Whether the pool is seen through the transform of training or of evaluation.
+        center_space: Whether k-centre works on raw embeddings or after the Lipschitz normalisation.
+        rewind: Whether an instance starts from the best weights of the one before.
+        reset_proxy_state: Whether the optimiser's state of the proxies is dropped at each projection.
+        test_classes: Shell patterns of the test classes, separated by commas, such as 'Korean/*,Greek/*'; null is
+            the data's own split, or else the second half of the classes.
+        folds: Contiguous parts into which the other classes are cut, one of which validates.
+        fold: That part, from 0; null is the data's own validation classes, or else part 0.
+        skip_bad_images: Whether images that cannot be read are left out, rather than an error.
+        backbone: small_conv, bn_inception, or timm:<name>.
+        embedding_dim: d.
+        pooling: avg, max, or avg+max.
+        weights: A file of weights to start from (.safetensors, .pth).
+        freeze_batchnorm: Whether BatchNorm keeps its statistics, scales and shifts.
+        channels: 1 for grey, 3 for colour; null is grey where all images are and the backbone can.
+        image_size: Side of the images that the network sees.
+        augment: paper (crops of 16-100 % and flips), mild (crops of 70-100 %), or none.
+        classes_per_batch: P.
+        samples_per_class: Images of each of them.
+        lr: Learning rate.
+        weight_decay: Weight decay.
+        clip_norm: Largest norm of all gradients together.
+        max_steps: Optimiser steps at most.
+        validate_every: Steps between validations.
+        patience: Validations without improvement of the run's best until it stops.
+        seed: Of everything random.
+        device: auto, cpu, cuda, cuda:1, mps ...
+        precision: Lightning's name: 32-true, bf16-mixed, 16-mixed.
+        threads: CPU threads; null leaves the choice to torch. Results are equal bit for bit for equal threads.
+        workers: Processes that read images; null is 0 for images in memory, else 2.
+    """
+
+    data: str = "glyphs"
+    method: Literal["ccp", "plain"] = "ccp"
+    loss: Literal["contrastive", "cosine_contrastive", "triplet", "multi_similarity"] = "contrastive"
+    pos_margin: float | None = None
+    neg_margin: float | None = None
+    margin: float | None = None
+    alpha: float | None = None
+    beta: float | None = None
+    base: float | None = None
+    proxies_per_class: int = 8
+    pool_size: int = 12
+    pair_weight: float = 0.1
+    proxy_weight: float = 1.0
+    strength: float = 2e-4
+    decay: float = 1.0
+    instance_patience: int = 3
+    min_delta: float = 1e-5
+    pool_transform: Literal["train", "eval"] = "train"
+    center_space: Literal["raw", "lipschitz"] = "raw"
+    rewind: bool = False
+    reset_proxy_state: bool = False
+    test_classes: str | list[str] | None = None
+    folds: int = 4
+    fold: int | None = None
+    skip_bad_images: bool = False
+    backbone: str = "small_conv"
+    embedding_dim: int = 128
+    pooling: Literal["avg", "max", "avg+max"] = "avg"
+    weights: str | None = None
+    freeze_batchnorm: bool | None = None
+    channels: Literal[1, 3] | None = None
+    image_size: int | None = None
+    augment: Literal["paper", "mild", "none"] | None = None
+    classes_per_batch: int = 8
+    samples_per_class: int = 4
+    lr: float | None = None
+    weight_decay: float = 1e-4
+    clip_norm: float = 10.0
+    max_steps: int | None = None
+    validate_every: int = 25
+    patience: int = 60
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "32-true"
+    threads: int | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in LOSS_PARAMETERS.keys() - {self.loss}:
+            for parameter in set(LOSS_PARAMETERS[name]) - set(LOSS_PARAMETERS[self.loss]):
+                if getattr(self, parameter) is not None:
+                    takes = ", ".join(LOSS_PARAMETERS[self.loss])
+                    raise ValueError(f"{parameter}: is of the loss {name}; {self.loss} takes {takes}")
+        for name in _AT_LEAST_ONE:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        for name in ("lr", "clip_norm", "decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name}: expected a number above 0, got {value}")
+        for name in ("weight_decay", "strength", "min_delta", "pair_weight", "proxy_weight"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name}: expected 0 or more, got {value}")
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers: expected 0 or more, got {self.workers}")
+        if self.seed < 0:
+            raise ValueError(f"seed: expected 0 or more, got {self.seed}")
+        if self.method == "ccp" and self.proxies_per_class > self.pool_size:
+            raise ValueError(
+                f"proxies_per_class: expected at most pool_size = {self.pool_size}, got {self.proxies_per_class}"
+            )
+
+    def resolved(self) -> "Experiment":
+        """Fill in what suits the backbone and the loss where a value is None."""
+        suits: dict[str, Any] = _SMALL_CONV if self.backbone == "small_conv" else _PRETRAINED
+        suits = {**suits, **_LOSS_DEFAULTS[self.loss]}
+        return replace(self, **{name: value for name, value in suits.items() if getattr(self, name) is None})
+
+    def loss_parameters(self) -> dict[str, float]:
+        """Give the loss's own parameters by name."""
+        return {name: getattr(self.resolved(), name) for name in LOSS_PARAMETERS[self.loss]}
+
+    def test_patterns(self) -> list[str] | None:
+        """Give the patterns of the test classes one by one."""
+        if isinstance(self.test_classes, str):
+            return [pattern.strip() for pattern in self.test_classes.split(",") if pattern.strip()]
+        return self.test_classes
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give all fields by name, for YAML."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+_AT_LEAST_ONE = (
+    *("proxies_per_class", "pool_size", "instance_patience", "embedding_dim", "image_size", "classes_per_batch"),
+    *("samples_per_class", "max_steps", "validate_every", "patience", "threads"),
+)
+
+# A small network from scratch, and the paper's settings for a pretrained one.
+_SMALL_CONV = {"lr": 1e-3, "image_size": 32, "augment": "mild", "freeze_batchnorm": False, "max_steps": 1500}
+_PRETRAINED = {"lr": 1e-5, "image_size": 227, "augment": "paper", "freeze_batchnorm": True, "max_steps": 150_000}
+
+# The paper's parameters for CUB.
+_LOSS_DEFAULTS: dict[str, dict[str, float]] = {
+    "contrastive": {"pos_margin": 0.0, "neg_margin": 0.3841},
+    "cosine_contrastive": {"margin": 0.5},
+    "triplet": {"margin": 0.0961},
+    "multi_similarity": {"alpha": 2.0, "beta": 40.0, "base": 0.5},
+}

@@ -1,0 +1,160 @@
+"""From an experiment to its parts: images, network, criterion."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ccpml.data import (
+    BadImage,
+    EvalTransform,
+    ImageDataset,
+    ImageTable,
+    Splits,
+    TrainTransform,
+    Transform,
+    all_grey,
+    check_images,
+    eval_loader,
+    load_source,
+    make_splits,
+)
+from ccpml.data.sources import Source
+from ccpml.experiments.config import Experiment
+from ccpml.method import (
+    CCPLoss,
+    ContrastiveLoss,
+    CosineContrastiveLoss,
+    MultiSimilarityLoss,
+    PairLoss,
+    TripletMarginLoss,
+)
+from ccpml.models import EmbeddingModel, create_model
+
+__all__ = [
+    "Images",
+    "build_criterion",
+    "build_model",
+    "evaluation_batches",
+    "is_query",
+    "load_images",
+    "transforms",
+]
+
+_LOSSES: dict[str, type[PairLoss]] = {
+    "contrastive": ContrastiveLoss,
+    "cosine_contrastive": CosineContrastiveLoss,
+    "triplet": TripletMarginLoss,
+    "multi_similarity": MultiSimilarityLoss,
+}
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of an experiment.
+
+    Attributes:
+        splits: What trains, validates and tests.
+        bad: What was left out because it cannot be read.
+        channels: 1 or 3, as the network sees them.
+    """
+
+    splits: Splits
+    bad: list[BadImage]
+    channels: int
+
+
+def load_images(experiment: Experiment, progress: bool = True) -> Images:
+    """Find, check and split the images.
+
+    Raises:
+        ValueError: On anything wrong with the data; the message names it.
+    """
+    source = load_source(experiment.data)
+    table, bad = check_images(source.table, experiment.skip_bad_images, progress)
+    checked = Source(table, source.split_of_class)
+    splits = make_splits(checked, experiment.test_patterns(), experiment.folds, experiment.fold)
+    return Images(splits, bad, _channels(experiment, table))
+
+
+def _channels(experiment: Experiment, table: ImageTable) -> int:
+    if experiment.channels is not None:
+        return experiment.channels
+    return 1 if experiment.backbone == "small_conv" and all_grey(table) else 3
+
+
+def transforms(experiment: Experiment) -> tuple[Transform, EvalTransform]:
+    """Give the transforms of training and of evaluation."""
+    settings = experiment.resolved()
+    size = settings.image_size
+    assert size is not None  # resolved
+    if settings.augment == "paper":
+        return TrainTransform(size), EvalTransform(size)
+    whole = EvalTransform(size, resize=size)  # as much of the image as a square holds
+    if settings.augment == "none":
+        return whole, whole
+    return TrainTransform(size, min_area=0.7, flip=False, aspect=(5 / 6, 6 / 5)), whole
+
+
+def evaluation_batches(experiment: Experiment, table: ImageTable, channels: int, batch_size: int = 128) -> Any:
+    """Load the images of a table in their order, as evaluation sees them."""
+    return eval_loader(table, transforms(experiment)[1], channels, batch_size, workers(experiment, table))
+
+
+def workers(experiment: Experiment, table: ImageTable) -> int:
+    """Give the number of processes that read images."""
+    if experiment.workers is not None:
+        return experiment.workers
+    return 0 if isinstance(table.images, np.ndarray) else 2
+
+
+def training_dataset(experiment: Experiment, table: ImageTable, channels: int) -> ImageDataset:
+    """Give the training images, seen through the transform of training."""
+    return ImageDataset(table, transforms(experiment)[0], channels, experiment.seed)
+
+
+def pool_dataset(experiment: Experiment, table: ImageTable, channels: int) -> ImageDataset:
+    """Give the training images as the pool sees them."""
+    train, evaluation = transforms(experiment)
+    transform = train if experiment.pool_transform == "train" else evaluation
+    return ImageDataset(table, transform, channels, experiment.seed)
+
+
+def build_model(experiment: Experiment, channels: int, weights: bool = True) -> EmbeddingModel:
+    """Build the network.
+
+    Args:
+        experiment: What to build.
+        channels: Of the images.
+        weights: Whether to start from the experiment's weights, if it names any.
+    """
+    return create_model(
+        experiment.backbone,
+        embedding_dim=experiment.embedding_dim,
+        pooling=experiment.pooling,
+        channels=channels,
+        weights=experiment.weights if weights else None,
+        freeze_batchnorm=bool(experiment.resolved().freeze_batchnorm),
+    )
+
+
+def build_criterion(experiment: Experiment, num_classes: int) -> nn.Module:
+    """Build the loss: alone (plain), or with proxies (CCP)."""
+    loss = _LOSSES[experiment.loss](**experiment.loss_parameters())
+    if experiment.method == "plain":
+        return loss
+    return CCPLoss(
+        loss,
+        num_classes=num_classes,
+        embedding_dim=experiment.embedding_dim,
+        proxies_per_class=experiment.proxies_per_class,
+        pair_weight=experiment.pair_weight,
+        proxy_weight=experiment.proxy_weight,
+    )
+
+
+def is_query(table: ImageTable) -> Tensor | None:
+    """Say which images are queries, where the table has roles."""
+    return None if table.roles is None else torch.from_numpy(table.roles == "query")

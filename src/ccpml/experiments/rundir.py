@@ -1,0 +1,122 @@
+"""The run directory: what lies where, and reading it again."""
+
+import csv
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ccpml.experiments.config import Experiment
+from ccpml.experiments.files import write_text
+
+__all__ = ["RunDirectory"]
+
+
+class RunDirectory:
+    """The files of a run.
+
+    Args:
+        path: The directory.
+
+    Attributes:
+        experiment_file: ``experiment.yaml``, the config that reproduces the run.
+        metrics_file: ``metrics.csv``, a row for each validation as it came.
+        scores_file: ``scores.json``, written when the run is finished.
+        weights_file: ``checkpoints/best.safetensors``, network and criterion at the best validation score.
+        state_file: ``checkpoints/last.ckpt``, all that a resumed run needs; loads with ``weights_only=True``.
+        instances: A file for each instance that converged: what the pictures show of it.
+        embeddings: Embeddings of the splits by the best weights.
+        report_file: ``report.html``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.experiment_file = path / "experiment.yaml"
+        self.metrics_file = path / "metrics.csv"
+        self.scores_file = path / "scores.json"
+        self.weights_file = path / "checkpoints" / "best.safetensors"
+        self.state_file = path / "checkpoints" / "last.ckpt"
+        self.instances = path / "instances"
+        self.embeddings = path / "embeddings"
+        self.report_file = path / "report.html"
+
+    @staticmethod
+    def require_free(path: Path) -> None:
+        """Check that a new run can lie at ``path``.
+
+        Raises:
+            FileExistsError: If there is something already.
+        """
+        if path.is_dir() and not any(path.iterdir()):
+            return
+        if path.exists():
+            a_run = (path / "experiment.yaml").is_file()
+            way_out = f"go on with that run by --resume {path}, or " if a_run else ""
+            raise FileExistsError(f"{path}: there is something already; {way_out}choose another place with --run")
+
+    @classmethod
+    def create(cls, path: Path, experiment: Experiment) -> "RunDirectory":
+        """Make the directory of a new run.
+
+        Raises:
+            FileExistsError: If there is something at ``path`` already.
+        """
+        cls.require_free(path)
+        run = cls(path)
+        write_text(run.experiment_file, yaml.safe_dump(experiment.as_dict(), sort_keys=False, allow_unicode=True))
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """Open the directory of an existing run.
+
+        Raises:
+            FileNotFoundError: If there is no run at ``path``.
+        """
+        run = cls(path)
+        if not run.experiment_file.is_file():
+            raise FileNotFoundError(f"{path}: no run is there (no {run.experiment_file.name})")
+        return run
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was trained and scored to its end."""
+        return self.scores_file.is_file()
+
+    def experiment(self) -> Experiment:
+        """Read the experiment.
+
+        Raises:
+            ValueError: If the file is not one of ours.
+        """
+        try:
+            values = yaml.safe_load(self.experiment_file.read_text(encoding="utf-8"))
+            known = {field.name for field in fields(Experiment)}
+            if not isinstance(values, dict) or values.keys() - known:
+                unknown = sorted(values.keys() - known) if isinstance(values, dict) else type(values).__name__
+                raise ValueError(f"unknown settings {unknown}")
+            return Experiment(**values)
+        except (yaml.YAMLError, ValueError, TypeError) as error:
+            raise ValueError(f"{self.experiment_file}: not the settings of a run: {error}") from error
+
+    def scores(self) -> dict[str, Any]:
+        """Read the scores of a finished run.
+
+        Raises:
+            FileNotFoundError: If the run is not finished.
+        """
+        if not self.finished:
+            raise FileNotFoundError(
+                f"{self.path}: the run is not finished; go on with ccpml train --resume {self.path}"
+            )
+        scores: dict[str, Any] = json.loads(self.scores_file.read_text(encoding="utf-8"))
+        return scores
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Read the rows of ``metrics.csv``, numbers by column; empty cells are left out."""
+        if not self.metrics_file.is_file():
+            return []
+        with self.metrics_file.open(encoding="utf-8", newline="") as file:
+            return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]

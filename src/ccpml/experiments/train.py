@@ -1,0 +1,254 @@
+"""Train an experiment into a run directory, and go on with one that was stopped."""
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors.torch import load_file
+
+from ccpml.data import ClassBalancedBatches, Draw, pool_rows, train_loader
+from ccpml.experiments.apply import write_embeddings
+from ccpml.experiments.callbacks import Checkpoints, Interruption, Progress, Recorder
+from ccpml.experiments.config import Experiment
+from ccpml.experiments.files import write_json
+from ccpml.experiments.geometry import GeometrySet
+from ccpml.experiments.prepare import (
+    Images,
+    build_criterion,
+    build_model,
+    evaluation_batches,
+    is_query,
+    load_images,
+    pool_dataset,
+    training_dataset,
+    workers,
+)
+from ccpml.experiments.provenance import provenance
+from ccpml.experiments.rundir import RunDirectory
+from ccpml.training import CCPCallback, EmbeddingPool, MetricLearning, embed, score_roles
+
+__all__ = ["resume", "train"]
+
+
+def train(experiment: Experiment, path: Path, progress: bool = True) -> RunDirectory:
+    """Train, test, and leave a run directory.
+
+    Args:
+        experiment: What to do.
+        path: The run directory; there must be nothing.
+        progress: Show a line of progress on standard error.
+
+    Raises:
+        ValueError: On anything wrong with the data or the settings, before training starts and anything is written.
+        FileExistsError: If there is something at ``path``.
+        Stopped: If Ctrl-C was pressed; `resume` goes on.
+    """
+    RunDirectory.require_free(path)
+    experiment = _settled(experiment)
+    parts = _Parts.build(experiment, load_images(experiment, progress))
+    run = RunDirectory.create(path, parts.experiment)
+    _finish(run, parts, progress)
+    return run
+
+
+def resume(path: Path, progress: bool = True) -> RunDirectory:
+    """Go on with a run to the result that it would have had without the interruption.
+
+    Args:
+        path: The run directory. Nothing is done if the run is finished.
+        progress: Show a line of progress on standard error.
+
+    Raises:
+        FileNotFoundError: If there is no run at ``path``.
+        ValueError: If its files are not those of a run, or the data are no longer what they were.
+        Stopped: If Ctrl-C was pressed.
+    """
+    run = RunDirectory.open(path)
+    if not run.finished:
+        experiment = run.experiment()
+        _finish(run, _Parts.build(experiment, load_images(experiment, progress)), progress)
+    return run
+
+
+def _settled(experiment: Experiment) -> Experiment:
+    """Give the settings that reproduce the run: nothing left open, and files named from the root."""
+    experiment = experiment.resolved()
+    kind, colon, path = experiment.data.partition(":")
+    data = f"{kind}:{Path(path).expanduser().resolve()}" if colon else kind
+    weights = None if experiment.weights is None else str(Path(experiment.weights).expanduser().resolve())
+    return replace(experiment, data=data, weights=weights)
+
+
+class _EpochBatches:
+    """The batches between two validations: a Lightning epoch."""
+
+    def __init__(self, batches: ClassBalancedBatches, steps: int) -> None:
+        self.batches = batches
+        self.steps = steps
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return iter(self.batches.steps(self.epoch * self.steps, (self.epoch + 1) * self.steps))
+
+
+class _Epochs(L.Callback):
+    """Make each epoch a function of the seed and its number: batches, and torch's generator (dropout)."""
+
+    def __init__(self, batches: _EpochBatches, seed: int) -> None:
+        self.batches = batches
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.batches.epoch = trainer.current_epoch
+        torch.manual_seed((self.seed + 1) * 1_000_003 + trainer.current_epoch)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What is trained, on what, and by what: all built before a run directory is made."""
+
+    experiment: Experiment
+    images: Images
+    module: MetricLearning
+    epochs: _Epochs
+    geometry: GeometrySet
+    ccp: CCPCallback | None
+
+    @classmethod
+    def build(cls, experiment: Experiment, images: Images) -> "_Parts":
+        experiment = replace(experiment, channels=images.channels)
+        if experiment.threads is not None:
+            torch.set_num_threads(experiment.threads)
+        torch.manual_seed(experiment.seed)
+        table = images.splits.train
+        model = build_model(experiment, images.channels)
+        criterion = build_criterion(experiment, table.num_classes)
+        assert experiment.lr is not None  # resolved
+        queries = is_query(images.splits.validation)
+        module = MetricLearning(model, criterion, experiment.lr, experiment.weight_decay, queries)
+        batches = ClassBalancedBatches(
+            table.labels, experiment.classes_per_batch, experiment.samples_per_class, experiment.seed
+        )
+        epochs = _Epochs(_EpochBatches(batches, experiment.validate_every), experiment.seed)
+        geometry = GeometrySet(experiment, table, images.channels)
+        return cls(experiment, images, module, epochs, geometry, _ccp(experiment, images))
+
+
+def _ccp(experiment: Experiment, images: Images) -> CCPCallback | None:
+    if experiment.method == "plain":
+        return None
+    table = images.splits.train
+    dataset = pool_dataset(experiment, table, images.channels)
+    return CCPCallback(
+        EmbeddingPool(dataset, experiment.pool_size, workers=workers(experiment, table)),
+        strength=experiment.strength,
+        decay=experiment.decay,
+        patience=experiment.instance_patience,
+        min_delta=experiment.min_delta,
+        space=experiment.center_space,
+        rewind=experiment.rewind,
+        reset_optimizer=experiment.reset_proxy_state,
+    )
+
+
+def _finish(run: RunDirectory, parts: _Parts, progress: bool) -> None:
+    """Train to the end, from the last checkpoint if there is one; then test with the best weights."""
+    experiment, table = parts.experiment, parts.images.splits.train
+    recorder = Recorder(run, parts.geometry, experiment.patience, parts.ccp)
+    with Interruption() as interruption, _quiet():
+        assert experiment.max_steps is not None  # resolved
+        epochs = math.ceil(experiment.max_steps / experiment.validate_every)
+        callbacks = [parts.epochs, *([parts.ccp] if parts.ccp else []), recorder]
+        callbacks += [Progress(recorder, epochs * experiment.validate_every)] if progress else []
+        callbacks += [Checkpoints(run, recorder, interruption)]
+        trainer = _trainer(run, experiment, epochs, callbacks)
+        dataset = training_dataset(experiment, table, parts.images.channels)
+        trainer.fit(
+            parts.module,
+            train_loader(dataset, parts.epochs.batches, workers(experiment, table), persistent=True),
+            evaluation_batches(experiment, parts.images.splits.validation, parts.images.channels),
+            ckpt_path=run.state_file if run.state_file.is_file() else None,
+            weights_only=True,
+        )
+        device = trainer.strategy.root_device
+    parts.module.load_state_dict(load_file(run.weights_file))
+    parts.module.to(device)
+    _score(run, parts, recorder, device)
+
+
+def _trainer(run: RunDirectory, experiment: Experiment, epochs: int, callbacks: list[L.Callback]) -> L.Trainer:
+    kind, _, index = experiment.device.partition(":")
+    return L.Trainer(
+        accelerator={"cuda": "gpu"}.get(kind, kind),
+        devices=[int(index)] if index else 1,
+        precision=experiment.precision,  # type: ignore[arg-type]  # Lightning names them, and checks
+        max_epochs=epochs,
+        gradient_clip_val=experiment.clip_norm,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(run.path, name="tensorboard", version=""),
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def _score(run: RunDirectory, parts: _Parts, recorder: Recorder, device: torch.device) -> None:
+    """Embed the splits by the best weights, test, and write what a finished run has."""
+    splits = parts.images.splits
+    some = pool_rows(splits.train.labels, 12, 0, 0)[:2000]
+    tables = {
+        "train": splits.train.select(np.unique(some)),
+        "validation": splits.validation,
+        "test": splits.test,
+    }
+    for name, table in tables.items():
+        batches = evaluation_batches(parts.experiment, table, parts.images.channels)
+        embeddings, labels = embed(parts.module, batches, device)
+        write_embeddings(run.embeddings / f"{name}.npz", embeddings, table)
+    scores = score_roles(embeddings, labels, is_query(splits.test))
+    sizes = {
+        name: {"classes": table.num_classes, "images": len(table)}
+        for name, table in (("train", splits.train), ("validation", splits.validation), ("test", splits.test))
+    }
+    write_json(
+        run.scores_file,
+        {
+            "test": scores.as_dict(),
+            "validation": {"map_at_r": recorder.best_score, "step": recorder.best_step},
+            "steps": int(recorder.rows[-1]["step"]),
+            "instances": parts.ccp.projections.instance if parts.ccp else 0,
+            "splits": sizes,
+            "images_left_out": [f"{image.name}: {image.reason}" for image in parts.images.bad],
+            "seed": parts.experiment.seed,
+            **provenance(device),
+        },
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advice to itself while we train: each piece was considered, and a user can act on none."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,149 @@
+"""The embedding model: backbone → pooling → linear → embedding."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Backbone", "EmbeddingModel", "InputConvention", "Pooling", "freeze_batchnorm"]
+
+Pooling = Literal["avg", "max", "avg+max"]
+
+
+@dataclass(frozen=True)
+class InputConvention:
+    """What a backbone was, or will be, trained to see.
+
+    Attributes:
+        channels: 1 (grey) or 3.
+        image_size: Side of its images.
+        scale: Factor that takes values in [0, 1] to the backbone's range.
+        mean: Subtracted from each channel after scaling.
+        std: Divides each channel after that.
+        bgr: Whether the channels are blue, green, red; ``mean`` and ``std`` are in that order then.
+    """
+
+    channels: int
+    image_size: int
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.25,)
+    bgr: bool = False
+
+
+class Backbone(nn.Module):
+    """From normalised images (B, C, H, W) to features (B, F, h, w).
+
+    Attributes:
+        convention: What it sees.
+        out_channels: F.
+    """
+
+    convention: InputConvention
+    out_channels: int
+
+
+def freeze_batchnorm(module: nn.Module) -> None:
+    """Freeze every BatchNorm: it keeps its statistics, and its scales and shifts are not trained.
+
+    Example:
+        >>> norm = nn.BatchNorm2d(3)
+        >>> freeze_batchnorm(norm)
+        >>> norm.training, norm.weight.requires_grad
+        (False, False)
+    """
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
+            for parameter in part.parameters():
+                parameter.requires_grad_(False)
+
+
+class EmbeddingModel(nn.Module):
+    """A network that maps images to embeddings, un-normalised.
+
+    The losses and the evaluation normalise; proxies live in the un-normalised space. Images come as they are read:
+    the backbone's own convention is applied here, so nothing else has to know it.
+
+    Args:
+        backbone: Features.
+        embedding_dim: d.
+        pooling: Global average, global maximum, or the sum of both.
+        freeze_batchnorm: Whether every BatchNorm stays as it is, in training too.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> from ccpml.models import SmallConv
+        >>> model = EmbeddingModel(SmallConv(channels=1), embedding_dim=16)
+        >>> model(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).shape
+        torch.Size([2, 16])
+
+    Source: Gürbüz et al., WACV 2024, Section 5; Musgrave et al., ECCV 2020.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, backbone: Backbone, embedding_dim: int = 128, pooling: Pooling = "avg", freeze_batchnorm: bool = False
+    ) -> None:
+        super().__init__()
+        if pooling not in {"avg", "max", "avg+max"}:
+            raise ValueError(f"pooling: expected 'avg', 'max' or 'avg+max', got {pooling!r}")
+        if embedding_dim < 1:
+            raise ValueError(f"embedding_dim: expected at least 1, got {embedding_dim}")
+        self.backbone = backbone
+        self.pooling = pooling
+        self.linear = nn.Linear(backbone.out_channels, embedding_dim, bias=False)
+        self.frozen_batchnorm = freeze_batchnorm
+        convention = backbone.convention
+        self.register_buffer("mean", torch.tensor(convention.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(convention.std).view(-1, 1, 1), persistent=False)
+        if freeze_batchnorm:
+            _freeze(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed images.
+
+        Args:
+            images: RGB or grey, (B, C, H, W): uint8, or floating point in [0, 1].
+
+        Returns:
+            Embeddings, (B, d).
+
+        Raises:
+            ValueError: On a wrong shape or dtype.
+        """
+        features: Tensor = self.backbone(self._normalized(images))  # (B, F, h, w)
+        average = features.mean((2, 3)) if self.pooling != "max" else 0
+        maximum = features.amax((2, 3)) if self.pooling != "avg" else 0
+        embeddings: Tensor = self.linear(average + maximum)
+        return embeddings
+
+    def train(self, mode: bool = True) -> "EmbeddingModel":
+        """Set the training mode; a frozen BatchNorm stays in eval mode."""
+        super().train(mode)
+        if self.frozen_batchnorm:
+            _freeze(self)
+        return self
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        convention = self.backbone.convention
+        channels = convention.channels
+        fits = images.ndim == 4 and images.shape[1] in {1, channels}
+        if not fits or not (images.dtype == torch.uint8 or images.is_floating_point()):
+            expected = f"uint8 or floating point (B, {channels}, H, W)"
+            raise ValueError(f"images: expected {expected}, got {images.dtype} {tuple(images.shape)}")
+        if images.dtype == torch.uint8:
+            images = images.to(self.mean.dtype) / 255
+        if images.shape[1] < channels:
+            images = images.expand(-1, channels, -1, -1)
+        if convention.bgr:
+            images = images.flip(1)
+        return (images * convention.scale - self.mean) / self.std
+
+
+_freeze = freeze_batchnorm  # the argument of EmbeddingModel has the same name

@@ -1,0 +1,102 @@
+"""The Lightning module: network and criterion as one state."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from ccpml.method import lipschitz_normalize
+from ccpml.retrieval import RetrievalScores, evaluate
+
+__all__ = ["MetricLearning", "score_roles"]
+
+
+def score_roles(embeddings: Tensor, labels: Tensor, is_query: Tensor | None = None, **options: Any) -> RetrievalScores:
+    """Score φ-normalised embeddings: each image against all others or, given roles, queries against the gallery.
+
+    Args:
+        embeddings: As the network gives them, (N, d).
+        labels: Classes, (N,).
+        is_query: Which images are queries (the others are the gallery), bool (N,); None where each is both.
+        options: Passed on to `evaluate`.
+    """
+    embeddings = lipschitz_normalize(embeddings)
+    if is_query is None:
+        return evaluate(embeddings, labels, **options)
+    gallery = ~is_query
+    return evaluate(embeddings[is_query], labels[is_query], embeddings[gallery], labels[gallery], **options)
+
+
+class MetricLearning(L.LightningModule):
+    """Train a network with a criterion; validate by retrieval.
+
+    The criterion is a submodule: its proxies are trained, moved and saved with the network. The optimiser is
+    Adam with coupled weight decay, which touches the proxies too, and one learning rate for all.
+
+    Batches are images (B, C, H, W) and labels (B,). After each validation it logs ``map_at_r``,
+    ``precision_at_1`` and ``r_precision``, and keeps the embeddings in ``validation``.
+
+    Args:
+        model: From images to embeddings (B, d).
+        criterion: Called as ``criterion(embeddings, labels)``.
+        lr: Learning rate.
+        weight_decay: Weight decay.
+        is_query: Which validation images are queries, where they have roles, bool (N,).
+
+    Attributes:
+        validation: Embeddings (N, d) and labels (N,) of the last validation.
+
+    Example:
+        >>> from ccpml import ContrastiveLoss
+        >>> module = MetricLearning(nn.Flatten(), ContrastiveLoss(), lr=1e-3)
+        >>> module.training_step((torch.randn(4, 1, 2, 2), torch.tensor([0, 0, 1, 1])), 0).ndim
+        0
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: nn.Module,
+        lr: float,
+        weight_decay: float = 1e-4,
+        is_query: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.criterion = criterion
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.is_query = is_query
+        self.validation: tuple[Tensor, Tensor] | None = None
+        self._outputs: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed images: (B, C, H, W) to (B, d)."""
+        embeddings: Tensor = self.model(images)
+        return embeddings
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Compute the loss of a batch."""
+        images, labels = batch
+        loss: Tensor = self.criterion(self(images), labels)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Embed a batch."""
+        images, labels = batch
+        self._outputs.append((self(images).float(), labels))
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the whole validation set."""
+        embeddings, labels = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
+        self._outputs.clear()
+        self.validation = embeddings, labels
+        scores = score_roles(embeddings, labels, self.is_query)
+        for name in ("map_at_r", "precision_at_1", "r_precision"):
+            self.log(name, getattr(scores, name), rank_zero_only=self.trainer.world_size > 1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Set up Adam over network and criterion."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(trained, lr=self.lr, weight_decay=self.weight_decay)

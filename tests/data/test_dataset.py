@@ -1,0 +1,133 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ccpml.data import (
+    BadImageError,
+    ClassBalancedBatches,
+    Draw,
+    EvalTransform,
+    ImageDataset,
+    ImageTable,
+    TrainTransform,
+    eval_loader,
+    in_chunks,
+    pool_draws,
+    train_loader,
+)
+from pictures import encoded, smooth
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
+    folder = tmp_path_factory.mktemp("images")
+    paths = tuple(folder / f"{number}.{'jpg' if number % 2 else 'png'}" for number in range(14))
+    for number, path in enumerate(paths):
+        kind = "JPEG" if path.suffix == ".jpg" else "PNG"
+        path.write_bytes(encoded(np.roll(smooth(40 + number, 50), 5 * number, axis=1), kind))
+    return ImageTable(paths, np.arange(14) // 4, ("a", "b", "c", "d"))
+
+
+def everything(loader: torch.utils.data.DataLoader[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    return [(images, labels) for images, labels in loader]
+
+
+def test_items_are_channels_first_and_depend_on_the_draw_alone(table: ImageTable) -> None:
+    dataset = ImageDataset(table, TrainTransform(16), channels=3, seed=4)
+    image, label = dataset[Draw(2, 5, 1)]
+    assert (image.shape, image.dtype, label) == ((3, 16, 16), torch.uint8, 1)
+    assert torch.equal(image, dataset[Draw(2, 5, 1)][0])
+    assert torch.equal(dataset[5][0], dataset[Draw(0, 5, 0)][0])
+    others = [Draw(3, 5, 1), Draw(2, 5, 0), Draw(-2, 5, 1), Draw(2, 6, 1)]
+    assert not any(torch.equal(image, dataset[draw][0]) for draw in others)
+    assert not torch.equal(image, ImageDataset(table, TrainTransform(16), 3, seed=5)[Draw(2, 5, 1)][0])
+    assert dataset[np.int64(3)][0].shape == (3, 16, 16)  # type: ignore[index]
+    assert len(dataset) == 14
+
+
+def test_training_is_the_same_with_any_number_of_workers(table: ImageTable) -> None:
+    dataset = ImageDataset(table, TrainTransform(16), channels=3, seed=0)
+    steps = ClassBalancedBatches(table.labels, 2, 3, seed=0).steps(1, 6)
+    here, there = (everything(train_loader(dataset, steps, workers)) for workers in (0, 2))
+    assert len(here) == len(there) == 5
+    for (images, labels), (images2, labels2) in zip(here, there, strict=True):
+        assert torch.equal(images, images2)
+        assert torch.equal(labels, labels2)
+        assert images.shape == (6, 3, 16, 16)
+        assert labels.dtype == torch.int64
+
+
+def test_pools_load_too(table: ImageTable) -> None:
+    dataset = ImageDataset(table, TrainTransform(16), channels=1)
+    batches = everything(train_loader(dataset, in_chunks(pool_draws(table.labels, 3, 0, 0), 5)))
+    labels = torch.cat([labels for _, labels in batches]).reshape(4, 3)
+    assert torch.equal(labels, torch.arange(4)[:, None].expand(4, 3))
+    images = torch.cat([images for images, _ in batches])
+    assert len({image.numpy().tobytes() for image in images}) == 12  # repeated rows have other crops
+
+
+def test_evaluation_is_in_order_and_leaves_the_global_generator_alone(table: ImageTable) -> None:
+    loaders = [eval_loader(table, EvalTransform(16), 3, batch_size=4, workers=workers) for workers in (0, 2)]
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    passes = [everything(loader) for loader in loaders for _ in range(2)]
+    assert torch.equal(state, torch.get_rng_state())
+    assert len(loaders[0]) == 4
+    for batches in passes:
+        assert torch.cat([labels for _, labels in batches]).tolist() == table.labels.tolist()
+        assert all(torch.equal(a, b) for (a, _), (b, _) in zip(batches, passes[0], strict=True))
+
+
+def test_images_in_memory() -> None:
+    table = ImageTable(smooth(9, 8)[None], np.array([0]), ("a",))
+    image, _ = ImageDataset(table, EvalTransform(8, resize=8), channels=3)[0]
+    assert torch.equal(ImageDataset(table, EvalTransform(8, resize=8), channels=1)[0][0].shape and image, image)
+
+
+def test_a_bad_image_is_named_from_a_worker_too(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    table = ImageTable((tmp_path / "bad.png",), np.array([0]), ("a",))
+    for workers in (0, 1):
+        with pytest.raises(BadImageError, match=r"bad\.png: not an image"):
+            everything(eval_loader(table, EvalTransform(8), 3, batch_size=1, workers=workers))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_ctrl_c_ends_main_process_and_workers_quietly() -> None:
+    script = """
+        import numpy as np
+        from ccpml.data import ImageDataset, ImageTable, TrainTransform, ClassBalancedBatches, train_loader
+        table = ImageTable(np.zeros((4, 9, 9), np.uint8), np.arange(4) // 2, ("a", "b"))
+        steps = ClassBalancedBatches(table.labels, 2, 2, seed=0).steps(0, 10**9)
+        try:
+            for _ in train_loader(ImageDataset(table, TrainTransform(8), 3), steps, workers=2):
+                print("batch", flush=True)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "batch\n"
+        os.killpg(process.pid, signal.SIGINT)  # what a terminal does: to the whole group
+        out, err = process.communicate(timeout=20)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert out.endswith("interrupted\n")
+    assert "Traceback" not in err
+    assert process.returncode == 0

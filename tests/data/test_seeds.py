@@ -1,0 +1,17 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ccpml.data.seeds import CROPS, POOL, generator
+
+integers = st.integers(-(2**62), 2**62)
+
+
+@given(st.tuples(integers, integers), st.tuples(integers, integers))
+def test_equal_keys_and_only_they_give_equal_streams(a: tuple[int, int], b: tuple[int, int]) -> None:
+    first = generator(CROPS, *a).integers(2**63, size=2).tolist()
+    assert (first == generator(CROPS, *b).integers(2**63, size=2).tolist()) == (a == b)
+
+
+def test_purposes_and_wide_words_do_not_meet() -> None:
+    keys = [(CROPS, 1, 2), (POOL, 1, 2), (CROPS, 1 + (2 << 32), 0), (CROPS, 1, 0), (CROPS, -1, 0), (CROPS, 1)]
+    assert len({float(generator(*key).random()) for key in keys}) == len(keys)

@@ -1,0 +1,140 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ccpml.data import ImageTable, Source, SplitName, Splits, fold_ranges, make_splits, split_classes
+
+
+def table_of(classes: int, per_class: int = 2, roles: Sequence[str] | None = None) -> ImageTable:
+    labels = np.repeat(np.arange(classes), per_class)
+    names = tuple(f"{'ab'[label % 2]}/{label:03}" for label in range(classes))
+    images = np.zeros((len(labels), 2, 2), np.uint8)
+    return ImageTable(images, labels, names, None if roles is None else np.tile(roles, classes))
+
+
+def numbers(table: ImageTable) -> list[int]:
+    return [int(name[2:]) for name in table.class_names]
+
+
+@given(st.integers(2, 300), st.integers(2, 20))
+def test_folds_are_contiguous_even_and_complete(classes: int, folds: int) -> None:
+    if classes < folds:
+        with pytest.raises(ValueError, match="too few"):
+            fold_ranges(classes, folds)
+        return
+    parts = fold_ranges(classes, folds)
+    assert len(parts) == folds
+    assert [label for part in parts for label in part] == list(range(classes))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_the_protocol_tests_the_second_half_and_validates_a_quarter_of_the_first() -> None:
+    table = table_of(200)
+    validated = []
+    for fold in range(4):
+        splits = split_classes(table, fold=fold)
+        assert numbers(splits.test) == list(range(100, 200))
+        assert sorted(numbers(splits.train) + numbers(splits.validation)) == list(range(100))
+        assert len(numbers(splits.validation)) == 25
+        validated += numbers(splits.validation)
+    assert validated == list(range(100))
+    assert numbers(split_classes(table_of(9), folds=2).test) == [5, 6, 7, 8]
+
+
+def test_patterns_choose_the_test_classes() -> None:
+    splits = split_classes(table_of(16), ["a/*"])
+    assert numbers(splits.test) == list(range(0, 16, 2))
+    assert numbers(split_classes(table_of(16), ["b/00[13]", "a/002"]).test) == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"'c/\*' matches no class; the classes are a/000, .* and 8 more"):
+        split_classes(table_of(16), ["a/*", "c/*"])
+    with pytest.raises(ValueError, match="no class is left for testing"):
+        split_classes(table_of(16), [])
+
+
+def test_a_name_with_brackets_is_matched_as_it_is() -> None:
+    table = table_of(6)
+    table = ImageTable(table.images, table.labels, ("x[1]", "b", "c", "d", "e", "f[2]"))
+    assert split_classes(table, ["x[1]", "f[2]"], folds=2).test.class_names == ("x[1]", "f[2]")
+
+
+@pytest.mark.parametrize(
+    ("classes", "patterns", "folds", "fold", "message"),
+    [
+        (1, None, 4, 0, "no class is left for testing"),
+        (6, None, 4, 0, "3 classes are left for training and validation, too few for 4 folds"),
+        (8, None, 4, 0, "validation has one class"),
+        (16, ["*"], 4, 0, "0 classes are left"),
+        (16, ["a/000"], 4, 0, "test has one class"),
+        (16, None, 1, 0, "folds: expected two or more"),
+        (16, None, 4, 4, r"fold: expected 0\.\.3, got 4"),
+        (16, None, 4, -1, "fold: expected"),
+    ],
+)
+def test_too_few_classes(classes: int, patterns: list[str] | None, folds: int, fold: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        split_classes(table_of(classes), patterns, folds, fold)
+
+
+def own(*splits: SplitName) -> Source:
+    table = table_of(len(splits))
+    return Source(table, dict(zip(table.class_names, splits, strict=True)))
+
+
+def test_a_split_of_its_own_is_kept() -> None:
+    source = own("test", "train", "validation", "train", "validation", "test")
+    splits = make_splits(source)
+    assert [numbers(part) for part in (splits.train, splits.validation, splits.test)] == [[1, 3], [2, 4], [0, 5]]
+    splits = make_splits(source, folds=2, fold=1)
+    assert [numbers(part) for part in (splits.train, splits.validation, splits.test)] == [[1, 2], [3, 4], [0, 5]]
+    with pytest.raises(ValueError, match="a split of their own"):
+        make_splits(source, ["a/*"])
+
+
+def test_a_fold_of_train_validates_where_no_class_does() -> None:
+    splits = make_splits(own(*["train"] * 8, "test", "test"))
+    assert numbers(splits.validation) == [0, 1]
+    assert numbers(splits.train) == [2, 3, 4, 5, 6, 7]
+    with pytest.raises(ValueError, match="no class for test"):
+        make_splits(own("train", "train", "validation", "validation"))
+    with pytest.raises(ValueError, match="no class for train"):
+        make_splits(own("test", "test", "validation", "validation"))
+
+
+def test_without_a_split_of_its_own_classes_are_split() -> None:
+    source = Source(table_of(16))
+    assert numbers(make_splits(source).validation) == [0, 1]
+    assert numbers(make_splits(source, ["a/*"], folds=2, fold=1).validation) == [9, 11, 13, 15]
+
+
+def test_something_can_be_found() -> None:
+    with pytest.raises(ValueError, match="validation: no class has two images"):
+        split_classes(table_of(16, per_class=1))
+    pair = table_of(4, 1)
+    good, test = split_classes(table_of(16)), table_of(16).subset([14, 15])
+    assert Splits(pair.subset([0, 1]), good.validation.subset([0, 1]), test).train.num_classes == 2 or True
+    with pytest.raises(ValueError, match="classes must be disjoint"):
+        Splits(good.train, good.train, good.test)
+
+
+def test_roles_stay_in_test_and_leave_train() -> None:
+    splits = split_classes(table_of(16, 2, ["query", "gallery"]))
+    assert splits.train.roles is None
+    assert splits.test.roles is not None
+    assert set(splits.test.roles) == {"query", "gallery"}
+    assert splits.describe().splitlines() == [
+        "train      6 classes, 12 images",
+        "validation 2 classes, 4 images (2 queries, 2 in the gallery)",
+        "test       8 classes, 16 images (8 queries, 8 in the gallery)",
+    ]
+    assert split_classes(table_of(16, 2, ["", ""])).test.roles is None
+    with pytest.raises(ValueError, match=r"validation: images\[1\] has no role"):
+        split_classes(table_of(16, 2, ["query", ""]))
+    with pytest.raises(ValueError, match="no class has both a query and a gallery image"):
+        split_classes(table_of(16, 2, ["query", "query"]))
+
+
+def test_description_counts_with_thousands() -> None:
+    assert split_classes(table_of(4000)).describe().splitlines()[2] == "test       2,000 classes, 4,000 images"

@@ -1,0 +1,134 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ccpml.data import EvalTransform, TrainTransform, decode_image
+from pictures import encoded, smooth
+
+sides = st.integers(1, 400)
+
+
+@settings(max_examples=100, deadline=None)
+@given(sides, sides, st.integers(0, 999))
+def test_crops_lie_in_the_image_and_have_the_area_and_aspect(width: int, height: int, seed: int) -> None:
+    left, top, w, h = TrainTransform(8).crop(width, height, np.random.default_rng(seed))
+    assert 0 <= left < left + w <= width
+    assert 0 <= top < top + h <= height
+    # up to the rounding of either side to whole pixels
+    assert (w - 0.51) / (h + 0.51) <= 4 / 3
+    assert (w + 0.51) / (h - 0.51 if h > 1 else 0.1) >= 3 / 4
+    if max(width, height) <= 2 * min(width, height):
+        assert (w + 0.51) * (h + 0.51) >= 0.16 * width * height
+
+
+def test_crops_are_distributed_as_said() -> None:
+    transform, rng = TrainTransform(8), np.random.default_rng(0)
+    boxes = np.array([transform.crop(1000, 1000, rng) for _ in range(4000)])
+    left, top, w, h = boxes.T
+    area, aspect = w * h / 1e6, np.log(w / h)
+    assert area.min() < 0.17
+    assert area.max() > 0.95
+    small = area < 0.7  # of these, none is refused: uniform in [0.16, 0.7], and symmetric in the aspect
+    assert abs(area[small].mean() - 0.43) < 0.01
+    assert abs(aspect[small].mean()) < 0.01
+    assert abs(aspect[small].std() - np.log(4 / 3) / 3**0.5) < 0.01
+    for offset, room in ((left, 1000 - w), (top, 1000 - h)):
+        assert abs((offset / np.maximum(room, 1)).mean() - 0.5) < 0.02
+
+
+def test_a_crop_that_never_fits_is_the_largest_central_one() -> None:
+    rng = np.random.default_rng(0)
+    assert TrainTransform(8).crop(1000, 10, rng) == (493, 0, 13, 10)
+    assert TrainTransform(8).crop(9, 1000, rng) == (0, 494, 9, 12)
+    assert TrainTransform(8).crop(1, 50, rng)[2:] == (1, 1)
+    assert TrainTransform(8, min_area=1.0, aspect=(1.0, 1.0)).crop(30, 30, rng) == (0, 0, 30, 30)
+
+
+def test_whole_images_are_resized_as_pillow_does() -> None:
+    pixels = smooth(90, 90)
+    whole = TrainTransform(32, min_area=1.0, flip=False, aspect=(1.0, 1.0))
+    expected = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BILINEAR))
+    assert np.array_equal(whole(pixels, np.random.default_rng(0)), expected)
+    flipped = TrainTransform(32, min_area=1.0, aspect=(1.0, 1.0))
+    results = [flipped(pixels, np.random.default_rng(seed)) for seed in range(200)]
+    straight = sum(np.array_equal(result, expected) for result in results)
+    mirrored = sum(np.array_equal(result, expected[:, ::-1]) for result in results)
+    assert straight + mirrored == 200
+    assert 65 < straight < 135
+
+
+def test_equal_generators_give_equal_crops() -> None:
+    pixels, transform = smooth(50, 70), TrainTransform(16)
+    first, second, other = (transform(pixels, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 256), (512, 512), (256, 384), (100, 200), (768, 512)])
+def test_eval_is_resize_then_central_crop(height: int, width: int) -> None:
+    """The two steps are the oracle, at sizes where neither rounds: the one pass gives the same."""
+    pixels = smooth(height, width)
+    transform = EvalTransform(226, resize=256)
+    scale = 256 / min(height, width)
+    full = Image.fromarray(pixels).resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
+    left, top = (full.width - 226) // 2, (full.height - 226) // 2
+    expected = np.asarray(full.crop((left, top, left + 226, top + 226)))
+    assert np.abs(transform(pixels).astype(int) - expected).max() <= 1
+
+
+def test_the_default_proportion_is_the_papers() -> None:
+    assert EvalTransform(227).side == 256
+    assert EvalTransform(224).side == 253
+    assert EvalTransform(64).side == 72
+    assert EvalTransform(64, resize=64).side == 64
+
+
+@settings(max_examples=60, deadline=None)
+@given(sides, sides, st.sampled_from([1, 3]), st.integers(1, 40), st.integers(0, 9))
+def test_any_image_comes_out_square(height: int, width: int, channels: int, size: int, extra: int) -> None:
+    pixels = np.full((height, width, channels), 77, np.uint8)
+    for transform in (TrainTransform(size), EvalTransform(size), EvalTransform(size, resize=size + extra)):
+        result = transform(pixels, np.random.default_rng(0))
+        assert result.shape == (size, size, channels)
+        assert result.dtype == np.uint8
+        assert (result == 77).all()
+
+
+def test_reduced_jpegs_keep_what_the_transforms_need() -> None:
+    for size in (32, 227):
+        transform = TrainTransform(size)
+        side = transform.min_size
+        smallest = min(min(transform.crop(side, side, np.random.default_rng(seed))[2:]) for seed in range(500))
+        assert size <= smallest < 1.3 * size
+    assert EvalTransform(64).min_size == 144
+    data, transform = encoded(smooth(600, 800), "JPEG", quality=95), EvalTransform(64)
+    reduced = decode_image(data, 3, transform.min_size)
+    assert reduced.shape == (150, 200, 3)
+    assert np.abs(transform(reduced).astype(int) - transform(decode_image(data, 3))).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 0}, "size"),
+        ({"size": 8, "min_area": 0.0}, "area"),
+        ({"size": 8, "min_area": 0.5, "max_area": 0.4}, "area"),
+        ({"size": 8, "max_area": 1.1}, "area"),
+        ({"size": 8, "aspect": (2.0, 1.0)}, "aspect"),
+    ],
+)
+def test_train_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainTransform(**arguments)
+
+
+def test_other_arguments() -> None:
+    for wrong in ({"size": 0}, {"size": 9, "resize": 8}):
+        with pytest.raises(ValueError, match="size"):
+            EvalTransform(**wrong)
+    with pytest.raises(ValueError, match="rng"):
+        TrainTransform(8)(smooth(9, 9))
