@@ -119,7 +119,8 @@ class Recorder(L.Callback):
             row |= {"instance": self.ccp.projections.instance, "strength": self.ccp.projections.strength_now}
             row |= self.geometry.measure_proxies(snapshot, self.ccp.projections.criterion.proxies)
         row |= self.geometry.measure(snapshot)
-        row |= set_geometry(*(part.cpu() for part in pl_module.validation), "val")
+        embeddings, labels = pl_module.validation
+        row |= set_geometry(embeddings.cpu(), labels.cpu(), "val")
         self.rows.append(row)
         if self.ccp is not None and self.ccp.projections.instance > self._instance:
             self._record_instance(trainer, snapshot)

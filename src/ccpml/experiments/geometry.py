@@ -97,4 +97,5 @@ class GeometrySet:
 def picture_classes(labels: Tensor, count: int = 6) -> Tensor:
     """Choose a few classes to draw, spread over the set."""
     classes = torch.unique(labels)
-    return classes[torch.linspace(0, len(classes) - 1, min(count, len(classes))).round().long()]
+    chosen: Tensor = classes[torch.linspace(0, len(classes) - 1, min(count, len(classes))).round().long()]
+    return chosen

@@ -1,7 +1,8 @@
 """From an experiment to its parts: images, network, criterion."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ __all__ = [
     "transforms",
 ]
 
-_LOSSES: dict[str, type[PairLoss]] = {
+_LOSSES: dict[str, Callable[..., PairLoss]] = {
     "contrastive": ContrastiveLoss,
     "cosine_contrastive": CosineContrastiveLoss,
     "triplet": TripletMarginLoss,
@@ -63,7 +64,7 @@ class Images:
 
     splits: Splits
     bad: list[BadImage]
-    channels: int
+    channels: Literal[1, 3]
 
 
 def load_images(experiment: Experiment, progress: bool = True) -> Images:
@@ -79,7 +80,7 @@ def load_images(experiment: Experiment, progress: bool = True) -> Images:
     return Images(splits, bad, _channels(experiment, table))
 
 
-def _channels(experiment: Experiment, table: ImageTable) -> int:
+def _channels(experiment: Experiment, table: ImageTable) -> Literal[1, 3]:
     if experiment.channels is not None:
         return experiment.channels
     return 1 if experiment.backbone == "small_conv" and all_grey(table) else 3

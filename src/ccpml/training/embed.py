@@ -40,7 +40,7 @@ def embed(
     module: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     device: torch.device | str = "cpu",
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Embed all batches with a network in eval mode.
 
