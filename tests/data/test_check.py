@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ccpml.data import BadImageError, BadImagesError, ImageTable, all_grey, check_images
-from pictures import encoded, smooth
+from tests.data.pictures import encoded, smooth
 
 
 def table_of(folder: Path, kinds: str) -> ImageTable:

@@ -23,7 +23,7 @@ from ccpml.data import (
     pool_draws,
     train_loader,
 )
-from pictures import encoded, smooth
+from tests.data.pictures import encoded, smooth
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +88,13 @@ def test_evaluation_is_in_order_and_leaves_the_global_generator_alone(table: Ima
 
 def test_images_in_memory() -> None:
     table = ImageTable(smooth(9, 8)[None], np.array([0]), ("a",))
-    image, _ = ImageDataset(table, EvalTransform(8, resize=8), channels=3)[0]
-    assert torch.equal(ImageDataset(table, EvalTransform(8, resize=8), channels=1)[0][0].shape and image, image)
+    transform = EvalTransform(8, resize=8)
+    assert isinstance(table.images, np.ndarray)
+    assert torch.equal(
+        ImageDataset(table, transform, channels=3)[0][0],
+        torch.from_numpy(transform(table.images[0])).permute(2, 0, 1),
+    )
+    assert ImageDataset(table, transform, channels=1)[0][0].shape == (1, 8, 8)
 
 
 def test_a_bad_image_is_named_from_a_worker_too(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ccpml.data.read import BadImageError, decode_image, header_is_grey, read_image
-from pictures import encoded, smooth
+from tests.data.pictures import encoded, smooth
 
 COLOUR = smooth(40, 60)
 GREY = smooth(40, 60, 1)
@@ -172,7 +172,7 @@ def test_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in (2000, 500):  # a warning of Pillow's, and an error
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         for kind in ("PNG", "JPEG"):
-            with pytest.raises(BadImageError, match="bomb.png: refused, it has more than"):
+            with pytest.raises(BadImageError, match=r"bomb\.png: refused, it has more than"):
                 decode_image(encoded(COLOUR, kind), 3, name="bomb.png")
 
 

@@ -112,9 +112,7 @@ def test_without_a_split_of_its_own_classes_are_split() -> None:
 def test_something_can_be_found() -> None:
     with pytest.raises(ValueError, match="validation: no class has two images"):
         split_classes(table_of(16, per_class=1))
-    pair = table_of(4, 1)
-    good, test = split_classes(table_of(16)), table_of(16).subset([14, 15])
-    assert Splits(pair.subset([0, 1]), good.validation.subset([0, 1]), test).train.num_classes == 2 or True
+    good = split_classes(table_of(16))
     with pytest.raises(ValueError, match="classes must be disjoint"):
         Splits(good.train, good.train, good.test)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ccpml.data import EvalTransform, TrainTransform, decode_image
-from pictures import encoded, smooth
+from tests.data.pictures import encoded, smooth
 
 sides = st.integers(1, 400)
 

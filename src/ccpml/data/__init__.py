@@ -2,6 +2,7 @@
 
 from ccpml.data.check import BadImage, BadImagesError, all_grey, check_images
 from ccpml.data.dataset import ImageDataset, eval_loader, train_loader
+from ccpml.data.progress import progress_bar
 from ccpml.data.read import BadImageError, decode_image, read_image
 from ccpml.data.sampler import BatchRange, ClassBalancedBatches, Draw, in_chunks, pool_draws, pool_rows
 from ccpml.data.sources import Source, SplitName, load_csv, load_folder, load_source
@@ -36,6 +37,7 @@ __all__ = [
     "make_splits",
     "pool_draws",
     "pool_rows",
+    "progress_bar",
     "read_image",
     "split_classes",
     "train_loader",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
+from ccpml.data.progress import progress_bar
 from ccpml.data.read import BadImageError, header_is_grey, read_image
 from ccpml.data.table import ImageTable
 
@@ -92,7 +92,7 @@ def _reasons(paths: Sequence[Path], progress: bool) -> list[str | None]:
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="check-images")
     try:
         answers = pool.map(_reason, paths)
-        return list(tqdm(answers, "checking images", len(paths), disable=not progress, unit="image"))
+        return list(progress_bar(len(paths), "image", "checking images", over=answers, shown=progress))
     finally:
         pool.shutdown(cancel_futures=True)  # on Ctrl-C: finish the images in hand, and none of those queued
 

@@ -1,7 +1,9 @@
 """From table to tensors: the dataset, and loaders whose images do not depend on the number of workers."""
 
 import signal
+import sys
 from collections.abc import Iterable
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -115,3 +117,14 @@ def _start_worker(_: int) -> None:
     """Set up a worker process: one thread, and Ctrl-C left to the main process, which ends its workers."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _unless_main_is_gone
+
+
+def _unless_main_is_gone(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Report an exception in a worker's helper thread, unless it is that the main process has hung up.
+
+    The thread hands tensors over; where Ctrl-C comes in the middle of that, its traceback tells nobody anything.
+    Errors of a dataset do not come this way: they are raised in the main process.
+    """
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)

@@ -27,9 +27,9 @@ import platformdirs
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, features
 from PIL import __version__ as pillow_version
-from tqdm import tqdm
 
 from ccpml.data.glyph_fonts import draw, faces, font_folder, glyph_classes
+from ccpml.data.progress import progress_bar
 
 #: Number of the recipe: raise it whenever any image or class comes out differently.
 RECIPE = 1
@@ -116,7 +116,7 @@ def render_glyphs(chars: Sequence[str], progress: bool = False) -> NDArray[np.ui
     >>> render_glyphs("αЖ").shape
     (32, 64, 64)
     """
-    bar = tqdm(chars, desc="drawing glyphs", unit="class", disable=not progress)
+    bar = progress_bar(len(chars), "class", "drawing glyphs", over=chars, shown=progress)
     images = [render_glyph(char, number) for char in bar for number in range(IMAGES_PER_CLASS)]
     return np.stack(images) if images else np.empty((0, SIDE, SIDE), dtype=np.uint8)
 

@@ -85,7 +85,8 @@ def decode_image(data: bytes, channels: int, min_size: int | None = None, name: 
         raise BadImageError("the file is empty", name)
     with _opened(io.BytesIO(data), name) as image:
         if image.format in {"JPEG", "MPO"} and image.mode in {"L", "RGB"}:
-            pixels = _decode_jpeg(data, channels, min_size)
+            reducible = min_size is not None and min(image.size) >= 2 * min_size
+            pixels = _decode_jpeg(data, channels, min_size if reducible else None)
             if pixels is not None:
                 return pixels
         return _convert_pillow(image, channels)

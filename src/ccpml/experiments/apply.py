@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from tqdm import tqdm
 
-from ccpml.data import ImageTable, check_images, load_source
+from ccpml.data import ImageTable, check_images, load_source, progress_bar
 from ccpml.experiments.config import Experiment
 from ccpml.experiments.files import write_arrays
 from ccpml.experiments.prepare import build_model, evaluation_batches, is_query, load_images
@@ -100,5 +99,5 @@ def _embed(run: RunDirectory, experiment: Experiment, table: ImageTable) -> torc
     gpu = kind in {"auto", "cuda"} and torch.cuda.is_available()
     device = torch.device(experiment.device if gpu and kind == "cuda" else "cuda" if gpu else "cpu")
     batches = evaluation_batches(replace(experiment, threads=None), table, experiment.channels or 3)
-    with tqdm(total=len(table), desc="embedding", unit="image") as bar:
+    with progress_bar(len(table), "image", "embedding") as bar:
         return embed(model.to(device), batches, device, bar.update)[0]

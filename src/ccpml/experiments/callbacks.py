@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from ccpml.data import progress_bar
 from ccpml.experiments.files import write_arrays, write_text, write_whole
 from ccpml.experiments.geometry import GeometrySet, Snapshot, picture_classes, set_geometry
 from ccpml.experiments.rundir import RunDirectory
@@ -218,8 +219,7 @@ class Progress(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw it."""
         if trainer.is_global_zero:
-            slow = {} if sys.stderr.isatty() else {"mininterval": 10.0, "ncols": 120}  # not a line a blink in a log
-            self._bar = tqdm(total=self.total, initial=trainer.global_step, unit="step", **slow)  # type: ignore[call-overload]  # per key
+            self._bar = progress_bar(self.total, "step", initial=trainer.global_step)
             self._show()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:

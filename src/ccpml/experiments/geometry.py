@@ -20,7 +20,7 @@ from ccpml.training import embed
 
 __all__ = ["GeometrySet", "set_geometry"]
 
-_CLASSES, _PER_CLASS = 48, 12
+_CLASSES, _PER_CLASS = 32, 8
 
 
 def set_geometry(embeddings: Tensor, labels: Tensor, prefix: str) -> dict[str, float]:
@@ -50,7 +50,7 @@ class Snapshot:
 
 
 class GeometrySet:
-    """Some training images, the same ones throughout a run: up to 12 of each of up to 48 classes.
+    """Some training images, the same ones throughout a run: up to 8 of each of up to 32 classes.
 
     Args:
         experiment: The run's settings.

@@ -1,2 +1,5 @@
 """Pictures and pages about a run."""
-def write_report(run): return run.report_file
+
+from ccpml.report.write import write_report
+
+__all__ = ["write_report"]
