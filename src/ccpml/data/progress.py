@@ -2,13 +2,11 @@
 
 import sys
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
 __all__ = ["progress_bar"]
-
-T = TypeVar("T")
 
 
 def progress_bar(
@@ -16,10 +14,10 @@ def progress_bar(
     unit: str,
     description: str = "",
     *,
-    over: Iterable[T] | None = None,
+    over: Iterable[Any] | None = None,
     initial: int = 0,
     shown: bool = True,
-) -> "tqdm[T]":
+) -> "tqdm[Any]":
     """Make a bar with rate and time left.
 
     Args:

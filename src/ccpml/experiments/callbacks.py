@@ -193,6 +193,11 @@ class Checkpoints(L.Callback):
         if self.interruption.wanted:
             raise Stopped(trainer.global_step)
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Call the epoch completed, which it is but for this file: else Lightning would resume in its midst."""
+        for progress in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+            progress["completed"] = progress["processed"]
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write both, the state last: a run killed in between goes on from the state before."""
         if self.recorder.improved and trainer.is_global_zero:

@@ -88,30 +88,29 @@ def _settled(experiment: Experiment) -> Experiment:
 
 
 class _EpochBatches:
-    """The batches between two validations: a Lightning epoch."""
+    """The batches between two validations: a Lightning epoch. They follow from the steps made, also after a resume."""
 
-    def __init__(self, batches: ClassBalancedBatches, steps: int) -> None:
+    def __init__(self, batches: ClassBalancedBatches, steps: int, module: L.LightningModule) -> None:
         self.batches = batches
         self.steps = steps
-        self.epoch = 0
+        self.module = module
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        return iter(self.batches.steps(self.epoch * self.steps, (self.epoch + 1) * self.steps))
+        done = self.module.global_step
+        return iter(self.batches.steps(done, done + self.steps))
 
 
-class _Epochs(L.Callback):
-    """Make each epoch a function of the seed and its number: batches, and torch's generator (dropout)."""
+class _SeedEpochs(L.Callback):
+    """Make torch's generator (dropout) a function of the seed and the step at which an epoch begins."""
 
-    def __init__(self, batches: _EpochBatches, seed: int) -> None:
-        self.batches = batches
+    def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.batches.epoch = trainer.current_epoch
-        torch.manual_seed((self.seed + 1) * 1_000_003 + trainer.current_epoch)
+        torch.manual_seed((self.seed + 1) * 1_000_003 + trainer.global_step)
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class _Parts:
     experiment: Experiment
     images: Images
     module: MetricLearning
-    epochs: _Epochs
+    batches: _EpochBatches
     geometry: GeometrySet
     ccp: CCPCallback | None
 
@@ -140,9 +139,9 @@ class _Parts:
         batches = ClassBalancedBatches(
             table.labels, experiment.classes_per_batch, experiment.samples_per_class, experiment.seed
         )
-        epochs = _Epochs(_EpochBatches(batches, experiment.validate_every), experiment.seed)
+        epoch = _EpochBatches(batches, experiment.validate_every, module)
         geometry = GeometrySet(experiment, table, images.channels)
-        return cls(experiment, images, module, epochs, geometry, _ccp(experiment, images))
+        return cls(experiment, images, module, epoch, geometry, _ccp(experiment, images))
 
 
 def _ccp(experiment: Experiment, images: Images) -> CCPCallback | None:
@@ -169,14 +168,14 @@ def _finish(run: RunDirectory, parts: _Parts, progress: bool) -> None:
     with Interruption() as interruption, _quiet():
         assert experiment.max_steps is not None  # resolved
         epochs = math.ceil(experiment.max_steps / experiment.validate_every)
-        callbacks = [parts.epochs, *([parts.ccp] if parts.ccp else []), recorder]
+        callbacks = [_SeedEpochs(experiment.seed), *([parts.ccp] if parts.ccp else []), recorder]
         callbacks += [Progress(recorder, epochs * experiment.validate_every)] if progress else []
         callbacks += [Checkpoints(run, recorder, interruption)]
         trainer = _trainer(run, experiment, epochs, callbacks)
         dataset = training_dataset(experiment, table, parts.images.channels)
         trainer.fit(
             parts.module,
-            train_loader(dataset, parts.epochs.batches, workers(experiment, table), persistent=True),
+            train_loader(dataset, parts.batches, workers(experiment, table), persistent=True),
             evaluation_batches(experiment, parts.images.splits.validation, parts.images.channels),
             ckpt_path=run.state_file if run.state_file.is_file() else None,
             weights_only=True,
