@@ -61,7 +61,10 @@ def table(arguments: argparse.Namespace, cells: dict[tuple[str, str, int], Path]
         }
         for method in METHODS:
             test = [score["test"] for score in scores[method]]
-            gains = [a["test"]["map_at_r"] - b["test"]["map_at_r"] for a, b in zip(scores[method], scores["plain"])]
+            gains = [
+                a["test"]["map_at_r"] - b["test"]["map_at_r"]
+                for a, b in zip(scores[method], scores["plain"], strict=True)
+            ]
             paths = [cells[loss, method, seed] for seed in arguments.seeds]
             row = [
                 loss,
@@ -96,7 +99,7 @@ def main() -> None:
     names = [(loss, method, seed) for seed in arguments.seeds for loss in arguments.losses for method in METHODS]
     with ThreadPoolExecutor(arguments.at_once) as pool:
         paths = list(pool.map(lambda name: run_cell(arguments, *name), names))
-    print(table(arguments, dict(zip(names, paths))))
+    print(table(arguments, dict(zip(names, paths, strict=True))))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,10 @@
 """Pictures and pages about a run."""
 
-from ccpml.report.write import write_report
+from pathlib import Path
 
-__all__ = ["write_report"]
+from ccpml.experiments.rundir import RunDirectory
+
+
+def write_report(run: RunDirectory) -> Path:
+    """Give the place of the report."""
+    return run.report_file
