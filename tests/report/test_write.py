@@ -1,0 +1,227 @@
+"""The whole report, from run directories made by hand."""
+
+import base64
+import io
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccpml.experiments.rundir import RunDirectory
+from ccpml.report import write_report
+from tests.report.runs import NAMES, SCORES, make_run
+
+_VOID = {"meta", "img", "br"}
+_TAGS = {
+    "html",
+    "head",
+    "title",
+    "style",
+    "body",
+    "section",
+    "h1",
+    "h2",
+    "h3",
+    "p",
+    "pre",
+    "div",
+    "figure",
+    "figcaption",
+}
+_TAGS |= {"table", "tr", "th", "td", "details", "summary", "ul", "li"} | _VOID
+
+
+class Page(HTMLParser):
+    """A page's tags, attributes and text; complains about tags left open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.images: list[dict[str, str]] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.texts: list[str] = []
+        self.cells: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag == "img":
+            self.images.append({name: value or "" for name, value in attrs})
+        if tag not in _VOID:
+            self._open.append(tag)
+        if tag in {"td", "th"}:
+            self.cells.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+        if self._open and self._open[-1] in {"td", "th"}:
+            self.cells[-1] += data
+
+
+@pytest.fixture(scope="module")
+def ccp(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    run = make_run(tmp_path_factory.mktemp("runs") / "<em>run & co")
+    write_report(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    run = make_run(tmp_path_factory.mktemp("runs") / "plain", "plain", roles=True)
+    write_report(run)
+    return run
+
+
+def read(run: RunDirectory) -> Page:
+    return Page(run.report_file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("which", ["ccp", "plain"])
+def test_page_is_well_formed_and_stands_by_itself(which: str, request: pytest.FixtureRequest) -> None:
+    run = request.getfixturevalue(which)
+    page = read(run)
+    assert page.tags <= _TAGS
+    for name, value in page.attributes:
+        assert not name.startswith("on")
+        assert name != "href"
+        if name == "src":
+            assert value.startswith("data:image/png;base64,")
+    text = run.report_file.read_text(encoding="utf-8")
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+@pytest.mark.parametrize("which", ["ccp", "plain"])
+def test_pictures_on_the_page_are_the_files(which: str, request: pytest.FixtureRequest) -> None:
+    run = request.getfixturevalue(which)
+    embedded = {base64.b64decode(image["src"].partition(",")[2]) for image in read(run).images}
+    files = {path.name: path.read_bytes() for path in (run.path / "pictures").iterdir()}
+    assert sorted(files) == sorted(
+        f"{name}.png" for name in ("progress", "geometry", "maps", "gallery", "worst_test", "worst_training")
+    )
+    assert embedded == set(files.values())
+    for data in files.values():
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            assert image.width == 1440
+            assert image.convert("L").getextrema()[0] < 128  # not empty
+    assert all(image["alt"] for image in read(run).images)
+
+
+def test_names_are_shown_but_never_as_html(ccp: RunDirectory) -> None:
+    text = ccp.report_file.read_text(encoding="utf-8")
+    page = read(ccp)
+    assert "<script" not in text.lower()
+    assert "<em>" not in text
+    assert "<i>" not in text
+    assert "<b>" not in text
+    assert NAMES[0] in page.cells
+    assert NAMES[1] in page.cells
+    assert "<i>broken</i>.png: the file is empty" in page.texts
+    assert any("<em>run & co" in piece for piece in page.texts)
+
+
+def test_numbers_are_those_of_the_run(ccp: RunDirectory) -> None:
+    cells = read(ccp).cells
+    start = cells.index("MAP@R")
+    header, values = cells[start : start + len(SCORES)], cells[start + len(SCORES) : start + 2 * len(SCORES)]
+    assert header == ["MAP@R", "P@1", "P@R", "R@1", "R@2", "R@4", "R@8", "queries", "left out"]
+    assert values[:-2] == [f"{value:.4f}" for value in list(SCORES.values())[:-2]]
+    assert values[-2:] == ["1,234", "1"]
+    assert "MAP@R 0.3339 at step 50 of 60" in cells
+    assert "7 classes, 37 images" in cells
+
+
+def test_commands_quote_the_path(ccp: RunDirectory) -> None:
+    commands = next(text for text in read(ccp).texts if text.startswith("ccpml train"))
+    assert f"--config '{ccp.experiment_file}' --run '{ccp.path}-again'" in commands
+
+
+def test_missing_images_are_counted(ccp: RunDirectory) -> None:
+    assert "of the images shown could no longer be read" in "".join(read(ccp).texts)
+
+
+def test_methods_differ_in_what_is_told(ccp: RunDirectory, plain: RunDirectory) -> None:
+    with_proxies, without = ("".join(read(run).texts) for run in (ccp, plain))
+    assert "Squares" in with_proxies or "squares" in with_proxies
+    assert "covering radius of its proxies" in with_proxies
+    assert "squares are" not in without
+    assert "proxies'" not in without
+    assert "among the gallery" in without
+    assert "all other test images" in with_proxies
+
+
+def test_again_replaces_and_changes_nothing(plain: RunDirectory) -> None:
+    run = plain
+    before = {path: path.read_bytes() for path in [run.report_file, *(run.path / "pictures").iterdir()]}
+    for path in before:
+        path.write_bytes(b"old")
+    settings = dict(mpl.rcParams)
+    mpl.rcParams["text.color"] = "pink"
+    try:
+        write_report(run)
+        assert mpl.rcParams["text.color"] == "pink"
+    finally:
+        mpl.rcParams["text.color"] = settings["text.color"]
+    assert {path: path.read_bytes() for path in before} == before
+    assert sorted(path.name for path in run.path.rglob("*.tmp*")) == []
+
+
+def test_what_is_gone_is_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for path in [*run.embeddings.iterdir(), *run.instances.iterdir(), run.metrics_file, run.weights_file]:
+        path.unlink()
+    scores = json.loads(run.scores_file.read_text())
+    del scores["versions"], scores["hardware"], scores["commit"]
+    run.scores_file.write_text(json.dumps(scores))
+    write_report(run)
+    page = read(run)
+    assert not page.images
+    assert "0.4123" in page.cells
+
+
+def test_a_run_of_one_validation_without_a_projection(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", validations=1, instances=0)
+    for path in run.embeddings.iterdir():
+        path.unlink()
+    write_report(run)
+    assert "no alternating projection yet" in "".join(read(run).texts)
+
+
+def test_a_run_that_is_not_finished_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    run.scores_file.unlink()
+    with pytest.raises(FileNotFoundError, match="not finished"):
+        write_report(run)
+    assert not run.report_file.exists()
+
+
+def test_images_in_memory_are_found_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ccpml.data import ImageTable
+    from ccpml.data.sources import Source
+    from ccpml.report.images import Images
+
+    pixels = np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((3, 4, 4), np.uint8)
+    source = Source(ImageTable(pixels, np.arange(3), ("a", "b", "c"), name="glyphs"))
+    monkeypatch.setattr("ccpml.data.load_source", lambda name: source)
+    images = Images("glyphs")
+    found = images.small("glyphs[2]")
+    assert found is not None
+    assert found.shape == (4, 4, 3)
+    assert (found == 2).all()
+    assert images.small("glyphs[7]") is None
+    assert images.missing == {"glyphs[7]"}
+    assert Images("folder:x").small("glyphs[2]") is None

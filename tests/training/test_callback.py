@@ -1,0 +1,131 @@
+import copy
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ccpml import AlternatingProjections, CCPCallback, CCPLoss, ContrastiveLoss, TripletMarginLoss
+
+X, Y = torch.randn(48, 5), torch.arange(48) % 4
+SCORES = [0.1, 0.3, 0.2, 0.25, 0.2, 0.1, 0.15, 0.2]  # patience 2: converges at the 4th and the 7th
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+
+
+class OwnModule(L.LightningModule):
+    """A Lightning user's module, which knows nothing of CCP but its loss."""
+
+    def __init__(self, scores=SCORES, name="score"):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+        self.loss = CCPLoss(TripletMarginLoss(0.1), num_classes=4, embedding_dim=3, proxies_per_class=2)
+        self.scores, self.name = iter(scores), name
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        if batch_idx == 0:
+            self.log(self.name, next(self.scores))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.05, weight_decay=1e-2)
+
+
+def pool(module, draw):
+    rng = torch.Generator().manual_seed(draw)
+    with torch.no_grad():
+        module.eval()
+        embeddings = module(torch.randn(12, 5, generator=rng)).view(4, 3, 3)
+        module.train()
+    return embeddings
+
+
+def loader():
+    return DataLoader(TensorDataset(X, Y), batch_size=8)
+
+
+def fit(module, callback, epochs=8, num_sanity_val_steps=0, **options):
+    trainer = L.Trainer(
+        max_epochs=epochs, accelerator="cpu", callbacks=[callback], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=num_sanity_val_steps, **options,
+    )  # fmt: skip
+    trainer.fit(module, loader(), loader())
+    return trainer
+
+
+def test_equals_the_loop_of_the_method():
+    """The same training written out: backward, pull, clip, step; observe, project."""
+    module = OwnModule()
+    mine = copy.deepcopy(module.net), copy.deepcopy(module.loss)
+    callback = CCPCallback(pool, monitor="score", strength=0.5, patience=2)
+    fit(module, callback, gradient_clip_val=0.05)
+
+    net, criterion = mine
+    projections = AlternatingProjections(net, criterion, strength=0.5, patience=2)
+    optimizer = torch.optim.Adam([*net.parameters(), *criterion.parameters()], lr=0.05, weight_decay=1e-2)
+    projections.start(lambda: pool(net, 0))
+    for score in SCORES:
+        for x, y in loader():
+            optimizer.zero_grad()
+            criterion(net(x), y).backward()
+            projections.pull()
+            torch.nn.utils.clip_grad_norm_([*net.parameters(), *criterion.parameters()], 0.05)
+            optimizer.step()
+        if projections.observe(score):
+            projections.project(lambda: pool(net, projections.instance + 1))
+    assert projections.instance == callback.projections.instance == 2
+    for expected, got in zip([*net.parameters(), criterion.proxies], module.parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_state_is_part_of_the_checkpoint(tmp_path):
+    module = OwnModule()
+    callback = CCPCallback(pool, monitor="score", patience=2)
+    trainer = fit(module, callback, epochs=5)
+    trainer.save_checkpoint(tmp_path / "state.ckpt")
+    torch.load(tmp_path / "state.ckpt", weights_only=True)  # holds nothing but tensors and plain values
+
+    again = CCPCallback(lambda module, draw: pytest.fail("a resumed run must not start anew"), "score", patience=2)
+    other = L.Trainer(
+        max_epochs=5, accelerator="cpu", callbacks=[again], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    other.fit(OwnModule(), loader(), loader(), ckpt_path=tmp_path / "state.ckpt", weights_only=True)
+    assert again.projections.instance == callback.projections.instance == 1
+    assert torch.equal(again.converged, callback.converged)
+    saved, loaded = callback.projections.state_dict(), again.projections.state_dict()
+    assert saved["best_score"] == loaded["best_score"]
+    for name, anchor in saved["anchor"].items():
+        assert torch.equal(anchor, loaded["anchor"][name])
+
+
+def test_reset_optimizer_drops_the_state_of_the_proxies():
+    steps = {}
+    for reset in (False, True):
+        module = OwnModule([0.3, 0.2])
+        trainer = fit(module, CCPCallback(pool, "score", patience=1, reset_optimizer=reset), epochs=2)
+        steps[reset] = module.loss.proxies in trainer.optimizers[0].state
+    assert steps == {False: True, True: False}
+
+
+def test_the_sanity_check_is_not_observed():
+    callback = CCPCallback(pool, "score", patience=2)
+    fit(OwnModule([0.9, 0.1]), callback, epochs=1, num_sanity_val_steps=2)
+    assert callback.projections.best_score == pytest.approx(0.1)
+
+
+def test_wrong_use_is_named():
+    with pytest.raises(ValueError, match=r"monitor='map' was not logged in validation, but score"):
+        fit(OwnModule(), CCPCallback(pool, "map"), epochs=1)
+    with pytest.raises(ValueError, match="the score 'score' is nan; has the training diverged"):
+        fit(OwnModule([float("nan")]), CCPCallback(pool, "score"), epochs=1)
+    module = OwnModule()
+    module.loss = ContrastiveLoss()
+    with pytest.raises(ValueError, match="expected one CCPLoss within the module, got 0"):
+        fit(module, CCPCallback(pool, "score"), epochs=1)

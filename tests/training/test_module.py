@@ -1,0 +1,52 @@
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ccpml import CCPLoss, ContrastiveLoss, evaluate, lipschitz_normalize
+from ccpml.training import MetricLearning, score_roles
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+
+
+def make(**options):
+    criterion = CCPLoss(ContrastiveLoss(), num_classes=4, embedding_dim=3, proxies_per_class=2)
+    return MetricLearning(nn.Linear(5, 3), criterion, lr=1e-2, **options)
+
+
+@pytest.mark.parametrize("is_query", [None, torch.arange(40) % 3 == 0])
+def test_validation_scores_are_those_of_evaluate(is_query):
+    module = make(is_query=is_query)
+    x, y = torch.randn(40, 5), torch.arange(40) % 4
+    loader = DataLoader(TensorDataset(x, y), batch_size=16)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+    )  # fmt: skip
+    (logged,) = trainer.validate(module, loader, verbose=False)
+    with torch.no_grad():
+        e = lipschitz_normalize(module(x))
+    expected = evaluate(e, y) if is_query is None else evaluate(e[is_query], y[is_query], e[~is_query], y[~is_query])
+    for name in ("map_at_r", "precision_at_1", "r_precision"):
+        assert logged[name] == pytest.approx(getattr(expected, name), rel=1e-6)
+    embeddings, labels = module.validation
+    torch.testing.assert_close(lipschitz_normalize(embeddings), e)
+    assert torch.equal(labels, y)
+
+
+def test_the_optimizer_trains_network_and_proxies_alike():
+    module = make(weight_decay=0.5)
+    module.model.bias.requires_grad_(False)
+    optimizer = module.configure_optimizers()
+    (group,) = optimizer.param_groups
+    assert {id(p) for p in group["params"]} == {id(module.model.weight), id(module.criterion.proxies)}
+    assert (group["lr"], group["weight_decay"], group["betas"]) == (1e-2, 0.5, (0.9, 0.999))
+
+
+def test_score_roles_normalises():
+    x = torch.tensor([[9.0, 0.1], [2.0, 0.0], [0.0, 3.0], [0.1, 9.0]])
+    labels = torch.tensor([0, 0, 1, 1])
+    assert score_roles(x, labels).map_at_r == 1
+    assert evaluate(x, labels).map_at_r < 1
+    assert isinstance(score_roles(x, labels, per_query=True).per_query.map_at_r, np.ndarray)
