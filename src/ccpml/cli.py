@@ -89,7 +89,7 @@ def _train(arguments: list[str]) -> int:
     try:
         run = resume(_require_run(path)) if parsed.resume is not None else train(experiment, path)
     except Stopped as stopped:
-        print(f"\nccpml: stopped: {stopped}", file=sys.stderr)
+        print(f"ccpml: {stopped}; go on with: ccpml train --resume {path}", file=sys.stderr)
         return 130
     report = write_report(run)
     _print_scores(run.scores())

@@ -32,7 +32,15 @@ COLUMNS = (
 
 
 class Stopped(Exception):  # noqa: N818  # not an error: the user asked for it
-    """The run was stopped by Ctrl-C, after the step that was under way."""
+    """The run was stopped by Ctrl-C, after the step that was under way.
+
+    Args:
+        step: The last step made.
+        saved: The step from which the run goes on.
+    """
+
+    def __init__(self, step: int, saved: int) -> None:
+        super().__init__(f"stopped after step {step:,}, saved at step {saved:,}")
 
 
 class Interruption:
@@ -187,11 +195,16 @@ class Checkpoints(L.Callback):
         self.run = run
         self.recorder = recorder
         self.interruption = interruption
+        self.saved = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember from where it goes on."""
+        self.saved = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Stop after the step if Ctrl-C was pressed."""
         if self.interruption.wanted:
-            raise Stopped(trainer.global_step)
+            raise Stopped(trainer.global_step, self.saved)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Call the epoch completed, which it is but for this file: else Lightning would resume in its midst."""
@@ -204,8 +217,9 @@ class Checkpoints(L.Callback):
             weights = {name: value.detach().cpu().contiguous() for name, value in pl_module.state_dict().items()}
             write_whole(self.run.weights_file, lambda to: save_file(weights, to))
         write_whole(self.run.state_file, trainer.save_checkpoint)
+        self.saved = trainer.global_step
         if self.interruption.wanted:
-            raise Stopped(trainer.global_step)
+            raise Stopped(trainer.global_step, self.saved)
 
 
 class Progress(L.Callback):

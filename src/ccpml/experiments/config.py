@@ -148,6 +148,8 @@ class Experiment:
     def resolved(self) -> "Experiment":
         """Fill in what suits the backbone and the loss where a value is None."""
         suits: dict[str, Any] = _SMALL_CONV if self.backbone == "small_conv" else _PRETRAINED
+        if self.backbone.startswith("timm:"):
+            suits = {**suits, "image_size": 224}
         suits = {**suits, **_LOSS_DEFAULTS[self.loss]}
         return replace(self, **{name: value for name, value in suits.items() if getattr(self, name) is None})
 

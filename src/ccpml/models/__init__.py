@@ -1,15 +1,21 @@
 """Backbones and the embedding model."""
 
+from ccpml.models.bn_inception import BNInception
 from ccpml.models.create import create_model
 from ccpml.models.embedding import Backbone, EmbeddingModel, InputConvention, Pooling, freeze_batchnorm
 from ccpml.models.small_conv import SmallConv
+from ccpml.models.timm_backbone import TimmBackbone
+from ccpml.models.weights import load_weights
 
 __all__ = [
+    "BNInception",
     "Backbone",
     "EmbeddingModel",
     "InputConvention",
     "Pooling",
     "SmallConv",
+    "TimmBackbone",
     "create_model",
     "freeze_batchnorm",
+    "load_weights",
 ]

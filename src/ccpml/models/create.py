@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+from ccpml.models.bn_inception import BNInception
 from ccpml.models.embedding import Backbone, EmbeddingModel, Pooling
 from ccpml.models.small_conv import SmallConv
+from ccpml.models.timm_backbone import TimmBackbone
+from ccpml.models.weights import load_weights
 
 __all__ = ["create_model"]
 
@@ -16,5 +19,38 @@ def create_model(
     weights: Path | str | None = None,
     freeze_batchnorm: bool = False,
 ) -> EmbeddingModel:
-    net: Backbone = SmallConv(channels)
+    """Create an embedding model.
+
+    Args:
+        backbone: ``small_conv``, ``bn_inception``, or ``timm:`` and the name of a timm model (``timm:resnet50``).
+        embedding_dim: d.
+        pooling: ``avg``, ``max`` or ``avg+max``.
+        channels: Of the images, 1 or 3; 1 for ``small_conv`` only (the others see grey as three channels).
+        weights: A file that [`load_weights`][ccpml.models.load_weights] loads into the backbone.
+        freeze_batchnorm: Whether every BatchNorm stays as it is, in training too.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the weights do not fit.
+        RuntimeError: If a timm model is asked for and timm cannot be imported.
+
+    Example:
+        >>> model = create_model("small_conv", embedding_dim=16, channels=1)
+        >>> model.linear.out_features, model.backbone.convention.channels
+        (16, 1)
+    """
+    net = _create_backbone(backbone, channels)
+    if weights is not None:
+        load_weights(net.model if isinstance(net, TimmBackbone) else net, weights)  # published files name timm's layers
     return EmbeddingModel(net, embedding_dim, pooling, freeze_batchnorm)
+
+
+def _create_backbone(name: str, channels: int) -> Backbone:
+    if channels not in {1, 3}:
+        raise ValueError(f"channels: expected 1 or 3, got {channels}")
+    if name == "small_conv":
+        return SmallConv(channels)
+    if name != "bn_inception" and not name.startswith("timm:"):
+        raise ValueError(f"backbone: expected 'small_conv', 'bn_inception' or 'timm:<name>', got {name!r}")
+    if channels != 3:
+        raise ValueError(f"channels: {name} needs channels=3 (it takes grey images as well), got {channels}")
+    return BNInception() if name == "bn_inception" else TimmBackbone(name.removeprefix("timm:"))

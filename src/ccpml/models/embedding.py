@@ -137,8 +137,7 @@ class EmbeddingModel(nn.Module):
         if not fits or not (images.dtype == torch.uint8 or images.is_floating_point()):
             expected = f"uint8 or floating point (B, {channels}, H, W)"
             raise ValueError(f"images: expected {expected}, got {images.dtype} {tuple(images.shape)}")
-        if images.dtype == torch.uint8:
-            images = images.to(self.mean.dtype) / 255
+        images = images.to(self.mean.dtype) / (255 if images.dtype == torch.uint8 else 1)
         if images.shape[1] < channels:
             images = images.expand(-1, channels, -1, -1)
         if convention.bgr:

@@ -36,7 +36,7 @@ class SmallConv(Backbone):
                 self.blocks.append(nn.MaxPool2d(2))
             self.blocks.append(nn.BatchNorm2d(after))
             self.blocks.append(nn.ReLU(inplace=True))
-        self.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute features: (B, C, H, W) to (B, F, H // 8, W // 8)."""

@@ -1,0 +1,73 @@
+import inspect
+
+import pytest
+
+from ccpml.experiments import Experiment
+from ccpml.experiments.config import LOSS_PARAMETERS
+
+
+def test_defaults_are_the_method_s():
+    """The page of the method: λ = 2e-4, decay 1, patience 3, K = 8, b = 12, weights 0.1 and 1, batch 8 × 4."""
+    e = Experiment()
+    assert (e.strength, e.decay, e.instance_patience, e.min_delta, e.patience) == (2e-4, 1.0, 3, 1e-5, 60)
+    assert (e.proxies_per_class, e.pool_size, e.pair_weight, e.proxy_weight) == (8, 12, 0.1, 1.0)
+    assert (e.classes_per_batch, e.samples_per_class, e.weight_decay, e.clip_norm) == (8, 4, 1e-4, 10.0)
+    assert (e.pool_transform, e.center_space, e.rewind, e.reset_proxy_state) == ("train", "raw", False, False)
+    paper = Experiment(backbone="bn_inception").resolved()
+    assert (paper.lr, paper.image_size, paper.augment, paper.freeze_batchnorm) == (1e-5, 227, "paper", True)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ("contrastive", {"pos_margin": 0.0, "neg_margin": 0.3841}),
+        ("cosine_contrastive", {"margin": 0.5}),
+        ("triplet", {"margin": 0.0961}),
+        ("multi_similarity", {"alpha": 2.0, "beta": 40.0, "base": 0.5}),
+    ],
+)
+def test_loss_parameters_default_to_those_of_cub(loss, expected):
+    assert Experiment(loss=loss).loss_parameters() == expected
+    name = next(iter(expected))
+    assert Experiment(loss=loss, **{name: 0.123}).loss_parameters() == {**expected, name: 0.123}
+
+
+def test_resolved_keeps_what_was_given_and_leaves_nothing_open_that_training_needs():
+    e = Experiment(lr=0.5, image_size=40).resolved()
+    assert (e.lr, e.image_size) == (0.5, 40)
+    assert e.resolved() == e
+    assert None not in (e.max_steps, e.augment, e.freeze_batchnorm)
+
+
+def test_every_field_is_documented():
+    documentation = inspect.getdoc(Experiment)
+    for name in Experiment().as_dict():
+        assert f"    {name}: " in documentation
+
+
+def test_patterns_come_from_a_string_or_a_list():
+    assert Experiment(test_classes="Korean/*, Greek/*").test_patterns() == ["Korean/*", "Greek/*"]
+    assert Experiment(test_classes=["a,b"]).test_patterns() == ["a,b"]
+    assert Experiment().test_patterns() is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss": "triplet", "alpha": 2.0}, "alpha: is of the loss multi_similarity; triplet takes margin"),
+        ({"max_steps": 0}, "max_steps: expected at least 1, got 0"),
+        ({"lr": -1.0}, "lr: expected a number above 0, got -1.0"),
+        ({"lr": float("nan")}, "lr: expected a number above 0, got nan"),
+        ({"strength": -1e-4}, "strength: expected 0 or more"),
+        ({"workers": -1}, "workers: expected 0 or more"),
+        ({"seed": -1}, "seed: expected 0 or more"),
+        ({"proxies_per_class": 9, "pool_size": 8}, "proxies_per_class: expected at most pool_size = 8, got 9"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Experiment(**settings)
+
+
+def test_parameters_belong_to_a_loss():
+    assert all(hasattr(Experiment(), name) for names in LOSS_PARAMETERS.values() for name in names)

@@ -1,0 +1,175 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ccpml.models import Backbone, EmbeddingModel, InputConvention, Pooling, SmallConv, freeze_batchnorm
+
+
+class Echo(Backbone):
+    """Features are the images as the backbone sees them."""
+
+    def __init__(self, convention: InputConvention) -> None:
+        super().__init__()
+        self.convention = convention
+        self.out_channels = convention.channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images
+
+
+RGB = InputConvention(3, 32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
+BGR = InputConvention(3, 32, scale=255.0, mean=(104.0, 117.0, 128.0), std=(1.0, 1.0, 1.0), bgr=True)
+GREY = InputConvention(1, 32)
+
+
+def seen_by(convention: InputConvention, images: Tensor) -> np.ndarray:
+    """The embedding is the pooled image itself, if the linear layer is the identity and the image one pixel."""
+    model = EmbeddingModel(Echo(convention), convention.channels)
+    nn.init.eye_(model.linear.weight)
+    embeddings: np.ndarray = model(images).detach().numpy()
+    return embeddings
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_rgb_is_centred_and_divided(dtype: torch.dtype) -> None:
+    image = torch.tensor([51, 102, 204], dtype=torch.uint8).view(1, 3, 1, 1)
+    images = image if dtype == torch.uint8 else image.to(dtype) / 255
+    model_dtype = torch.float32 if dtype == torch.uint8 else dtype
+    model = EmbeddingModel(Echo(RGB), 3).to(model_dtype)
+    nn.init.eye_(model.linear.weight)
+    expected = torch.tensor([[(0.2 - 0.5) / 0.2, 0.0, (0.8 - 0.3) / 0.5]], dtype=model_dtype)
+    torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_bgr_is_flipped_before_its_mean_is_subtracted() -> None:
+    image = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1)
+    np.testing.assert_allclose(seen_by(BGR, image), [[30 - 104, 20 - 117, 10 - 128]], rtol=1e-5)
+
+
+def test_grey_becomes_three_equal_channels() -> None:
+    grey = torch.rand(2, 1, 1, 1)
+    np.testing.assert_array_equal(seen_by(RGB, grey), seen_by(RGB, grey.expand(2, 3, 1, 1)))
+
+
+def test_grey_stays_grey_where_the_backbone_is() -> None:
+    np.testing.assert_allclose(seen_by(GREY, torch.full((1, 1, 1, 1), 0.75)), [[1.0]])
+
+
+def test_the_images_given_are_not_changed() -> None:
+    for images in (torch.rand(2, 3, 32, 32), torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)):
+        before = images.clone()
+        EmbeddingModel(SmallConv(3), 4)(images)
+        assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "pooled"),
+    [
+        ("avg", lambda x: x.mean((2, 3))),
+        ("max", lambda x: x.max((2, 3))),
+        ("avg+max", lambda x: x.mean((2, 3)) + x.max((2, 3))),
+    ],
+)
+def test_pooling_is_that_of_numpy(pooling: Pooling, pooled: "np.ufunc") -> None:
+    model = EmbeddingModel(Echo(InputConvention(3, 32, mean=(0.0,) * 3, std=(1.0,) * 3)), 5, pooling)
+    images = torch.rand(4, 3, 6, 7)
+    expected = pooled(images.numpy()) @ model.linear.weight.detach().numpy().T
+    np.testing.assert_allclose(model(images).detach().numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_embeddings_are_not_normalised_and_have_no_bias() -> None:
+    model = EmbeddingModel(Echo(InputConvention(1, 32, mean=(0.0,), std=(1.0,))), 4)
+    images = torch.rand(3, 1, 5, 5)
+    torch.testing.assert_close(model(2 * images), 2 * model(images))
+    assert model.linear.bias is None
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(3, 32, 32),
+        torch.zeros(2, 2, 32, 32),
+        torch.zeros(2, 32, 32, 3),
+        torch.zeros(2, 3, 32, 32, dtype=torch.int64),
+        torch.zeros(2, 3, 32, 32, dtype=torch.bool),
+    ],
+)
+def test_other_images_are_refused(images: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"images: expected uint8 or floating point \(B, 3, H, W\), got"):
+        EmbeddingModel(SmallConv(3), 4)(images)
+
+
+def test_colour_is_refused_where_the_backbone_is_grey() -> None:
+    with pytest.raises(ValueError, match=r"\(B, 1, H, W\), got torch.float32 \(2, 3, 32, 32\)"):
+        EmbeddingModel(SmallConv(1), 4)(torch.zeros(2, 3, 32, 32))
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="pooling: expected 'avg', 'max' or 'avg\\+max', got 'mean'"):
+        EmbeddingModel(SmallConv(), 4, "mean")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="embedding_dim: expected at least 1, got 0"):
+        EmbeddingModel(SmallConv(), 0)
+
+
+def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
+
+
+def step(model: EmbeddingModel) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    model(torch.rand(4, 3, 32, 32)).square().sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_frozen_batchnorm_stays_as_it_is(again: bool) -> None:
+    model = EmbeddingModel(SmallConv(3), 4, freeze_batchnorm=True)
+    if again:
+        model.eval().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    frozen = {id(value) for norm in norms(model) for value in norm.state_dict(keep_vars=True).values()}
+    step(model)
+    assert model.training
+    assert not any(norm.training for norm in norms(model))
+    for name, value in model.state_dict(keep_vars=True).items():
+        assert torch.equal(value, before[name]) == (id(value) in frozen), name
+
+
+def test_otherwise_batchnorm_trains() -> None:
+    model = EmbeddingModel(SmallConv(3), 4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    step(model)
+    assert all(norm.training for norm in norms(model))
+    assert not any(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_freeze_batchnorm_leaves_the_rest() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sequential(nn.BatchNorm1d(3), nn.Dropout()))
+    freeze_batchnorm(module)
+    assert [part.training for part in (module[0], module[1], module[2][0], module[2][1])] == [True, False, False, True]
+    assert [name for name, parameter in module.named_parameters() if parameter.requires_grad] == ["0.weight", "0.bias"]
+
+
+def test_gradients_reach_every_parameter() -> None:
+    model = EmbeddingModel(SmallConv(3), 4)
+    model(torch.rand(4, 3, 32, 32)).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_state_is_that_of_the_layers_alone() -> None:
+    model = EmbeddingModel(SmallConv(3), 4)
+    expected = {f"backbone.{name}" for name in model.backbone.state_dict()} | {"linear.weight"}
+    assert set(model.state_dict()) == expected
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_embeddings() -> None:
+    model = EmbeddingModel(SmallConv(3), 4).eval()
+    images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    expected = model(images)
+    embeddings = model.cuda()(images.cuda())
+    assert embeddings.is_cuda
+    torch.testing.assert_close(embeddings.cpu(), expected, rtol=1e-2, atol=1e-2)

@@ -1,0 +1,171 @@
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ccpml.models import load_weights
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 3), conv_bn=nn.BatchNorm2d(4)))
+
+
+def state() -> dict[str, Tensor]:
+    module = net()
+    for tensor in module.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_()
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(module: nn.Module, weights: dict[str, Tensor]) -> bool:
+    return all(torch.equal(tensor, weights[name]) for name, tensor in module.state_dict().items())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "weights.pth"
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pth", "pt", "before torch 1.6"])
+def test_every_form_loads(tmp_path: Path, form: str) -> None:
+    weights, module = state(), net()
+    path = tmp_path / ("weights.pth" if " " in form else f"weights.{form}")
+    if form == "safetensors":
+        safetensors.torch.save_file(weights, path)
+    else:
+        torch.save(weights, path, _use_new_zipfile_serialization=" " not in form)
+    load_weights(module, str(path) if form == "pt" else path)
+    assert same(module, weights)
+
+
+def test_parameters_stay_the_same_objects(path: Path) -> None:
+    torch.save(state(), path)
+    module = net()
+    before = list(module.parameters())
+    load_weights(module, path)
+    assert all(a is b for a, b in zip(before, module.parameters(), strict=True))
+
+
+def test_custom_is_put_right(path: Path) -> None:
+    """A wrapping, the prefix of DataParallel, a head, vectors of (1, C), no num_batches_tracked: all at once."""
+    weights, module = state(), net()
+    published = {
+        f"module.{name}": tensor[None] if "_bn." in name else tensor
+        for name, tensor in weights.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    published |= {"module.last_linear.weight": torch.zeros(10, 4), "module.last_linear.bias": torch.zeros(10)}
+    torch.save({"epoch": 3, "state_dict": published}, path)
+    load_weights(module, path)
+    assert same(module, weights)
+
+
+@pytest.mark.parametrize("head", ["last_linear", "fc", "classifier", "head"])
+def test_a_head_is_ignored_only_where_the_module_has_none(path: Path, head: str) -> None:
+    weights = {"body.weight": torch.ones(2, 3), f"{head}.weight": torch.ones(5, 2)}
+    torch.save(weights, path)
+    body = nn.Linear(3, 2, bias=False)
+    load_weights(nn.ModuleDict({"body": body}), path)
+    assert torch.equal(body.weight, weights["body.weight"])
+    with_head = nn.ModuleDict({"body": body, head: nn.Linear(2, 7, bias=False)})
+    with pytest.raises(ValueError, match=rf"1 mis-shaped \({head}.weight \(5, 2\) instead of \(7, 2\)\)"):
+        load_weights(with_head, path)
+
+
+def test_a_module_may_itself_be_called_module(path: Path) -> None:
+    module = nn.ModuleDict({"module": nn.Linear(3, 2)})
+    weights = {name: torch.ones_like(tensor) for name, tensor in module.state_dict().items()}
+    torch.save(weights, path)
+    load_weights(module, path)
+    assert same(module, weights)
+
+
+def test_all_differences_are_named_and_nothing_changes(path: Path) -> None:
+    weights = state()
+    weights["convolution.bias"] = weights.pop("conv.bias")
+    weights["conv_bn.weight"] = torch.zeros(5)
+    torch.save(weights, path)
+    module = net()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with pytest.raises(ValueError, match="does not fit Sequential") as caught:
+        load_weights(module, path)
+    assert str(caught.value) == (
+        f"weights: {path} does not fit Sequential: 1 missing (conv.bias); 1 unexpected (convolution.bias); "
+        "1 mis-shaped (conv_bn.weight (5,) instead of (4,))"
+    )
+    assert same(module, before)
+
+
+def test_long_lists_are_cut(path: Path) -> None:
+    torch.save({f"part{i}": torch.zeros(1) for i in range(12)}, path)
+    with pytest.raises(ValueError, match=r"12 unexpected \(part0, .*, part9, \.\.\.\)"):
+        load_weights(nn.Identity(), path)
+
+
+def test_an_empty_file_misses_everything(path: Path) -> None:
+    torch.save({}, path)
+    with pytest.raises(ValueError, match="6 missing"):
+        load_weights(net(), path)
+
+
+class Trap:
+    """What a pickle may do when it is read as code."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (pytest.fail, ("the file ran code",))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "there is no file"),
+        (b"", "is damaged, or holds more than tensors"),
+        (b"not weights at all", "is damaged, or holds more than tensors"),
+        (pickle.dumps({"conv.weight": Trap()}), "is damaged, or holds more than tensors"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, reason: str, suffix: str) -> None:
+    path = tmp_path / f"mine{suffix}"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path.name}") as caught:
+        load_weights(net(), path)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [Trap(), net(), [torch.zeros(1)], {"conv.weight": 1.0}, {"epoch": 1, "model": {}}])
+def test_more_than_tensors_is_refused(path: Path, content: object) -> None:
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"weights: .*weights\.pth"):
+        load_weights(net(), path)
+
+
+def test_a_folder_or_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "weights.pth"
+    folder.mkdir()
+    with pytest.raises(ValueError, match="there is no file"):
+        load_weights(net(), folder)
+    with pytest.raises(ValueError, match=r"expected a \.safetensors, \.pth or \.pt file, got .*weights\.h5"):
+        load_weights(net(), tmp_path / "weights.h5")
+
+
+def test_a_truncated_file_changes_nothing(tmp_path: Path) -> None:
+    for suffix in (".pth", ".safetensors"):
+        path = tmp_path / f"weights{suffix}"
+        if suffix == ".pth":
+            torch.save(state(), path)
+        else:
+            safetensors.torch.save_file(state(), path)
+        path.write_bytes(path.read_bytes()[:-200])
+        module = net()
+        before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        with pytest.raises(ValueError, match="is damaged"):
+            load_weights(module, path)
+        assert same(module, before)
