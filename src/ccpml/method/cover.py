@@ -15,8 +15,8 @@ __all__ = ["average_covering_radius", "average_interclass_distance", "covering_r
 def greedy_k_center(points: Tensor, centers: Tensor, k: int) -> Tensor:
     """Choose ``k`` points of every class, each the farthest from the centres there are by then.
 
-    With m_i the squared distance of point i to its nearest centre, k times: take argmax m, add it to the
-    centres, m ← min(m, d²(·, taken)). Ties go to the lowest index. All classes are treated at once.
+    With m_i the distance of point i to its nearest centre, k times: take argmax m, add it to the centres,
+    m ← min(m, d(·, taken)). Ties go to the lowest index. All classes are treated at once.
 
     Args:
         points: The pool, shape (C, b, d), floating point.
@@ -41,7 +41,7 @@ def greedy_k_center(points: Tensor, centers: Tensor, k: int) -> Tensor:
     if not 1 <= k <= points.shape[1]:
         raise ValueError(f"k: expected 1..{points.shape[1]} (the points of a class), got {k}")
     points, centers = _precise(points), _precise(centers)
-    return _greedy(points, _nearest_squared(points, centers), k)[0]
+    return _greedy(points, _nearest(points, centers), k)[0]
 
 
 @torch.no_grad()
@@ -68,7 +68,7 @@ def covering_radius(points: Tensor, centers: Tensor) -> Tensor:
     check_points("centers", centers, like=points)
     if points.shape[1] == 0 or centers.shape[1] == 0:
         raise ValueError(f"points, centers: expected at least one each, got {points.shape[1]} and {centers.shape[1]}")
-    return _nearest_squared(_precise(points), _precise(centers)).amax(1).sqrt().to(points.dtype)
+    return _nearest(_precise(points), _precise(centers)).amax(1).to(points.dtype)
 
 
 @torch.no_grad()
@@ -103,7 +103,7 @@ def average_covering_radius(embeddings: Tensor, labels: Tensor) -> float:
     for n in torch.unique(sizes).tolist():  # classes of one size are covered together
         rows = order[first[sizes == n, None] + torch.arange(n, device=order.device)]  # (classes, n)
         points = embeddings[rows]
-        radii = _greedy(points, points.square().sum(-1), n)[1]  # (classes, n)
+        radii = _greedy(points, points.norm(dim=-1), n)[1]  # (classes, n)
         total += radii.to(torch.float64).mean(1).sum().item()
     return total / len(sizes)
 
@@ -151,17 +151,17 @@ def _checked_set(embeddings: Tensor, labels: Tensor) -> Tensor:
     return _precise(embeddings)
 
 
-def _nearest_squared(points: Tensor, centers: Tensor) -> Tensor:
-    """Give m: squared distances to the nearest centre, (C, b); infinite without centres."""
+def _nearest(points: Tensor, centers: Tensor) -> Tensor:
+    """Give m: distances to the nearest centre, (C, b); infinite without centres."""
     nearest = points.new_full(points.shape[:2], torch.inf)
     for center in centers.unbind(1):
-        nearest = torch.minimum(nearest, _squared(points, center))
+        nearest = torch.minimum(nearest, _distances(points, center))
     return nearest
 
 
-def _squared(points: Tensor, center: Tensor) -> Tensor:
-    """Give squared distances of each class's points (C, b, d) to its centre (C, d), free of cancellation."""
-    return (points - center[:, None]).square_().sum(-1)
+def _distances(points: Tensor, center: Tensor) -> Tensor:
+    """Give distances of each class's points (C, b, d) to its centre (C, d), from differences: free of cancellation."""
+    return torch.cdist(points, center[:, None], compute_mode="donot_use_mm_for_euclid_dist").squeeze(2)
 
 
 def _greedy(points: Tensor, nearest: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -174,9 +174,9 @@ def _greedy(points: Tensor, nearest: Tensor, k: int) -> tuple[Tensor, Tensor]:
     chosen, radii = [], []
     for _ in range(k):
         farthest = nearest.argmax(1)  # the first of equals
-        distance = _squared(points, points[classes, farthest])
+        distance = _distances(points, points[classes, farthest])
         nearest = torch.minimum(nearest, distance)
         covered = torch.minimum(covered, distance)
         chosen.append(farthest)
-        radii.append(covered.amax(1).sqrt())
+        radii.append(covered.amax(1))
     return torch.stack(chosen, 1), torch.stack(radii, 1)

@@ -8,6 +8,9 @@ from torch import Tensor
 __all__ = ["euclidean_distances"]
 
 
+_BLOCK = 4096  # references at a time: their float64 copy stays in the cache
+
+
 class _EuclideanDistances(torch.autograd.Function):
     """D_ij = ‖x_i − y_j‖ by ‖x‖² + ‖y‖² − 2 x·y in float64: the speed of a matrix product without its cancellation.
 
@@ -18,12 +21,15 @@ class _EuclideanDistances(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
         work = torch.float32 if x.device.type == "mps" else torch.float64  # mps has no float64
-        x_, y_ = x.to(work), y.to(work)
-        size = x_.square().sum(1)[:, None] + y_.square().sum(1)  # (B, M)
-        squared = torch.addmm(size, x_, y_.T, alpha=-2)
-        rounding = size.mul_((x.shape[1] + 4) * torch.finfo(work).eps)
-        squared.masked_fill_(squared <= rounding, 0)
-        distances = squared.sqrt_().to(x.dtype)
+        rounding = (x.shape[1] + 4) * torch.finfo(work).eps
+        distances = x.new_empty(len(x), len(y))
+        x_ = x.to(work)
+        length = x_.square().sum(1)[:, None]  # (B, 1)
+        for some, out in zip(torch.split(y, _BLOCK), torch.split(distances, _BLOCK, dim=1), strict=True):
+            y_ = some.to(work)
+            size = length + y_.square().sum(1)  # (B, block)
+            squared = torch.addmm(size, x_, y_.T, alpha=-2)
+            out.copy_(squared.masked_fill_(squared <= size.mul_(rounding), 0).sqrt_())
         ctx.save_for_backward(x, y, distances)
         return distances
 
@@ -34,9 +40,9 @@ class _EuclideanDistances(torch.autograd.Function):
         weight = (grads[0] / distances).masked_fill_(distances == 0, 0)  # (B, M)
         grad_x = grad_y = None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.addmm(x * weight.sum(1, keepdim=True), weight, y, alpha=-1)
+            grad_x = (weight @ y).neg_().addcmul_(x, weight.sum(1)[:, None])
         if ctx.needs_input_grad[1]:
-            grad_y = torch.addmm(y * weight.sum(0)[:, None], weight.T, x, alpha=-1)
+            grad_y = (weight.T @ x).neg_().addcmul_(y, weight.sum(0)[:, None])
         return grad_x, grad_y
 
 

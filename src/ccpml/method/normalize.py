@@ -1,5 +1,7 @@
 """The Lipschitz normalisation φ."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,5 +34,24 @@ def lipschitz_normalize(x: Tensor) -> Tensor:
     if not x.is_floating_point() or x.ndim == 0:
         raise ValueError(f"x: expected floating-point vectors (..., d), got {x.dtype} of shape {tuple(x.shape)}")
     v = x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
-    norm = torch.linalg.vector_norm(v, dim=-1, keepdim=True)  # (..., 1)
-    return (v / torch.where(norm > 1, norm, torch.ones_like(norm))).to(x.dtype)
+    normalized: Tensor = _Lipschitz.apply(v)  # type: ignore[no-untyped-call]  # torch's apply is untyped
+    return normalized.to(x.dtype)
+
+
+class _Lipschitz(torch.autograd.Function):
+    """φ, with its gradient written out: g inside; outside g/‖v‖ less its radial part."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(v, dim=-1, keepdim=True)  # (..., 1)
+        scale = torch.where(norm > 1, norm, 1)
+        normalized = v / scale
+        ctx.save_for_backward(normalized, scale)
+        return normalized
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (gradient,), (normalized, scale) = grads, ctx.saved_tensors
+        radial = torch.einsum("...d,...d->...", gradient, normalized)[..., None]  # g · v/‖v‖
+        outside: Tensor = torch.where(scale > 1, radial, 0)
+        return gradient.addcmul(normalized, outside, value=-1).div_(scale)

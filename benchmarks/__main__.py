@@ -1,0 +1,10 @@
+"""All tables of docs/benchmarks.md: ``python -m benchmarks``."""
+
+import sys
+
+from benchmarks import method, retrieval
+
+method.main()
+print(flush=True)
+sys.argv = sys.argv[:1]
+retrieval.main()

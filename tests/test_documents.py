@@ -1,0 +1,54 @@
+"""What README and docs show is run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ccpml.cli import _VERBS, _parse_train
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+CODE = [(page, code) for page in PAGES for code in blocks(page, "python")]
+COMMANDS = [
+    (page, line.partition("#")[0])
+    for page in PAGES
+    for block in blocks(page, "")
+    for line in block.splitlines()
+    if line.startswith("ccpml ")
+]
+
+
+@pytest.mark.parametrize(("page", "code"), CODE, ids=lambda value: getattr(value, "name", ""))
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+def test_python_runs(page, code):
+    exec(compile(code, str(page), "exec"), {})
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=lambda value: getattr(value, "name", str(value)))
+def test_commands_are_understood(page, line, tmp_path):
+    _, verb, *arguments = shlex.split(line)
+    assert verb in _VERBS
+    if verb == "train" and "--print_config" not in arguments:
+        (tmp_path / "settings.yaml").write_text("loss: triplet\n")
+        arguments = [str(tmp_path / "settings.yaml") if a.endswith(".yaml") else a for a in arguments]
+        assert _parse_train(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_there_is_something_to_check():
+    assert len(CODE) >= 2
+    assert len(COMMANDS) >= 8
