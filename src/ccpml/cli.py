@@ -91,6 +91,11 @@ def _train(arguments: list[str]) -> int:
     except Stopped as stopped:
         print(f"ccpml: {stopped}; go on with: ccpml train --resume {path}", file=sys.stderr)
         return 130
+    except KeyboardInterrupt:
+        if not (path / "experiment.yaml").is_file():
+            raise
+        print(f"ccpml: interrupted; go on with: ccpml train --resume {path}", file=sys.stderr)
+        return 130
     report = write_report(run)
     _print_scores(run.scores())
     print(f"run     {run.path}\nreport  {report}")

@@ -22,6 +22,12 @@ def test_arrays_load_without_pickle(tmp_path):
         assert file["names"].tolist() == ["a", "bc"]
 
 
+def test_objects_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"x\.npz: x holds objects"):
+        write_arrays(tmp_path / "x.npz", x=np.array([{}]))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("old")

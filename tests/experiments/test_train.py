@@ -142,6 +142,21 @@ def test_a_finished_run_is_not_trained_again(run):
     assert run.weights_file.stat().st_mtime_ns == before
 
 
+def test_a_run_does_not_go_on_with_other_images(tmp_path):
+    folder = toy_folder(tmp_path / "toy")
+    run = train(Experiment(data=f"folder:{folder}", **QUICK), tmp_path / "run", progress=False)
+    run.scores_file.unlink()
+    next(folder.rglob("3.png")).unlink()
+    with pytest.raises(ValueError, match="not those that this run began with"):
+        resume(run.path, progress=False)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions_train(experiment, tmp_path, precision):
+    run = train(replace(experiment, max_steps=4, precision=precision), tmp_path / "run", progress=False)
+    assert 0 <= run.scores()["test"]["map_at_r"] <= 1
+
+
 def test_queries_and_gallery_of_a_csv_file(tmp_path):
     images, lines = toy_images(8, 4), ["path,label,split,role"]
     for c, n in np.ndindex(8, 4):

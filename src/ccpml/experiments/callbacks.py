@@ -80,6 +80,7 @@ class Recorder(L.Callback):
         geometry: The training images by which the method is measured.
         patience: Validations without improvement of the run's best until it stops.
         ccp: The callback that projects, None for a plain loss. It comes before this one.
+        data: Digest of the images; a run goes on with the same ones only.
 
     Attributes:
         rows: The rows so far.
@@ -88,11 +89,14 @@ class Recorder(L.Callback):
         improved: Whether the last validation was the best.
     """
 
-    def __init__(self, run: RunDirectory, geometry: GeometrySet, patience: int, ccp: CCPCallback | None) -> None:
+    def __init__(
+        self, run: RunDirectory, geometry: GeometrySet, patience: int, ccp: CCPCallback | None, data: str
+    ) -> None:
         self.run = run
         self.geometry = geometry
         self.patience = patience
         self.ccp = ccp
+        self.data = data
         self.rows: list[dict[str, float]] = []
         self.best_score = -1.0
         self.best_step = 0
@@ -145,11 +149,17 @@ class Recorder(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Give what a resumed run needs."""
-        names = ("rows", "best_score", "best_step", "stale", "_instance")
+        names = ("data", "rows", "best_score", "best_step", "stale", "_instance")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: If it was trained on other images.
+        """
+        if state_dict["data"] != self.data:
+            raise ValueError(f"{self.run.path}: the images or their classes are not those that this run began with")
         vars(self).update(state_dict)
 
     def _write_rows(self) -> None:

@@ -34,5 +34,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
-    """Write arrays to an .npz file that loads without pickle."""
-    write_whole(path, lambda to: np.savez(to, allow_pickle=False, **{k: np.asarray(v) for k, v in arrays.items()}))
+    """Write arrays to an .npz file that loads without pickle.
+
+    Raises:
+        ValueError: If one holds objects, which only pickle could write.
+    """
+    plain = {name: np.asarray(array) for name, array in arrays.items()}
+    for name, array in plain.items():
+        if array.dtype.hasobject:
+            raise ValueError(f"{path}: {name} holds objects, not numbers or text")
+    write_whole(path, lambda to: np.savez(to, **plain))  # type: ignore[arg-type]  # a name may not be allow_pickle

@@ -1,5 +1,6 @@
 """From an experiment to its parts: images, network, criterion."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -65,6 +66,14 @@ class Images:
     splits: Splits
     bad: list[BadImage]
     channels: Literal[1, 3]
+
+    def fingerprint(self) -> str:
+        """Give a digest of which images of which classes are in which split: not of their pixels."""
+        digest = hashlib.sha256()
+        for table in (self.splits.train, self.splits.validation, self.splits.test):
+            names = [table.name_of(row) for row in range(len(table))]
+            digest.update(repr((names, table.labels.tolist(), table.class_names)).encode())
+        return digest.hexdigest()
 
 
 def load_images(experiment: Experiment, progress: bool = True) -> Images:

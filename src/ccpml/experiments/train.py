@@ -164,7 +164,7 @@ def _ccp(experiment: Experiment, images: Images) -> CCPCallback | None:
 def _finish(run: RunDirectory, parts: _Parts, progress: bool) -> None:
     """Train to the end, from the last checkpoint if there is one; then test with the best weights."""
     experiment, table = parts.experiment, parts.images.splits.train
-    recorder = Recorder(run, parts.geometry, experiment.patience, parts.ccp)
+    recorder = Recorder(run, parts.geometry, experiment.patience, parts.ccp, parts.images.fingerprint())
     with Interruption() as interruption, _quiet():
         assert experiment.max_steps is not None  # resolved
         epochs = math.ceil(experiment.max_steps / experiment.validate_every)
