@@ -2,6 +2,7 @@
 
     python -m benchmarks.evidence glyphs --losses contrastive,multi_similarity
     python -m benchmarks.evidence folder:images_background_small1 --options "--test_classes Korean/*"
+    python -m benchmarks.evidence glyphs --variant one-proxy:"--proxies_per_class 1"
 
 A cell is a normal run directory. Finished cells are skipped and killed ones resumed, so the same command goes on
 where it was stopped. Two cells run at once, each on one thread.
@@ -16,7 +17,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-METHODS = ("plain", "ccp")
+METHODS = {"plain": "--method plain", "ccp": "--method ccp"}
 
 
 def run_cell(arguments: argparse.Namespace, loss: str, method: str, seed: int) -> Path:
@@ -28,9 +29,9 @@ def run_cell(arguments: argparse.Namespace, loss: str, method: str, seed: int) -
     if (path / "experiment.yaml").is_file():
         command += ["--resume", str(path)]
     else:
-        command += [arguments.data, "--loss", loss, "--method", method, "--seed", str(seed), "--run", str(path)]
+        command += [arguments.data, "--loss", loss, "--seed", str(seed), "--run", str(path)]
         command += ["--threads", "1", "--workers", "0", "--max_steps", str(arguments.steps)]
-        command += shlex.split(arguments.options)
+        command += shlex.split(f"{arguments.methods[method]} {arguments.options}")
     result = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     if result.returncode:
         raise SystemExit(f"{shlex.join(command)}\n{result.stderr[-2000:]}")
@@ -51,32 +52,22 @@ def last_row(path: Path, column: str) -> float:
 
 
 def table(arguments: argparse.Namespace, cells: dict[tuple[str, str, int], Path]) -> str:
-    """Give the table in Markdown, a row for each loss and method."""
-    columns = "MAP@R | P@1 | P@R | MAP@R over plain, by seed | wins | projections | val. radius | val. distance"
+    """Give the table in Markdown, a row for each loss and method; gains are over plain, seed by seed."""
+    columns = "MAP@R | P@1 | P@R | gain in MAP@R | wins | projections | val. radius | val. distance"
     lines = [f"| loss | method | {columns} |", "|---" * 10 + "|"]
     for loss in arguments.losses:
-        scores = {
-            method: [json.loads((cells[loss, method, seed] / "scores.json").read_text()) for seed in arguments.seeds]
-            for method in METHODS
-        }
-        for method in METHODS:
-            test = [score["test"] for score in scores[method]]
-            gains = [
-                a["test"]["map_at_r"] - b["test"]["map_at_r"]
-                for a, b in zip(scores[method], scores["plain"], strict=True)
-            ]
+        plain: list[float] = []
+        for method in arguments.methods:
             paths = [cells[loss, method, seed] for seed in arguments.seeds]
-            row = [
-                loss,
-                method,
-                *(spread([t[name] for t in test]) for name in ("map_at_r", "precision_at_1", "r_precision")),
-            ]
+            scores = [json.loads((path / "scores.json").read_text()) for path in paths]
+            row = [loss, method]
+            row += [spread([s["test"][name] for s in scores]) for name in ("map_at_r", "precision_at_1", "r_precision")]
+            found = [s["test"]["map_at_r"] for s in scores]
+            plain = plain or found
+            gains = [a - b for a, b in zip(found, plain, strict=True)]
             wins = f"{sum(gain > 0 for gain in gains)} of {len(gains)}"
-            row += (
-                ["", "", ""]
-                if method == "plain"
-                else [spread(gains), wins, ", ".join(str(s["instances"]) for s in scores[method])]
-            )
+            made = ", ".join(str(s["instances"]) for s in scores)
+            row += ["", "", ""] if method == "plain" else [spread(gains), wins, made]
             for column in ("val_covering_radius", "val_interclass_distance"):
                 row.append(f"{statistics.mean(last_row(path, column) for path in paths):.3f}")
             lines.append(f"| {' | '.join(row)} |")
@@ -91,12 +82,17 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--options", default="", help="further options of ccpml train, as one string")
+    parser.add_argument(
+        "--variant", action="append", default=[], metavar="NAME:OPTIONS", help="a row more: CCP with these options"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--at-once", type=int, default=2)
     arguments = parser.parse_args()
     arguments.losses = arguments.losses.split(",")
     arguments.seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    names = [(loss, method, seed) for seed in arguments.seeds for loss in arguments.losses for method in METHODS]
+    variants = dict(variant.split(":", 1) for variant in arguments.variant)
+    arguments.methods = METHODS | {name: f"--method ccp {options}" for name, options in variants.items()}
+    names = [(lo, me, seed) for seed in arguments.seeds for lo in arguments.losses for me in arguments.methods]
     with ThreadPoolExecutor(arguments.at_once) as pool:
         paths = list(pool.map(lambda name: run_cell(arguments, *name), names))
     print(table(arguments, dict(zip(names, paths, strict=True))))
