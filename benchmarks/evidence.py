@@ -53,14 +53,14 @@ def last_row(path: Path, column: str) -> float:
 
 def table(arguments: argparse.Namespace, cells: dict[tuple[str, str, int], Path]) -> str:
     """Give the table in Markdown, a row for each loss and method; gains are over plain, seed by seed."""
-    columns = "MAP@R | P@1 | P@R | gain in MAP@R | wins | projections | val. radius | val. distance"
-    lines = [f"| loss | method | {columns} |", "|---" * 10 + "|"]
+    columns = "validation MAP@R | MAP@R | P@1 | P@R | gain in MAP@R | wins | projections | val. radius | val. distance"
+    lines = [f"| loss | method | {columns} |", "|---" * 11 + "|"]
     for loss in arguments.losses:
         plain: list[float] = []
         for method in arguments.methods:
             paths = [cells[loss, method, seed] for seed in arguments.seeds]
             scores = [json.loads((path / "scores.json").read_text()) for path in paths]
-            row = [loss, method]
+            row = [loss, method, spread([s["validation"]["map_at_r"] for s in scores])]
             row += [spread([s["test"][name] for s in scores]) for name in ("map_at_r", "precision_at_1", "r_precision")]
             found = [s["test"]["map_at_r"] for s in scores]
             plain = plain or found

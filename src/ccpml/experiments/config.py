@@ -51,7 +51,8 @@ class Experiment:
         backbone: small_conv, bn_inception, or timm:<name>.
         embedding_dim: d.
         pooling: avg, max, or avg+max.
-        weights: A file of weights to start from (.safetensors, .pth).
+        weights: A file of weights for the backbone to start from (.safetensors, .pth): a published checkpoint, or
+            checkpoints/best.safetensors of a run.
         freeze_batchnorm: Whether BatchNorm keeps its statistics, scales and shifts.
         channels: 1 for grey, 3 for colour; null is grey where all images are and the backbone can.
         image_size: Side of the images that the network sees.

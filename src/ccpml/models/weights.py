@@ -10,6 +10,7 @@ from torch import Tensor, nn
 __all__ = ["load_weights"]
 
 _HEADS = ("last_linear.", "fc.", "classifier.", "head.")
+_OF_RUN = "model.backbone."
 _SHOWN = 10
 
 
@@ -19,6 +20,7 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
     Files are read as tensors, never as code. What differs by custom only is put right:
 
     - ``{"state_dict": ...}`` is opened, and a prefix ``module.`` that all keys share is dropped;
+    - of a run's own ``best.safetensors`` the backbone is taken, without the linear layer and the proxies;
     - the head of a classifier (``last_linear.``, ``fc.``, ``classifier.``, ``head.``) that the module lacks is ignored;
     - ``num_batches_tracked`` may be absent, as in files older than it;
     - vectors may have the shape (1, C), as the BatchNorms of old files have.
@@ -70,7 +72,11 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _adapted(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the prefix and the head, and make vectors of (1, C)."""
+    """Take the backbone of a run, drop the prefix and the head, and make vectors of (1, C)."""
+    of_run = {key.removeprefix(_OF_RUN): tensor for key, tensor in tensors.items() if key.startswith(_OF_RUN)}
+    tensors = of_run or tensors
+    if of_run and not own.keys() & of_run.keys():  # the model within a TimmBackbone
+        tensors = {key.removeprefix("model."): tensor for key, tensor in of_run.items()}
     if all(key.startswith("module.") for key in tensors) and not any(key.startswith("module.") for key in own):
         tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
     tensors = {key: tensor for key, tensor in tensors.items() if key in own or not key.startswith(_HEADS)}
