@@ -55,6 +55,7 @@ def test_patterns_come_from_a_string_or_a_list():
     ("settings", "message"),
     [
         ({"loss": "triplet", "alpha": 2.0}, "alpha: is of the loss multi_similarity; triplet takes margin"),
+        ({"neg_margin": float("nan")}, "neg_margin: expected a finite number, got nan"),
         ({"max_steps": 0}, "max_steps: expected at least 1, got 0"),
         ({"lr": -1.0}, "lr: expected a number above 0, got -1.0"),
         ({"lr": float("nan")}, "lr: expected a number above 0, got nan"),

@@ -1,5 +1,6 @@
 """One experiment: everything that makes a run what it is. Imports no torch, so that the command line starts at once."""
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -120,11 +121,7 @@ class Experiment:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        for name in LOSS_PARAMETERS.keys() - {self.loss}:
-            for parameter in set(LOSS_PARAMETERS[name]) - set(LOSS_PARAMETERS[self.loss]):
-                if getattr(self, parameter) is not None:
-                    takes = ", ".join(LOSS_PARAMETERS[self.loss])
-                    raise ValueError(f"{parameter}: is of the loss {name}; {self.loss} takes {takes}")
+        self._check_loss_parameters()
         for name in _AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -145,6 +142,16 @@ class Experiment:
             raise ValueError(
                 f"proxies_per_class: expected at most pool_size = {self.pool_size}, got {self.proxies_per_class}"
             )
+
+    def _check_loss_parameters(self) -> None:
+        takes = LOSS_PARAMETERS[self.loss]
+        for loss, parameters in LOSS_PARAMETERS.items():
+            for name in parameters:
+                value = getattr(self, name)
+                if value is not None and name not in takes:
+                    raise ValueError(f"{name}: is of the loss {loss}; {self.loss} takes {', '.join(takes)}")
+                if value is not None and not math.isfinite(value):
+                    raise ValueError(f"{name}: expected a finite number, got {value}")
 
     def resolved(self) -> "Experiment":
         """Fill in what suits the backbone and the loss where a value is None."""
