@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from ccpml.cli import main
+from ccpml.experiments import Experiment
 from tests.toy import QUICK, toy_folder
 
 
@@ -48,6 +49,8 @@ def test_config_file_and_flags(folder, flags, tmp_path, capsys):
     assert stop.value.code in {0, None}
     printed = yaml.safe_load(capsys.readouterr().out)
     assert (printed["loss"], printed["seed"], printed["proxies_per_class"]) == ("triplet", 8, 2)
+    assert printed["data"] == f"folder:{folder}"
+    assert printed.keys() == Experiment().as_dict().keys()  # settings, and nothing else
 
 
 def test_the_settings_of_a_run_reproduce_it(run, tmp_path):
@@ -83,6 +86,8 @@ def test_evaluate_embed_and_report(run, folder, tmp_path, capsys):
     assert main(["embed", str(run), f"folder:{folder}", "-o", str(tmp_path / "e.npz")]) == 0
     with np.load(tmp_path / "e.npz", allow_pickle=False) as file:
         assert set(file.files) == {"embeddings", "labels", "paths", "class_names", "roles"}
+    assert main(["embed", str(run), f"folder:{folder}", "-o", str(tmp_path / "e.npz")]) == 2
+    assert "is there already" in capsys.readouterr().err
     (run / "report.html").unlink()
     assert main(["report", str(run)]) == 0
     assert (run / "report.html").is_file()
@@ -103,6 +108,12 @@ def test_evaluate_embed_and_report(run, folder, tmp_path, capsys):
         (["train", "--config", "/no/such.yaml"], "/no/such.yaml"),
         (["evaluate", "/no/such"], "/no/such: no run is there"),
         (["evaluate"], "run"),
+        (["train", "--resume", ""], "--resume: expected a directory, got nothing"),
+        (["train", "glyphs", "--run", ""], "--run: expected a directory, got nothing"),
+        (["train", "glyphs", "--data", "folder:/no/such"], "the data are named twice: glyphs and folder:/no/such"),
+        (["train", "glyphs", "--channels", "2"], "--channels: expected Literal[1, 3] or null, got something else"),
+        (["train", "glyphs", "--device", "quantum"], "device: expected auto, cpu, cuda"),
+        (["train", "glyphs", "--weights", "/no/such.pth"], "weights: there is no file /no/such.pth"),
         (["embed", "/no/such", "glyphs"], "-o/--output"),
         (["embed", "/no/such", "glyphs", "-o", "x.csv"], "expected a file that ends in .npz"),
         (["report"], "run"),

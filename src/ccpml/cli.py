@@ -1,7 +1,9 @@
 """The command line: verbs, each of which imports what it needs when it is called."""
 
 import argparse
+import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -67,35 +69,36 @@ def _train(arguments: list[str]) -> int:
     from ccpml.experiments.config import Experiment
 
     parsed = _parse_train(arguments)
-    if parsed.resume is not None:
-        given = [argument for argument in arguments if argument.startswith("--") and not _is(argument, "--resume")]
-        if given or parsed.source:
+    run_path, resumed = parsed.get("run"), parsed.get("resume")
+    for flag, value in (("--run", run_path), ("--resume", resumed)):
+        if value == "":
+            raise UsageError(f"{flag}: expected a directory, got nothing")
+    if resumed is not None:
+        if len(arguments) > (1 if arguments[0].startswith("--resume=") else 2):
             raise UsageError("--resume goes on with a run as it was begun: it takes no data and no other options")
+        path = _require_run(Path(resumed))
     else:
-        settings = {field.name: parsed[field.name] for field in fields(Experiment)}
-        if parsed.source:
-            settings["data"] = parsed.source
         try:
-            experiment = Experiment(**settings)
-        except ValueError as error:
+            experiment = Experiment(**{field.name: parsed[field.name] for field in fields(Experiment)})
+        except (ValueError, TypeError) as error:
             raise UsageError(error) from error
         _require_data(experiment.data)
+        if experiment.weights is not None and not Path(experiment.weights).expanduser().is_file():
+            raise UsageError(f"weights: there is no file {experiment.weights}")
+        path = Path(run_path or _default_run(experiment))
 
     from ccpml.experiments.callbacks import Stopped
     from ccpml.experiments.train import resume, train
     from ccpml.report import write_report
 
-    path = Path(parsed.resume or parsed.run or _default_run(experiment))
     try:
-        run = resume(_require_run(path)) if parsed.resume is not None else train(experiment, path)
-    except Stopped as stopped:
-        print(f"ccpml: {stopped}; go on with: ccpml train --resume {path}", file=sys.stderr)
-        return 130
-    except KeyboardInterrupt:
+        run = train(experiment, path) if resumed is None else resume(path)
+    except (Stopped, KeyboardInterrupt) as stopped:
         if not (path / "experiment.yaml").is_file():
-            raise
-        print(f"ccpml: interrupted; go on with: ccpml train --resume {path}", file=sys.stderr)
-        return 130
+            raise KeyboardInterrupt from stopped
+        way_on = shlex.join(["ccpml", "train", "--resume", str(path)])
+        print(f"ccpml: {str(stopped) or 'interrupted'}; go on with: {way_on}", file=sys.stderr)
+        return 128 + getattr(stopped, "number", 2)
     report = write_report(run)
     _print_scores(run.scores())
     print(f"run     {run.path}\nreport  {report}")
@@ -114,6 +117,8 @@ def _evaluate(arguments: list[str]) -> int:
     _require_run(options.run)
     if options.data is not None:
         _require_data(options.data)
+    if options.output is not None:
+        _require_free(options.output)
 
     from ccpml.experiments.apply import evaluate_run
     from ccpml.experiments.files import write_json
@@ -135,6 +140,7 @@ def _embed(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.output.suffix != ".npz":
         raise UsageError(f"--output: expected a file that ends in .npz, got {options.output}")
+    _require_free(options.output)
     _require_run(options.run)
     _require_data(options.data)
 
@@ -189,36 +195,57 @@ def _parse_train(arguments: list[str]) -> Any:
         description="Train on some classes, test on others, leave a run directory with a report.",
         exit_on_error=False,
     )
-    parser.add_argument("source", nargs="?", type=str, help="the data; see --data")
+    parser.usage = "ccpml train <data> [options], or ccpml train --resume <run>; <data> is short for --data <data>"
+    absent = argparse.SUPPRESS  # these are no settings: --print_config shows them only where they are given
     parser.add_argument("--config", action="config", help="YAML file of the options below; flags after it win")
-    parser.add_argument(
-        "--run", type=str | None, help="run directory (default: runs/<data>-<loss>-<method>-seed<seed>)"
-    )
-    parser.add_argument("--resume", type=str | None, help="go on with the run in this directory")
+    parser.add_argument("--run", default=absent, help="run directory (default: runs/<data>-<loss>-<method>-seed<seed>)")
+    parser.add_argument("--resume", default=absent, help="go on with the run in this directory")
     parser.add_class_arguments(Experiment)
     try:
         return parser.parse_args(_normalized(arguments, Experiment))
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        raise UsageError(f"{error}; see ccpml train --help") from error
+        raise UsageError(f"{_plain(str(error), Experiment)}; see ccpml train --help") from error
+
+
+def _plain(message: str, experiment: type) -> str:
+    """Say what jsonargparse says of a value that does not fit its type in our own words."""
+    found = re.search(r'Parser key "(\w+)"', message)
+    types = {field.name: str(field.type).replace("typing.", "") for field in fields(experiment)}
+    if found is None or found[1] not in types:
+        return message
+    expected = re.sub(r"<class '(\w+)'>", r"\1", types[found[1]])
+    expected = re.sub(r"^Optional\[(.*)\]$", r"\1 or null", expected).replace(" | None", " or null")
+    return f"--{found[1]}: expected {expected}, got something else"
 
 
 def _normalized(arguments: list[str], experiment: type) -> list[str]:
-    """Let options be written with dashes, and switches without a value."""
+    """Let options be written with dashes, switches without a value, and the data without their flag."""
     switches = {f"--{field.name}" for field in fields(experiment) if field.type is bool}
-    result = []
-    for place, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        if flag.startswith("--"):
-            flag = "--" + flag[2:].replace("-", "_")
-        following = arguments[place + 1 : place + 2]
-        if flag in switches and not equals and following not in (["true"], ["false"]):
-            equals, value = "=", "true"
-        result.append(f"{flag}{equals}{value}")
-    return result
-
-
-def _is(argument: str, flag: str) -> bool:
-    return argument == flag or argument.startswith(f"{flag}=")
+    result: list[str] = []
+    data: list[str] = []
+    left = list(arguments)
+    while left:
+        flag, equals, value = left.pop(0).partition("=")
+        if not flag.startswith("-"):
+            data.append(flag + equals + value)
+            continue
+        flag = flag[:2] + flag[2:].replace("-", "_")
+        if not equals and flag in switches:
+            value = left.pop(0) if left[:1] in (["true"], ["false"]) else "true"
+        elif not equals and flag not in {"-h", "--help", "--print_config"} and left:
+            value = left.pop(0)
+        elif not equals:
+            result.append(flag)
+            continue
+        if flag == "--config" and not Path(value).is_file():
+            raise UsageError(f"--config: there is no file {value}")
+        if flag == "--data":
+            data.append(value)
+        else:
+            result.append(f"{flag}={value}")
+    if len(data) > 1:
+        raise UsageError(f"the data are named twice: {' and '.join(data)}")
+    return result + [f"--data={name}" for name in data]
 
 
 def _require_data(data: str) -> None:
@@ -228,6 +255,14 @@ def _require_data(data: str) -> None:
         raise UsageError(f"unknown data {data!r}: expected glyphs, folder:<path> or csv:<file>")
     if colon and not Path(path).expanduser().exists():
         raise UsageError(f"{data}: there is no such {'folder' if kind == 'folder' else 'file'}")
+
+
+def _require_free(output: Path) -> None:
+    """Check that a file can be written, and would overwrite none, before the work is done."""
+    if output.exists():
+        raise UsageError(f"--output: {output} is there already; choose another name or remove it")
+    if output.parent.exists() and not (output.parent.is_dir() and os.access(output.parent, os.W_OK)):
+        raise UsageError(f"--output: {output.parent} is no folder that can be written to")
 
 
 def _require_run(path: Path) -> Path:

@@ -86,15 +86,16 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(folder, uninterrup
     same(path, uninterrupted)
 
 
-def test_ctrl_c_ends_after_the_step_and_says_how_to_resume(folder, uninterrupted, tmp_path):
-    path = tmp_path / "run"
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_ends_after_the_step_and_says_how_to_resume(folder, uninterrupted, tmp_path, number, code):
+    path = tmp_path / "a run"
     process = subprocess.Popen(begin(folder, path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for_rows(path, 2, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Traceback" not in error
-    assert f"ccpml train --resume {path}" in error
+    assert f"ccpml train --resume '{path}'" in error
     assert not (path / "scores.json").exists()
     finished = subprocess.run(command("train", "--resume", path), check=True, capture_output=True, text=True)
     assert "MAP@R" in finished.stdout

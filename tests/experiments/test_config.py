@@ -56,12 +56,17 @@ def test_patterns_come_from_a_string_or_a_list():
     [
         ({"loss": "triplet", "alpha": 2.0}, "alpha: is of the loss multi_similarity; triplet takes margin"),
         ({"neg_margin": float("nan")}, "neg_margin: expected a finite number, got nan"),
+        ({"loss": "multi_similarity", "alpha": 0.0}, "alpha: expected a number above 0, got 0.0"),
+        ({"fold": 4}, "folds, fold: expected two folds or more, and one of them, got 4 and 4"),
+        ({"device": "quantum"}, "device: expected auto, cpu, cuda, cuda:<number> or mps, got 'quantum'"),
+        ({"backbone": "resnet"}, "backbone: expected small_conv, bn_inception or timm:<name>, got 'resnet'"),
+        ({"test_classes": ""}, "test_classes: expected patterns"),
         ({"max_steps": 0}, "max_steps: expected at least 1, got 0"),
         ({"lr": -1.0}, "lr: expected a number above 0, got -1.0"),
         ({"lr": float("nan")}, "lr: expected a number above 0, got nan"),
         ({"strength": -1e-4}, "strength: expected 0 or more"),
         ({"workers": -1}, "workers: expected 0 or more"),
-        ({"seed": -1}, "seed: expected 0 or more"),
+        ({"seed": -1}, r"seed: expected 0\.\.2147483647, got -1"),
         ({"proxies_per_class": 9, "pool_size": 8}, "proxies_per_class: expected at most pool_size = 8, got 9"),
     ],
 )

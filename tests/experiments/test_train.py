@@ -194,6 +194,32 @@ def test_bad_images_are_named_or_left_out(tmp_path):
     assert left_out.startswith(str(bad))
 
 
+@pytest.mark.parametrize("settings", [{"image_size": 20}, {"device": "cuda:7"}])
+def test_a_run_that_cannot_start_leaves_nothing(experiment, tmp_path, settings):
+    with pytest.raises(ValueError, match=r"28 × 28|device: cuda:7 is not here"):
+        train(replace(experiment, **settings), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_divergence_names_a_way_out(experiment, tmp_path):
+    with pytest.raises(ValueError, match="diverged; try a lower learning rate"):
+        train(replace(experiment, lr=1e30), tmp_path / "run", progress=False)
+
+
+def test_damaged_files_of_a_run_are_named(experiment, tmp_path):
+    run = train(experiment, tmp_path / "run", progress=False)
+    run.scores_file.write_text("{")
+    with pytest.raises(ValueError, match=r"scores\.json: damaged"):
+        run.scores()
+    run.scores_file.unlink()
+    run.weights_file.write_bytes(run.weights_file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"best\.safetensors: damaged"):
+        load_model(run)
+    run.state_file.write_bytes(run.state_file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"last\.ckpt: damaged"):
+        resume(run.path, progress=False)
+
+
 def test_weights_can_be_the_start(run, experiment, tmp_path):
     learned = load_file(run.weights_file)
     plain = {k.removeprefix("model.backbone."): v for k, v in learned.items() if k.startswith("model.backbone.")}

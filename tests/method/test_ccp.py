@@ -95,5 +95,27 @@ def test_labels_outside_the_classes_are_named(labels):
 def test_wrong_sizes_are_named():
     with pytest.raises(ValueError, match=r"embeddings: expected floating point \(n, 4\), got .* \(2, 3\)"):
         CCPLoss(ContrastiveLoss(), 5, 4, 3)(torch.randn(2, 3), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="proxies_per_class: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="proxies_per_class: expected an integer of at least 1, got 0"):
         CCPLoss(ContrastiveLoss(), 5, 4, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_batch_as_its_own_reference_excludes_self(dtype):
+    x, labels = batch()
+    x = x.to(dtype)
+    criterion = CCPLoss(TripletMarginLoss(0.1), 5, 4, 3)
+    value = criterion(x, labels, x, labels)
+    assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(value, criterion(x, labels), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("loss", [ContrastiveLoss(), pml_losses.ContrastiveLoss()])
+def test_wrong_references_are_named(loss):
+    x, labels = batch()
+    criterion = CCPLoss(loss, 5, 4, 3, pair_weight=0)
+    with pytest.raises(ValueError, match=r"ref_emb: expected floating point \(n, 4\)"):
+        criterion(x, labels, torch.ones(3, 4, dtype=torch.int64), torch.arange(3))
+    with pytest.raises(ValueError, match=r"ref_labels: expected integers \(3,\)"):
+        criterion(x, labels, torch.ones(3, 4), torch.arange(2))
+    with pytest.raises(ValueError, match="expected both or neither"):
+        criterion(x, labels, None, labels)

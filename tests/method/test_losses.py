@@ -209,3 +209,25 @@ def test_wrong_input_is_named(call, message):
 def test_wrong_normalization_is_named():
     with pytest.raises(ValueError, match="normalize: expected 'lipschitz', 'l2' or None, got 'cosine'"):
         ContrastiveLoss(normalize="cosine")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ContrastiveLoss(neg_margin=float("nan")), "neg_margin: expected a finite number, got nan"),
+        (lambda: TripletMarginLoss(float("inf")), "margin: expected a finite number, got inf"),
+        (lambda: MultiSimilarityLoss(alpha=0), "alpha: expected a finite number > 0, got 0"),
+        (lambda: MultiSimilarityLoss()([[1.0]], torch.arange(1)), "embeddings: expected a torch.Tensor, got list"),
+    ],
+)
+def test_wrong_parameters_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("loss", [ContrastiveLoss(), MultiSimilarityLoss()])
+def test_second_order_gradients_are_refused_rather_than_wrong(loss):
+    x = torch.randn(4, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(x, torch.tensor([0, 0, 1, 1])), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()

@@ -266,7 +266,9 @@ def test_wrong_use_is_named():
         projections.observe(0.1)
     with pytest.raises(ValueError, match=r"pool: expected floating point \(4, b, 3\), got .* \(4, 6, 2\)"):
         projections.start(lambda: torch.randn(C, B, 2))
-    with pytest.raises(ValueError, match=r"k: expected 1\.\.1"):
+    with pytest.raises(
+        ValueError, match=r"pool: expected at least 2 \(proxies_per_class\) points of each class, got 1"
+    ):
         projections.start(lambda: torch.randn(C, 1, D))
     projections.start(pool)
     with pytest.raises(RuntimeError, match="call observe"):
@@ -286,3 +288,15 @@ def test_a_state_of_another_model_is_refused():
         other.load_state_dict(state)
     with pytest.raises(ValueError, match="none for \\['instance'\\]"):
         other.load_state_dict({key: value for key, value in state.items() if key != "instance"})
+
+
+def test_a_failing_pool_undoes_the_rewind():
+    model, _, projections = setup(patience=1, rewind=True)
+    projections.start(pool)
+    projections.observe(0.5)
+    for p in model.parameters():
+        p.data.add_(1)
+    current = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="finite"):
+        projections.project(lambda: torch.full((C, B, D), torch.nan))
+    assert all(torch.equal(x, current[name]) for name, x in model.state_dict().items())

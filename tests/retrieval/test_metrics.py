@@ -287,3 +287,15 @@ def test_same_on_the_gpu():
         on_device = torch.from_numpy(embeddings).cuda()
         assert_equal_to_oracle(evaluate(on_device, labels, per_query=True), expected)
         assert_equal_to_oracle(evaluate(on_device, torch.from_numpy(labels).cuda(), chunk_elements=999), expected)
+
+
+@pytest.mark.parametrize("separation", [3e-4, 1e-4, 1e-5])
+def test_tight_groups_in_float32_are_told_apart(separation):
+    """Groups of classes that all but coincide, as those of a collapsing network: float32 products would mix them."""
+    rng = np.random.default_rng(0)
+    groups = rng.normal(size=(4, 1, 64)) / 8
+    centres = (groups + separation * rng.normal(size=(4, 10, 64)) / 8).reshape(40, 1, 64)
+    embeddings = (centres + 1e-3 * separation * rng.normal(size=(40, 5, 64))).reshape(200, 64).astype(np.float32)
+    labels = np.repeat(np.arange(40), 5)
+    scores = evaluate(embeddings, labels)
+    assert scores.map_at_r == pytest.approx(oracle.scores(embeddings, labels)["map_at_r"], rel=1e-9)

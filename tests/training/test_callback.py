@@ -129,3 +129,45 @@ def test_wrong_use_is_named():
     module.loss = ContrastiveLoss()
     with pytest.raises(ValueError, match="expected one CCPLoss within the module, got 0"):
         fit(module, CCPCallback(pool, "score"), epochs=1)
+
+
+def test_validation_alone_keeps_the_state_for_later(tmp_path):
+    callback = CCPCallback(pool, monitor="score", patience=2)
+    assert callback.state_dict() == {}
+    fit(OwnModule(), callback, epochs=5).save_checkpoint(tmp_path / "state.ckpt")
+    again = CCPCallback(pool, monitor="score", patience=2)
+    trainer = L.Trainer(accelerator="cpu", callbacks=[again], logger=False, enable_checkpointing=False,
+                        enable_progress_bar=False)  # fmt: skip
+    trainer.validate(OwnModule(), loader(), ckpt_path=tmp_path / "state.ckpt", verbose=False, weights_only=True)
+    assert again.state_dict()["projections"]["instance"] == callback.projections.instance
+
+
+class TwoOptimizers(OwnModule):
+    """Network and proxies are stepped apart, the proxies first."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+        self.manual_backward(self.loss(self(batch[0]), batch[1]))
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(self.loss.parameters(), lr=0.05), torch.optim.SGD(self.net.parameters(), lr=0.05)]
+
+
+def test_several_optimizers_pull_each_weight_once():
+    class OneOptimizer(OwnModule):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.05)
+
+    modules = TwoOptimizers(), OneOptimizer()
+    modules[1].load_state_dict(modules[0].state_dict())
+    for module in modules:
+        callback = CCPCallback(pool, "score", patience=1, strength=0.5, reset_optimizer=True)
+        fit(module, callback, epochs=6)
+        assert callback.projections.instance > 0
+    for a, b in zip(*(module.parameters() for module in modules), strict=True):
+        torch.testing.assert_close(a, b)

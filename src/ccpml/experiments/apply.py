@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
-from ccpml.data import ImageTable, check_images, load_source, progress_bar
+from ccpml.data import ImageTable, load_source, progress_bar
 from ccpml.experiments.config import Experiment
 from ccpml.experiments.files import write_arrays
-from ccpml.experiments.prepare import build_model, evaluation_batches, is_query, load_images
+from ccpml.experiments.prepare import build_model, evaluation_batches, is_query, load_images, readable_images
 from ccpml.experiments.rundir import RunDirectory
 from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
@@ -25,13 +24,12 @@ def load_model(run: RunDirectory) -> EmbeddingModel:
 
     Raises:
         FileNotFoundError: If the run has no weights yet.
+        ValueError: If their file is damaged.
     """
-    if not run.weights_file.is_file():
-        raise FileNotFoundError(f"{run.path}: no weights yet; go on with ccpml train --resume {run.path}")
+    state = run.weights()
     experiment = run.experiment()
     model = build_model(experiment, experiment.channels or 3, weights=False)
     prefix = "model."
-    state = load_file(run.weights_file)
     model.load_state_dict({name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)})
     return model.eval()
 
@@ -50,10 +48,10 @@ def evaluate_run(run: RunDirectory, data: str | None = None, skip_bad: bool = Fa
     """
     experiment = run.experiment()
     if data is None:
-        table = load_images(experiment).splits.test
+        table = load_images(replace(experiment, skip_bad_images=experiment.skip_bad_images or skip_bad)).splits.test
     else:
         source = load_source(data)
-        table, _ = check_images(source.table, skip_bad)
+        table = readable_images(source.table, skip_bad)[0]
         if source.split_of_class is not None:
             split = source.split_of_class
             tests = [label for label, name in enumerate(table.class_names) if split[name] == "test"]
@@ -76,7 +74,7 @@ def embed_run(run: RunDirectory, data: str, to: Path, skip_bad: bool = False) ->
     Returns:
         N.
     """
-    table, _ = check_images(load_source(data).table, skip_bad)
+    table, _ = readable_images(load_source(data).table, skip_bad)
     write_embeddings(to, _embed(run, run.experiment(), table), table)
     return len(table)
 

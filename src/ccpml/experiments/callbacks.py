@@ -32,43 +32,45 @@ COLUMNS = (
 
 
 class Stopped(Exception):  # noqa: N818  # not an error: the user asked for it
-    """The run was stopped by Ctrl-C, after the step that was under way.
+    """The run was asked to stop, by Ctrl-C or SIGTERM.
 
     Args:
-        step: The last step made.
-        saved: The step from which the run goes on.
+        message: Where it stopped.
+        number: Of the signal.
     """
 
-    def __init__(self, step: int, saved: int) -> None:
-        super().__init__(f"stopped after step {step:,}, saved at step {saved:,}")
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class Interruption:
-    """Turn Ctrl-C into a wish that is granted after the step under way; a second Ctrl-C acts at once.
+    """Turn Ctrl-C and SIGTERM into a wish that is granted after the step under way; a second one acts at once.
 
     Attributes:
-        wanted: Whether Ctrl-C was pressed.
+        wanted: Number of the signal that came, 0 if none did.
     """
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.wanted = 0
 
     def __enter__(self) -> "Interruption":
         self._in_main_thread = threading.current_thread() is threading.main_thread()
         if self._in_main_thread:
-            self._before = signal.signal(signal.SIGINT, self._ask)
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._in_main_thread:
-            signal.signal(signal.SIGINT, self._before)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.wanted:
-            raise KeyboardInterrupt
-        self.wanted = True
+            raise Stopped("stopped at once", number)
+        self.wanted = number
         tqdm.write("stopping after this step (Ctrl-C again to stop at once) ...", file=sys.stderr)
 
 
@@ -80,7 +82,6 @@ class Recorder(L.Callback):
         geometry: The training images by which the method is measured.
         patience: Validations without improvement of the run's best until it stops.
         ccp: The callback that projects, None for a plain loss. It comes before this one.
-        data: Digest of the images; a run goes on with the same ones only.
 
     Attributes:
         rows: The rows so far.
@@ -89,14 +90,11 @@ class Recorder(L.Callback):
         improved: Whether the last validation was the best.
     """
 
-    def __init__(
-        self, run: RunDirectory, geometry: GeometrySet, patience: int, ccp: CCPCallback | None, data: str
-    ) -> None:
+    def __init__(self, run: RunDirectory, geometry: GeometrySet, patience: int, ccp: CCPCallback | None) -> None:
         self.run = run
         self.geometry = geometry
         self.patience = patience
         self.ccp = ccp
-        self.data = data
         self.rows: list[dict[str, float]] = []
         self.best_score = -1.0
         self.best_step = 0
@@ -149,17 +147,11 @@ class Recorder(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Give what a resumed run needs."""
-        names = ("data", "rows", "best_score", "best_step", "stale", "_instance")
+        names = ("rows", "best_score", "best_step", "stale", "_instance")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            ValueError: If it was trained on other images.
-        """
-        if state_dict["data"] != self.data:
-            raise ValueError(f"{self.run.path}: the images or their classes are not those that this run began with")
+        """Go on from a checkpoint."""
         vars(self).update(state_dict)
 
     def _write_rows(self) -> None:
@@ -214,7 +206,7 @@ class Checkpoints(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Stop after the step if Ctrl-C was pressed."""
         if self.interruption.wanted:
-            raise Stopped(trainer.global_step, self.saved)
+            raise self._stopped(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Call the epoch completed, which it is but for this file: else Lightning would resume in its midst."""
@@ -229,7 +221,11 @@ class Checkpoints(L.Callback):
         write_whole(self.run.state_file, trainer.save_checkpoint)
         self.saved = trainer.global_step
         if self.interruption.wanted:
-            raise Stopped(trainer.global_step, self.saved)
+            raise self._stopped(trainer)
+
+    def _stopped(self, trainer: L.Trainer) -> Stopped:
+        where = f"stopped after step {trainer.global_step:,}, saved at step {self.saved:,}"
+        return Stopped(where, self.interruption.wanted)
 
 
 class Progress(L.Callback):
@@ -262,8 +258,16 @@ class Progress(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave it as it is."""
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave it as it is, so that the message has a line of its own."""
+        self._close()
+
+    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
     def _show(self) -> None:
         if self._bar is None or not self.recorder.rows:

@@ -1,6 +1,7 @@
 """One experiment: everything that makes a run what it is. Imports no torch, so that the command line starts at once."""
 
 import math
+import re
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -63,12 +64,12 @@ class Experiment:
         lr: Learning rate.
         weight_decay: Weight decay.
         clip_norm: Largest norm of all gradients together.
-        max_steps: Optimiser steps at most.
+        max_steps: Optimiser steps, rounded up to a whole number of validations.
         validate_every: Steps between validations.
         patience: Validations without improvement of the run's best until it stops.
         seed: Of everything random.
         device: auto, cpu, cuda, cuda:1, mps ...
-        precision: Lightning's name: 32-true, bf16-mixed, 16-mixed.
+        precision: 32-true, 64-true, bf16-mixed or 16-mixed.
         threads: CPU threads; null leaves the choice to torch. Results are equal bit for bit for equal threads.
         workers: Processes that read images; null is 0 for images in memory, else 2.
     """
@@ -116,12 +117,13 @@ class Experiment:
     patience: int = 60
     seed: int = 0
     device: str = "auto"
-    precision: str = "32-true"
+    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
     threads: int | None = None
     workers: int | None = None
 
     def __post_init__(self) -> None:
         self._check_loss_parameters()
+        self._check_names()
         for name in _AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -136,12 +138,24 @@ class Experiment:
                 raise ValueError(f"{name}: expected 0 or more, got {value}")
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers: expected 0 or more, got {self.workers}")
-        if self.seed < 0:
-            raise ValueError(f"seed: expected 0 or more, got {self.seed}")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed: expected 0..2147483647, got {self.seed}")
         if self.method == "ccp" and self.proxies_per_class > self.pool_size:
             raise ValueError(
                 f"proxies_per_class: expected at most pool_size = {self.pool_size}, got {self.proxies_per_class}"
             )
+
+    def _check_names(self) -> None:
+        if self.folds < 2 or not 0 <= (self.fold or 0) < self.folds:
+            raise ValueError(
+                f"folds, fold: expected two folds or more, and one of them, got {self.folds} and {self.fold}"
+            )
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ValueError(f"device: expected auto, cpu, cuda, cuda:<number> or mps, got {self.device!r}")
+        if not re.fullmatch(r"small_conv|bn_inception|timm:.+", self.backbone):
+            raise ValueError(f"backbone: expected small_conv, bn_inception or timm:<name>, got {self.backbone!r}")
+        if self.test_patterns() == []:
+            raise ValueError("test_classes: expected patterns such as 'Korean/*', got none")
 
     def _check_loss_parameters(self) -> None:
         takes = LOSS_PARAMETERS[self.loss]
@@ -152,6 +166,8 @@ class Experiment:
                     raise ValueError(f"{name}: is of the loss {loss}; {self.loss} takes {', '.join(takes)}")
                 if value is not None and not math.isfinite(value):
                     raise ValueError(f"{name}: expected a finite number, got {value}")
+                if value is not None and name in {"alpha", "beta"} and value <= 0:
+                    raise ValueError(f"{name}: expected a number above 0, got {value}")
 
     def resolved(self) -> "Experiment":
         """Fill in what suits the backbone and the loss where a value is None."""

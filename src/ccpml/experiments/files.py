@@ -24,8 +24,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8."""
-    write_whole(path, lambda to: to.write_text(text, encoding="utf-8"))
+    """Write a text file in UTF-8; what file names hold of other bytes is written as escapes."""
+    write_whole(path, lambda to: to.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,6 +1,7 @@
 """From an experiment to its parts: images, network, criterion."""
 
 import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -42,6 +43,7 @@ __all__ = [
     "evaluation_batches",
     "is_query",
     "load_images",
+    "readable_images",
     "transforms",
 ]
 
@@ -83,10 +85,20 @@ def load_images(experiment: Experiment, progress: bool = True) -> Images:
         ValueError: On anything wrong with the data; the message names it.
     """
     source = load_source(experiment.data)
-    table, bad = check_images(source.table, experiment.skip_bad_images, progress)
+    table, bad = readable_images(source.table, experiment.skip_bad_images, progress)
     checked = Source(table, source.split_of_class)
     splits = make_splits(checked, experiment.test_patterns(), experiment.folds, experiment.fold)
     return Images(splits, bad, _channels(experiment, table))
+
+
+def readable_images(table: ImageTable, skip_bad: bool, progress: bool = True) -> tuple[ImageTable, list[BadImage]]:
+    """Check that images can be read; say on standard error which are left out."""
+    table, bad = check_images(table, skip_bad, progress)
+    if bad:
+        named = "; ".join(f"{image.name}: {image.reason}" for image in bad[:10])
+        more = f"; and {len(bad) - 10:,} more" if len(bad) > 10 else ""
+        print(f"left out {len(bad):,} images that cannot be read: {named}{more}", file=sys.stderr)
+    return table, bad
 
 
 def _channels(experiment: Experiment, table: ImageTable) -> Literal[1, 3]:

@@ -6,7 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from safetensors.torch import load_file
+from torch import Tensor
 
 from ccpml.experiments.config import Experiment
 from ccpml.experiments.files import write_text
@@ -29,6 +32,7 @@ class RunDirectory:
         instances: A file for each instance that converged: what the pictures show of it.
         embeddings: Embeddings of the splits by the best weights.
         report_file: ``report.html``.
+        images_file: ``images.sha256``, a digest of which images of which classes are in which split.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,6 +45,7 @@ class RunDirectory:
         self.instances = path / "instances"
         self.embeddings = path / "embeddings"
         self.report_file = path / "report.html"
+        self.images_file = path / "images.sha256"
 
     @staticmethod
     def require_free(path: Path) -> None:
@@ -111,12 +116,46 @@ class RunDirectory:
             raise FileNotFoundError(
                 f"{self.path}: the run is not finished; go on with ccpml train --resume {self.path}"
             )
-        scores: dict[str, Any] = json.loads(self.scores_file.read_text(encoding="utf-8"))
+        try:
+            scores: dict[str, Any] = json.loads(self.scores_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.scores_file}: damaged ({error}); remove it and --resume the run") from error
         return scores
 
     def metrics(self) -> list[dict[str, float]]:
         """Read the rows of ``metrics.csv``, numbers by column; empty cells are left out."""
         if not self.metrics_file.is_file():
             return []
-        with self.metrics_file.open(encoding="utf-8", newline="") as file:
-            return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+        try:
+            with self.metrics_file.open(encoding="utf-8", newline="") as file:
+                return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self.metrics_file}: damaged: {error}") from error
+
+    def weights(self) -> dict[str, Tensor]:
+        """Read the best weights: the network's under ``model.``, the criterion's under ``criterion.``.
+
+        Raises:
+            FileNotFoundError: If there are none yet.
+            ValueError: If the file is damaged.
+        """
+        if not self.weights_file.is_file():
+            raise FileNotFoundError(f"{self.path}: no weights yet; go on with ccpml train --resume {self.path}")
+        try:
+            return load_file(self.weights_file)
+        except Exception as error:  # whatever a damaged file raises
+            raise ValueError(f"{self.weights_file}: damaged, cannot be read as safetensors ({error})") from error
+
+    def check_state(self) -> Path | None:
+        """Give the state from which to go on, None if the run must begin anew.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        if not self.state_file.is_file():
+            return None
+        try:
+            torch.load(self.state_file, map_location="meta", weights_only=True)
+        except Exception as error:  # whatever a damaged file raises
+            raise ValueError(f"{self.state_file}: damaged; remove it to begin the run anew by --resume") from error
+        return self.state_file

@@ -12,13 +12,12 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from safetensors.torch import load_file
 
 from ccpml.data import ClassBalancedBatches, Draw, pool_rows, train_loader
 from ccpml.experiments.apply import write_embeddings
 from ccpml.experiments.callbacks import Checkpoints, Interruption, Progress, Recorder
 from ccpml.experiments.config import Experiment
-from ccpml.experiments.files import write_json
+from ccpml.experiments.files import write_json, write_text
 from ccpml.experiments.geometry import GeometrySet
 from ccpml.experiments.prepare import (
     Images,
@@ -34,6 +33,7 @@ from ccpml.experiments.prepare import (
 from ccpml.experiments.provenance import provenance
 from ccpml.experiments.rundir import RunDirectory
 from ccpml.training import CCPCallback, EmbeddingPool, MetricLearning, embed, score_roles
+from ccpml.training.embed import evaluating
 
 __all__ = ["resume", "train"]
 
@@ -54,8 +54,11 @@ def train(experiment: Experiment, path: Path, progress: bool = True) -> RunDirec
     RunDirectory.require_free(path)
     experiment = _settled(experiment)
     parts = _Parts.build(experiment, load_images(experiment, progress))
-    run = RunDirectory.create(path, parts.experiment)
-    _finish(run, parts, progress)
+    run = RunDirectory(path)
+    training = _Training.set_up(run, parts, progress)
+    RunDirectory.create(path, parts.experiment)
+    write_text(run.images_file, parts.images.fingerprint())
+    training.finish(run, parts)
     return run
 
 
@@ -74,7 +77,10 @@ def resume(path: Path, progress: bool = True) -> RunDirectory:
     run = RunDirectory.open(path)
     if not run.finished:
         experiment = run.experiment()
-        _finish(run, _Parts.build(experiment, load_images(experiment, progress)), progress)
+        parts = _Parts.build(experiment, load_images(experiment, progress))
+        if run.images_file.is_file() and run.images_file.read_text() != parts.images.fingerprint():
+            raise ValueError(f"{run.path}: the images or their classes are not those that this run began with")
+        _Training.set_up(run, parts, progress).finish(run, parts)
     return run
 
 
@@ -132,6 +138,8 @@ class _Parts:
         torch.manual_seed(experiment.seed)
         table = images.splits.train
         model = build_model(experiment, images.channels)
+        with evaluating(model):  # an image size that the network cannot take shows here, not in training
+            model(torch.zeros(1, images.channels, experiment.image_size or 1, experiment.image_size or 1))
         criterion = build_criterion(experiment, table.num_classes)
         assert experiment.lr is not None  # resolved
         queries = is_query(images.splits.validation)
@@ -161,37 +169,54 @@ def _ccp(experiment: Experiment, images: Images) -> CCPCallback | None:
     )
 
 
-def _finish(run: RunDirectory, parts: _Parts, progress: bool) -> None:
-    """Train to the end, from the last checkpoint if there is one; then test with the best weights."""
-    experiment, table = parts.experiment, parts.images.splits.train
-    recorder = Recorder(run, parts.geometry, experiment.patience, parts.ccp, parts.images.fingerprint())
-    with Interruption() as interruption, _quiet():
+@dataclass(frozen=True)
+class _Training:
+    """The trainer and those of its callbacks that are asked something afterwards."""
+
+    trainer: L.Trainer
+    recorder: Recorder
+    interruption: Interruption
+
+    @classmethod
+    def set_up(cls, run: RunDirectory, parts: _Parts, progress: bool) -> "_Training":
+        """Set up a trainer; nothing is written yet."""
+        experiment, interruption = parts.experiment, Interruption()
+        recorder = Recorder(run, parts.geometry, experiment.patience, parts.ccp)
         assert experiment.max_steps is not None  # resolved
         epochs = math.ceil(experiment.max_steps / experiment.validate_every)
         callbacks = [_SeedEpochs(experiment.seed), *([parts.ccp] if parts.ccp else []), recorder]
         callbacks += [Progress(recorder, epochs * experiment.validate_every)] if progress else []
         callbacks += [Checkpoints(run, recorder, interruption)]
-        trainer = _trainer(run, experiment, epochs, callbacks)
+        with _quiet():
+            return cls(_trainer(run, experiment, epochs, callbacks), recorder, interruption)
+
+    def finish(self, run: RunDirectory, parts: _Parts) -> None:
+        """Train to the end, from the last checkpoint if there is one; then test with the best weights."""
+        experiment, table = parts.experiment, parts.images.splits.train
+        state = run.check_state()
         dataset = training_dataset(experiment, table, parts.images.channels)
-        trainer.fit(
-            parts.module,
-            train_loader(dataset, parts.batches, workers(experiment, table), persistent=True),
-            evaluation_batches(experiment, parts.images.splits.validation, parts.images.channels),
-            ckpt_path=run.state_file if run.state_file.is_file() else None,
-            weights_only=True,
-        )
-        device = trainer.strategy.root_device
-    parts.module.load_state_dict(load_file(run.weights_file))
-    parts.module.to(device)
-    _score(run, parts, recorder, device)
+        with self.interruption, _quiet():
+            self.trainer.fit(
+                parts.module,
+                train_loader(dataset, parts.batches, workers(experiment, table), persistent=True),
+                evaluation_batches(experiment, parts.images.splits.validation, parts.images.channels),
+                ckpt_path=state,
+                weights_only=True,
+            )
+        device = self.trainer.strategy.root_device
+        parts.module.load_state_dict(run.weights())
+        parts.module.to(device)
+        _score(run, parts, self.recorder, device)
 
 
 def _trainer(run: RunDirectory, experiment: Experiment, epochs: int, callbacks: list[L.Callback]) -> L.Trainer:
     kind, _, index = experiment.device.partition(":")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device: {experiment.device} is not here ({torch.cuda.device_count()} CUDA devices are)")
     return L.Trainer(
         accelerator={"cuda": "gpu"}.get(kind, kind),
         devices=[int(index)] if index else 1,
-        precision=experiment.precision,  # type: ignore[arg-type]  # Lightning names them, and checks
+        precision=experiment.precision,
         max_epochs=epochs,
         gradient_clip_val=experiment.clip_norm,
         callbacks=callbacks,

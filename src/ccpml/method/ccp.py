@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ccpml.method.checks import check_embeddings, check_labels
+from ccpml.method.checks import check_embeddings, check_labels, check_references
 from ccpml.method.losses import PairLoss
 from ccpml.method.normalize import lipschitz_normalize
 
@@ -63,8 +63,8 @@ class CCPLoss(nn.Module):
             "embedding_dim": embedding_dim,
         }
         for name, size in shape.items():
-            if size < 1:
-                raise ValueError(f"{name}: expected at least 1, got {size}")
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name}: expected an integer of at least 1, got {size!r}")
         self.loss = loss
         self.pair_weight = pair_weight
         self.proxy_weight = proxy_weight
@@ -88,15 +88,20 @@ class CCPLoss(nn.Module):
             ref_labels: Their classes, shape (M,).
 
         Returns:
-            The loss, a scalar tensor, computed in float32 (float64 for float64 input) under autocast too.
+            The loss, a scalar tensor in float32 (float64 if the embeddings or the proxies are), under autocast too.
 
         Raises:
-            ValueError: On wrong shapes or dtypes, or labels outside 0..C − 1.
+            ValueError: On wrong shapes or dtypes, or labels outside 0..C − 1 (on an accelerator these end in a device
+                assertion, so that no step waits for the device).
         """
         check_embeddings("embeddings", embeddings, dim=self.proxies.shape[2])
         check_labels("labels", labels, len(embeddings), num_classes=len(self.proxies))
+        check_references(ref_emb, ref_labels, dim=self.proxies.shape[2])
+        if ref_emb is embeddings:  # the batch itself, in which no sample is paired with itself
+            ref_emb = ref_labels = None
         with torch.autocast(embeddings.device.type, enabled=False):
-            dtype = torch.promote_types(self.proxies.dtype, torch.float32)
+            double = torch.float64 in {embeddings.dtype, self.proxies.dtype}
+            dtype = torch.float64 if double else torch.float32
             batch = self._vectors(embeddings.to(dtype))
             total = batch.new_zeros(())
             if self.pair_weight:

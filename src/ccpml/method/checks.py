@@ -1,11 +1,37 @@
 """What the method accepts: each check names the argument, what was expected and what came."""
 
+import math
+
 import torch
 from torch import Tensor
 
 
+def check_tensor(name: str, x: object) -> None:
+    """Raise ValueError unless ``x`` is a tensor."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
+
+
+def check_number(name: str, value: float, above: float = -math.inf) -> None:
+    """Raise ValueError unless ``value`` is finite and greater than ``above``."""
+    if not (math.isfinite(value) and value > above):
+        raise ValueError(
+            f"{name}: expected a finite number{'' if above == -math.inf else f' > {above:g}'}, got {value!r}"
+        )
+
+
+def check_references(ref_emb: Tensor | None, ref_labels: Tensor | None, dim: int) -> None:
+    """Raise ValueError unless both or neither are given, and fit each other and the dimension."""
+    if (ref_emb is None) != (ref_labels is None):
+        raise ValueError("ref_emb, ref_labels: expected both or neither, got one of them")
+    if ref_emb is not None and ref_labels is not None:
+        check_embeddings("ref_emb", ref_emb, dim=dim)
+        check_labels("ref_labels", ref_labels, len(ref_emb))
+
+
 def check_embeddings(name: str, x: Tensor, dim: int | None = None) -> None:
     """Raise ValueError unless ``x`` is a floating-point matrix, of ``dim`` columns where given."""
+    check_tensor(name, x)
     expected = f"(n, {'d' if dim is None else dim})"
     if not x.is_floating_point() or x.ndim != 2 or dim not in {None, x.shape[1]}:
         raise ValueError(f"{name}: expected floating point {expected}, got {x.dtype} {tuple(x.shape)}")
@@ -14,9 +40,10 @@ def check_embeddings(name: str, x: Tensor, dim: int | None = None) -> None:
 def check_labels(name: str, labels: Tensor, length: int, num_classes: int | None = None) -> None:
     """Raise ValueError unless ``labels`` are ``length`` integers, within 0..num_classes − 1 where given.
 
-    On an accelerator the range is checked without waiting for the device: a bad label stops the
-    program at the next synchronisation.
+    On an accelerator the range is checked without waiting for the device: instead of a ValueError, a bad label
+    ends the program with a device assertion at the next synchronisation.
     """
+    check_tensor(name, labels)
     integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     if not integer or labels.shape != (length,):
         raise ValueError(f"{name}: expected integers ({length},), got {labels.dtype} {tuple(labels.shape)}")
@@ -32,6 +59,7 @@ def check_labels(name: str, labels: Tensor, length: int, num_classes: int | None
 
 def check_points(name: str, points: Tensor, like: Tensor | None = None) -> None:
     """Raise ValueError unless ``points`` are (C, b, d) and fit the classes and dimensions of ``like``."""
+    check_tensor(name, points)
     fits = like is None or (points.ndim == 3 and (points.shape[0], points.shape[2]) == (like.shape[0], like.shape[2]))
     if not points.is_floating_point() or points.ndim != 3 or not fits:
         expected = "(C, b, d)" if like is None else f"({like.shape[0]}, b, {like.shape[2]})"

@@ -40,7 +40,7 @@ def greedy_k_center(points: Tensor, centers: Tensor, k: int) -> Tensor:
     check_points("centers", centers, like=points)
     if not 1 <= k <= points.shape[1]:
         raise ValueError(f"k: expected 1..{points.shape[1]} (the points of a class), got {k}")
-    points, centers = _precise(points), _precise(centers)
+    points, centers = _alike(points, centers)
     return _greedy(points, _nearest(points, centers), k)[0]
 
 
@@ -68,7 +68,7 @@ def covering_radius(points: Tensor, centers: Tensor) -> Tensor:
     check_points("centers", centers, like=points)
     if points.shape[1] == 0 or centers.shape[1] == 0:
         raise ValueError(f"points, centers: expected at least one each, got {points.shape[1]} and {centers.shape[1]}")
-    return _nearest(_precise(points), _precise(centers)).amax(1).to(points.dtype)
+    return _nearest(*_alike(points, centers)).amax(1).to(points.dtype)
 
 
 @torch.no_grad()
@@ -141,6 +141,11 @@ def average_interclass_distance(embeddings: Tensor, labels: Tensor) -> float:
 
 def _precise(x: Tensor) -> Tensor:
     return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
+
+
+def _alike(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(_precise(points).dtype, centers.dtype)
+    return points.to(dtype), centers.to(dtype)
 
 
 def _checked_set(embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["euclidean_distances"]
 
@@ -34,6 +35,7 @@ class _EuclideanDistances(torch.autograd.Function):
         return distances
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         # ∂D_ij/∂x_i = (x_i − y_j) / D_ij, and 0 where the two meet.
         x, y, distances = ctx.saved_tensors

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ccpml.method.checks import check_embeddings, check_labels
+from ccpml.method.checks import check_embeddings, check_labels, check_number, check_references
 from ccpml.method.distances import euclidean_distances
 from ccpml.method.normalize import lipschitz_normalize
 
@@ -41,11 +41,13 @@ class PairLoss(nn.Module):
 
     Raises:
         ValueError: If ``normalize`` is none of these.
+
+    Source: Gürbüz et al., WACV 2024, Section 3 and supplement.
     """
 
     def __init__(self, normalize: Normalization = "lipschitz") -> None:
         super().__init__()
-        if normalize not in {"lipschitz", "l2", None}:
+        if normalize not in ("lipschitz", "l2", None):
             raise ValueError(f"normalize: expected 'lipschitz', 'l2' or None, got {normalize!r}")
         self.normalize = normalize
 
@@ -70,15 +72,12 @@ class PairLoss(nn.Module):
         Raises:
             ValueError: On a wrong shape or dtype, or if only one of ``ref_emb`` and ``ref_labels`` is given.
         """
-        if (ref_emb is None) != (ref_labels is None):
-            raise ValueError("ref_emb, ref_labels: expected both or neither, got one of them")
+        check_embeddings("embeddings", embeddings)
+        check_labels("labels", labels, len(embeddings))
+        check_references(ref_emb, ref_labels, dim=embeddings.shape[1])
         within_batch = ref_emb is None or ref_emb is embeddings
         ref_emb = embeddings if ref_emb is None else ref_emb
         ref_labels = labels if ref_labels is None else ref_labels
-        check_embeddings("embeddings", embeddings)
-        check_labels("labels", labels, len(embeddings))
-        check_embeddings("ref_emb", ref_emb, dim=embeddings.shape[1])
-        check_labels("ref_labels", ref_labels, len(ref_emb))
         with torch.autocast(embeddings.device.type, enabled=False):
             dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
             x, y = self._normalized(embeddings.to(dtype)), self._normalized(ref_emb.to(dtype))
@@ -125,6 +124,9 @@ class ContrastiveLoss(PairLoss):
         neg_margin: m⁻, a distance; negatives farther than this are left alone.
         normalize: See `PairLoss`.
 
+    Raises:
+        ValueError: If a parameter is out of its range.
+
     Example:
         >>> loss = ContrastiveLoss(pos_margin=0.0, neg_margin=0.5)
         >>> x = torch.tensor([[0.0, 0.0], [0.3, 0.4], [0.0, 0.1]])
@@ -138,6 +140,8 @@ class ContrastiveLoss(PairLoss):
         self, pos_margin: float = 0.0, neg_margin: float = 0.3841, normalize: Normalization = "lipschitz"
     ) -> None:
         super().__init__(normalize)
+        check_number("pos_margin", pos_margin)
+        check_number("neg_margin", neg_margin)
         self.pos_margin = pos_margin
         self.neg_margin = neg_margin
 
@@ -158,6 +162,9 @@ class CosineContrastiveLoss(PairLoss):
         margin: m, an inner product; negatives less similar than this are left alone.
         normalize: See `PairLoss`.
 
+    Raises:
+        ValueError: If a parameter is out of its range.
+
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]])
         >>> CosineContrastiveLoss(margin=0.5)(x, torch.tensor([0, 0, 1]))  # (2·0.4 + 2·0.3 + 2·0.46) / 3
@@ -168,6 +175,7 @@ class CosineContrastiveLoss(PairLoss):
 
     def __init__(self, margin: float = 0.5, normalize: Normalization = "lipschitz") -> None:
         super().__init__(normalize)
+        check_number("margin", margin)
         self.margin = margin
 
     def compare(self, x: Tensor, y: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -193,6 +201,9 @@ class TripletMarginLoss(PairLoss):
         margin: m, a distance.
         normalize: See `PairLoss`.
 
+    Raises:
+        ValueError: If a parameter is out of its range.
+
     Example:
         >>> x = torch.tensor([[0.0, 0.0], [0.3, 0.4], [0.0, 0.5]])
         >>> TripletMarginLoss(margin=0.1)(x, torch.tensor([0, 0, 1]))  # (0.1, and 0.5 − 0.3162 + 0.1) / 2
@@ -203,6 +214,7 @@ class TripletMarginLoss(PairLoss):
 
     def __init__(self, margin: float = 0.0961, normalize: Normalization = "lipschitz") -> None:
         super().__init__(normalize)
+        check_number("margin", margin)
         self.margin = margin
 
     def compare(self, x: Tensor, y: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -240,6 +252,9 @@ class MultiSimilarityLoss(PairLoss):
         base: λ, the inner product from which both are measured.
         normalize: See `PairLoss`.
 
+    Raises:
+        ValueError: If a parameter is out of its range.
+
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]])
         >>> MultiSimilarityLoss(alpha=2, beta=40, base=0.5)(x, torch.tensor([0, 0, 1]))
@@ -256,6 +271,9 @@ class MultiSimilarityLoss(PairLoss):
         normalize: Normalization = "lipschitz",
     ) -> None:
         super().__init__(normalize)
+        check_number("alpha", alpha, above=0)
+        check_number("beta", beta, above=0)
+        check_number("base", base)
         self.alpha = alpha
         self.beta = beta
         self.base = base

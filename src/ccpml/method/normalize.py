@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["lipschitz_normalize"]
 
@@ -50,6 +51,7 @@ class _Lipschitz(torch.autograd.Function):
         return normalized
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (gradient,), (normalized, scale) = grads, ctx.saved_tensors
         radial = torch.einsum("...d,...d->...", gradient, normalized)[..., None]  # g · v/‖v‖

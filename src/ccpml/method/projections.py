@@ -1,7 +1,7 @@
 """Alternating projections onto the feasible sets of successive proxies."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,9 @@ __all__ = ["AlternatingProjections", "Pool"]
 
 Pool = Callable[[], Tensor]
 """Returns embeddings of b samples per class, shape (C, b, d), by the network as it is now, in eval mode."""
+
+
+_STATE = {"started", "instance", "strength_now", "best_score", "stale", "anchor", "best", "best_proxies"}
 
 
 class AlternatingProjections:
@@ -78,13 +81,15 @@ class AlternatingProjections:
         for name, value, good in (
             ("strength", strength, math.isfinite(strength) and strength >= 0),
             ("decay", decay, math.isfinite(decay) and decay > 0),
-            ("patience", patience, patience >= 1),
+            ("patience", patience, isinstance(patience, int) and patience >= 1),
             ("min_delta", min_delta, math.isfinite(min_delta) and min_delta >= 0),
-            ("space", space, space in {"raw", "lipschitz"}),
+            ("space", space, space in ("raw", "lipschitz")),
         ):
             if not good:
                 allowed = {"decay": "> 0", "patience": "≥ 1", "space": "'raw' or 'lipschitz'"}.get(name, "≥ 0")
                 raise ValueError(f"{name}: expected {allowed}, got {value!r}")
+        if not isinstance(criterion, CCPLoss):
+            raise ValueError(f"criterion: expected a CCPLoss, got {type(criterion).__name__}")
         self.model = model
         self.criterion = criterion
         self.strength = strength
@@ -123,25 +128,30 @@ class AlternatingProjections:
         self._started = True
 
     @torch.no_grad()
-    def pull(self) -> None:
+    def pull(self, weights: Iterable[Tensor] | None = None) -> None:
         """Add the proximal term's gradient, λ_now (θ − θ_k), to the gradients of the weights.
 
         Call it once per optimiser step: after the last ``backward`` of an accumulation, before gradients are clipped,
         and under AMP after ``scaler.unscale_(optimizer)``. Frozen parameters and parameters without a gradient are
         left alone; so are the proxies. In the first instance there is no anchor, and it does nothing.
+
+        Args:
+            weights: Those about to be stepped, where several optimisers share the network; by default all.
         """
         if self._anchor is None or self.strength_now == 0:
             return
-        weights, anchors, gradients = [], [], []
+        stepped = None if weights is None else {id(weight) for weight in weights}
+        pulled, anchors, gradients = [], [], []
         for name, weight in self._weights().items():
-            if weight.requires_grad and weight.grad is not None:
+            among = stepped is None or id(weight) in stepped
+            if among and weight.requires_grad and weight.grad is not None and name in self._anchor:
                 if self._anchor[name].device != weight.device:  # the model was moved since
                     self._anchor[name] = self._anchor[name].to(weight.device)
-                weights.append(weight.detach())
+                pulled.append(weight.detach())
                 anchors.append(self._anchor[name])
                 gradients.append(weight.grad)
-        if weights:
-            torch._foreach_add_(gradients, torch._foreach_sub(weights, anchors), alpha=self.strength_now)
+        if pulled:
+            torch._foreach_add_(gradients, torch._foreach_sub(pulled, anchors), alpha=self.strength_now)
 
     def observe(self, score: float) -> bool:
         """Take the score of a validation just made, and say whether the instance has converged.
@@ -188,9 +198,14 @@ class AlternatingProjections:
         self._require_start()
         if self._best_proxies is None:
             raise RuntimeError("project: call observe(score) at least once in this instance first")
-        if self.rewind:
-            self._restore(self._state(), self._best)
-        self._place_proxies(pool, self._best_proxies)
+        current = {name: value.detach().clone() for name, value in self._state().items()} if self.rewind else {}
+        try:
+            if self.rewind:
+                self._restore(self._state(), self._best)
+            self._place_proxies(pool, self._best_proxies)
+        except BaseException:  # a failing pool, or Ctrl-C: nothing has happened
+            self._restore({name: value for name, value in self._state().items() if name in current}, current)
+            raise
         if optimizer is not None:
             optimizer.state.pop(self.criterion.proxies, None)
         self.instance += 1
@@ -217,21 +232,23 @@ class AlternatingProjections:
         Raises:
             ValueError: If the state is incomplete or was made for another model or other proxies.
         """
-        missing = self.state_dict().keys() - state.keys()
+        missing = _STATE - state.keys()
         if missing:
             raise ValueError(f"state: expected the keys of state_dict(), got none for {sorted(missing)}")
         self._check_fit("anchor", state["anchor"], self._weights())
         self._check_fit("best", state["best"] or None, self._state())
         proxies = state["best_proxies"]
         self._check_fit("best_proxies", None if proxies is None else {"": proxies}, {"": self.criterion.proxies})
+        if (state["best_score"] is None) != (proxies is None):
+            raise ValueError("state: expected best_score and best_proxies together, got one of them")
+        numbers = bool(state["started"]), int(state["instance"]), int(state["stale"]), float(state["strength_now"])
         like = self._state()
         anchor: dict[str, Tensor] | None = state["anchor"]
         self._anchor = anchor and {name: x.to(like[name].device, copy=True) for name, x in anchor.items()}
         self._best = {name: x.to(like[name].device, copy=True) for name, x in state["best"].items()}
         self._best_proxies = None if proxies is None else proxies.to(self.criterion.proxies.device, copy=True)
-        self._started = bool(state["started"])
-        self.instance, self.stale = int(state["instance"]), int(state["stale"])
-        self.strength_now, self.best_score = float(state["strength_now"]), state["best_score"]
+        self._started, self.instance, self.stale, self.strength_now = numbers
+        self.best_score = state["best_score"]
 
     def _begin_instance(self) -> None:
         self.best_score, self.stale = None, 0
@@ -247,6 +264,9 @@ class AlternatingProjections:
         proxies = self.criterion.proxies
         points = pool()
         check_points("pool", points, like=proxies)
+        if points.shape[1] < proxies.shape[1]:
+            needed = f"{proxies.shape[1]} (proxies_per_class)"
+            raise ValueError(f"pool: expected at least {needed} points of each class, got {points.shape[1]}")
         if not torch.isfinite(points).all():
             raise ValueError("pool: expected finite embeddings, got NaN or infinity; has the training diverged?")
         points = points.to(proxies.device, proxies.dtype)

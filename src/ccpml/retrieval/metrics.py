@@ -98,7 +98,7 @@ def evaluate(
     is, nothing excluded. Queries whose class has no other reference have no MAP@R: they are left out of the
     means and counted.
 
-    Computed in float64 for float64 embeddings and in float32 for all others, on the device of the embeddings;
+    Computed in float64, on the device of the embeddings (mps has no float64: in float32 there);
     scores are accumulated in float64. Memory is a small multiple of ``chunk_elements``, whatever Q and G, plus
     the embeddings; time grows with Q · G and with the sum of R over the queries.
 

@@ -4,8 +4,6 @@ Shapes: Q queries, G gallery vectors, q queries of a chunk, d dimensions, k neig
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -14,8 +12,8 @@ from ccpml.retrieval.inputs import ArrayLike, as_embeddings, at_least_one
 
 __all__ = ["CHUNK_ELEMENTS", "ExactSearch", "nearest_neighbors"]
 
-CHUNK_ELEMENTS = 2**24
-"""Scores held at a time by default: 64 MiB in float32."""
+CHUNK_ELEMENTS = 2**23
+"""Scores held at a time by default: 64 MiB in float64."""
 
 
 def nearest_neighbors(
@@ -32,14 +30,15 @@ def nearest_neighbors(
     matrix product are put right here by their distances, which are computed from the differences.
 
     Args:
-        queries: Shape (Q, d), floating point, NumPy or torch. Computed in float64 for float64, else in float32.
+        queries: Shape (Q, d), floating point, NumPy or torch. Computed in float64.
         gallery: Shape (G, d); by default the queries themselves, none being its own neighbour (by index: an
             equal vector elsewhere in the set is a neighbour).
         k: How many neighbours, at most G (Q − 1 without a gallery).
         chunk_elements: Scores held at a time; memory is a small multiple of this.
 
     Returns:
-        Distances, nearest first, and indices into the gallery (int64), both (Q, k), on the queries' device.
+        Distances, nearest first (float64 for float64 input, else float32), and indices into the gallery (int64),
+        both (Q, k), on the queries' device.
 
     Raises:
         ValueError: On a wrong dtype or shape, on values that are NaN or infinite, or if k is below 1 or more
@@ -57,20 +56,23 @@ def nearest_neighbors(
     search = ExactSearch(x, y)
     if k > search.available:
         raise ValueError(f"k: expected at most the {search.available} other vectors to choose from, got {k}")
-    distances = torch.empty(len(x), k, dtype=search.queries.dtype, device=x.device)
+    dtype = x.dtype if y is None else torch.promote_types(x.dtype, y.dtype)
+    distances = torch.empty(len(x), k, dtype=dtype, device=x.device)
     indices = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
     size = search.rows_per_chunk(chunk_elements, k * x.shape[1])
     for start in range(0, len(x), size):
         rows = torch.arange(start, min(start + size, len(x)), device=x.device)
-        distances[rows], indices[rows] = search.measured(rows, search.nearest(rows, k))
+        measured, indices[rows] = search.measured(rows, search.nearest(rows, k))
+        distances[rows] = measured.to(dtype)
     return distances, indices
 
 
 class ExactSearch:
     """Queries against a gallery, one chunk of queries at a time: what metrics and neighbours share.
 
-    Neighbours are ranked by 2 x·y − |y|², which falls as |x − y|² grows. The inputs are shifted and scaled
-    beforehand where float arithmetic would otherwise lose their distances; see :func:`_conditioned`.
+    Neighbours are ranked by 2 x·y − |y|², which falls as |x − y|² grows. In float64: in float32 its rounding alone,
+    1e-7 of |x|² + |y|², reorders vectors that are 3e-4 of their length apart, as those of a network that has all
+    but collapsed are.
 
     Args:
         queries: Shape (Q, d), float32 or float64, finite.
@@ -102,8 +104,7 @@ class ExactSearch:
         if len(self._scores) < len(rows):
             self._scores = self._bias.new_empty(len(rows), len(self.gallery))
         scores = self._scores[: len(rows)]
-        with _full_precision():
-            torch.addmm(self._bias, self.queries[rows], self.gallery.T, alpha=2, out=scores)
+        torch.addmm(self._bias, self.queries[rows], self.gallery.T, alpha=2, out=scores)
         if self.within:
             scores.scatter_(1, rows[:, None], -torch.inf)
         return _top_k(scores, k)
@@ -161,7 +162,8 @@ def _in_order(values: Tensor, indices: Tensor) -> Tensor:
 def _conditioned(queries: Tensor, gallery: Tensor | None) -> tuple[Tensor, Tensor, float]:
     """Bring vectors to where 2 x·y − |y|² is computed well; distances keep their order.
 
-    Two repairs, neither of which touches ordinary embeddings. Squares that would overflow or vanish: scale by a
+    In float64 (mps has none: float32 there), with two repairs that touch no ordinary embeddings. Squares that would
+    overflow or vanish: scale by a
     power of two, which is exact. A set that is small against its distance from the origin, such as a collapsed
     network's: subtract one of its vectors from all, as nearby floats subtract exactly.
 
@@ -169,7 +171,7 @@ def _conditioned(queries: Tensor, gallery: Tensor | None) -> tuple[Tensor, Tenso
         The queries, the gallery, and the length of one unit of theirs in the unit of the input.
     """
     y = queries if gallery is None else gallery
-    dtype = torch.promote_types(queries.dtype, y.dtype)
+    dtype = torch.float32 if queries.device.type == "mps" else torch.float64
     x, y = queries.to(dtype), y.to(dtype)
     largest = max(float(x.abs().max()), float(y.abs().max()))
     bound = 120 if dtype == torch.float32 else 1000
@@ -182,25 +184,3 @@ def _conditioned(queries: Tensor, gallery: Tensor | None) -> tuple[Tensor, Tenso
         origin = y[0].clone()
         x, y = x - origin, y - origin
     return x, x if gallery is None else y, unit
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Multiply float32 matrices as float32, whatever the process has set for the speed of its training."""
-    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch before 2.9
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-        return
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    settings = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        yield
-    finally:
-        for backend, setting in zip(backends, settings, strict=True):
-            backend.fp32_precision = setting

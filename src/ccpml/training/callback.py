@@ -76,6 +76,7 @@ class CCPCallback(L.Callback):
             "rewind": rewind,
         }
         self._restored = False
+        self._state: dict[str, Any] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the criterion."""
@@ -86,6 +87,8 @@ class CCPCallback(L.Callback):
             raise ValueError(f"CCPCallback: expected one CCPLoss within the module, got {len(criteria)}")
         self.projections = AlternatingProjections(pl_module, criteria[0], **self._options)
         self._restored = False
+        if self._state is not None:  # loaded before there was something to load it into
+            self.load_state_dict(self._state)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin the first instance, unless a checkpoint was loaded."""
@@ -95,35 +98,50 @@ class CCPCallback(L.Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Gradients += λ (θ − θ_k)."""
-        self.projections.pull()
+        """Gradients += λ (θ − θ_k), for the weights that this optimiser is about to step."""
+        self.projections.pull(weight for group in optimizer.param_groups for weight in group["params"])
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the score; project if the instance has converged."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        score = trainer.callback_metrics.get(self.monitor)
-        if score is None:
+        logged_score = trainer.callback_metrics.get(self.monitor)
+        if logged_score is None:
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             raise ValueError(f"CCPCallback: monitor={self.monitor!r} was not logged in validation, but {logged}")
+        score: float = trainer.strategy.broadcast(
+            float(logged_score)
+        )  # ranks that saw different data decide as the first one
         if not math.isfinite(score):
-            raise ValueError(f"CCPCallback: the score {self.monitor!r} is {float(score)}; has the training diverged?")
-        if self.projections.observe(float(score)):
+            raise ValueError(f"CCPCallback: the score {self.monitor!r} is {score}; has the training diverged?")
+        if self.projections.observe(score):
             best = self.projections.best_proxies
             draw = self.projections.instance + 1
-            optimizer = trainer.optimizers[0] if self.reset_optimizer else None
+            optimizer = self._optimizer_of_proxies(trainer) if self.reset_optimizer else None
             self.projections.project(lambda: self._embed_pool(trainer, pl_module, draw), optimizer)
             self.converged = best
 
     def state_dict(self) -> dict[str, Any]:
         """Give what a resumed run needs."""
+        if not hasattr(self, "projections"):  # not set up for training
+            return {} if self._state is None else self._state
         return {"projections": self.projections.state_dict(), "converged": self.converged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint; when only validating or testing, keep it for a later training."""
+        self._state = state_dict or None
+        if self._state is None or not hasattr(self, "projections"):
+            return
         self.projections.load_state_dict(state_dict["projections"])
         self.converged = state_dict["converged"]
         self._restored = True
+
+    def _optimizer_of_proxies(self, trainer: L.Trainer) -> torch.optim.Optimizer | None:
+        proxies = self.projections.criterion.proxies
+        for optimizer in trainer.optimizers:
+            if any(weight is proxies for group in optimizer.param_groups for weight in group["params"]):
+                return optimizer
+        return None
 
     def _embed_pool(self, trainer: L.Trainer, module: L.LightningModule, draw: int) -> Tensor:
         """Embed the pool; all ranks go on with the first one's, so that their proxies are the same bit for bit."""

@@ -91,6 +91,10 @@ class MetricLearning(L.LightningModule):
         """Score the whole validation set."""
         embeddings, labels = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
         self._outputs.clear()
+        if not torch.isfinite(embeddings).all():
+            raise ValueError(
+                "the embeddings are no longer finite: the training has diverged; try a lower learning rate"
+            )
         self.validation = embeddings, labels
         scores = score_roles(embeddings, labels, self.is_query)
         for name in ("map_at_r", "precision_at_1", "r_precision"):
