@@ -156,3 +156,10 @@ def test_a_source_knows_the_split_of_all_its_classes() -> None:
     Source(table, {"a": "train", "b": "test", "dropped": "test"})
     with pytest.raises(ValueError, match="class 'b' is in none"):
         Source(table, {"a": "train"})
+
+
+def test_an_image_listed_under_two_spellings_is_one_image(tmp_path):
+    touch(tmp_path, "im/0.png")
+    (tmp_path / "list.csv").write_text("path,label\nim/0.png,a\nim/../im/0.png,a\n")
+    with pytest.raises(ValueError, match="is listed before"):
+        load_csv(tmp_path / "list.csv")

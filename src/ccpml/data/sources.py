@@ -230,7 +230,7 @@ def _split_of_class(rows: list[_Row]) -> dict[str, SplitName] | None:
 def _check_unique_paths(rows: list[_Row]) -> None:
     first: dict[Path, _Row] = {}
     for row in rows:
-        other = first.setdefault(row.path, row)
+        other = first.setdefault(row.path.resolve(), row)  # however it is spelt, and whatever links lead to it
         if other is not row:
             raise ValueError(
                 f"{row.where}: {row.path} is listed before ({other.where}), and an image would find itself; "

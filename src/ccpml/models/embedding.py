@@ -47,6 +47,9 @@ class Backbone(nn.Module):
 def freeze_batchnorm(module: nn.Module) -> None:
     """Freeze every BatchNorm: it keeps its statistics, and its scales and shifts are not trained.
 
+    A later ``module.train()`` sets statistics going again, as it does for any module; `EmbeddingModel` with
+    ``freeze_batchnorm=True`` keeps them frozen.
+
     Example:
         >>> norm = nn.BatchNorm2d(3)
         >>> freeze_batchnorm(norm)
