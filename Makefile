@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 
 demo: .venv/installed
 	@if [ -f runs/demo/experiment.yaml ]; then $(BIN)/ccpml train --resume runs/demo; \
-	else $(BIN)/ccpml train glyphs --run runs/demo --max-steps 600; fi
+	else $(BIN)/ccpml train glyphs --loss multi_similarity --max-steps 600 --run runs/demo; fi
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
