@@ -85,10 +85,11 @@ def main() -> None:
     parser.add_argument(
         "--variant", action="append", default=[], metavar="NAME:OPTIONS", help="a row more: CCP with these options"
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/evidence"))
+    parser.add_argument("--out", type=Path, help="where the runs lie; by default runs/evidence/<name of the data>")
     parser.add_argument("--at-once", type=int, default=2)
     arguments = parser.parse_args()
     arguments.losses = arguments.losses.split(",")
+    arguments.out = arguments.out or Path("runs/evidence") / Path(arguments.data.rpartition(":")[2]).stem
     arguments.seeds = [int(seed) for seed in arguments.seeds.split(",")]
     variants = dict(variant.split(":", 1) for variant in arguments.variant)
     arguments.methods = METHODS | {name: f"--method ccp {options}" for name, options in variants.items()}

@@ -96,6 +96,6 @@ def _embed(run: RunDirectory, experiment: Experiment, table: ImageTable) -> torc
     kind = experiment.device.partition(":")[0]
     gpu = kind in {"auto", "cuda"} and torch.cuda.is_available()
     device = torch.device(experiment.device if gpu and kind == "cuda" else "cuda" if gpu else "cpu")
-    batches = evaluation_batches(replace(experiment, threads=None), table, experiment.channels or 3)
+    batches = evaluation_batches(experiment, table, experiment.channels or 3)
     with progress_bar(len(table), "image", "embedding") as bar:
         return embed(model.to(device), batches, device, bar.update)[0]

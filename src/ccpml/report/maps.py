@@ -71,7 +71,7 @@ def draw_maps(instances: Sequence[Instance]) -> Picture:
     rows = -(-len(instances) // columns)
     side = WIDTH / columns
     figure = Figure(figsize=(WIDTH, rows * (side + 0.15) + 0.95), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.9 / figure.get_figheight()))  # type: ignore[union-attr, call-arg]
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.9 / figure.get_figheight()))  # type: ignore[union-attr, call-arg]  # the constrained one
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     colours = _colours(instances)
     before: dict[int, Points] = {}
