@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ccpml.cli import _VERBS, _parse_train
+from ccpml.cli import VERBS
+from ccpml.cli.train import parse_train
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -35,11 +36,11 @@ def test_python_runs(page, code):
 @pytest.mark.parametrize(("page", "line"), COMMANDS, ids=lambda value: getattr(value, "name", str(value)))
 def test_commands_are_understood(page, line, tmp_path):
     _, verb, *arguments = shlex.split(line)
-    assert verb in _VERBS
+    assert verb in VERBS
     if verb == "train" and "--print_config" not in arguments:
         (tmp_path / "settings.yaml").write_text("loss: triplet\n")
         arguments = [str(tmp_path / "settings.yaml") if a.endswith(".yaml") else a for a in arguments]
-        assert _parse_train(arguments)
+        assert parse_train(arguments)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -34,23 +34,35 @@ def load_model(run: RunDirectory) -> EmbeddingModel:
     return model.eval()
 
 
-def evaluate_run(run: RunDirectory, data: str | None = None, skip_bad: bool = False) -> tuple[RetrievalScores, str]:
+def evaluate_run(
+    run: RunDirectory,
+    data: str | None = None,
+    *,
+    data_root: str | None = None,
+    allow_partial: bool = False,
+    skip_bad: bool = False,
+) -> tuple[RetrievalScores, str]:
     """Score a run on its own test classes, or on other data.
 
     Args:
         run: A run with weights.
         data: As an experiment names them: their test classes if they have a split of their own, else all images. None:
             the run's test classes.
+        data_root: Where the paper's benchmarks lie; None is where the run found its own, or $CCPML_DATA.
+        allow_partial: Whether a benchmark need not be whole.
         skip_bad: Whether images that cannot be read are left out.
 
     Returns:
         The scores, and the size of what was scored in words.
     """
     experiment = run.experiment()
+    data_root = data_root or experiment.data_root
     if data is None:
-        table = load_images(replace(experiment, skip_bad_images=experiment.skip_bad_images or skip_bad)).splits.test
+        skip_bad, partial = experiment.skip_bad_images or skip_bad, experiment.allow_partial or allow_partial
+        own = replace(experiment, data_root=data_root, allow_partial=partial, skip_bad_images=skip_bad)
+        table = load_images(own).splits.test
     else:
-        source = load_source(data)
+        source = load_source(data, data_root, allow_partial)
         table = readable_images(source.table, skip_bad)[0]
         if source.split_of_class is not None:
             split = source.split_of_class
@@ -61,7 +73,15 @@ def evaluate_run(run: RunDirectory, data: str | None = None, skip_bad: bool = Fa
     return scores, f"{table.num_classes:,} classes, {len(table):,} images"
 
 
-def embed_run(run: RunDirectory, data: str, to: Path, skip_bad: bool = False) -> int:
+def embed_run(
+    run: RunDirectory,
+    data: str,
+    to: Path,
+    *,
+    data_root: str | None = None,
+    allow_partial: bool = False,
+    skip_bad: bool = False,
+) -> int:
     """Embed all images of some data and write them to an .npz file.
 
     Args:
@@ -69,13 +89,17 @@ def embed_run(run: RunDirectory, data: str, to: Path, skip_bad: bool = False) ->
         data: As an experiment names them.
         to: The file: φ-normalised ``embeddings`` (N, d), ``labels`` (N,), ``class_names`` (C,), ``paths`` (N,) and
             ``roles`` (N,).
+        data_root: As for `evaluate_run`.
+        allow_partial: As for `evaluate_run`.
         skip_bad: Whether images that cannot be read are left out.
 
     Returns:
         N.
     """
-    table, _ = readable_images(load_source(data).table, skip_bad)
-    write_embeddings(to, _embed(run, run.experiment(), table), table)
+    experiment = run.experiment()
+    source = load_source(data, data_root or experiment.data_root, allow_partial)
+    table, _ = readable_images(source.table, skip_bad)
+    write_embeddings(to, _embed(run, experiment, table), table)
     return len(table)
 
 

@@ -5,36 +5,58 @@ import re
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-__all__ = ["LOSS_PARAMETERS", "Experiment"]
+from ccpml.experiments.presets import load_preset
+
+__all__ = ["LOSS_PARAMETERS", "PAIR_LOSSES", "Experiment"]
 
 LOSS_PARAMETERS: dict[str, tuple[str, ...]] = {
     "contrastive": ("pos_margin", "neg_margin"),
     "cosine_contrastive": ("margin",),
     "triplet": ("margin",),
     "multi_similarity": ("alpha", "beta", "base"),
+    "proxy_anchor": ("margin", "alpha"),
+    "proxy_nca": ("temperature",),
+    "soft_triple": ("scale", "gamma", "tau", "margin", "centers_per_class"),
+    "arcface": ("margin", "scale"),
+    "subcenter_arcface": ("margin", "scale", "centers_per_class"),
 }
+PAIR_LOSSES = ("contrastive", "cosine_contrastive", "triplet", "multi_similarity")
+"""Those that CCP and XBM wrap; the others have proxies of their own."""
 
 
 @dataclass(frozen=True)
 class Experiment:
     """Train an embedding on some classes and score it on others.
 
-    A value of null (None) stands for what suits the backbone or the loss; a run's ``experiment.yaml`` holds the values
-    that were taken.
+    A value of null (None) stands for what suits the data, the backbone or the loss; a run's ``experiment.yaml`` holds
+    the values that were taken. For cub, cars196, sop and inshop those are the paper's.
 
     Args:
-        data: glyphs (comes with the package), folder:<path> (a class is a leaf folder), or csv:<file> (columns
-            path,label[,split[,role]]).
-        method: ccp, or plain: the loss alone, within the batch.
-        loss: contrastive (C2), cosine_contrastive (C1), triplet, or multi_similarity.
+        data: glyphs (comes with the package), cub, cars196, sop, inshop (below data_root), folder:<path> (a class is a
+            leaf folder), or csv:<file> (columns path,label[,split[,role]]).
+        data_root: Where cub, cars196, sop and inshop lie as they were unpacked; null is $CCPML_DATA.
+        allow_partial: Whether a benchmark may have other numbers of images and classes than the published ones.
+        method: ccp; xbm (cross-batch memory); or plain: the loss alone, within the batch.
+        loss: contrastive (C2), cosine_contrastive (C1), triplet, multi_similarity; or, with method plain, a rival with
+            proxies of its own: proxy_anchor, proxy_nca (ProxyNCA++), soft_triple, arcface, subcenter_arcface.
         pos_margin: m⁺ of contrastive, a distance.
         neg_margin: m⁻ of contrastive, a distance.
-        margin: Of cosine_contrastive (an inner product) and triplet (a distance).
-        alpha: α of multi_similarity.
+        margin: Of cosine_contrastive (an inner product), triplet (a distance), proxy_anchor and soft_triple (δ),
+            arcface and subcenter_arcface (an angle in radians).
+        alpha: α of multi_similarity and proxy_anchor.
         beta: β of multi_similarity.
         base: λ of multi_similarity.
-        proxies_per_class: K.
-        pool_size: b, the images of a class among which proxies are chosen.
+        temperature: Of proxy_nca.
+        scale: λ of soft_triple, s of arcface and subcenter_arcface.
+        gamma: γ of soft_triple.
+        tau: τ of soft_triple.
+        centers_per_class: Proxies per class of soft_triple and subcenter_arcface.
+        proxies_per_class: K of CCP.
+        pool_size: b, the images of a class among which CCP chooses proxies.
+        memory_batches: Batches that the memory of xbm holds.
+        memory_start: Steps until xbm compares with its memory.
+        proxy_lr_factor: The learning rate of a loss's own proxies is that of the network times this.
+        warmup_epochs: Passes through the training images in which the embedding layer and the proxies alone learn.
         pair_weight: Weight of the loss within the batch.
         proxy_weight: Weight of the loss against the proxies.
         strength: λ, of the pull towards the last instance's solution.
@@ -50,11 +72,11 @@ class Experiment:
         folds: Contiguous parts into which the other classes are cut, one of which validates.
         fold: That part, from 0; null is the data's own validation classes, or else part 0.
         skip_bad_images: Whether images that cannot be read are left out, rather than an error.
-        backbone: small_conv, bn_inception, or timm:<name>.
+        backbone: small_conv, bn_inception, resnet50, or timm:<name>.
         embedding_dim: d.
         pooling: avg, max, or avg+max.
-        weights: A file of weights for the backbone to start from (.safetensors, .pth): a published checkpoint, or
-            checkpoints/best.safetensors of a run.
+        weights: What the backbone starts from: imagenet (from the hub cache, or downloaded), a file (.safetensors,
+            .pth: a published checkpoint, or checkpoints/best.safetensors of a run), or none.
         freeze_batchnorm: Whether BatchNorm keeps its statistics, scales and shifts.
         channels: 1 for grey, 3 for colour; null is grey where all images are and the backbone can.
         image_size: Side of the images that the network sees.
@@ -62,11 +84,13 @@ class Experiment:
         classes_per_batch: P.
         samples_per_class: Images of each of them.
         lr: Learning rate.
+        lr_schedule: constant, or plateau: a tenth after ten validations without improvement.
         weight_decay: Weight decay.
         clip_norm: Largest norm of all gradients together.
         max_steps: Optimiser steps, rounded up to a whole number of validations.
         validate_every: Steps between validations.
         patience: Validations without improvement of the run's best until it stops.
+        score_last: Whether the test scores of the last weights are reported too, beside those of the best.
         seed: Of everything random.
         device: auto, cpu, cuda, cuda:1, mps ...
         precision: 32-true, 64-true, bf16-mixed or 16-mixed.
@@ -75,16 +99,37 @@ class Experiment:
     """
 
     data: str = "glyphs"
-    method: Literal["ccp", "plain"] = "ccp"
-    loss: Literal["contrastive", "cosine_contrastive", "triplet", "multi_similarity"] = "contrastive"
+    data_root: str | None = None
+    allow_partial: bool = False
+    method: Literal["ccp", "xbm", "plain"] = "ccp"
+    loss: Literal[
+        "contrastive",
+        "cosine_contrastive",
+        "triplet",
+        "multi_similarity",
+        "proxy_anchor",
+        "proxy_nca",
+        "soft_triple",
+        "arcface",
+        "subcenter_arcface",
+    ] = "contrastive"
     pos_margin: float | None = None
     neg_margin: float | None = None
     margin: float | None = None
     alpha: float | None = None
     beta: float | None = None
     base: float | None = None
-    proxies_per_class: int = 8
-    pool_size: int = 12
+    temperature: float | None = None
+    scale: float | None = None
+    gamma: float | None = None
+    tau: float | None = None
+    centers_per_class: int | None = None
+    proxies_per_class: int | None = None
+    pool_size: int | None = None
+    memory_batches: int | None = None
+    memory_start: int = 1000
+    proxy_lr_factor: float | None = None
+    warmup_epochs: int | None = None
     pair_weight: float = 0.1
     proxy_weight: float = 1.0
     strength: float = 2e-4
@@ -99,7 +144,7 @@ class Experiment:
     folds: int = 4
     fold: int | None = None
     skip_bad_images: bool = False
-    backbone: str = "small_conv"
+    backbone: str | None = None
     embedding_dim: int = 128
     pooling: Literal["avg", "max", "avg+max"] = "avg"
     weights: str | None = None
@@ -107,14 +152,16 @@ class Experiment:
     channels: Literal[1, 3] | None = None
     image_size: int | None = None
     augment: Literal["paper", "mild", "none"] | None = None
-    classes_per_batch: int = 8
-    samples_per_class: int = 4
+    classes_per_batch: int | None = None
+    samples_per_class: int | None = None
     lr: float | None = None
+    lr_schedule: Literal["constant", "plateau"] = "constant"
     weight_decay: float = 1e-4
     clip_norm: float = 10.0
     max_steps: int | None = None
-    validate_every: int = 25
+    validate_every: int | None = None
     patience: int = 60
+    score_last: bool = False
     seed: int = 0
     device: str = "auto"
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -128,19 +175,17 @@ class Experiment:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
-        for name in ("lr", "clip_norm", "decay"):
+        for name in ("lr", "clip_norm", "decay", "proxy_lr_factor"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name}: expected a number above 0, got {value}")
-        for name in ("weight_decay", "strength", "min_delta", "pair_weight", "proxy_weight"):
+        for name in _AT_LEAST_ZERO:
             value = getattr(self, name)
-            if not 0 <= value < float("inf"):
+            if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{name}: expected 0 or more, got {value}")
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"workers: expected 0 or more, got {self.workers}")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed: expected 0..2147483647, got {self.seed}")
-        if self.method == "ccp" and self.proxies_per_class > self.pool_size:
+        if self.method == "ccp" and (self.proxies_per_class or 0) > (self.pool_size or math.inf):
             raise ValueError(
                 f"proxies_per_class: expected at most pool_size = {self.pool_size}, got {self.proxies_per_class}"
             )
@@ -152,12 +197,16 @@ class Experiment:
             )
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ValueError(f"device: expected auto, cpu, cuda, cuda:<number> or mps, got {self.device!r}")
-        if not re.fullmatch(r"small_conv|bn_inception|timm:.+", self.backbone):
-            raise ValueError(f"backbone: expected small_conv, bn_inception or timm:<name>, got {self.backbone!r}")
+        if self.backbone is not None and not re.fullmatch(r"small_conv|bn_inception|resnet50|timm:.+", self.backbone):
+            raise ValueError(
+                f"backbone: expected small_conv, bn_inception, resnet50 or timm:<name>, got {self.backbone!r}"
+            )
         if self.test_patterns() == []:
             raise ValueError("test_classes: expected patterns such as 'Korean/*', got none")
 
     def _check_loss_parameters(self) -> None:
+        if self.method != "plain" and self.loss not in PAIR_LOSSES:
+            raise ValueError(f"method: {self.loss} has proxies of its own; train it with method plain")
         takes = LOSS_PARAMETERS[self.loss]
         for loss, parameters in LOSS_PARAMETERS.items():
             for name in parameters:
@@ -166,20 +215,31 @@ class Experiment:
                     raise ValueError(f"{name}: is of the loss {loss}; {self.loss} takes {', '.join(takes)}")
                 if value is not None and not math.isfinite(value):
                     raise ValueError(f"{name}: expected a finite number, got {value}")
-                if value is not None and name in {"alpha", "beta"} and value <= 0:
+                if value is not None and name in _ABOVE_ZERO and value <= 0:
                     raise ValueError(f"{name}: expected a number above 0, got {value}")
 
     def resolved(self) -> "Experiment":
-        """Fill in what suits the backbone and the loss where a value is None."""
-        suits: dict[str, Any] = _SMALL_CONV if self.backbone == "small_conv" else _PRETRAINED
-        if self.backbone.startswith("timm:"):
-            suits = {**suits, "image_size": 224}
-        suits = {**suits, **_LOSS_DEFAULTS[self.loss]}
+        """Fill in what suits the data, the backbone and the loss where a value is None.
+
+        Raises:
+            ValueError: If a value that was given does not go with one that was filled in.
+        """
+        preset = load_preset(self.data)
+        suits: dict[str, Any] = {**_RIVAL_BATCHES} if self.loss not in PAIR_LOSSES else {**_PAIR_BATCHES}
+        suits |= preset["settings"]
+        backbone = self.backbone or suits["backbone"]
+        if backbone != suits["backbone"] and backbone == "small_conv":
+            suits["weights"] = "none"  # there are none for it
+        suits |= _SMALL_CONV if backbone == "small_conv" else _PRETRAINED
+        if backbone.startswith("timm:"):
+            suits["image_size"] = 224
+        suits |= {**_OTHER_LOSSES, **preset["losses"]}[self.loss]
         return replace(self, **{name: value for name, value in suits.items() if getattr(self, name) is None})
 
     def loss_parameters(self) -> dict[str, float]:
         """Give the loss's own parameters by name."""
-        return {name: getattr(self.resolved(), name) for name in LOSS_PARAMETERS[self.loss]}
+        resolved = self.resolved()
+        return {name: getattr(resolved, name) for name in LOSS_PARAMETERS[self.loss]}
 
     def test_patterns(self) -> list[str] | None:
         """Give the patterns of the test classes one by one."""
@@ -194,17 +254,24 @@ class Experiment:
 
 _AT_LEAST_ONE = (
     *("proxies_per_class", "pool_size", "instance_patience", "embedding_dim", "image_size", "classes_per_batch"),
-    *("samples_per_class", "max_steps", "validate_every", "patience", "threads"),
+    *("samples_per_class", "max_steps", "validate_every", "patience", "threads", "memory_batches", "centers_per_class"),
 )
+_AT_LEAST_ZERO = (
+    *("weight_decay", "strength", "min_delta", "pair_weight", "proxy_weight", "workers", "memory_start"),
+    "warmup_epochs",
+)
+_ABOVE_ZERO = {"alpha", "beta", "temperature", "scale", "gamma"}
 
 # A small network from scratch, and the paper's settings for a pretrained one.
 _SMALL_CONV = {"lr": 1e-3, "image_size": 32, "augment": "mild", "freeze_batchnorm": False, "max_steps": 1500}
 _PRETRAINED = {"lr": 1e-5, "image_size": 227, "augment": "paper", "freeze_batchnorm": True, "max_steps": 150_000}
 
-# The paper's parameters for CUB.
-_LOSS_DEFAULTS: dict[str, dict[str, float]] = {
-    "contrastive": {"pos_margin": 0.0, "neg_margin": 0.3841},
-    "cosine_contrastive": {"margin": 0.5},
-    "triplet": {"margin": 0.0961},
-    "multi_similarity": {"alpha": 2.0, "beta": 40.0, "base": 0.5},
+# Pair losses need positives in the batch; losses with proxies of their own do not, and learn those proxies faster.
+_PAIR_BATCHES = {"classes_per_batch": 8, "samples_per_class": 4, "proxy_lr_factor": 1.0, "warmup_epochs": 0}
+_RIVAL_BATCHES = {"classes_per_batch": 32, "samples_per_class": 1, "proxy_lr_factor": 100.0, "warmup_epochs": 1}
+
+# Losses of which the paper gives no parameters: those of their own papers.
+_OTHER_LOSSES: dict[str, dict[str, float]] = {
+    "arcface": {"margin": 0.5, "scale": 64.0},
+    "subcenter_arcface": {"margin": 0.5, "scale": 64.0, "centers_per_class": 3},
 }

@@ -25,7 +25,8 @@ from ccpml.data import (
     make_splits,
 )
 from ccpml.data.sources import Source
-from ccpml.experiments.config import Experiment
+from ccpml.experiments.config import PAIR_LOSSES, Experiment
+from ccpml.experiments.presets import PAPER
 from ccpml.method import (
     CCPLoss,
     ContrastiveLoss,
@@ -35,9 +36,18 @@ from ccpml.method import (
     TripletMarginLoss,
 )
 from ccpml.models import EmbeddingModel, create_model
+from ccpml.rivals import (
+    ArcFaceLoss,
+    CrossBatchMemory,
+    ProxyAnchorLoss,
+    ProxyNCALoss,
+    SoftTripleLoss,
+    SubCenterArcFaceLoss,
+)
 
 __all__ = [
     "Images",
+    "batch_size",
     "build_criterion",
     "build_model",
     "evaluation_batches",
@@ -52,6 +62,13 @@ _LOSSES: dict[str, Callable[..., PairLoss]] = {
     "cosine_contrastive": CosineContrastiveLoss,
     "triplet": TripletMarginLoss,
     "multi_similarity": MultiSimilarityLoss,
+}
+_RIVALS: dict[str, Callable[..., nn.Module]] = {
+    "proxy_anchor": ProxyAnchorLoss,
+    "proxy_nca": ProxyNCALoss,
+    "soft_triple": SoftTripleLoss,
+    "arcface": ArcFaceLoss,
+    "subcenter_arcface": SubCenterArcFaceLoss,
 }
 
 
@@ -84,7 +101,8 @@ def load_images(experiment: Experiment, progress: bool = True) -> Images:
     Raises:
         ValueError: On anything wrong with the data; the message names it.
     """
-    source = load_source(experiment.data)
+    paper = (experiment.data_root, experiment.allow_partial) if experiment.data in PAPER else ()
+    source = load_source(experiment.data, *paper)
     table, bad = readable_images(source.table, experiment.skip_bad_images, progress)
     checked = Source(table, source.split_of_class)
     splits = make_splits(checked, experiment.test_patterns(), experiment.folds, experiment.fold)
@@ -104,7 +122,7 @@ def readable_images(table: ImageTable, skip_bad: bool, progress: bool = True) ->
 def _channels(experiment: Experiment, table: ImageTable) -> Literal[1, 3]:
     if experiment.channels is not None:
         return experiment.channels
-    return 1 if experiment.backbone == "small_conv" and all_grey(table) else 3
+    return 1 if experiment.resolved().backbone == "small_conv" and all_grey(table) else 3
 
 
 def transforms(experiment: Experiment) -> tuple[Transform, EvalTransform]:
@@ -152,29 +170,46 @@ def build_model(experiment: Experiment, channels: int, weights: bool = True) -> 
         channels: Of the images.
         weights: Whether to start from the experiment's weights, if it names any.
     """
+    settings = experiment.resolved()
+    assert settings.backbone is not None  # resolved
     return create_model(
-        experiment.backbone,
-        embedding_dim=experiment.embedding_dim,
-        pooling=experiment.pooling,
+        settings.backbone,
+        embedding_dim=settings.embedding_dim,
+        pooling=settings.pooling,
         channels=channels,
-        weights=experiment.weights if weights else None,
-        freeze_batchnorm=bool(experiment.resolved().freeze_batchnorm),
+        weights=settings.weights if weights and settings.weights != "none" else None,
+        freeze_batchnorm=bool(settings.freeze_batchnorm),
     )
 
 
 def build_criterion(experiment: Experiment, num_classes: int) -> nn.Module:
-    """Build the loss: alone (plain), or with proxies (CCP)."""
-    loss = _LOSSES[experiment.loss](**experiment.loss_parameters())
-    if experiment.method == "plain":
+    """Build the loss: alone (plain), with proxies (CCP), or with a memory of batches (XBM)."""
+    settings, dim = experiment.resolved(), experiment.embedding_dim
+    if settings.loss not in PAIR_LOSSES:
+        return _RIVALS[settings.loss](num_classes=num_classes, embedding_dim=dim, **settings.loss_parameters())
+    loss = _LOSSES[settings.loss](**settings.loss_parameters())
+    if settings.method == "plain":
         return loss
+    if settings.method == "xbm":
+        assert settings.memory_batches is not None  # resolved
+        return CrossBatchMemory(loss, dim, settings.memory_batches, batch_size(settings), start=settings.memory_start)
+    assert settings.proxies_per_class is not None  # resolved
     return CCPLoss(
         loss,
         num_classes=num_classes,
-        embedding_dim=experiment.embedding_dim,
-        proxies_per_class=experiment.proxies_per_class,
-        pair_weight=experiment.pair_weight,
-        proxy_weight=experiment.proxy_weight,
+        embedding_dim=dim,
+        proxies_per_class=settings.proxies_per_class,
+        pair_weight=settings.pair_weight,
+        proxy_weight=settings.proxy_weight,
     )
+
+
+def batch_size(experiment: Experiment) -> int:
+    """Give the images of a training batch."""
+    settings = experiment.resolved()
+    assert settings.classes_per_batch is not None  # resolved
+    assert settings.samples_per_class is not None
+    return settings.classes_per_batch * settings.samples_per_class
 
 
 def is_query(table: ImageTable) -> Tensor | None:

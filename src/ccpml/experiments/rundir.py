@@ -2,6 +2,9 @@
 
 import csv
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,11 @@ from torch import Tensor
 
 from ccpml.experiments.config import Experiment
 from ccpml.experiments.files import write_text
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["RunDirectory"]
 
@@ -84,6 +92,33 @@ class RunDirectory:
         if not run.experiment_file.is_file():
             raise FileNotFoundError(f"{path}: no run is there (no {run.experiment_file.name})")
         return run
+
+    @contextmanager
+    def locked(self, patience: float = 20.0) -> Iterator[None]:
+        """Keep other processes from training this run; a process that dies, however, lets go of it.
+
+        Args:
+            patience: For how many seconds to wait until another one, perhaps about to stop, lets go.
+
+        Raises:
+            RuntimeError: If another process goes on training it.
+        """
+        if fcntl is None:
+            yield
+            return
+        with (self.path / ".lock").open("w") as file:
+            deadline = time.monotonic() + patience
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise RuntimeError(
+                            f"{self.path}: another process trains this run; wait until it ends, or stop it"
+                        ) from None
+                    time.sleep(0.2)
+            yield
 
     @property
     def finished(self) -> bool:

@@ -2,8 +2,9 @@
 
 import logging
 import math
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from ccpml.data import ClassBalancedBatches, Draw, pool_rows, train_loader
+from ccpml.data import ClassBalancedBatches, Draw, ImageTable, pool_rows, train_loader
 from ccpml.experiments.apply import write_embeddings
 from ccpml.experiments.callbacks import Checkpoints, Interruption, Progress, Recorder
 from ccpml.experiments.config import Experiment
@@ -21,6 +22,7 @@ from ccpml.experiments.files import write_json, write_text
 from ccpml.experiments.geometry import GeometrySet
 from ccpml.experiments.prepare import (
     Images,
+    batch_size,
     build_criterion,
     build_model,
     evaluation_batches,
@@ -30,21 +32,40 @@ from ccpml.experiments.prepare import (
     training_dataset,
     workers,
 )
+from ccpml.experiments.presets import PAPER
 from ccpml.experiments.provenance import provenance
 from ccpml.experiments.rundir import RunDirectory
-from ccpml.training import CCPCallback, EmbeddingPool, MetricLearning, embed, score_roles
+from ccpml.retrieval import RetrievalScores
+from ccpml.training import (
+    CCPCallback,
+    EmbeddingPool,
+    MetricLearning,
+    ReduceOnPlateau,
+    Warmup,
+    embed,
+    score_roles,
+)
 from ccpml.training.embed import evaluating
 
 __all__ = ["resume", "train"]
 
 
-def train(experiment: Experiment, path: Path, progress: bool = True) -> RunDirectory:
+def train(
+    experiment: Experiment,
+    path: Path,
+    progress: bool = True,
+    *,
+    test: bool = True,
+    callbacks: Sequence[L.Callback] = (),
+) -> RunDirectory:
     """Train, test, and leave a run directory.
 
     Args:
         experiment: What to do.
         path: The run directory; there must be nothing.
         progress: Show a line of progress on standard error.
+        test: Whether to score the test classes in the end; a run that did not is unfinished, and `resume` tests it.
+        callbacks: Further callbacks of Lightning's; they come after ours, but for the one that writes checkpoints.
 
     Raises:
         ValueError: On anything wrong with the data or the settings, before training starts and anything is written.
@@ -55,19 +76,24 @@ def train(experiment: Experiment, path: Path, progress: bool = True) -> RunDirec
     experiment = _settled(experiment)
     parts = _Parts.build(experiment, load_images(experiment, progress))
     run = RunDirectory(path)
-    training = _Training.set_up(run, parts, progress)
+    training = _Training.set_up(run, parts, progress, callbacks)
     RunDirectory.create(path, parts.experiment)
     write_text(run.images_file, parts.images.fingerprint())
-    training.finish(run, parts)
+    with run.locked():
+        training.finish(run, parts, test)
     return run
 
 
-def resume(path: Path, progress: bool = True) -> RunDirectory:
+def resume(
+    path: Path, progress: bool = True, *, test: bool = True, callbacks: Sequence[L.Callback] = ()
+) -> RunDirectory:
     """Go on with a run to the result that it would have had without the interruption.
 
     Args:
         path: The run directory. Nothing is done if the run is finished.
         progress: Show a line of progress on standard error.
+        test: As for `train`.
+        callbacks: As for `train`.
 
     Raises:
         FileNotFoundError: If there is no run at ``path``.
@@ -80,7 +106,8 @@ def resume(path: Path, progress: bool = True) -> RunDirectory:
         parts = _Parts.build(experiment, load_images(experiment, progress))
         if run.images_file.is_file() and run.images_file.read_text() != parts.images.fingerprint():
             raise ValueError(f"{run.path}: the images or their classes are not those that this run began with")
-        _Training.set_up(run, parts, progress).finish(run, parts)
+        with run.locked():
+            _Training.set_up(run, parts, progress, callbacks).finish(run, parts, test)
     return run
 
 
@@ -88,9 +115,18 @@ def _settled(experiment: Experiment) -> Experiment:
     """Give the settings that reproduce the run: nothing left open, and files named from the root."""
     experiment = experiment.resolved()
     kind, colon, path = experiment.data.partition(":")
-    data = f"{kind}:{Path(path).expanduser().resolve()}" if colon else kind
-    weights = None if experiment.weights is None else str(Path(experiment.weights).expanduser().resolve())
-    return replace(experiment, data=data, weights=weights)
+    data = f"{kind}:{_from_root(path)}" if colon else kind
+    root = experiment.data_root
+    if kind in PAPER:
+        root = root or os.environ.get("CCPML_DATA")
+    weights = experiment.weights
+    if weights not in {None, "none", "imagenet"}:
+        weights = _from_root(str(weights))
+    return replace(experiment, data=data, data_root=root and _from_root(root), weights=weights)
+
+
+def _from_root(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
 
 
 class _EpochBatches:
@@ -129,6 +165,7 @@ class _Parts:
     batches: _EpochBatches
     geometry: GeometrySet
     ccp: CCPCallback | None
+    schedules: list[L.Callback]
 
     @classmethod
     def build(cls, experiment: Experiment, images: Images) -> "_Parts":
@@ -142,19 +179,30 @@ class _Parts:
             model(torch.zeros(1, images.channels, experiment.image_size or 1, experiment.image_size or 1))
         criterion = build_criterion(experiment, table.num_classes)
         assert experiment.lr is not None  # resolved
+        assert experiment.proxy_lr_factor is not None
+        assert experiment.classes_per_batch is not None
+        assert experiment.samples_per_class is not None
+        assert experiment.validate_every is not None
         queries = is_query(images.splits.validation)
-        module = MetricLearning(model, criterion, experiment.lr, experiment.weight_decay, queries)
+        module = MetricLearning(
+            model, criterion, experiment.lr, experiment.weight_decay, queries, experiment.proxy_lr_factor
+        )
         batches = ClassBalancedBatches(
             table.labels, experiment.classes_per_batch, experiment.samples_per_class, experiment.seed
         )
         epoch = _EpochBatches(batches, experiment.validate_every, module)
         geometry = GeometrySet(experiment, table, images.channels)
-        return cls(experiment, images, module, epoch, geometry, _ccp(experiment, images))
+        schedules: list[L.Callback] = [ReduceOnPlateau()] if experiment.lr_schedule == "plateau" else []
+        if experiment.warmup_epochs:
+            steps = experiment.warmup_epochs * math.ceil(len(table) / batch_size(experiment))
+            schedules.append(Warmup(model.backbone, steps))
+        return cls(experiment, images, module, epoch, geometry, _ccp(experiment, images), schedules)
 
 
 def _ccp(experiment: Experiment, images: Images) -> CCPCallback | None:
-    if experiment.method == "plain":
+    if experiment.method != "ccp":
         return None
+    assert experiment.pool_size is not None  # resolved
     table = images.splits.train
     dataset = pool_dataset(experiment, table, images.channels)
     return CCPCallback(
@@ -178,20 +226,23 @@ class _Training:
     interruption: Interruption
 
     @classmethod
-    def set_up(cls, run: RunDirectory, parts: _Parts, progress: bool) -> "_Training":
+    def set_up(
+        cls, run: RunDirectory, parts: _Parts, progress: bool, further: Sequence[L.Callback] = ()
+    ) -> "_Training":
         """Set up a trainer; nothing is written yet."""
         experiment, interruption = parts.experiment, Interruption()
         recorder = Recorder(run, parts.geometry, experiment.patience, parts.ccp)
         assert experiment.max_steps is not None  # resolved
+        assert experiment.validate_every is not None
         epochs = math.ceil(experiment.max_steps / experiment.validate_every)
-        callbacks = [_SeedEpochs(experiment.seed), *([parts.ccp] if parts.ccp else []), recorder]
+        callbacks = [_SeedEpochs(experiment.seed), *([parts.ccp] if parts.ccp else []), *parts.schedules, recorder]
         callbacks += [Progress(recorder, epochs * experiment.validate_every)] if progress else []
-        callbacks += [Checkpoints(run, recorder, interruption)]
+        callbacks += [*further, Checkpoints(run, recorder, interruption)]
         with _quiet():
             return cls(_trainer(run, experiment, epochs, callbacks), recorder, interruption)
 
-    def finish(self, run: RunDirectory, parts: _Parts) -> None:
-        """Train to the end, from the last checkpoint if there is one; then test with the best weights."""
+    def finish(self, run: RunDirectory, parts: _Parts, test: bool) -> None:
+        """Train to the end, from the last checkpoint if there is one; then, if wanted, test with the best weights."""
         experiment, table = parts.experiment, parts.images.splits.train
         state = run.check_state()
         dataset = training_dataset(experiment, table, parts.images.channels)
@@ -203,10 +254,13 @@ class _Training:
                 ckpt_path=state,
                 weights_only=True,
             )
+        if not test:
+            return
         device = self.trainer.strategy.root_device
+        last = _test(parts, device)[1] if experiment.score_last else None
         parts.module.load_state_dict(run.weights())
         parts.module.to(device)
-        _score(run, parts, self.recorder, device)
+        _score(run, parts, self.recorder, device, last)
 
 
 def _trainer(run: RunDirectory, experiment: Experiment, epochs: int, callbacks: list[L.Callback]) -> L.Trainer:
@@ -229,20 +283,29 @@ def _trainer(run: RunDirectory, experiment: Experiment, epochs: int, callbacks: 
     )
 
 
-def _score(run: RunDirectory, parts: _Parts, recorder: Recorder, device: torch.device) -> None:
+def _embedded(parts: _Parts, table: ImageTable, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embed a table by the weights as they are: embeddings (N, d) and labels (N,)."""
+    return embed(parts.module, evaluation_batches(parts.experiment, table, parts.images.channels), device)
+
+
+def _test(parts: _Parts, device: torch.device) -> tuple[torch.Tensor, RetrievalScores]:
+    """Embed and score the test classes by the weights as they are."""
+    table = parts.images.splits.test
+    parts.module.to(device)
+    embeddings, labels = _embedded(parts, table, device)
+    return embeddings, score_roles(embeddings, labels, is_query(table))
+
+
+def _score(
+    run: RunDirectory, parts: _Parts, recorder: Recorder, device: torch.device, last: RetrievalScores | None
+) -> None:
     """Embed the splits by the best weights, test, and write what a finished run has."""
     splits = parts.images.splits
     some = pool_rows(splits.train.labels, 12, 0, 0)[:2000]
-    tables = {
-        "train": splits.train.select(np.unique(some)),
-        "validation": splits.validation,
-        "test": splits.test,
-    }
-    for name, table in tables.items():
-        batches = evaluation_batches(parts.experiment, table, parts.images.channels)
-        embeddings, labels = embed(parts.module, batches, device)
-        write_embeddings(run.embeddings / f"{name}.npz", embeddings, table)
-    scores = score_roles(embeddings, labels, is_query(splits.test))
+    for name, table in (("train", splits.train.select(np.unique(some))), ("validation", splits.validation)):
+        write_embeddings(run.embeddings / f"{name}.npz", _embedded(parts, table, device)[0], table)
+    embeddings, scores = _test(parts, device)
+    write_embeddings(run.embeddings / "test.npz", embeddings, splits.test)
     sizes = {
         name: {"classes": table.num_classes, "images": len(table)}
         for name, table in (("train", splits.train), ("validation", splits.validation), ("test", splits.test))
@@ -251,10 +314,12 @@ def _score(run: RunDirectory, parts: _Parts, recorder: Recorder, device: torch.d
         run.scores_file,
         {
             "test": scores.as_dict(),
+            **({} if last is None else {"test_last": last.as_dict()}),
             "validation": {"map_at_r": recorder.best_score, "step": recorder.best_step},
             "steps": int(recorder.rows[-1]["step"]),
             "instances": parts.ccp.projections.instance if parts.ccp else 0,
             "splits": sizes,
+            "partial": parts.experiment.allow_partial,
             "images_left_out": [f"{image.name}: {image.reason}" for image in parts.images.bad],
             "seed": parts.experiment.seed,
             **provenance(device),

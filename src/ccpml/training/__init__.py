@@ -1,8 +1,9 @@
-"""The Lightning module, the CCP callback and the pool."""
+"""The Lightning module, the CCP callback and the pool, schedules."""
 
 from ccpml.training.callback import CCPCallback
 from ccpml.training.embed import embed
 from ccpml.training.module import MetricLearning, score_roles
 from ccpml.training.pool import EmbeddingPool
+from ccpml.training.schedule import ReduceOnPlateau, Warmup
 
-__all__ = ["CCPCallback", "EmbeddingPool", "MetricLearning", "embed", "score_roles"]
+__all__ = ["CCPCallback", "EmbeddingPool", "MetricLearning", "ReduceOnPlateau", "Warmup", "embed", "score_roles"]

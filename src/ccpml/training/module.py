@@ -32,7 +32,8 @@ class MetricLearning(L.LightningModule):
     """Train a network with a criterion; validate by retrieval.
 
     The criterion is a submodule: its proxies are trained, moved and saved with the network. The optimiser is
-    Adam with coupled weight decay, which touches the proxies too, and one learning rate for all.
+    Adam with coupled weight decay, which touches the proxies too, and one learning rate for all unless the
+    proxies of a rival learn faster.
 
     Batches are images (B, C, H, W) and labels (B,). After each validation it logs ``map_at_r``,
     ``precision_at_1`` and ``r_precision``, and keeps the embeddings in ``validation``.
@@ -43,6 +44,7 @@ class MetricLearning(L.LightningModule):
         lr: Learning rate.
         weight_decay: Weight decay.
         is_query: Which validation images are queries, where they have roles, bool (N,).
+        proxy_lr_factor: The learning rate of the criterion's own parameters is ``lr`` times this.
 
     Attributes:
         validation: Embeddings (N, d) and labels (N,) of the last validation.
@@ -61,6 +63,7 @@ class MetricLearning(L.LightningModule):
         lr: float,
         weight_decay: float = 1e-4,
         is_query: Tensor | None = None,
+        proxy_lr_factor: float = 1.0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -68,6 +71,7 @@ class MetricLearning(L.LightningModule):
         self.lr = lr
         self.weight_decay = weight_decay
         self.is_query = is_query
+        self.proxy_lr_factor = proxy_lr_factor
         self.validation: tuple[Tensor, Tensor] | None = None
         self._outputs: list[tuple[Tensor, Tensor]] = []
 
@@ -102,5 +106,9 @@ class MetricLearning(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Set up Adam over network and criterion."""
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [weight for weight in part.parameters() if weight.requires_grad], "lr": lr}
+            for part, lr in ((self.model, self.lr), (self.criterion, self.lr * self.proxy_lr_factor))
+        ]
+        trained = [group for group in groups if group["params"]]
         return torch.optim.Adam(trained, lr=self.lr, weight_decay=self.weight_decay)

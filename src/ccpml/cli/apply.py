@@ -1,0 +1,84 @@
+"""``ccpml evaluate``, ``ccpml embed`` and ``ccpml report``: what is done with a trained run."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ccpml.cli.options import UsageError, parser, require_data, require_free, require_run
+
+_DATA = "glyphs, cub, cars196, sop, inshop, folder:<path> or csv:<file>"
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Score a run on its test classes, or on other data."""
+    command = parser("evaluate", "Score a run on its test classes, or on other data.")
+    command.add_argument("run", type=Path, help="run directory")
+    command.add_argument("data", nargs="?", help=f"{_DATA}; by default the run's test classes")
+    _add_data_options(command)
+    command.add_argument("-o", "--output", type=Path, help="write the scores to this JSON file too")
+    options = command.parse_args(arguments)
+    require_run(options.run)
+    if options.data is not None:
+        require_data(options.data)
+    if options.output is not None:
+        require_free(options.output)
+
+    from ccpml.experiments.apply import evaluate_run
+    from ccpml.experiments.files import write_json
+    from ccpml.experiments.rundir import RunDirectory
+
+    scores, size = evaluate_run(RunDirectory.open(options.run), options.data, **_data_options(options))
+    print(f"{size}\n{scores}")
+    if options.output is not None:
+        write_json(options.output, {"run": str(options.run), "data": options.data, "size": size, **scores.as_dict()})
+    return 0
+
+
+def embed(arguments: list[str]) -> int:
+    """Write a run's embeddings of some data."""
+    command = parser("embed", "Write a run's embeddings of some data, with labels and paths, to an .npz file.")
+    command.add_argument("run", type=Path, help="run directory")
+    command.add_argument("data", help=_DATA)
+    command.add_argument("-o", "--output", type=Path, required=True, help="the .npz file")
+    _add_data_options(command)
+    options = command.parse_args(arguments)
+    if options.output.suffix != ".npz":
+        raise UsageError(f"--output: expected a file that ends in .npz, got {options.output}")
+    require_free(options.output)
+    require_run(options.run)
+    require_data(options.data)
+
+    from ccpml.experiments.apply import embed_run
+    from ccpml.experiments.rundir import RunDirectory
+
+    count = embed_run(RunDirectory.open(options.run), options.data, options.output, **_data_options(options))
+    print(f"{options.output}: {count:,} embeddings")
+    return 0
+
+
+def report(arguments: list[str]) -> int:
+    """Write the report of a run again."""
+    command = parser("report", "Write the report of a run again: report.html and its pictures.")
+    command.add_argument("run", type=Path, help="run directory")
+    options = command.parse_args(arguments)
+    require_run(options.run)
+
+    from ccpml.experiments.rundir import RunDirectory
+    from ccpml.report import write_report
+
+    print(write_report(RunDirectory.open(options.run)))
+    return 0
+
+
+def _add_data_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data-root", help="where cub, cars196, sop and inshop lie (default: $CCPML_DATA)")
+    command.add_argument("--allow-partial", action="store_true", help="take a benchmark that is not whole")
+    command.add_argument("--skip-bad-images", action="store_true", help="leave out images that cannot be read")
+
+
+def _data_options(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "data_root": options.data_root,
+        "allow_partial": options.allow_partial,
+        "skip_bad": options.skip_bad_images,
+    }

@@ -1,0 +1,151 @@
+"""What the verbs share: parsers whose errors are sentences, and checks before work begins."""
+
+import argparse
+import os
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ccpml.experiments.config import Experiment
+
+__all__ = [
+    "UsageError",
+    "experiment_parser",
+    "parse_experiment",
+    "parser",
+    "require_data",
+    "require_experiment",
+    "require_free",
+    "require_run",
+]
+
+
+class UsageError(Exception):
+    """The command line is wrong: exit code 2."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argparse whose errors are ours."""
+
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def parser(verb: str, description: str) -> argparse.ArgumentParser:
+    """Make the parser of a verb that takes no experiment."""
+    return _Parser(prog=f"ccpml {verb}", description=description)
+
+
+def experiment_parser(verb: str, description: str, usage: str) -> Any:
+    """Make the parser of a verb that takes the settings of `Experiment`, from a file and from flags."""
+    import jsonargparse
+
+    from ccpml.experiments.config import Experiment
+
+    command = jsonargparse.ArgumentParser(prog=f"ccpml {verb}", description=description, exit_on_error=False)
+    command.usage = f"{usage}; <data> is short for --data <data>"
+    command.add_argument("--config", action="config", help="YAML file of the options below; flags after it win")
+    command.add_class_arguments(Experiment)
+    return command
+
+
+def parse_experiment(command: Any, arguments: list[str]) -> tuple[Any, "Experiment"]:
+    """Parse the command line of a verb that takes the settings of `Experiment`.
+
+    Args:
+        command: From `experiment_parser`, with the verb's own options added.
+        arguments: What follows the verb.
+
+    Returns:
+        What was parsed, and the experiment.
+    """
+    import jsonargparse
+
+    from ccpml.experiments.config import Experiment
+
+    try:
+        parsed = command.parse_args(_normalized(arguments, Experiment))
+        return parsed, Experiment(**{field.name: parsed[field.name] for field in fields(Experiment)})
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        raise UsageError(f"{_plain(str(error), Experiment)}; see {command.prog} --help") from error
+
+
+def _plain(message: str, experiment: type) -> str:
+    """Say what jsonargparse says of a value that does not fit its type in our own words."""
+    found = re.search(r'Parser key "(\w+)"', message)
+    types = {field.name: str(field.type).replace("typing.", "") for field in fields(experiment)}
+    if found is None or found[1] not in types:
+        return message
+    expected = re.sub(r"<class '(\w+)'>", r"\1", types[found[1]])
+    expected = re.sub(r"^Optional\[(.*)\]$", r"\1 or null", expected).replace(" | None", " or null")
+    return f"--{found[1]}: expected {expected}, got something else"
+
+
+def _normalized(arguments: list[str], experiment: type) -> list[str]:
+    """Let options be written with dashes, switches without a value, and the data without their flag."""
+    switches = {f"--{field.name}" for field in fields(experiment) if field.type is bool}
+    result: list[str] = []
+    data: list[str] = []
+    left = list(arguments)
+    while left:
+        flag, equals, value = left.pop(0).partition("=")
+        if not flag.startswith("-"):
+            data.append(flag + equals + value)
+            continue
+        flag = flag[:2] + flag[2:].replace("-", "_")
+        if not equals and flag in switches:
+            value = left.pop(0) if left[:1] in (["true"], ["false"]) else "true"
+        elif not equals and flag not in {"-h", "--help", "--print_config"} and left:
+            value = left.pop(0)
+        elif not equals:
+            result.append(flag)
+            continue
+        if flag == "--config" and not Path(value).is_file():
+            raise UsageError(f"--config: there is no file {value}")
+        if flag == "--data":
+            data.append(value)
+        else:
+            result.append(f"{flag}={value}")
+    if len(data) > 1:
+        raise UsageError(f"the data are named twice: {' and '.join(data)}")
+    return result + [f"--data={name}" for name in data]
+
+
+def require_data(data: str) -> None:
+    """Check that data are named as they should be, and are there."""
+    from ccpml.experiments.presets import PAPER
+
+    kind, colon, path = data.partition(":")
+    if not (data == "glyphs" or data in PAPER or (kind in {"folder", "csv"} and colon and path)):
+        raise UsageError(f"unknown data {data!r}: expected glyphs, {', '.join(PAPER)}, folder:<path> or csv:<file>")
+    if colon and not Path(path).expanduser().exists():
+        raise UsageError(f"{data}: there is no such {'folder' if kind == 'folder' else 'file'}")
+
+
+def require_experiment(experiment: "Experiment") -> None:
+    """Check what an experiment names before heavy imports and long work."""
+    require_data(experiment.data)
+    weights = experiment.weights
+    if weights not in {None, "none", "imagenet"} and not Path(str(weights)).expanduser().is_file():
+        raise UsageError(f"weights: there is no file {weights}; expected a file, imagenet or none")
+    try:
+        experiment.resolved()
+    except ValueError as error:
+        raise UsageError(error) from error
+
+
+def require_free(output: Path) -> None:
+    """Check that a file can be written, and would overwrite none, before the work is done."""
+    if output.exists():
+        raise UsageError(f"--output: {output} is there already; choose another name or remove it")
+    if output.parent.exists() and not (output.parent.is_dir() and os.access(output.parent, os.W_OK)):
+        raise UsageError(f"--output: {output.parent} is no folder that can be written to")
+
+
+def require_run(path: Path) -> Path:
+    """Check that there is a run, and give its path."""
+    if not (path / "experiment.yaml").is_file():
+        raise UsageError(f"{path}: no run is there (no experiment.yaml)")
+    return path

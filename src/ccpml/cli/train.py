@@ -1,0 +1,78 @@
+"""``ccpml train``."""
+
+import argparse
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ccpml.cli.options import UsageError, experiment_parser, parse_experiment, require_experiment, require_run
+
+if TYPE_CHECKING:
+    from ccpml.experiments.config import Experiment
+
+
+def train(arguments: list[str]) -> int:
+    """Train a run, or go on with one; write its report."""
+    parsed, experiment = parse_train(arguments)
+    run_path, resumed = parsed.get("run"), parsed.get("resume")
+    for flag, value in (("--run", run_path), ("--resume", resumed)):
+        if value == "":
+            raise UsageError(f"{flag}: expected a directory, got nothing")
+    if resumed is not None:
+        if len(arguments) > (1 if arguments[0].startswith("--resume=") else 2):
+            raise UsageError("--resume goes on with a run as it was begun: it takes no data and no other options")
+        path = require_run(Path(resumed))
+    else:
+        require_experiment(experiment)
+        path = Path(run_path or _default_run(experiment))
+
+    from ccpml.experiments import train as training
+    from ccpml.experiments.callbacks import Stopped
+    from ccpml.report import write_report
+
+    try:
+        run = training.train(experiment, path) if resumed is None else training.resume(path)
+    except (Stopped, KeyboardInterrupt) as stopped:
+        if not (path / "experiment.yaml").is_file():
+            raise KeyboardInterrupt from stopped
+        way_on = shlex.join(["ccpml", "train", "--resume", str(path)])
+        print(f"ccpml: {str(stopped) or 'interrupted'}; go on with: {way_on}", file=sys.stderr)
+        return 128 + getattr(stopped, "number", 2)
+    report = write_report(run)
+    _print_scores(run.scores())
+    print(f"run     {run.path}\nreport  {report}")
+    return 0
+
+
+def parse_train(arguments: list[str]) -> tuple[Any, "Experiment"]:
+    """Parse the options of ``train``: those of `Experiment`, from a file and from flags, and where the run lies."""
+    command = experiment_parser(
+        "train",
+        "Train on some classes, test on others, leave a run directory with a report.",
+        "ccpml train <data> [options], or ccpml train --resume <run>",
+    )
+    absent = argparse.SUPPRESS  # these are no settings: --print_config shows them only where they are given
+    command.add_argument(
+        "--run", default=absent, help="run directory (default: runs/<data>-<loss>-<method>-seed<seed>)"
+    )
+    command.add_argument("--resume", default=absent, help="go on with the run in this directory")
+    return parse_experiment(command, arguments)
+
+
+def _default_run(experiment: "Experiment") -> Path:
+    kind, _, path = experiment.data.partition(":")
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(path).expanduser().resolve().stem) if path else kind
+    fold = "" if experiment.fold is None else f"-fold{experiment.fold}"
+    return Path("runs") / f"{name}-{experiment.loss}-{experiment.method}{fold}-seed{experiment.seed}"
+
+
+def _print_scores(scores: dict[str, Any]) -> None:
+    for split, size in scores["splits"].items():
+        print(f"{split:<11} {size['classes']:>6,} classes {size['images']:>8,} images")
+    test = scores["test"]
+    recall = "  ".join(f"R@{name.rpartition('_')[2]} {v:.4f}" for name, v in test.items() if name.startswith("recall"))
+    print(f"test        MAP@R {test['map_at_r']:.4f}  P@1 {test['precision_at_1']:.4f}  P@R {test['r_precision']:.4f}")
+    print(f"            {recall}  ({test['num_queries']:,} queries, {test['num_skipped']:,} left out)")
+    print(f"stopped after {scores['steps']:,} steps, best on validation at {scores['validation']['step']:,}")

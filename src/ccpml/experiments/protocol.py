@@ -1,0 +1,288 @@
+"""The protocols: which rows a table has, and which runs stand behind each."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ccpml.experiments.config import LOSS_PARAMETERS, PAIR_LOSSES, Experiment
+from ccpml.experiments.presets import load_preset, read_preset
+
+__all__ = [
+    "ABLATIONS",
+    "PROTOCOLS",
+    "Benchmark",
+    "Cell",
+    "Row",
+    "ablation_rows",
+    "ablation_title",
+    "loss_name",
+    "protocol_settings",
+    "table_rows",
+    "variant_rows",
+]
+
+Protocol = Literal["mlrc", "conventional"]
+PROTOCOLS: tuple[Protocol, ...] = ("mlrc", "conventional")
+ABLATIONS = tuple(read_preset("ablations"))
+METHODS = ("plain", "ccp", "xbm", "xbm-s")
+
+_SHORT = {"c1": "cosine_contrastive", "c2": "contrastive", "ms": "multi_similarity"}
+_TITLES = {
+    "cosine_contrastive": "C1",
+    "contrastive": "C2",
+    "triplet": "Triplet",
+    "multi_similarity": "MS",
+    "proxy_anchor": "ProxyAnchor",
+    "proxy_nca": "ProxyNCA++",
+    "soft_triple": "SoftTriple",
+    "arcface": "ArcFace",
+    "subcenter_arcface": "SubCenter-ArcFace",
+}
+_FIELDS = {setting.name for setting in fields(Experiment)} - {"seed", "fold", "loss", "data", "data_root"}
+_METHOD_TITLES = {"plain": "", "ccp": "CCP", "xbm": "XBM", "xbm-s": "XBM-S"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: a loss with a method, and perhaps with a setting changed.
+
+    Attributes:
+        loss: As in `Experiment`.
+        method: plain, ccp, xbm (the large memory) or xbm-s (the small one).
+        variant: Name of what was changed; empty if nothing was.
+        changes: The settings of `Experiment` in which it differs from the others.
+        value: Where it stands on an ablation's axis; None outside ablations.
+    """
+
+    loss: str
+    method: str
+    variant: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    value: float | str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return "-".join(part for part in (self.loss, self.method, self.variant) if part)
+
+    @property
+    def title(self) -> str:
+        """Name in tables, as the paper's: C2-CCP.
+
+        Example:
+            >>> Row("contrastive", "ccp").title, Row("triplet", "plain").title
+            ('C2-CCP', 'Triplet')
+        """
+        head = "-".join(part for part in (_TITLES[self.loss], _METHOD_TITLES[self.method]) if part)
+        return f"{head} ({self.variant})" if self.variant else head
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run of a benchmark.
+
+    Attributes:
+        row: Its row.
+        repeat: From 0; the seed is that of the benchmark plus this.
+        fold: The part of the training classes that validates.
+        experiment: What is trained.
+        path: The run directory.
+    """
+
+    row: Row
+    repeat: int
+    fold: int
+    experiment: Experiment
+    path: Path
+
+    @property
+    def title(self) -> str:
+        """Name for people."""
+        return f"{self.row.title}, repeat {self.repeat}, fold {self.fold}"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Rows × repeats × folds, all trained alike but for what the rows change.
+
+    Attributes:
+        base: The settings that all rows share.
+        rows: The rows.
+        out: Where everything lies.
+        protocol: mlrc, or conventional.
+        repeats: Runs of each row and fold, with a seed each.
+        folds: The parts that validate, one model for each: all of them under MLRC, the first one else.
+        ablation: Name of the ablation (of the field, where it is none of ours), None if it is none.
+    """
+
+    base: Experiment
+    rows: tuple[Row, ...]
+    out: Path
+    protocol: Protocol = "mlrc"
+    repeats: int = 1
+    folds: tuple[int, ...] = (0, 1, 2, 3)
+    ablation: str | None = None
+
+    def cells(self) -> Iterator[Cell]:
+        """Give all runs: repeat by repeat, so that a table fills evenly."""
+        for repeat in range(self.repeats):
+            for row in self.rows:
+                yield from self.models(row, repeat)
+
+    def models(self, row: Row, repeat: int) -> Iterator[Cell]:
+        """Give the runs of a row and a repeat, one for each fold."""
+        for fold in self.folds:
+            settings = {**self._settings(row), "fold": fold, "seed": self.base.seed + repeat}
+            path = self.out / "cells" / row.name / f"repeat{repeat}-fold{fold}"
+            yield Cell(row, repeat, fold, replace(self.base, **settings).resolved(), path)
+
+    def _settings(self, row: Row) -> dict[str, Any]:
+        own = {name for names in LOSS_PARAMETERS.values() for name in names} - set(LOSS_PARAMETERS[row.loss])
+        settings: dict[str, Any] = {"loss": row.loss, "method": row.method.partition("-")[0], **dict.fromkeys(own)}
+        if row.method == "xbm-s":
+            settings["memory_batches"] = load_preset(self.base.data)["small_memory_batches"]
+        return settings | dict(row.changes)
+
+
+def protocol_settings(protocol: str) -> dict[str, Any]:
+    """Give what a protocol settles before the user's own options.
+
+    Source: Musgrave et al., ECCV 2020 (mlrc: the defaults); Gürbüz et al., WACV 2024, supplement (conventional).
+    """
+    if protocol == "mlrc":
+        return {}
+    return {
+        "embedding_dim": 512,
+        "classes_per_batch": 32,
+        "samples_per_class": 4,
+        "pooling": "avg+max",
+        "lr_schedule": "plateau",
+        "score_last": True,
+    }
+
+
+def loss_name(name: str) -> str:
+    """Give a loss's full name.
+
+    Raises:
+        ValueError: If there is no such loss.
+
+    Example:
+        >>> loss_name("c2")
+        'contrastive'
+    """
+    full = _SHORT.get(name.lower(), name)
+    if full not in LOSS_PARAMETERS:
+        known = ", ".join([*(f"{short} ({long})" for short, long in _SHORT.items()), *LOSS_PARAMETERS])
+        raise ValueError(f"losses: expected some of {known}, got {name!r}")
+    return full
+
+
+def table_rows(losses: Sequence[str], methods: Sequence[str]) -> tuple[Row, ...]:
+    """Give the rows of losses × methods; a loss with proxies of its own has one row.
+
+    Raises:
+        ValueError: If a loss or a method is unknown or named twice, or there is none.
+
+    Example:
+        >>> [row.title for row in table_rows(["c2", "proxy_anchor"], ["plain", "ccp"])]
+        ['C2', 'C2-CCP', 'ProxyAnchor']
+    """
+    names = [loss_name(loss) for loss in losses]
+    for what, given in (("losses", names), ("methods", list(methods))):
+        if not given or len(set(given)) < len(given):
+            raise ValueError(f"{what}: expected one or more, each once, got {', '.join(given) or 'none'}")
+    for method in methods:
+        if method not in METHODS:
+            raise ValueError(f"methods: expected some of {', '.join(METHODS)}, got {method!r}")
+    return tuple(Row(loss, method) for loss in names for method in (methods if loss in PAIR_LOSSES else ("plain",)))
+
+
+def variant_rows(losses: Sequence[str], variant: str) -> tuple[Row, ...]:
+    """Give the rows of a variant of CCP: ``name:field=value,field=value``.
+
+    Raises:
+        ValueError: If it is written otherwise, or a field is unknown.
+
+    Example:
+        >>> variant_rows(["c2"], "one-proxy:proxies_per_class=1")[0].changes
+        {'proxies_per_class': 1}
+    """
+    name, colon, assignments = variant.partition(":")
+    parts = [part.partition("=") for part in assignments.split(",")]
+    if not colon or not _is_name(name) or not all(key in _FIELDS and value for key, _, value in parts):
+        raise ValueError(f"variant: expected name:field=value[,field=value], fields as of ccpml train, got {variant!r}")
+    changes = {key: _number(value) for key, _, value in parts}
+    method = changes.pop("method", "ccp")
+    return tuple(
+        Row(loss, method, name, changes) for loss in map(loss_name, losses) if loss in PAIR_LOSSES or method == "plain"
+    )
+
+
+def _is_name(name: str) -> bool:
+    return bool(name) and all(letter.isalnum() or letter in "_.=-" for letter in name)
+
+
+def ablation_rows(ablation: str, losses: Sequence[str], methods: Sequence[str] | None = None) -> tuple[Row, ...]:
+    """Give the rows of an ablation: one of ours by its name, or any setting as ``field=value,value``.
+
+    Args:
+        ablation: Which.
+        losses: Of each, the rows.
+        methods: Of each, the rows; None are those that the ablation is about, or ccp.
+
+    Raises:
+        ValueError: If there is no such ablation.
+
+    Example:
+        >>> [row.title for row in ablation_rows("rewind", ["c2"])]
+        ['C2-CCP (rewind=false)', 'C2-CCP (rewind=true)']
+        >>> [row.title for row in ablation_rows("lr=1e-4,1e-3", ["c2"], ["plain"])]
+        ['C2 (lr=0.0001)', 'C2 (lr=0.001)']
+    """
+    name, equals, values = ablation.partition("=")
+    if equals and name in _FIELDS and values:
+        axis: dict[str, Any] = {"field": name, "values": [_number(value) for value in values.split(",")]}
+    elif ablation in ABLATIONS:
+        axis = read_preset("ablations")[ablation]
+    else:
+        raise ValueError(
+            f"ablation: expected one of {', '.join(ABLATIONS)}, or a setting as field=value,value, got {ablation!r}"
+        )
+    methods = methods or axis.get("methods", ["ccp"])
+    return tuple(
+        Row(row.loss, row.method, f"{name}={_shown(label)}", _changes(axis["field"], value), _label(label))
+        for row in table_rows(losses, methods)
+        for value, label in zip(axis["values"], axis.get("labels", axis["values"]), strict=True)
+    )
+
+
+def ablation_title(ablation: str) -> str:
+    """Say what an ablation varies, for the axis of its figure."""
+    title: str = read_preset("ablations").get(ablation, {}).get("title", ablation.partition("=")[0])
+    return title
+
+
+def _number(text: str) -> Any:
+    """Read a value as YAML does, and 1e-4 as the number that it is."""
+    value = yaml.safe_load(text)
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _changes(name: str, value: Any) -> dict[str, Any]:
+    """More proxies than the pool has points want a larger pool."""
+    return {name: value, "pool_size": max(12, value)} if name == "proxies_per_class" else {name: value}
+
+
+def _shown(label: Any) -> str:
+    return f"{label:g}" if isinstance(label, float) else str(label).lower()
+
+
+def _label(label: Any) -> float | str:
+    return label if isinstance(label, int | float) and not isinstance(label, bool) else _shown(label)

@@ -1,0 +1,121 @@
+from pathlib import Path
+
+import pytest
+
+from ccpml.experiments import Experiment
+from ccpml.experiments.protocol import (
+    ABLATIONS,
+    Benchmark,
+    Row,
+    ablation_rows,
+    loss_name,
+    protocol_settings,
+    table_rows,
+    variant_rows,
+)
+
+
+def benchmark(rows, **options):
+    return Benchmark(options.pop("base", Experiment()), rows, Path("out"), **options)
+
+
+def test_losses_and_methods_are_crossed_and_rivals_have_one_row():
+    rows = table_rows(["c1", "ms", "proxy_nca"], ["plain", "ccp", "xbm", "xbm-s"])
+    assert [row.title for row in rows] == [
+        *("C1", "C1-CCP", "C1-XBM", "C1-XBM-S", "MS", "MS-CCP", "MS-XBM", "MS-XBM-S", "ProxyNCA++")
+    ]
+    assert len({row.name for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("losses", "methods", "message"),
+    [
+        (["c3"], ["ccp"], "losses: expected some of c1"),
+        (["c1"], ["mine"], "methods: expected some of plain, ccp, xbm, xbm-s, got 'mine'"),
+        (["c1", "cosine_contrastive"], ["ccp"], "losses: expected one or more, each once"),
+        ([], ["ccp"], "losses: expected one or more, each once, got none"),
+    ],
+)
+def test_wrong_rows_are_named(losses, methods, message):
+    with pytest.raises(ValueError, match=message):
+        table_rows(losses, methods)
+
+
+def test_cells_are_repeats_of_rows_of_folds_and_share_their_seed():
+    """Repeat r of every row and fold has the same seed, so that methods are compared pair by pair."""
+    base = Experiment(seed=7)
+    cells = list(benchmark(table_rows(["c2"], ["plain", "ccp"]), base=base, repeats=3).cells())
+    assert len(cells) == 3 * 2 * 4
+    assert {cell.experiment.seed - cell.repeat for cell in cells} == {7}
+    assert {(cell.repeat, cell.fold) for cell in cells} == {(r, f) for r in range(3) for f in range(4)}
+    assert all(cell.experiment.fold == cell.fold for cell in cells)
+    assert len({cell.path for cell in cells}) == len(cells)
+    assert [cell.repeat for cell in cells] == sorted(cell.repeat for cell in cells)
+
+
+def test_a_cell_has_the_settings_of_its_row():
+    rows = table_rows(["c1", "soft_triple"], ["plain", "xbm", "xbm-s"])
+    settings = {cell.row.title: cell.experiment for cell in benchmark(rows, base=Experiment(data="sop")).cells()}
+    assert settings["C1-XBM"].memory_batches == 1400
+    assert settings["C1-XBM-S"].memory_batches == 400
+    assert (settings["C1"].method, settings["C1-XBM-S"].method) == ("plain", "xbm")
+    assert (settings["SoftTriple"].classes_per_batch, settings["SoftTriple"].scale) == (32, 100.0)
+    assert settings["C1"].classes_per_batch == 8
+
+
+def test_a_parameter_of_the_base_goes_to_the_losses_that_take_it():
+    rows = table_rows(["triplet", "ms"], ["plain"])
+    settings = {c.row.title: c.experiment for c in benchmark(rows, base=Experiment(loss="triplet", margin=0.2)).cells()}
+    assert settings["Triplet"].margin == 0.2
+    assert settings["MS"].margin is None
+
+
+def test_variants():
+    rows = variant_rows(["c2", "proxy_anchor"], "hot:lr=1e-2,rewind=true,method=plain")
+    assert [(row.loss, row.method) for row in rows] == [("contrastive", "plain"), ("proxy_anchor", "plain")]
+    cell = next(iter(benchmark(variant_rows(["c2"], "free:strength=0,proxies_per_class=2")).cells()))
+    assert (cell.experiment.strength, cell.experiment.proxies_per_class, cell.experiment.method) == (0, 2, "ccp")
+    assert cell.row.title == "C2-CCP (free)"
+
+
+@pytest.mark.parametrize(
+    "variant", ["", "name", "name:", "name:nonsense=1", "name:lr", ":lr=1", "a/b:lr=1", "x:seed=1"]
+)
+def test_wrong_variants_are_named(variant):
+    with pytest.raises(ValueError, match="variant: expected name:field=value"):
+        variant_rows(["c2"], variant)
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("data", ["glyphs", "sop"])
+def test_every_ablation_has_valid_cells_that_differ_in_one_field(ablation, data):
+    made = benchmark(ablation_rows(ablation, ["c2"]), base=Experiment(data=data), folds=(0,), ablation=ablation)
+    cells = list(made.cells())
+    assert len({str(cell.experiment.as_dict()) for cell in cells}) == len(cells) >= 2
+    assert all(row.value is not None for row in made.rows)
+    varied = {name for cell in cells for name, value in cell.row.changes.items()}
+    assert varied <= {next(iter(made.rows[0].changes)), "pool_size"}
+
+
+def test_the_batch_ablation_goes_from_16_to_128_for_plain_and_ccp():
+    """Claim 4 of the paper: CCP with a batch of 16 is about as good as with one of 128, the plain loss is not."""
+    rows = ablation_rows("batch", ["c2"])
+    assert {row.method for row in rows} == {"plain", "ccp"}
+    assert {row.value for row in rows} == {16, 32, 64, 128}
+    for cell in benchmark(rows, folds=(0,)).cells():
+        assert cell.experiment.classes_per_batch * cell.experiment.samples_per_class == cell.row.value
+
+
+def test_the_conventional_setting():
+    """512-D, batch 128 = 32 × 4, average + max pooling, reduce-on-plateau; the last step is scored too."""
+    e = Experiment(**protocol_settings("conventional"))
+    assert (e.embedding_dim, e.classes_per_batch, e.samples_per_class, e.pooling) == (512, 32, 4, "avg+max")
+    assert (e.lr_schedule, e.score_last) == ("plateau", True)
+    assert protocol_settings("mlrc") == {}
+
+
+def test_names():
+    assert loss_name("MS") == "multi_similarity"
+    assert Row("proxy_nca", "plain").title == "ProxyNCA++"
+    with pytest.raises(ValueError, match="ablation: expected one of strength"):
+        ablation_rows("colour", ["c2"])

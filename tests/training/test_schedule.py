@@ -1,0 +1,44 @@
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from ccpml.training import ReduceOnPlateau, Warmup
+
+
+def trainer(optimizer, score=0.5, step=0):
+    return SimpleNamespace(
+        optimizers=[optimizer], callback_metrics={"map_at_r": score}, sanity_checking=False, global_step=step
+    )
+
+
+def test_the_rate_falls_to_a_tenth_after_ten_validations_without_improvement_and_goes_on_from_a_checkpoint():
+    weight = nn.Parameter(torch.zeros(1))
+    rates = []
+    optimizer = torch.optim.Adam([weight], lr=1.0)
+    callback = ReduceOnPlateau()
+    callback.on_train_start(trainer(optimizer), None)
+    for validation in range(25):
+        if validation == 7:  # killed and resumed
+            state, optimizer_state = callback.state_dict(), optimizer.state_dict()
+            callback, optimizer = ReduceOnPlateau(), torch.optim.Adam([weight], lr=1.0)
+            callback.load_state_dict(state)
+            optimizer.load_state_dict(optimizer_state)
+            callback.on_train_start(trainer(optimizer), None)
+        callback.on_validation_end(trainer(optimizer, score=0.5 if validation else 0.4), None)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert [round(rate, 6) for rate in rates] == [1.0] * 12 + [0.1] * 11 + [0.01] * 2
+
+
+def test_only_what_is_not_frozen_learns_during_the_warm_up():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, weight_decay=0.1)
+    callback = Warmup(model[0], steps=2)
+    before = [weight.clone() for weight in model.parameters()]
+    for step in range(3):
+        optimizer.zero_grad()
+        model(torch.ones(3, 2)).square().sum().backward()
+        callback.on_before_optimizer_step(trainer(optimizer, step=step), None, optimizer)
+        optimizer.step()
+        changed = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+        assert changed == [step >= 2, step >= 2, True, True]
