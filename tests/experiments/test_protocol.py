@@ -86,6 +86,28 @@ def test_wrong_variants_are_named(variant):
         variant_rows(["c2"], variant)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr=fast", "lr: expected float or null, got 'fast'"),
+        ("proxies_per_class=1.5", "proxies_per_class: expected int or null, got '1.5'"),
+        ("rewind=1", "rewind: expected bool, got '1'"),
+        ("pooling=sum", "pooling: expected Literal"),
+    ],
+)
+def test_values_have_the_type_of_their_setting(text, message):
+    with pytest.raises(ValueError, match=message):
+        variant_rows(["c2"], f"x:{text}")
+    with pytest.raises(ValueError, match=message):
+        ablation_rows(text, ["c2"])
+
+
+def test_values_are_read_by_type():
+    changes = variant_rows(["c2"], "x:lr=1e-4,strength=0,rewind=true,pooling=max,backbone=timm:vit")[0].changes
+    assert changes == {"lr": 1e-4, "strength": 0.0, "rewind": True, "pooling": "max", "backbone": "timm:vit"}
+    assert isinstance(changes["strength"], float)
+
+
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("data", ["glyphs", "sop"])
 def test_every_ablation_has_valid_cells_that_differ_in_one_field(ablation, data):

@@ -1,9 +1,10 @@
 """The protocols: which rows a table has, and which runs stand behind each."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -41,7 +42,8 @@ _TITLES = {
     "arcface": "ArcFace",
     "subcenter_arcface": "SubCenter-ArcFace",
 }
-_FIELDS = {setting.name for setting in fields(Experiment)} - {"seed", "fold", "loss", "data", "data_root"}
+_TYPES = get_type_hints(Experiment)
+_FIELDS = _TYPES.keys() - {"seed", "fold", "loss", "data", "data_root"}
 _METHOD_TITLES = {"plain": "", "ccp": "CCP", "xbm": "XBM", "xbm-s": "XBM-S"}
 
 
@@ -215,7 +217,7 @@ def variant_rows(losses: Sequence[str], variant: str) -> tuple[Row, ...]:
     parts = [part.partition("=") for part in assignments.split(",")]
     if not colon or not _is_name(name) or not all(key in _FIELDS and value for key, _, value in parts):
         raise ValueError(f"variant: expected name:field=value[,field=value], fields as of ccpml train, got {variant!r}")
-    changes = {key: _number(value) for key, _, value in parts}
+    changes = {key: _value(key, value) for key, _, value in parts}
     method = changes.pop("method", "ccp")
     return tuple(
         Row(loss, method, name, changes) for loss in map(loss_name, losses) if loss in PAIR_LOSSES or method == "plain"
@@ -245,7 +247,7 @@ def ablation_rows(ablation: str, losses: Sequence[str], methods: Sequence[str] |
     """
     name, equals, values = ablation.partition("=")
     if equals and name in _FIELDS and values:
-        axis: dict[str, Any] = {"field": name, "values": [_number(value) for value in values.split(",")]}
+        axis: dict[str, Any] = {"field": name, "values": [_value(name, value) for value in values.split(",")]}
     elif ablation in ABLATIONS:
         axis = read_preset("ablations")[ablation]
     else:
@@ -266,13 +268,34 @@ def ablation_title(ablation: str) -> str:
     return title
 
 
-def _number(text: str) -> Any:
-    """Read a value as YAML does, and 1e-4 as the number that it is."""
+def _value(name: str, text: str) -> Any:
+    """Read the value of a setting, as YAML does, and 1e-4 as the number that it is.
+
+    Raises:
+        ValueError: If it is not of the setting's type.
+    """
     value = yaml.safe_load(text)
+    kinds = get_args(_TYPES[name]) if get_origin(_TYPES[name]) is UnionType else (_TYPES[name],)
+    for kind in kinds:
+        if get_origin(kind) is Literal and value in get_args(kind):
+            return value
+        if kind is float and _is_float(text):
+            return float(text)
+        if kind in {bool, int, type(None)} and type(value) is kind:
+            return value
+    if str in kinds and text:
+        return text
+    names = " or ".join(getattr(kind, "__name__", str(kind).removeprefix("typing.")) for kind in kinds)
+    names = names.replace("NoneType", "null")
+    raise ValueError(f"{name}: expected {names}, got {text!r}")
+
+
+def _is_float(text: str) -> bool:
     try:
-        return float(value) if isinstance(value, str) else value
+        float(text)
     except ValueError:
-        return value
+        return False
+    return True
 
 
 def _changes(name: str, value: Any) -> dict[str, Any]:

@@ -17,8 +17,8 @@ class CrossBatchMemory(nn.Module):
 
     The memory holds embeddings (as they came, detached) and labels of the most recent ``memory_batches`` batches before
     this one, and fills from the first step on. A batch is compared first and put in afterwards, in place of
-    the oldest, so that no sample is paired with itself. Only in training mode are steps counted and batches
-    put in.
+    the oldest, so that no sample is paired with itself. A step is a call in training mode: in evaluation none
+    is counted and no batch put in.
 
     Any pair loss can be ℓ: one of ours, or one of pytorch-metric-learning that takes ``ref_emb`` (it is given
     φ-normalised vectors; if it normalises by itself, that changes nothing). Called like one, too.

@@ -23,10 +23,18 @@ class LentProxies(nn.Module):
     Args:
         loss: The loss.
         name: What it calls its proxies, stored as (d, C · K).
+
+    Raises:
+        RuntimeError: If the loss has no such parameter, or others beside it.
     """
 
     def __init__(self, loss: nn.Module, name: str) -> None:
         super().__init__()
+        if [own for own, _ in loss.named_parameters()] != [name]:
+            raise RuntimeError(
+                f"{type(loss).__name__} of this pytorch-metric-learning does not keep its proxies as {name!r}; "
+                "install pytorch-metric-learning<3"
+            )
         loss.register_parameter(name, None)
         self.loss = loss
         self.name = name

@@ -12,8 +12,8 @@ __all__ = ["SoftTripleLoss"]
 class SoftTripleLoss(ProxyLoss):
     """SoftTriple.
 
-    Mean over samples of −log( e^{λ(S_y − δ)} / (e^{λ(S_y − δ)} + Σ_{c ≠ y} e^{λ S_c}) ), where the similarity to a class
-    is S_c = Σ_k softmax_k(s(x, w_ck)/γ) s(x, w_ck) over its centres, s the cosine; plus τ times the regulariser
+    Mean over samples of −log( e^{λ(S_y − δ)} / (e^{λ(S_y − δ)} + Σ_{c ≠ y} e^{λ S_c}) ), where the similarity to a
+    class is S_c = Σ_k softmax_k(s(x, w_ck)/γ) s(x, w_ck) over its centres, s the cosine; plus τ times the regulariser
 
         Σ_c Σ_{j<k} √(2 + 1e-5 − 2 s(w_cj, w_ck)) / (C K (K − 1)),
 
