@@ -12,6 +12,7 @@ from ccpml.experiments.protocol import (
     protocol_settings,
     table_rows,
     variant_rows,
+    with_settings,
 )
 
 
@@ -100,6 +101,27 @@ def test_values_have_the_type_of_their_setting(text, message):
         variant_rows(["c2"], f"x:{text}")
     with pytest.raises(ValueError, match=message):
         ablation_rows(text, ["c2"])
+
+
+def test_rows_may_have_settings_of_their_own():
+    rows = with_settings(table_rows(["c2"], ["plain", "ccp"]), {"contrastive-ccp": {"lr": 0.003, "rewind": True}})
+    assert [dict(row.changes) for row in rows] == [{}, {"lr": 0.003, "rewind": True}]
+    assert [row.title for row in rows] == ["C2", "C2-CCP"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["contrastive-plain"], "row settings: expected settings by the names of rows"),
+        ({"contrastive-plain": 3}, "row settings: expected settings by the names of rows"),
+        ({"triplet-plain": {}}, "there is no row 'triplet-plain'; the rows are contrastive-plain"),
+        ({"contrastive-plain": {"speed": 3}}, "contrastive-plain has no setting 'speed'"),
+        ({"contrastive-plain": {"lr": "fast"}}, "lr: expected float or null, got 'fast'"),
+    ],
+)
+def test_wrong_row_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        with_settings(table_rows(["c2"], ["plain"]), settings)
 
 
 def test_values_are_read_by_type():

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from ccpml.cli.options import UsageError, experiment_parser, parse_experiment, require_experiment
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ def benchmark(arguments: list[str]) -> int:
     require_experiment(to_do.base)
 
     from ccpml.cli.board import Board
-    from ccpml.experiments.benchmark import begin, run_cells
+    from ccpml.experiments.benchmark import begin, best_settings, run_cells
+    from ccpml.experiments.files import write_text
 
     begin(to_do)
     devices = _devices(parsed.get("devices") or to_do.base.device)
@@ -40,6 +43,9 @@ def benchmark(arguments: list[str]) -> int:
         print(f"ccpml: stopped, what is finished stays in {to_do.out}; go on with: {way_on}", file=sys.stderr)
         return 130
     places = write_tables(to_do, results)
+    if to_do.ablation:
+        places.append(to_do.out / "best.yaml")
+        write_text(places[-1], yaml.safe_dump(best_settings(to_do), sort_keys=False))
     places.append((draw_ablation if to_do.ablation else draw_table)(to_do, results, to_do.out))
     print((to_do.out / "table.md").read_text(encoding="utf-8"))
     print("\n".join(str(place) for place in places))
@@ -75,6 +81,9 @@ def parse_benchmark(arguments: list[str]) -> "tuple[Any, Benchmark]":
     command.add_argument(
         "--variant", action="append", default=[], metavar="NAME:FIELD=VALUE", help="a row more: CCP with these settings"
     )
+    command.add_argument(
+        "--row_settings", help="YAML file of settings by row (triplet-ccp: {lr: 0.003}), as an ablation's best.yaml"
+    )
     command.add_argument("--out", default=absent, help="folder (default: runs/benchmark/<data>-<protocol or ablation>)")
     command.add_argument("--devices", default=absent, help="cuda:0,cuda:1 ...; cells take them in turn")
     command.add_argument("--at_once", type=int, default=absent, help="cells trained at a time (default: one a device)")
@@ -107,7 +116,7 @@ def parse_benchmark(arguments: list[str]) -> "tuple[Any, Benchmark]":
 
 
 def _rows(parsed: Any) -> "tuple[Row, ...]":
-    from ccpml.experiments.protocol import ablation_rows, table_rows, variant_rows
+    from ccpml.experiments.protocol import ablation_rows, table_rows, variant_rows, with_settings
 
     losses = _list(parsed.losses)
     if parsed.ablation is not None:
@@ -115,10 +124,21 @@ def _rows(parsed: Any) -> "tuple[Row, ...]":
     rows = table_rows(losses, _list(_METHODS if parsed.methods is None else parsed.methods))
     for variant in parsed.variant:
         rows += variant_rows(losses, variant)
+    if parsed.row_settings is not None:
+        rows = with_settings(rows, _read_yaml(parsed.row_settings))
     names = [row.name for row in rows]
     if len(set(names)) < len(names):
         raise UsageError("--variant: each needs a name of its own")
     return rows
+
+
+def _read_yaml(path: str) -> Any:
+    try:
+        return yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--row_settings: {path} cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--row_settings: {path} is not YAML") from error
 
 
 def _list(text: str) -> list[str]:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ccpml.experiments.files import write_json, write_text
 from ccpml.experiments.protocol import Benchmark, Cell
 from ccpml.experiments.rundir import RunDirectory
 
-__all__ = ["Progress", "Running", "begin", "read_scores", "read_state", "run_cells"]
+__all__ = ["Progress", "Running", "begin", "best_settings", "read_scores", "read_state", "run_cells"]
 
 _INCIDENTAL = {"device", "threads", "workers"}
 """Settings that decide where and how fast a cell is trained, not what it is."""
@@ -251,6 +251,22 @@ def _files(benchmark: Benchmark, cell: Cell) -> tuple[Path, Path]:
     folder = benchmark.out / "cells" / cell.row.name
     name = f"repeat{cell.repeat}-fold{cell.fold}"
     return folder / f"{name}.json", folder / f"{name}.log"
+
+
+def best_settings(benchmark: Benchmark) -> dict[str, dict[str, Any]]:
+    """Give for each loss and method of an ablation the settings that did best on validation classes.
+
+    Returns:
+        Settings by the name of the loss and method, as `with_settings` takes them.
+    """
+    found: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+    for row in benchmark.rows:
+        cells = [cell for repeat in range(benchmark.repeats) for cell in benchmark.models(row, repeat)]
+        scores = [read_scores(cell)["validation"]["map_at_r"] for cell in cells if RunDirectory(cell.path).finished]
+        if scores:
+            name = replace(row, variant="").name
+            found.setdefault(name, []).append((sum(scores) / len(scores), dict(row.changes)))
+    return {name: max(tried, key=lambda pair: pair[0])[1] for name, tried in found.items()}
 
 
 def read_state(cell: Cell) -> dict[str, float]:

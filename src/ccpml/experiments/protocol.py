@@ -23,6 +23,7 @@ __all__ = [
     "protocol_settings",
     "table_rows",
     "variant_rows",
+    "with_settings",
 ]
 
 Protocol = Literal["mlrc", "conventional"]
@@ -201,6 +202,35 @@ def table_rows(losses: Sequence[str], methods: Sequence[str]) -> tuple[Row, ...]
         if method not in METHODS:
             raise ValueError(f"methods: expected some of {', '.join(METHODS)}, got {method!r}")
     return tuple(Row(loss, method) for loss in names for method in (methods if loss in PAIR_LOSSES else ("plain",)))
+
+
+def with_settings(rows: Sequence[Row], settings: Any) -> tuple[Row, ...]:
+    """Change settings of single rows, as a search on validation classes found them.
+
+    Args:
+        rows: The rows.
+        settings: By the names of rows, settings of `Experiment` by name.
+
+    Raises:
+        ValueError: If it is not that, or names a row that is not there or a setting that does not exist.
+
+    Example:
+        >>> with_settings([Row("triplet", "ccp")], {"triplet-ccp": {"lr": 0.003}})[0].changes
+        {'lr': 0.003}
+    """
+    names = {row.name for row in rows}
+    if not isinstance(settings, Mapping) or not all(isinstance(own, Mapping) for own in settings.values()):
+        raise ValueError("row settings: expected settings by the names of rows, such as 'triplet-ccp: {lr: 0.003}'")
+    for name, own in settings.items():
+        if name not in names:
+            raise ValueError(f"row settings: there is no row {name!r}; the rows are {', '.join(sorted(names))}")
+        for key in own.keys() - _FIELDS:
+            raise ValueError(f"row settings: {name} has no setting {key!r}")
+    typed = {
+        name: {key: _value(key, yaml.safe_dump(value).removesuffix("...\n").strip()) for key, value in own.items()}
+        for name, own in settings.items()
+    }
+    return tuple(replace(row, changes={**row.changes, **typed.get(row.name, {})}) for row in rows)
 
 
 def variant_rows(losses: Sequence[str], variant: str) -> tuple[Row, ...]:
