@@ -121,11 +121,15 @@ def test_other_settings_need_another_place(whole, folder, tmp_path):
 
 def test_two_processes_do_not_train_one_run(whole):
     run = RunDirectory(next(whole.cells()).path)
-    message = "another process trains this run"
-    with run.locked(), pytest.raises(RuntimeError, match=message), run.locked(patience=0.1):
-        raise AssertionError
-    with run.locked(patience=0.1):
-        assert run.finished
+    program = (
+        "import sys; from pathlib import Path; from ccpml.experiments.rundir import RunDirectory\n"
+        "with RunDirectory(Path(sys.argv[1])).locked(patience=0.1): print('held')"
+    )
+    command = [sys.executable, "-c", program, str(run.path)]
+    with run.locked():
+        other = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "another process trains this run" in other.stderr
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "held\n"
 
 
 def test_time_left_is_that_of_the_cells_not_begun_and_of_the_rest_of_those_running():

@@ -16,11 +16,7 @@ from torch import Tensor
 
 from ccpml.experiments.config import Experiment
 from ccpml.experiments.files import write_text
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
+from ccpml.experiments.locks import try_lock
 
 __all__ = ["RunDirectory"]
 
@@ -103,21 +99,12 @@ class RunDirectory:
         Raises:
             RuntimeError: If another process goes on training it.
         """
-        if fcntl is None:
-            yield
-            return
-        with (self.path / ".lock").open("w") as file:
-            deadline = time.monotonic() + patience
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise RuntimeError(
-                            f"{self.path}: another process trains this run; wait until it ends, or stop it"
-                        ) from None
-                    time.sleep(0.2)
+        deadline = time.monotonic() + patience
+        while (lock := try_lock(self.path / ".lock")) is None:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.path}: another process trains this run; wait until it ends, or stop it")
+            time.sleep(0.2)
+        with lock:
             yield
 
     @property
