@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ccpml.models import BNInception, SmallConv, create_model
+from ccpml.models import BNInception, EmbeddingModel, ResNet50, SmallConv, create_model
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -15,9 +15,10 @@ def test_small_conv(channels: int) -> None:
     assert model(torch.rand(2, channels, 32, 32)).shape == (2, 8)
 
 
-def test_bn_inception_takes_colour_and_grey() -> None:
-    model = create_model("bn_inception", freeze_batchnorm=True)
-    assert isinstance(model.backbone, BNInception)
+@pytest.mark.parametrize(("name", "kind"), [("bn_inception", BNInception), ("resnet50", ResNet50)])
+def test_the_papers_backbones_take_colour_and_grey(name: str, kind: type[nn.Module]) -> None:
+    model = create_model(name, freeze_batchnorm=True, image_size=64)
+    assert isinstance(model.backbone, kind)
     assert not any(part.training for part in model.modules() if isinstance(part, nn.BatchNorm2d))
     for channels in (1, 3):
         assert model(torch.rand(2, channels, 64, 64)).shape == (2, 128)
@@ -33,13 +34,14 @@ def test_weights_are_those_of_the_backbone(tmp_path: Path) -> None:
         create_model("small_conv", channels=1, weights=tmp_path / "weights.pth")
 
 
-@pytest.mark.parametrize("name", ["resnet50", "SmallConv", "", "timm"])
+@pytest.mark.parametrize("name", ["resnet18", "SmallConv", "", "timm"])
 def test_an_unknown_name_lists_what_exists(name: str) -> None:
-    with pytest.raises(ValueError, match=f"expected 'small_conv', 'bn_inception' or 'timm:<name>', got '{name}'"):
+    known = "'small_conv', 'bn_inception', 'resnet50' or 'timm:<name>'"
+    with pytest.raises(ValueError, match=f"backbone: expected {known}, got '{name}'"):
         create_model(name)
 
 
-@pytest.mark.parametrize("name", ["bn_inception", "timm:resnet18"])
+@pytest.mark.parametrize("name", ["bn_inception", "resnet50", "timm:resnet18"])
 def test_grey_networks_are_small_conv_alone(name: str) -> None:
     with pytest.raises(ValueError, match=f"channels: {name} needs channels=3"):
         create_model(name, channels=1)
@@ -48,3 +50,38 @@ def test_grey_networks_are_small_conv_alone(name: str) -> None:
 def test_other_channels_are_refused() -> None:
     with pytest.raises(ValueError, match="channels: expected 1 or 3, got 2"):
         create_model("small_conv", channels=2)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("bn_inception", BNInception), ("resnet50", ResNet50)])
+def test_imagenet_is_the_published_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: type[nn.Module]
+) -> None:
+    published = kind().state_dict()
+    path = tmp_path / "published.pth"
+    torch.save({key: tensor[None] if tensor.ndim == 1 else tensor for key, tensor in published.items()}, path)
+    asked = []
+
+    def found(backbone: str) -> Path:
+        asked.append(backbone)
+        return path
+
+    monkeypatch.setattr("ccpml.models.create.imagenet_weights", found)
+    model = create_model(name, weights="imagenet")
+    assert asked == [name]
+    for key, tensor in model.backbone.state_dict().items():
+        assert torch.equal(tensor, published[key]), key
+
+
+def test_of_small_conv_there_are_no_imagenet_weights() -> None:
+    with pytest.raises(ValueError, match="weights: there are no ImageNet weights of small_conv"):
+        create_model("small_conv", weights="imagenet")
+
+
+def test_a_run_of_resnet50_can_be_the_start_of_another(tmp_path: Path) -> None:
+    """Whether the network's weights were saved by themselves, or as those of a run."""
+    model = EmbeddingModel(ResNet50(), 8)
+    for prefix in ("", "model."):
+        state = {f"{prefix}{key}": tensor for key, tensor in model.state_dict().items()}
+        torch.save({**state, **({"criterion.proxies": torch.zeros(3, 8)} if prefix else {})}, tmp_path / "mine.pt")
+        again = create_model("resnet50", embedding_dim=4, weights=tmp_path / "mine.pt").backbone
+        assert torch.equal(again.state_dict()["layer4.2.conv3.weight"], model.backbone.layer4[2].conv3.weight)

@@ -68,6 +68,100 @@ def test_of_tokens_the_class_token_is_taken(timm: ModuleType) -> None:
     torch.testing.assert_close(features[:, :, 0, 0], backbone.model(images)[:, 0])
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "patches"),
+    [
+        ("vit_small_patch16_224", 224, 196),
+        ("vit_small_patch16_224.dino", 240, 225),
+        ("vit_small_patch14_dinov2.lvd142m", 224, 256),
+    ],
+)
+def test_vision_transformers_are_made_for_the_images_size(timm: ModuleType, name: str, size: int, patches: int) -> None:
+    model = create_model(f"timm:{name}", embedding_dim=8, image_size=size).eval()
+    backbone = model.backbone
+    assert isinstance(backbone, TimmBackbone)
+    images = torch.rand(1, 3, size, size)
+    tokens = backbone.model(images)
+    assert tokens.shape == (1, 1 + patches, 384)
+    assert torch.equal(backbone(images)[:, :, 0, 0], tokens[:, 0])
+    assert backbone.convention.image_size == size
+    assert model(images).shape == (1, 8)
+    with pytest.raises(ValueError, match=rf"images: timm's {name} does not take 227 × 227 \(.*: give image_size"):
+        backbone(torch.rand(1, 3, 227, 227))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "nearest"),
+    [
+        ("vit_small_patch16_224", 227, "multiples of its patches of 16, got 227; the nearest: 224 or 240"),
+        ("vit_small_patch14_dinov2.lvd142m", 225, "multiples of its patches of 14, got 225; the nearest: 224 or 238"),
+        ("vit_tiny_patch16_224", 8, "multiples of its patches of 16, got 8; the nearest: 16"),
+    ],
+)
+def test_a_size_between_two_whole_numbers_of_patches_is_refused(
+    timm: ModuleType, name: str, size: int, nearest: str
+) -> None:
+    with pytest.raises(ValueError, match=f"image_size: timm's {name} takes {nearest}"):
+        create_model(f"timm:{name}", image_size=size)
+
+
+def test_a_convolutional_network_takes_any_size(timm: ModuleType) -> None:
+    backbone = TimmBackbone("resnet18", image_size=227).eval()
+    assert backbone(torch.rand(1, 3, 227, 227)).shape == (1, 512, 8, 8)
+
+
+def test_without_a_class_token_pooling_is_over_the_patches(timm: ModuleType) -> None:
+    backbone = TimmBackbone("vit_base_patch16_siglip_224", image_size=32).eval()
+    images = torch.rand(2, 3, 32, 32)
+    tokens = backbone.model(images)
+    assert backbone(images).shape == (2, 768, 4, 1)
+    model = EmbeddingModel(backbone, 768, pooling="avg+max").eval()
+    nn.init.eye_(model.linear.weight)
+    model.mean.zero_()
+    model.std.fill_(1)
+    torch.testing.assert_close(model(images), tokens.mean(1) + tokens.amax(1))
+
+
+def official_dinov2(weights: dict[str, Tensor], registers: bool) -> dict[str, Tensor]:
+    """As DINOv2's release names them: blocks in one chunk, a mask token, the class token's position by itself."""
+    named = {key.replace("blocks.", "blocks.0."): tensor for key, tensor in weights.items()}
+    named["mask_token"] = torch.rand(1, 384)
+    if registers:
+        named["register_tokens"] = named.pop("reg_token")
+        position = torch.rand(1, 1, 384)
+        named["pos_embed"] = torch.cat([position, named["pos_embed"]], 1)
+        named["cls_token"] = named["cls_token"] - position
+    return named
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2.lvd142m", "vit_small_patch14_reg4_dinov2.lvd142m"])
+@torch.no_grad()
+def test_dinov2s_official_files_load_as_timm_loads_its_own(timm: ModuleType, name: str, tmp_path: Path) -> None:
+    published = timm.create_model(name, pretrained=False, num_classes=0)  # for 518 × 518 images
+    for tensor in published.state_dict().values():
+        tensor.normal_(0, 0.02)
+    own = {key: tensor.clone() for key, tensor in published.state_dict().items()}
+    torch.save(official_dinov2(own, "reg4" in name), tmp_path / "dinov2.pth")
+    backbone = create_model(f"timm:{name}", weights=tmp_path / "dinov2.pth", image_size=224).backbone.eval()
+    published.set_input_size((224, 224))  # timm's own resampling of the positions
+    images = torch.rand(1, 3, 224, 224)
+    expected = published.eval().forward_features(images)[:, 0]
+    torch.testing.assert_close(backbone(images)[:, :, 0, 0], expected)
+
+
+def test_without_a_network_timms_weights_are_asked_for_by_name(
+    timm: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=r"weights: timm has no published weights of resnet10t at hand") as caught:
+        create_model("timm:resnet10t", weights="imagenet")
+    assert "or give a file" in str(caught.value)
+    with pytest.raises(ValueError, match="No pretrained weights exist"):
+        create_model("timm:vit_small_patch16_18x2_224", weights="imagenet")
+
+
 def test_convention_is_timms(timm: ModuleType) -> None:
     convention = TimmBackbone("resnet18").convention
     assert (convention.channels, convention.image_size, convention.scale, convention.bgr) == (3, 224, 1.0, False)
@@ -93,6 +187,10 @@ def test_published_files_load_but_for_their_head(timm: ModuleType, tmp_path: Pat
 def test_timm_itself_knows_no_such_model(timm: ModuleType) -> None:
     with pytest.raises(ValueError, match=r"timm has no model 'resnet_18' \(.*resnet18"):
         create_model("timm:resnet_18")
+    with pytest.raises(
+        ValueError, match=r"timm has no model 'vit_small_patch16_224.dyno' \(vit_small_patch16_224.dino"
+    ):
+        create_model("timm:vit_small_patch16_224.dyno")
     with pytest.raises(ValueError, match="timm has no model 'hf-hub:some/model'"):
         create_model("timm:hf-hub:some/model")
 
@@ -102,6 +200,7 @@ class Fake(nn.Module):
 
     num_features = 6
     head_hidden_size = 5
+    made_for: int | None = None
 
     def __init__(self, features: Tensor, **attributes: object) -> None:
         super().__init__()
@@ -122,18 +221,25 @@ def models(monkeypatch: pytest.MonkeyPatch) -> dict[str, nn.Module]:
     """A stand-in for timm with just these models."""
     known: dict[str, nn.Module] = {}
 
-    def create(name: str, **arguments: object) -> nn.Module:
-        assert arguments == {"pretrained": False, "num_classes": 0, "global_pool": ""}
+    def create(name: str, pretrained: bool, img_size: int | None = None, **arguments: object) -> nn.Module:
+        assert arguments == ({} if pretrained else {"num_classes": 0, "global_pool": ""})
         if name == "always_pooled":
             raise AssertionError("Cannot disable pooling")
-        return known[name]
+        assert img_size == known[name].made_for
+        return known[f"{name} published" if pretrained else name]
+
+    def config_of(name: str) -> SimpleNamespace | None:
+        if name.endswith(".unknown"):
+            raise RuntimeError("Invalid pretrained tag")
+        return SimpleNamespace(fixed_input_size=known[name].made_for is not None) if name in known else None
 
     config = {"input_size": (3, 48, 48), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
     data = SimpleNamespace(resolve_model_data_config=lambda _model: config)
     fake = SimpleNamespace(
         create_model=create,
-        is_model=lambda name: name in {*known, "always_pooled"},
-        list_models=lambda: sorted(known),
+        is_model=lambda name: name.removesuffix(".unknown") in {*known, "always_pooled"},
+        get_pretrained_cfg=config_of,
+        list_models=lambda pretrained=False: sorted(known),
         data=data,
     )
     monkeypatch.setitem(sys.modules, "timm", fake)
@@ -180,6 +286,59 @@ def test_an_unknown_model_is_answered_with_its_like(models: dict[str, nn.Module]
         create_model("timm:resnet5")
     with pytest.raises(ValueError, match=r"timm has no model '' \(timm.list_models\(\) has its names\)"):
         create_model("timm:")
+
+
+def test_an_unknown_variant_is_answered_with_its_like(models: dict[str, nn.Module]) -> None:
+    models["resnet50"] = Fake(MAP)
+    with pytest.raises(ValueError, match=r"backbone: timm has no model 'resnet50.unknown' \(resnet50\)"):
+        create_model("timm:resnet50.unknown")
+
+
+def test_models_of_one_size_are_made_for_the_images(models: dict[str, nn.Module]) -> None:
+    models["fake"] = Fake(TOKENS, made_for=48, patch_embed=SimpleNamespace(feat_ratio=lambda: 16))
+    assert TimmBackbone("fake", image_size=48).convention.image_size == 48
+    models["fake"].made_for = 50
+    with pytest.raises(ValueError, match="multiples of its patches of 16, got 50; the nearest: 48 or 64"):
+        TimmBackbone("fake", image_size=50)
+
+
+def test_models_of_any_size_are_not(models: dict[str, nn.Module]) -> None:
+    models["fake"] = Fake(MAP)
+    assert TimmBackbone("fake", image_size=227).convention.image_size == 227
+
+
+def test_images_of_another_size_are_refused(models: dict[str, nn.Module]) -> None:
+    class Strict(Fake):
+        def forward(self, _images: Tensor) -> Tensor:
+            raise AssertionError("Input height (40) doesn't match model (48).")
+
+    models["fake"] = Strict(TOKENS)
+    with pytest.raises(
+        ValueError, match=r"images: timm's fake does not take 40 × 56 \(Input height .*: give image_size"
+    ):
+        TimmBackbone("fake")(torch.zeros(1, 3, 40, 56))
+
+
+def test_published_weights_are_taken_but_for_the_head(models: dict[str, nn.Module]) -> None:
+    models["fake"] = Fake(MAP, body=nn.Linear(2, 3))
+    models["fake published"] = Fake(MAP, body=nn.Linear(2, 3), anything=nn.Linear(3, 9))
+    backbone = create_model("timm:fake", weights="imagenet").backbone
+    assert isinstance(backbone, TimmBackbone)
+    assert torch.equal(backbone.model.body.weight, models["fake published"].body.weight)
+
+
+def test_published_weights_that_lack_a_layer_are_refused(models: dict[str, nn.Module]) -> None:
+    """As of networks that pool before their last norm: it would stay as it was made, and nobody would know."""
+    models["fake"] = Fake(MAP, body=nn.Linear(2, 3), norm=nn.LayerNorm(3))
+    models["fake published"] = Fake(MAP, body=nn.Linear(2, 3), fc_norm=nn.LayerNorm(3))
+    with pytest.raises(ValueError, match=r"weights: timm's fake has no published norm.weight, norm.bias"):
+        create_model("timm:fake", weights="imagenet")
+
+
+def test_weights_that_cannot_be_had_are_named(models: dict[str, nn.Module]) -> None:
+    models["fake"] = Fake(MAP)
+    with pytest.raises(ValueError, match=r"weights: timm has no published weights of fake at hand, .* or give a file"):
+        create_model("timm:fake", weights="imagenet")
 
 
 def test_a_model_that_always_pools_is_refused(models: dict[str, nn.Module]) -> None:

@@ -1,6 +1,10 @@
+import argparse
 import pickle
+import struct
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import safetensors.torch
@@ -65,7 +69,7 @@ def test_custom_is_put_right(path: Path) -> None:
     assert same(module, weights)
 
 
-@pytest.mark.parametrize("head", ["last_linear", "fc", "classifier", "head"])
+@pytest.mark.parametrize("head", ["last_linear", "fc", "classifier", "head", "linear", "dino_head", "ibot_head"])
 def test_a_head_is_ignored_only_where_the_module_has_none(path: Path, head: str) -> None:
     weights = {"body.weight": torch.ones(2, 3), f"{head}.weight": torch.ones(5, 2)}
     torch.save(weights, path)
@@ -82,6 +86,106 @@ def test_a_module_may_itself_be_called_module(path: Path) -> None:
     weights = {name: torch.ones_like(tensor) for name, tensor in module.state_dict().items()}
     torch.save(weights, path)
     load_weights(module, path)
+    assert same(module, weights)
+
+
+@pytest.mark.parametrize("wrapping", ["state_dict", "model", "model_state_dict", "teacher"])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "backbone.", "module.backbone.", "model.backbone.model."]
+)
+def test_checkpoints_of_trainings_are_opened(path: Path, wrapping: str, prefix: str) -> None:
+    """With what trainings put beside the weights: counters, the optimiser's state, arguments, a head without prefix."""
+    weights, module = state(), net()
+    published = {f"{prefix}{name}": tensor for name, tensor in weights.items()} | {"fc.weight": torch.zeros(10, 4)}
+    rest = {"epoch": 3, "args": argparse.Namespace(lr=0.1, arch="vit"), "optimizer": {"state": {0: torch.zeros(2)}}}
+    torch.save({wrapping: published, **rest}, path)
+    load_weights(module, path)
+    assert same(module, weights)
+
+
+def test_a_prefix_that_some_lack_is_named(path: Path) -> None:
+    weights = state()
+    torch.save({f"backbone.{name}" if "bn" in name else name: tensor for name, tensor in weights.items()}, path)
+    with pytest.raises(ValueError, match=r"4 missing \(conv_bn.weight, .*5 unexpected \(backbone.conv_bn.weight, "):
+        load_weights(net(), path)
+
+
+class Python2(pickle._Pickler):
+    """Writes as Python 2 did: text as byte strings."""
+
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
+
+    def save_string(self, text: str) -> None:
+        self.write(b"U" + bytes([len(text)]) + text.encode())
+        self.memoize(text)
+
+    dispatch[str] = save_string
+
+    def persistent_id(self, value: object) -> object:
+        return value.key if isinstance(value, Storage) else None
+
+
+class Storage:
+    def __init__(self, tensor: Tensor, number: int) -> None:
+        self.key = ("storage", torch.FloatStorage, str(number), "cpu", tensor.numel(), None)
+
+
+class Saved:
+    """A tensor as torch 0.2 reduced it."""
+
+    def __init__(self, tensor: Tensor, number: int) -> None:
+        self.tensor, self.storage = tensor, Storage(tensor, number)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        rebuild = torch._utils._rebuild_tensor
+        return rebuild, (self.storage, 0, tuple(self.tensor.shape), self.tensor.stride())
+
+
+class Ordered:
+    """An OrderedDict as Python 2 reduced it."""
+
+    def __init__(self, items: Iterable[list[object]]) -> None:
+        self.items = list(items)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return OrderedDict, (self.items,)
+
+
+def test_a_file_of_torch_in_python_2_loads(path: Path) -> None:
+    """Byte by byte the form of BN-Inception's published file: no zip, byte strings, vectors of (1, C)."""
+    weights, module = state(), net()
+    tensors = {
+        name: tensor[None].contiguous() if "_bn." in name else tensor
+        for name, tensor in weights.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    saved = Ordered([name, Saved(tensor, number)] for number, (name, tensor) in enumerate(tensors.items()))
+    with path.open("wb") as file:
+        sizes = {"short": 2, "int": 4, "long": 8}
+        about = {"protocol_version": 1001, "little_endian": True, "type_sizes": sizes}
+        for part in (0x1950A86A20F9469CFC6C, 1001, about, saved, [str(number) for number in range(len(tensors))]):
+            Python2(file, protocol=2).dump(part)
+        for tensor in tensors.values():
+            file.write(struct.pack("<q", tensor.numel()) + tensor.numpy().tobytes())
+    assert b"U" + bytes([len("conv.weight")]) + b"conv.weight" in path.read_bytes()
+    load_weights(module, path)
+    assert same(module, weights)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(path: Path, value: float) -> None:
+    weights = state()
+    weights["conv.bias"][1] = value
+    torch.save(weights, path)
+    with pytest.raises(ValueError, match=r"does not fit Sequential: 1 not finite \(conv.bias\)$"):
+        load_weights(net(), path)
+
+
+def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    weights, module = state(), net()
+    torch.save(weights, tmp_path / "mine.pth.tar")
+    load_weights(module, "~/mine.pth.tar")
     assert same(module, weights)
 
 

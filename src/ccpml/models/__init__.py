@@ -3,6 +3,8 @@
 from ccpml.models.bn_inception import BNInception
 from ccpml.models.create import create_model
 from ccpml.models.embedding import Backbone, EmbeddingModel, InputConvention, Pooling, freeze_batchnorm
+from ccpml.models.hub import imagenet_weights
+from ccpml.models.resnet50 import ResNet50
 from ccpml.models.small_conv import SmallConv
 from ccpml.models.timm_backbone import TimmBackbone
 from ccpml.models.weights import load_weights
@@ -13,9 +15,11 @@ __all__ = [
     "EmbeddingModel",
     "InputConvention",
     "Pooling",
+    "ResNet50",
     "SmallConv",
     "TimmBackbone",
     "create_model",
     "freeze_batchnorm",
+    "imagenet_weights",
     "load_weights",
 ]
