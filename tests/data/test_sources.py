@@ -1,11 +1,9 @@
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
-from ccpml.data import ImageTable, Source, load_csv, load_folder, load_source
+from ccpml.data import ImageTable, Source, load_csv, load_folder
 
 
 def touch(root: Path, *names: str) -> None:
@@ -125,30 +123,6 @@ def test_csv_that_is_no_text_or_not_there(images: Path) -> None:
         load_csv(csv_of(images, "path,label\n0.png,zwölf\n", "latin-1"))
     with pytest.raises(ValueError, match="no such file"):
         load_csv(images / "none.csv")
-
-
-def test_load_source(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = csv_of(images, "path,label\n0.png,a\n")
-    touch(images / "folder", "x/1.png")
-    assert load_source(f"csv:{file}").table.class_names == ("a",)
-    assert load_source(f"folder:{images / 'folder'}").table.class_names == ("x",)
-
-    glyphs = SimpleNamespace(
-        images=np.zeros((3, 64, 64), np.uint8),
-        labels=np.array([0, 1, 2]),
-        names=("A", "B", "C"),
-        splits=("train", "validation", "test"),
-    )
-    module = ModuleType("ccpml.data.glyphs")
-    module.load_glyphs = lambda: glyphs  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ccpml.data.glyphs", module)
-    source = load_source("glyphs")
-    assert source.table.name_of(2) == "glyphs[2]"
-    assert source.split_of_class == {"A": "train", "B": "validation", "C": "test"}
-
-    for wrong in ("", "glyph", "glyphs:", "folder", "folder:", "csv:", "zip:x", str(file)):
-        with pytest.raises(ValueError, match="expected glyphs, folder:<path> or csv:<file>"):
-            load_source(wrong)
 
 
 def test_a_source_knows_the_split_of_all_its_classes() -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "require_data",
     "require_experiment",
     "require_free",
+    "require_root",
     "require_run",
 ]
 
@@ -124,9 +125,23 @@ def require_data(data: str) -> None:
         raise UsageError(f"{data}: there is no such {'folder' if kind == 'folder' else 'file'}")
 
 
+def require_root(data: str, data_root: str | None) -> None:
+    """Check that it is said where a benchmark lies, and that this is a folder."""
+    from ccpml.experiments.presets import PAPER
+
+    if data not in PAPER:
+        return
+    root = data_root or os.environ.get("CCPML_DATA")
+    if not root:
+        raise UsageError(f"{data}: where is it? Give --data-root, or set CCPML_DATA to the folder that holds it")
+    if not Path(root).expanduser().is_dir():
+        raise UsageError(f"{'--data-root' if data_root else 'CCPML_DATA'}: there is no folder {root}")
+
+
 def require_experiment(experiment: "Experiment") -> None:
     """Check what an experiment names before heavy imports and long work."""
     require_data(experiment.data)
+    require_root(experiment.data, experiment.data_root)
     weights = experiment.weights
     if weights not in {None, "none", "imagenet"} and not Path(str(weights)).expanduser().is_file():
         raise UsageError(f"weights: there is no file {weights}; expected a file, imagenet or none")

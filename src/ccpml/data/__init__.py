@@ -1,16 +1,20 @@
 """Image tables, their splits, samplers and transforms: from files to batches of tensors."""
 
+from ccpml.data.benchmarks import BENCHMARKS, load_benchmark
 from ccpml.data.check import BadImage, BadImagesError, all_grey, check_images
 from ccpml.data.dataset import ImageDataset, eval_loader, train_loader
+from ccpml.data.load import build_cache, load_source
+from ccpml.data.packed import PackedImage
 from ccpml.data.progress import progress_bar
 from ccpml.data.read import BadImageError, decode_image, read_image
 from ccpml.data.sampler import BatchRange, ClassBalancedBatches, Draw, in_chunks, pool_draws, pool_rows
-from ccpml.data.sources import Source, SplitName, load_csv, load_folder, load_source
+from ccpml.data.sources import Source, SplitName, load_csv, load_folder
 from ccpml.data.splits import Splits, fold_ranges, make_splits, split_classes
 from ccpml.data.table import ImageTable
 from ccpml.data.transforms import EvalTransform, TrainTransform, Transform
 
 __all__ = [
+    "BENCHMARKS",
     "BadImage",
     "BadImageError",
     "BadImagesError",
@@ -20,17 +24,20 @@ __all__ = [
     "EvalTransform",
     "ImageDataset",
     "ImageTable",
+    "PackedImage",
     "Source",
     "SplitName",
     "Splits",
     "TrainTransform",
     "Transform",
     "all_grey",
+    "build_cache",
     "check_images",
     "decode_image",
     "eval_loader",
     "fold_ranges",
     "in_chunks",
+    "load_benchmark",
     "load_csv",
     "load_folder",
     "load_source",

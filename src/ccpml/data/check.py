@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ccpml.data.check_log import CheckLog
+from ccpml.data.packed import PackedImage
 from ccpml.data.progress import progress_bar
 from ccpml.data.read import BadImageError, header_is_grey, read_image
 from ccpml.data.table import ImageTable
 
-__all__ = ["BadImage", "BadImagesError", "all_grey", "check_images"]
+__all__ = ["BadImage", "BadImagesError", "all_grey", "check_images", "unreadable"]
 
 _SHOWN = 10
 
@@ -43,13 +45,17 @@ class BadImagesError(ValueError):
         self.bad = list(bad)
 
 
-def check_images(table: ImageTable, skip_bad: bool = False, progress: bool = True) -> tuple[ImageTable, list[BadImage]]:
+def check_images(
+    table: ImageTable, skip_bad: bool = False, progress: bool = True, log: CheckLog | None = None
+) -> tuple[ImageTable, list[BadImage]]:
     """Decode every image of a table once, in a pool of threads.
 
     Args:
-        table: Images to check; those in memory are good by construction.
+        table: Images to check; those in memory are good by construction, and those of a packed file were
+            checked when they were packed.
         skip_bad: Leave out images that cannot be read rather than raise.
         progress: Show a progress bar on standard error.
+        log: Which of them an earlier check found good.
 
     Returns:
         The table without its bad images (the same table if there are none; classes that lost all their images
@@ -58,9 +64,9 @@ def check_images(table: ImageTable, skip_bad: bool = False, progress: bool = Tru
     Raises:
         BadImagesError: If there are bad images and ``skip_bad`` is false, or if no image is left.
     """
-    if isinstance(table.images, np.ndarray):
+    if isinstance(table.images, np.ndarray) or table.packed:
         return table, []
-    reasons = _reasons(table.images, progress)
+    reasons = unreadable(table.images, progress, log)
     bad = [BadImage(row, table.name_of(row), why) for row, why in enumerate(reasons) if why is not None]
     if not bad:
         return table, []
@@ -84,22 +90,36 @@ def all_grey(table: ImageTable) -> bool:
     """
     if isinstance(table.images, np.ndarray):
         return table.images.ndim == 3
-    return all(header_is_grey(path) for path in table.images)
+    return all(header_is_grey(image) for image in table.images)
 
 
-def _reasons(paths: Sequence[Path], progress: bool) -> list[str | None]:
-    """Say of each file why it cannot be read, or None."""
+def unreadable(images: Sequence[Path | PackedImage], progress: bool, log: CheckLog | None = None) -> list[str | None]:
+    """Say of each image why it cannot be read, or None: each is decoded, in a pool of threads.
+
+    Args:
+        images: Files, or images of a packed file.
+        progress: Show a progress bar on standard error.
+        log: Which of them are known to be good, and so not decoded; takes those that are found so.
+    """
+    rows = [row for row, x in enumerate(images) if log is None or not (isinstance(x, Path) and log.known(x))]
+    reasons: list[str | None] = [None] * len(images)
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="check-images")
     try:
-        answers = pool.map(_reason, paths)
-        return list(progress_bar(len(paths), "image", "checking images", over=answers, shown=progress))
+        answers = pool.map(_reason, (images[row] for row in rows))
+        shown, done = progress and bool(rows), len(images) - len(rows)
+        bar = progress_bar(len(images), "image", "checking images", over=answers, initial=done, shown=shown)
+        for row, reason in zip(rows, bar, strict=True):
+            reasons[row], image = reason, images[row]
+            if log is not None and reason is None and isinstance(image, Path):
+                log.record(image)
     finally:
         pool.shutdown(cancel_futures=True)  # on Ctrl-C: finish the images in hand, and none of those queued
+    return reasons
 
 
-def _reason(path: Path) -> str | None:
+def _reason(image: Path | PackedImage) -> str | None:
     try:
-        read_image(path, channels=3)
+        read_image(image, channels=3)
     except BadImageError as error:
         return error.reason
     return None

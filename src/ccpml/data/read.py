@@ -7,14 +7,16 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["BadImageError", "decode_image", "header_is_grey", "read_image"]
+from ccpml.data.packed import PackedImage, read_packed
+
+__all__ = ["BadImageError", "Header", "decode_image", "header_is_grey", "read_header", "read_image"]
 
 # Pillow reads many more; some of them start other programs (EPS), and none is what people keep photos in.
 # (MPO, a JPEG with further pictures, comes with JPEG.)
@@ -37,14 +39,30 @@ class BadImageError(ValueError):
         self.reason = reason
 
 
-def read_image(source: Path | str | NDArray[np.uint8], channels: int, min_size: int | None = None) -> NDArray[np.uint8]:
+class Header(NamedTuple):
+    """What the header of an image file says.
+
+    Attributes:
+        height: H.
+        width: W.
+        grey: Whether it is stored in grey: 1, 8 or 16 bits, with or without alpha.
+    """
+
+    height: int
+    width: int
+    grey: bool
+
+
+def read_image(
+    source: Path | str | PackedImage | NDArray[np.uint8], channels: int, min_size: int | None = None
+) -> NDArray[np.uint8]:
     """Read an image as uint8 pixels, (H, W, C).
 
     Grey becomes colour by repeating it, colour becomes grey by luma (ITU-R 601). Transparent images are laid on
     white; 16 bits are scaled to 8, not clipped; of an animation the first frame is taken.
 
     Args:
-        source: A file, or an array in memory: uint8, (H, W), (H, W, 1) or (H, W, 3).
+        source: A file, an image of a packed file, or an array in memory: uint8, (H, W), (H, W, 1) or (H, W, 3).
         channels: C: 1 for grey, 3 for RGB.
         min_size: If given, a JPEG may be decoded at half its size or less, if its shorter side is still at
             least this. (Between half and full size nothing would be gained: that decodes no faster.)
@@ -60,6 +78,8 @@ def read_image(source: Path | str | NDArray[np.uint8], channels: int, min_size: 
     _check_channels(channels)
     if isinstance(source, np.ndarray):
         return _convert_array(source, channels)
+    if isinstance(source, PackedImage):
+        return _convert_array(_unpacked(source), channels)
     try:
         data = Path(source).read_bytes()
     except OSError as error:
@@ -92,14 +112,32 @@ def decode_image(data: bytes, channels: int, min_size: int | None = None, name: 
         return _convert_pillow(image, channels)
 
 
-def header_is_grey(source: Path | str) -> bool:
-    """Say from its header alone whether a file holds a grey image (1, 8 or 16 bits, with or without alpha).
+def read_header(source: Path | str) -> Header:
+    """Read the size of an image, and whether it is grey, from the header of its file alone.
 
     Raises:
         BadImageError: If the header cannot be read.
     """
     with _opened(Path(source), str(source)) as image:
-        return image.mode in _GREY_MODES or image.mode.startswith("I;16")
+        return Header(image.height, image.width, image.mode in _GREY_MODES or image.mode.startswith("I;16"))
+
+
+def header_is_grey(source: Path | str | PackedImage) -> bool:
+    """Say from its header alone whether a file holds a grey image; of a packed image it is known.
+
+    Raises:
+        BadImageError: If the header cannot be read.
+    """
+    return source.channels == 1 if isinstance(source, PackedImage) else read_header(source).grey
+
+
+def _unpacked(image: PackedImage) -> NDArray[np.uint8]:
+    try:
+        return read_packed(image)
+    except (OSError, ValueError) as error:
+        why = f"its packed file {image.pack} cannot be opened" if isinstance(error, OSError) else str(error)
+        reason = f"{why}; pack the images again with ccpml data cache, or remove {image.pack.parent}"
+        raise BadImageError(reason, str(image.path)) from error
 
 
 @contextmanager

@@ -1,16 +1,16 @@
-"""Where images come from: the set that comes with the package, a folder, or a CSV file."""
+"""Images that their owner keeps in a folder, or lists in a CSV file."""
 
 import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
 from ccpml.data.table import ImageTable
 
-__all__ = ["SUFFIXES", "Source", "SplitName", "load_csv", "load_folder", "load_source"]
+__all__ = ["SUFFIXES", "Source", "SplitName", "load_csv", "load_folder"]
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -33,6 +33,7 @@ class Source:
         table: All images.
         split_of_class: Split of each class by its name (other names are ignored, so that ``table`` may be
             replaced by a smaller one); None if the set has no split of its own.
+        folder: Folder that holds its files; None where images are in memory.
 
     Raises:
         ValueError: If a class of the table is in no split.
@@ -40,32 +41,13 @@ class Source:
 
     table: ImageTable
     split_of_class: Mapping[str, SplitName] | None = None
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         if self.split_of_class is not None:
             for name in self.table.class_names:
                 if self.split_of_class.get(name) not in _SPLITS.values():
                     raise ValueError(f"class {name!r} is in none of the splits train, validation and test")
-
-
-def load_source(source: str) -> Source:
-    """Load ``glyphs``, ``folder:<path>`` or ``csv:<file>``.
-
-    Raises:
-        ValueError: If ``source`` has none of these forms, or what it names cannot be used.
-    """
-    kind, colon, path = source.partition(":")
-    if source == "glyphs":
-        from ccpml.data.glyphs import load_glyphs
-
-        glyphs = load_glyphs()
-        table = ImageTable(glyphs.images, glyphs.labels, glyphs.names, name="glyphs")
-        return Source(table, cast("Mapping[str, SplitName]", dict(zip(glyphs.names, glyphs.splits, strict=True))))
-    if kind == "folder" and colon and path:
-        return load_folder(path)
-    if kind == "csv" and colon and path:
-        return load_csv(path)
-    raise ValueError(f"unknown data {source!r}: expected glyphs, folder:<path> or csv:<file>")
 
 
 def load_folder(path: Path | str) -> Source:
@@ -93,7 +75,7 @@ def load_folder(path: Path | str) -> Source:
     images = tuple(image for folder in folders for image in found[folder])
     labels = np.repeat(np.arange(len(folders)), [len(found[folder]) for folder in folders])
     names = tuple(folder.relative_to(root).as_posix() for folder in folders)
-    return Source(ImageTable(images, labels, names, name=root.name))
+    return Source(ImageTable(images, labels, names, name=root.name), folder=root)
 
 
 def _folders_with_images(root: Path) -> Iterator[tuple[Path, list[Path]]]:
@@ -150,7 +132,7 @@ def load_csv(file: Path | str) -> Source:
         roles=np.array([row.role for row in rows]) if any(row.role for row in rows) else None,
         name=file.stem,
     )
-    return Source(table, split_of_class)
+    return Source(table, split_of_class, file.parent)
 
 
 def _read_csv(file: Path) -> list[_Row]:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ccpml.data.packed import PackedImage
+
 __all__ = ["ImageTable"]
 
 _ROLES = ("", "query", "gallery")
@@ -17,7 +19,8 @@ class ImageTable:
     """The images of a set and the class of each. N images, C classes; every class has an image.
 
     Attributes:
-        images: Paths, or decoded images in memory: uint8, (N, H, W) grey or (N, H, W, 3) colour.
+        images: Paths (or images of a packed file, which stand for theirs), or decoded images in memory: uint8,
+            (N, H, W) grey or (N, H, W, 3) colour.
         labels: Class of each image, 0..C-1: int64, (N,).
         class_names: Name of each class: C distinct strings, in the order of the labels.
         roles: Part of each image in retrieval, ``"query"`` or ``"gallery"`` (``""``: neither), (N,); or None
@@ -38,7 +41,7 @@ class ImageTable:
         (('c', 'b'), [1, 0], 'images[2]')
     """
 
-    images: tuple[Path, ...] | NDArray[np.uint8]
+    images: tuple[Path | PackedImage, ...] | NDArray[np.uint8]
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     roles: NDArray[np.str_] | None = None
@@ -69,6 +72,11 @@ class ImageTable:
         """Number of classes C."""
         return len(self.class_names)
 
+    @property
+    def packed(self) -> bool:
+        """Whether all images come from a packed file."""
+        return not isinstance(self.images, np.ndarray) and all(isinstance(x, PackedImage) for x in self.images)
+
     def class_sizes(self) -> NDArray[np.int64]:
         """Count the images of each class: int64, (C,)."""
         return np.bincount(self.labels, minlength=self.num_classes).astype(np.int64)
@@ -76,7 +84,8 @@ class ImageTable:
     def name_of(self, row: int) -> str:
         """Name an image for people: its path, or set and number as in ``glyphs[123]``."""
         if self.numbers is None:
-            return str(self.images[row])
+            image = self.images[row]
+            return str(image.path if isinstance(image, PackedImage) else image)
         return f"{self.name}[{self.numbers[row]}]"
 
     def subset(self, class_ids: Sequence[int] | NDArray[np.int64]) -> "ImageTable":

@@ -9,7 +9,14 @@ import torch
 from ccpml.data import ImageTable, load_source, progress_bar
 from ccpml.experiments.config import Experiment
 from ccpml.experiments.files import write_arrays
-from ccpml.experiments.prepare import build_model, evaluation_batches, is_query, load_images, readable_images
+from ccpml.experiments.prepare import (
+    build_model,
+    evaluation_batches,
+    is_query,
+    load_images,
+    readable_images,
+    stored_side,
+)
 from ccpml.experiments.rundir import RunDirectory
 from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
@@ -62,8 +69,8 @@ def evaluate_run(
         own = replace(experiment, data_root=data_root, allow_partial=partial, skip_bad_images=skip_bad)
         table = load_images(own).splits.test
     else:
-        source = load_source(data, data_root, allow_partial)
-        table = readable_images(source.table, skip_bad)[0]
+        source = load_source(data, data_root, allow_partial, stored_side(experiment))
+        table = readable_images(source, data, skip_bad)[0]
         if source.split_of_class is not None:
             split = source.split_of_class
             tests = [label for label, name in enumerate(table.class_names) if split[name] == "test"]
@@ -97,8 +104,8 @@ def embed_run(
         N.
     """
     experiment = run.experiment()
-    source = load_source(data, data_root or experiment.data_root, allow_partial)
-    table, _ = readable_images(source.table, skip_bad)
+    source = load_source(data, data_root or experiment.data_root, allow_partial, stored_side(experiment))
+    table, _ = readable_images(source, data, skip_bad)
     write_embeddings(to, _embed(run, experiment, table), table)
     return len(table)
 

@@ -24,9 +24,9 @@ from ccpml.data import (
     load_source,
     make_splits,
 )
+from ccpml.data.check_log import CheckLog
 from ccpml.data.sources import Source
 from ccpml.experiments.config import PAIR_LOSSES, Experiment
-from ccpml.experiments.presets import PAPER
 from ccpml.method import (
     CCPLoss,
     ContrastiveLoss,
@@ -54,6 +54,7 @@ __all__ = [
     "is_query",
     "load_images",
     "readable_images",
+    "stored_side",
     "transforms",
 ]
 
@@ -87,11 +88,12 @@ class Images:
     channels: Literal[1, 3]
 
     def fingerprint(self) -> str:
-        """Give a digest of which images of which classes are in which split: not of their pixels."""
+        """Give a digest of which images of which classes are in which split, cached or not: not of their pixels."""
         digest = hashlib.sha256()
         for table in (self.splits.train, self.splits.validation, self.splits.test):
             names = [table.name_of(row) for row in range(len(table))]
             digest.update(repr((names, table.labels.tolist(), table.class_names)).encode())
+            digest.update(b"packed" if table.packed else b"")
         return digest.hexdigest()
 
 
@@ -101,17 +103,24 @@ def load_images(experiment: Experiment, progress: bool = True) -> Images:
     Raises:
         ValueError: On anything wrong with the data; the message names it.
     """
-    paper = (experiment.data_root, experiment.allow_partial) if experiment.data in PAPER else ()
-    source = load_source(experiment.data, *paper)
-    table, bad = readable_images(source.table, experiment.skip_bad_images, progress)
+    source = load_source(experiment.data, experiment.data_root, experiment.allow_partial, stored_side(experiment))
+    table, bad = readable_images(source, experiment.data, experiment.skip_bad_images, progress)
     checked = Source(table, source.split_of_class)
     splits = make_splits(checked, experiment.test_patterns(), experiment.folds, experiment.fold)
     return Images(splits, bad, _channels(experiment, table))
 
 
-def readable_images(table: ImageTable, skip_bad: bool, progress: bool = True) -> tuple[ImageTable, list[BadImage]]:
-    """Check that images can be read; say on standard error which are left out."""
-    table, bad = check_images(table, skip_bad, progress)
+def stored_side(experiment: Experiment) -> int:
+    """Give the shorter side that images in a cache must have, so as not to be enlarged for evaluation."""
+    return transforms(experiment)[1].side
+
+
+def readable_images(
+    source: Source, name: str, skip_bad: bool, progress: bool = True
+) -> tuple[ImageTable, list[BadImage]]:
+    """Check that the images of a set can be read; say on standard error which are left out."""
+    log = None if source.folder is None else CheckLog(source.folder, name)
+    table, bad = check_images(source.table, skip_bad, progress, log)
     if bad:
         named = "; ".join(f"{image.name}: {image.reason}" for image in bad[:10])
         more = f"; and {len(bad) - 10:,} more" if len(bad) > 10 else ""
@@ -179,6 +188,7 @@ def build_model(experiment: Experiment, channels: int, weights: bool = True) -> 
         channels=channels,
         weights=settings.weights if weights and settings.weights != "none" else None,
         freeze_batchnorm=bool(settings.freeze_batchnorm),
+        image_size=settings.image_size,
     )
 
 

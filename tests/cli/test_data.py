@@ -1,0 +1,91 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ccpml.cli import main
+from tests.data.layouts import make_cub, small_counts
+from tests.toy import toy_folder
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_counts(monkeypatch)
+
+
+def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_cub(tmp_path)
+    assert main(["data", "check", "cub", "--data-root", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert f"cub in {folder}: 20 training images of 4 classes, 20 test images of 4 classes" in out
+    assert "images.txt  sha256 " in out
+    assert "whole, as published" in out
+    gone = next((folder / "images").rglob("*.jpg"))
+    gone.unlink()
+    assert main(["data", "check", "cub", "--data-root", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "1 things are wrong" in out
+    assert f"missing: {gone}" in out
+
+
+def test_check_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = toy_folder(tmp_path / "toy", classes=4, per_class=2)
+    assert main(["data", "check", f"folder:{folder}"]) == 0
+    assert "8 images of 4 classes\nall is as it should be" in capsys.readouterr().out
+
+
+def test_cache_and_train_from_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_cub(tmp_path)
+    root = ["--data-root", str(tmp_path)]
+    assert main(["data", "cache", "cub", *root, "--side", "36"]) == 0
+    assert str(folder / ".ccpml-cache" / "cub") in capsys.readouterr().out
+    assert main(["data", "cache", "cub", *root, "--side", "36"]) == 0, "what is there is verified and kept"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["purge"], "unknown action 'purge': expected one of check, fetch, cache"),
+        (["check"], "data"),
+        (["check", "bub"], "unknown data 'bub'"),
+        (["check", "cub"], "Give --data-root, or set CCPML_DATA"),
+        (["check", "cub", "--data-root", "nowhere"], "--data-root: there is no folder nowhere"),
+        (["cache", "folder:nowhere"], "there is no such folder"),
+        (["cache", "cub", "--data-root", ".", "--side", "0"], "--side: expected 1 or more"),
+        (["fetch", "glyphs"], "'glyphs' is no benchmark"),
+        (["fetch", "cub"], "where to"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "--help"]) == 0
+    assert "ccpml data check|fetch|cache" in capsys.readouterr().out
+    assert main(["data"]) == 2
+
+
+def test_what_cannot_be_downloaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "fetch", "inshop", "--data-root", str(tmp_path)]) == 1
+    assert "list_eval_partition.txt" in capsys.readouterr().err
+
+
+def test_a_check_ends_at_once_at_ctrl_c_and_says_how_it_goes_on(tmp_path: Path) -> None:
+    folder = toy_folder(tmp_path / "toy", classes=60, per_class=100)
+    command = [sys.executable, "-m", "ccpml.cli", "data", "check", f"folder:{folder}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        while not (folder / ".ccpml-check").exists() and process.poll() is None:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("this machine had checked all images before the interrupt came")
+    assert process.returncode == 130
+    assert "goes on from here" in out
+    assert "Traceback" not in err
