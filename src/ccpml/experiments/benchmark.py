@@ -15,13 +15,14 @@ from typing import Any
 
 import yaml
 
+from ccpml.data import load_source, make_splits
 from ccpml.experiments.files import write_json, write_text
 from ccpml.experiments.protocol import Benchmark, Cell
 from ccpml.experiments.rundir import RunDirectory
 
 __all__ = ["Progress", "Running", "begin", "best_settings", "read_scores", "read_state", "run_cells"]
 
-_INCIDENTAL = {"device", "threads", "workers"}
+_INCIDENTAL = {"device", "threads", "workers", "data_root"}
 """Settings that decide where and how fast a cell is trained, not what it is."""
 
 
@@ -79,9 +80,10 @@ def begin(benchmark: Benchmark) -> None:
 
     Raises:
         FileExistsError: If there is something else, or a benchmark with other settings.
-        ValueError: If a row's settings do not go together.
+        ValueError: If a row's settings do not go together, or the data cannot be found or split; nothing is written.
     """
     list(benchmark.cells())
+    _require_splits(benchmark)
     file = benchmark.out / "benchmark.yaml"
     wanted = {
         "protocol": benchmark.protocol,
@@ -105,6 +107,14 @@ def begin(benchmark: Benchmark) -> None:
     rows = {**(found.get("rows") or {}), **_changes(benchmark)}
     content = {**wanted, "repeats": benchmark.repeats, "rows": rows}
     write_text(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def _require_splits(benchmark: Benchmark) -> None:
+    """Find and split the images once, so that what is wrong with them is said once and not by every cell."""
+    base = benchmark.base
+    source = load_source(base.data, base.data_root, base.allow_partial)
+    for fold in benchmark.folds:
+        make_splits(source, base.test_patterns(), base.folds, fold)
 
 
 def _differing(found: Any, wanted: dict[str, Any]) -> list[str]:
