@@ -28,7 +28,7 @@ def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gone.unlink()
     assert main(["data", "check", "cub", "--data-root", str(tmp_path)]) == 1
     out = capsys.readouterr().out
-    assert "1 things are wrong" in out
+    assert "1 thing is wrong" in out
     assert f"missing: {gone}" in out
 
 

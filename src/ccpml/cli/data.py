@@ -49,7 +49,7 @@ def _check(arguments: list[str]) -> int:
     if not found.problems:
         print("all is as it should be: every image can be read" if not found.checksums else "whole, as published")
         return 0
-    print(f"{len(found.problems):,} things are wrong:")
+    print(f"{len(found.problems):,} {'thing is' if len(found.problems) == 1 else 'things are'} wrong:")
     for problem in found.problems:
         print(f"  {problem}")
     return 1

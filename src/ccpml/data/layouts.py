@@ -64,7 +64,8 @@ def read_sop(folder: Path) -> Listing:
             path = relative_path(fields[3], line.where)
             name = names.setdefault(class_id, f"{path.parent.name.removesuffix('_final') or 'product'}/{class_id}")
             images.append(Listed(path, class_id, name, split, "", line.where))
-    folders = sorted({folder / image.path.parts[0] for image in images if len(image.path.parts) > 1})
+    kinds = sorted({image.path.parts[0] for image in images if len(image.path.parts) > 1})
+    folders = [folder / kind for kind in kinds]
     return Listing(images, folder, folders, list(index.values()), missing_numbers(numbers, "image id", *index.values()))
 
 

@@ -1,0 +1,57 @@
+"""What the instances of alternating projections change: covering radii and distances, from the first to the last."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+__all__ = ["Change", "changes"]
+
+_MEASURES = ("train_covering_radius", "train_interclass_distance", "val_covering_radius", "val_interclass_distance")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A measure at the end of the first instance and at the end of training, over models.
+
+    Attributes:
+        before: Its mean at the last validation of the first instance.
+        after: Its mean at the last validation of all.
+        fell: Number of models in which it is smaller then.
+        count: Number of models.
+    """
+
+    before: float
+    after: float
+    fell: int
+    count: int
+
+
+def changes(histories: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Change]:
+    """Compare the ends of the first and of the last instance.
+
+    Args:
+        histories: The validations of each model in their order, as a run's metrics are: ``instance``, and covering
+            radii and distances of training and validation classes by name. Models without a projection are left out.
+
+    Returns:
+        The change of each measure that all other models have; none if there is no such model.
+
+    Example:
+        >>> validations = [{"instance": 0, "val_covering_radius": 0.5}, {"instance": 1, "val_covering_radius": 0.25}]
+        >>> changes([validations])
+        {'val_covering_radius': Change(before=0.5, after=0.25, fell=1, count=1)}
+
+    Source: Gürbüz et al., WACV 2024: over the instances radii shrink, and distances between classes do not.
+    """
+    ends = []
+    for validations in histories:
+        first = [row for row in validations if row.get("instance") == 0]
+        if first and len(first) < len(validations):
+            ends.append((first[-1], validations[-1]))
+    found = {}
+    for name in _MEASURES:
+        if ends and all(name in before and name in after for before, after in ends):
+            pairs = [(before[name], after[name]) for before, after in ends]
+            fell = sum(after < before for before, after in pairs)
+            found[name] = Change(fmean(a for a, _ in pairs), fmean(b for _, b in pairs), fell, len(pairs))
+    return found
