@@ -1,0 +1,175 @@
+"""The result of a benchmark as one picture: what an ablation varies, or the rows of a table side by side."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ccpml.experiments.config import PAIR_LOSSES
+from ccpml.experiments.paper import paper_scores
+from ccpml.experiments.protocol import Benchmark, Row, ablation_title
+from ccpml.experiments.results import RowResult
+from ccpml.report.style import COLOURS, INK, MUTED, PAPER, WIDTH, Picture, legible, shorten, style
+
+__all__ = ["draw_ablation", "draw_table"]
+
+_METHODS: Final = {"plain": COLOURS[1], "ccp": COLOURS[0], "xbm": COLOURS[2], "xbm-s": COLOURS[5]}
+_RIVAL: Final = COLOURS[3]
+_SCORES: Final = {
+    "validation": "Validation MAP@R at its best",
+    "separated": "Test MAP@R, single models",
+    "concatenated": "Test MAP@R, concatenated",
+    "last": "Test MAP@R, last step",
+}
+_MARKERS: Final = "osD^vPX<>"
+
+
+class _Point(NamedTuple):
+    """A row's score in per cent: that of each repeat, their mean, and their deviation (0 for one alone)."""
+
+    repeats: list[float]
+    mean: float
+    std: float
+
+
+def draw_ablation(benchmark: Benchmark, results: Sequence[RowResult], to: Path) -> Path:
+    """Draw what an ablation found: MAP@R on validation and test classes over what it varies.
+
+    Args:
+        benchmark: The benchmark, an ablation.
+        results: What `gather` gives.
+        to: Folder of the picture.
+
+    Returns:
+        The file, ``ablation.png``.
+    """
+    values = list(dict.fromkeys(str(result.row.value) for result in results))
+    families = [(title, list(of_one)) for title, of_one in groupby(results, lambda result: _family(result.row).title)]
+    with style():
+        figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+        for axes, score in zip(figure.subplots(1, 2), ("validation", "separated"), strict=True):
+            for number, (title, of_one) in enumerate(families):
+                shift = 0.12 * (number - (len(families) - 1) / 2)
+                _line(axes, values, of_one, score, shift, number, title)
+            for row in {
+                id(result.row): result.row for result in results if _is_default(benchmark, result.row)
+            }.values():
+                axes.axvline(values.index(str(row.value)), color=MUTED, linewidth=1.4, linestyle=":", zorder=0)
+            axes.set_xticks(range(len(values)), [shorten(legible(value), 12) for value in values])
+            axes.set_xlim(-0.6, len(values) - 0.4)
+            axes.set(
+                title=_SCORES[score],
+                xlabel=f"{ablation_title(str(benchmark.ablation))} (dotted: as without the ablation)",
+            )
+            axes.set_ylabel("per cent")
+        if len(families) > 1:
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(families), 6))
+        about = f"MAP@R on validation and test classes over {ablation_title(str(benchmark.ablation))}"
+        return _written(figure, "ablation.png", about, to)
+
+
+def draw_table(benchmark: Benchmark, results: Sequence[RowResult], to: Path) -> Path:
+    """Draw the rows of a table: the test MAP@R of each, by losses.
+
+    Args:
+        benchmark: The benchmark.
+        results: What `gather` gives.
+        to: Folder of the picture.
+
+    Returns:
+        The file, ``table.png``.
+    """
+    shown = ["concatenated", "separated"] if len(benchmark.folds) > 1 else ["separated", "last"]
+    shown = [score for score in shown if any(_point(result, score) for result in results)] or shown[:1]
+    places = _places(results)
+    with style():
+        figure = Figure(figsize=(WIDTH, 1.6 + 0.3 * (max(places, default=0) + 1)), layout="constrained")
+        every = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
+        for axes, score in zip(every, shown, strict=True):
+            for result, place in zip(results, places, strict=True):
+                _dot(axes, result, score, place)
+                paper = paper_scores(benchmark.base.data, result.row) if benchmark.protocol == "mlrc" else None
+                if paper and score in paper:
+                    axes.plot(
+                        100 * paper[score]["map_at_r"], place, "d", color=PAPER, markeredgecolor=INK, markersize=7
+                    )
+            axes.set(title=_SCORES[score], xlabel="per cent")
+            axes.margins(x=0.08)
+            axes.grid(visible=False, axis="y")
+        every[0].set_yticks(places, [shorten(legible(result.row.title), 40) for result in results])
+        every[0].invert_yaxis()
+        keys = "Large: mean over repeats, bar: standard deviation; small: each repeat"
+        if any(paper_scores(benchmark.base.data, result.row) for result in results) and benchmark.protocol == "mlrc":
+            keys += "; diamond: the paper"
+        figure.supxlabel(keys, color=MUTED, fontsize=9)
+        return _written(figure, "table.png", "Test MAP@R of each row", to)
+
+
+def _family(row: Row) -> Row:
+    return Row(row.loss, row.method)
+
+
+def _is_default(benchmark: Benchmark, row: Row) -> bool:
+    """Say whether a row changes nothing."""
+    plain = next(benchmark.models(_family(row), 0)).experiment
+    return next(benchmark.models(row, 0)).experiment == plain
+
+
+def _point(result: RowResult, score: str) -> _Point | None:
+    """Give a score of a row; None if no model has it."""
+    if score == "concatenated":
+        found: Mapping[int, float] = {r: scores["map_at_r"] for r, scores in result.ensembles.of_repeats().items()}
+    else:
+        key = {"validation": "validation", "separated": "test", "last": "test_last"}[score]
+        models: dict[int, list[float]] = {}
+        for model in result.models:
+            if key in model.scores:
+                models.setdefault(model.cell.repeat, []).append(model.scores[key]["map_at_r"])
+        found = {repeat: float(np.mean(scores)) for repeat, scores in models.items()}
+    if not found:
+        return None
+    repeats = [100 * value for value in found.values()]
+    return _Point(repeats, float(np.mean(repeats)), float(np.std(repeats, ddof=1)) if len(repeats) > 1 else 0.0)
+
+
+def _line(
+    axes: Axes, values: list[str], of_one: Sequence[RowResult], score: str, shift: float, number: int, title: str
+) -> None:
+    """Draw a loss with a method over the values."""
+    colour, marker = COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
+    found = [(values.index(str(x.row.value)) + shift, point) for x in of_one if (point := _point(x, score)) is not None]
+    for place, point in found:
+        if len(point.repeats) > 1:
+            axes.plot([place] * len(point.repeats), point.repeats, ".", color=colour, alpha=0.45, markersize=5)
+    places, means, stds = [p for p, _ in found], [x.mean for _, x in found], [x.std for _, x in found]
+    axes.errorbar(places, means, stds, color=colour, marker=marker, capsize=3, label=title, elinewidth=1, markersize=6)
+
+
+def _dot(axes: Axes, result: RowResult, score: str, place: float) -> None:
+    """Draw a row's score."""
+    point = _point(result, score)
+    if point is None:
+        return
+    colour = _METHODS[result.row.method] if result.row.loss in PAIR_LOSSES else _RIVAL
+    if len(point.repeats) > 1:
+        axes.plot(point.repeats, [place] * len(point.repeats), ".", color=colour, alpha=0.5, markersize=5)
+    axes.errorbar([point.mean], [place], xerr=[point.std], fmt="o", color=colour, capsize=3, elinewidth=1, markersize=7)
+
+
+def _places(results: Sequence[RowResult]) -> list[float]:
+    """Give each row its height, rows of one loss together."""
+    places, height = list[float](), -1.0
+    for number, result in enumerate(results):
+        apart = number > 0 and results[number - 1].row.loss != result.row.loss
+        height += 1.5 if apart else 1.0
+        places.append(height)
+    return places
+
+
+def _written(figure: Figure, name: str, about: str, to: Path) -> Path:
+    Picture.of(figure, name, about).write(to)
+    return to / name
