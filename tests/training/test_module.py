@@ -39,9 +39,16 @@ def test_the_optimizer_trains_network_and_proxies_alike():
     module = make(weight_decay=0.5)
     module.model.bias.requires_grad_(False)
     optimizer = module.configure_optimizers()
-    (group,) = optimizer.param_groups
-    assert {id(p) for p in group["params"]} == {id(module.model.weight), id(module.criterion.proxies)}
-    assert (group["lr"], group["weight_decay"], group["betas"]) == (1e-2, 0.5, (0.9, 0.999))
+    network, proxies = optimizer.param_groups
+    assert [id(p) for p in network["params"]] == [id(module.model.weight)]
+    assert [id(p) for p in proxies["params"]] == [id(module.criterion.proxies)]
+    for group in (network, proxies):
+        assert (group["lr"], group["weight_decay"], group["betas"]) == (1e-2, 0.5, (0.9, 0.999))
+
+
+def test_proxies_of_a_rival_may_learn_faster():
+    network, proxies = make(proxy_lr_factor=100.0).configure_optimizers().param_groups
+    assert (network["lr"], proxies["lr"]) == (1e-2, 1.0)
 
 
 def test_score_roles_normalises():
