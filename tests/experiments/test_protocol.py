@@ -104,7 +104,11 @@ def test_values_have_the_type_of_their_setting(text, message):
 
 
 def test_rows_may_have_settings_of_their_own():
-    rows = with_settings(table_rows(["c2"], ["plain", "ccp"]), {"contrastive-ccp": {"lr": 0.003, "rewind": True}})
+    settings = {
+        "contrastive-ccp": {"lr": 0.003, "rewind": True},
+        "triplet-xbm": {"lr": 0.1},
+    }  # and of one that is not here
+    rows = with_settings(table_rows(["c2"], ["plain", "ccp"]), settings)
     assert [dict(row.changes) for row in rows] == [{}, {"lr": 0.003, "rewind": True}]
     assert [row.title for row in rows] == ["C2", "C2-CCP"]
 
@@ -114,7 +118,7 @@ def test_rows_may_have_settings_of_their_own():
     [
         (["contrastive-plain"], "row settings: expected settings by the names of rows"),
         ({"contrastive-plain": 3}, "row settings: expected settings by the names of rows"),
-        ({"triplet-plain": {}}, "there is no row 'triplet-plain'; the rows are contrastive-plain"),
+        ({"triplet-plian": {}}, "there is no row 'triplet-plian'; the rows are contrastive-plain"),
         ({"contrastive-plain": {"speed": 3}}, "contrastive-plain has no setting 'speed'"),
         ({"contrastive-plain": {"lr": "fast"}}, "lr: expected float or null, got 'fast'"),
     ],

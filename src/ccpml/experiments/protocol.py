@@ -209,21 +209,24 @@ def with_settings(rows: Sequence[Row], settings: Any) -> tuple[Row, ...]:
 
     Args:
         rows: The rows.
-        settings: By the names of rows, settings of `Experiment` by name.
+        settings: By the names of rows, settings of `Experiment` by name; those of other losses and methods change
+            nothing.
 
     Raises:
-        ValueError: If it is not that, or names a row that is not there or a setting that does not exist.
+        ValueError: If it is not that, or names a row that cannot be or a setting that does not exist.
 
     Example:
         >>> with_settings([Row("triplet", "ccp")], {"triplet-ccp": {"lr": 0.003}})[0].changes
         {'lr': 0.003}
     """
-    names = {row.name for row in rows}
+    names = {row.name for row in rows} | {Row(loss, method).name for loss in LOSS_PARAMETERS for method in METHODS}
     if not isinstance(settings, Mapping) or not all(isinstance(own, Mapping) for own in settings.values()):
         raise ValueError("row settings: expected settings by the names of rows, such as 'triplet-ccp: {lr: 0.003}'")
     for name, own in settings.items():
         if name not in names:
-            raise ValueError(f"row settings: there is no row {name!r}; the rows are {', '.join(sorted(names))}")
+            raise ValueError(
+                f"row settings: there is no row {name!r}; the rows are {', '.join(row.name for row in rows)}"
+            )
         for key in own.keys() - _FIELDS:
             raise ValueError(f"row settings: {name} has no setting {key!r}")
     typed = {
