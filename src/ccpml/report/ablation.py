@@ -48,28 +48,26 @@ def draw_ablation(benchmark: Benchmark, results: Sequence[RowResult], to: Path) 
         The file, ``ablation.png``.
     """
     values = list(dict.fromkeys(str(result.row.value) for result in results))
-    families = [(title, list(of_one)) for title, of_one in groupby(results, lambda result: _family(result.row).title)]
+    default = [values.index(str(result.row.value)) for result in results if _is_default(benchmark, result.row)]
+    families = [list(of_one) for _, of_one in groupby(results, lambda result: _family(result.row))]
+    one_loss = len({result.row.loss for result in results}) == 1
+    title = ablation_title(str(benchmark.ablation))
     with style():
         figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
         for axes, score in zip(figure.subplots(1, 2), ("validation", "separated"), strict=True):
-            for number, (title, of_one) in enumerate(families):
+            for number, of_one in enumerate(families):
                 shift = 0.12 * (number - (len(families) - 1) / 2)
-                _line(axes, values, of_one, score, shift, number, title)
-            for row in {
-                id(result.row): result.row for result in results if _is_default(benchmark, result.row)
-            }.values():
-                axes.axvline(values.index(str(row.value)), color=MUTED, linewidth=1.4, linestyle=":", zorder=0)
-            axes.set_xticks(range(len(values)), [shorten(legible(value), 12) for value in values])
+                colour = _colour(of_one[0].row) if one_loss else COLOURS[number % len(COLOURS)]
+                _line(axes, values, of_one, score, shift, (colour, _MARKERS[number % len(_MARKERS)]))
+            for place in default[:1]:
+                axes.axvline(place, color=MUTED, linewidth=1.4, linestyle=":", zorder=0)
+            names = [shorten(legible(value), 12) for value in values]
+            axes.set_xticks(range(len(values)), names, rotation=30 if sum(map(len, names)) > 30 else 0)
             axes.set_xlim(-0.6, len(values) - 0.4)
-            axes.set(
-                title=_SCORES[score],
-                xlabel=f"{ablation_title(str(benchmark.ablation))} (dotted: as without the ablation)",
-            )
-            axes.set_ylabel("per cent")
+            axes.set(title=_SCORES[score], xlabel=f"{title} (dotted: as without the ablation)", ylabel="per cent")
         if len(families) > 1:
             figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(families), 6))
-        about = f"MAP@R on validation and test classes over {ablation_title(str(benchmark.ablation))}"
-        return _written(figure, "ablation.png", about, to)
+        return _written(figure, "ablation.png", f"MAP@R on validation and test classes over {title}", to)
 
 
 def draw_table(benchmark: Benchmark, results: Sequence[RowResult], to: Path) -> Path:
@@ -113,6 +111,10 @@ def _family(row: Row) -> Row:
     return Row(row.loss, row.method)
 
 
+def _colour(row: Row) -> str:
+    return _METHODS[row.method] if row.loss in PAIR_LOSSES else _RIVAL
+
+
 def _is_default(benchmark: Benchmark, row: Row) -> bool:
     """Say whether a row changes nothing."""
     plain = next(benchmark.models(_family(row), 0)).experiment
@@ -137,16 +139,17 @@ def _point(result: RowResult, score: str) -> _Point | None:
 
 
 def _line(
-    axes: Axes, values: list[str], of_one: Sequence[RowResult], score: str, shift: float, number: int, title: str
+    axes: Axes, values: list[str], of_one: Sequence[RowResult], score: str, shift: float, look: tuple[str, str]
 ) -> None:
-    """Draw a loss with a method over the values."""
-    colour, marker = COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
+    """Draw a loss with a method over the values, in a colour and with a marker."""
+    colour, marker = look
     found = [(values.index(str(x.row.value)) + shift, point) for x in of_one if (point := _point(x, score)) is not None]
     for place, point in found:
         if len(point.repeats) > 1:
             axes.plot([place] * len(point.repeats), point.repeats, ".", color=colour, alpha=0.45, markersize=5)
     places, means, stds = [p for p, _ in found], [x.mean for _, x in found], [x.std for _, x in found]
-    axes.errorbar(places, means, stds, color=colour, marker=marker, capsize=3, label=title, elinewidth=1, markersize=6)
+    label = _family(of_one[0].row).title
+    axes.errorbar(places, means, stds, color=colour, marker=marker, capsize=3, label=label, elinewidth=1, markersize=6)
 
 
 def _dot(axes: Axes, result: RowResult, score: str, place: float) -> None:
@@ -154,7 +157,7 @@ def _dot(axes: Axes, result: RowResult, score: str, place: float) -> None:
     point = _point(result, score)
     if point is None:
         return
-    colour = _METHODS[result.row.method] if result.row.loss in PAIR_LOSSES else _RIVAL
+    colour = _colour(result.row)
     if len(point.repeats) > 1:
         axes.plot(point.repeats, [place] * len(point.repeats), ".", color=colour, alpha=0.5, markersize=5)
     axes.errorbar([point.mean], [place], xerr=[point.std], fmt="o", color=colour, capsize=3, elinewidth=1, markersize=7)
