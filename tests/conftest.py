@@ -1,5 +1,6 @@
-"""What all tests share: golden vectors, and one thread a worker."""
+"""What all tests share: golden vectors, one thread a worker, and Ctrl-C also where it was ignored."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import torch
 SHARED = Path(__file__).parents[2] / "shared"
 
 torch.set_num_threads(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a script starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

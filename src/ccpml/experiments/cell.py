@@ -17,6 +17,7 @@ def main(settings: Path, path: Path) -> int:
     from ccpml.experiments.callbacks import Stopped
     from ccpml.experiments.train import resume, train
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a benchmark in a shell's background would ignore it
     _end_with(os.getppid())
     try:
         if RunDirectory(path).experiment_file.is_file():
