@@ -9,11 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccpml.retrieval import evaluate
+from ccpml.retrieval import evaluate, metrics
 
 from . import oracle
 
 SEEDS = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(autouse=True, scope="module", params=[0, 2**62], ids=["tiles", "scan"])
+def pairs_worth_tiles(request):
+    """Both ways to the neighbours, each whatever the size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "_PAIRS_WORTH_TILES", request.param)
+        yield
 
 
 def clusters(seed, n=60, classes=12, dim=6, noise=0.6):

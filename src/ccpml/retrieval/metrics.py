@@ -4,7 +4,7 @@ Shapes: Q queries, G references, q queries of a chunk, d dimensions, k neighbour
 of a query's class, itself not counted.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,11 +15,15 @@ from torch.nn import functional
 
 from ccpml.retrieval.inputs import ArrayLike, as_embeddings, as_labels, at_least_one
 from ccpml.retrieval.neighbors import CHUNK_ELEMENTS, ExactSearch
+from ccpml.retrieval.tiles import MOST_NEIGHBORS, few_nearest
 
 __all__ = ["PerQuery", "RetrievalScores", "evaluate"]
 
 _ELEMENTS_PER_NEIGHBOR = 8
 """What a neighbour costs beside its score: index, class, hit and precision, in elements of a score's size."""
+
+_PAIRS_WORTH_TILES = 2**23
+"""From this many pairs of a query and a reference on, a pass over tiles pays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +102,10 @@ def evaluate(
     is, nothing excluded. Queries whose class has no other reference have no MAP@R: they are left out of the
     means and counted.
 
-    Computed in float64, on the device of the embeddings (mps has no float64: in float32 there);
-    scores are accumulated in float64. Memory is a small multiple of ``chunk_elements``, whatever Q and G, plus
-    the embeddings; time grows with Q · G and with the sum of R over the queries.
+    The order is that of float64, on the device of the embeddings (mps has no float64: that of float32 there). For
+    queries that need few neighbours it takes half a float32 product of all pairs: see `ccpml.retrieval.tiles`. Memory
+    is a small multiple of ``chunk_elements``, whatever Q and G, plus the embeddings; time grows with Q · G and with
+    the sum of R over the queries.
 
     Args:
         embeddings: The queries, shape (Q, d), floating point, NumPy or torch.
@@ -178,21 +183,53 @@ def _score_queries(
     """Score each query: a table of shape (4, Q), float64, NaN for queries without references.
 
     Its rows are MAP@R, P@1, P@R, and how many wrong references come before the first right one (among as many
-    neighbours as the metrics need). Queries go in falling order of R, so that each chunk asks for few neighbours
-    more than its queries need.
+    neighbours as the metrics need). Queries that need few neighbours are searched together, tile by tile; the others,
+    and those in a crowd, chunk by chunk.
     """
     table = np.full((4, len(x_classes)), np.nan)
-    order = relevant.argsort(descending=True, stable=True)[: int((relevant > 0).sum())]
+    total, reported = int((relevant > 0).sum()), 0
+
+    def take(rows: Tensor, found: Tensor) -> None:
+        """Score queries (q,) by their neighbours (q, k), -1 beyond those that a query needs."""
+        hits = (y_classes[found] == x_classes[rows, None]) & (found >= 0)
+        table[:, rows.cpu().numpy()] = _score_hits(hits, relevant[rows]).cpu().numpy()
+
+    def report(done: int) -> None:
+        nonlocal reported
+        if progress is not None and done > reported:
+            reported = done
+            progress(done, total)
+
+    needed = torch.where(relevant > 0, relevant.clamp(min=max_recall), 0).clamp_(max=search.available)
+    few = (needed > 0) & (needed <= MOST_NEIGHBORS)
+    count = int(few.sum())
+    if count * len(y_classes) >= _PAIRS_WORTH_TILES:
+        wanted = torch.where(few, needed, 0)
+        found, left_out = few_nearest(search, wanted, lambda share: report(int(share * count)), capacity=chunk_elements)
+        few &= ~left_out
+        size = max(1, chunk_elements // (_ELEMENTS_PER_NEIGHBOR * found.shape[1]))
+        for rows in torch.split(few.nonzero()[:, 0], size):
+            take(rows, found[rows])
+        needed[few] = 0
+    for rows, k in _chunks(search, needed, chunk_elements):
+        take(rows, search.nearest(rows, k))
+        needed[rows] = 0
+        report(total - int((needed > 0).sum()))
+    return table
+
+
+def _chunks(search: ExactSearch, needed: Tensor, chunk_elements: int) -> Iterator[tuple[Tensor, int]]:
+    """Give the queries that need neighbours, and how many those of a chunk need at most.
+
+    In falling order of that number, so that each chunk asks for few neighbours more than its queries need.
+    """
+    order = needed.argsort(descending=True, stable=True)[: int((needed > 0).sum())]
     done = 0
     while done < len(order):
-        k = min(max(int(relevant[order[done]]), max_recall), search.available)
+        k = int(needed[order[done]])
         rows = order[done : done + search.rows_per_chunk(chunk_elements, _ELEMENTS_PER_NEIGHBOR * k)]
-        hits = y_classes[search.nearest(rows, k)] == x_classes[rows, None]
-        table[:, rows.cpu().numpy()] = _score_hits(hits, relevant[rows]).cpu().numpy()
+        yield rows, k
         done += len(rows)
-        if progress is not None:
-            progress(done, len(order))
-    return table
 
 
 def _score_hits(hits: Tensor, relevant: Tensor) -> Tensor:

@@ -1,0 +1,116 @@
+"""few_nearest against ranking all distances in float64: what float32 tiles may choose, and what they must leave out."""
+
+import numpy as np
+import pytest
+import torch
+
+from ccpml.retrieval.neighbors import ExactSearch
+from ccpml.retrieval.tiles import MOST_NEIGHBORS, few_nearest
+
+from . import oracle
+
+SIDE = 64
+
+
+def brute_force(queries, gallery, k):
+    """The k nearest by the definition, -1 beyond each query's own k."""
+    within = gallery is None
+    queries = queries.double().numpy()
+    gallery = queries if within else gallery.double().numpy()
+    nearest = np.full((len(queries), max(k)), -1)
+    for i, query in enumerate(queries):
+        nearest[i, : k[i]] = oracle.rank(query, gallery, i if within else None)[: k[i]]
+    return nearest
+
+
+def assert_exact(queries, gallery=None, k=8, most_left_out=0, **options):
+    wanted = torch.full((len(queries),), k) if isinstance(k, int) else k
+    nearest, left_out = few_nearest(ExactSearch(queries, gallery), wanted, side=SIDE, **options)
+    expected = brute_force(queries, gallery, wanted.tolist())
+    kept = ~left_out.numpy()
+    np.testing.assert_array_equal(nearest.numpy()[kept], expected[kept])
+    assert left_out.sum() <= most_left_out
+    return nearest, left_out
+
+
+def unit(n, dim=12, seed=0):
+    return torch.nn.functional.normalize(torch.randn(n, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+@pytest.mark.parametrize("count", [SIDE - 1, SIDE, SIDE + 1, 5 * SIDE + 17])
+def test_within_a_set_of_any_size(count):
+    assert_exact(unit(count))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", [(40, 300), (300, 70)])
+def test_against_a_gallery_of_other_lengths(sizes, dtype):
+    queries, gallery = 3 * unit(sizes[0]), unit(sizes[1], seed=1) * torch.rand(sizes[1], 1)
+    assert_exact(queries.to(dtype), gallery.to(dtype), k=11)
+
+
+def test_each_query_has_its_own_k():
+    wanted = torch.randint(0, MOST_NEIGHBORS + 1, (200,), generator=torch.Generator().manual_seed(0))
+    nearest, _ = assert_exact(unit(200), k=wanted)
+    assert ((nearest >= 0).sum(dim=1) == wanted).all()
+
+
+def test_equal_distances_and_duplicates_go_to_the_lower_index():
+    generator = torch.Generator().manual_seed(0)
+    assert_exact(torch.randint(-2, 3, (200, 4), generator=generator).float())
+    assert_exact(unit(70).repeat(3, 1))
+
+
+@pytest.mark.parametrize("separation", [1e-3, 1e-5, 1e-7])
+def test_what_float32_cannot_tell_apart_is_told_apart(separation):
+    points = unit(100)
+    assert_exact(torch.cat([points, points + separation * unit(100, seed=1)]))
+    assert_exact(points * separation + unit(1, seed=2))  # all in one place
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1e-30, 1e30, 1e100])
+def test_lengths_beyond_float32(scale):
+    assert_exact(unit(100).double() * scale)
+
+
+def test_crowds_are_left_out_and_the_others_are_not():
+    crowd = torch.cat([unit(100), torch.zeros(500, 12)])
+    _, left_out = assert_exact(crowd, most_left_out=600)
+    assert left_out[100:].all()
+    assert not left_out[:100].all()
+    far = unit(100)
+    far[0] *= 1e6  # beside it, rounding is as large as all other distances
+    assert_exact(far, most_left_out=100)
+
+
+def test_little_room_for_candidates_changes_no_result():
+    _, left_out = assert_exact(unit(300), k=4, capacity=4000)
+    assert not left_out.any()
+    assert_exact(unit(300), k=4, capacity=100, most_left_out=300)
+
+
+@pytest.mark.parametrize("setting", ["high", "medium"])
+def test_settings_for_the_speed_of_training_do_not_matter(setting):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(setting)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert_exact(unit(100, dim=64))
+        assert torch.get_float32_matmul_precision() == setting
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_progress_rises_to_all():
+    shares = []
+    few_nearest(ExactSearch(unit(200)), torch.full((200,), 3), shares.append, side=SIDE)
+    assert shares == sorted(set(shares))
+    assert shares[-1] == 1
+
+
+@pytest.mark.gpu
+def test_same_on_the_gpu():
+    points = unit(300)
+    found, left_out = few_nearest(ExactSearch(points.cuda()), torch.full((300,), 8).cuda(), side=SIDE)
+    assert not left_out.any()
+    np.testing.assert_array_equal(found.cpu().numpy(), brute_force(points, None, [8] * 300))
