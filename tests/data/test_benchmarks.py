@@ -151,6 +151,7 @@ def edit(file: Path, old: str, new: str) -> None:
         ("image_class_labels.txt", "2 97\r\n", "", r"images.txt, line 2: image 2 is not in .*image_class_labels.txt"),
         ("image_class_labels.txt", "2 97\r\n", "2 bird\r\n", "line 2: expected a class id"),
         ("image_class_labels.txt", "2 97\r\n", "2 97\r\n77 97\r\n", "line 3: image 77 is not in .*images.txt"),
+        ("image_class_labels.txt", "2 97\r\n", "2 98\r\n", r"line 2: .* class 97 by its folder .* 98 by .*labels.txt"),
     ],
 )
 def test_errors_in_an_index_name_the_line(tmp_path: Path, file: str, old: str, new: str, message: str) -> None:
@@ -174,6 +175,30 @@ def test_a_gap_in_the_numbers_names_what_the_index_lacks(tmp_path: Path) -> None
         load_benchmark("cub", tmp_path)
 
 
+def test_a_number_far_off_is_told_at_once(tmp_path: Path) -> None:
+    folder = make_cub(tmp_path)
+    edit(folder / "images.txt", "3 097", "11788000000000 097")
+    edit(folder / "image_class_labels.txt", "\n3 97", "\n11788000000000 97")
+    with pytest.raises(ValueError, match=r"images.txt lack image id 3, 41, 42, 43, 44, …"):
+        load_benchmark("cub", tmp_path)
+
+
+def test_images_of_sop_in_a_folder_that_the_index_does_not_name(tmp_path: Path) -> None:
+    folder = make_sop(tmp_path)
+    (folder / "zebra_final").mkdir()
+    Image.new("L", (4, 4)).save(folder / "zebra_final" / "1_0.JPG")
+    with pytest.raises(ValueError, match=r"1 images are there and not listed \(.*1_0.JPG\)"):
+        load_benchmark("sop", tmp_path)
+
+
+def test_an_archive_within_inshop_that_is_not_unpacked(tmp_path: Path) -> None:
+    folder = make_inshop(tmp_path)
+    (folder / "Img" / "img").rename(tmp_path / "elsewhere")
+    (folder / "Img" / "img.zip").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"Img/img.zip is not unpacked"):
+        load_benchmark("inshop", tmp_path)
+
+
 def test_a_class_of_both_splits(tmp_path: Path) -> None:
     folder = make_sop(tmp_path)
     edit(folder / "Ebay_test.txt", "22 5 ", "22 1 ")
@@ -187,7 +212,7 @@ def test_a_class_of_both_splits(tmp_path: Path) -> None:
         ("40\r\n", "41\r\n", "says that it lists 41 images"),
         ("id_00000001 train", "id_00000001 both", "line 3: expected image_name item_id evaluation_status"),
         ("id_00000001 train", "", "line 3: expected image_name item_id evaluation_status"),
-        ("id_00000001 train", "id_00000005 train", "class id_00000005 is in test here and in train before"),
+        ("id_00000001 train", "id_00000005 train", "line 3: .*id_00000001/.* is listed as an image of id_00000005"),
         ("img/WOMEN", "img/../../WOMEN", "is not a path inside"),
     ],
 )

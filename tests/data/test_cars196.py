@@ -36,6 +36,19 @@ def test_the_part_that_an_image_is_in_does_not_matter(tmp_path: Path) -> None:
     assert parts == {"cars_train", "cars_test"}
 
 
+def test_both_indexes_and_the_images_of_one(tmp_path: Path) -> None:
+    folder = make_cars196_devkit(tmp_path)
+    write(folder, {"relative_im_path": "car_ims/000001.jpg", "class": 7.0})
+    assert len(read_cars196(folder).images) == 40
+    (folder / "car_ims").mkdir()
+    assert len(read_cars196(folder).images) == 1
+
+
+def test_names_that_are_numbers_only_almost(tmp_path: Path) -> None:
+    write(tmp_path, {"relative_im_path": "car_ims/0²1.jpg", "class": 7.0})
+    assert read_cars196(tmp_path).gaps == []
+
+
 def test_one_annotation_and_no_names(tmp_path: Path) -> None:
     write(tmp_path, {"relative_im_path": "car_ims/000001.jpg", "class": 7.0})
     (image,) = read_cars196(tmp_path).images

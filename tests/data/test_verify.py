@@ -65,6 +65,15 @@ def test_all_that_is_wrong_is_listed(tmp_path: Path, decoded: list[Path]) -> Non
     assert set(decoded) == {images[9], images[12]}, "what was bad is tried again"
 
 
+def test_brackets_in_a_path_hide_nothing(tmp_path: Path) -> None:
+    folder = make_cub(tmp_path / "data (1)")
+    for file, line in (("images.txt", "\n3 097"), ("image_class_labels.txt", "\n3 97")):
+        text = (folder / file).read_bytes().decode("utf-8-sig")
+        (folder / file).write_text(text.replace(line, line.replace("3", "41")))
+    (problem,) = verify_source("cub", tmp_path / "data (1)", progress=False).problems
+    assert problem.endswith("images.txt lack image id 3")
+
+
 def test_an_index_that_changes(tmp_path: Path) -> None:
     folder = make_cub(tmp_path)
     assert verify_source("cub", tmp_path, progress=False).problems == []

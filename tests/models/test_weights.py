@@ -2,7 +2,7 @@ import argparse
 import pickle
 import struct
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -45,6 +45,20 @@ def test_every_form_loads(tmp_path: Path, form: str) -> None:
         torch.save(weights, path, _use_new_zipfile_serialization=" " not in form)
     load_weights(module, str(path) if form == "pt" else path)
     assert same(module, weights)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("conv.weight", lambda tensor: tensor.long(), r"1 not of real numbers \(conv.weight\)"),
+        ("conv.weight", lambda tensor: tensor.to(torch.complex64), r"1 not of real numbers \(conv.weight\)"),
+        ("conv_bn.running_var", lambda tensor: -tensor - 1, r"1 negative \(conv_bn.running_var\)"),
+    ],
+)
+def test_numbers_that_are_no_weights(path: Path, key: str, change: Callable[[Tensor], Tensor], message: str) -> None:
+    torch.save({**state(), key: change(state()[key])}, path)
+    with pytest.raises(ValueError, match=message):
+        load_weights(net(), path)
 
 
 def test_parameters_stay_the_same_objects(path: Path) -> None:

@@ -1,6 +1,8 @@
 """``ccpml data``: check a set of images, fetch a benchmark, or cache images small."""
 
 import os
+import shlex
+import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -27,7 +29,12 @@ def data(arguments: list[str]) -> int:
     actions = {"check": _check, "fetch": _fetch, "cache": _cache}
     if arguments[0] not in actions:
         raise UsageError(f"unknown action {arguments[0]!r}: expected one of {', '.join(actions)}")
-    return actions[arguments[0]](arguments[1:])
+    try:
+        return actions[arguments[0]](arguments[1:])
+    except KeyboardInterrupt:
+        way_on = shlex.join(["ccpml", "data", *arguments])
+        print(f"ccpml: stopped; what is done stays; go on with: {way_on}", file=sys.stderr)
+        return 130
 
 
 def _check(arguments: list[str]) -> int:
@@ -38,11 +45,7 @@ def _check(arguments: list[str]) -> int:
 
     from ccpml.data.verify import verify_source
 
-    try:
-        found = verify_source(options.data, options.data_root)
-    except KeyboardInterrupt:
-        print(f"stopped; `ccpml data check {options.data}` goes on from here")
-        raise
+    found = verify_source(options.data, options.data_root)
     print(f"{options.data} in {found.folder}: {', '.join(found.contents)}")
     for name, digest in found.checksums.items():
         print(f"  {name}  sha256 {digest}")

@@ -6,7 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -91,7 +91,7 @@ class Found:
         listing: What its index files say.
         missing: Images that are listed and not there.
         extra: Images that are there and not listed.
-        problems: All that is not as published, one sentence each; none if it is whole.
+        wrong: What is not as published beside these: gaps in the index, and counts.
     """
 
     name: str
@@ -99,7 +99,19 @@ class Found:
     listing: Listing
     missing: list[Listed]
     extra: list[Path]
-    problems: list[str] = field(default_factory=list)
+    wrong: list[str]
+
+    @property
+    def problems(self) -> list[str]:
+        """All that is not as published, one sentence each; none if it is whole."""
+        problems = []
+        if self.missing:
+            paths = [str(self.listing.base / image.path) for image in self.missing]
+            listed = len(self.listing.images)
+            problems.append(f"{len(self.missing):,} of {listed:,} listed images are missing ({_some(paths)})")
+        if self.extra:
+            problems.append(f"{len(self.extra):,} images are there and not listed ({_some(map(str, self.extra))})")
+        return problems + self.wrong
 
 
 def load_benchmark(name: str, data_root: Path | str | None = None, allow_partial: bool = False) -> Source:
@@ -123,8 +135,8 @@ def load_benchmark(name: str, data_root: Path | str | None = None, allow_partial
     if found.problems:
         if not allow_partial:
             raise ValueError(
-                f"{name}: not as published: {'; '.join(found.problems)}; run `ccpml data check {name}` for all that is "
-                "wrong, get what is missing, or take what is there with --allow-partial"
+                f"{name}: not as published: {'; '.join(found.problems)}; run `ccpml data check {name}` on it for all "
+                "that is wrong, get what is missing, or take what is there with --allow-partial"
             )
         missing = {image.path for image in found.missing}
         images = [image for image in images if image.path not in missing]
@@ -166,8 +178,7 @@ def find_benchmark(name: str, data_root: Path | str | None = None) -> Found:
     listed = {os.path.join(listing.base, image.path): image for image in listing.images}
     missing = [image for path, image in listed.items() if path not in present and not os.path.isfile(path)]
     extra = [Path(path) for path in sorted(present - listed.keys())]
-    problems = _problems(name, listing, missing, extra)
-    return Found(name, folder, listing, missing, extra, problems)
+    return Found(name, folder, listing, missing, extra, _wrong(name, listing))
 
 
 def _benchmark(name: str) -> _Benchmark:
@@ -187,13 +198,8 @@ def _root(name: str, data_root: Path | str | None) -> Path:
     return root
 
 
-def _problems(name: str, listing: Listing, missing: Sequence[Listed], extra: Sequence[Path]) -> list[str]:
+def _wrong(name: str, listing: Listing) -> list[str]:
     problems = list(listing.gaps)
-    if missing:
-        paths = [str(listing.base / image.path) for image in missing]
-        problems.append(f"{len(missing):,} of {len(listing.images):,} listed images are missing ({_some(paths)})")
-    if extra:
-        problems.append(f"{len(extra):,} images are there and not listed ({_some(map(str, extra))})")
     for part in _BENCHMARKS[name].parts:
         images = [image for image in listing.images if image.split == part.split and part.role in {"", image.role}]
         classes = len({image.class_id for image in images})

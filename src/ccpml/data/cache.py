@@ -4,7 +4,6 @@ A cache lies in ``.ccpml-cache`` in the folder of the images. While it is built 
 (``….partial``), with a journal of what is done; it is renamed when every pixel has been read back and verified.
 """
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -135,9 +134,6 @@ def pack_source(source: Source, folder: Path, name: str, side: int = 256, progre
             f"{error.filename or home}: the cache cannot be written ({error.strerror or error}); it lies in the "
             "folder of the images, which must be writable and have room"
         ) from error
-    except KeyboardInterrupt:
-        print(f"stopped; `ccpml data cache {name}` goes on from here", file=sys.stderr)
-        raise
     return home
 
 

@@ -20,7 +20,10 @@ def read_cars196(folder: Path) -> Listing:
     Raises:
         ValueError: If an index file cannot be used; the message names it, and the entry.
     """
-    return _single(folder) if (folder / "cars_annos.mat").is_file() else _devkit(folder)
+    single, devkit = (folder / "cars_annos.mat").is_file(), (folder / "devkit" / "cars_train_annos.mat").is_file()
+    if single and devkit:  # both indexes: that of the images which are there
+        single = (folder / "car_ims").is_dir()
+    return _single(folder) if single else _devkit(folder)
 
 
 def _single(folder: Path) -> Listing:
@@ -32,7 +35,7 @@ def _single(folder: Path) -> Listing:
         name = _text(entry, ("relative_im_path", "fname"), where)
         path = relative_path(name, where)
         found.append((path if len(path.parts) > 1 else "car_ims" / path, _class_id(entry, where), where))
-    numbers = [int(path.stem) for path, _, _ in found if path.stem.isdigit()]
+    numbers = [int(path.stem) for path, _, _ in found if _numbered(path)]
     names = _names(content.get("class_names"))
     gaps = missing_numbers(numbers, "image number", file)
     return _listing(found, names, folder, [folder / "car_ims"], [file], gaps)
@@ -59,11 +62,15 @@ def _devkit(folder: Path) -> Listing:
             where = f"{file}, annotation {number}"
             path = nested / relative_path(_text(entry, ("fname", "relative_im_path"), where), where)
             found.append((path, _class_id(entry, where), where))
-            numbers += [int(path.stem)] if path.stem.isdigit() else []
+            numbers += [int(path.stem)] if _numbered(path) else []
         gaps += missing_numbers(numbers, "image number", file)
     meta = devkit / "cars_meta.mat"
     names = _names(_load(meta).get("class_names")) if meta.is_file() else []
     return _listing(found, names, folder, folders, [train, test, *([meta] if names else [])], gaps)
+
+
+def _numbered(path: PurePosixPath) -> bool:
+    return path.stem.isascii() and path.stem.isdigit()
 
 
 def _listing(

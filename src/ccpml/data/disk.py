@@ -10,9 +10,13 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["only_one", "require_space", "size_text"]
+__all__ = ["NoSpaceError", "only_one", "require_space", "size_text"]
 
 _MARGIN = 16 * 2**20
+
+
+class NoSpaceError(ValueError):
+    """A disk has not the room that is needed."""
 
 
 def size_text(count: int) -> str:
@@ -37,11 +41,11 @@ def require_space(folder: Path, needed: int, what: str) -> None:
         what: What they are for, in words.
 
     Raises:
-        ValueError: If it has not.
+        NoSpaceError: If it has not.
     """
     free = shutil.disk_usage(folder).free
     if needed and free < needed + _MARGIN:
-        raise ValueError(
+        raise NoSpaceError(
             f"{folder}: {what} needs {size_text(needed + _MARGIN)} and {size_text(free)} are free; make room there"
         )
 

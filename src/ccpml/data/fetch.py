@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ccpml.data.archives import unpack
-from ccpml.data.benchmarks import BENCHMARKS, benchmark_folder
-from ccpml.data.disk import only_one, require_space
+from ccpml.data.benchmarks import BENCHMARKS, Found, benchmark_folder, find_benchmark
+from ccpml.data.disk import NoSpaceError, only_one, require_space
 from ccpml.data.download import download
 from ccpml.data.progress import progress_bar
 
@@ -77,7 +77,7 @@ def fetch_benchmark(
         open_url: As ``urllib.request.urlopen``.
 
     Returns:
-        The folder of the benchmark; one that is there already is left as it is.
+        The folder of the benchmark; one that is there already and whole is left as it is.
 
     Raises:
         ValueError: If there is no official address (the message says what to do), or the archive cannot be fetched, is
@@ -86,9 +86,14 @@ def fetch_benchmark(
     root = Path(data_root)
     if name not in BENCHMARKS:
         raise ValueError(f"unknown benchmark {name!r}: expected {', '.join(BENCHMARKS)}")
-    if root.is_dir() and (folder := _present(name, root)) is not None:
-        print(f"{folder}: {name} is there already", file=sys.stderr)
-        return folder
+    if root.is_dir() and (found := _present(name, root)) is not None:
+        if found.problems:
+            raise ValueError(
+                f"{found.folder}: {name} is there, but not whole: {'; '.join(found.problems)}; complete it, or remove "
+                "or rename the folder and fetch it anew"
+            )
+        print(f"{found.folder}: {name} is there already", file=sys.stderr)
+        return found.folder
     if name in _BY_HAND:
         raise ValueError(f"{name}: {_BY_HAND[name].format(root=root)}")
     try:
@@ -100,16 +105,14 @@ def fetch_benchmark(
             f"{error.filename or root}: cannot be written ({error.strerror or error}); choose a folder that can, with "
             "--data-root"
         ) from error
-    except KeyboardInterrupt:
-        print(f"stopped; `ccpml data fetch {name} --data-root {root}` goes on from here", file=sys.stderr)
-        raise
 
 
-def _present(name: str, root: Path) -> Path | None:
+def _present(name: str, root: Path) -> Found | None:
     try:
-        return benchmark_folder(name, root)
+        benchmark_folder(name, root)
     except ValueError:
         return None
+    return find_benchmark(name, root)
 
 
 def _fetch(archive: _Archive, root: Path, progress: bool, open_url: Callable[..., Any]) -> Path:
@@ -152,6 +155,8 @@ def _download(archive: _Archive, part: Path, progress: bool, open_url: Callable[
     for url in archive.urls:
         try:
             download(url, part, archive.unpacked, progress, open_url)
+        except NoSpaceError:
+            raise
         except ValueError as error:
             failures.append(str(error))
         else:

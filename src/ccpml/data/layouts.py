@@ -1,6 +1,7 @@
 """The layouts of CUB-200-2011, Stanford Online Products and In-Shop, as their archives unpack."""
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -37,6 +38,12 @@ def read_cub(folder: Path) -> Listing:
     for image, line in paths.items():
         path, class_id = relative_path(line.text, line.where), ids[image]
         name = names.get(class_id) or (path.parent.name or str(class_id))
+        number, dot, _ = path.parent.name.partition(".")
+        if dot and number.isascii() and number.isdigit() and int(number) != class_id:
+            raise ValueError(
+                f"{line.where}: {path} is of class {int(number)} by its folder and of class {class_id} by "
+                f"{class_of[image].where}; unpack the archive anew"
+            )
         images.append(Listed("images" / path, class_id, name, split(class_id), "", line.where))
     return Listing(images, folder, [folder / "images"], index, missing_numbers(paths, "image id", index[0]))
 
@@ -64,9 +71,10 @@ def read_sop(folder: Path) -> Listing:
             path = relative_path(fields[3], line.where)
             name = names.setdefault(class_id, f"{path.parent.name.removesuffix('_final') or 'product'}/{class_id}")
             images.append(Listed(path, class_id, name, split, "", line.where))
-    kinds = sorted({image.path.parts[0] for image in images if len(image.path.parts) > 1})
-    folders = [folder / kind for kind in kinds]
-    return Listing(images, folder, folders, list(index.values()), missing_numbers(numbers, "image id", *index.values()))
+    kinds = {folder / image.path.parts[0] for image in images if len(image.path.parts) > 1}
+    kinds |= {place for place in folder.glob("*_final") if place.is_dir()}
+    files = list(index.values())
+    return Listing(images, folder, sorted(kinds), files, missing_numbers(numbers, "image id", *files))
 
 
 _PARTS: Final[dict[str, tuple[SplitName, str]]] = {
@@ -98,9 +106,15 @@ def read_inshop(folder: Path) -> Listing:
             )
         else:
             split, role = _PARTS[fields[2]]
-            images.append(Listed(relative_path(fields[0], line.where), fields[1], fields[1], split, role, line.where))
+            path, item = relative_path(fields[0], line.where), fields[1]
+            if path.parent.name.startswith("id_") and path.parent.name != item:
+                raise ValueError(f"{line.where}: {path} is listed as an image of {item}; unpack the archive anew")
+            images.append(Listed(path, item, item, split, role, line.where))
     gaps = [] if count in {None, len(images)} else [f"{file} says that it lists {count:,} images"]
     base, images = _inshop_base(folder, images)
+    archives = [place / "img.zip" for place in (folder, folder / "Img") if (place / "img.zip").is_file()]
+    if archives and not any((base / image.path).is_file() for image in images):
+        gaps.append(f"{archives[0]} is not unpacked")
     folders = [base / part for part in sorted({image.path.parts[0] for image in images})]
     return Listing(images, base, folders, [file], gaps)
 
@@ -133,12 +147,13 @@ def first_half(class_ids: Iterable[int], last: int) -> Callable[[int], SplitName
 
 
 def missing_numbers(numbers: Iterable[int], what: str, *files: Path) -> list[str]:
-    """Say which numbers are left out between 1 and the largest."""
+    """Say which numbers of 1 or more are left out below the largest."""
     present = set(numbers)
-    missing = [number for number in range(1, max(present, default=0) + 1) if number not in present]
-    if not missing:
+    count = max(present, default=0) - len(present)
+    if not count:
         return []
-    shown = ", ".join(map(str, missing[:_SHOWN])) + (", …" if len(missing) > _SHOWN else "")
+    missing = list(islice((number for number in range(1, max(present)) if number not in present), _SHOWN))
+    shown = ", ".join(map(str, missing)) + (", …" if count > _SHOWN else "")
     return [f"{' and '.join(map(str, files))} lack {what} {shown}"]
 
 

@@ -47,7 +47,8 @@ class Splits:
                 seen[name] = split
             if table.num_classes < 2:
                 raise ValueError(
-                    f"{split} has one class ({table.class_names[0]!r}); it needs two or more to tell apart"
+                    f"{split} has one class ({table.class_names[0]!r}); it needs two or more to tell apart; "
+                    "give more classes, or fewer folds"
                 )
         object.__setattr__(self, "train", replace(self.train, roles=None))
         object.__setattr__(self, "validation", _checked("validation", self.validation))

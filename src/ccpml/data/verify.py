@@ -83,9 +83,8 @@ def _decode(paths: Sequence[Path], folder: Path, name: str, progress: bool) -> l
 
 def _not_as_published(found: Found) -> list[str]:
     """List what is missing and extra one by one."""
-    counts = [problem for problem in found.problems if "(" not in problem]
     missing = [f"missing: {found.listing.base / image.path} ({image.where})" for image in found.missing]
-    return [*counts, *missing, *(f"not listed: {path}" for path in found.extra)]
+    return [*found.wrong, *missing, *(f"not listed: {path}" for path in found.extra)]
 
 
 def _contents(found: Found) -> list[str]:

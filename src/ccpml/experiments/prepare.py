@@ -4,6 +4,7 @@ import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -54,6 +55,7 @@ __all__ = [
     "is_query",
     "load_images",
     "readable_images",
+    "require_weights",
     "stored_side",
     "transforms",
 ]
@@ -87,14 +89,38 @@ class Images:
     bad: list[BadImage]
     channels: Literal[1, 3]
 
-    def fingerprint(self) -> str:
-        """Give a digest of which images of which classes are in which split, cached or not: not of their pixels."""
+    def fingerprint(self, packed: bool | None = None) -> str:
+        """Give a digest of which images of which classes are in which split, cached or not: not of their pixels.
+
+        Args:
+            packed: Whether they come from a cache; None as it is.
+        """
         digest = hashlib.sha256()
         for table in (self.splits.train, self.splits.validation, self.splits.test):
             names = [table.name_of(row) for row in range(len(table))]
             digest.update(repr((names, table.labels.tolist(), table.class_names)).encode())
-            digest.update(b"packed" if table.packed else b"")
+            digest.update(b"packed" if (table.packed if packed is None else packed) else b"")
         return digest.hexdigest()
+
+    def require(self, fingerprint: str, run: Path) -> None:
+        """Check that a run began with these images.
+
+        Raises:
+            ValueError: If it did not; the message says so, or that they came from a cache only then, or only now.
+        """
+        if fingerprint == self.fingerprint():
+            return
+        if fingerprint == self.fingerprint(packed=True):
+            raise ValueError(
+                f"{run}: this run began with the images of a cache that is no longer there or too small; make it "
+                "again with `ccpml data cache`, or begin a new run"
+            )
+        if fingerprint == self.fingerprint(packed=False):
+            raise ValueError(
+                f"{run}: a cache was made after this run began, with other pixels; to go on, take the folder "
+                ".ccpml-cache out of that of the images"
+            )
+        raise ValueError(f"{run}: the images or their classes are not those that this run began with")
 
 
 def load_images(experiment: Experiment, progress: bool = True) -> Images:
@@ -190,6 +216,19 @@ def build_model(experiment: Experiment, channels: int, weights: bool = True) -> 
         freeze_batchnorm=bool(settings.freeze_batchnorm),
         image_size=settings.image_size,
     )
+
+
+def require_weights(experiment: Experiment) -> None:
+    """Check that the weights to start from are there and fit, before images are read.
+
+    Those of `small_conv` depend on the images' channels, and so are checked when it is built.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    settings = experiment.resolved()
+    if settings.weights not in {None, "none"} and settings.backbone != "small_conv":
+        build_model(settings, channels=3)
 
 
 def build_criterion(experiment: Experiment, num_classes: int) -> nn.Module:

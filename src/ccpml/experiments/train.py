@@ -29,6 +29,7 @@ from ccpml.experiments.prepare import (
     is_query,
     load_images,
     pool_dataset,
+    require_weights,
     training_dataset,
     workers,
 )
@@ -74,6 +75,7 @@ def train(
     """
     RunDirectory.require_free(path)
     experiment = _settled(experiment)
+    require_weights(experiment)
     parts = _Parts.build(experiment, load_images(experiment, progress))
     run = RunDirectory(path)
     training = _Training.set_up(run, parts, progress, callbacks)
@@ -104,8 +106,8 @@ def resume(
     if not run.finished:
         experiment = run.experiment()
         parts = _Parts.build(experiment, load_images(experiment, progress))
-        if run.images_file.is_file() and run.images_file.read_text() != parts.images.fingerprint():
-            raise ValueError(f"{run.path}: the images or their classes are not those that this run began with")
+        if run.images_file.is_file():
+            parts.images.require(run.images_file.read_text(encoding="utf-8"), run.path)
         with run.locked():
             _Training.set_up(run, parts, progress, callbacks).finish(run, parts, test)
     return run

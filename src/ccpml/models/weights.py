@@ -105,7 +105,7 @@ def _without_prefixes(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> 
 
 
 def _differences(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Say in a phrase each what is missing, unexpected, mis-shaped and not finite; empty if nothing is."""
+    """Say in a phrase each what is missing, unexpected, mis-shaped or no weight; empty if nothing is."""
     kinds = {
         "missing": [key for key in own if key not in tensors and not key.endswith("num_batches_tracked")],
         "unexpected": [key for key in tensors if key not in own],
@@ -114,7 +114,15 @@ def _differences(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> li
             for key, tensor in tensors.items()
             if key in own and tensor.shape != own[key].shape
         ],
+        "not of real numbers": [
+            key
+            for key, tensor in tensors.items()
+            if key in own and own[key].is_floating_point() and not tensor.is_floating_point()
+        ],
         "not finite": [key for key, tensor in tensors.items() if key in own and not tensor.isfinite().all()],
+        "negative": [
+            key for key, tensor in tensors.items() if key.endswith("running_var") and not (tensor.real >= 0).all()
+        ],
     }
     return [f"{len(keys)} {kind} ({_listed(keys)})" for kind, keys in kinds.items() if keys]
 
