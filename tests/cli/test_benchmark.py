@@ -80,6 +80,46 @@ def test_options_of_the_protocol_yield_to_those_given():
     assert str(made.out) == "runs/benchmark/glyphs-mlrc"
 
 
+def test_a_settings_file_may_name_the_protocol_but_nothing_that_cells_vary(tmp_path, capsys):
+    file = tmp_path / "settings.yaml"
+    file.write_text("protocol: conventional\nlr: 0.5\n")
+    _, made = parse_benchmark(["glyphs", "--config", str(file)])
+    assert (made.protocol, made.base.embedding_dim, made.base.score_last, made.base.lr) == (
+        "conventional",
+        512,
+        True,
+        0.5,
+    )
+    file.write_text("loss: contrastive\n")
+    assert main(["benchmark", "glyphs", "--config", str(file)]) == 2
+    assert f"take loss out of {file}" in capsys.readouterr().err
+
+
+def test_parameters_of_losses_that_are_not_the_first():
+    _, made = parse_benchmark(["glyphs", "--losses", "c1,triplet,c2", "--margin", "0.3", "--methods", "plain"])
+    assert {row.loss: cell.experiment.margin for row in made.rows for cell in made.models(row, 0)} == {
+        "cosine_contrastive": 0.3,
+        "triplet": 0.3,
+        "contrastive": None,
+    }
+
+
+def test_damaged_cells_are_made_again(folder, tmp_path, capsys):
+    arguments = ["benchmark", f"folder:{folder}", *FLAGS, "--losses", "c2", "--methods", "plain", "--max-steps", "2"]
+    arguments += ["--out", str(tmp_path / "out"), "--at-once", "2"]
+    assert main(arguments) == 0
+    table = (tmp_path / "out" / "table.json").read_text()
+    first, second = sorted((tmp_path / "out" / "cells").rglob("scores.json"))
+    first.write_text("damaged")
+    (second.parent / "embeddings" / "test.npz").unlink()
+    assert main(arguments) == 0
+    assert (tmp_path / "out" / "table.json").read_text() == table
+    (second.parent / "embeddings" / "test.npz").write_bytes(b"damaged")
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert f"missing: {second.parent / 'embeddings' / 'test.npz'}: damaged" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -94,6 +134,19 @@ def test_options_of_the_protocol_yield_to_those_given():
         (["glyphs", "--fold", "1"], "--fold: the cells of a benchmark vary it"),
         (["glyphs", "--loss", "triplet"], "--loss: the cells of a benchmark vary it"),
         (["photos"], "unknown data 'photos'"),
+        (["glyphs", "--devices", ","], "--devices: expected one or more"),
+        (["glyphs", "--devices", "cpu,gpu0"], "--devices: expected some of auto, cpu, cuda, cuda:<number> and mps"),
+        (["glyphs", "--devices", "cuda:77"], "--devices: cuda:77 is not here"),
+        (
+            ["glyphs", "--losses", "c2,ms", "--margin", "0.3"],
+            "--margin: is no parameter of contrastive, multi_similarity",
+        ),
+        (["glyphs", "--ablation", "strength", "--variant", "a:lr=1"], "--variant: goes with a table"),
+        (["glyphs", "--ablation", "strength", "--row-settings", "x"], "--row_settings: goes with a table"),
+        (["glyphs", "--ablation", "strength", "--methods", "plain"], "strength: it has no effect with method plain"),
+        (["glyphs", "--out="], "--out: expected a folder, got nothing"),
+        (["glyphs", "--repeats", "x"], "--repeats: expected int, got something else"),
+        (["glyphs", "--out", f"{__file__}/x"], f"{__file__} is a file; choose another place with --out"),
         (["glyphs", "--at-once", "0"], "--at_once: expected at least 1, got 0"),
     ],
 )

@@ -81,6 +81,26 @@ def test_a_benchmark_killed_in_the_middle_and_restarted_gives_the_same(whole, fo
     assert scores(made) == scores(whole)
 
 
+def test_how_many_cells_at_once_changes_no_score(folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    made = benchmark(folder, tmp_path / "out", threads=None)
+    assert begin(made, at_once=2).base.threads == 3
+    assert begin(made, at_once=6).base.threads == 3
+    assert begin(benchmark(folder, tmp_path / "out", threads=1), at_once=6).base.threads == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert begin(benchmark(folder, tmp_path / "other", threads=None), at_once=2).base.threads == 5
+
+
+def test_what_a_process_left_that_was_killed_as_it_made_the_directory(folder, tmp_path):
+    made = benchmark(folder, tmp_path / "out")
+    cell = next(begin(made).cells())
+    cell.path.mkdir(parents=True)
+    (cell.path / ".experiment.123.tmp.yaml").touch()
+    assert run_cells(made, ["cpu"], 2).failed == {}
+    assert not list(cell.path.glob(".*.tmp*"))
+
+
 def test_a_cell_that_fails_is_reported_and_the_others_go_on(folder, tmp_path):
     rows = (Row("contrastive", "plain", "large", {"classes_per_batch": 100}), Row("contrastive", "plain"))
     made = benchmark(folder, tmp_path / "out", rows)

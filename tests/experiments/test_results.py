@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ccpml.experiments.protocol import ablation_rows
+from ccpml.experiments.ablations import ablation_rows
 from ccpml.experiments.results import Gain, Spread, gather
 from tests.experiments.finished import drawn, make_benchmark
 

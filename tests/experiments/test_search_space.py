@@ -84,7 +84,7 @@ def test_what_cannot_be_read_is_named(text, message):
         ({}, [], "nothing to search"),
         ({}, ["lr=1..2", "lr=1,2"], "search lr: it is there twice"),
         ({}, ["lr=0..1"], "lr: expected a number above 0, got 0.0"),
-        ({}, ["alpha=1..2"], "alpha: is of the loss multi_similarity"),
+        ({}, ["alpha=1..2"], "search alpha: it has no effect on contrastive, only on multi_similarity"),
         ({}, ["memory_batches=1..5"], "no effect with method ccp, only with xbm"),
         ({"method": "plain"}, ["strength=0..1"], "no effect with method plain, only with ccp"),
         ({"method": "plain"}, ["proxy_lr_factor=1..10"], "contrastive with method plain has no proxies"),

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ccpml.experiments.ablations import ablation_rows
 from ccpml.experiments.paper import paper_scores
-from ccpml.experiments.protocol import ablation_rows
 from ccpml.experiments.results import gather
 from ccpml.experiments.table import Table
 from ccpml.experiments.tables import write_tables

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccpml.experiments.protocol import ablation_rows
+from ccpml.experiments.ablations import ablation_rows
 from ccpml.experiments.results import gather
 from ccpml.report import ablation
 from ccpml.report.ablation import draw_ablation, draw_table

@@ -1,6 +1,7 @@
 """``ccpml benchmark``: the tables and the ablations."""
 
 import argparse
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from ccpml.cli.options import UsageError, experiment_parser, parse_experiment, require_experiment
 
 if TYPE_CHECKING:
+    from ccpml.experiments.config import Experiment
     from ccpml.experiments.protocol import Benchmark, Row
 
 _LOSSES = "c1,c2,triplet,ms"
@@ -23,17 +25,17 @@ def benchmark(arguments: list[str]) -> int:
     require_experiment(to_do.base)
 
     from ccpml.cli.board import Board
-    from ccpml.experiments.benchmark import begin, best_settings, run_cells
+    from ccpml.experiments.benchmark import begin, run_cells
     from ccpml.experiments.files import write_text
 
-    begin(to_do)
     devices = _devices(parsed.get("devices") or to_do.base.device)
     at_once = parsed.get("at_once") or len(devices)
+    to_do = begin(to_do, at_once)
     try:
         with Board(to_do) as board:
             progress = run_cells(to_do, devices, at_once, board.show)
 
-        from ccpml.experiments.results import gather
+        from ccpml.experiments.results import best_settings, gather
         from ccpml.experiments.tables import write_tables
         from ccpml.report.ablation import draw_ablation, draw_table
 
@@ -45,20 +47,25 @@ def benchmark(arguments: list[str]) -> int:
     places = write_tables(to_do, results)
     if to_do.ablation:
         places.append(to_do.out / "best.yaml")
-        write_text(places[-1], yaml.safe_dump(best_settings(to_do), sort_keys=False))
+        write_text(places[-1], yaml.safe_dump(best_settings(results), sort_keys=False))
     places.append((draw_ablation if to_do.ablation else draw_table)(to_do, results, to_do.out))
     print((to_do.out / "table.md").read_text(encoding="utf-8"))
     print("\n".join(str(place) for place in places))
     for title, why in progress.failed.items():
         print(f"ccpml: failed: {title}: {why}", file=sys.stderr)
-    if progress.failed:
-        print("ccpml: the same command tries what failed again", file=sys.stderr)
-    return 1 if progress.failed else 0
+    missing = [] if progress.failed else [problem for result in results for problem in result.problems]
+    for problem in missing:
+        print(f"ccpml: missing: {problem}", file=sys.stderr)
+    if progress.failed or missing:
+        print("ccpml: the same command tries again what failed or is missing", file=sys.stderr)
+    return 1 if progress.failed or missing else 0
 
 
 def parse_benchmark(arguments: list[str]) -> "tuple[Any, Benchmark]":
     """Parse the options of ``benchmark``: its own, and those of `Experiment` but for what its cells vary."""
-    from ccpml.experiments.protocol import ABLATIONS, PROTOCOLS, Benchmark, protocol_settings
+    from ccpml.experiments.ablations import ABLATIONS
+    from ccpml.experiments.config import LOSS_PARAMETERS
+    from ccpml.experiments.protocol import PROTOCOLS, Benchmark, protocol_settings
 
     command = experiment_parser(
         "benchmark",
@@ -87,58 +94,85 @@ def parse_benchmark(arguments: list[str]) -> "tuple[Any, Benchmark]":
     command.add_argument("--out", default=absent, help="folder (default: runs/benchmark/<data>-<protocol or ablation>)")
     command.add_argument("--devices", default=absent, help="cuda:0,cuda:1 ...; cells take them in turn")
     command.add_argument("--at_once", type=int, default=absent, help="cells trained at a time (default: one a device)")
-    protocol = _given(arguments, "--protocol") or "mlrc"
+    in_file = _read_yaml("--config", _given(arguments, "--config"))
+    for name in ("method", "loss", "fold"):
+        if name in in_file or _given(arguments, f"--{name}") is not None:
+            way_out = f"; take {name} out of {_given(arguments, '--config')}" if name in in_file else ""
+            raise UsageError(
+                f"--{name}: the cells of a benchmark vary it; see --methods, --losses and --protocol{way_out}"
+            )
+    protocol = _given(arguments, "--protocol") or in_file.get("protocol") or "mlrc"
     if protocol in PROTOCOLS:
         command.set_defaults(**protocol_settings(protocol))
-    parsed, experiment = parse_experiment(command, arguments)
-    for name in ("method", "loss", "fold"):
-        if _given(arguments, f"--{name}") is not None:
-            raise UsageError(f"--{name}: the cells of a benchmark vary it; see --methods, --losses and --protocol")
+    of_losses = {name for names in LOSS_PARAMETERS.values() for name in names}
+    parsed, experiment = parse_experiment(command, arguments, apart=of_losses)
     for name in ("repeats", "at_once"):
         if parsed.get(name, 1) < 1:
             raise UsageError(f"--{name}: expected at least 1, got {parsed[name]}")
+    if parsed.get("out") == "":
+        raise UsageError("--out: expected a folder, got nothing")
     ablation = parsed.ablation and parsed.ablation.partition("=")[0]
     whole = parsed.protocol == "mlrc" and ablation is None
     try:
         to_do = Benchmark(
             base=experiment,
-            rows=_rows(parsed),
+            rows=_rows(parsed, experiment),
             out=Path(parsed.get("out") or _default_out(experiment.data, ablation or parsed.protocol)),
             protocol=parsed.protocol,
             repeats=parsed.repeats,
             folds=tuple(range(experiment.folds)) if whole else (0,),
             ablation=ablation,
+            parameters={name: parsed[name] for name in sorted(of_losses) if parsed[name] is not None},
         )
+        _require_takers(to_do)
         list(to_do.cells())
     except ValueError as error:
         raise UsageError(error) from error
     return parsed, to_do
 
 
-def _rows(parsed: Any) -> "tuple[Row, ...]":
-    from ccpml.experiments.protocol import ablation_rows, table_rows, variant_rows, with_settings
+def _require_takers(to_do: "Benchmark") -> None:
+    """Check that each parameter of a loss is of one of the losses."""
+    from ccpml.experiments.config import LOSS_PARAMETERS
+
+    losses = list(dict.fromkeys(row.loss for row in to_do.rows))
+    for name in to_do.parameters:
+        if not any(name in LOSS_PARAMETERS[loss] for loss in losses):
+            raise UsageError(f"--{name}: is no parameter of {', '.join(losses)}")
+
+
+def _rows(parsed: Any, experiment: "Experiment") -> "tuple[Row, ...]":
+    from ccpml.experiments.ablations import ablation_rows
+    from ccpml.experiments.protocol import table_rows, variant_rows, with_settings
 
     losses = _list(parsed.losses)
     if parsed.ablation is not None:
-        return ablation_rows(parsed.ablation, losses, None if parsed.methods is None else _list(parsed.methods))
+        for name in ("variant", "row_settings"):
+            if parsed[name]:
+                raise UsageError(f"--{name}: goes with a table, not with an ablation")
+        methods = None if parsed.methods is None else _list(parsed.methods)
+        return ablation_rows(parsed.ablation, losses, methods, experiment)
     rows = table_rows(losses, _list(_METHODS if parsed.methods is None else parsed.methods))
     for variant in parsed.variant:
         rows += variant_rows(losses, variant)
     if parsed.row_settings is not None:
-        rows = with_settings(rows, _read_yaml(parsed.row_settings))
+        rows = with_settings(rows, _read_yaml("--row_settings", parsed.row_settings))
     names = [row.name for row in rows]
     if len(set(names)) < len(names):
         raise UsageError("--variant: each needs a name of its own")
     return rows
 
 
-def _read_yaml(path: str) -> Any:
+def _read_yaml(flag: str, path: str | None) -> Any:
+    """Read the YAML file that a flag names; nothing if there is none."""
+    if path is None:
+        return {}
     try:
-        return yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8")) or {}
     except OSError as error:
-        raise UsageError(f"--row_settings: {path} cannot be read ({error.strerror})") from error
+        raise UsageError(f"{flag}: {path} cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--row_settings: {path} is not YAML") from error
+        raise UsageError(f"{flag}: {path} is not YAML") from error
 
 
 def _list(text: str) -> list[str]:
@@ -161,8 +195,18 @@ def _default_out(data: str, what: str) -> Path:
 
 def _devices(named: str) -> list[str]:
     """Give the devices by name; auto is every CUDA device that is here, or what training finds by itself."""
-    if named == "auto":
-        import torch
+    import torch
 
-        return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["auto"]
-    return _list(named)
+    count = torch.cuda.device_count()
+    if named == "auto":
+        return [f"cuda:{index}" for index in range(count)] or ["auto"]
+    devices = _list(named)
+    for device in devices:
+        found = re.fullmatch(r"auto|cpu|mps|cuda(?::(\d+))?", device)
+        if found is None:
+            raise UsageError(f"--devices: expected some of auto, cpu, cuda, cuda:<number> and mps, got {device!r}")
+        if device.startswith("cuda") and int(found[1] or 0) >= count:
+            raise UsageError(f"--devices: {device} is not here ({count} CUDA devices are)")
+    if not devices:
+        raise UsageError(f"--devices: expected one or more, got {named!r}")
+    return devices

@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,12 +53,13 @@ def experiment_parser(verb: str, description: str, usage: str) -> Any:
     return command
 
 
-def parse_experiment(command: Any, arguments: list[str]) -> tuple[Any, "Experiment"]:
+def parse_experiment(command: Any, arguments: list[str], apart: Collection[str] = ()) -> tuple[Any, "Experiment"]:
     """Parse the command line of a verb that takes the settings of `Experiment`.
 
     Args:
         command: From `experiment_parser`, with the verb's own options added.
         arguments: What follows the verb.
+        apart: Settings that the experiment shall not have, as the verb takes them from what was parsed.
 
     Returns:
         What was parsed, and the experiment.
@@ -68,7 +70,8 @@ def parse_experiment(command: Any, arguments: list[str]) -> tuple[Any, "Experime
 
     try:
         parsed = command.parse_args(_normalized(arguments, Experiment))
-        return parsed, Experiment(**{field.name: parsed[field.name] for field in fields(Experiment)})
+        names = [field.name for field in fields(Experiment) if field.name not in apart]
+        return parsed, Experiment(**{name: parsed[name] for name in names})
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise UsageError(f"{_plain(str(error), Experiment)}; see {command.prog} --help") from error
 
@@ -77,9 +80,10 @@ def _plain(message: str, experiment: type) -> str:
     """Say what jsonargparse says of a value that does not fit its type in our own words."""
     found = re.search(r'Parser key "(\w+)"', message)
     types = {field.name: str(field.type).replace("typing.", "") for field in fields(experiment)}
-    if found is None or found[1] not in types:
+    own = re.search(r"Expected an? (<class '\w+'>)", message)
+    if found is None or not (found[1] in types or own):
         return message
-    expected = re.sub(r"<class '(\w+)'>", r"\1", types[found[1]])
+    expected = re.sub(r"<class '(\w+)'>", r"\1", types.get(found[1]) or (own[1] if own else ""))
     expected = re.sub(r"^Optional\[(.*)\]$", r"\1 or null", expected).replace(" | None", " or null")
     return f"--{found[1]}: expected {expected}, got something else"
 

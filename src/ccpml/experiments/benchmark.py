@@ -20,7 +20,7 @@ from ccpml.experiments.files import write_json, write_text
 from ccpml.experiments.protocol import Benchmark, Cell
 from ccpml.experiments.rundir import RunDirectory
 
-__all__ = ["Progress", "Running", "begin", "best_settings", "read_scores", "read_state", "run_cells"]
+__all__ = ["Progress", "Running", "begin", "read_scores", "read_state", "run_cells"]
 
 _INCIDENTAL = {"device", "threads", "workers", "data_root"}
 """Settings that decide where and how fast a cell is trained, not what it is."""
@@ -73,23 +73,34 @@ class Progress:
         return max(0.0, left * mean - begun) / self.at_once
 
 
-def begin(benchmark: Benchmark) -> None:
+def begin(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
     """Write what is to be done, or check that an earlier call wanted the same.
 
     Rows and repeats may differ: more of them extend a table. What all cells share may not.
+
+    Args:
+        benchmark: What to do.
+        at_once: How many cells will be trained at the same time.
+
+    Returns:
+        The benchmark with the threads of a cell settled: unless they were given, those of the call that began it.
+        Results are equal bit for bit for equal threads, however many cells are trained at once.
 
     Raises:
         FileExistsError: If there is something else, or a benchmark with other settings.
         ValueError: If a row's settings do not go together, or the data cannot be found or split; nothing is written.
     """
     list(benchmark.cells())
+    above = next(place for place in (benchmark.out, *benchmark.out.parents) if place.exists())
+    if not above.is_dir():
+        raise FileExistsError(f"{benchmark.out}: {above} is a file; choose another place with --out")
     _require_splits(benchmark)
     file = benchmark.out / "benchmark.yaml"
     wanted = {
         "protocol": benchmark.protocol,
         "ablation": benchmark.ablation,
         "folds": list(benchmark.folds),
-        "settings": benchmark.base.as_dict(),
+        "settings": benchmark.settings,
     }
     found: dict[str, Any] = {}
     if file.is_file():
@@ -104,9 +115,17 @@ def begin(benchmark: Benchmark) -> None:
         raise FileExistsError(
             f"{benchmark.out}: there is something that is no benchmark; choose another place with --out"
         )
+    threads = benchmark.base.threads or found.get("threads") or _threads(at_once)
     rows = {**(found.get("rows") or {}), **_changes(benchmark)}
-    content = {**wanted, "repeats": benchmark.repeats, "rows": rows}
+    content = {**wanted, "repeats": benchmark.repeats, "threads": threads, "rows": rows}
     write_text(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return replace(benchmark, base=replace(benchmark.base, threads=threads))
+
+
+def _threads(at_once: int) -> int:
+    """Share the cores among the cells that are trained at the same time."""
+    wished = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wished) if wished.isdigit() and int(wished) else max(1, (os.cpu_count() or 1) // at_once)
 
 
 def _require_splits(benchmark: Benchmark) -> None:
@@ -166,14 +185,14 @@ def run_cells(
     """
     cells = list(benchmark.cells())
     progress = Progress(len(cells), at_once)
-    progress.finished += [cell for cell in cells if RunDirectory(cell.path).finished]
-    waiting = deque(cell for cell in cells if not RunDirectory(cell.path).finished)
+    progress.finished += [cell for cell in cells if _finished(benchmark, cell)]
+    waiting = deque(cell for cell in cells if cell not in progress.finished)
     free = deque(devices[i % len(devices)] for i in range(at_once))
     before = _terminate_as_interrupt()
     try:
         while waiting or progress.running:
             while waiting and free:
-                progress.running.append(_start(benchmark, waiting.popleft(), free.popleft(), at_once))
+                progress.running.append(_start(benchmark, waiting.popleft(), free.popleft()))
             watch(progress)
             _wait(progress.running)
             for ended in [running for running in progress.running if running.process.poll() is not None]:
@@ -201,13 +220,29 @@ def _terminate_as_interrupt() -> Any:
     return signal.signal(signal.SIGTERM, interrupt)
 
 
-def _start(benchmark: Benchmark, cell: Cell, device: str, at_once: int) -> Running:
+def _finished(benchmark: Benchmark, cell: Cell) -> bool:
+    """Say whether a cell has its scores, and embeddings if its table needs them; damaged scores are removed."""
+    run = RunDirectory(cell.path)
+    try:
+        scores = run.scores()
+        whole = "test" in scores and "validation" in scores
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, TypeError):
+        whole = False
+    if whole and (len(benchmark.folds) == 1 or (run.embeddings / "test.npz").is_file()):
+        return True
+    run.scores_file.unlink()
+    return False
+
+
+def _start(benchmark: Benchmark, cell: Cell, device: str) -> Running:
     """Start the process of a cell. It has a session of its own, so that Ctrl-C reaches it through us alone, once."""
     settings, log = _files(benchmark, cell)
     write_json(settings, {**cell.experiment.as_dict(), "device": device})
-    threads = max(1, (os.cpu_count() or 1) // at_once)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    if cell.experiment.threads is not None:
+        environment["OMP_NUM_THREADS"] = str(cell.experiment.threads)
     command = [sys.executable, "-m", "ccpml.experiments.cell", str(settings), str(cell.path)]
     with log.open("wb") as errors:
         process = subprocess.Popen(
@@ -261,22 +296,6 @@ def _files(benchmark: Benchmark, cell: Cell) -> tuple[Path, Path]:
     folder = benchmark.out / "cells" / cell.row.name
     name = f"repeat{cell.repeat}-fold{cell.fold}"
     return folder / f"{name}.json", folder / f"{name}.log"
-
-
-def best_settings(benchmark: Benchmark) -> dict[str, dict[str, Any]]:
-    """Give for each loss and method of an ablation the settings that did best on validation classes.
-
-    Returns:
-        Settings by the name of the loss and method, as `with_settings` takes them.
-    """
-    found: dict[str, list[tuple[float, dict[str, Any]]]] = {}
-    for row in benchmark.rows:
-        cells = [cell for repeat in range(benchmark.repeats) for cell in benchmark.models(row, repeat)]
-        scores = [read_scores(cell)["validation"]["map_at_r"] for cell in cells if RunDirectory(cell.path).finished]
-        if scores:
-            name = replace(row, variant="").name
-            found.setdefault(name, []).append((sum(scores) / len(scores), dict(row.changes)))
-    return {name: max(tried, key=lambda pair: pair[0])[1] for name, tried in found.items()}
 
 
 def read_state(cell: Cell) -> dict[str, float]:

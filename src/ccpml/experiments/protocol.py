@@ -9,18 +9,17 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from ccpml.experiments.config import LOSS_PARAMETERS, PAIR_LOSSES, Experiment
-from ccpml.experiments.presets import load_preset, read_preset
+from ccpml.experiments.presets import load_preset
 
 __all__ = [
-    "ABLATIONS",
+    "FIELDS",
     "PROTOCOLS",
     "Benchmark",
     "Cell",
     "Row",
-    "ablation_rows",
-    "ablation_title",
     "loss_name",
     "protocol_settings",
+    "read_value",
     "table_rows",
     "variant_rows",
     "with_settings",
@@ -28,7 +27,6 @@ __all__ = [
 
 Protocol = Literal["mlrc", "conventional"]
 PROTOCOLS: tuple[Protocol, ...] = ("mlrc", "conventional")
-ABLATIONS = tuple(read_preset("ablations"))
 METHODS = ("plain", "ccp", "xbm", "xbm-s")
 
 _SHORT = {"c1": "cosine_contrastive", "c2": "contrastive", "ms": "multi_similarity"}
@@ -44,7 +42,7 @@ _TITLES = {
     "subcenter_arcface": "SubCenter-ArcFace",
 }
 _TYPES = get_type_hints(Experiment)
-_FIELDS = _TYPES.keys() - {"seed", "fold", "loss", "data", "data_root"}
+FIELDS = _TYPES.keys() - {"seed", "fold", "loss", "data", "data_root"}
 _METHOD_TITLES = {"plain": "", "ccp": "CCP", "xbm": "XBM", "xbm-s": "XBM-S"}
 
 
@@ -119,6 +117,7 @@ class Benchmark:
         repeats: Runs of each row and fold, with a seed each.
         folds: The parts that validate, one model for each: all of them under MLRC, the first one else.
         ablation: Name of the ablation (of the field, where it is none of ours), None if it is none.
+        parameters: Parameters of losses, by name, for the rows whose loss takes them.
     """
 
     base: Experiment
@@ -128,6 +127,12 @@ class Benchmark:
     repeats: int = 1
     folds: tuple[int, ...] = (0, 1, 2, 3)
     ablation: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What all rows share: the settings of `Experiment`, with parameters of the losses that take them."""
+        return {**self.base.as_dict(), **self.parameters}
 
     def cells(self) -> Iterator[Cell]:
         """Give all runs: repeat by repeat, so that a table fills evenly."""
@@ -147,6 +152,7 @@ class Benchmark:
         settings: dict[str, Any] = {"loss": row.loss, "method": row.method.partition("-")[0], **dict.fromkeys(own)}
         if row.method == "xbm-s":
             settings["memory_batches"] = load_preset(self.base.data)["small_memory_batches"]
+        settings |= {name: value for name, value in self.parameters.items() if name in LOSS_PARAMETERS[row.loss]}
         return settings | dict(row.changes)
 
 
@@ -227,10 +233,10 @@ def with_settings(rows: Sequence[Row], settings: Any) -> tuple[Row, ...]:
             raise ValueError(
                 f"row settings: there is no row {name!r}; the rows are {', '.join(row.name for row in rows)}"
             )
-        for key in own.keys() - _FIELDS:
+        for key in own.keys() - FIELDS:
             raise ValueError(f"row settings: {name} has no setting {key!r}")
     typed = {
-        name: {key: _value(key, yaml.safe_dump(value).removesuffix("...\n").strip()) for key, value in own.items()}
+        name: {key: read_value(key, yaml.safe_dump(value).removesuffix("...\n").strip()) for key, value in own.items()}
         for name, own in settings.items()
     }
     return tuple(replace(row, changes={**row.changes, **typed.get(row.name, {})}) for row in rows)
@@ -248,9 +254,9 @@ def variant_rows(losses: Sequence[str], variant: str) -> tuple[Row, ...]:
     """
     name, colon, assignments = variant.partition(":")
     parts = [part.partition("=") for part in assignments.split(",")]
-    if not colon or not _is_name(name) or not all(key in _FIELDS and value for key, _, value in parts):
+    if not colon or not _is_name(name) or not all(key in FIELDS and value for key, _, value in parts):
         raise ValueError(f"variant: expected name:field=value[,field=value], fields as of ccpml train, got {variant!r}")
-    changes = {key: _value(key, value) for key, _, value in parts}
+    changes = {key: read_value(key, value) for key, _, value in parts}
     method = changes.pop("method", "ccp")
     return tuple(
         Row(loss, method, name, changes) for loss in map(loss_name, losses) if loss in PAIR_LOSSES or method == "plain"
@@ -261,47 +267,7 @@ def _is_name(name: str) -> bool:
     return bool(name) and all(letter.isalnum() or letter in "_.=-" for letter in name)
 
 
-def ablation_rows(ablation: str, losses: Sequence[str], methods: Sequence[str] | None = None) -> tuple[Row, ...]:
-    """Give the rows of an ablation: one of ours by its name, or any setting as ``field=value,value``.
-
-    Args:
-        ablation: Which.
-        losses: Of each, the rows.
-        methods: Of each, the rows; None are those that the ablation is about, or ccp.
-
-    Raises:
-        ValueError: If there is no such ablation.
-
-    Example:
-        >>> [row.title for row in ablation_rows("rewind", ["c2"])]
-        ['C2-CCP (rewind=false)', 'C2-CCP (rewind=true)']
-        >>> [row.title for row in ablation_rows("lr=1e-4,1e-3", ["c2"], ["plain"])]
-        ['C2 (lr=0.0001)', 'C2 (lr=0.001)']
-    """
-    name, equals, values = ablation.partition("=")
-    if equals and name in _FIELDS and values:
-        axis: dict[str, Any] = {"field": name, "values": [_value(name, value) for value in values.split(",")]}
-    elif ablation in ABLATIONS:
-        axis = read_preset("ablations")[ablation]
-    else:
-        raise ValueError(
-            f"ablation: expected one of {', '.join(ABLATIONS)}, or a setting as field=value,value, got {ablation!r}"
-        )
-    methods = methods or axis.get("methods", ["ccp"])
-    return tuple(
-        Row(row.loss, row.method, f"{name}={_shown(label)}", _changes(axis["field"], value), _label(label))
-        for row in table_rows(losses, methods)
-        for value, label in zip(axis["values"], axis.get("labels", axis["values"]), strict=True)
-    )
-
-
-def ablation_title(ablation: str) -> str:
-    """Say what an ablation varies, for the axis of its figure."""
-    title: str = read_preset("ablations").get(ablation, {}).get("title", ablation.partition("=")[0])
-    return title
-
-
-def _value(name: str, text: str) -> Any:
+def read_value(name: str, text: str) -> Any:
     """Read the value of a setting, as YAML does, and 1e-4 as the number that it is.
 
     Raises:
@@ -329,16 +295,3 @@ def _is_float(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _changes(name: str, value: Any) -> dict[str, Any]:
-    """More proxies than the pool has points want a larger pool."""
-    return {name: value, "pool_size": max(12, value)} if name == "proxies_per_class" else {name: value}
-
-
-def _shown(label: Any) -> str:
-    return f"{label:g}" if isinstance(label, float) else str(label).lower()
-
-
-def _label(label: Any) -> float | str:
-    return label if isinstance(label, int | float) and not isinstance(label, bool) else _shown(label)

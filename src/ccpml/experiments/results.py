@@ -3,7 +3,7 @@
 import statistics
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from scipy.stats import ttest_rel
@@ -12,7 +12,7 @@ from ccpml.experiments.ensemble import Ensembles, score_ensembles
 from ccpml.experiments.protocol import Benchmark, Cell, Row
 from ccpml.experiments.rundir import RunDirectory
 
-__all__ = ["Gain", "Model", "RowResult", "Spread", "gather"]
+__all__ = ["Gain", "Model", "RowResult", "Spread", "best_settings", "gather"]
 
 Scores = Mapping[str, float]
 
@@ -217,6 +217,23 @@ def gather(benchmark: Benchmark, progress: bool = True) -> list[RowResult]:
         _row_result(benchmark, row, models, ensembles, [*problems[row.name], *ensembles[row.name].problems])
         for row in benchmark.rows
     ]
+
+
+def best_settings(results: Sequence[RowResult]) -> dict[str, dict[str, Any]]:
+    """Give for each loss and method of an ablation the settings that did best on validation classes.
+
+    Args:
+        results: What `gather` gives.
+
+    Returns:
+        Settings by the name of the loss and method, as `with_settings` takes them.
+    """
+    found: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+    for result in results:
+        if result.validation is not None:
+            name = replace(result.row, variant="").name
+            found.setdefault(name, []).append((result.validation.mean, dict(result.row.changes)))
+    return {name: max(tried, key=lambda pair: pair[0])[1] for name, tried in found.items()}
 
 
 def _why(cell: Cell) -> str:

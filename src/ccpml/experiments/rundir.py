@@ -58,7 +58,7 @@ class RunDirectory:
         Raises:
             FileExistsError: If there is something already.
         """
-        if path.is_dir() and not any(path.iterdir()):
+        if path.is_dir() and len(_leftovers(path)) == len(list(path.iterdir())):
             return
         if path.exists():
             a_run = (path / "experiment.yaml").is_file()
@@ -74,6 +74,8 @@ class RunDirectory:
         """
         cls.require_free(path)
         run = cls(path)
+        for leftover in _leftovers(path):
+            leftover.unlink()
         write_text(run.experiment_file, yaml.safe_dump(experiment.as_dict(), sort_keys=False, allow_unicode=True))
         return run
 
@@ -181,3 +183,8 @@ class RunDirectory:
         except Exception as error:  # whatever a damaged file raises
             raise ValueError(f"{self.state_file}: damaged; remove it to begin the run anew by --resume") from error
         return self.state_file
+
+
+def _leftovers(path: Path) -> list[Path]:
+    """Give the temporary files of a process that was killed as it made the directory."""
+    return list(path.glob(".experiment.*.tmp.yaml"))

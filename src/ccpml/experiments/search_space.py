@@ -6,10 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ccpml.experiments.config import PAIR_LOSSES, Experiment
+from ccpml.experiments.config import LOSS_PARAMETERS, PAIR_LOSSES, Experiment
 from ccpml.experiments.presets import read_preset
 
-__all__ = ["SEARCHES", "Choices", "Field", "Range", "numeric_fields", "parse_field", "search_space", "with_values"]
+__all__ = [
+    "SEARCHES",
+    "Choices",
+    "Field",
+    "Range",
+    "check_effect",
+    "numeric_fields",
+    "parse_field",
+    "search_space",
+    "with_values",
+]
 
 SEARCHES = tuple(read_preset("searches"))
 """Names of the presets."""
@@ -18,6 +28,7 @@ _OF_METHOD = {
     "ccp": (
         *("proxies_per_class", "pool_size", "pair_weight", "proxy_weight"),
         *("strength", "decay", "instance_patience", "min_delta"),
+        *("pool_transform", "center_space", "rewind", "reset_proxy_state"),
     ),
     "xbm": ("memory_batches", "memory_start"),
 }
@@ -185,18 +196,39 @@ def search_space(base: Experiment, texts: Sequence[str], preset: str | None = No
         raise ValueError("search: nothing to search; give --search strength=1e-6..1e-1:log or --preset lambda-proxies")
     space = tuple(fields.values())
     for field in space:
-        _check_effect(base, field.name)
+        try:
+            check_effect(base, field.name)
+        except ValueError as error:
+            raise ValueError(f"search {error}") from error
         for value in field.extremes:
             _check_value(base, space, field, value)
     return space
 
 
-def _check_effect(base: Experiment, name: str) -> None:
+def check_effect(base: Experiment, name: str) -> None:
+    """Check that an experiment depends on a setting.
+
+    Args:
+        base: The experiment.
+        name: The setting.
+
+    Raises:
+        ValueError: If it does not.
+
+    Example:
+        >>> check_effect(Experiment(method="plain"), "strength")
+        Traceback (most recent call last):
+            ...
+        ValueError: strength: it has no effect with method plain, only with ccp
+    """
     for method, names in _OF_METHOD.items():
         if name in names and base.method != method:
-            raise ValueError(f"search {name}: it has no effect with method {base.method}, only with {method}")
+            raise ValueError(f"{name}: it has no effect with method {base.method}, only with {method}")
+    losses = [loss for loss, names in LOSS_PARAMETERS.items() if name in names]
+    if losses and base.loss not in losses:
+        raise ValueError(f"{name}: it has no effect on {base.loss}, only on {', '.join(losses)}")
     if name == "proxy_lr_factor" and base.method != "ccp" and base.loss in PAIR_LOSSES:
-        raise ValueError(f"search {name}: {base.loss} with method {base.method} has no proxies")
+        raise ValueError(f"{name}: {base.loss} with method {base.method} has no proxies")
 
 
 def _check_value(base: Experiment, space: Sequence[Field], field: Field, value: float) -> None:

@@ -63,6 +63,11 @@ class Search:
             raise ValueError(f"timeout: expected seconds above 0, got {self.timeout}")
         if not self.name:
             raise ValueError("study: expected a name, got nothing")
+        if self.storage is not None and "://" not in self.storage:
+            raise ValueError(
+                f"storage: expected a URL such as sqlite:///study.db or postgresql://user:password@host/database, got "
+                f"{self.storage!r}"
+            )
         if self.storage is None and set("{}?%") & set(str(self.out.resolve())):
             raise ValueError(f"out: {self.out}: a storage URL cannot hold {{, }}, ? or %; choose another place")
 
@@ -160,10 +165,11 @@ def open_study(search: Search) -> Study:
     if search.pruner == "median":
         pruner = optuna.pruners.MedianPruner(n_startup_trials=search.startup_trials)
     with waiting_lock(search.lock("study")):
-        place = _claim_folder(search)
         try:
+            shared = None if search.storage is None else _storage(search.url)  # before the folder is claimed for it
+            place = _claim_folder(search)
             study = optuna.create_study(
-                storage=_storage(search.url),
+                storage=shared or _storage(search.url),
                 study_name=search.name,
                 direction="maximize",
                 load_if_exists=True,
@@ -191,8 +197,6 @@ def _storage(url: str) -> Any:
         from optuna.storages.journal import JournalRedisBackend
 
         return optuna.storages.JournalStorage(JournalRedisBackend(url))
-    if "://" not in url:
-        raise ValueError("expected a URL such as sqlite:///study.db or postgresql://user:password@host/database")
     options: dict[str, Any] = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     for _ in range(5):
         try:

@@ -44,8 +44,8 @@ def as_csv(benchmark: Benchmark, results: Sequence[RowResult]) -> str:
                 theirs = None if paper is None else paper[name][metric]
                 ours = getattr(result, name).get(metric)
                 both = theirs is not None and ours is not None
-                line[f"paper_{name}_{metric}"] = None if theirs is None else f"{100 * theirs:.2f}"
-                line[f"minus_paper_{name}_{metric}"] = f"{100 * (ours.mean - theirs):.2f}" if both else None
+                line[f"paper_{name}_{metric}"] = None if theirs is None else _per_cent(theirs)
+                line[f"minus_paper_{name}_{metric}"] = _per_cent(ours.mean - theirs) if both else None
         lines.append(line)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
@@ -57,7 +57,11 @@ def as_csv(benchmark: Benchmark, results: Sequence[RowResult]) -> str:
 def _two(name: str, spread: Spread | Gain | None) -> dict[str, str | None]:
     """Give the cells of a mean and its deviation."""
     std = None if spread is None or spread.std is None else f"{100 * spread.std:.2f}"
-    return {name: None if spread is None else f"{100 * spread.mean + 0.0:.2f}", f"{name}_std": std}
+    return {name: None if spread is None else _per_cent(spread.mean), f"{name}_std": std}
+
+
+def _per_cent(share: float) -> str:
+    return f"{round(100 * share, 2) + 0.0:.2f}"  # no negative zero
 
 
 def as_json(benchmark: Benchmark, results: Sequence[RowResult]) -> dict[str, Any]:
@@ -75,7 +79,7 @@ def as_json(benchmark: Benchmark, results: Sequence[RowResult]) -> dict[str, Any
         "ablation": benchmark.ablation,
         "repeats": benchmark.repeats,
         "folds": list(benchmark.folds),
-        "settings": benchmark.base.as_dict(),
+        "settings": benchmark.settings,
         "splits": models[0].scores.get("splits") if models else None,
         "partial": any(model.scores.get("partial") for model in models),
         "provenance": [source for place, source in enumerate(sources) if source not in sources[:place]],

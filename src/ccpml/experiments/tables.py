@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ccpml.experiments.ablations import ablation_title
 from ccpml.experiments.config import Experiment
 from ccpml.experiments.files import write_json, write_text
 from ccpml.experiments.instances import changes
 from ccpml.experiments.paper import paper_scores
-from ccpml.experiments.protocol import Benchmark, ablation_title
+from ccpml.experiments.protocol import Benchmark
 from ccpml.experiments.results import Gain, RowResult, Spread
 from ccpml.experiments.table import Table
 from ccpml.experiments.table_data import as_csv, as_json
@@ -66,7 +67,12 @@ def describe(benchmark: Benchmark, results: Sequence[RowResult]) -> list[str]:
     folds, repeats, seed = len(benchmark.folds), benchmark.repeats, benchmark.base.seed
     facts = [
         *_data(benchmark, results),
-        "Scores are in per cent. Test images were looked at once, at the end of each run.",
+        "Scores are in per cent. Test images were looked at at the end of each run alone"
+        + (
+            ", with the weights of the best validation and with the last."
+            if any(result.last for result in results)
+            else "."
+        ),
     ]
     if folds > 1:
         facts.append(

@@ -105,8 +105,6 @@ def train_run(experiment: Experiment, path: Path, watcher: Watcher) -> float:
     if RunDirectory(path).experiment_file.is_file():
         run = resume(path, test=False, callbacks=[watcher])
     else:
-        for leftover in path.glob(".*"):  # of a process that died as it made the directory
-            leftover.unlink()
         run = train(experiment, path, test=False, callbacks=[watcher])
     return max(row["map_at_r"] for row in run.metrics())
 

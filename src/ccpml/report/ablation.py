@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ccpml.experiments.ablations import ablation_title
 from ccpml.experiments.config import PAIR_LOSSES
 from ccpml.experiments.paper import paper_scores
-from ccpml.experiments.protocol import Benchmark, Row, ablation_title
+from ccpml.experiments.protocol import Benchmark, Row
 from ccpml.experiments.results import RowResult
 from ccpml.report.style import COLOURS, INK, MUTED, PAPER, WIDTH, Picture, legible, shorten, style
 
@@ -60,7 +61,7 @@ def draw_ablation(benchmark: Benchmark, results: Sequence[RowResult], to: Path) 
                 colour = _colour(of_one[0].row) if one_loss else COLOURS[number % len(COLOURS)]
                 _line(axes, values, of_one, score, shift, (colour, _MARKERS[number % len(_MARKERS)]))
             for place in default[:1]:
-                axes.axvline(place, color=MUTED, linewidth=1.4, linestyle=":", zorder=0)
+                axes.axvline(place, color=INK, linewidth=1.8, linestyle=":", zorder=1)
             names = [shorten(legible(value), 12) for value in values]
             axes.set_xticks(range(len(values)), names, rotation=30 if sum(map(len, names)) > 30 else 0)
             axes.set_xlim(-0.6, len(values) - 0.4)
