@@ -152,7 +152,7 @@ def test_dinov2s_official_files_load_as_timm_loads_its_own(timm: ModuleType, nam
 def test_without_a_network_timms_weights_are_asked_for_by_name(
     timm: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    constants = pytest.importorskip("huggingface_hub").constants
+    constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=r"weights: timm has no published weights of resnet10t at hand") as caught:
