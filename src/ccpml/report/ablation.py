@@ -65,7 +65,8 @@ def draw_ablation(benchmark: Benchmark, results: Sequence[RowResult], to: Path) 
             names = [shorten(legible(value), 12) for value in values]
             axes.set_xticks(range(len(values)), names, rotation=30 if sum(map(len, names)) > 30 else 0)
             axes.set_xlim(-0.6, len(values) - 0.4)
-            axes.set(title=_SCORES[score], xlabel=f"{title} (dotted: as without the ablation)", ylabel="per cent")
+            label = f"{title} (dotted: as without the ablation)" if default else title
+            axes.set(title=_SCORES[score], xlabel=label, ylabel="per cent")
         if len(families) > 1:
             figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(families), 6))
         return _written(figure, "ablation.png", f"MAP@R on validation and test classes over {title}", to)
