@@ -90,6 +90,9 @@ def test_a_settings_file_may_name_the_protocol_but_nothing_that_cells_vary(tmp_p
         True,
         0.5,
     )
+    file.write_text("- lr\n")
+    assert main(["benchmark", "glyphs", "--config", str(file)]) == 2
+    assert f"--config: {file} holds no settings by their names" in capsys.readouterr().err
     file.write_text("loss: contrastive\n")
     assert main(["benchmark", "glyphs", "--config", str(file)]) == 2
     assert f"take loss out of {file}" in capsys.readouterr().err

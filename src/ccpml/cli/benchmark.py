@@ -95,6 +95,8 @@ def parse_benchmark(arguments: list[str]) -> "tuple[Any, Benchmark]":
     command.add_argument("--devices", default=absent, help="cuda:0,cuda:1 ...; cells take them in turn")
     command.add_argument("--at_once", type=int, default=absent, help="cells trained at a time (default: one a device)")
     in_file = _read_yaml("--config", _given(arguments, "--config"))
+    if not isinstance(in_file, dict):
+        raise UsageError(f"--config: {_given(arguments, '--config')} holds no settings by their names")
     for name in ("method", "loss", "fold"):
         if name in in_file or _given(arguments, f"--{name}") is not None:
             way_out = f"; take {name} out of {_given(arguments, '--config')}" if name in in_file else ""

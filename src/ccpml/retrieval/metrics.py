@@ -103,7 +103,8 @@ def evaluate(
     means and counted.
 
     The order is that of float64, on the device of the embeddings (mps has no float64: that of float32 there). For
-    queries that need few neighbours it takes half a float32 product of all pairs: see `ccpml.retrieval.tiles`. Memory
+    queries that need few neighbours a float32 product, within a set half of one, chooses the candidates: see
+    `ccpml.retrieval.tiles`. Memory
     is a small multiple of ``chunk_elements``, whatever Q and G, plus the embeddings; time grows with Q · G and with
     the sum of R over the queries.
 
