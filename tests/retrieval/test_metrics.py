@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccpml.retrieval import evaluate, metrics
+from ccpml.retrieval import evaluate, scoring
 
 from . import oracle
 
@@ -20,7 +20,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 def pairs_worth_tiles(request):
     """Both ways to the neighbours, each whatever the size."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "_PAIRS_WORTH_TILES", request.param)
+        patch.setattr(scoring, "_PAIRS_WORTH_TILES", request.param)
         yield
 
 

@@ -1,29 +1,27 @@
 """Retrieval scores: MAP@R, P@1, R-precision and Recall@k, by their published definitions.
 
-Shapes: Q queries, G references, q queries of a chunk, d dimensions, k neighbours. R is the number of references
+Shapes: Q queries, G references, d dimensions. R is the number of references
 of a query's class, itself not counted.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ccpml.retrieval.inputs import ArrayLike, as_embeddings, as_labels, at_least_one
 from ccpml.retrieval.neighbors import CHUNK_ELEMENTS, ExactSearch
-from ccpml.retrieval.tiles import MOST_NEIGHBORS, few_nearest
+from ccpml.retrieval.scoring import Scoring
+from ccpml.retrieval.share import Share
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["PerQuery", "RetrievalScores", "evaluate"]
-
-_ELEMENTS_PER_NEIGHBOR = 8
-"""What a neighbour costs beside its score: index, class, hit and precision, in elements of a score's size."""
-
-_PAIRS_WORTH_TILES = 2**23
-"""From this many pairs of a query and a reference on, a pass over tiles pays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +90,7 @@ def evaluate(
     per_query: bool = False,
     chunk_elements: int = CHUNK_ELEMENTS,
     progress: Callable[[int, int], None] | None = None,
+    group: "ProcessGroup | None" = None,
 ) -> RetrievalScores:
     """Score retrieval exactly, each embedding a query against all others or against a gallery.
 
@@ -117,15 +116,18 @@ def evaluate(
         per_query: Whether to return the scores of each query too.
         chunk_elements: Scores held at a time. It does not change the result (that of float arithmetic's
             rounding apart: a matrix product may round differently in another shape).
-        progress: Called after each chunk with the queries done and the queries that count.
+        progress: Called now and then with the queries done and the queries that count.
+        group: Ranks that share the work, such as ``torch.distributed.group.WORLD``: each calls this with the same
+            embeddings and labels, searches for a share of the queries, and returns the scores of all, the same bits
+            as one process alone.
 
     Returns:
         The scores, plain floats in 0..1.
 
     Raises:
         ValueError: On a wrong dtype, shape or length, on values that are NaN or infinite, on k below 1, if only
-            one of ``gallery_embeddings`` and ``gallery_labels`` is given, or if no query has a reference of its
-            class.
+            one of ``gallery_embeddings`` and ``gallery_labels`` is given, if no query has a reference of its class,
+            or if ranks of the group hold different embeddings or labels.
 
     Example:
         >>> import torch
@@ -148,12 +150,14 @@ def evaluate(
     if gallery_embeddings is not None and gallery_labels is not None:
         y = as_embeddings("gallery_embeddings", gallery_embeddings, like=x)
         y_labels = as_labels("gallery_labels", gallery_labels, "gallery_embeddings", y)
+    share = Share(group)
+    share.require_same(embeddings=x, labels=x_labels, gallery_embeddings=x if y is None else y, gallery_labels=y_labels)
     x_classes, y_classes, relevant = _match(x_labels, y_labels, within=y is None)
     if not relevant.any():
         raise ValueError(f"labels: expected a query whose class has another reference, got none among {len(x)} queries")
-    table = _score_queries(
-        ExactSearch(x, y), x_classes, y_classes, relevant, max(recall_at, default=1), chunk_elements, progress
-    )
+    needed = torch.where(relevant > 0, relevant.clamp(min=max(recall_at, default=1)), 0)
+    scoring = Scoring(ExactSearch(x, y), x_classes, y_classes, relevant, share, progress)
+    table = scoring.table(needed, chunk_elements).cpu().numpy()
     return _summary(table, recall_at, per_query)
 
 
@@ -170,98 +174,6 @@ def _match(x_labels: Tensor, y_labels: Tensor, *, within: bool) -> tuple[Tensor,
     x_classes = torch.where(found, nearest, -1)
     relevant = torch.where(found, sizes[nearest] - int(within), 0)
     return x_classes, y_classes, relevant
-
-
-def _score_queries(
-    search: ExactSearch,
-    x_classes: Tensor,
-    y_classes: Tensor,
-    relevant: Tensor,
-    max_recall: int,
-    chunk_elements: int,
-    progress: Callable[[int, int], None] | None,
-) -> npt.NDArray[np.float64]:
-    """Score each query: a table of shape (4, Q), float64, NaN for queries without references.
-
-    Its rows are MAP@R, P@1, P@R, and how many wrong references come before the first right one (among as many
-    neighbours as the metrics need). Queries that need few neighbours are searched together, tile by tile; the others,
-    and those in a crowd, chunk by chunk.
-    """
-    table = np.full((4, len(x_classes)), np.nan)
-    total, reported = int((relevant > 0).sum()), 0
-
-    def take(rows: Tensor, found: Tensor) -> None:
-        """Score queries (q,) by their neighbours (q, k), -1 beyond those that a query needs."""
-        hits = (y_classes[found] == x_classes[rows, None]) & (found >= 0)
-        table[:, rows.cpu().numpy()] = _score_hits(hits, relevant[rows]).cpu().numpy()
-
-    def report(done: int) -> None:
-        nonlocal reported
-        if progress is not None and done > reported:
-            reported = done
-            progress(done, total)
-
-    needed = torch.where(relevant > 0, relevant.clamp(min=max_recall), 0).clamp_(max=search.available)
-    few = (needed > 0) & (needed <= MOST_NEIGHBORS)
-    count = int(few.sum())
-    if count * len(y_classes) >= _PAIRS_WORTH_TILES:
-        wanted = torch.where(few, needed, 0)
-        found, left_out = few_nearest(search, wanted, lambda share: report(int(share * count)), capacity=chunk_elements)
-        few &= ~left_out
-        size = max(1, chunk_elements // (_ELEMENTS_PER_NEIGHBOR * found.shape[1]))
-        for rows in torch.split(few.nonzero()[:, 0], size):
-            take(rows, found[rows])
-        needed[few] = 0
-    for rows, k in _chunks(search, needed, chunk_elements):
-        take(rows, search.nearest(rows, k))
-        needed[rows] = 0
-        report(total - int((needed > 0).sum()))
-    return table
-
-
-def _chunks(search: ExactSearch, needed: Tensor, chunk_elements: int) -> Iterator[tuple[Tensor, int]]:
-    """Give the queries that need neighbours, and how many those of a chunk need at most.
-
-    In falling order of that number, so that each chunk asks for few neighbours more than its queries need.
-    """
-    order = needed.argsort(descending=True, stable=True)[: int((needed > 0).sum())]
-    done = 0
-    while done < len(order):
-        k = int(needed[order[done]])
-        rows = order[done : done + search.rows_per_chunk(chunk_elements, _ELEMENTS_PER_NEIGHBOR * k)]
-        yield rows, k
-        done += len(rows)
-
-
-def _score_hits(hits: Tensor, relevant: Tensor) -> Tensor:
-    """Score ranked neighbours.
-
-    Args:
-        hits: Whether the j-th nearest is of the query's class, shape (q, k), k at least the largest R.
-        relevant: R, shape (q,), each at least 1.
-
-    Returns:
-        Shape (4, q), float64: MAP@R, P@1, P@R, number of wrong neighbours before the first right one.
-    """
-    if hits.device.type == "mps":  # has no float64
-        hits, relevant = hits.cpu(), relevant.cpu()
-    found = hits.cumsum(dim=1, dtype=torch.int32)
-    ranks = torch.arange(1, hits.shape[1] + 1, device=hits.device)
-    counted = hits & (ranks <= relevant[:, None])
-    precisions = _row_sums((found / ranks.double()).mul_(counted))
-    wrong_first = (found == 0).sum(dim=1)
-    right_of_r = found.gather(1, relevant[:, None] - 1)[:, 0]
-    return torch.stack(
-        [precisions / relevant, hits[:, 0].double(), right_of_r / relevant.double(), wrong_first.double()]
-    )
-
-
-def _row_sums(terms: Tensor) -> Tensor:
-    """Sum rows pair by pair: zeros to the right change no rounding, so a chunk's width changes no score."""
-    while terms.shape[1] > 1:
-        terms = functional.pad(terms, (0, terms.shape[1] % 2))
-        terms = terms[:, 0::2] + terms[:, 1::2]
-    return terms[:, 0]
 
 
 def _summary(table: npt.NDArray[np.float64], recall_at: tuple[int, ...], per_query: bool) -> RetrievalScores:

@@ -14,17 +14,23 @@ from torch import Tensor
 
 from ccpml.retrieval.neighbors import ExactSearch
 
-__all__ = ["MOST_NEIGHBORS", "few_nearest"]
+__all__ = ["MOST_NEIGHBORS", "few_nearest", "tile_side"]
 
 MOST_NEIGHBORS = 32
 """The largest k: the k-th of the largest scores of as many blocks is what a candidate must reach."""
 
 _SIDES = {"cpu": 1024, "cuda": 8192}
 _BLOCKS_PER_TILE = 32
+_TILES_PER_REPORT = 128
 _CAPACITY = 2**24
 _PAIRS = 2**16
 _FAR = -1e38
 """The score of vectors that only fill the last tile: below all others, and far from overflow."""
+
+
+def tile_side(search: ExactSearch) -> int:
+    """How many vectors a tile has along a side: queries of one row of tiles cost less together than apart."""
+    return _SIDES.get(search.queries.device.type, 1024)
 
 
 def few_nearest(
@@ -37,12 +43,13 @@ def few_nearest(
 ) -> tuple[Tensor, Tensor]:
     """Find the nearest neighbours of many queries at once.
 
-    Within one set each tile of the product serves its rows and its columns, so that half of the tiles do.
+    Within one set each tile of the product serves its rows and its columns, so that half of the tiles do; tiles in
+    which no query wants anything are not computed.
 
     Args:
         search: Queries and gallery.
         wanted: k of each query, at most `MOST_NEIGHBORS` and what is available, shape (Q,); 0 for none.
-        progress: Called after each row of tiles with the share of them that is done.
+        progress: Called now and then with the share of the tiles that is done.
         side: Vectors along a side of a tile, a multiple of `MOST_NEIGHBORS`.
         capacity: Candidates held at a time.
 
@@ -52,7 +59,7 @@ def few_nearest(
         apart in float32 about as far away as the k-th nearest. Their indices mean nothing.
     """
     with _full_precision(search.queries.device.type):
-        tiles = _Tiles(search, wanted, side or _SIDES.get(search.queries.device.type, 1024), capacity)
+        tiles = _Tiles(search, wanted, side or tile_side(search), capacity)
         for share in tiles.pass_over():
             progress(share)
         return tiles.result()
@@ -102,22 +109,29 @@ class _Tiles:
         return result
 
     def pass_over(self) -> Iterator[float]:
-        """Visit all tiles; give the share that is done after each row of them."""
-        rows, columns = len(self.left) // self.side, len(self.right) // self.side
-        total = rows * (rows + 1) // 2 if self.search.within else rows * columns
+        """Visit the tiles in which a query wants something; give the share that is done now and then."""
+        within, rows, columns = self.search.within, len(self.left) // self.side, len(self.right) // self.side
+        wants = (self.k.view(rows, self.side) > 0).any(dim=1).tolist()
         scores, done = self.left.new_empty(self.side, self.side), 0
         turned = [*range(self.left.shape[1] - 2), self.left.shape[1] - 1, self.left.shape[1] - 2]
+        visits = [
+            [column for column in range(row if within else 0, columns) if wants[row] or (within and wants[column])]
+            for row in range(rows)
+        ]
+        total = sum(map(len, visits))
         for row in range(rows):
             left = self._part(self.left, row)[:, turned]
-            for column in range(row if self.search.within else 0, columns):
+            for column in visits[row]:
                 torch.mm(left, self._part(self.right, column).T, out=scores)
-                if self.search.within and row == column:
+                if within and row == column:
                     scores.fill_diagonal_(-torch.inf)  # none is its own neighbour
-                elif self.search.within:
+                elif within and wants[column]:
                     self._take(scores, column, row, of_columns=True)
-                self._take(scores, row, column)
+                if wants[row]:
+                    self._take(scores, row, column)
                 done += 1
-            yield done / total
+                if done % _TILES_PER_REPORT == 0 or done == total:
+                    yield done / total
 
     def _part(self, vectors: Tensor, number: int) -> Tensor:
         return vectors[number * self.side :][: self.side]
