@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         average_covering_radius,
         average_interclass_distance,
         covering_radius,
+        gather_batch,
         greedy_k_center,
         lipschitz_normalize,
     )
@@ -37,6 +38,7 @@ __all__ = [
     "average_interclass_distance",
     "covering_radius",
     "evaluate",
+    "gather_batch",
     "greedy_k_center",
     "lipschitz_normalize",
 ]

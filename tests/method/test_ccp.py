@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from pytorch_metric_learning import losses as pml_losses
@@ -119,3 +121,51 @@ def test_wrong_references_are_named(loss):
         criterion(x, labels, torch.ones(3, 4), torch.arange(2))
     with pytest.raises(ValueError, match="expected both or neither"):
         criterion(x, labels, None, labels)
+
+
+@pytest.mark.parametrize("loss", [TripletMarginLoss(0.1), pml_losses.ContrastiveLoss()])
+def test_a_step_compares_with_the_classes_drawn(loss):
+    criterion, (x, _) = CCPLoss(loss, 40, 4, 3, class_rate=0.25), batch()
+    labels = torch.tensor([0, 0, 39, 39, 7, 7, 7, 21])
+    seen = []
+    for _ in range(3):
+        drawn = copy.deepcopy(criterion)._draw_classes(labels)
+        assert len(drawn) == len(drawn.unique()) == 10
+        assert set(labels.tolist()) <= set(drawn.tolist())
+        seen.append(drawn)
+        criterion.zero_grad()
+        value = criterion(x, labels)
+        value.backward()
+        exact = CCPLoss(loss, 40, 4, 3)
+        refs = criterion.proxies[drawn].flatten(0, 1)
+        expected = 0.1 * exact.loss(exact._vectors(x), labels)
+        of_drawn = {"ref_emb": exact._vectors(refs), "ref_labels": drawn.repeat_interleave(3)}
+        expected = expected + exact.loss(exact._vectors(x), labels, **of_drawn)
+        torch.testing.assert_close(value, expected)
+        others = torch.tensor([c for c in range(40) if c not in drawn])
+        assert criterion.proxies.grad[others].count_nonzero() == 0
+    assert not torch.equal(seen[0], seen[1])
+    resumed = CCPLoss(loss, 40, 4, 3, class_rate=0.25)
+    resumed.load_state_dict(criterion.state_dict())
+    torch.testing.assert_close(resumed(x, labels), criterion(x, labels))
+    whole = CCPLoss(loss, 40, 4, 3)
+    with torch.no_grad():
+        whole.proxies.copy_(criterion.proxies)
+    torch.testing.assert_close(criterion.eval()(x, labels), whole(x, labels))  # evaluation compares with all
+
+
+def test_more_samples_than_classes_drawn_are_all_compared_with():
+    criterion, (x, labels) = CCPLoss(ContrastiveLoss(), 5, 4, 1, class_rate=0.01), batch()
+    assert set(labels.tolist()) <= set(criterion._draw_classes(labels).tolist())
+    assert torch.isfinite(criterion(x, labels))
+
+
+@pytest.mark.parametrize("rate", [0, -0.5, 1.5, float("nan")])
+def test_a_rate_out_of_range_is_named(rate):
+    with pytest.raises(ValueError, match=r"class_rate: expected a share in \(0, 1\]"):
+        CCPLoss(ContrastiveLoss(), 5, 4, 1, class_rate=rate)
+
+
+def test_a_peers_loss_cannot_be_sharded():
+    with pytest.raises(ValueError, match="group: proxies can be sharded with the losses of ccpml, not with Contrast"):
+        CCPLoss(pml_losses.ContrastiveLoss(), 5, 4, 1, group=object())

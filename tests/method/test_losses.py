@@ -228,6 +228,5 @@ def test_wrong_parameters_are_named(make, message):
 @pytest.mark.parametrize("loss", [ContrastiveLoss(), MultiSimilarityLoss()])
 def test_second_order_gradients_are_refused_rather_than_wrong(loss):
     x = torch.randn(4, 3, requires_grad=True)
-    (gradient,) = torch.autograd.grad(loss(x, torch.tensor([0, 0, 1, 1])), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    with pytest.raises(RuntimeError, match="first order alone"):
+        torch.autograd.grad(loss(x, torch.tensor([0, 0, 1, 1])), x, create_graph=True)

@@ -11,11 +11,12 @@ from ccpml.method.losses import (
     ContrastiveLoss,
     CosineContrastiveLoss,
     MultiSimilarityLoss,
-    PairLoss,
     TripletMarginLoss,
 )
 from ccpml.method.normalize import lipschitz_normalize
+from ccpml.method.pair_loss import PairLoss
 from ccpml.method.projections import AlternatingProjections
+from ccpml.method.ranks import gather_batch
 
 __all__ = [
     "AlternatingProjections",
@@ -28,6 +29,7 @@ __all__ = [
     "average_covering_radius",
     "average_interclass_distance",
     "covering_radius",
+    "gather_batch",
     "greedy_k_center",
     "lipschitz_normalize",
 ]

@@ -1,11 +1,15 @@
 """The training loss of the method: a pair loss within the batch and against trainable proxies."""
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ccpml.method.checks import check_embeddings, check_labels, check_references
-from ccpml.method.losses import PairLoss
 from ccpml.method.normalize import lipschitz_normalize
+from ccpml.method.pair_loss import PairLoss
+from ccpml.method.ranks import share_of
 
 __all__ = ["CCPLoss"]
 
@@ -26,13 +30,22 @@ class CCPLoss(nn.Module):
         proxies_per_class: K.
         pair_weight: w_pair, of the loss within the batch.
         proxy_weight: w_proxy, of the loss against the proxies.
+        class_rate: The share of the classes with whose proxies a training step compares, in (0, 1]: those of the batch,
+            and others drawn anew for each step. With 1 it is exact; with less, time grows with the classes drawn
+            (An et al., "Partial FC", 2021). Evaluation compares with all.
+        group: A process group over whose ranks the proxies are sharded: each holds, and trains, those of its
+            share of the classes, and all are called with the same joined batch (`gather_batch`). None: all are here.
 
     Attributes:
-        proxies: The proxies P as they are stored, un-normalised: a parameter of shape (C, K, d).
+        proxies: The proxies P as they are stored, un-normalised: a parameter of shape (C, K, d), C the classes of this
+            rank where they are sharded.
         proxy_labels: Their classes in the order of ``proxies.flatten(0, 1)``, shape (C · K,).
+        num_classes: The training classes of all ranks.
+        classes: Those whose proxies are here.
 
     Raises:
-        ValueError: If a size is not positive.
+        ValueError: If a size is not positive, ``class_rate`` out of its range, or proxies shall be sharded with a
+            loss of pytorch-metric-learning, which cannot be taken apart.
 
     Example:
         >>> from ccpml import ContrastiveLoss
@@ -46,6 +59,7 @@ class CCPLoss(nn.Module):
     """
 
     proxy_labels: Tensor
+    draws: Tensor
 
     def __init__(
         self,
@@ -55,6 +69,9 @@ class CCPLoss(nn.Module):
         proxies_per_class: int,
         pair_weight: float = 0.1,
         proxy_weight: float = 1.0,
+        *,
+        class_rate: float = 1.0,
+        group: Any = None,
     ) -> None:
         super().__init__()
         shape = {
@@ -65,12 +82,25 @@ class CCPLoss(nn.Module):
         for name, size in shape.items():
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name}: expected an integer of at least 1, got {size!r}")
+        if not 0 < class_rate <= 1:
+            raise ValueError(f"class_rate: expected a share in (0, 1], got {class_rate!r}")
+        if group is not None and not isinstance(loss, PairLoss):
+            raise ValueError(f"group: proxies can be sharded with the losses of ccpml, not with {type(loss).__name__}")
         self.loss = loss
+        self.class_rate = class_rate
+        self.group = group
+        self.num_classes = num_classes
+        self.classes = range(num_classes) if group is None else share_of(num_classes, group)
         self.pair_weight = pair_weight
         self.proxy_weight = proxy_weight
-        self.proxies = nn.Parameter(torch.randn(tuple(shape.values())) / embedding_dim**0.5)  # (C, K, d)
-        labels = torch.arange(num_classes).repeat_interleave(proxies_per_class)  # (C · K,)
+        here = len(self.classes), proxies_per_class, embedding_dim
+        self.proxies = nn.Parameter(torch.randn(here) / embedding_dim**0.5)  # (C, K, d)
+        labels = torch.arange(self.classes.start, self.classes.stop).repeat_interleave(proxies_per_class)  # (C · K,)
         self.register_buffer("proxy_labels", labels, persistent=False)
+        if class_rate < 1:
+            self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+            self._draws = 0  # the same on the host, so that no step waits for the device
+            self.register_load_state_dict_post_hook(_read_draws)  # type: ignore[no-untyped-call]  # torch's is untyped
 
     def forward(
         self,
@@ -95,7 +125,7 @@ class CCPLoss(nn.Module):
                 assertion, so that no step waits for the device).
         """
         check_embeddings("embeddings", embeddings, dim=self.proxies.shape[2])
-        check_labels("labels", labels, len(embeddings), num_classes=len(self.proxies))
+        check_labels("labels", labels, len(embeddings), num_classes=self.num_classes)
         check_references(ref_emb, ref_labels, dim=self.proxies.shape[2])
         if ref_emb is embeddings:  # the batch itself, in which no sample is paired with itself
             ref_emb = ref_labels = None
@@ -109,10 +139,34 @@ class CCPLoss(nn.Module):
                 pair: Tensor = self.loss(batch, labels, ref_emb=references, ref_labels=ref_labels)
                 total = total + self.pair_weight * pair
             if self.proxy_weight:
-                proxies = self._vectors(self.proxies.flatten(0, 1).to(dtype))  # (C · K, d)
-                proxy: Tensor = self.loss(batch, labels, ref_emb=proxies, ref_labels=self.proxy_labels)
-                total = total + self.proxy_weight * proxy
+                total = total + self.proxy_weight * self._proxy_term(batch, labels)
             return total
+
+    def _proxy_term(self, batch: Tensor, labels: Tensor) -> Tensor:
+        """Compute ℓ(e, q)."""
+        proxies: Tensor = self.proxies
+        proxy_labels, per_class = self.proxy_labels, proxies.shape[1]
+        if self.class_rate < 1 and self.training:
+            drawn = self._draw_classes(labels)
+            proxies = proxies.index_select(0, drawn)
+            proxy_labels = (drawn + self.classes.start).repeat_interleave(per_class)
+        proxies = proxies.flatten(0, 1).to(batch.dtype)  # (C · K, d)
+        if isinstance(self.loss, PairLoss):
+            return self.loss.against(batch, labels, proxies, proxy_labels, most_positives=per_class, group=self.group)
+        term: Tensor = self.loss(batch, labels, ref_emb=lipschitz_normalize(proxies), ref_labels=proxy_labels)
+        return term
+
+    def _draw_classes(self, labels: Tensor) -> Tensor:
+        """Draw the classes of a step: those of the batch, and others; as rows of ``proxies``, rising."""
+        count, labels = len(self.proxies), labels.long() - self.classes.start
+        here = (labels >= 0) & (labels < count)
+        generator = torch.Generator(labels.device).manual_seed(self._draws)
+        keys = torch.rand(count, generator=generator, device=labels.device)
+        keys.index_add_(0, labels.clamp(0, max(0, count - 1)), here.to(keys.dtype))  # 1 and more: first of all
+        self._draws += 1
+        self.draws.add_(1)
+        wanted = max(math.ceil(self.class_rate * count), min(count, len(labels)))
+        return keys.topk(wanted, sorted=False).indices.sort().values
 
     def _vectors(self, x: Tensor) -> Tensor:
         """Give what ℓ compares: our losses apply φ (or what they were told) themselves."""
@@ -122,3 +176,9 @@ class CCPLoss(nn.Module):
         """Show sizes and weights in ``repr``."""
         shape = tuple(self.proxies.shape)
         return f"proxies={shape}, pair_weight={self.pair_weight}, proxy_weight={self.proxy_weight}"
+
+
+def _read_draws(module: nn.Module, incompatible_keys: Any) -> None:
+    """Take the number of draws over from a loaded checkpoint."""
+    assert isinstance(module, CCPLoss)
+    module._draws = int(module.draws)

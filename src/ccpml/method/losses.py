@@ -5,113 +5,45 @@ products, both of φ-normalised vectors; P⁺ and P⁻ are the pairs (anchor, re
 different classes. A sample is never paired with itself. The anchor is the sample, the reference the proxy.
 A mean over no terms is 0, with zero gradient.
 
-Shapes: B anchors (the batch), M references, d dimensions.
+Each loss is written as `ccpml.method.pairs` asks for it: sums over a block of references, its value from all sums, and
+its slopes, the derivatives by D or S. Time and memory grow with B · M, memory only up to a limit.
+
+Shapes: B anchors (the batch), M references, m of a block of them, d dimensions, P positives of an anchor at most.
 """
 
-from typing import Literal
+import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ccpml.method.checks import check_embeddings, check_labels, check_number, check_references
-from ccpml.method.distances import euclidean_distances
-from ccpml.method.normalize import lipschitz_normalize
+from ccpml.method.checks import check_number
+from ccpml.method.pair_loss import Normalization, PairLoss
+from ccpml.method.pairs import Pairs, only
 
 __all__ = [
     "ContrastiveLoss",
     "CosineContrastiveLoss",
     "MultiSimilarityLoss",
-    "Normalization",
-    "PairLoss",
     "TripletMarginLoss",
 ]
 
-Normalization = Literal["lipschitz", "l2"] | None
+_FEW = 16
+"""Up to so many positives of an anchor, comparing with one after the other is faster than a search among them."""
 
 
-class PairLoss(nn.Module):
-    """What the four losses share: normalisation, and which pairs are positive or negative.
+def _total(terms: Tensor) -> Tensor:
+    """Sum all terms, in float64 where the device has it."""
+    return terms.sum(dtype=None if terms.device.type == "mps" else torch.float64)
 
-    The calling convention is pytorch-metric-learning's, so either library's losses work in the other's place.
-    Computed in float32 (float64 for float64 input), under autocast too.
 
-    Args:
-        normalize: How embeddings and references are normalised before they are compared: ``"lipschitz"`` (φ,
-            the paper's), ``"l2"``, or ``None`` to take them as they are.
-
-    Raises:
-        ValueError: If ``normalize`` is none of these.
-
-    Source: Gürbüz et al., WACV 2024, Section 3 and supplement.
-    """
-
-    def __init__(self, normalize: Normalization = "lipschitz") -> None:
-        super().__init__()
-        if normalize not in ("lipschitz", "l2", None):
-            raise ValueError(f"normalize: expected 'lipschitz', 'l2' or None, got {normalize!r}")
-        self.normalize = normalize
-
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        ref_emb: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-    ) -> Tensor:
-        """Compute the loss of a batch against references.
-
-        Args:
-            embeddings: The anchors, shape (B, d), un-normalised, floating point.
-            labels: Their classes, shape (B,), integer.
-            ref_emb: The references, shape (M, d); by default the batch itself, a sample never paired with itself.
-            ref_labels: Their classes, shape (M,); given if and only if ``ref_emb`` is.
-
-        Returns:
-            The loss, a scalar tensor in float32 (float64 for float64 input).
-
-        Raises:
-            ValueError: On a wrong shape or dtype, or if only one of ``ref_emb`` and ``ref_labels`` is given.
-        """
-        check_embeddings("embeddings", embeddings)
-        check_labels("labels", labels, len(embeddings))
-        check_references(ref_emb, ref_labels, dim=embeddings.shape[1])
-        within_batch = ref_emb is None or ref_emb is embeddings
-        ref_emb = embeddings if ref_emb is None else ref_emb
-        ref_labels = labels if ref_labels is None else ref_labels
-        with torch.autocast(embeddings.device.type, enabled=False):
-            dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
-            x, y = self._normalized(embeddings.to(dtype)), self._normalized(ref_emb.to(dtype))
-            same = labels[:, None] == ref_labels  # (B, M)
-            different = ~same
-            if within_batch:
-                same = same.fill_diagonal_(False)
-            return self.compare(x, y, same, different)
-
-    def compare(self, x: Tensor, y: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """Compute ℓ from normalised anchors and references; each loss defines it.
-
-        Args:
-            x: Normalised anchors, shape (B, d).
-            y: Normalised references, shape (M, d).
-            positive: P⁺ as a mask, shape (B, M).
-            negative: P⁻ as a mask, shape (B, M).
-        """
-        raise NotImplementedError  # abstract: each loss is its own equation
-
-    def _normalized(self, x: Tensor) -> Tensor:
-        if self.normalize == "lipschitz":
-            return lipschitz_normalize(x)
-        return nn.functional.normalize(x, dim=1) if self.normalize == "l2" else x
-
-    def extra_repr(self) -> str:
-        """Show the parameters in ``repr``."""
-        own = {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "training"}
-        return ", ".join(f"{name}={value!r}" for name, value in own.items())
+def _above(values: Tensor, bound: float) -> Tensor:
+    """Give 1 where a value exceeds a bound, else 0, in the values' dtype."""
+    return torch.gt(values, bound, out=torch.empty_like(values))
 
 
 def _mean_of_nonzero(total: Tensor, count: Tensor) -> Tensor:
-    """Give Σ / n, and 0 with zero gradient where there are no terms."""
-    return total / count.clamp(min=1).to(total.dtype)
+    """Give Σ / n, and 0 where there are no terms."""
+    return total / count.clamp(min=1)
 
 
 class ContrastiveLoss(PairLoss):
@@ -136,6 +68,8 @@ class ContrastiveLoss(PairLoss):
     Source: Gürbüz et al., WACV 2024, supplement; the parameters per data set are in its experiments.
     """
 
+    distances = True
+
     def __init__(
         self, pos_margin: float = 0.0, neg_margin: float = 0.3841, normalize: Normalization = "lipschitz"
     ) -> None:
@@ -145,12 +79,23 @@ class ContrastiveLoss(PairLoss):
         self.pos_margin = pos_margin
         self.neg_margin = neg_margin
 
-    def compare(self, x: Tensor, y: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """Compute the loss; see `PairLoss.compare`."""
-        distances = euclidean_distances(x, y)
-        pull = (distances - self.pos_margin).relu() * positive
-        push = (self.neg_margin - distances).relu() * negative
-        return _mean_of_nonzero(pull.sum(), pull.count_nonzero()) + _mean_of_nonzero(push.sum(), push.count_nonzero())
+    def sums(self, pairs: Pairs, farthest: Tensor) -> Tensor:
+        """Take Σ and number of the non-zero terms on P⁺ and on P⁻, (4,)."""
+        pull = (pairs.values - self.pos_margin).relu_().mul_(pairs.positive)
+        push = (self.neg_margin - pairs.values).relu_().mul_(pairs.negative)
+        sums = _total(pull), pull.count_nonzero(), _total(push), push.count_nonzero()
+        return torch.stack([x.to(sums[0].dtype) for x in sums])
+
+    def value(self, sums: Tensor, farthest: Tensor) -> Tensor:
+        """Compute the loss; see `PairLoss`."""
+        return _mean_of_nonzero(sums[0], sums[1]) + _mean_of_nonzero(sums[2], sums[3])
+
+    def slopes(self, pairs: Pairs, sums: Tensor, farthest: Tensor) -> Tensor:
+        """Compute 1 / n⁺ on the non-zero terms of P⁺, −1 / n⁻ on those of P⁻."""
+        each = 1 / sums[1::2].clamp(min=1).to(pairs.values.dtype)
+        pull = _above(pairs.values, self.pos_margin).mul_(pairs.positive).mul_(each[0])
+        push = _above(-pairs.values, -self.neg_margin).mul_(pairs.negative).mul_(each[1])
+        return pull.sub_(push)
 
 
 class CosineContrastiveLoss(PairLoss):
@@ -178,24 +123,29 @@ class CosineContrastiveLoss(PairLoss):
         check_number("margin", margin)
         self.margin = margin
 
-    def compare(self, x: Tensor, y: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """Compute the loss; see `PairLoss.compare`."""
-        similarities = x @ y.T
-        pull = ((1 - 1e-5 - similarities).relu() * positive).sum()
-        push = ((similarities - self.margin).relu() * negative).sum()
-        return (pull + push) / max(len(x), 1)
+    def sums(self, pairs: Pairs, farthest: Tensor) -> Tensor:
+        """Take the sum of all terms, ()."""
+        pull = (1 - 1e-5 - pairs.values).relu_().mul_(pairs.positive)
+        push = (pairs.values - self.margin).relu_().mul_(pairs.negative)
+        return _total(pull.add_(push))
+
+    def value(self, sums: Tensor, farthest: Tensor) -> Tensor:
+        """Compute the loss; see `PairLoss`."""
+        return sums / max(len(farthest), 1)
+
+    def slopes(self, pairs: Pairs, sums: Tensor, farthest: Tensor) -> Tensor:
+        """Compute −1 / n on the non-zero terms of P⁺, 1 / n on those of P⁻."""
+        pull = _above(-pairs.values, 1e-5 - 1).mul_(pairs.positive)
+        push = _above(pairs.values, self.margin).mul_(pairs.negative)
+        return push.sub_(pull).div_(max(len(farthest), 1))
 
 
 class TripletMarginLoss(PairLoss):
     """Triplet: mean over non-zero terms of (D_ap − D_an + m)₊ over all triplets.
 
-    No triplet is ever built. A positive p takes part in c_p violated triplets, the negatives nearer to the
-    anchor than D_ap + m; a negative n in c_n of them, the positives with D_ap + m beyond it. So
-
-        Σ (D_ap − D_an + m)₊ = Σ_p c_p (D_ap + m) − Σ_n c_n D_an,
-
-    with the counts read off the anchor's sorted positives. Exact, gradients included (the counts are piecewise
-    constant), in O(B · M) memory however many positives a class has.
+    No triplet is ever stored. A positive p takes part in c_p violated triplets, the negatives nearer to the
+    anchor than its reach D_ap + m; a negative n in c_n of them, the positives whose reach exceeds D_an. So
+    ∂Σ/∂D_ap = c_p and ∂Σ/∂D_an = −c_n: exact, in O(B · M) memory however many positives a class has.
 
     Args:
         margin: m, a distance.
@@ -212,33 +162,57 @@ class TripletMarginLoss(PairLoss):
     Source: Gürbüz et al., WACV 2024, supplement.
     """
 
+    distances = True
+    ranks_positives = True
+
     def __init__(self, margin: float = 0.0961, normalize: Normalization = "lipschitz") -> None:
         super().__init__(normalize)
         check_number("margin", margin)
         self.margin = margin
 
-    def compare(self, x: Tensor, y: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """Compute the loss; see `PairLoss.compare`."""
-        distances = euclidean_distances(x, y)
-        with torch.no_grad():
-            by_positive, by_negative, violated = self._counts(distances, positive, negative)
-        weight = (by_positive - by_negative).to(distances.dtype)  # (B, M): a pair is positive or negative
-        total = torch.sum(weight * distances, dtype=torch.float64 if x.device.type != "mps" else None)
-        total = total + self.margin * violated.to(total.dtype)
-        return _mean_of_nonzero(total, violated).to(distances.dtype)
+    def sums(self, pairs: Pairs, farthest: Tensor) -> Tensor:
+        """Take Σ and number of the non-zero terms of each positive, (2, B, P)."""
+        reach = farthest + self.margin
+        negatives = -only(pairs.negative, -pairs.values)
+        precise = reach.dtype if reach.device.type == "mps" else torch.float64
+        if reach.shape[1] <= _FEW:
+            sums = reach.new_empty(2, *reach.shape, dtype=precise)
+            for one, (total, count) in zip(reach.unbind(1), sums.unbind(2), strict=True):
+                terms = (one[:, None] - negatives).relu_()
+                total.copy_(terms.sum(1))
+                count.copy_(terms.sign_().sum(1))
+            return sums
+        place = torch.searchsorted(reach, negatives, right=True)  # (B, m), 0..P
+        weights = torch.stack([pairs.values * pairs.negative, pairs.negative]).to(precise)
+        sums = weights.new_zeros(2, len(reach), reach.shape[1] + 1)
+        near, count = sums.scatter_add_(2, place.expand(2, -1, -1), weights).cumsum(2)[:, :, :-1]  # (B, P)
+        return torch.stack([torch.where(count > 0, count * reach - near, 0), count])
 
-    def _counts(self, distances: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Count each pair's violated triplets: as positive (B, M), as negative (B, M), and all of them."""
-        reach = torch.where(positive, distances + self.margin, -torch.inf)  # (B, M)
-        most = int(positive.sum(1).max()) if len(positive) else 0
-        reach, column = reach.topk(most, dim=1)  # (B, P), farthest first; −∞ where an anchor has fewer
-        reach, column = reach.flip(1).contiguous(), column.flip(1)
-        # A negative at D is violated by the positives whose reach exceeds D: those behind its place among them.
-        place = torch.searchsorted(reach, distances.contiguous(), right=True)  # (B, M), 0..P
-        by_negative = (most - place) * negative
-        at_place = place.new_zeros(len(place), most + 1).scatter_add_(1, place, negative.to(place.dtype))
-        by_positive = torch.zeros_like(place).scatter_(1, column, at_place.cumsum(1)[:, :most])
-        return by_positive * positive, by_negative, by_negative.sum()
+    def value(self, sums: Tensor, farthest: Tensor) -> Tensor:
+        """Compute the loss; see `PairLoss`."""
+        return _mean_of_nonzero(*sums.sum((1, 2)))
+
+    def slopes(self, pairs: Pairs, sums: Tensor, farthest: Tensor) -> Tensor:
+        """Compute c_p / n on P⁺ and −c_n / n on P⁻, n the number of violated triplets."""
+        most, (values, positive, negative) = farthest.shape[1], pairs
+        each = 1 / sums[1].sum().clamp(min=1).to(values.dtype)
+        slopes = self._violations(-only(negative, -values), farthest + self.margin).neg_()
+        if most:
+            mine, column = only(positive, values).topk(min(most, values.shape[1]), dim=1)
+            place = torch.searchsorted(farthest, mine.contiguous()).clamp_(max=most - 1)
+            by_positive = sums[1].gather(1, place).to(values.dtype) * positive.gather(1, column)
+            slopes.scatter_add_(1, column, by_positive)
+        return slopes.mul_(each)
+
+    @staticmethod
+    def _violations(negatives: Tensor, reach: Tensor) -> Tensor:
+        """Count the positives of the anchor whose reach D_ap + m exceeds each negative's distance, (B, m)."""
+        if reach.shape[1] > _FEW:
+            return (reach.shape[1] - torch.searchsorted(reach, negatives, right=True)).to(negatives.dtype)
+        counts, nearer = torch.zeros_like(negatives), torch.empty_like(negatives)
+        for one in reach.unbind(1):
+            counts += torch.lt(negatives, one[:, None], out=nearer)
+        return counts
 
 
 class MultiSimilarityLoss(PairLoss):
@@ -278,16 +252,44 @@ class MultiSimilarityLoss(PairLoss):
         self.beta = beta
         self.base = base
 
-    def compare(self, x: Tensor, y: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """Compute the loss; see `PairLoss.compare`."""
-        similarities = x @ y.T
-        pull = _log1p_sum_exp(self.alpha * (self.base - similarities), positive) / self.alpha
-        push = _log1p_sum_exp(self.beta * (similarities - self.base), negative) / self.beta
-        return (pull + push).sum() / max(len(x), 1)
+    def sums(self, pairs: Pairs, farthest: Tensor) -> Tensor:
+        """Take log Σ over P⁺ and over P⁻ of each anchor, (2, B); −∞ where there are no terms."""
+        found = []
+        for exponents, mask in self._exponents(pairs):
+            largest = (exponents.relu() * mask).amax(1) if exponents.shape[1] else exponents.sum(1)
+            found.append(_exp(exponents - largest[:, None], mask).sum(1).log() + largest)
+        return torch.stack(found)
+
+    def merge(self, one: Tensor, other: Tensor) -> Tensor:
+        """Put together the sums of two blocks, as logarithms."""
+        return torch.logaddexp(one, other)
+
+    def value(self, sums: Tensor, farthest: Tensor) -> Tensor:
+        """Compute the loss; see `PairLoss`."""
+        pull, push = _log1p_exp(sums)
+        total: Tensor = (pull / self.alpha + push / self.beta).sum()
+        return total / max(len(farthest), 1)
+
+    def slopes(self, pairs: Pairs, sums: Tensor, farthest: Tensor) -> Tensor:
+        """Compute −e^{α(λ−S)} / (1 + Σ) on P⁺ and e^{β(S−λ)} / (1 + Σ) on P⁻, over the number of anchors."""
+        pull, push = (
+            _exp(exponents - whole[:, None], mask)
+            for (exponents, mask), whole in zip(self._exponents(pairs), _log1p_exp(sums), strict=True)
+        )
+        return push.sub_(pull).div_(max(len(farthest), 1))
+
+    def _exponents(self, pairs: Pairs) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Give α(λ−S) and where P⁺ is, β(S−λ) and where P⁻ is, (B, m) each."""
+        pull, push = self.alpha * (self.base - pairs.values), self.beta * (pairs.values - self.base)
+        return (pull, pairs.positive), (push, pairs.negative)
 
 
-def _log1p_sum_exp(exponents: Tensor, mask: Tensor) -> Tensor:
-    """Compute log(1 + Σ e^x) over the masked columns of each row, without overflow: (B, M) to (B,)."""
-    masked = exponents.masked_fill(~mask, -torch.inf)
-    one = masked.new_zeros(len(masked), 1)
-    return torch.logsumexp(torch.cat([one, masked], dim=1), dim=1)
+def _log1p_exp(x: Tensor) -> Tensor:
+    """Compute log(1 + e^x) without overflow."""
+    return torch.logaddexp(x, torch.zeros_like(x))
+
+
+def _exp(exponents: Tensor, mask: Tensor) -> Tensor:
+    """Compute e^x, x ≤ 0, where a mask is 1; in place. Results too small to be precise, and slow, are left out."""
+    least = math.log(torch.finfo(exponents.dtype).tiny) + 8
+    return exponents.clamp_(least, 0).exp_().mul_(mask)

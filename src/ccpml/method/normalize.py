@@ -54,6 +54,6 @@ class _Lipschitz(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (gradient,), (normalized, scale) = grads, ctx.saved_tensors
-        radial = torch.einsum("...d,...d->...", gradient, normalized)[..., None]  # g · v/‖v‖
+        radial = torch.linalg.vecdot(gradient, normalized)[..., None]  # g · v/‖v‖
         outside: Tensor = torch.where(scale > 1, radial, 0)
         return gradient.addcmul(normalized, outside, value=-1).div_(scale)

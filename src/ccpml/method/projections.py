@@ -11,11 +11,14 @@ from ccpml.method.ccp import CCPLoss
 from ccpml.method.checks import check_points
 from ccpml.method.cover import greedy_k_center
 from ccpml.method.normalize import lipschitz_normalize
+from ccpml.method.ranks import gather_rows, share_of
 
 __all__ = ["AlternatingProjections", "Pool"]
 
 Pool = Callable[[], Tensor]
-"""Returns embeddings of b samples per class, shape (C, b, d), by the network as it is now, in eval mode."""
+"""Returns embeddings of b samples per class, shape (C, b, d), by the network as it is now, in eval mode.
+
+On several ranks, of all classes or of this rank's share of them, `ccpml.method.ranks.share_of`."""
 
 
 _STATE = {"started", "instance", "strength_now", "best_score", "stale", "anchor", "best", "best_proxies"}
@@ -40,6 +43,8 @@ class AlternatingProjections:
         space: Where k-centre measures distances: between raw embeddings, or after φ (``"lipschitz"``).
         rewind: Whether the next instance starts from the converged one's best weights and buffers, rather than
             from the current ones.
+        group: The process group whose ranks train together: each embeds, and chooses from, the pool of its share of
+            the classes. By default all ranks. All call the same methods, with the same scores.
 
     Attributes:
         instance: k, the number of projections made.
@@ -77,6 +82,7 @@ class AlternatingProjections:
         *,
         space: Literal["raw", "lipschitz"] = "raw",
         rewind: bool = False,
+        group: Any = None,
     ) -> None:
         for name, value, good in (
             ("strength", strength, math.isfinite(strength) and strength >= 0),
@@ -98,6 +104,7 @@ class AlternatingProjections:
         self.min_delta = min_delta
         self.space = space
         self.rewind = rewind
+        self.group = group
         self.instance = 0
         self.strength_now = 0.0
         self.best_score: float | None = None
@@ -261,21 +268,30 @@ class AlternatingProjections:
     @torch.no_grad()
     def _place_proxies(self, pool: Pool, centers: Tensor) -> None:
         """P ← greedy k-centre of the pool, given the centres already there."""
-        proxies = self.criterion.proxies
-        points = pool()
-        check_points("pool", points, like=proxies)
-        if points.shape[1] < proxies.shape[1]:
-            needed = f"{proxies.shape[1]} (proxies_per_class)"
-            raise ValueError(f"pool: expected at least {needed} points of each class, got {points.shape[1]}")
-        if not torch.isfinite(points).all():
-            raise ValueError("pool: expected finite embeddings, got NaN or infinity; has the training diverged?")
-        points = points.to(proxies.device, proxies.dtype)
+        proxies, sharded = self.criterion.proxies, self.criterion.group is not None
+        mine = self.criterion.classes if sharded else share_of(len(proxies), self.group)
+        centers = centers if sharded else centers[mine.start : mine.stop]
+        points = self._share_of_pool(pool(), mine, centers).to(proxies.device, proxies.dtype)
         centers = centers.to(proxies.device)
         if self.space == "lipschitz":
             chosen = greedy_k_center(lipschitz_normalize(points), lipschitz_normalize(centers), proxies.shape[1])
         else:
             chosen = greedy_k_center(points, centers, proxies.shape[1])  # (C, K)
-        proxies.copy_(points.take_along_dim(chosen[:, :, None], dim=1))
+        taken = points.take_along_dim(chosen[:, :, None], dim=1)  # (C, K, d)
+        proxies.copy_(taken if sharded else gather_rows(taken, self.group))
+
+    def _share_of_pool(self, points: Tensor, mine: range, like: Tensor) -> Tensor:
+        """Check a pool, and give the part of it that is of this rank's classes."""
+        if isinstance(points, Tensor) and len(points) == self.criterion.num_classes:
+            points = points[mine.start : mine.stop]
+        check_points("pool", points, like=like)
+        if points.shape[1] < self.criterion.proxies.shape[1]:
+            needed = f"{self.criterion.proxies.shape[1]} (proxies_per_class)"
+            raise ValueError(f"pool: expected at least {needed} points of each class, got {points.shape[1]}")
+        finite = torch.isfinite(points).all()[None]
+        if not gather_rows(finite, self.criterion.group or self.group).all():  # all ranks stop, or none
+            raise ValueError("pool: expected finite embeddings, got NaN or infinity; has the training diverged?")
+        return points
 
     def _weights(self) -> dict[str, nn.Parameter]:
         """Give θ: the model's parameters but for the criterion's."""
