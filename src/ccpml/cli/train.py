@@ -30,6 +30,7 @@ def train(arguments: list[str]) -> int:
 
     from ccpml.experiments import train as training
     from ccpml.experiments.callbacks import Stopped
+    from ccpml.experiments.ranks import is_first
     from ccpml.report import write_report
 
     try:
@@ -40,6 +41,8 @@ def train(arguments: list[str]) -> int:
         way_on = shlex.join(["ccpml", "train", "--resume", str(path)])
         print(f"ccpml: {str(stopped) or 'interrupted'}; go on with: {way_on}", file=sys.stderr)
         return 128 + getattr(stopped, "number", 2)
+    if not is_first():
+        return 0
     report = write_report(run)
     _print_scores(run.scores())
     print(f"run     {run.path}\nreport  {report}")

@@ -87,12 +87,16 @@ def eval_loader(
     batch_size: int,
     workers: int = 0,
     pin_memory: bool = False,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> DataLoader[Any]:
     """Load all images of a table in their order, as batches like those of ``train_loader``.
 
-    The loader is meant to be used again and again, at each validation: its workers stay.
+    The loader is meant to be used again and again, at each validation: its workers stay. With several processes each
+    loads its contiguous share of the images, as many as the others but for one.
     """
-    rows = list(range(len(table)))
+    rows = list(range(len(table) * rank // world_size, len(table) * (rank + 1) // world_size))
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     dataset = ImageDataset(table, transform, channels)
     return _loader(dataset, batches, workers, pin_memory, persistent=True)

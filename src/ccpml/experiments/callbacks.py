@@ -108,8 +108,8 @@ class Recorder(L.Callback):
         """Write the first proxies; stop at once if the run had come to its end before it was killed."""
         seconds = self.rows[-1]["seconds"] if self.rows else 0.0
         self._started = time.monotonic() - seconds
-        self._write_rows()
-        if self.ccp is not None and self._instance < 0:
+        self._write_rows(trainer)
+        if self.ccp is not None and self._instance < 0 and trainer.is_global_zero:
             self._record_instance(trainer, self.geometry.embed(pl_module, pl_module.device))
         trainer.should_stop = self.stale >= self.patience
 
@@ -121,27 +121,22 @@ class Recorder(L.Callback):
         """Measure, write, and decide."""
         assert isinstance(pl_module, MetricLearning)
         assert pl_module.validation is not None
-        snapshot = self.geometry.embed(pl_module, pl_module.device)
         row: dict[str, float] = {"step": trainer.global_step, "seconds": round(time.monotonic() - self._started, 1)}
         row["loss"] = torch.stack(self._losses).mean().item()
         self._losses.clear()
         row |= {name: float(trainer.callback_metrics[name]) for name in ("map_at_r", "precision_at_1", "r_precision")}
         if self.ccp is not None:
             row |= {"instance": self.ccp.projections.instance, "strength": self.ccp.projections.strength_now}
-            row |= self.geometry.measure_proxies(snapshot, self.ccp.projections.criterion.proxies)
-        row |= self.geometry.measure(snapshot)
-        embeddings, labels = pl_module.validation
-        row |= set_geometry(embeddings.cpu(), labels.cpu(), "val")
+        if trainer.is_global_zero:
+            row |= self._geometry(trainer, pl_module)
         self.rows.append(row)
-        if self.ccp is not None and self.ccp.projections.instance > self._instance:
-            self._record_instance(trainer, snapshot)
         self.improved = row["map_at_r"] > self.best_score
         if self.improved:
             self.best_score, self.best_step, self.stale = row["map_at_r"], int(row["step"]), 0
         else:
             self.stale += 1
             trainer.should_stop = self.stale >= self.patience
-        self._write_rows()
+        self._write_rows(trainer)
         for logger in trainer.loggers:
             logger.log_metrics(row, trainer.global_step)
 
@@ -154,7 +149,21 @@ class Recorder(L.Callback):
         """Go on from a checkpoint."""
         vars(self).update(state_dict)
 
-    def _write_rows(self) -> None:
+    def _geometry(self, trainer: L.Trainer, module: MetricLearning) -> dict[str, float]:
+        """Measure covers and distances; write the instance if it is a new one."""
+        snapshot, row = self.geometry.embed(module, module.device), dict[str, float]()
+        if self.ccp is not None:
+            row |= self.geometry.measure_proxies(snapshot, self.ccp.projections.criterion.proxies)
+            if self.ccp.projections.instance > self._instance:
+                self._record_instance(trainer, snapshot)
+        row |= self.geometry.measure(snapshot)
+        assert module.validation is not None
+        embeddings, labels = module.validation
+        return row | set_geometry(embeddings.cpu(), labels.cpu(), "val")
+
+    def _write_rows(self, trainer: L.Trainer) -> None:
+        if not trainer.is_global_zero:
+            return
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, COLUMNS)
         writer.writeheader()
@@ -218,7 +227,10 @@ class Checkpoints(L.Callback):
         if self.recorder.improved and trainer.is_global_zero:
             weights = {name: value.detach().cpu().contiguous() for name, value in pl_module.state_dict().items()}
             write_whole(self.run.weights_file, lambda to: save_file(weights, to))
-        write_whole(self.run.state_file, trainer.save_checkpoint)
+        if trainer.is_global_zero:
+            write_whole(self.run.state_file, trainer.save_checkpoint)
+        else:
+            trainer.save_checkpoint(self.run.state_file)  # takes part in it, and writes nothing
         self.saved = trainer.global_step
         if self.interruption.wanted:
             raise self._stopped(trainer)

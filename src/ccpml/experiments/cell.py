@@ -18,7 +18,7 @@ def main(settings: Path, path: Path) -> int:
     from ccpml.experiments.train import resume, train
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a benchmark in a shell's background would ignore it
-    _end_with(os.getppid())
+    end_with(os.getppid())
     try:
         if RunDirectory(path).experiment_file.is_file():
             resume(path, progress=False)
@@ -32,7 +32,7 @@ def main(settings: Path, path: Path) -> int:
     return 0
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Stop as by SIGTERM when the parent is gone, be it by ``kill -9``: two processes must never train one run."""
 
     def watch() -> None:

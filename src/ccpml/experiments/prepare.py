@@ -173,9 +173,12 @@ def transforms(experiment: Experiment) -> tuple[Transform, EvalTransform]:
     return TrainTransform(size, min_area=0.7, flip=False, aspect=(5 / 6, 6 / 5)), whole
 
 
-def evaluation_batches(experiment: Experiment, table: ImageTable, channels: int, batch_size: int = 128) -> Any:
-    """Load the images of a table in their order, as evaluation sees them."""
-    return eval_loader(table, transforms(experiment)[1], channels, batch_size, workers(experiment, table))
+def evaluation_batches(
+    experiment: Experiment, table: ImageTable, channels: int, batch_size: int = 128, *, rank: int = 0, ranks: int = 1
+) -> Any:
+    """Load the images of a table in their order, as evaluation sees them; or a rank's share of them."""
+    transform, processes = transforms(experiment)[1], workers(experiment, table)
+    return eval_loader(table, transform, channels, batch_size, processes, rank=rank, world_size=ranks)
 
 
 def workers(experiment: Experiment, table: ImageTable) -> int:

@@ -8,11 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 
 from ccpml.data import ClassBalancedBatches, Draw, ImageTable, pool_rows, train_loader
 from ccpml.experiments.apply import write_embeddings
@@ -35,7 +38,9 @@ from ccpml.experiments.prepare import (
 )
 from ccpml.experiments.presets import PAPER
 from ccpml.experiments.provenance import provenance
+from ccpml.experiments.ranks import is_first, machines, other_ranks, process_group_ended
 from ccpml.experiments.rundir import RunDirectory
+from ccpml.method.ranks import gather_rows
 from ccpml.retrieval import RetrievalScores
 from ccpml.training import (
     CCPCallback,
@@ -73,16 +78,17 @@ def train(
         FileExistsError: If there is something at ``path``.
         Stopped: If Ctrl-C was pressed; `resume` goes on.
     """
-    RunDirectory.require_free(path)
+    if is_first():
+        RunDirectory.require_free(path)
     experiment = _settled(experiment)
     require_weights(experiment)
-    parts = _Parts.build(experiment, load_images(experiment, progress))
+    parts = _Parts.build(experiment, load_images(experiment, progress and is_first()))
     run = RunDirectory(path)
     training = _Training.set_up(run, parts, progress, callbacks)
-    RunDirectory.create(path, parts.experiment)
-    write_text(run.images_file, parts.images.fingerprint())
-    with run.locked():
-        training.finish(run, parts, test)
+    if is_first():
+        RunDirectory.create(path, parts.experiment)
+        write_text(run.images_file, parts.images.fingerprint())
+    training.of_all_ranks(run, parts, test)
     return run
 
 
@@ -105,11 +111,10 @@ def resume(
     run = RunDirectory.open(path)
     if not run.finished:
         experiment = run.experiment()
-        parts = _Parts.build(experiment, load_images(experiment, progress))
+        parts = _Parts.build(experiment, load_images(experiment, progress and is_first()))
         if run.images_file.is_file():
             parts.images.require(run.images_file.read_text(encoding="utf-8"), run.path)
-        with run.locked():
-            _Training.set_up(run, parts, progress, callbacks).finish(run, parts, test)
+        _Training.set_up(run, parts, progress, callbacks).of_all_ranks(run, parts, test)
     return run
 
 
@@ -154,7 +159,7 @@ class _SeedEpochs(L.Callback):
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        torch.manual_seed((self.seed + 1) * 1_000_003 + trainer.global_step)
+        torch.manual_seed((self.seed + 1) * 1_000_003 + trainer.global_step + (trainer.global_rank << 44))
 
 
 @dataclass(frozen=True)
@@ -189,8 +194,15 @@ class _Parts:
         module = MetricLearning(
             model, criterion, experiment.lr, experiment.weight_decay, queries, experiment.proxy_lr_factor
         )
+        here, nodes = machines(experiment.devices)
+        rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
         batches = ClassBalancedBatches(
-            table.labels, experiment.classes_per_batch, experiment.samples_per_class, experiment.seed
+            table.labels,
+            experiment.classes_per_batch,
+            experiment.samples_per_class,
+            experiment.seed,
+            rank if here * nodes > 1 else 0,
+            here * nodes,
         )
         epoch = _EpochBatches(batches, experiment.validate_every, module)
         geometry = GeometrySet(experiment, table, images.channels)
@@ -243,35 +255,55 @@ class _Training:
         with _quiet():
             return cls(_trainer(run, experiment, epochs, callbacks), recorder, interruption)
 
-    def finish(self, run: RunDirectory, parts: _Parts, test: bool) -> None:
+    def of_all_ranks(self, run: RunDirectory, parts: _Parts, test: bool) -> None:
+        """Train and test, on this rank and those beside it."""
+        devices = parts.experiment.devices
+        threads = parts.experiment.threads or max(1, torch.get_num_threads() // devices)
+        if not is_first():
+            torch.set_num_threads(threads)
+            with process_group_ended():
+                self._finish(run, parts, test)
+            return
+        with run.locked(), self.interruption, other_ranks(run.path, devices, threads):
+            self._finish(run, parts, test)
+
+    def _finish(self, run: RunDirectory, parts: _Parts, test: bool) -> None:
         """Train to the end, from the last checkpoint if there is one; then, if wanted, test with the best weights."""
         experiment, table = parts.experiment, parts.images.splits.train
         state = run.check_state()
         dataset = training_dataset(experiment, table, parts.images.channels)
-        with self.interruption, _quiet():
+        with _quiet():
             self.trainer.fit(
                 parts.module,
                 train_loader(dataset, parts.batches, workers(experiment, table), persistent=True),
-                evaluation_batches(experiment, parts.images.splits.validation, parts.images.channels),
+                _share(parts, parts.images.splits.validation, self.trainer),
                 ckpt_path=state,
                 weights_only=True,
             )
         if not test:
             return
-        device = self.trainer.strategy.root_device
-        last = _test(parts, device)[1] if experiment.score_last else None
+        last = _test(parts, self.trainer)[1] if experiment.score_last else None
         parts.module.load_state_dict(run.weights())
-        parts.module.to(device)
-        _score(run, parts, self.recorder, device, last)
+        _score(run, parts, self.recorder, self.trainer, last)
 
 
 def _trainer(run: RunDirectory, experiment: Experiment, epochs: int, callbacks: list[L.Callback]) -> L.Trainer:
     kind, _, index = experiment.device.partition(":")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device: {experiment.device} is not here ({torch.cuda.device_count()} CUDA devices are)")
+    here, nodes = machines(experiment.devices)
+    options: dict[str, Any] = {"devices": [int(index)] if index else here, "num_nodes": nodes}
+    if here * nodes > 1:
+        gpus = torch.cuda.is_available() and kind in {"auto", "cuda"}
+        unused = experiment.method == "ccp" and experiment.proxy_weight == 0
+        options["strategy"] = DDPStrategy(
+            process_group_backend="nccl" if gpus else "gloo", find_unused_parameters=unused
+        )
+        options["sync_batchnorm"] = gpus and not experiment.freeze_batchnorm
+        options["plugins"] = [] if "TORCHELASTIC_RUN_ID" in os.environ else [LightningEnvironment()]
     return L.Trainer(
         accelerator={"cuda": "gpu"}.get(kind, kind),
-        devices=[int(index)] if index else 1,
+        **options,
         precision=experiment.precision,
         max_epochs=epochs,
         gradient_clip_val=experiment.clip_norm,
@@ -285,29 +317,40 @@ def _trainer(run: RunDirectory, experiment: Experiment, epochs: int, callbacks: 
     )
 
 
-def _embedded(parts: _Parts, table: ImageTable, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embed a table by the weights as they are: embeddings (N, d) and labels (N,)."""
-    return embed(parts.module, evaluation_batches(parts.experiment, table, parts.images.channels), device)
+def _share(parts: _Parts, table: ImageTable, trainer: L.Trainer) -> Any:
+    """Give this rank's share of the images of a table, as batches."""
+    rank, ranks = trainer.global_rank, trainer.world_size
+    return evaluation_batches(parts.experiment, table, parts.images.channels, rank=rank, ranks=ranks)
 
 
-def _test(parts: _Parts, device: torch.device) -> tuple[torch.Tensor, RetrievalScores]:
+def _embedded(parts: _Parts, table: ImageTable, trainer: L.Trainer) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embed a table by the weights as they are, each rank its share: embeddings (N, d) and labels (N,)."""
+    device = trainer.strategy.root_device
+    found = embed(parts.module.to(device), _share(parts, table, trainer), device)
+    embeddings, labels = (gather_rows(rows.to(device)).cpu() for rows in found)
+    return embeddings, labels
+
+
+def _test(parts: _Parts, trainer: L.Trainer) -> tuple[torch.Tensor, RetrievalScores]:
     """Embed and score the test classes by the weights as they are."""
     table = parts.images.splits.test
-    parts.module.to(device)
-    embeddings, labels = _embedded(parts, table, device)
+    embeddings, labels = _embedded(parts, table, trainer)
     return embeddings, score_roles(embeddings, labels, is_query(table))
 
 
 def _score(
-    run: RunDirectory, parts: _Parts, recorder: Recorder, device: torch.device, last: RetrievalScores | None
+    run: RunDirectory, parts: _Parts, recorder: Recorder, trainer: L.Trainer, last: RetrievalScores | None
 ) -> None:
     """Embed the splits by the best weights, test, and write what a finished run has."""
     splits = parts.images.splits
     some = pool_rows(splits.train.labels, 12, 0, 0)[:2000]
-    for name, table in (("train", splits.train.select(np.unique(some))), ("validation", splits.validation)):
-        write_embeddings(run.embeddings / f"{name}.npz", _embedded(parts, table, device)[0], table)
-    embeddings, scores = _test(parts, device)
-    write_embeddings(run.embeddings / "test.npz", embeddings, splits.test)
+    tables = {"train": splits.train.select(np.unique(some)), "validation": splits.validation}
+    embedded = {name: _embedded(parts, table, trainer)[0] for name, table in tables.items()}
+    embedded["test"], scores = _test(parts, trainer)
+    if not trainer.is_global_zero:
+        return
+    for name, table in {**tables, "test": splits.test}.items():
+        write_embeddings(run.embeddings / f"{name}.npz", embedded[name], table)
     sizes = {
         name: {"classes": table.num_classes, "images": len(table)}
         for name, table in (("train", splits.train), ("validation", splits.validation), ("test", splits.test))
@@ -324,7 +367,7 @@ def _score(
             "partial": parts.experiment.allow_partial,
             "images_left_out": [f"{image.name}: {image.reason}" for image in parts.images.bad],
             "seed": parts.experiment.seed,
-            **provenance(device),
+            **provenance(trainer.strategy.root_device),
         },
     )
 

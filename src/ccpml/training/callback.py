@@ -21,10 +21,14 @@ class CCPCallback(L.Callback):
     optimiser step (after unscaling, before clipping), and after each validation takes the score and, if the
     instance has converged, makes the projection. Its state is part of Lightning's checkpoints.
 
+    On several ranks (``strategy="ddp"``) the pool is shared. The module's ``training_step`` computes the loss of the
+    joined batch there: ``self.criterion(*gather_batch(self(images), labels))``.
+
     Args:
         pool: Called as ``pool(module, draw)``; returns embeddings of b samples of each class by the module in
             eval mode, (C, b, d). ``draw`` is 0 at the start and then the number of the new instance, so that a pool
-            which is a function of it makes a resumed run equal an uninterrupted one. See `EmbeddingPool`.
+            which is a function of it makes a resumed run equal an uninterrupted one. On several ranks it may return
+            those of this rank's classes alone, as `EmbeddingPool` does.
         monitor: Name of the logged score; the higher the better.
         strength: λ; see `AlternatingProjections` for this and what follows.
         decay: The strength in instance k is λ · decay^k.
@@ -93,7 +97,7 @@ class CCPCallback(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin the first instance, unless a checkpoint was loaded."""
         if not self._restored:
-            self.projections.start(lambda: self._embed_pool(trainer, pl_module, 0))
+            self.projections.start(lambda: self.pool(pl_module, 0))
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
@@ -118,7 +122,7 @@ class CCPCallback(L.Callback):
             best = self.projections.best_proxies
             draw = self.projections.instance + 1
             optimizer = self._optimizer_of_proxies(trainer) if self.reset_optimizer else None
-            self.projections.project(lambda: self._embed_pool(trainer, pl_module, draw), optimizer)
+            self.projections.project(lambda: self.pool(pl_module, draw), optimizer)
             self.converged = best
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,8 +146,3 @@ class CCPCallback(L.Callback):
             if any(weight is proxies for group in optimizer.param_groups for weight in group["params"]):
                 return optimizer
         return None
-
-    def _embed_pool(self, trainer: L.Trainer, module: L.LightningModule, draw: int) -> Tensor:
-        """Embed the pool; all ranks go on with the first one's, so that their proxies are the same bit for bit."""
-        pool = self.pool(module, draw)
-        return trainer.strategy.broadcast(pool) if trainer.world_size > 1 else pool

@@ -4,9 +4,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
-from ccpml.method import lipschitz_normalize
+from ccpml.method import gather_batch, lipschitz_normalize
+from ccpml.method.ranks import gather_rows
 from ccpml.retrieval import RetrievalScores, evaluate
 
 __all__ = ["MetricLearning", "score_roles"]
@@ -37,6 +38,9 @@ class MetricLearning(L.LightningModule):
 
     Batches are images (B, C, H, W) and labels (B,). After each validation it logs ``map_at_r``,
     ``precision_at_1`` and ``r_precision``, and keeps the embeddings in ``validation``.
+
+    On several ranks (Lightning's ``strategy="ddp"``) each is given its part of each batch and of the validation images,
+    in the order of the ranks; the loss is that of the joined batch, and queries are shared.
 
     Args:
         model: From images to embeddings (B, d).
@@ -83,7 +87,7 @@ class MetricLearning(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss of a batch."""
         images, labels = batch
-        loss: Tensor = self.criterion(self(images), labels)
+        loss: Tensor = self.criterion(*gather_batch(self(images), labels))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -93,16 +97,22 @@ class MetricLearning(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole validation set."""
-        embeddings, labels = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
+        embeddings, labels = (gather_rows(torch.cat(parts)) for parts in zip(*self._outputs, strict=True))
         self._outputs.clear()
         if not torch.isfinite(embeddings).all():
             raise ValueError(
                 "the embeddings are no longer finite: the training has diverged; try a lower learning rate"
             )
         self.validation = embeddings, labels
-        scores = score_roles(embeddings, labels, self.is_query)
+        ranks = distributed.group.WORLD if self.trainer.world_size > 1 else None
+        scores = score_roles(embeddings, labels, self.is_query, group=ranks)
         for name in ("map_at_r", "precision_at_1", "r_precision"):
-            self.log(name, getattr(scores, name), rank_zero_only=self.trainer.world_size > 1)
+            self.log(name, getattr(scores, name), sync_dist=ranks is not None)  # the same on each rank
+
+    def configure_model(self) -> None:
+        """Tell DDP what it need not keep equal over the ranks: what the criterion remembers is so by itself."""
+        names = [f"criterion.{name}" for name, _ in self.criterion.named_buffers()]
+        self._ddp_params_and_buffers_to_ignore = names
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Set up Adam over network and criterion."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.data import ImageDataset, in_chunks, pool_draws, train_loader
+from ccpml.method.ranks import share_of
 from ccpml.training.embed import embed
 
 __all__ = ["EmbeddingPool"]
@@ -45,9 +46,15 @@ class EmbeddingPool:
             draw: Number of the pool; each gives other images.
 
         Returns:
-            Embeddings, (C, b, d).
+            Embeddings, (C, b, d); on several ranks, those of this rank's share of the classes.
         """
         draws = pool_draws(self.dataset.table.labels, self.per_class, self.dataset.seed, draw)
-        batches = train_loader(self.dataset, in_chunks(draws, self.batch_size), self.workers)
-        embeddings, _ = embed(module, batches, torch.device(getattr(module, "device", "cpu")))  # (C · b, d)
-        return embeddings.view(-1, self.per_class, embeddings.shape[1])
+        mine = share_of(len(draws) // self.per_class)
+        start = min(mine.start, len(draws) // self.per_class - 1)  # a rank without classes embeds one, which tells d
+        draws = draws[self.per_class * start : self.per_class * max(mine.stop, start + 1)]
+        device = torch.device(getattr(module, "device", "cpu"))
+        batches = train_loader(
+            self.dataset, in_chunks(draws, self.batch_size), self.workers, pin_memory=device.type == "cuda"
+        )
+        embeddings, _ = embed(module, batches, device)  # (C · b, d)
+        return embeddings.view(-1, self.per_class, embeddings.shape[1])[: len(mine)]

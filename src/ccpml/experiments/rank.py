@@ -1,0 +1,29 @@
+"""A rank beside the first one of a training on several devices: ``python -m ccpml.experiments.rank <run>``."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from ccpml.experiments.cell import end_with
+
+
+def main(path: Path) -> int:
+    """Train with the first rank, which decides when to stop and writes; return 0, or 1 for a failure."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first one, which ends the others
+    end_with(os.getppid())
+    from ccpml.experiments.train import resume
+
+    try:
+        resume(path, progress=False)
+    except Exception as error:
+        if any(word in str(error) for word in ("gloo", "NCCL")):  # the first rank has gone, or tells why not
+            return 1
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"ccpml: rank {os.environ['LOCAL_RANK']}: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

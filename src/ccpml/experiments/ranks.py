@@ -1,0 +1,124 @@
+"""The processes of a training on several devices, a rank each: the first starts the others on its machine.
+
+Where torchrun has started them all, as on several machines, there is nothing to start.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import distributed
+
+from ccpml.experiments.callbacks import Stopped
+
+__all__ = ["is_first", "machines", "other_ranks", "process_group_ended"]
+
+_PATIENCE = 10.0
+"""Seconds that another rank is given to end."""
+
+
+def is_first() -> bool:
+    """Say whether this process is the one that writes: not one of those beside it that train the same run."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def machines(devices: int) -> tuple[int, int]:
+    """Give the processes on this machine, and the machines: what was asked for, or what torchrun has started."""
+    if not _by_torchrun():
+        return devices, 1
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return here, int(os.environ["WORLD_SIZE"]) // here
+
+
+@contextmanager
+def other_ranks(run: Path, devices: int, threads: int) -> Iterator[None]:
+    """Have the other ranks train a run too while this process, the first, does; afterwards there are none.
+
+    Args:
+        run: The run directory; it has its settings.
+        devices: Number of ranks.
+        threads: CPU threads of each.
+
+    Raises:
+        RuntimeError: If one of them failed; it has said why on standard error.
+    """
+    if devices == 1 or _by_torchrun():
+        with process_group_ended():
+            yield
+        return
+    ours = {
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0", "LOCAL_RANK": "0"},
+        **{"WORLD_SIZE": str(devices), "OMP_NUM_THREADS": str(threads)},
+    }
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    command = [sys.executable, "-m", "ccpml.experiments.rank", str(run)]
+    processes = [
+        subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(rank)}, stdin=subprocess.DEVNULL)
+        for rank in range(1, devices)
+    ]
+    try:
+        with process_group_ended():
+            yield
+        _wait(processes)
+    except (Stopped, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        _wait(processes)
+        if _failed(processes):
+            raise RuntimeError(_failed(processes)) from error
+        raise
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        _wait(processes)
+        for process in processes:
+            process.kill()
+            process.wait()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+    if _failed(processes):
+        raise RuntimeError(_failed(processes))
+
+
+@contextmanager
+def process_group_ended() -> Iterator[None]:
+    """Take the process group apart afterwards: its threads must not outlive the interpreter."""
+    try:
+        yield
+    finally:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def _failed(processes: "list[subprocess.Popen[bytes]]") -> str:
+    """Say which ranks have failed; nothing if none has."""
+    codes = {rank: process.poll() for rank, process in enumerate(processes, 1)}
+    ranks = ", ".join(f"{rank} (exit code {code})" for rank, code in codes.items() if code)
+    return f"the training cannot go on without rank {ranks}; what it said stands above, if anything" if ranks else ""
+
+
+def _wait(processes: "list[subprocess.Popen[bytes]]") -> None:
+    """Wait until all have ended, but not for long."""
+    end = time.monotonic() + _PATIENCE
+    while any(process.poll() is None for process in processes) and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def _by_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
