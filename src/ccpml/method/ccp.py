@@ -94,7 +94,10 @@ class CCPLoss(nn.Module):
         self.pair_weight = pair_weight
         self.proxy_weight = proxy_weight
         here = len(self.classes), proxies_per_class, embedding_dim
-        self.proxies = nn.Parameter(torch.randn(here) / embedding_dim**0.5)  # (C, K, d)
+        own = None  # ranks with shards of other sizes draw as many random numbers all the same
+        if group is not None:
+            own = torch.Generator().manual_seed(int(torch.randint(2**62, ())) + self.classes.start)
+        self.proxies = nn.Parameter(torch.randn(here, generator=own) / embedding_dim**0.5)  # (C, K, d)
         labels = torch.arange(self.classes.start, self.classes.stop).repeat_interleave(proxies_per_class)  # (C · K,)
         self.register_buffer("proxy_labels", labels, persistent=False)
         if class_rate < 1:

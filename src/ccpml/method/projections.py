@@ -233,6 +233,12 @@ class AlternatingProjections:
             "best_proxies": None if self._best_proxies is None else self._best_proxies.clone(),
         }
 
+    def blank_state(self) -> dict[str, Any]:
+        """Give tensors of the shapes of all that `state_dict` can hold, for a checkpoint to be read into."""
+        blank = {name: torch.empty_like(value) for name, value in self._state().items()}
+        anchor = {name: torch.empty_like(value) for name, value in self._weights().items()}
+        return {"anchor": anchor, "best": blank, "best_proxies": torch.empty_like(self.criterion.proxies)}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave. The weights, proxies and optimiser are restored by their own owners.
 

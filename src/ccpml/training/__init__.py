@@ -5,5 +5,16 @@ from ccpml.training.embed import embed
 from ccpml.training.module import MetricLearning, score_roles
 from ccpml.training.pool import EmbeddingPool
 from ccpml.training.schedule import ReduceOnPlateau, Warmup
+from ccpml.training.sharded import load_sharded, save_sharded
 
-__all__ = ["CCPCallback", "EmbeddingPool", "MetricLearning", "ReduceOnPlateau", "Warmup", "embed", "score_roles"]
+__all__ = [
+    "CCPCallback",
+    "EmbeddingPool",
+    "MetricLearning",
+    "ReduceOnPlateau",
+    "Warmup",
+    "embed",
+    "load_sharded",
+    "save_sharded",
+    "score_roles",
+]
