@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ccpml.data.read import read_image
+from ccpml.data.read import read_part
 from ccpml.data.sampler import Draw
 from ccpml.data.seeds import CROPS, generator
 from ccpml.data.table import ImageTable
-from ccpml.data.transforms import EvalTransform, Transform
+from ccpml.data.transforms import EvalTransform, Transform, View
 
 __all__ = ["ImageDataset", "eval_loader", "train_loader"]
 
@@ -55,9 +55,12 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             BadImageError: If the image cannot be read.
         """
         epoch, row, copy = draw if isinstance(draw, tuple) else Draw(0, draw)
-        image = read_image(self.table.images[row], self.channels, self.transform.min_size)
-        image = self.transform(image, generator(CROPS, self.seed, epoch, row, copy))
-        pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
+
+        def view(shape: tuple[int, ...]) -> View:
+            return self.transform.view(shape, generator(CROPS, self.seed, epoch, row, copy))
+
+        image, needed = read_part(self.table.images[row], self.channels, view, self.transform.min_size)
+        pixels = np.ascontiguousarray(needed.of(image).transpose(2, 0, 1))
         return torch.from_numpy(pixels), int(self.table.labels[row])
 
 
