@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -101,10 +101,31 @@ def eval_loader(
     return _loader(dataset, batches, workers, pin_memory, persistent=True)
 
 
+class _Loader(DataLoader[Any]):
+    """A loader that lets go of its workers where one of them fails."""
+
+    def __iter__(self) -> Any:
+        batches = super().__iter__()
+        return batches if self.num_workers == 0 else _until_error(batches)
+
+
+def _until_error(batches: Iterator[Any]) -> Iterator[Any]:
+    """Hand on what workers read, until one of them fails.
+
+    The error that torch raises here refers to itself by its traceback, and to the workers: they would stay until the
+    garbage is collected, and then be waited for in vain. Where it happened, its text says.
+    """
+    try:
+        yield from batches
+    except Exception as error:
+        del batches
+        raise error.with_traceback(None) from None
+
+
 def _loader(
     dataset: ImageDataset, batches: Iterable[Any], workers: int, pin_memory: bool, persistent: bool
 ) -> DataLoader[Any]:
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
