@@ -89,13 +89,13 @@ def test_sizes() -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
-def test_a_part_of_a_truncated_file_is_refused(share: float, tmp_path: object) -> None:
+def test_a_part_of_a_truncated_file_is_refused(share: float) -> None:
     data = encoded(noisy(200, 120), "JPEG")
     short = data[: int(len(data) * share)]
     assert jpeg_size(short) is None or decode_jpeg(short, 3, None, lambda shape: Rows(shape, 9)) is None
 
 
-def test_damage_is_what_pillow_makes_of_it(tmp_path: object) -> None:
+def test_damage_is_what_pillow_makes_of_it() -> None:
     """Pillow goes on after damage; so does a part, to the same pixels."""
     data = bytearray(encoded(noisy(200, 120), "JPEG"))
     data[len(data) // 4] ^= 0x55

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from ccpml.data import (
 )
 from tests.data.pictures import encoded, smooth
 
+resource = pytest.importorskip("resource")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at /proc")
 
 
