@@ -319,7 +319,8 @@ SCRIPT = """
     def read_some(path, *args, **options):
         count.append(path)
         while len(count) > 40:
-            print("40", flush=True)
+            sys.stdout.write("40\\n")  # whole, for other threads say so too
+            sys.stdout.flush()
             sys.stdin.read()
         return read(path, *args, **options)
     cache_build.read_image = read_some

@@ -1,13 +1,9 @@
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ccpml.data import (
@@ -23,6 +19,7 @@ from ccpml.data import (
     pool_draws,
     train_loader,
 )
+from ccpml.data.seeds import CROPS, generator
 from tests.data.pictures import encoded, smooth
 
 
@@ -51,6 +48,19 @@ def test_items_are_channels_first_and_depend_on_the_draw_alone(table: ImageTable
     assert not torch.equal(image, ImageDataset(table, TrainTransform(16), 3, seed=5)[Draw(2, 5, 1)][0])
     assert dataset[np.int64(3)][0].shape == (3, 16, 16)  # type: ignore[index]
     assert len(dataset) == 14
+
+
+def test_items_are_what_pillow_crops_and_resizes(table: ImageTable) -> None:
+    transform = TrainTransform(16)
+    dataset = ImageDataset(table, transform, channels=3, seed=1)
+    for row in range(14):
+        rng = generator(CROPS, 1, 2, row, 0)
+        with Image.open(str(table.images[row])) as image:
+            left, top, width, height = transform.crop(*image.size, rng)
+            crop = image.convert("RGB").crop((left, top, left + width, top + height))
+        pixels = np.asarray(crop.resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
+        expected = pixels[:, ::-1] if rng.random() < 0.5 else pixels
+        assert np.abs(dataset[Draw(2, row, 0)][0].numpy().transpose(1, 2, 0) - expected).max() <= 2
 
 
 def test_training_is_the_same_with_any_number_of_workers(table: ImageTable) -> None:
@@ -103,36 +113,3 @@ def test_a_bad_image_is_named_from_a_worker_too(tmp_path: Path) -> None:
     for workers in (0, 1):
         with pytest.raises(BadImageError, match=r"bad\.png: not an image"):
             everything(eval_loader(table, EvalTransform(8), 3, batch_size=1, workers=workers))
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_ctrl_c_ends_main_process_and_workers_quietly() -> None:
-    script = """
-        import numpy as np
-        from ccpml.data import ImageDataset, ImageTable, TrainTransform, ClassBalancedBatches, train_loader
-        table = ImageTable(np.zeros((4, 9, 9), np.uint8), np.arange(4) // 2, ("a", "b"))
-        steps = ClassBalancedBatches(table.labels, 2, 2, seed=0).steps(0, 10**9)
-        try:
-            for _ in train_loader(ImageDataset(table, TrainTransform(8), 3), steps, workers=2):
-                print("batch", flush=True)
-        except KeyboardInterrupt:
-            print("interrupted", flush=True)
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "batch\n"
-        os.killpg(process.pid, signal.SIGINT)  # what a terminal does: to the whole group
-        out, err = process.communicate(timeout=20)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert out.endswith("interrupted\n")
-    assert "Traceback" not in err
-    assert process.returncode == 0

@@ -1,3 +1,4 @@
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +11,13 @@ integers = st.integers(-(2**62), 2**62)
 def test_equal_keys_and_only_they_give_equal_streams(a: tuple[int, int], b: tuple[int, int]) -> None:
     first = generator(CROPS, *a).integers(2**63, size=2).tolist()
     assert (first == generator(CROPS, *b).integers(2**63, size=2).tolist()) == (a == b)
+
+
+@given(integers, integers)
+def test_streams_are_those_of_the_words_one_by_one(a: int, b: int) -> None:
+    words = [CROPS, *(part >> shift & 0xFFFFFFFF for part in (a, b) for shift in (0, 32))]
+    expected = np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
+    assert generator(CROPS, a, b).integers(2**63) == expected.integers(2**63)
 
 
 def test_purposes_and_wide_words_do_not_meet() -> None:

@@ -42,6 +42,25 @@ def test_rgb_is_centred_and_divided(dtype: torch.dtype) -> None:
     torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("convention", [RGB, BGR], ids=["rgb", "bgr"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalisation_is_rounded_step_by_step(convention: InputConvention, channels: int) -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(channels, axis=1)
+    steps = values[:, ::-1] if convention.bgr else values
+    expected = (steps.astype(np.float32) / np.float32(255))[:, :, 0, 0]
+    expected = expected * np.float32(convention.scale) - np.array(convention.mean, np.float32)
+    np.testing.assert_array_equal(
+        seen_by(convention, torch.from_numpy(values)), expected / np.array(convention.std, np.float32)
+    )
+
+
+def test_gradients_reach_the_images() -> None:
+    images = torch.rand(2, 3, 4, 4, requires_grad=True)
+    EmbeddingModel(Echo(RGB), 3)(images).sum().backward()
+    assert images.grad is not None
+    assert images.grad.count_nonzero() == images.numel()
+
+
 def test_bgr_is_flipped_before_its_mean_is_subtracted() -> None:
     image = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1)
     np.testing.assert_allclose(seen_by(BGR, image), [[30 - 104, 20 - 117, 10 - 128]], rtol=1e-5)

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ccpml.data.read import read_image
+from ccpml.data.read import read_part
 from ccpml.data.sampler import Draw
 from ccpml.data.seeds import CROPS, generator
 from ccpml.data.table import ImageTable
-from ccpml.data.transforms import EvalTransform, Transform
+from ccpml.data.transforms import EvalTransform, Transform, View
 
 __all__ = ["ImageDataset", "eval_loader", "train_loader"]
 
@@ -55,9 +55,12 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             BadImageError: If the image cannot be read.
         """
         epoch, row, copy = draw if isinstance(draw, tuple) else Draw(0, draw)
-        image = read_image(self.table.images[row], self.channels, self.transform.min_size)
-        image = self.transform(image, generator(CROPS, self.seed, epoch, row, copy))
-        pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
+
+        def view(shape: tuple[int, ...]) -> View:
+            return self.transform.view(shape, generator(CROPS, self.seed, epoch, row, copy))
+
+        image, needed = read_part(self.table.images[row], self.channels, view, self.transform.min_size)
+        pixels = np.ascontiguousarray(needed.of(image).transpose(2, 0, 1))
         return torch.from_numpy(pixels), int(self.table.labels[row])
 
 
@@ -102,10 +105,31 @@ def eval_loader(
     return _loader(dataset, batches, workers, pin_memory, persistent=True)
 
 
+class _Loader(DataLoader[Any]):
+    """A loader that lets go of its workers where one of them fails."""
+
+    def __iter__(self) -> Any:
+        batches = super().__iter__()
+        return batches if self.num_workers == 0 else _until_error(batches)
+
+
+def _until_error(batches: Iterator[Any]) -> Iterator[Any]:
+    """Hand on what workers read, until one of them fails.
+
+    The error that torch raises here refers to itself by its traceback, and to the workers: they would stay until the
+    garbage is collected, and then be waited for in vain. Where it happened, its text says.
+    """
+    try:
+        yield from batches
+    except Exception as error:
+        del batches
+        raise error.with_traceback(None) from None
+
+
 def _loader(
     dataset: ImageDataset, batches: Iterable[Any], workers: int, pin_memory: bool, persistent: bool
 ) -> DataLoader[Any]:
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,

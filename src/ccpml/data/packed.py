@@ -41,7 +41,7 @@ class PackedImage(NamedTuple):
 
 
 def read_packed(image: PackedImage) -> NDArray[np.uint8]:
-    """Copy the pixels of an image from its pack: uint8, (H, W, C).
+    """Give the pixels of an image where they lie in its pack: uint8, (H, W, C), read-only.
 
     Raises:
         ValueError: If the packed file ends before the image does.
@@ -51,7 +51,7 @@ def read_packed(image: PackedImage) -> NDArray[np.uint8]:
     if pack.size() < image.offset + image.size:  # asked of the file: what it has lost must not be touched
         raise ValueError(f"the packed file {image.pack} is cut off")
     pixels = np.frombuffer(pack, np.uint8, image.size, image.offset)
-    return pixels.reshape(image.height, image.width, image.channels).copy()
+    return pixels.reshape(image.height, image.width, image.channels)
 
 
 @lru_cache(maxsize=8)

@@ -4,25 +4,28 @@ Pixels are taken as stored: a rotation noted in EXIF is not applied, as the benc
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from ccpml.data.jpeg import Part, decode_jpeg, jpeg_size
 from ccpml.data.packed import PackedImage, read_packed
 
-__all__ = ["BadImageError", "Header", "decode_image", "header_is_grey", "read_header", "read_image"]
+__all__ = ["BadImageError", "Header", "decode_image", "header_is_grey", "read_header", "read_image", "read_part"]
 
 # Pillow reads many more; some of them start other programs (EPS), and none is what people keep photos in.
 # (MPO, a JPEG with further pictures, comes with JPEG.)
 _FORMATS: Final = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM")
 _WITH_ALPHA: Final = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 _GREY_MODES: Final = frozenset({"1", "L", "LA", "La", "I"})
+
+
+P = TypeVar("P", bound=Part)
 
 
 class BadImageError(ValueError):
@@ -53,6 +56,15 @@ class Header(NamedTuple):
     grey: bool
 
 
+class _Whole:
+    """All of an image."""
+
+    rows = None
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        pass
+
+
 def read_image(
     source: Path | str | PackedImage | NDArray[np.uint8], channels: int, min_size: int | None = None
 ) -> NDArray[np.uint8]:
@@ -75,16 +87,50 @@ def read_image(
         >>> read_image(np.zeros((4, 6), np.uint8), channels=3).shape
         (4, 6, 3)
     """
+    pixels, _ = read_part(source, channels, _Whole, min_size)
+    return pixels.copy() if isinstance(source, PackedImage) else pixels
+
+
+def read_part(
+    source: Path | str | PackedImage | NDArray[np.uint8],
+    channels: int,
+    part: Callable[[tuple[int, ...]], P],
+    min_size: int | None = None,
+) -> tuple[NDArray[np.uint8], P]:
+    """Read the upper rows of an image, as many as are needed: as ``read_image`` gives them, (rows or more, W, C).
+
+    What is not needed is not looked at, so damage there may go unnoticed.
+
+    Args:
+        source: As for ``read_image``.
+        channels: C: 1 for grey, 3 for RGB.
+        part: Says what is needed of an image of a shape, H, W and C; it may be asked twice.
+        min_size: As for ``read_image``.
+
+    Returns:
+        The pixels, perhaps read-only, and what ``part`` said of them.
+
+    Raises:
+        BadImageError: As for ``read_image``.
+        ValueError: As for ``read_image``.
+
+    Example:
+        >>> from ccpml.data import TrainTransform
+        >>> transform, rng = TrainTransform(8), np.random.default_rng(0)
+        >>> image = np.zeros((20, 30, 3), np.uint8)
+        >>> pixels, view = read_part(image, 3, lambda shape: transform.view(shape, rng))
+        >>> view.of(pixels).shape
+        (8, 8, 3)
+    """
     _check_channels(channels)
-    if isinstance(source, np.ndarray):
-        return _convert_array(source, channels)
-    if isinstance(source, PackedImage):
-        return _convert_array(_unpacked(source), channels)
+    if isinstance(source, np.ndarray | PackedImage):
+        pixels = _convert_array(source if isinstance(source, np.ndarray) else _unpacked(source), channels)
+        return pixels, part(pixels.shape)
     try:
         data = Path(source).read_bytes()
     except OSError as error:
         raise BadImageError(f"cannot be opened ({error.strerror or error})", str(source)) from error
-    return decode_image(data, channels, min_size, name=str(source))
+    return _decode(data, channels, part, min_size, str(source))
 
 
 def decode_image(data: bytes, channels: int, min_size: int | None = None, name: str = "") -> NDArray[np.uint8]:
@@ -101,15 +147,25 @@ def decode_image(data: bytes, channels: int, min_size: int | None = None, name: 
         ValueError: If ``channels`` is neither 1 nor 3.
     """
     _check_channels(channels)
+    return _decode(data, channels, _Whole, min_size, name)[0]
+
+
+def _decode(
+    data: bytes, channels: int, part: Callable[[tuple[int, ...]], P], min_size: int | None, name: str
+) -> tuple[NDArray[np.uint8], P]:
     if not data:
         raise BadImageError("the file is empty", name)
+    size = jpeg_size(data)
+    if size is not None:
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and size.width * size.height > limit:
+            raise BadImageError(_too_large(), name)
+        decoded = decode_jpeg(data, channels, min_size, part)
+        if decoded is not None:
+            return decoded
     with _opened(io.BytesIO(data), name) as image:
-        if image.format in {"JPEG", "MPO"} and image.mode in {"L", "RGB"}:
-            reducible = min_size is not None and min(image.size) >= 2 * min_size
-            pixels = _decode_jpeg(data, channels, min_size if reducible else None)
-            if pixels is not None:
-                return pixels
-        return _convert_pillow(image, channels)
+        pixels = _convert_pillow(image, channels)
+        return pixels, part(pixels.shape)
 
 
 def read_header(source: Path | str) -> Header:
@@ -166,19 +222,6 @@ def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
 
 def _too_large() -> str:
     return f"refused, it has more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
-
-
-def _decode_jpeg(data: bytes, channels: int, min_size: int | None) -> NDArray[np.uint8] | None:
-    """Decode with simplejpeg; None where its strict decoder complains, and Pillow shall decide."""
-    colorspace = "GRAY" if channels == 1 else "RGB"
-    try:
-        if min_size is None:
-            pixels = simplejpeg.decode_jpeg(data, colorspace)
-        else:
-            pixels = simplejpeg.decode_jpeg(data, colorspace, min_height=min_size, min_width=min_size, min_factor=2)
-    except ValueError:
-        return None
-    return cast("NDArray[np.uint8]", pixels)
 
 
 def _convert_pillow(image: Image.Image, channels: int) -> NDArray[np.uint8]:

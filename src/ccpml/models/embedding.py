@@ -140,12 +140,17 @@ class EmbeddingModel(nn.Module):
         if not fits or not (images.dtype == torch.uint8 or images.is_floating_point()):
             expected = f"uint8 or floating point (B, {channels}, H, W)"
             raise ValueError(f"images: expected {expected}, got {images.dtype} {tuple(images.shape)}")
-        images = images.to(self.mean.dtype) / (255 if images.dtype == torch.uint8 else 1)
+        if images.dtype == torch.uint8:  # from here on in one piece of memory: fresh memory is what costs
+            images = images.to(self.mean.dtype).div_(255)
+        else:
+            images = images.to(self.mean.dtype, copy=True)
+        if convention.scale != 1:
+            images = images.mul_(convention.scale)
         if images.shape[1] < channels:
-            images = images.expand(-1, channels, -1, -1)
+            images = images.repeat(1, channels, 1, 1)
         if convention.bgr:
             images = images.flip(1)
-        return (images * convention.scale - self.mean) / self.std
+        return images.sub_(self.mean).div_(self.std)
 
 
 _freeze = freeze_batchnorm  # the argument of EmbeddingModel has the same name

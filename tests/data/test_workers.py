@@ -1,0 +1,164 @@
+"""What the loaders' processes leave behind: nothing, however they end."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ccpml.data import (
+    BadImageError,
+    ClassBalancedBatches,
+    Draw,
+    ImageDataset,
+    ImageTable,
+    TrainTransform,
+    build_cache,
+    load_source,
+    train_loader,
+)
+from tests.data.pictures import encoded, smooth
+
+resource = pytest.importorskip("resource")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at /proc")
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+class Watched(ImageDataset):
+    """In place of classes, it gives the open files and the peak of memory, MiB, of the process that reads."""
+
+    def __getitem__(self, draw: Draw | int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        image, _ = super().__getitem__(draw)
+        return image, torch.tensor([open_files(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "class").mkdir()
+    for number in range(16):
+        (folder / f"class/{number}.jpg").write_bytes(encoded(smooth(400, 500 + number), "JPEG"))
+    return folder
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_memory_and_open_files_stay_as_they_are(folder: Path, packed: bool) -> None:
+    """An image kept of each draw would be 36 MiB an epoch, a file 64; batches that are underway hold a few."""
+    if packed:
+        build_cache(f"folder:{folder}", progress=False)
+    table = load_source(f"folder:{folder}", side=256 if packed else None).table
+    steps = ClassBalancedBatches(table.labels, 1, 16, seed=0).steps(0, 4)
+    loader = train_loader(Watched(table, TrainTransform(64), 3), steps, workers=1, persistent=True)
+    epochs = [torch.cat([seen for _, seen in loader]).amax(0) for _ in range(5)]
+    files, mib = torch.stack(epochs).T.tolist()
+    assert max(files) - min(files) < 20
+    assert mib[-1] - mib[1] < 20
+    mappings = Path("/proc/self/maps").read_text().count("pixels-")
+    dataset = ImageDataset(table, TrainTransform(64), 3)
+    assert all(dataset[row][0].shape == (3, 64, 64) for row in range(16))
+    assert Path("/proc/self/maps").read_text().count("pixels-") == mappings + packed
+
+
+@contextmanager
+def no_process_left() -> Iterator[None]:
+    before = set(multiprocessing.active_children())
+    yield
+    deadline = time.monotonic() + 4  # torch terminates after five seconds what does not end by itself
+    while set(multiprocessing.active_children()) - before:
+        assert time.monotonic() < deadline, "workers are still there"
+        time.sleep(0.02)
+
+
+def four_squares(persistent: bool = False) -> torch.utils.data.DataLoader[tuple[Tensor, Tensor]]:
+    table = ImageTable(np.zeros((4, 9, 9), np.uint8), np.arange(4) // 2, ("a", "b"))
+    steps = ClassBalancedBatches(table.labels, 2, 2, seed=0).steps(0, 9)
+    return train_loader(ImageDataset(table, TrainTransform(8), 3), steps, workers=2, persistent=persistent)
+
+
+def test_workers_end_with_the_epoch_or_a_break_or_the_loader() -> None:
+    with no_process_left():
+        assert len(list(four_squares())) == 9
+    with no_process_left():
+        for _ in four_squares():
+            break
+    with no_process_left():
+        loader = four_squares(persistent=True)
+        assert sum(1 for _ in range(2) for _ in loader) == 18
+        assert len(multiprocessing.active_children()) >= 2
+        del loader
+
+
+def test_workers_end_with_an_exception_of_one_or_of_the_loop(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    table = ImageTable((tmp_path / "bad.png",), np.array([0]), ("a",))
+    loader = train_loader(ImageDataset(table, TrainTransform(8), 3), [[Draw(0, 0)]] * 5, workers=2)
+    with no_process_left(), suppress(BadImageError):
+        list(loader)
+    with no_process_left(), suppress(ZeroDivisionError):
+        for _ in four_squares():
+            raise ZeroDivisionError
+
+
+SCRIPT = """
+    import multiprocessing
+    import numpy as np
+    from ccpml.data import ImageDataset, ImageTable, TrainTransform, ClassBalancedBatches, train_loader
+    table = ImageTable(np.zeros((4, 9, 9), np.uint8), np.arange(4) // 2, ("a", "b"))
+    steps = ClassBalancedBatches(table.labels, 2, 2, seed=0).steps(0, 10**9)
+    try:
+        for _ in train_loader(ImageDataset(table, TrainTransform(8), 3), steps, workers=2):
+            print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def runs(process: int) -> bool:
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("end", ["Ctrl-C", "SIGINT to the main process", "SIGKILL to the main process"])
+def test_workers_end_quietly_with_the_main_process(end: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        workers = [int(number) for number in process.stdout.readline().split()]
+        assert len(workers) == 2
+        if end == "Ctrl-C":
+            os.killpg(process.pid, signal.SIGINT)  # what a terminal does: to the whole group
+        else:
+            process.send_signal(signal.SIGINT if "INT" in end else signal.SIGKILL)
+        out, err = process.communicate(timeout=30)  # their ends of the pipes are closed then too
+        deadline = time.monotonic() + 20
+        while any(map(runs, workers)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not any(map(runs, workers))
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "Traceback" not in err
+    assert process.returncode == (-signal.SIGKILL if "KILL" in end else 0)
+    assert out.endswith("interrupted\n") or "KILL" in end
