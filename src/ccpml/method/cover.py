@@ -10,6 +10,9 @@ from ccpml.method.checks import check_embeddings, check_labels, check_points
 
 __all__ = ["average_covering_radius", "average_interclass_distance", "covering_radius", "greedy_k_center"]
 
+_BLOCK = 2**20
+"""Numbers in the points of a block of classes."""
+
 
 @torch.no_grad()
 def greedy_k_center(points: Tensor, centers: Tensor, k: int) -> Tensor:
@@ -41,7 +44,13 @@ def greedy_k_center(points: Tensor, centers: Tensor, k: int) -> Tensor:
     if not 1 <= k <= points.shape[1]:
         raise ValueError(f"k: expected 1..{points.shape[1]} (the points of a class), got {k}")
     points, centers = _alike(points, centers)
-    return _greedy(points, _nearest(points, centers), k)[0]
+    size = points.shape[0]
+    if (
+        points.device.type == "cpu"
+    ):  # classes by the block, so that their points stay in the cache from choice to choice
+        size = _BLOCK // max(1, points.shape[1] * points.shape[2])
+    blocks = zip(points.split(max(1, size)), centers.split(max(1, size)), strict=True)
+    return torch.cat([_greedy(some, _nearest(some, there), k) for some, there in blocks])
 
 
 @torch.no_grad()
@@ -103,7 +112,7 @@ def average_covering_radius(embeddings: Tensor, labels: Tensor) -> float:
     for n in torch.unique(sizes).tolist():  # classes of one size are covered together
         rows = order[first[sizes == n, None] + torch.arange(n, device=order.device)]  # (classes, n)
         points = embeddings[rows]
-        radii = _greedy(points, points.norm(dim=-1), n)[1]  # (classes, n)
+        radii = _radii(points, _greedy(points, points.norm(dim=-1), n))  # (classes, n)
         total += radii.to(torch.float64).mean(1).sum().item()
     return total / len(sizes)
 
@@ -159,29 +168,33 @@ def _checked_set(embeddings: Tensor, labels: Tensor) -> Tensor:
 def _nearest(points: Tensor, centers: Tensor) -> Tensor:
     """Give m: distances to the nearest centre, (C, b); infinite without centres."""
     nearest = points.new_full(points.shape[:2], torch.inf)
+    differences = torch.empty_like(points)
     for center in centers.unbind(1):
-        nearest = torch.minimum(nearest, _distances(points, center))
+        nearest = torch.minimum(nearest, _distances(points, center, differences))
     return nearest
 
 
-def _distances(points: Tensor, center: Tensor) -> Tensor:
+def _distances(points: Tensor, center: Tensor, differences: Tensor) -> Tensor:
     """Give distances of each class's points (C, b, d) to its centre (C, d), from differences: free of cancellation."""
-    return torch.cdist(points, center[:, None], compute_mode="donot_use_mm_for_euclid_dist").squeeze(2)
+    return torch.linalg.vector_norm(torch.sub(points, center[:, None], out=differences), dim=2)
 
 
-def _greedy(points: Tensor, nearest: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Choose k points greedily; give their indices, and the radii of the covers by the first 1..k: both (C, k).
+def _greedy(points: Tensor, nearest: Tensor, k: int) -> Tensor:
+    """Choose k points greedily, given the distances to the nearest centre that is there, (C, b): indices, (C, k)."""
+    classes, differences = torch.arange(len(points), device=points.device), torch.empty_like(points)
+    chosen = [nearest.argmax(1)]  # the first of equals
+    while len(chosen) < k:
+        taken = points[classes, chosen[-1]]  # (C, d)
+        nearest = torch.minimum(nearest, _distances(points, taken, differences))
+        chosen.append(nearest.argmax(1))
+    return torch.stack(chosen, 1)
 
-    The radii count the chosen points alone, not the centres from which ``nearest`` was measured.
-    """
-    classes = torch.arange(len(points), device=points.device)
-    covered = torch.full_like(nearest, torch.inf)
-    chosen, radii = [], []
-    for _ in range(k):
-        farthest = nearest.argmax(1)  # the first of equals
-        distance = _distances(points, points[classes, farthest])
-        nearest = torch.minimum(nearest, distance)
-        covered = torch.minimum(covered, distance)
-        chosen.append(farthest)
+
+def _radii(points: Tensor, chosen: Tensor) -> Tensor:
+    """Give the radii of the covers by the first 1..k of the chosen points, (C, k)."""
+    classes, differences = torch.arange(len(points), device=points.device), torch.empty_like(points)
+    covered, radii = points.new_full(points.shape[:2], torch.inf), []
+    for one in chosen.unbind(1):
+        covered = torch.minimum(covered, _distances(points, points[classes, one], differences))
         radii.append(covered.amax(1))
-    return torch.stack(chosen, 1), torch.stack(radii, 1)
+    return torch.stack(radii, 1)

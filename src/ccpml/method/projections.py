@@ -182,8 +182,7 @@ class AlternatingProjections:
             raise ValueError(f"score: expected a finite number, got {score}")
         if self.best_score is None or score > self.best_score + self.min_delta:
             self.best_score, self.stale = score, 0
-            self._best = {name: value.detach().clone() for name, value in self._state().items()}
-            self._best_proxies = self.criterion.proxies.detach().clone()
+            self._keep({**self._state(), "": self.criterion.proxies})
         else:
             self.stale += 1
         return self.stale >= self.patience
@@ -262,6 +261,19 @@ class AlternatingProjections:
         self._best_proxies = None if proxies is None else proxies.to(self.criterion.proxies.device, copy=True)
         self._started, self.instance, self.stale, self.strength_now = numbers
         self.best_score = state["best_score"]
+
+    @torch.no_grad()
+    def _keep(self, state: dict[str, Tensor]) -> None:
+        """Copy the best weights, buffers and proxies, where they are, over the last copy if there is one."""
+        if self._best_proxies is None:
+            copies = {name: value.detach().clone() for name, value in state.items()}
+        else:
+            copies = {**self._best, "": self._best_proxies}
+            same = [name for name in copies if copies[name].device == state[name].device]
+            torch._foreach_copy_([copies[name] for name in same], [state[name].detach() for name in same])
+            copies |= {name: state[name].detach().clone() for name in state.keys() - set(same)}
+        self._best_proxies = copies.pop("")
+        self._best = copies
 
     def _begin_instance(self) -> None:
         self.best_score, self.stale = None, 0
