@@ -52,6 +52,7 @@ class Experiment:
         tau: τ of soft_triple.
         centers_per_class: Proxies per class of soft_triple and subcenter_arcface.
         proxies_per_class: K of CCP.
+        class_rate: Of CCP's classes, the share with whose proxies a step compares; below 1 for very many classes.
         pool_size: b, the images of a class among which CCP chooses proxies.
         memory_batches: Batches that the memory of xbm holds.
         memory_start: Steps until xbm compares with its memory.
@@ -96,6 +97,8 @@ class Experiment:
         devices: Processes that train together, each on a device of its own (CPU processes, without one) and with its
             share of the classes of a batch. Where torchrun starts them, its number holds.
         precision: 32-true, 64-true, bf16-mixed or 16-mixed.
+        channels_last: Whether images lie in memory pixel by pixel, which most convolutions are faster with.
+        compile: Whether the network is compiled by torch.compile, for which a CPU needs a C++ compiler.
         threads: CPU threads; null leaves the choice to torch. Results are equal bit for bit for equal threads.
         workers: Processes that read images; null is 0 for images in memory, else 2.
     """
@@ -127,6 +130,7 @@ class Experiment:
     tau: float | None = None
     centers_per_class: int | None = None
     proxies_per_class: int | None = None
+    class_rate: float = 1.0
     pool_size: int | None = None
     memory_batches: int | None = None
     memory_start: int = 1000
@@ -168,6 +172,8 @@ class Experiment:
     device: str = "auto"
     devices: int = 1
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
+    channels_last: bool = False
+    compile: bool = False
     threads: int | None = None
     workers: int | None = None
 
@@ -186,6 +192,8 @@ class Experiment:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{name}: expected 0 or more, got {value}")
+        if not 0 < self.class_rate <= 1:
+            raise ValueError(f"class_rate: expected a share above 0 and up to 1, got {self.class_rate}")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed: expected 0..2147483647, got {self.seed}")
         if self.method == "ccp" and (self.proxies_per_class or 0) > (self.pool_size or math.inf):

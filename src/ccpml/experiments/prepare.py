@@ -1,6 +1,8 @@
 """From an experiment to its parts: images, network, criterion."""
 
 import hashlib
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,6 +57,7 @@ __all__ = [
     "is_query",
     "load_images",
     "readable_images",
+    "require_compiler",
     "require_weights",
     "stored_side",
     "transforms",
@@ -221,6 +224,19 @@ def build_model(experiment: Experiment, channels: int, weights: bool = True) -> 
     )
 
 
+def require_compiler(experiment: Experiment) -> None:
+    """Check that there is what torch.compile needs.
+
+    Raises:
+        ValueError: If a CPU shall be used and there is no C++ compiler.
+    """
+    cpu = experiment.device == "cpu" or (experiment.device == "auto" and not torch.accelerator.is_available())
+    if cpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise ValueError(
+            "compile: on a CPU torch.compile needs a C++ compiler such as g++; install one, or leave it off"
+        )
+
+
 def require_weights(experiment: Experiment) -> None:
     """Check that the weights to start from are there and fit, before images are read.
 
@@ -253,6 +269,7 @@ def build_criterion(experiment: Experiment, num_classes: int) -> nn.Module:
         proxies_per_class=settings.proxies_per_class,
         pair_weight=settings.pair_weight,
         proxy_weight=settings.proxy_weight,
+        class_rate=settings.class_rate,
     )
 
 

@@ -32,6 +32,7 @@ from ccpml.experiments.prepare import (
     is_query,
     load_images,
     pool_dataset,
+    require_compiler,
     require_weights,
     training_dataset,
     workers,
@@ -182,6 +183,11 @@ class _Parts:
         torch.manual_seed(experiment.seed)
         table = images.splits.train
         model = build_model(experiment, images.channels)
+        if experiment.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types floats alone
+        if experiment.compile:
+            require_compiler(experiment)
+            model.compile()
         with evaluating(model):  # an image size that the network cannot take shows here, not in training
             model(torch.zeros(1, images.channels, experiment.image_size or 1, experiment.image_size or 1))
         criterion = build_criterion(experiment, table.num_classes)

@@ -49,7 +49,7 @@ def greedy_k_center(points: Tensor, centers: Tensor, k: int) -> Tensor:
         points.device.type == "cpu"
     ):  # classes by the block, so that their points stay in the cache from choice to choice
         size = _BLOCK // max(1, points.shape[1] * points.shape[2])
-    blocks = zip(points.split(max(1, size)), centers.split(max(1, size)), strict=True)
+    blocks = zip(torch.split(points, max(1, size)), torch.split(centers, max(1, size)), strict=True)
     return torch.cat([_greedy(some, _nearest(some, there), k) for some, there in blocks])
 
 
@@ -176,7 +176,8 @@ def _nearest(points: Tensor, centers: Tensor) -> Tensor:
 
 def _distances(points: Tensor, center: Tensor, differences: Tensor) -> Tensor:
     """Give distances of each class's points (C, b, d) to its centre (C, d), from differences: free of cancellation."""
-    return torch.linalg.vector_norm(torch.sub(points, center[:, None], out=differences), dim=2)
+    distances: Tensor = torch.linalg.vector_norm(torch.sub(points, center[:, None], out=differences), dim=2)
+    return distances
 
 
 def _greedy(points: Tensor, nearest: Tensor, k: int) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ccpml.method import gather_batch, lipschitz_normalize
 from ccpml.method.ranks import gather_rows
@@ -111,8 +112,39 @@ class MetricLearning(L.LightningModule):
 
     def configure_model(self) -> None:
         """Tell DDP what it need not keep equal over the ranks: what the criterion remembers is so by itself."""
-        names = [f"criterion.{name}" for name, _ in self.criterion.named_buffers()]
-        self._ddp_params_and_buffers_to_ignore = names
+        shards = ["criterion.proxies"] if self._sharded() else []
+        self._ddp_params_and_buffers_to_ignore = [f"criterion.{name}" for name, _ in self.criterion.named_buffers()]
+        self._ddp_params_and_buffers_to_ignore += shards
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm of all gradients, those of other ranks' proxies among them."""
+        if gradient_clip_val is None or not self._sharded():
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        proxies = self.criterion.get_parameter("proxies")
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        of_network = [weight.grad for weight in weights if weight is not proxies and weight.grad is not None]
+        of_proxies = proxies.new_zeros(()) if proxies.grad is None else proxies.grad.norm().square()
+        distributed.all_reduce(of_proxies, group=self.criterion.group)
+        total = (get_total_norm(of_network).square() + of_proxies).sqrt()
+        clip_grads_with_norm_(weights, gradient_clip_val, total)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse where the file of the first rank would lack the proxies of the others.
+
+        Raises:
+            RuntimeError: If proxies are sharded; `save_sharded` saves them.
+        """
+        if self._sharded():
+            raise RuntimeError("proxies are sharded over ranks: save them by ccpml.training.save_sharded")
+
+    def _sharded(self) -> bool:
+        return getattr(self.criterion, "group", None) is not None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Set up Adam over network and criterion."""
@@ -121,4 +153,7 @@ class MetricLearning(L.LightningModule):
             for part, lr in ((self.model, self.lr), (self.criterion, self.lr * self.proxy_lr_factor))
         ]
         trained = [group for group in groups if group["params"]]
-        return torch.optim.Adam(trained, lr=self.lr, weight_decay=self.weight_decay)
+        # One pass over weights and moments. Mixed precision keeps to several: Lightning clips no fused optimiser there.
+        mixed = self._trainer is not None and str(self._trainer.precision).endswith("-mixed")
+        fused = not mixed and {weight.device.type for weight in self.parameters()} <= {"cpu", "cuda"}
+        return torch.optim.Adam(trained, lr=self.lr, weight_decay=self.weight_decay, fused=fused)

@@ -1,0 +1,63 @@
+"""Lightning on two ranks trains as on one, with proxies on each or sharded."""
+
+import os
+
+import lightning as L
+import pytest
+import torch
+from torch import distributed, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ccpml import CCPCallback, CCPLoss, TripletMarginLoss
+from ccpml.method.ranks import gather_rows, share_of
+from ccpml.training import MetricLearning
+from tests.ranks import run_on_ranks
+
+X = torch.randn(48, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(48) // 2 % 6
+POOL = torch.randn(6, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+
+
+def part_of_batches(batch):
+    """This rank's part of each batch, and of the validation set."""
+    ranks = distributed.get_world_size() if distributed.is_initialized() else 1
+    size, first = batch // ranks, share_of(ranks).start
+    return [range(start + first * size, start + (first + 1) * size) for start in range(0, len(X), batch)]
+
+
+def trained(sharded):
+    torch.manual_seed(3)
+    group = distributed.group.WORLD if sharded and distributed.is_initialized() else None
+    net = nn.Linear(9, 5, bias=False)
+    criterion = CCPLoss(TripletMarginLoss(0.1), 6, 5, 2, group=group)
+    module = MetricLearning(net, criterion, lr=0.05, weight_decay=0.01).double()
+    callback = CCPCallback(lambda module, draw: POOL * (draw + 1), patience=1, strength=0.1, min_delta=1.0)
+    ranks = {}
+    if distributed.is_initialized():
+        os.environ |= {"LOCAL_RANK": str(distributed.get_rank()), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        ranks = {"devices": distributed.get_world_size(), "strategy": "ddp"}
+    quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+    options = {"max_epochs": 3, "gradient_clip_val": 0.02, "num_sanity_val_steps": 0, "use_distributed_sampler": False}
+    trainer = L.Trainer(accelerator="cpu", precision="64-true", callbacks=[callback], **quiet, **options, **ranks)
+    data = TensorDataset(X, LABELS)
+    trainer.fit(
+        module, DataLoader(data, batch_sampler=part_of_batches(12)), DataLoader(data, batch_sampler=part_of_batches(48))
+    )
+    assert callback.projections.instance >= 1
+    scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if sharded and group is not None:
+        with pytest.raises(RuntimeError, match="save them by ccpml"):
+            trainer.save_checkpoint("never-written.ckpt")
+    proxies = criterion.proxies.detach()
+    return scores, net.weight.detach(), gather_rows(proxies) if group else proxies
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_ranks_train_as_one_process_does(sharded):
+    scores, weights, proxies = trained(False)
+    for rank in run_on_ranks(trained, 2, sharded):
+        assert rank[0] == pytest.approx(scores, rel=1e-6)
+        torch.testing.assert_close(rank[1], weights, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(rank[2], proxies, rtol=1e-6, atol=1e-9)
