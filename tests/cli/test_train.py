@@ -83,6 +83,11 @@ def test_evaluate_embed_and_report(run, folder, tmp_path, capsys):
     expected = json.loads((run / "scores.json").read_text())["test"]
     assert f"MAP@R {expected['map_at_r']:.4f}" in capsys.readouterr().out
     assert json.loads((tmp_path / "s.json").read_text())["map_at_r"] == pytest.approx(expected["map_at_r"])
+    assert main(["evaluate", str(run), "--clusters", "-o", str(tmp_path / "c.json")]) == 0
+    record, shown = json.loads((tmp_path / "c.json").read_text()), capsys.readouterr()
+    assert f"NMI {record['nmi']:.4f}, AMI {record['ami']:.4f} ({record['num_clusters']} clusters)" in shown.out
+    assert record["map_at_r"] == pytest.approx(expected["map_at_r"])
+    assert "clustering" in shown.err
     assert main(["embed", str(run), f"folder:{folder}", "-o", str(tmp_path / "e.npz")]) == 0
     with np.load(tmp_path / "e.npz", allow_pickle=False) as file:
         assert set(file.files) == {"embeddings", "labels", "paths", "class_names", "roles"}

@@ -74,7 +74,7 @@ def test_instances_are_recorded(run):
 
 
 def test_scores_are_those_of_the_best_weights(run, tmp_path):
-    scores, size = evaluate_run(run)
+    scores, size, _ = evaluate_run(run)
     assert size == "6 classes, 30 images"
     assert scores.as_dict() == pytest.approx(run.scores()["test"])
     weights = load_file(run.weights_file)
@@ -93,7 +93,7 @@ def test_embed_writes_what_evaluate_sees(run, folder, tmp_path):
         assert file["class_names"][file["labels"][0]] == "group0/class00"
         row = file["paths"].tolist().index(test["paths"][0])
         np.testing.assert_allclose(file["embeddings"][row], test["embeddings"][0], rtol=1e-4, atol=1e-6)
-    scores, size = evaluate_run(run, f"folder:{folder}")
+    scores, size, _ = evaluate_run(run, f"folder:{folder}")
     assert size == "12 classes, 60 images"
     assert scores.num_queries == 60
 
@@ -168,7 +168,7 @@ def test_queries_and_gallery_of_a_csv_file(tmp_path):
     settings = {**QUICK, "max_steps": 2}
     run = train(Experiment(data=f"csv:{tmp_path / 'list.csv'}", **settings), tmp_path / "run", progress=False)
     assert run.scores()["test"]["num_queries"] == 2
-    scores, _ = evaluate_run(run, f"csv:{tmp_path / 'list.csv'}")
+    scores, _, _ = evaluate_run(run, f"csv:{tmp_path / 'list.csv'}")
     assert scores.as_dict() == pytest.approx(run.scores()["test"])
 
 

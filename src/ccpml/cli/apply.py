@@ -15,6 +15,7 @@ def evaluate(arguments: list[str]) -> int:
     command.add_argument("run", type=Path, help="run directory")
     command.add_argument("data", nargs="?", help=f"{_DATA}; by default the run's test classes")
     _add_data_options(command)
+    command.add_argument("--clusters", action="store_true", help="k-means too: NMI and AMI, k the number of classes")
     command.add_argument("-o", "--output", type=Path, help="write the scores to this JSON file too")
     options = command.parse_args(arguments)
     require_run(options.run)
@@ -27,10 +28,15 @@ def evaluate(arguments: list[str]) -> int:
     from ccpml.experiments.files import write_json
     from ccpml.experiments.rundir import RunDirectory
 
-    scores, size = evaluate_run(RunDirectory.open(options.run), options.data, **_data_options(options))
-    print(f"{size}\n{scores}")
+    run = RunDirectory.open(options.run)
+    found = evaluate_run(run, options.data, clusters=options.clusters, **_data_options(options))
+    print(f"{found.size}\n{found.scores}")
+    record = {"run": str(options.run), "data": options.data, "size": found.size, **found.scores.as_dict()}
+    if found.clusters is not None:
+        print(found.clusters)
+        record.update(found.clusters.as_dict())
     if options.output is not None:
-        write_json(options.output, {"run": str(options.run), "data": options.data, "size": size, **scores.as_dict()})
+        write_json(options.output, record)
     return 0
 
 

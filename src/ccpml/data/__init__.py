@@ -5,7 +5,7 @@ from ccpml.data.check import BadImage, BadImagesError, all_grey, check_images
 from ccpml.data.dataset import ImageDataset, eval_loader, train_loader
 from ccpml.data.load import build_cache, load_source
 from ccpml.data.packed import PackedImage
-from ccpml.data.progress import progress_bar
+from ccpml.data.progress import progress_bar, progress_to
 from ccpml.data.read import BadImageError, decode_image, read_image
 from ccpml.data.sampler import BatchRange, ClassBalancedBatches, Draw, in_chunks, pool_draws, pool_rows
 from ccpml.data.sources import Source, SplitName, load_csv, load_folder
@@ -45,6 +45,7 @@ __all__ = [
     "pool_draws",
     "pool_rows",
     "progress_bar",
+    "progress_to",
     "read_image",
     "split_classes",
     "train_loader",

@@ -1,12 +1,12 @@
 """Progress bars on standard error: lively on a terminal, a line now and then in a log."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["progress_bar"]
+__all__ = ["progress_bar", "progress_to"]
 
 
 def progress_bar(
@@ -40,3 +40,13 @@ def progress_bar(
         maxinterval=10.0 if terminal else 60.0,
         ncols=None if terminal else 120,
     )
+
+
+def progress_to(bar: "tqdm[Any]") -> Callable[[int, int], None]:
+    """Make what moves a bar, called with how much is done and how much there is to do."""
+
+    def move(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return move

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from ccpml.data import ImageTable, load_source, progress_bar
+from ccpml.data import ImageTable, load_source, progress_bar, progress_to
 from ccpml.experiments.config import Experiment
 from ccpml.experiments.files import write_arrays
 from ccpml.experiments.prepare import (
@@ -20,10 +21,24 @@ from ccpml.experiments.prepare import (
 from ccpml.experiments.rundir import RunDirectory
 from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
-from ccpml.retrieval import RetrievalScores
+from ccpml.retrieval import ClusterScores, RetrievalScores, cluster_scores
 from ccpml.training import embed, score_roles
 
-__all__ = ["embed_run", "evaluate_run", "load_model", "write_embeddings"]
+__all__ = ["Evaluation", "embed_run", "evaluate_run", "load_model", "write_embeddings"]
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate_run` gives.
+
+    Attributes:
+        scores: Of retrieval.
+        size: The size of what was scored, in words.
+        clusters: Agreement of clusters and classes, where asked for.
+    """
+
+    scores: RetrievalScores
+    size: str
+    clusters: ClusterScores | None = None
 
 
 def load_model(run: RunDirectory) -> EmbeddingModel:
@@ -48,7 +63,8 @@ def evaluate_run(
     data_root: str | None = None,
     allow_partial: bool = False,
     skip_bad: bool = False,
-) -> tuple[RetrievalScores, str]:
+    clusters: bool = False,
+) -> Evaluation:
     """Score a run on its own test classes, or on other data.
 
     Args:
@@ -58,9 +74,7 @@ def evaluate_run(
         data_root: Where the paper's benchmarks lie; None is where the run found its own, or $CCPML_DATA.
         allow_partial: Whether a benchmark need not be whole.
         skip_bad: Whether images that cannot be read are left out.
-
-    Returns:
-        The scores, and the size of what was scored in words.
+        clusters: Whether to cluster all that is scored too, queries and gallery alike, with the run's seed.
     """
     experiment = run.experiment()
     data_root = data_root or experiment.data_root
@@ -75,9 +89,16 @@ def evaluate_run(
             split = source.split_of_class
             tests = [label for label, name in enumerate(table.class_names) if split[name] == "test"]
             table = table.subset(tests) if tests else table
-    embeddings = _embed(run, experiment, table)
-    scores = score_roles(embeddings, torch.from_numpy(table.labels), is_query(table))
-    return scores, f"{table.num_classes:,} classes, {len(table):,} images"
+    embeddings, labels = _embed(run, experiment, table), torch.from_numpy(table.labels)
+    with progress_bar(len(table), "query", "scoring") as bar:
+        scores = score_roles(embeddings, labels, is_query(table), progress=progress_to(bar))
+    size = f"{table.num_classes:,} classes, {len(table):,} images"
+    return Evaluation(scores, size, _cluster(embeddings, labels, experiment.seed) if clusters else None)
+
+
+def _cluster(embeddings: torch.Tensor, labels: torch.Tensor, seed: int) -> ClusterScores:
+    with progress_bar(0, "iteration", "clustering") as bar:
+        return cluster_scores(lipschitz_normalize(embeddings), labels, seed=seed, progress=progress_to(bar))
 
 
 def embed_run(
