@@ -228,6 +228,23 @@ def test_one_large_class_among_many_small_ones():
     assert [done for done, _ in asked] == sorted({done for done, _ in asked})
 
 
+def test_ctrl_c_is_heard_while_it_runs():
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(*clusters(0), progress=interrupt)
+
+
+def test_input_is_left_as_it_was():
+    for scale in (1.0, 1e100):
+        embeddings, labels = clusters(0)
+        given = torch.from_numpy(scale * (embeddings + 1e3))
+        before = given.clone()
+        evaluate(given, labels)
+        assert torch.equal(given, before)
+
+
 def test_the_result_for_people_and_for_machines():
     scores = evaluate(*clusters(0), recall_at=(1, 10), per_query=True)
     record = json.loads(json.dumps(scores.as_dict()))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ccpml.retrieval.neighbors import ExactSearch
-from ccpml.retrieval.tiles import MOST_NEIGHBORS, few_nearest
+from ccpml.retrieval.tiles import MOST_NEIGHBORS, few_nearest, tile_side
 
 from . import oracle
 
@@ -101,9 +101,29 @@ def test_settings_for_the_speed_of_training_do_not_matter(setting):
         torch.set_float32_matmul_precision(before)
 
 
+@pytest.mark.parametrize("sizes", [(1100, None), (2049, None), (5, 2100), (1500, 260)])
+def test_tiles_of_its_own_choice_waste_little_and_change_nothing(sizes):
+    queries, gallery = unit(sizes[0]), unit(sizes[1] or sizes[0], seed=1)
+    search = ExactSearch(queries, None if sizes[1] is None else gallery)
+    nearest, left_out = few_nearest(search, torch.full((sizes[0],), 5))
+    expected = search.nearest(torch.arange(sizes[0]), 5)
+    assert not left_out.any()
+    np.testing.assert_array_equal(nearest, expected)
+    for vectors in (queries, gallery):
+        assert -len(vectors) % tile_side(vectors) <= max(256, len(vectors) // 2)
+
+
+@pytest.mark.parametrize(("count", "tiles"), [(100, 1), (1024, 1), (5000, 5), (8192, 8), (32768, 8), (60502, 15)])
+def test_tiles_are_enough_to_share_and_few_enough_to_be_fast(count, tiles):
+    side = tile_side(torch.empty(count, 1))
+    assert -(-count // side) == tiles
+    assert side % 256 == 0
+
+
 def test_progress_rises_to_all():
     shares = []
-    few_nearest(ExactSearch(unit(200)), torch.full((200,), 3), shares.append, side=SIDE)
+    few_nearest(ExactSearch(unit(300)), torch.full((300,), 3), shares.append, side=32)
+    assert len(shares) > 5
     assert shares == sorted(set(shares))
     assert shares[-1] == 1
 

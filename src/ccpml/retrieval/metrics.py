@@ -103,9 +103,9 @@ def evaluate(
 
     The order is that of float64, on the device of the embeddings (mps has no float64: that of float32 there). For
     queries that need few neighbours a float32 product, within a set half of one, chooses the candidates: see
-    `ccpml.retrieval.tiles`. Memory
-    is a small multiple of ``chunk_elements``, whatever Q and G, plus the embeddings; time grows with Q · G and with
-    the sum of R over the queries.
+    `ccpml.retrieval.tiles`. Memory is a small multiple of ``chunk_elements``, whatever Q and G, plus copies of the
+    embeddings in float64 and float32 and some hundred bytes for each query: a million vectors of 128 dimensions stay
+    below 4 GB. Time grows with Q · G and with the sum of R over the queries.
 
     Args:
         embeddings: The queries, shape (Q, d), floating point, NumPy or torch.

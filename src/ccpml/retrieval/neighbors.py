@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ccpml.retrieval.inputs import ArrayLike, as_embeddings, at_least_one
 
-__all__ = ["CHUNK_ELEMENTS", "ExactSearch", "nearest_neighbors"]
+__all__ = ["CHUNK_ELEMENTS", "ExactSearch", "nearest_neighbors", "squared_lengths"]
 
 CHUNK_ELEMENTS = 2**23
 """Scores held at a time by default: 64 MiB in float64."""
+
+_ROWS = 2**14
 
 
 def nearest_neighbors(
@@ -84,7 +86,7 @@ class ExactSearch:
         self.within = gallery is None
         self.queries, self.gallery, self.unit = _conditioned(queries, gallery)
         self.available = len(self.gallery) - self.within
-        self._bias = -self.gallery.square().sum(dim=1)
+        self._bias = -squared_lengths(self.gallery)
         self._scores = self._bias.new_empty(0, len(self.gallery))
 
     def rows_per_chunk(self, elements: int, elements_per_row: int = 1) -> int:
@@ -123,6 +125,11 @@ class ExactSearch:
         squares = (self.queries[rows][:, None] - self.gallery[indices]).square_().sum(dim=2)
         squares, order = squares.sort(dim=1, stable=True)
         return squares.sqrt_() * self.unit, indices.gather(1, order)
+
+
+def squared_lengths(vectors: Tensor) -> Tensor:
+    """Give |v|² of vectors (N, d), shape (N,), without a copy of all of them."""
+    return torch.cat([part.square().sum(dim=1) for part in torch.split(vectors, _ROWS)])
 
 
 def _top_k(scores: Tensor, k: int) -> Tensor:
@@ -173,7 +180,7 @@ def _conditioned(queries: Tensor, gallery: Tensor | None) -> tuple[Tensor, Tenso
     y = queries if gallery is None else gallery
     dtype = torch.float32 if queries.device.type == "mps" else torch.float64
     x, y = queries.to(dtype), y.to(dtype)
-    largest = max(float(x.abs().max()), float(y.abs().max()))
+    largest = max(abs(float(extreme)) for part in (x, y) for extreme in part.aminmax())
     bound = 120 if dtype == torch.float32 else 1000
     exponent = min(max(math.frexp(largest)[1], -bound), bound)
     unit = 2.0**exponent if abs(exponent) > 30 else 1.0

@@ -19,6 +19,9 @@ __all__ = ["Scoring"]
 _ELEMENTS_PER_NEIGHBOR = 8
 """What a neighbour costs beside its score: index, class, hit and precision, in elements of a score's size."""
 
+_SPARE_CANDIDATES = 8
+"""How many candidates a query may keep beside those it needs: twice as many are held before they are sifted."""
+
 _PAIRS_WORTH_TILES = 2**23
 """From this many pairs of a query and a reference on, a pass over tiles pays."""
 
@@ -74,10 +77,11 @@ class Scoring:
     def _by_tiles(self, few: Tensor, needed: Tensor, chunk_elements: int) -> None:
         """Score queries that need few neighbours, save those in a crowd; none is needed any more of those scored."""
         count = int(few.sum())
-        own = few & self.share.has(torch.arange(len(few), device=few.device) // tile_side(self.search))
+        own = few & self.share.has(torch.arange(len(few), device=few.device) // tile_side(self.search.queries))
         wanted = torch.where(own, needed, 0)
+        room = max(chunk_elements, 2 * int((wanted + _SPARE_CANDIDATES)[own].sum()))
         found, left_out = few_nearest(
-            self.search, wanted, lambda share: self._report(int(share * count)), capacity=chunk_elements
+            self.search, wanted, lambda share: self._report(int(share * count)), capacity=room
         )
         size = max(1, chunk_elements // (_ELEMENTS_PER_NEIGHBOR * found.shape[1]))
         for rows in torch.split((own & ~left_out).nonzero()[:, 0], size):

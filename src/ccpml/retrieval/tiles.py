@@ -3,7 +3,7 @@
 Tile by tile of the product, float32 scores choose candidates: those that rounding cannot keep from being among the k
 nearest. Where rounding could change the order of a query's candidates, they are compared again in float64.
 
-Shapes: Q queries, G gallery vectors, d dimensions, s side of a tile, b side of a block, k neighbours.
+Shapes: Q queries, G gallery vectors, d dimensions, h × s a tile, b side of a block, k neighbours.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,25 +12,33 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ccpml.retrieval.neighbors import ExactSearch
+from ccpml.retrieval.neighbors import ExactSearch, squared_lengths
 
 __all__ = ["MOST_NEIGHBORS", "few_nearest", "tile_side"]
 
 MOST_NEIGHBORS = 32
 """The largest k: the k-th of the largest scores of as many blocks is what a candidate must reach."""
 
-_SIDES = {"cpu": 1024, "cuda": 8192}
-_BLOCKS_PER_TILE = 32
-_TILES_PER_REPORT = 128
+_LARGEST = {"cpu": (4096, 64), "cuda": (8192, 256)}
+"""Sides of a tile and of its blocks, at most: the larger, the fewer candidates and the better cores share an operation,
+until the scores of a tile leave the cache."""
+
+_LEAST_TILES, _LEAST_SIDE = 8, 1024
+_TILES_PER_REPORT = 8
 _CAPACITY = 2**24
 _PAIRS = 2**16
+_QUERIES = 2**17
+"""Queries whose candidates are put in order together."""
+
 _FAR = -1e38
 """The score of vectors that only fill the last tile: below all others, and far from overflow."""
 
 
-def tile_side(search: ExactSearch) -> int:
-    """How many vectors a tile has along a side: queries of one row of tiles cost less together than apart."""
-    return _SIDES.get(search.queries.device.type, 1024)
+def tile_side(vectors: Tensor) -> int:
+    """How many of some vectors a tile has along its side: ranks that share queries had better not part those."""
+    largest = _LARGEST.get(vectors.device.type, _LARGEST["cpu"])[0]
+    tiles = max(-(-len(vectors) // largest), min(_LEAST_TILES, -(-len(vectors) // _LEAST_SIDE)))
+    return _up_to_multiple(-(-len(vectors) // tiles), 256)
 
 
 def few_nearest(
@@ -50,7 +58,7 @@ def few_nearest(
         search: Queries and gallery.
         wanted: k of each query, at most `MOST_NEIGHBORS` and what is available, shape (Q,); 0 for none.
         progress: Called now and then with the share of the tiles that is done.
-        side: Vectors along a side of a tile, a multiple of `MOST_NEIGHBORS`.
+        side: Vectors along the sides of a tile, a multiple of `MOST_NEIGHBORS`.
         capacity: Candidates held at a time.
 
     Returns:
@@ -59,7 +67,8 @@ def few_nearest(
         apart in float32 about as far away as the k-th nearest. Their indices mean nothing.
     """
     with _full_precision(search.queries.device.type):
-        tiles = _Tiles(search, wanted, side or tile_side(search), capacity)
+        height, side = (side or tile_side(vectors) for vectors in (search.queries, search.gallery))
+        tiles = _Tiles(search, wanted, height, side, capacity)
         for share in tiles.pass_over():
             progress(share)
         return tiles.result()
@@ -86,10 +95,11 @@ class _Tiles:
     factor); see Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1.
     """
 
-    def __init__(self, search: ExactSearch, wanted: Tensor, side: int, capacity: int) -> None:
-        self.search, self.wanted, self.side, self.capacity = search, wanted, side, capacity
-        self.block = side // _BLOCKS_PER_TILE
-        self.left = _lifted(search.queries, side)  # (Q', d + 2), Q' a multiple of the side
+    def __init__(self, search: ExactSearch, wanted: Tensor, height: int, side: int, capacity: int) -> None:
+        self.search, self.wanted, self.height, self.side, self.capacity = search, wanted, height, side, capacity
+        largest = _LARGEST.get(search.queries.device.type, _LARGEST["cpu"])[1]
+        self.block = min(side // MOST_NEIGHBORS, largest)
+        self.left = _lifted(search.queries, height)  # (Q', d + 2), Q' a multiple of the height
         self.right = self.left if search.within else _lifted(search.gallery, side)
         lengths = search.queries.norm(dim=1)
         longest = lengths.max() if search.within else search.gallery.norm(dim=1).max()
@@ -110,9 +120,9 @@ class _Tiles:
 
     def pass_over(self) -> Iterator[float]:
         """Visit the tiles in which a query wants something; give the share that is done now and then."""
-        within, rows, columns = self.search.within, len(self.left) // self.side, len(self.right) // self.side
-        wants = (self.k.view(rows, self.side) > 0).any(dim=1).tolist()
-        scores, done = self.left.new_empty(self.side, self.side), 0
+        within, rows, columns = self.search.within, len(self.left) // self.height, len(self.right) // self.side
+        wants = (self.k.view(rows, self.height) > 0).any(dim=1).tolist()
+        scores, done = self.left.new_empty(self.height, self.side), 0
         turned = [*range(self.left.shape[1] - 2), self.left.shape[1] - 1, self.left.shape[1] - 2]
         visits = [
             [column for column in range(row if within else 0, columns) if wants[row] or (within and wants[column])]
@@ -120,9 +130,9 @@ class _Tiles:
         ]
         total = sum(map(len, visits))
         for row in range(rows):
-            left = self._part(self.left, row)[:, turned]
+            left = self.left[row * self.height :][: self.height, turned]
             for column in visits[row]:
-                torch.mm(left, self._part(self.right, column).T, out=scores)
+                torch.mm(left, self.right[column * self.side :][: self.side].T, out=scores)
                 if within and row == column:
                     scores.fill_diagonal_(-torch.inf)  # none is its own neighbour
                 elif within and wants[column]:
@@ -133,18 +143,15 @@ class _Tiles:
                 if done % _TILES_PER_REPORT == 0 or done == total:
                     yield done / total
 
-    def _part(self, vectors: Tensor, number: int) -> Tensor:
-        return vectors[number * self.side :][: self.side]
-
     def _take(self, scores: Tensor, query_tile: int, reference_tile: int, of_columns: bool = False) -> None:
         """Add the candidates of a tile, for the queries along its rows or its columns.
 
         A candidate reaches the k-th of the largest scores so far, of a block each, less twice the slack.
         """
-        start, block = query_tile * self.side, self.block
-        blocks = scores.view(-1, block, self.side) if of_columns else scores.view(self.side, -1, block)
-        maxima = blocks.amax(1).T if of_columns else blocks.amax(2)  # (s, s / b)
-        better = (maxima.amax(1) >= self.least[start : start + self.side]).nonzero()[:, 0]
+        start, block = query_tile * self.height, self.block
+        blocks = scores.view(-1, block, self.side) if of_columns else scores.view(self.height, -1, block)
+        maxima = blocks.amax(1).T if of_columns else blocks.amax(2)  # (h, s / b)
+        better = (maxima.amax(1) >= self.least[start : start + self.height]).nonzero()[:, 0]
         if not len(better):
             return
         maxima, query = maxima.index_select(0, better), better + start
@@ -175,15 +182,16 @@ class _Tiles:
 
     def _compact(self) -> None:
         """Drop candidates that no longer reach; if that is not enough, the queries with the most of them."""
-        query, reference, score = (torch.cat(parts) for parts in zip(*self.found, strict=True))
         for share in (1, 2, 4, 8, 16):
-            kept = score >= self.least[query.long()]
-            query, reference, score = query[kept], reference[kept], score[kept]
-            if len(query) <= self.capacity // 2:
+            for number, (query, reference, score) in enumerate(self.found):
+                kept = (score >= self.least.index_select(0, query)).nonzero()[:, 0]
+                self.found[number] = query[kept], reference[kept], score[kept]
+            query, reference, score = (torch.cat(parts) for parts in zip(*self.found, strict=True))
+            self.found, self.count = [(query, reference, score)], len(query)
+            if self.count <= self.capacity // 2:
                 break
             counts = torch.bincount(query, minlength=len(self.least))
             self.least[counts > self._crowd() // share] = torch.inf
-        self.found, self.count = [(query, reference, score)], len(query)
 
     def _crowd(self) -> int:
         return 8 * self.best.shape[1] + self.block
@@ -192,17 +200,24 @@ class _Tiles:
         """Give the nearest of the candidates, and which queries are left out."""
         size, most = len(self.wanted), self.best.shape[1]
         nearest = torch.full((size, most), -1, dtype=torch.int64, device=self.left.device)
+        self.left = self.right = self.left[:0]  # the pass is over: their memory for what follows
         if self.found:
             self._compact()
             query, reference, score = self.found[0]
             counts = torch.bincount(query, minlength=len(self.least))
             self.least[counts > self._crowd()] = torch.inf
-            kept = torch.isfinite(self.least)[query.long()] & (reference < len(self.search.gallery))
-            query, reference = self._in_order(query[kept].long(), reference[kept].long(), score[kept])
-            place = _places(query)
-            among = place < self.wanted[query]
-            nearest[query[among], place[among]] = reference[among]
+            for start in range(0, size, _QUERIES):
+                here = ((query >= start) & (query < start + _QUERIES)).nonzero()[:, 0]
+                self._rank(nearest, query[here].long(), reference[here].long(), score[here])
         return nearest, torch.isinf(self.least[:size]) & (self.wanted > 0)
+
+    def _rank(self, nearest: Tensor, query: Tensor, reference: Tensor, score: Tensor) -> None:
+        """Fill in the nearest of some queries, given all their candidates."""
+        kept = torch.isfinite(self.least)[query] & (reference < len(self.search.gallery))
+        query, reference = self._in_order(query[kept], reference[kept], score[kept])
+        place = _places(query)
+        among = place < self.wanted[query]
+        nearest[query[among], place[among]] = reference[among]
 
     def _in_order(self, query: Tensor, reference: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
         """Sort by query, then nearest first, then by index; by distances in float64 where rounding could matter."""
@@ -231,9 +246,9 @@ class _Tiles:
 def _lifted(vectors: Tensor, side: int) -> Tensor:
     """Write vectors (N, d) as (x, −|x|²/2, 1) in float32, and far ones after them up to a multiple of ``side``."""
     count, dim = vectors.shape
-    lifted = torch.zeros(-(-count // side) * side, dim + 2, device=vectors.device)
+    lifted = torch.zeros(_up_to_multiple(count, side), dim + 2, device=vectors.device)
     lifted[:count, :dim] = vectors
-    lifted[:count, dim] = vectors.square().sum(dim=1) / -2
+    lifted[:count, dim] = squared_lengths(vectors) / -2
     lifted[count:, dim] = _FAR
     lifted[:, dim + 1] = 1
     return lifted
@@ -252,3 +267,7 @@ def _places(sorted_values: Tensor) -> Tensor:
     starts = torch.ones_like(sorted_values, dtype=torch.bool)
     starts[1:] = sorted_values[1:] != sorted_values[:-1]
     return place - torch.where(starts, place, 0).cummax(dim=0).values
+
+
+def _up_to_multiple(count: int, of: int) -> int:
+    return -(-count // of) * of
