@@ -25,11 +25,11 @@ doctest: .venv/installed-dev
 docs: .venv/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: .venv/installed-dev
+bench: .venv/installed-dev .venv-peers/installed
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv site
+	rm -rf .venv .venv-peers site
 
 .venv/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ccpml needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
@@ -45,3 +45,11 @@ clean:
 	@echo "installing ccpml and its development tools into .venv (the first time this takes minutes) ..."
 	$(PIP) --editable '.[dev]'
 	@touch $@ .venv/installed
+
+.venv-peers/installed: .venv/created benchmarks/requirements.txt constraints.txt
+	@echo "installing the peers of the benchmarks into .venv-peers (the first time this takes minutes) ..."
+	$(PYTHON) -m venv .venv-peers
+	@grep '^torch==' constraints.txt > .venv-peers/constraints.txt
+	.venv-peers/bin/python -m pip install --disable-pip-version-check --quiet \
+		--constraint .venv-peers/constraints.txt --requirement benchmarks/requirements.txt
+	@touch $@

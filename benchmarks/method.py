@@ -7,18 +7,15 @@ times are the median of several repetitions after a warm-up.
 import argparse
 import importlib
 import json
-import os
-import platform
-import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
+
+from benchmarks.measure import machine, peak_mib, run_row
 
 CLASSES, PER_CLASS, DIM, BATCH = 11_318, 4, 128, 32
 
@@ -90,11 +87,6 @@ ROWS: dict[str, Callable[[], Callable[[], object]]] = {
 }
 
 
-def peak_mib() -> float:
-    """Give the process's peak of resident memory so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def measure(name: str, seed: int) -> None:
     """Measure one row here, and print it as JSON."""
     torch.manual_seed(seed)
@@ -119,18 +111,13 @@ def main() -> None:
     print(
         f"Forward and backward: batch {BATCH} against {CLASSES:,} × {PER_CLASS} proxies of {DIM} dimensions, float32."
     )
-    print(
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, "
-        f"torch {torch.__version__}, Python {platform.python_version()}, seed {arguments.seed}\n"
-    )
+    print(f"{machine()}, seed {arguments.seed}\n")
     print("| | ms | MiB above the data |\n|---|---|---|")
     for name in ROWS:
-        command = [sys.executable, "-m", "benchmarks.method", "--row", name, "--seed", str(arguments.seed)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode:
-            print(f"| {name} | failed: {result.stderr.strip().splitlines()[-1]} | |")
+        found = run_row("benchmarks.method", "--row", name, "--seed", str(arguments.seed))
+        if isinstance(found, str):
+            print(f"| {name} | failed: {found} | |")
             continue
-        found = json.loads(result.stdout)
         print(f"| {name} | {found['ms']:.1f} | {found['mib']:.0f} |")
 
 

@@ -1,125 +1,153 @@
-"""Time and memory of exact retrieval metrics: ours, pytorch-metric-learning's, and the bare matrix product.
+"""Time and memory of exact retrieval metrics, side by side with peers: Markdown tables.
 
-Run ``python -m benchmarks.retrieval [--n 60502 --dim 128 --classes 11316]``. Each contestant runs in a process of
-its own, so that its peak of memory is its own; what libraries and making the data took before is shown apart.
+Run ``python -m benchmarks.retrieval [--sets sop inshop]``. Each contestant runs in a process of its own, so that its
+peak of memory is its own; peers run in an environment of theirs, which ``make bench`` sets up in .venv-peers.
 """
 
 import argparse
-import importlib.util
 import json
-import os
-import platform
-import resource
-import subprocess
+import math
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 2**24
+from benchmarks.contestants import CONTESTANTS, Data
+from benchmarks.measure import ROOT, machine, peak_mib, print_table, run_row, versions
+
+MODULE = "benchmarks.retrieval"
+PEERS = ROOT / ".venv-peers" / "bin" / "python"
 
 
 def make_data(n: int, dim: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
     """Unit vectors around random class centres, and their classes; every class has a sample."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.cat([torch.arange(classes), torch.randint(classes, (n - classes,), generator=generator)])
-    centres = torch.randn(classes, dim, generator=generator)
-    noise = torch.randn(n, dim, generator=generator)
-    return torch.nn.functional.normalize(centres[labels] + 1.5 * noise, dim=1), labels
+    return around_centres(labels, dim, generator), labels
 
 
-def run_ours(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
-    from ccpml.retrieval import evaluate
-
-    return dict(evaluate(embeddings, labels).as_dict())
-
-
-def run_pml(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
-    from pytorch_metric_learning.distances import LpDistance
-    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
-    from pytorch_metric_learning.utils.inference import CustomKNN
-
-    rows = max(1, CHUNK_ELEMENTS // len(embeddings))
-    calculator = AccuracyCalculator(
-        include=("precision_at_1", "r_precision", "mean_average_precision_at_r"),
-        k="max_bin_count",
-        device=torch.device("cpu"),
-        knn_func=CustomKNN(LpDistance(normalize_embeddings=False), batch_size=rows),
-    )
-    scores = calculator.get_accuracy(embeddings, labels)
-    return {**scores, "map_at_r": scores["mean_average_precision_at_r"]}
+def around_centres(labels: Tensor, dim: int, generator: torch.Generator) -> Tensor:
+    """Unit vectors around random class centres, given their classes."""
+    vectors = torch.randn(int(labels.max()) + 1, dim, generator=generator)[labels]
+    vectors += torch.randn(len(labels), dim, generator=generator).mul_(1.5)
+    return torch.nn.functional.normalize(vectors, dim=1)
 
 
-def run_matmul(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
-    """The whole product in float32, in tiles that stay in the cache: what none can do without who computes it all."""
-    buffer = torch.empty(1024, 2048)
-    for rows in embeddings.split(1024):
-        for columns in embeddings.split(2048):
-            torch.mm(rows, columns.T, out=buffer[: len(rows), : len(columns)])
-    return {}
+def one_set(n: int, dim: int, classes: int) -> Callable[[int], Data]:
+    return lambda seed: Data(*make_data(n, dim, classes, seed))
 
 
-CONTESTANTS = {
-    "matmul": ("bare tiled product", run_matmul),
-    "ours": ("ccpml evaluate", run_ours),
-    "pml": ("pytorch-metric-learning", run_pml),
+def two_sets(queries: int, gallery: int, dim: int, classes: int) -> Callable[[int], Data]:
+    def make(seed: int) -> Data:
+        x, labels = make_data(queries + gallery, dim, classes, seed)
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+        mine, theirs = order[:queries], order[queries:]
+        return Data(x[mine], labels[mine], x[theirs], labels[theirs])
+
+    return make
+
+
+def long_tail(seed: int) -> Data:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.cat([torch.zeros(20_000, dtype=torch.int64), torch.arange(1, 10_001).repeat_interleave(2)])
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    return Data(around_centres(labels, 128, generator), labels)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample, and who runs on it: those for whom it is a matter of minutes at most."""
+
+    title: str
+    make: Callable[[int], Data]
+    contestants: tuple[str, ...]
+
+
+SETS = {
+    "sop": Sample("SOP's size: 60,502 × 128, 11,316 classes", one_set(60_502, 128, 11_316), tuple(CONTESTANTS)),
+    "sop-512": Sample(
+        "SOP's size, 512-D: 60,502 × 512, 11,316 classes", one_set(60_502, 512, 11_316), ("ours", "matmul", "faiss")
+    ),
+    "inshop": Sample(
+        "In-Shop's size: 14,218 queries, a gallery of 12,612, 128-D, 3,985 classes",
+        two_sets(14_218, 12_612, 128, 3_985),
+        tuple(CONTESTANTS),
+    ),
+    "tail": Sample("A long tail: a class of 20,000 among 10,000 of 2, 128-D", long_tail, ("ours", "matmul")),
+    "million": Sample("1,000,000 × 128, 187,000 classes", one_set(1_000_000, 128, 187_000), ("ours",)),
 }
+DEFAULT = ("sop", "sop-512", "inshop", "tail")
 
 
-def peak_mib() -> float:
-    """The process's peak of resident memory so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def measure(name: str, args: argparse.Namespace) -> None:
+def measure(contestant: str, sample: str, seed: int) -> None:
     """Run one contestant here, and print what it took as JSON."""
-    run = CONTESTANTS[name][1]
-    run(*make_data(300, args.dim, 50, args.seed))  # imports and thread pools are not what is measured
-    data = make_data(args.n, args.dim, args.classes, args.seed)
+    run = CONTESTANTS[contestant].run
+    run(one_set(300, 16, 50)(seed))  # imports and thread pools are not what is measured
+    data = SETS[sample].make(seed)
     before, start = peak_mib(), time.perf_counter()
-    scores = run(*data)
+    map_at_r = run(data)
     seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "before": before, "peak": peak_mib(), "map_at_r": scores.get("map_at_r")}))
+    print(json.dumps({"seconds": seconds, "before": before, "peak": peak_mib(), "map_at_r": map_at_r}))
+
+
+def measured(contestant: str, sample: str, seed: int, peers: Path, installed: dict[str, str]) -> dict[str, float] | str:
+    """Run one contestant in a process of its own: what it took, or why it did not run."""
+    package = CONTESTANTS[contestant].package
+    if package is not None and package not in installed:
+        return "not installed (make bench installs it)"
+    python = sys.executable if package is None else peers
+    options = (f"--contestant={contestant}", f"--sets={sample}", f"--seed={seed}")
+    found = run_row(MODULE, *options, python=python)
+    return f"failed: {found}" if isinstance(found, str) else found
+
+
+def print_set(name: str, seed: int, peers: Path, installed: dict[str, str]) -> None:
+    """Measure all that run on a sample, and print their table."""
+    sample, rows, first = SETS[name], {}, math.nan
+    for contestant in sample.contestants:
+        found = measured(contestant, name, seed, peers, installed)
+        if isinstance(found, str):
+            rows[CONTESTANTS[contestant].title] = found
+            continue
+        first = found["seconds"] if contestant == "ours" else first
+        rows[CONTESTANTS[contestant].title] = [
+            f"{found['seconds']:.2f}",
+            f"{found['seconds'] / first:.2f}",
+            f"{found['peak']:,.0f}",
+            f"{found['peak'] - found['before']:,.0f}",
+            "" if math.isnan(found["map_at_r"]) else f"{found['map_at_r']:.8f}",
+        ]
+    print(f"### {sample.title}\n")
+    print_table(["seconds", "× ours", "peak MiB", "above the data", "MAP@R"], rows)
+    print(flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time and memory of exact retrieval metrics, side by side.")
-    parser.add_argument("--n", type=int, default=60502, help="samples")
-    parser.add_argument("--dim", type=int, default=128, help="dimensions")
-    parser.add_argument("--classes", type=int, default=11316)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=DEFAULT, help="samples to measure on")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peers", type=Path, default=PEERS, help="the Python of the peers' environment")
     parser.add_argument("--contestant", choices=list(CONTESTANTS), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.contestant:
-        measure(args.contestant, args)
-        return
-
-    print(f"n {args.n}, dim {args.dim}, classes {args.classes}, seed {args.seed}, float32")
-    print(
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, "
-        f"torch {torch.__version__}, Python {platform.python_version()}\n"
-    )
-    print(f"{'':24}{'seconds':>9}{'x product':>10}{'peak MiB':>10}{'at start':>10}{'MAP@R':>14}")
-    options = [f"--{name}={getattr(args, name)}" for name in ("n", "dim", "classes", "seed")]
-    floor = None
-    for name, (title, _) in CONTESTANTS.items():
-        if name == "pml" and importlib.util.find_spec("pytorch_metric_learning") is None:
-            print(f"{title:24}  not installed")
-            continue
-        command = [sys.executable, "-m", "benchmarks.retrieval", f"--contestant={name}", *options]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode:
-            print(f"{title:24}  failed: {(result.stderr.strip().splitlines() or [f'exit {result.returncode}'])[-1]}")
-            continue
-        found = json.loads(result.stdout.splitlines()[-1])
-        floor = floor or found["seconds"]
-        score = "" if found["map_at_r"] is None else f"{found['map_at_r']:.10f}"
-        print(
-            f"{title:24}{found['seconds']:9.2f}{found['seconds'] / floor:10.2f}{found['peak']:10.0f}"
-            f"{found['before']:10.0f}{score:>14}"
-        )
+    parser.add_argument("--versions", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    packages = sorted({each.package for each in CONTESTANTS.values() if each.package is not None})
+    if arguments.versions:
+        print(json.dumps(versions(*packages)))
+    elif arguments.contestant:
+        measure(arguments.contestant, arguments.sets[0], arguments.seed)
+    else:
+        # not resolved: the Python of an environment is a link, and by its place knows what is installed
+        found = run_row(MODULE, "--versions", python=arguments.peers.absolute()) if arguments.peers.is_file() else {}
+        installed = {} if isinstance(found, str) else found
+        peers = ", ".join(f"{name} {version}" for name, version in installed.items()) or "no peers"
+        print(f"{machine()}, float32, seed {arguments.seed}; {peers}\n")
+        print(f"`python -m {MODULE} --sets {' '.join(arguments.sets)} --seed {arguments.seed}`\n")
+        for name in arguments.sets:
+            print_set(name, arguments.seed, arguments.peers.absolute(), installed)
 
 
 if __name__ == "__main__":
