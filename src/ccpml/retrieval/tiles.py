@@ -6,6 +6,7 @@ nearest. Where rounding could change the order of a query's candidates, they are
 Shapes: Q queries, G gallery vectors, d dimensions, h × s a tile, b side of a block, k neighbours.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -98,7 +99,7 @@ class _Tiles:
     def __init__(self, search: ExactSearch, wanted: Tensor, height: int, side: int, capacity: int) -> None:
         self.search, self.wanted, self.height, self.side, self.capacity = search, wanted, height, side, capacity
         largest = _LARGEST.get(search.queries.device.type, _LARGEST["cpu"])[1]
-        self.block = min(side // MOST_NEIGHBORS, largest)
+        self.block = min(1 << int(math.log2(side // MOST_NEIGHBORS)), largest)  # powers of 2 reduce fastest
         self.left = _lifted(search.queries, height)  # (Q', d + 2), Q' a multiple of the height
         self.right = self.left if search.within else _lifted(search.gallery, side)
         lengths = search.queries.norm(dim=1)
