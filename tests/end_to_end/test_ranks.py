@@ -33,7 +33,7 @@ def begin(folder, path, **options):
 @pytest.fixture(scope="module")
 def two_ranks(folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "two"
-    subprocess.run(begin(folder, path, devices=2), check=True, capture_output=True)
+    subprocess.run(begin(folder, path, ranks=2), check=True, capture_output=True)
     return path
 
 
@@ -44,9 +44,9 @@ def numbers(path):
 
 @pytest.mark.parametrize("options", [{"loss": "triplet"}, {"method": "xbm", "memory_batches": 3, "memory_start": 2}])
 def test_two_ranks_equal_one_process(folder, tmp_path, options):
-    for devices in (1, 2):
+    for ranks in (1, 2):
         # In float64, as Adam makes steps of one size of gradients that are nothing but rounding.
-        run = begin(folder, tmp_path / str(devices), devices=devices, max_steps=9, precision="64-true", **options)
+        run = begin(folder, tmp_path / str(ranks), ranks=ranks, max_steps=9, precision="64-true", **options)
         subprocess.run(run, check=True, capture_output=True)
     one, two = tmp_path / "1", tmp_path / "2"
     for row, expected in zip(numbers(two), numbers(one), strict=True):
@@ -61,7 +61,7 @@ def test_two_ranks_equal_one_process(folder, tmp_path, options):
 
 def test_ctrl_c_ends_all_ranks_and_the_run_resumes_to_the_same(folder, two_ranks, tmp_path):
     path = tmp_path / "run"
-    process = subprocess.Popen(begin(folder, path, devices=2), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(begin(folder, path, ranks=2), stderr=subprocess.PIPE, text=True)
     wait_for_rows(path, 2, process)
     others = ranks_beside(process.pid)
     for one in (process.pid, *others):  # as a terminal does
@@ -81,7 +81,7 @@ def test_ctrl_c_ends_all_ranks_and_the_run_resumes_to_the_same(folder, two_ranks
 
 def test_a_rank_that_is_killed_is_missed(folder, tmp_path):
     path = tmp_path / "run"
-    process = subprocess.Popen(begin(folder, path, devices=2, max_steps=999), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(begin(folder, path, ranks=2, max_steps=999), stderr=subprocess.PIPE, text=True)
     wait_for_rows(path, 1, process)
     os.kill(ranks_beside(process.pid)[0], signal.SIGKILL)
     _, error = process.communicate(timeout=60)
@@ -100,7 +100,7 @@ def test_torchrun_starts_the_ranks_itself(folder, two_ranks, tmp_path):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written(folder, tmp_path):
-    run = begin(folder, tmp_path / "run", devices=3)
+    run = begin(folder, tmp_path / "run", ranks=3)
     failed = subprocess.run(run, check=False, capture_output=True, text=True)
     assert failed.returncode == 1
     assert "4 classes per batch cannot be shared by 3 processes; take a multiple of 3" in failed.stderr

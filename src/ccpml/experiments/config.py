@@ -94,7 +94,7 @@ class Experiment:
         score_last: Whether the test scores of the last weights are reported too, beside those of the best.
         seed: Of everything random.
         device: auto, cpu, cuda, cuda:1, mps ...
-        devices: Processes that train together, each on a device of its own (CPU processes, without one) and with its
+        ranks: Processes that train together, each on a device of its own (CPU processes, without one) and with its
             share of the classes of a batch. Where torchrun starts them, its number holds.
         precision: 32-true, 64-true, bf16-mixed or 16-mixed.
         channels_last: Whether images lie in memory pixel by pixel, which most convolutions are faster with.
@@ -170,7 +170,7 @@ class Experiment:
     score_last: bool = False
     seed: int = 0
     device: str = "auto"
-    devices: int = 1
+    ranks: int = 1
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
     channels_last: bool = False
     compile: bool = False
@@ -208,8 +208,8 @@ class Experiment:
             )
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ValueError(f"device: expected auto, cpu, cuda, cuda:<number> or mps, got {self.device!r}")
-        if self.devices > 1 and ":" in self.device:
-            raise ValueError(f"device: {self.device} is one device, and there shall be devices = {self.devices}")
+        if self.ranks > 1 and ":" in self.device:
+            raise ValueError(f"device: {self.device} is one device, and each of ranks = {self.ranks} needs its own")
         if self.backbone is not None and not re.fullmatch(r"small_conv|bn_inception|resnet50|timm:.+", self.backbone):
             raise ValueError(
                 f"backbone: expected small_conv, bn_inception, resnet50 or timm:<name>, got {self.backbone!r}"
@@ -267,16 +267,8 @@ class Experiment:
 
 _AT_LEAST_ONE = (
     *("proxies_per_class", "pool_size", "instance_patience", "embedding_dim", "image_size", "classes_per_batch"),
-    *(
-        "devices",
-        "samples_per_class",
-        "max_steps",
-        "validate_every",
-        "patience",
-        "threads",
-        "memory_batches",
-        "centers_per_class",
-    ),
+    *("ranks", "samples_per_class", "max_steps", "validate_every", "patience", "threads", "memory_batches"),
+    "centers_per_class",
 )
 _AT_LEAST_ZERO = (
     *("weight_decay", "strength", "min_delta", "pair_weight", "proxy_weight", "workers", "memory_start"),

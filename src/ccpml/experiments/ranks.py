@@ -28,40 +28,40 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
-def machines(devices: int) -> tuple[int, int]:
+def machines(ranks: int) -> tuple[int, int]:
     """Give the processes on this machine, and the machines: what was asked for, or what torchrun has started."""
     if not _by_torchrun():
-        return devices, 1
+        return ranks, 1
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     return here, int(os.environ["WORLD_SIZE"]) // here
 
 
 @contextmanager
-def other_ranks(run: Path, devices: int, threads: int) -> Iterator[None]:
+def other_ranks(run: Path, ranks: int, threads: int) -> Iterator[None]:
     """Have the other ranks train a run too while this process, the first, does; afterwards there are none.
 
     Args:
         run: The run directory; it has its settings.
-        devices: Number of ranks.
+        ranks: How many there are.
         threads: CPU threads of each.
 
     Raises:
         RuntimeError: If one of them failed; it has said why on standard error.
     """
-    if devices == 1 or _by_torchrun():
+    if ranks == 1 or _by_torchrun():
         with process_group_ended():
             yield
         return
     ours = {
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0", "LOCAL_RANK": "0"},
-        **{"WORLD_SIZE": str(devices), "OMP_NUM_THREADS": str(threads)},
+        **{"WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": str(threads)},
     }
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     command = [sys.executable, "-m", "ccpml.experiments.rank", str(run)]
     processes = [
         subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(rank)}, stdin=subprocess.DEVNULL)
-        for rank in range(1, devices)
+        for rank in range(1, ranks)
     ]
     try:
         with process_group_ended():
@@ -102,8 +102,8 @@ def process_group_ended() -> Iterator[None]:
 def _failed(processes: "list[subprocess.Popen[bytes]]") -> str:
     """Say which ranks have failed; nothing if none has."""
     codes = {rank: process.poll() for rank, process in enumerate(processes, 1)}
-    ranks = ", ".join(f"{rank} (exit code {code})" for rank, code in codes.items() if code)
-    return f"the training cannot go on without rank {ranks}; what it said stands above, if anything" if ranks else ""
+    failed = ", ".join(f"{rank} (exit code {code})" for rank, code in codes.items() if code)
+    return f"the training cannot go on without rank {failed}; what it said stands above, if anything" if failed else ""
 
 
 def _wait(processes: "list[subprocess.Popen[bytes]]") -> None:

@@ -200,7 +200,7 @@ class _Parts:
         module = MetricLearning(
             model, criterion, experiment.lr, experiment.weight_decay, queries, experiment.proxy_lr_factor
         )
-        here, nodes = machines(experiment.devices)
+        here, nodes = machines(experiment.ranks)
         rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
         batches = ClassBalancedBatches(
             table.labels,
@@ -263,14 +263,14 @@ class _Training:
 
     def of_all_ranks(self, run: RunDirectory, parts: _Parts, test: bool) -> None:
         """Train and test, on this rank and those beside it."""
-        devices = parts.experiment.devices
-        threads = parts.experiment.threads or max(1, torch.get_num_threads() // devices)
+        ranks = parts.experiment.ranks
+        threads = parts.experiment.threads or max(1, torch.get_num_threads() // ranks)
         if not is_first():
             torch.set_num_threads(threads)
             with process_group_ended():
                 self._finish(run, parts, test)
             return
-        with run.locked(), self.interruption, other_ranks(run.path, devices, threads):
+        with run.locked(), self.interruption, other_ranks(run.path, ranks, threads):
             self._finish(run, parts, test)
 
     def _finish(self, run: RunDirectory, parts: _Parts, test: bool) -> None:
@@ -297,7 +297,7 @@ def _trainer(run: RunDirectory, experiment: Experiment, epochs: int, callbacks: 
     kind, _, index = experiment.device.partition(":")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device: {experiment.device} is not here ({torch.cuda.device_count()} CUDA devices are)")
-    here, nodes = machines(experiment.devices)
+    here, nodes = machines(experiment.ranks)
     options: dict[str, Any] = {"devices": [int(index)] if index else here, "num_nodes": nodes}
     if here * nodes > 1:
         gpus = torch.cuda.is_available() and kind in {"auto", "cuda"}
