@@ -2,12 +2,9 @@
 
 import sys
 
-from benchmarks import images, loader, method, retrieval
+from benchmarks import images, loader, method, retrieval, scaling, step
 
-method.main()
-print(flush=True)
 sys.argv = sys.argv[:1]
-retrieval.main()
-for more in (images, loader):
+for part in (method, step, retrieval, images, loader, scaling):
+    part.main()
     print(flush=True)
-    more.main()

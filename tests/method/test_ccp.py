@@ -3,8 +3,9 @@ import copy
 import pytest
 import torch
 from pytorch_metric_learning import losses as pml_losses
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ccpml import CCPLoss, ContrastiveLoss, TripletMarginLoss
+from ccpml import AlternatingProjections, CCPLoss, ContrastiveLoss, TripletMarginLoss
 from ccpml.method.normalize import lipschitz_normalize
 from tests.method.test_losses import GOLDEN
 
@@ -169,3 +170,49 @@ def test_a_rate_out_of_range_is_named(rate):
 def test_a_peers_loss_cannot_be_sharded():
     with pytest.raises(ValueError, match="group: proxies can be sharded with the losses of ccpml, not with Contrast"):
         CCPLoss(pml_losses.ContrastiveLoss(), 5, 4, 1, group=object())
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuse what an accelerator's host would have to wait for: numbers, and shapes that depend on them."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "is_nonzero"}, name
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("loss", GOLDEN.values(), ids=GOLDEN)
+@pytest.mark.parametrize("rate", [1.0, 0.5])
+def test_a_step_waits_for_no_device(loss, rate, monkeypatch):
+    for module in ("ccp", "pair_loss"):  # on a CPU labels are looked at, elsewhere by an assertion of the device
+        monkeypatch.setattr(f"ccpml.method.{module}.check_labels", lambda *args, **kwargs: None)
+    criterion, net = CCPLoss(loss, 50, 4, 3, class_rate=rate), torch.nn.Linear(6, 4)
+    projections = AlternatingProjections(net, criterion)
+    for score in (None, 0.5):
+        if score is None:
+            projections.start(lambda: torch.randn(50, 4, 4))
+        else:
+            projections.observe(score)
+            projections.project(lambda: torch.randn(50, 4, 4))
+        with NoWaiting():
+            criterion(net(torch.randn(8, 6)), torch.arange(8) // 2).backward()
+            projections.pull()
+    assert net.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("loss", GOLDEN.values(), ids=GOLDEN)
+def test_a_step_on_a_gpu_waits_for_nothing_and_equals_that_on_a_cpu(loss):
+    criterion, x, labels = CCPLoss(loss, 50, 4, 3), torch.randn(8, 4), torch.arange(8) // 2
+    results = []
+    for device in ("cpu", "cuda"):
+        own, embeddings = copy.deepcopy(criterion).to(device), x.to(device).requires_grad_()
+        classes = labels.to(device)
+        torch.cuda.set_sync_debug_mode("error" if device == "cuda" else "default")
+        try:
+            value = own(embeddings, classes)
+            value.backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        results.append([value.detach().cpu(), embeddings.grad.cpu(), own.proxies.grad.cpu()])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)

@@ -16,6 +16,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
+from torch import distributed
 
 from ccpml.data import ClassBalancedBatches, Draw, ImageTable, pool_rows, train_loader
 from ccpml.experiments.apply import write_embeddings
@@ -341,7 +342,8 @@ def _test(parts: _Parts, trainer: L.Trainer) -> tuple[torch.Tensor, RetrievalSco
     """Embed and score the test classes by the weights as they are."""
     table = parts.images.splits.test
     embeddings, labels = _embedded(parts, table, trainer)
-    return embeddings, score_roles(embeddings, labels, is_query(table))
+    ranks = distributed.group.WORLD if trainer.world_size > 1 else None
+    return embeddings, score_roles(embeddings, labels, is_query(table), group=ranks)
 
 
 def _score(

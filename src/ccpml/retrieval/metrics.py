@@ -118,8 +118,8 @@ def evaluate(
             rounding apart: a matrix product may round differently in another shape).
         progress: Called now and then with the queries done and the queries that count.
         group: Ranks that share the work, such as ``torch.distributed.group.WORLD``: each calls this with the same
-            embeddings and labels, searches for a share of the queries, and returns the scores of all, the same bits
-            as one process alone.
+            embeddings and labels, searches for a share of the queries, and returns the scores of all: those of one
+            process, bit for bit unless masses of vectors are nearer to each other than float32 can tell.
 
     Returns:
         The scores, plain floats in 0..1.
