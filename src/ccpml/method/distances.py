@@ -26,7 +26,7 @@ def euclidean_distances(x: Tensor, y: Tensor) -> Tensor:
     """
     work = torch.float32 if x.device.type == "mps" else torch.float64  # mps has no float64
     x_, y_ = x.detach().to(work), y.detach().to(work)
-    lengths, ref_lengths = torch.linalg.vecdot(x_, x_), torch.linalg.vecdot(y_, y_)  # squared
+    lengths, ref_lengths = (torch.linalg.vector_norm(v, dim=1).square_() for v in (x_, y_))
     squared = torch.addmm(ref_lengths, x_ * -2, y_.T).add_(lengths[:, None]).to(x.dtype)  # (B, M)
     rounding = (x.shape[1] + 4) * torch.finfo(work).eps
     least = torch.add((lengths * rounding).to(x.dtype)[:, None], (ref_lengths * rounding).to(x.dtype))
