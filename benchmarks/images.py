@@ -1,7 +1,7 @@
 """From JPEG files to normalised batches: torchvision, ours, and ours from the packed cache.
 
-Run ``python -m benchmarks.images [--peer PYTHON]``, where PYTHON is that of an environment with torchvision (see
-requirements-images.txt). Images are noise with the spectrum of photographs. Each row runs in a process of its own,
+Run ``python -m benchmarks.images``; torchvision runs in the environment of the peers, which ``make bench`` sets up in
+.venv-peers. Images are noise with the spectrum of photographs. Each row runs in a process of its own,
 rows in turns, and counts the processor's seconds of one thread: from opening files to float32 (32, 3, 227, 227).
 """
 
@@ -25,9 +25,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.measure import ROOT
+
 SIZE, BATCH, HEIGHT, WIDTH = 227, 32, 375, 500
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DECAYS = 1.47, 1.15  # of photographs of about 55 and 95 kB
+
+PYTHON = str(ROOT / ".venv-peers" / "bin" / "python")
 
 Step = Callable[[int, Sequence[Path]], Tensor]
 
@@ -239,6 +243,8 @@ def show_rows(run: Callable[..., str], rounds: int) -> None:
         for name in [name for name in ROWS if name not in failed]:
             try:
                 found[name].append(json.loads(run(name)))
+            except OSError:
+                failed[name] = "not installed (make bench installs it)"
             except subprocess.CalledProcessError as error:
                 failed[name] = (error.stderr.strip().splitlines() or [f"exit {error.returncode}"])[-1]
     peer = statistics.median(found["torchvision: Pillow"] or [math.nan])
@@ -262,20 +268,20 @@ def show(folder: Path, decay: float, args: argparse.Namespace) -> None:
     print(f"\n{args.count} JPEGs of {WIDTH} × {HEIGHT}, quality 90, 4:2:0, {size / 1e3:.0f} kB on average:\n")
 
     def run(name: str, *options: str) -> str:
-        python = args.peer if name in PEERS else sys.executable
+        python = args.peers if name in PEERS else sys.executable
         command = [python, "-m", "benchmarks.images", "--folder", str(folder), "--row", name, *options]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     show_rows(run, args.rounds)
     try:
         print(f"\n{compare(folder, run)}")
-    except subprocess.CalledProcessError:
+    except (OSError, subprocess.CalledProcessError):
         print("\nOutputs were not compared: torchvision does not run.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", default=sys.executable, help="Python of an environment with torchvision")
+    parser.add_argument("--peers", default=PYTHON, help="the Python of the peers' environment")
     parser.add_argument("--count", type=int, default=96, help="images")
     parser.add_argument("--rounds", type=int, default=5, help="processes for each row")
     parser.add_argument("--seed", type=int, default=0)
