@@ -79,14 +79,15 @@ def test_ctrl_c_ends_all_ranks_and_the_run_resumes_to_the_same(folder, two_ranks
     assert (path / weights).read_bytes() == (two_ranks / weights).read_bytes()
 
 
-def test_a_rank_that_is_killed_is_missed(folder, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_a_rank_that_is_killed_is_missed(folder, tmp_path, number, code):
     path = tmp_path / "run"
     process = subprocess.Popen(begin(folder, path, ranks=2, max_steps=999), stderr=subprocess.PIPE, text=True)
     wait_for_rows(path, 1, process)
-    os.kill(ranks_beside(process.pid)[0], signal.SIGKILL)
+    os.kill(ranks_beside(process.pid)[0], number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "error: the training cannot go on without rank 1 (exit code -9)" in error
+    assert f"error: the training cannot go on without rank 1 (exit code {code})" in error
     assert "Traceback" not in error
 
 

@@ -22,7 +22,7 @@ from ccpml.experiments.rundir import RunDirectory
 from ccpml.method import lipschitz_normalize
 from ccpml.training import CCPCallback, MetricLearning
 
-__all__ = ["Checkpoints", "Interruption", "Progress", "Recorder", "Stopped"]
+__all__ = ["Checkpoints", "Interruption", "OwnSignals", "Progress", "Recorder", "SeedEpochs", "Stopped"]
 
 COLUMNS = (
     *("step", "seconds", "loss", "map_at_r", "precision_at_1", "r_precision", "instance", "strength"),
@@ -72,6 +72,34 @@ class Interruption:
             raise Stopped("stopped at once", number)
         self.wanted = number
         tqdm.write("stopping after this step (Ctrl-C again to stop at once) ...", file=sys.stderr)
+
+
+class OwnSignals(L.Callback):
+    """Leave SIGTERM to who had it before: Lightning's handler has ranks talk to each other in the midst of a step."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Remember whose it is."""
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give it back."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)
+
+
+class SeedEpochs(L.Callback):
+    """Make torch's generator (dropout) a function of the seed, the step at which an epoch begins, and the rank.
+
+    Args:
+        seed: Of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Seed it."""
+        torch.manual_seed((self.seed + 1) * 1_000_003 + trainer.global_step + (trainer.global_rank << 44))
 
 
 class Recorder(L.Callback):

@@ -11,6 +11,7 @@ from ccpml.experiments.cell import end_with
 def main(path: Path) -> int:
     """Train with the first rank, which decides when to stop and writes; return 0, or 1 for a failure."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first one, which ends the others
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))  # Lightning's would wait for the others
     end_with(os.getppid())
     from ccpml.experiments.train import resume
 

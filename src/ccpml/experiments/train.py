@@ -20,7 +20,7 @@ from torch import distributed
 
 from ccpml.data import ClassBalancedBatches, Draw, ImageTable, pool_rows, train_loader
 from ccpml.experiments.apply import write_embeddings
-from ccpml.experiments.callbacks import Checkpoints, Interruption, Progress, Recorder
+from ccpml.experiments.callbacks import Checkpoints, Interruption, OwnSignals, Progress, Recorder, SeedEpochs
 from ccpml.experiments.config import Experiment
 from ccpml.experiments.files import write_json, write_text
 from ccpml.experiments.geometry import GeometrySet
@@ -154,16 +154,6 @@ class _EpochBatches:
         return iter(self.batches.steps(done, done + self.steps))
 
 
-class _SeedEpochs(L.Callback):
-    """Make torch's generator (dropout) a function of the seed and the step at which an epoch begins."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        torch.manual_seed((self.seed + 1) * 1_000_003 + trainer.global_step + (trainer.global_rank << 44))
-
-
 @dataclass(frozen=True)
 class _Parts:
     """What is trained, on what, and by what: all built before a run directory is made."""
@@ -256,7 +246,13 @@ class _Training:
         assert experiment.max_steps is not None  # resolved
         assert experiment.validate_every is not None
         epochs = math.ceil(experiment.max_steps / experiment.validate_every)
-        callbacks = [_SeedEpochs(experiment.seed), *([parts.ccp] if parts.ccp else []), *parts.schedules, recorder]
+        callbacks = [
+            SeedEpochs(experiment.seed),
+            OwnSignals(),
+            *([parts.ccp] if parts.ccp else []),
+            *parts.schedules,
+            recorder,
+        ]
         callbacks += [Progress(recorder, epochs * experiment.validate_every)] if progress else []
         callbacks += [*further, Checkpoints(run, recorder, interruption)]
         with _quiet():
