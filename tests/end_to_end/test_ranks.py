@@ -91,6 +91,19 @@ def test_a_rank_that_is_killed_is_missed(folder, tmp_path, number, code):
     assert "Traceback" not in error
 
 
+def test_the_first_ranks_own_error_is_the_one_that_is_told(tmp_path):
+    folder, path = toy_folder(tmp_path / "gloo", classes=16), tmp_path / "run"
+    process = subprocess.Popen(begin(folder, path, ranks=2, max_steps=999), stderr=subprocess.PIPE, text=True)
+    wait_for_rows(path, 1, process)
+    for image in folder.rglob("*.png"):
+        image.write_bytes(b"rubbish")
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ccpml: error:" in error
+    assert "not an image of a known format" in error
+    assert "Traceback" not in error
+
+
 def test_torchrun_starts_the_ranks_itself(folder, two_ranks, tmp_path):
     path = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--"]

@@ -155,6 +155,15 @@ def test_a_step_compares_with_the_classes_drawn(loss):
     torch.testing.assert_close(criterion.eval()(x, labels), whole(x, labels))  # evaluation compares with all
 
 
+def test_classes_are_drawn_by_the_seed():
+    labels = torch.tensor([1])
+    drawn = [
+        CCPLoss(ContrastiveLoss(), 100, 4, 1, class_rate=0.05, seed=seed)._draw_classes(labels) for seed in (1, 1, 2)
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
 def test_more_samples_than_classes_drawn_are_all_compared_with():
     criterion, (x, labels) = CCPLoss(ContrastiveLoss(), 5, 4, 1, class_rate=0.01), batch()
     assert set(labels.tolist()) <= set(criterion._draw_classes(labels).tolist())

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from ccpml.experiments.config import LOSS_PARAMETERS, PAIR_LOSSES, Experiment
+from ccpml.experiments.rundir import RunDirectory
 from ccpml.method import average_covering_radius
 from ccpml.report.covers import worst_by_proxies, worst_by_samples
 from ccpml.report.curves import History
 from ccpml.report.embedded import Embedded, read_embedded
 from ccpml.report.gallery import _neighbours, choose_queries
+from ccpml.report.head import title
 from ccpml.report.maps import _Flat, choose_instances, draw_maps, last_instance
 from ccpml.report.style import legible, style, two_lines
 from tests.report.runs import make_run
@@ -130,3 +133,11 @@ def test_names_fit_and_show_in_any_font() -> None:
     assert two_lines("short", 12) == "short"
     assert two_lines("Korean/character01", 15) == "Korean/\ncharacter01"
     assert two_lines("x" * 40, 10) == "x" * 10 + "\n" + "x" * 9 + "…"
+
+
+@pytest.mark.parametrize("loss", LOSS_PARAMETERS)
+def test_the_title_names_every_method_and_loss(loss, tmp_path):
+    for method in ("ccp", "xbm", "plain") if loss in PAIR_LOSSES else ("plain",):
+        text = title(RunDirectory(tmp_path), Experiment(loss=loss, method=method))
+        expected = {"ccp": "chance-constrained", "xbm": "cross-batch memory", "plain": "the loss alone"}[method]
+        assert (expected if loss in PAIR_LOSSES else "proxies of its own") in text

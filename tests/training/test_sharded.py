@@ -107,6 +107,30 @@ def test_wrong_use_is_named(saved, tmp_path):
         load_sharded(saved[0], parts.module, torch.optim.Adam(parts.module.parameters()))
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: (path / "numbers.json").write_text("{}"), "'groups'"),
+        (lambda path: (path / "numbers.json").write_text("[]"), "list indices"),
+        (lambda path: (path / "numbers.json").write_text('{"groups": [{}, {}]}'), "2 groups of parameters, the opt"),
+        (lambda path: (path / "numbers.json").write_text('{"groups": [{}]}'), "saved without projections"),
+        (lambda path: next(path.glob("*.distcp")).write_bytes(b"0" * 999), ""),
+        (lambda path: next(path.glob("*.distcp")).unlink(), "No such file"),
+    ],
+)
+def test_a_damaged_checkpoint_changes_nothing(tmp_path, damage, message):
+    parts = Parts()
+    save_sharded(str(tmp_path / "one"), *parts.all())
+    damage(tmp_path / "one")
+    parts.train(1)
+    before = {name: value.clone() for name, value in parts.module.state_dict().items()}
+    with pytest.raises(ValueError, match="not a checkpoint of this training, or damaged: .*" + message) as error:
+        load_sharded(str(tmp_path / "one"), *parts.all())
+    assert "\n" not in str(error.value)
+    for name, value in parts.module.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
 def test_nothing_that_a_stranger_wrote_is_called(tmp_path):
     class Trap:
         def __reduce__(self):

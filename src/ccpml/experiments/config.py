@@ -52,7 +52,8 @@ class Experiment:
         tau: τ of soft_triple.
         centers_per_class: Proxies per class of soft_triple and subcenter_arcface.
         proxies_per_class: K of CCP.
-        class_rate: Of CCP's classes, the share with whose proxies a step compares; below 1 for very many classes.
+        class_rate: Of CCP's classes, the share with whose proxies a step compares (at least as many as there are images
+            in the batch); below 1 for very many classes.
         pool_size: b, the images of a class among which CCP chooses proxies.
         memory_batches: Batches that the memory of xbm holds.
         memory_start: Steps until xbm compares with its memory.

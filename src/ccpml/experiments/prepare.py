@@ -270,6 +270,7 @@ def build_criterion(experiment: Experiment, num_classes: int) -> nn.Module:
         pair_weight=settings.pair_weight,
         proxy_weight=settings.proxy_weight,
         class_rate=settings.class_rate,
+        seed=settings.seed,
     )
 
 

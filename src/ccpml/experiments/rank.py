@@ -13,15 +13,16 @@ def main(path: Path) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first one, which ends the others
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))  # Lightning's would wait for the others
     end_with(os.getppid())
+    from ccpml.experiments.ranks import lost_contact, own_rank
     from ccpml.experiments.train import resume
 
     try:
         resume(path, progress=False)
     except Exception as error:
-        if any(word in str(error) for word in ("gloo", "NCCL")):  # the first rank has gone, or tells why not
+        if lost_contact(error):  # the first rank has gone, or tells why not
             return 1
         message = " ".join(str(error).split()) or type(error).__name__
-        print(f"ccpml: rank {os.environ['LOCAL_RANK']}: {message}", file=sys.stderr)
+        print(f"ccpml: rank {own_rank()}: {message}", file=sys.stderr)
         return 1
     return 0
 

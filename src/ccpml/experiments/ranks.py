@@ -15,17 +15,20 @@ from pathlib import Path
 
 from torch import distributed
 
-from ccpml.experiments.callbacks import Stopped
+__all__ = ["is_first", "lost_contact", "machines", "other_ranks", "own_rank", "process_group_ended"]
 
-__all__ = ["is_first", "machines", "other_ranks", "process_group_ended"]
+RANK = "CCPML_RANK"
+"""Tells the processes that the first one starts which they are."""
 
-_PATIENCE = 10.0
-"""Seconds that another rank is given to end."""
+
+def own_rank() -> int:
+    """Give this process's number among those that train the same run; 0 where it is alone."""
+    return int(os.environ["RANK"] if _by_torchrun() else os.environ.get(RANK, "0"))
 
 
 def is_first() -> bool:
-    """Say whether this process is the one that writes: not one of those beside it that train the same run."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+    """Say whether this process is the one that writes."""
+    return own_rank() == 0
 
 
 def machines(ranks: int) -> tuple[int, int]:
@@ -52,41 +55,52 @@ def other_ranks(run: Path, ranks: int, threads: int) -> Iterator[None]:
         with process_group_ended():
             yield
         return
+    with _environment(ranks, threads):
+        command = [sys.executable, "-m", "ccpml.experiments.rank", str(run)]
+        processes = [
+            subprocess.Popen(
+                command, env={**os.environ, RANK: str(rank), "LOCAL_RANK": str(rank)}, stdin=subprocess.DEVNULL
+            )
+            for rank in range(1, ranks)
+        ]
+        try:
+            with process_group_ended():
+                yield
+            _wait(processes, 60)
+            _require_success(processes)
+        except Exception as error:
+            if lost_contact(error):  # it is the other that failed, and about to end
+                _wait(processes, 5)
+                _require_success(processes)
+            raise
+        finally:
+            _end(processes)
+
+
+@contextmanager
+def _environment(ranks: int, threads: int) -> Iterator[None]:
+    """Set what Lightning and torch must know to find each other, for as long as it lasts."""
     ours = {
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0", "LOCAL_RANK": "0"},
         **{"WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": str(threads)},
     }
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
-    command = [sys.executable, "-m", "ccpml.experiments.rank", str(run)]
-    processes = [
-        subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(rank)}, stdin=subprocess.DEVNULL)
-        for rank in range(1, ranks)
-    ]
     try:
-        with process_group_ended():
-            yield
-        _wait(processes)
-    except (Stopped, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        _wait(processes)
-        if _failed(processes):
-            raise RuntimeError(_failed(processes)) from error
-        raise
+        yield
     finally:
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
-        _wait(processes)
-        for process in processes:
-            process.kill()
-            process.wait()
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-    if _failed(processes):
-        raise RuntimeError(_failed(processes))
+
+
+def lost_contact(error: BaseException) -> bool:
+    """Say whether an error is that another rank has gone, rather than the cause."""
+    words = ("gloo", "NCCL", "Connection")
+    return isinstance(error, distributed.DistError) or (
+        type(error) is RuntimeError and any(word in str(error) for word in words)
+    )
 
 
 @contextmanager
@@ -99,18 +113,29 @@ def process_group_ended() -> Iterator[None]:
             distributed.destroy_process_group()
 
 
-def _failed(processes: "list[subprocess.Popen[bytes]]") -> str:
-    """Say which ranks have failed; nothing if none has."""
+def _require_success(processes: "list[subprocess.Popen[bytes]]") -> None:
+    """Raise RuntimeError if one has failed."""
     codes = {rank: process.poll() for rank, process in enumerate(processes, 1)}
     failed = ", ".join(f"{rank} (exit code {code})" for rank, code in codes.items() if code)
-    return f"the training cannot go on without rank {failed}; what it said stands above, if anything" if failed else ""
+    if failed:
+        raise RuntimeError(f"the training cannot go on without rank {failed}; what it said stands above, if anything")
 
 
-def _wait(processes: "list[subprocess.Popen[bytes]]") -> None:
+def _wait(processes: "list[subprocess.Popen[bytes]]", seconds: float) -> None:
     """Wait until all have ended, but not for long."""
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + seconds
     while any(process.poll() is None for process in processes) and time.monotonic() < end:
         time.sleep(0.05)
+
+
+def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
+    """End those that have not ended; there is nothing that they would have to save."""
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    _wait(processes, 2)
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 def _by_torchrun() -> bool:

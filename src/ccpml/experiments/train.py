@@ -40,7 +40,7 @@ from ccpml.experiments.prepare import (
 )
 from ccpml.experiments.presets import PAPER
 from ccpml.experiments.provenance import provenance
-from ccpml.experiments.ranks import is_first, machines, other_ranks, process_group_ended
+from ccpml.experiments.ranks import is_first, machines, other_ranks, own_rank, process_group_ended
 from ccpml.experiments.rundir import RunDirectory
 from ccpml.method.ranks import gather_rows
 from ccpml.retrieval import RetrievalScores
@@ -192,13 +192,12 @@ class _Parts:
             model, criterion, experiment.lr, experiment.weight_decay, queries, experiment.proxy_lr_factor
         )
         here, nodes = machines(experiment.ranks)
-        rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
         batches = ClassBalancedBatches(
             table.labels,
             experiment.classes_per_batch,
             experiment.samples_per_class,
             experiment.seed,
-            rank if here * nodes > 1 else 0,
+            own_rank(),
             here * nodes,
         )
         epoch = _EpochBatches(batches, experiment.validate_every, module)

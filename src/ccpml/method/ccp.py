@@ -31,8 +31,10 @@ class CCPLoss(nn.Module):
         pair_weight: w_pair, of the loss within the batch.
         proxy_weight: w_proxy, of the loss against the proxies.
         class_rate: The share of the classes with whose proxies a training step compares, in (0, 1]: those of the batch,
-            and others drawn anew for each step. With 1 it is exact; with less, time grows with the classes drawn
-            (An et al., "Partial FC", 2021). Evaluation compares with all.
+            filled up with others that are drawn anew for each step; never fewer than the batch has samples. With 1 it
+            is exact; with less, time grows with the classes drawn (An et al., "Partial FC", 2021). Evaluation compares
+            with all.
+        seed: Of the classes drawn. Ranks that hold all proxies must have the same.
         group: A process group over whose ranks the proxies are sharded: each holds, and trains, those of its
             share of the classes, and all are called with the same joined batch (`gather_batch`). None: all are here.
 
@@ -71,6 +73,7 @@ class CCPLoss(nn.Module):
         proxy_weight: float = 1.0,
         *,
         class_rate: float = 1.0,
+        seed: int = 0,
         group: Any = None,
     ) -> None:
         super().__init__()
@@ -88,6 +91,7 @@ class CCPLoss(nn.Module):
             raise ValueError(f"group: proxies can be sharded with the losses of ccpml, not with {type(loss).__name__}")
         self.loss = loss
         self.class_rate = class_rate
+        self.seed = seed
         self.group = group
         self.num_classes = num_classes
         self.classes = range(num_classes) if group is None else share_of(num_classes, group)
@@ -163,7 +167,8 @@ class CCPLoss(nn.Module):
         """Draw the classes of a step: those of the batch, and others; as rows of ``proxies``, rising."""
         count, labels = len(self.proxies), labels.long() - self.classes.start
         here = (labels >= 0) & (labels < count)
-        generator = torch.Generator(labels.device).manual_seed(self._draws)
+        generator = torch.Generator(labels.device)
+        generator.manual_seed(((self.seed * 1_000_003 + self.classes.start) * 1_000_033 + self._draws) % 2**63)
         keys = torch.rand(count, generator=generator, device=labels.device)
         keys.index_add_(0, labels.clamp(0, max(0, count - 1)), here.to(keys.dtype))  # 1 and more: first of all
         self._draws += 1

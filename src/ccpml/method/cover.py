@@ -45,9 +45,7 @@ def greedy_k_center(points: Tensor, centers: Tensor, k: int) -> Tensor:
         raise ValueError(f"k: expected 1..{points.shape[1]} (the points of a class), got {k}")
     points, centers = _alike(points, centers)
     size = points.shape[0]
-    if (
-        points.device.type == "cpu"
-    ):  # classes by the block, so that their points stay in the cache from choice to choice
+    if points.device.type == "cpu":  # by the block, whose points stay in the cache from choice to choice
         size = _BLOCK // max(1, points.shape[1] * points.shape[2])
     blocks = zip(torch.split(points, max(1, size)), torch.split(centers, max(1, size)), strict=True)
     return torch.cat([_greedy(some, _nearest(some, there), k) for some, there in blocks])

@@ -18,7 +18,8 @@ class PairLoss(nn.Module):
     """What the four losses share: normalisation, and which pairs are positive or negative.
 
     The calling convention is pytorch-metric-learning's, so either library's losses work in the other's place.
-    Computed in float32 (float64 for float64 input), under autocast too.
+    Computed in float32 (float64 for float64 input), under autocast too. Gradients are of first order alone: with
+    ``create_graph`` they raise RuntimeError.
 
     Args:
         normalize: How embeddings and references are normalised before they are compared: ``"lipschitz"`` (φ,
@@ -61,7 +62,8 @@ class PairLoss(nn.Module):
         check_labels("labels", labels, len(embeddings))
         check_references(ref_emb, ref_labels, dim=embeddings.shape[1])
         if ref_emb is None or ref_labels is None or ref_emb is embeddings:
-            return self.against(embeddings, labels, embeddings, labels, within=True)
+            same = labels if ref_labels is None else ref_labels
+            return self.against(embeddings, labels, embeddings, same, within=True)
         return self.against(embeddings, labels, ref_emb, ref_labels)
 
     def against(

@@ -16,6 +16,19 @@ _LOSSES: Final = {
     "triplet": "triplet",
     "multi_similarity": "multi-similarity (MS)",
 }
+_OWN_PROXIES: Final = {
+    "proxy_anchor": "ProxyAnchor",
+    "proxy_nca": "ProxyNCA++",
+    "soft_triple": "SoftTriple",
+    "arcface": "ArcFace",
+    "subcenter_arcface": "SubCenter-ArcFace",
+}
+_METHODS: Final = {
+    "ccp": "chance-constrained proxies (CCP)",
+    "xbm": "cross-batch memory (XBM)",
+    "plain": "the loss alone, within the batch",
+    "own": "with proxies of its own",
+}
 _NAMES: Final = {
     "map_at_r": "MAP@R",
     "precision_at_1": "P@1",
@@ -27,8 +40,8 @@ _NAMES: Final = {
 
 def title(run: RunDirectory, experiment: Experiment) -> str:
     """Say what this is."""
-    method = "chance-constrained proxies (CCP)" if experiment.method == "ccp" else "the loss alone, within the batch"
-    text = f"Deep metric learning on {experiment.data}: {_LOSSES[experiment.loss]} loss, {method}."
+    method = _METHODS["own" if experiment.loss in _OWN_PROXIES else experiment.method]
+    text = f"Deep metric learning on {experiment.data}: {(_LOSSES | _OWN_PROXIES)[experiment.loss]} loss, {method}."
     return f"<h1>{page.text(run.path.resolve().name)}</h1>\n" + page.paragraph(text, lead=True)
 
 

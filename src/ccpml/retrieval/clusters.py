@@ -79,6 +79,8 @@ def cluster_scores(
         NMI 1.0000, AMI 1.0000 (3 clusters)
     """
     iterations = at_least_one("iterations", iterations)
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed: expected an integer of at least 0, got {seed!r}")
     x = as_embeddings("embeddings", embeddings)
     classes = torch.unique(as_labels("labels", labels, "embeddings", x), return_inverse=True)[1].cpu()
     k = int(classes.max()) + 1

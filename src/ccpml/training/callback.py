@@ -113,9 +113,8 @@ class CCPCallback(L.Callback):
         if logged_score is None:
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             raise ValueError(f"CCPCallback: monitor={self.monitor!r} was not logged in validation, but {logged}")
-        score: float = trainer.strategy.broadcast(
-            float(logged_score)
-        )  # ranks that saw different data decide as the first one
+        # Ranks that saw different data decide as the first one.
+        score: float = trainer.strategy.broadcast(float(logged_score))
         if not math.isfinite(score):
             raise ValueError(f"CCPCallback: the score {self.monitor!r} is {score}; has the training diverged?")
         if self.projections.observe(score):

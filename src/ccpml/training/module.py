@@ -123,7 +123,7 @@ class MetricLearning(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by the norm of all gradients, those of other ranks' proxies among them."""
-        if gradient_clip_val is None or not self._sharded():
+        if gradient_clip_val is None or gradient_clip_algorithm == "value" or not self._sharded():
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         proxies = self.criterion.get_parameter("proxies")

@@ -54,6 +54,7 @@ def save_sharded(
         ...     save_sharded(Path(folder) / "step-100", module, optimizer)
         ...     load_sharded(Path(folder) / "step-100", module, optimizer)
     """
+    path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path}: there is something already; write the checkpoint to another place")
     sharding, (model, optim) = _Sharding(module), get_state_dict(module, optimizer)
@@ -91,13 +92,20 @@ def load_sharded(
         FileNotFoundError: If there is no checkpoint at ``path``.
         ValueError: If it is damaged, or not of this training.
     """
+    path = Path(path)
     if not (path / _NUMBERS).is_file():
         raise FileNotFoundError(f"{path}: no checkpoint is there (no {_NUMBERS})")
     sharding, (model, optim) = _Sharding(module), get_state_dict(module, optimizer)
-    state = sharding.wrapped({"model": model, "optimizer": optim["state"]})
+    # Read into copies: where one part does not fit, nothing has changed.
+    state = sharding.wrapped(_copied({"model": model, "optimizer": optim["state"]}))
     try:
         numbers = json.loads((path / _NUMBERS).read_text(encoding="utf-8"))
+        groups, instance = numbers["groups"], numbers.get("projections")
+        if len(groups) != len(optimizer.param_groups):
+            raise ValueError(f"it has {len(groups)} groups of parameters, the optimiser {len(optimizer.param_groups)}")
         if projections is not None:
+            if instance is None:
+                raise ValueError("it was saved without projections")
             blank = projections.blank_state()
             state["projections"] = sharding.wrapped({name: blank[name] for name in numbers["tensors"]})
         _Reader(path).read_metadata()
@@ -108,16 +116,21 @@ def load_sharded(
     state = sharding.unwrapped(state)
     optim = {**optim, "state": state["optimizer"]}
     set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=optim)
-    for group, saved in zip(optimizer.param_groups, numbers["groups"], strict=True):
-        group.update(saved)
+    for group, saved in zip(optimizer.param_groups, groups, strict=True):
+        group.update({name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
     if projections is not None:
         nothing: dict[str, Any] = {"anchor": None, "best": {}, "best_proxies": None}
-        projections.load_state_dict({**nothing, **numbers["projections"], **state["projections"]})
+        projections.load_state_dict({**nothing, **instance, **state["projections"]})
+
+
+def _copied(state: Any) -> Any:
+    return {name: _copied(value) for name, value in state.items()} if isinstance(state, dict) else state.clone()
 
 
 def _plain(group: dict[str, Any]) -> dict[str, Any]:
-    """Give the numbers of an optimiser's group."""
-    return {name: value for name, value in group.items() if isinstance(value, bool | int | float)}
+    """Give the numbers of an optimiser's group, its pairs of numbers among them."""
+    found = {name: value.item() if isinstance(value, Tensor) else value for name, value in group.items()}
+    return {name: value for name, value in found.items() if isinstance(value, bool | int | float | tuple)}
 
 
 class _Sharding:
@@ -153,8 +166,10 @@ def _global(local: Tensor, criterion: CCPLoss) -> Tensor:
 
 
 def _reason(error: BaseException) -> str:
-    """Give the last line of an error, which of those gathered from ranks says what it is."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    """Give the first line of an error, or of the first rank's."""
+    causes = getattr(error, "failures", {})  # of the ranks, where it is one of theirs
+    cause = next((failure[0] for failure in causes.values()), error)
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
 
 
 @contextmanager
