@@ -23,7 +23,7 @@ __all__ = ["LEAST", "Pairs", "References", "Terms", "only", "pair_loss"]
 _KEPT = 2**25
 """Values kept from the first pass to the second: 128 MiB in float32."""
 
-_BLOCK = {"cpu": 2**17, "cuda": 2**26}
+_BLOCK = {"cpu": 2**17, "cuda": 2**24}
 """Pairs of a block, so that what is done to it stays in the cache, or keeps a GPU busy."""
 
 
