@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, distributed
 
 from ccpml.method.distances import euclidean_distances
+from ccpml.method.ranks import all_gather
 
 __all__ = ["LEAST", "Pairs", "References", "Terms", "only", "pair_loss"]
 
@@ -207,9 +208,5 @@ def _farthest(x: Tensor, blocks: _Values, references: References) -> Tensor:
 
 
 def _of_all_ranks(tensor: Tensor, group: Any) -> list[Tensor]:
-    """Gather a tensor of one shape from all ranks of a group."""
-    if group is None:
-        return [tensor]
-    tensors = [torch.empty_like(tensor) for _ in range(distributed.get_world_size(group))]
-    distributed.all_gather(tensors, tensor.contiguous(), group=group)
-    return tensors
+    """Give what all ranks that hold references have; without a group this one has them all."""
+    return [tensor] if group is None else all_gather(tensor, group)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-__all__ = ["gather_batch", "gather_rows", "share_of"]
+__all__ = ["all_gather", "gather_batch", "gather_rows", "share_of"]
 
 
 def gather_batch(embeddings: Tensor, labels: Tensor, group: Any = None) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def gather_batch(embeddings: Tensor, labels: Tensor, group: Any = None) -> tuple
     if embeddings.dtype in {torch.float16, torch.bfloat16}:  # losses compute in float32 anyway
         embeddings = embeddings.float()
     joined: Tensor = _Gather.apply(embeddings, group)  # type: ignore[no-untyped-call]  # torch's apply is untyped
-    return joined, torch.cat(_all_gather(labels, group))
+    return joined, torch.cat(all_gather(labels, group))
 
 
 def gather_rows(rows: Tensor, group: Any = None) -> Tensor:
@@ -62,10 +62,10 @@ def gather_rows(rows: Tensor, group: Any = None) -> Tensor:
     """
     if _world(group) == 1:
         return rows
-    counts = torch.cat(_all_gather(torch.tensor([len(rows)], device=rows.device), group)).tolist()
+    counts = torch.cat(all_gather(torch.tensor([len(rows)], device=rows.device), group)).tolist()
     padded = rows.new_zeros(max(counts), *rows.shape[1:])
     padded[: len(rows)] = rows.detach()
-    return torch.cat([part[:count] for part, count in zip(_all_gather(padded, group), counts, strict=True)])
+    return torch.cat([part[:count] for part, count in zip(all_gather(padded, group), counts, strict=True)])
 
 
 def share_of(count: int, group: Any = None) -> range:
@@ -93,7 +93,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
         ctx.group, ctx.count = group, len(x)
-        return torch.cat(_all_gather(x, group))
+        return torch.cat(all_gather(x, group))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -105,7 +105,8 @@ def _world(group: Any) -> int:
     return distributed.get_world_size(group) if distributed.is_available() and distributed.is_initialized() else 1
 
 
-def _all_gather(x: Tensor, group: Any) -> list[Tensor]:
+def all_gather(x: Tensor, group: Any) -> list[Tensor]:
+    """Give the tensors of all ranks, which are of one shape, in the order of the ranks; without gradients."""
     parts = [torch.empty_like(x) for _ in range(_world(group))]
     distributed.all_gather(parts, x.detach().contiguous(), group=group)
     return parts
