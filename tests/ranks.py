@@ -1,6 +1,7 @@
 """Run a function on the ranks of a gloo group, each a process of its own."""
 
 import os
+import sys
 import tempfile
 import time
 import traceback
@@ -48,3 +49,6 @@ def _rank(rank, world_size, folder, function, args):
         traceback.print_exc()
         raise
     torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # gloo's threads outlive a group that something still holds, and one that wakes up late aborts the end
