@@ -18,7 +18,10 @@ from ccpml.retrieval.neighbors import ExactSearch, squared_lengths
 __all__ = ["MOST_NEIGHBORS", "few_nearest", "tile_side"]
 
 MOST_NEIGHBORS = 32
-"""The largest k: the k-th of the largest scores of as many blocks is what a candidate must reach."""
+"""The largest k."""
+
+_LEAST_BLOCKS = 16
+"""Blocks of a tile's line, at least, and twice k: the k-th of their largest scores is what a candidate must reach."""
 
 _LARGEST = {"cpu": (4096, 64), "cuda": (8192, 256)}
 """Sides of a tile and of its blocks, at most: the larger, the fewer candidates and the better cores share an operation,
@@ -37,9 +40,9 @@ _FAR = -1e38
 
 def tile_side(vectors: Tensor) -> int:
     """How many of some vectors a tile has along its side: ranks that share queries had better not part those."""
-    largest = _LARGEST.get(vectors.device.type, _LARGEST["cpu"])[0]
+    largest, block = _LARGEST.get(vectors.device.type, _LARGEST["cpu"])
     tiles = max(-(-len(vectors) // largest), min(_LEAST_TILES, -(-len(vectors) // _LEAST_SIDE)))
-    return _up_to_multiple(-(-len(vectors) // tiles), 256)
+    return _up_to_multiple(-(-len(vectors) // tiles), block)
 
 
 def few_nearest(
@@ -59,7 +62,7 @@ def few_nearest(
         search: Queries and gallery.
         wanted: k of each query, at most `MOST_NEIGHBORS` and what is available, shape (Q,); 0 for none.
         progress: Called now and then with the share of the tiles that is done.
-        side: Vectors along the sides of a tile, a multiple of `MOST_NEIGHBORS`.
+        side: Vectors along the sides of a tile, at least 16 and twice the largest k.
         capacity: Candidates held at a time.
 
     Returns:
@@ -99,7 +102,9 @@ class _Tiles:
     def __init__(self, search: ExactSearch, wanted: Tensor, height: int, side: int, capacity: int) -> None:
         self.search, self.wanted, self.height, self.side, self.capacity = search, wanted, height, side, capacity
         largest = _LARGEST.get(search.queries.device.type, _LARGEST["cpu"])[1]
-        self.block = min(1 << int(math.log2(side // MOST_NEIGHBORS)), largest)  # powers of 2 reduce fastest
+        most = max(1, int(wanted.max()))
+        blocks = max(_LEAST_BLOCKS, 2 * most)
+        self.block = math.gcd(min(1 << int(math.log2(side // blocks)), largest), side)  # powers of 2 reduce fastest
         self.left = _lifted(search.queries, height)  # (Q', d + 2), Q' a multiple of the height
         self.right = self.left if search.within else _lifted(search.gallery, side)
         lengths = search.queries.norm(dim=1)
@@ -107,7 +112,6 @@ class _Tiles:
         unit = (search.queries.shape[1] + 4) * 2.0**-24
         self.slack = self._filled((unit * (lengths + longest).square() / 2).float(), 0.0)  # (Q',)
         self.k = self._filled(wanted, 0)
-        most = max(1, int(wanted.max()))
         self.best = self.left.new_full((len(self.left), most), _FAR)  # largest scores of different blocks, falling
         self.least = self.left.new_full((len(self.left),), _FAR).masked_fill_(self.k == 0, torch.inf)
         self.found: list[tuple[Tensor, Tensor, Tensor]] = []  # queries and references int32, scores
