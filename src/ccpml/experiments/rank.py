@@ -1,6 +1,5 @@
 """A rank beside the first one of a training on several devices: ``python -m ccpml.experiments.rank <run>``."""
 
-import gc
 import os
 import signal
 import sys
@@ -29,6 +28,4 @@ def main(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    code = main(Path(sys.argv[1]))
-    gc.collect()  # ends a group that a failure's traceback held, and its threads: they must not outlive the interpreter
-    sys.exit(code)
+    sys.exit(main(Path(sys.argv[1])))

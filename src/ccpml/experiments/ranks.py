@@ -3,6 +3,8 @@
 Where torchrun has started them all, as on several machines, there is nothing to start.
 """
 
+import atexit
+import gc
 import os
 import signal
 import socket
@@ -105,12 +107,13 @@ def lost_contact(error: BaseException) -> bool:
 
 @contextmanager
 def process_group_ended() -> Iterator[None]:
-    """Take the process group apart afterwards: its threads must not outlive the interpreter."""
+    """Take the process group apart afterwards: its threads must not outlive the interpreter, or that aborts."""
     try:
         yield
     finally:
         if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
+            atexit.register(gc.collect)  # its threads end with its last reference, and a failure's traceback has some
 
 
 def _require_success(processes: "list[subprocess.Popen[bytes]]") -> None:
