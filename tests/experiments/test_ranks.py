@@ -28,6 +28,7 @@ def fail():
 
 atexit.register(lambda: print(gloo_threads()))
 distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
+distributed.barrier()  # a thread of the group has run, so it bears its name; one that has only been made does not
 try:
     with process_group_ended():
         fail()
