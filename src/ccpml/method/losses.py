@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ccpml.method.checks import check_number
 from ccpml.method.pair_loss import Normalization, PairLoss
-from ccpml.method.pairs import Pairs, only
+from ccpml.method.pairs import LEAST, Pairs, only
 
 __all__ = [
     "ContrastiveLoss",
@@ -173,7 +173,7 @@ class TripletMarginLoss(PairLoss):
     def sums(self, pairs: Pairs, farthest: Tensor) -> Tensor:
         """Take Σ and number of the non-zero terms of each positive, (2, B, P)."""
         reach = farthest + self.margin
-        negatives = -only(pairs.negative, -pairs.values)
+        negatives = only(pairs.negative, pairs.values, -LEAST)
         precise = reach.dtype if reach.device.type == "mps" else torch.float64
         if reach.shape[1] <= _FEW:
             sums = reach.new_empty(2, *reach.shape, dtype=precise)
@@ -194,15 +194,12 @@ class TripletMarginLoss(PairLoss):
 
     def slopes(self, pairs: Pairs, sums: Tensor, farthest: Tensor) -> Tensor:
         """Compute c_p / n on P⁺ and −c_n / n on P⁻, n the number of violated triplets."""
-        most, (values, positive, negative) = farthest.shape[1], pairs
-        each = 1 / sums[1].sum().clamp(min=1).to(values.dtype)
-        slopes = self._violations(-only(negative, -values), farthest + self.margin).neg_()
-        if most:
-            mine, column = only(positive, values).topk(min(most, values.shape[1]), dim=1)
-            place = torch.searchsorted(farthest, mine.contiguous()).clamp_(max=most - 1)
-            by_positive = sums[1].gather(1, place).to(values.dtype) * positive.gather(1, column)
-            slopes.scatter_add_(1, column, by_positive)
-        return slopes.mul_(each)
+        reach, negatives = farthest + self.margin, only(pairs.negative, pairs.values, -LEAST)
+        slopes = self._violations(negatives, reach).neg_()
+        if slopes.shape[1]:
+            counts = sums[1].to(slopes.dtype) * (pairs.places >= 0)  # (B, P)
+            slopes.scatter_add_(1, pairs.places.clamp(min=0), counts)
+        return slopes.mul_(1 / sums[1].sum().clamp(min=1).to(slopes.dtype))
 
     @staticmethod
     def _violations(negatives: Tensor, reach: Tensor) -> Tensor:

@@ -32,9 +32,9 @@ LEAST = -1e30
 """Below all values. Not −∞: 0 times it is 0."""
 
 
-def only(mask: Tensor, values: Tensor) -> Tensor:
-    """Give values where a mask is 1, and (about) `LEAST` where it is 0."""
-    return torch.add(values, 1 - mask, alpha=LEAST)
+def only(mask: Tensor, values: Tensor, otherwise: float = LEAST) -> Tensor:
+    """Give values where a mask is 1, and about ``otherwise``, `LEAST` or its opposite, where it is 0."""
+    return torch.add(values, 1 - mask, alpha=otherwise)
 
 
 class Pairs(NamedTuple):
@@ -45,11 +45,14 @@ class Pairs(NamedTuple):
         positive: P⁺, the pairs of one class, a sample with itself left out: 1 there, 0 elsewhere, (B, m).
         negative: P⁻, the pairs of different classes, likewise. Numbers, as it is several times faster to multiply by
             them than to choose by a mask.
+        places: Which references of the block are the anchor's farthest positives, in the order of ``farthest``, (B, P);
+            −1 for one that is not of the block.
     """
 
     values: Tensor
     positive: Tensor
     negative: Tensor
+    places: Tensor
 
 
 class Terms(Protocol):
@@ -96,13 +99,19 @@ class References:
     most_positives: int = 0
     group: Any = None
 
-    def pairs(self, rows: slice, values: Tensor) -> Pairs:
-        """Tell P⁺ and P⁻ of a block of references, whose values are given."""
-        positive = torch.eq(self.labels[:, None], self.ref_labels[rows], out=torch.empty_like(values))  # (B, m)
+    def positive(self, rows: slice, values: Tensor) -> Tensor:
+        """Tell P⁺ of a block of references, whose values are given, (B, m)."""
+        positive = torch.eq(self.labels[:, None], self.ref_labels[rows], out=torch.empty_like(values))
+        return positive.fill_diagonal_(0) if self.within else positive
+
+    def pairs(self, rows: slice, values: Tensor, places: Tensor) -> Pairs:
+        """Tell all of a block of references of which the values are given; ``places`` are of the farthest positives."""
+        positive = self.positive(rows, values)
         negative = 1 - positive
         if self.within:
-            positive.fill_diagonal_(0)
-        return Pairs(values, positive, negative)
+            negative.fill_diagonal_(0)
+        here = (places >= rows.start) & (places < rows.stop)
+        return Pairs(values, positive, negative, torch.where(here, places - rows.start, -1))
 
 
 def pair_loss(terms: Terms, x: Tensor, y: Tensor, references: References) -> Tensor:
@@ -130,8 +139,8 @@ class _PairLoss(torch.autograd.Function):
             blocks = list(blocks)
         ctx.save_for_backward(x, y)
         ctx.terms, ctx.references, ctx.blocks = terms, references, blocks
-        ctx.farthest = _farthest(x, blocks, references)
-        sums = [terms.sums(references.pairs(rows, values), ctx.farthest) for rows, values in blocks]
+        ctx.farthest, ctx.places = _farthest(x, blocks, references)
+        sums = [terms.sums(references.pairs(rows, values, ctx.places), ctx.farthest) for rows, values in blocks]
         ctx.sums = reduce(terms.merge, _of_all_ranks(reduce(terms.merge, sums), references.group))
         return terms.value(ctx.sums, ctx.farthest).to(x.dtype)
 
@@ -145,7 +154,7 @@ class _PairLoss(torch.autograd.Function):
         grad_y = torch.empty_like(y) if needs_y else None
         with torch.autocast(x.device.type, enabled=False):
             for rows, values in ctx.blocks:
-                pairs = ctx.references.pairs(rows, values)
+                pairs = ctx.references.pairs(rows, values, ctx.places)
                 slopes = ctx.terms.slopes(pairs, ctx.sums, ctx.farthest).mul_(gradients[0])  # (B, m)
                 if ctx.terms.distances:  # ∂D/∂x = (x − y) / D, which is 0 where the two meet
                     apart = torch.gt(values, 0, out=torch.empty_like(values))
@@ -191,20 +200,30 @@ class _Blocks:
             yield rows, euclidean_distances(x, vectors) if self.terms.distances else x @ vectors.T
 
 
-def _farthest(x: Tensor, blocks: _Values, references: References) -> Tensor:
-    """Find the values of each anchor's positives, rising, (B, P); `LEAST` before them where there are fewer."""
+def _farthest(x: Tensor, blocks: _Values, references: References) -> tuple[Tensor, Tensor]:
+    """Find each anchor's positives: their values, rising, and which of this rank's references they are, (B, P) both.
+
+    Where there are fewer than P the first values are `LEAST`; a reference of another rank is −1.
+    """
     most = references.most_positives
-    found = x.new_empty(len(x), 0)
+    found, places = x.new_empty(len(x), 0), references.labels.new_empty(len(x), 0, dtype=torch.int64)
     if most == 0:
-        return found
+        return found, places
     for rows, values in blocks:
-        some = only(references.pairs(rows, values).positive, values)
-        some = some.topk(min(most, some.shape[1]), dim=1).values
-        found = torch.cat([found, some], dim=1)
-        found = found.topk(min(most, found.shape[1]), dim=1).values
-    found = torch.nn.functional.pad(found, (0, most - found.shape[1]), value=LEAST)
-    found = torch.cat(_of_all_ranks(found, references.group), dim=1).topk(most, dim=1).values
-    return found.flip(1).contiguous()
+        some, columns = only(references.positive(rows, values), values).topk(min(most, values.shape[1]), dim=1)
+        found, places = torch.cat([found, some], dim=1), torch.cat([places, columns + rows.start], dim=1)
+        found, order = found.topk(min(most, found.shape[1]), dim=1)
+        places = places.gather(1, order)
+    missing = (0, most - found.shape[1])
+    found = torch.nn.functional.pad(found, missing, value=LEAST)
+    places = torch.nn.functional.pad(places, missing, value=-1)
+    ranks, mine = _of_all_ranks(found, references.group), 0
+    if references.group is not None:
+        mine = distributed.get_rank(references.group)
+    found, order = torch.cat(ranks, dim=1).topk(most, dim=1)
+    others = torch.full_like(places, -1)
+    places = torch.cat([places if rank == mine else others for rank in range(len(ranks))], dim=1).gather(1, order)
+    return found.flip(1).contiguous(), places.flip(1)
 
 
 def _of_all_ranks(tensor: Tensor, group: Any) -> list[Tensor]:
