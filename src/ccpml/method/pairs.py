@@ -203,7 +203,7 @@ class _Blocks:
 def _farthest(x: Tensor, blocks: _Values, references: References) -> tuple[Tensor, Tensor]:
     """Find each anchor's positives: their values, rising, and which of this rank's references they are, (B, P) both.
 
-    Where there are fewer than P the first values are `LEAST`; a reference of another rank is −1.
+    Where there are fewer than P the first values are `LEAST`; their places, and those on other ranks, are −1.
     """
     most = references.most_positives
     found, places = x.new_empty(len(x), 0), references.labels.new_empty(len(x), 0, dtype=torch.int64)
@@ -217,12 +217,12 @@ def _farthest(x: Tensor, blocks: _Values, references: References) -> tuple[Tenso
     missing = (0, most - found.shape[1])
     found = torch.nn.functional.pad(found, missing, value=LEAST)
     places = torch.nn.functional.pad(places, missing, value=-1)
-    ranks, mine = _of_all_ranks(found, references.group), 0
-    if references.group is not None:
-        mine = distributed.get_rank(references.group)
+    ranks = _of_all_ranks(found, references.group)
+    mine = 0 if references.group is None else distributed.get_rank(references.group)
     found, order = torch.cat(ranks, dim=1).topk(most, dim=1)
     others = torch.full_like(places, -1)
     places = torch.cat([places if rank == mine else others for rank in range(len(ranks))], dim=1).gather(1, order)
+    places = places.masked_fill(found < LEAST / 2, -1)  # not positives at all
     return found.flip(1).contiguous(), places.flip(1)
 
 
