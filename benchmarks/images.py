@@ -151,7 +151,7 @@ def ours(folder: Path, packed: bool) -> Step:
 
 def table(folder: Path, packed: bool) -> Any:
     from ccpml.data import load_folder
-    from ccpml.data.cache import use_cache
+    from ccpml.data.images.cache import use_cache
 
     source = load_folder(folder)
     return (use_cache(source, folder, "folder:photos") if packed else source).table
@@ -197,7 +197,7 @@ def measure(name: str, folder: Path) -> None:
 def write_crops(name: str, folder: Path) -> None:
     """Take the crops of ``boxes.json`` (left, top, width and height), and write them as uint8 (N, 227, 227, 3)."""
     if name == "ccpml":
-        from ccpml.data.read import read_image
+        from ccpml.data.images.read import read_image
         from ccpml.data.transforms import View
 
         def crop(path: Path, box: list[int]) -> Any:
@@ -260,7 +260,7 @@ def show_rows(run: Callable[..., str], rounds: int) -> None:
 def show(folder: Path, decay: float, args: argparse.Namespace) -> None:
     """Measure everything on photographs of one kind."""
     from ccpml.data import load_folder
-    from ccpml.data.cache import pack_source
+    from ccpml.data.images.cache import pack_source
 
     paths = write_photos(folder, args.count, decay, args.seed)
     pack_source(load_folder(folder), folder, "folder:photos", progress=False)

@@ -90,7 +90,7 @@ def main() -> None:
         measure(args.folder, args.packed, args.workers)
         return
     from ccpml.data import load_folder
-    from ccpml.data.cache import pack_source
+    from ccpml.data.images.cache import pack_source
 
     print(header(args.seed))
     with tempfile.TemporaryDirectory() as name:

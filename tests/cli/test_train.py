@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from ccpml.cli import main
-from ccpml.experiments import Experiment
+from ccpml.runs.settings import Experiment
 from tests.toy import QUICK, toy_folder
 
 

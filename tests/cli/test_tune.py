@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ccpml.cli import main
-from ccpml.experiments.rundir import RunDirectory
+from ccpml.runs.directory import RunDirectory
 from tests.toy import QUICK, toy_folder
 
 pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
@@ -181,5 +181,5 @@ def test_optuna_is_asked_for_where_it_is_not(tmp_path, monkeypatch, capsys):
 
 
 def test_the_core_does_not_import_optuna():
-    code = "import sys, ccpml, ccpml.cli.tune, ccpml.experiments.search_space; assert 'optuna' not in sys.modules"
+    code = "import sys, ccpml, ccpml.cli.tune, ccpml.tuning.search_space; assert 'optuna' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

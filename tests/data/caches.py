@@ -5,8 +5,8 @@ from pathlib import Path
 from PIL import Image
 
 from ccpml.data import load_folder
-from ccpml.data.cache import cache_folder, pack_source, use_cache
-from ccpml.data.sources import Source
+from ccpml.data.images.cache import cache_folder, pack_source, use_cache
+from ccpml.data.sources.own import Source
 from tests.data.pictures import encoded, smooth
 
 NAME = "folder:pictures"

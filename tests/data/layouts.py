@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from ccpml.data.benchmarks import _BENCHMARKS, _Part
+from ccpml.data.sources.benchmarks import _BENCHMARKS, _Part
 from tests.toy import toy_images
 
 PER_CLASS = 5

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from ccpml.experiments.rundir import RunDirectory
+from ccpml.runs.directory import RunDirectory
 from tests.end_to_end.test_interruption import command, wait_for_rows
 from tests.toy import QUICK, toy_folder
 
@@ -123,7 +123,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written(fol
 
 def ranks_beside(pid):
     listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], check=True, capture_output=True, text=True)
-    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "experiments.rank" in line]
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "runs.rank" in line]
 
 
 def is_alive(pid):

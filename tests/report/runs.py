@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ccpml.experiments.config import Experiment
-from ccpml.experiments.files import write_arrays, write_text
-from ccpml.experiments.rundir import RunDirectory
+from ccpml.files import write_arrays, write_text
+from ccpml.runs.directory import RunDirectory
+from ccpml.runs.settings import Experiment
 
 NAMES = (
     "<script>alert('x')</script>",

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccpml.experiments.ablations import ablation_rows
-from ccpml.experiments.results import gather
+from ccpml.benchmark.ablations import ablation_rows
+from ccpml.benchmark.results import gather
 from ccpml.report import ablation
 from ccpml.report.ablation import draw_ablation, draw_table
-from tests.experiments.finished import drawn, make_benchmark
+from tests.benchmark.finished import drawn, make_benchmark
 
 
 def drawn_pixels(file: Path) -> int:

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from ccpml.experiments.config import LOSS_PARAMETERS, PAIR_LOSSES, Experiment
-from ccpml.experiments.rundir import RunDirectory
 from ccpml.method import average_covering_radius
 from ccpml.report.covers import worst_by_proxies, worst_by_samples
 from ccpml.report.curves import History
@@ -16,6 +14,8 @@ from ccpml.report.gallery import _neighbours, choose_queries
 from ccpml.report.head import title
 from ccpml.report.maps import _Flat, choose_instances, draw_maps, last_instance
 from ccpml.report.style import legible, style, two_lines
+from ccpml.runs.directory import RunDirectory
+from ccpml.runs.settings import LOSS_PARAMETERS, PAIR_LOSSES, Experiment
 from tests.report.runs import make_run
 
 

@@ -6,11 +6,11 @@ from PIL import Image
 
 pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
 
-from ccpml.experiments import Experiment
-from ccpml.experiments.search_space import Choices, Range
-from ccpml.experiments.study import Search
-from ccpml.experiments.tune import Result
 from ccpml.report.tuning import _Scale, _surface, draw_contour, draw_history, draw_search, draw_slices
+from ccpml.runs.settings import Experiment
+from ccpml.tuning.search_space import Choices, Range
+from ccpml.tuning.study import Search
+from ccpml.tuning.tune import Result
 
 STRENGTH = Range("strength", 1e-6, 0.1, log=True)
 PROXIES = Range("proxies_per_class", 1, 16)

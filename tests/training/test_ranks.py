@@ -9,7 +9,7 @@ from torch import distributed, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ccpml import CCPCallback, CCPLoss, TripletMarginLoss
-from ccpml.method.ranks import gather_rows, share_of
+from ccpml.distributed import gather_rows, share_of
 from ccpml.training import MetricLearning
 from tests.ranks import run_on_ranks
 

@@ -5,7 +5,7 @@ import torch
 from torch import distributed, nn
 
 from ccpml import AlternatingProjections, CCPLoss, ContrastiveLoss, gather_batch
-from ccpml.method.ranks import share_of
+from ccpml.distributed import share_of
 from ccpml.training import load_sharded, save_sharded
 from tests.ranks import run_on_ranks
 

@@ -24,9 +24,9 @@ def evaluate(arguments: list[str]) -> int:
     if options.output is not None:
         require_free(options.output)
 
-    from ccpml.experiments.apply import evaluate_run
-    from ccpml.experiments.files import write_json
-    from ccpml.experiments.rundir import RunDirectory
+    from ccpml.files import write_json
+    from ccpml.runs.directory import RunDirectory
+    from ccpml.runs.inference import evaluate_run
 
     run = RunDirectory.open(options.run)
     found = evaluate_run(run, options.data, clusters=options.clusters, **_data_options(options))
@@ -54,8 +54,8 @@ def embed(arguments: list[str]) -> int:
     require_run(options.run)
     require_data(options.data)
 
-    from ccpml.experiments.apply import embed_run
-    from ccpml.experiments.rundir import RunDirectory
+    from ccpml.runs.directory import RunDirectory
+    from ccpml.runs.inference import embed_run
 
     count = embed_run(RunDirectory.open(options.run), options.data, options.output, **_data_options(options))
     print(f"{options.output}: {count:,} embeddings")
@@ -69,8 +69,8 @@ def report(arguments: list[str]) -> int:
     options = command.parse_args(arguments)
     require_run(options.run)
 
-    from ccpml.experiments.rundir import RunDirectory
     from ccpml.report import write_report
+    from ccpml.runs.directory import RunDirectory
 
     print(write_report(RunDirectory.open(options.run)))
     return 0

@@ -12,8 +12,8 @@ import yaml
 from ccpml.cli.options import UsageError, experiment_parser, parse_experiment, require_experiment
 
 if TYPE_CHECKING:
-    from ccpml.experiments.config import Experiment
-    from ccpml.experiments.protocol import Benchmark, Row
+    from ccpml.benchmark.protocol import Benchmark, Row
+    from ccpml.runs.settings import Experiment
 
 _LOSSES = "c1,c2,triplet,ms"
 _METHODS = "plain,ccp,xbm"
@@ -24,9 +24,9 @@ def benchmark(arguments: list[str]) -> int:
     parsed, to_do = parse_benchmark(arguments)
     require_experiment(to_do.base)
 
+    from ccpml.benchmark.cells import begin, run_cells
     from ccpml.cli.board import Board
-    from ccpml.experiments.benchmark import begin, run_cells
-    from ccpml.experiments.files import write_text
+    from ccpml.files import write_text
 
     devices = _devices(parsed.get("devices") or to_do.base.device)
     at_once = parsed.get("at_once") or len(devices)
@@ -35,8 +35,8 @@ def benchmark(arguments: list[str]) -> int:
         with Board(to_do) as board:
             progress = run_cells(to_do, devices, at_once, board.show)
 
-        from ccpml.experiments.results import best_settings, gather
-        from ccpml.experiments.tables import write_tables
+        from ccpml.benchmark.results import best_settings, gather
+        from ccpml.benchmark.tables import write_tables
         from ccpml.report.ablation import draw_ablation, draw_table
 
         results = gather(to_do)
@@ -63,9 +63,9 @@ def benchmark(arguments: list[str]) -> int:
 
 def parse_benchmark(arguments: list[str]) -> "tuple[Any, Benchmark]":
     """Parse the options of ``benchmark``: its own, and those of `Experiment` but for what its cells vary."""
-    from ccpml.experiments.ablations import ABLATIONS
-    from ccpml.experiments.config import LOSS_PARAMETERS
-    from ccpml.experiments.protocol import PROTOCOLS, Benchmark, protocol_settings
+    from ccpml.benchmark.ablations import ABLATIONS
+    from ccpml.benchmark.protocol import PROTOCOLS, Benchmark, protocol_settings
+    from ccpml.runs.settings import LOSS_PARAMETERS
 
     command = experiment_parser(
         "benchmark",
@@ -135,7 +135,7 @@ def parse_benchmark(arguments: list[str]) -> "tuple[Any, Benchmark]":
 
 def _require_takers(to_do: "Benchmark") -> None:
     """Check that each parameter of a loss is of one of the losses."""
-    from ccpml.experiments.config import LOSS_PARAMETERS
+    from ccpml.runs.settings import LOSS_PARAMETERS
 
     losses = list(dict.fromkeys(row.loss for row in to_do.rows))
     for name in to_do.parameters:
@@ -144,8 +144,8 @@ def _require_takers(to_do: "Benchmark") -> None:
 
 
 def _rows(parsed: Any, experiment: "Experiment") -> "tuple[Row, ...]":
-    from ccpml.experiments.ablations import ablation_rows
-    from ccpml.experiments.protocol import table_rows, variant_rows, with_settings
+    from ccpml.benchmark.ablations import ablation_rows
+    from ccpml.benchmark.protocol import table_rows, variant_rows, with_settings
 
     losses = _list(parsed.losses)
     if parsed.ablation is not None:

@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ccpml.experiments.benchmark import Progress, read_scores, read_state
-from ccpml.experiments.protocol import Benchmark
+from ccpml.benchmark.cells import Progress, read_scores, read_state
+from ccpml.benchmark.protocol import Benchmark
 
 __all__ = ["Board"]
 

@@ -43,7 +43,7 @@ def _check(arguments: list[str]) -> int:
     require_data(options.data)
     require_root(options.data, options.data_root)
 
-    from ccpml.data.verify import verify_source
+    from ccpml.data.upkeep.verify import verify_source
 
     found = verify_source(options.data, options.data_root)
     print(f"{options.data} in {found.folder}: {', '.join(found.contents)}")
@@ -59,7 +59,7 @@ def _check(arguments: list[str]) -> int:
 
 
 def _fetch(arguments: list[str]) -> int:
-    from ccpml.data.benchmarks import BENCHMARKS
+    from ccpml.data.sources.benchmarks import BENCHMARKS
 
     command = _parser("fetch", "Download and unpack a benchmark, where an official address exists.")
     options = command.parse_args(arguments)
@@ -69,7 +69,7 @@ def _fetch(arguments: list[str]) -> int:
     if not root:
         raise UsageError("where to? Give --data-root, or set CCPML_DATA")
 
-    from ccpml.data.fetch import fetch_benchmark
+    from ccpml.data.upkeep.fetch import fetch_benchmark
 
     folder = fetch_benchmark(options.data, Path(root).expanduser())
     print(f"{folder}\nnext: ccpml data check {options.data} --data-root {root}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ccpml.experiments.config import Experiment
+    from ccpml.runs.settings import Experiment
 
 __all__ = [
     "UsageError",
@@ -44,7 +44,7 @@ def experiment_parser(verb: str, description: str, usage: str) -> Any:
     """Make the parser of a verb that takes the settings of `Experiment`, from a file and from flags."""
     import jsonargparse
 
-    from ccpml.experiments.config import Experiment
+    from ccpml.runs.settings import Experiment
 
     command = jsonargparse.ArgumentParser(prog=f"ccpml {verb}", description=description, exit_on_error=False)
     command.usage = f"{usage}; <data> is short for --data <data>"
@@ -66,7 +66,7 @@ def parse_experiment(command: Any, arguments: list[str], apart: Collection[str] 
     """
     import jsonargparse
 
-    from ccpml.experiments.config import Experiment
+    from ccpml.runs.settings import Experiment
 
     try:
         parsed = command.parse_args(_normalized(arguments, Experiment))
@@ -120,7 +120,7 @@ def _normalized(arguments: list[str], experiment: type) -> list[str]:
 
 def require_data(data: str) -> None:
     """Check that data are named as they should be, and are there."""
-    from ccpml.experiments.presets import PAPER
+    from ccpml.runs.presets import PAPER
 
     kind, colon, path = data.partition(":")
     if not (data == "glyphs" or data in PAPER or (kind in {"folder", "csv"} and colon and path)):
@@ -131,7 +131,7 @@ def require_data(data: str) -> None:
 
 def require_root(data: str, data_root: str | None) -> None:
     """Check that it is said where a benchmark lies, and that this is a folder."""
-    from ccpml.experiments.presets import PAPER
+    from ccpml.runs.presets import PAPER
 
     if data not in PAPER:
         return

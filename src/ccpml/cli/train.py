@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ccpml.cli.options import UsageError, experiment_parser, parse_experiment, require_experiment, require_run
 
 if TYPE_CHECKING:
-    from ccpml.experiments.config import Experiment
+    from ccpml.runs.settings import Experiment
 
 
 def train(arguments: list[str]) -> int:
@@ -28,10 +28,10 @@ def train(arguments: list[str]) -> int:
         require_experiment(experiment)
         path = Path(run_path or _default_run(experiment))
 
-    from ccpml.experiments import train as training
-    from ccpml.experiments.callbacks import Stopped
-    from ccpml.experiments.ranks import is_first
     from ccpml.report import write_report
+    from ccpml.runs import train as training
+    from ccpml.runs.callbacks import Stopped
+    from ccpml.runs.processes import is_first
 
     try:
         run = training.train(experiment, path) if resumed is None else training.resume(path)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ccpml.cli.options import UsageError, experiment_parser, parse_experiment, require_experiment
 
 if TYPE_CHECKING:
-    from ccpml.experiments.config import Experiment
-    from ccpml.experiments.search_space import Field
-    from ccpml.experiments.study import Search
-    from ccpml.experiments.tune import Begin, End, Result
+    from ccpml.runs.settings import Experiment
+    from ccpml.tuning.search_space import Field
+    from ccpml.tuning.study import Search
+    from ccpml.tuning.tune import Begin, End, Result
 
 
 def tune(arguments: list[str]) -> int:
@@ -26,9 +26,9 @@ def tune(arguments: list[str]) -> int:
         raise ValueError("ccpml tune needs Optuna, which is not here: pip install 'ccpml[tune]'")
     search = _search(parsed, experiment, space)
 
-    from ccpml.experiments.callbacks import Stopped
-    from ccpml.experiments.tune import importances, run_search
     from ccpml.report.tuning import draw_search
+    from ccpml.runs.callbacks import Stopped
+    from ccpml.tuning.tune import importances, run_search
 
     try:
         results = run_search(search, lambda event: _say(search, event))
@@ -46,7 +46,7 @@ def tune(arguments: list[str]) -> int:
 
 def parse_tune(arguments: list[str]) -> "tuple[Any, Experiment, tuple[Field, ...]]":
     """Parse the options of ``tune``: those of `Experiment`, which fields vary, and how they are searched."""
-    from ccpml.experiments.search_space import SEARCHES, search_space
+    from ccpml.tuning.search_space import SEARCHES, search_space
 
     command = experiment_parser(
         "tune",
@@ -90,7 +90,7 @@ def parse_tune(arguments: list[str]) -> "tuple[Any, Experiment, tuple[Field, ...
 
 
 def _search(parsed: Any, experiment: "Experiment", space: "tuple[Field, ...]") -> "Search":
-    from ccpml.experiments.study import Search
+    from ccpml.tuning.study import Search
 
     name = _default_name(experiment)
     try:
@@ -118,7 +118,7 @@ def _default_name(experiment: "Experiment") -> str:
 
 def _say(search: "Search", event: "Begin | End") -> None:
     """Write a line as a trial begins and as it ends."""
-    from ccpml.experiments.tune import Begin, best_of
+    from ccpml.tuning.tune import Begin, best_of
 
     if isinstance(event, Begin):
         begins = "goes on" if event.resumed else "begins"
@@ -136,7 +136,7 @@ def _say(search: "Search", event: "Begin | End") -> None:
 def _print_summary(
     search: "Search", results: "Sequence[Result]", shares: Mapping[str, float], pictures: Sequence[Path]
 ) -> None:
-    from ccpml.experiments.tune import best_of
+    from ccpml.tuning.tune import best_of
 
     states = [result.state for result in results]
     counted = [f"{states.count(state)} {state}" for state in sorted(set(states), key=states.index)]

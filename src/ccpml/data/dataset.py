@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ccpml.data.read import read_part
+from ccpml.data.images.read import read_part
 from ccpml.data.sampler import Draw
 from ccpml.data.seeds import CROPS, generator
 from ccpml.data.table import ImageTable

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ccpml.data.sources import Source
+from ccpml.data.sources.own import Source
 from ccpml.data.table import ImageTable
 
 __all__ = ["Splits", "fold_ranges", "make_splits", "split_classes"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ccpml.data.packed import PackedImage
+from ccpml.data.images.packed import PackedImage
 
 __all__ = ["ImageTable"]
 

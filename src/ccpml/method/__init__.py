@@ -1,5 +1,6 @@
 """The paper: each equation once, in PyTorch alone."""
 
+from ccpml.distributed import gather_batch
 from ccpml.method.ccp import CCPLoss
 from ccpml.method.cover import (
     average_covering_radius,
@@ -16,7 +17,6 @@ from ccpml.method.losses import (
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.pair_loss import PairLoss
 from ccpml.method.projections import AlternatingProjections
-from ccpml.method.ranks import gather_batch
 
 __all__ = [
     "AlternatingProjections",

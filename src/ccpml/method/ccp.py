@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ccpml.distributed import share_of
 from ccpml.method.checks import check_embeddings, check_labels, check_references
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.pair_loss import PairLoss
-from ccpml.method.ranks import share_of
 
 __all__ = ["CCPLoss"]
 

@@ -5,8 +5,8 @@ products, both of φ-normalised vectors; P⁺ and P⁻ are the pairs (anchor, re
 different classes. A sample is never paired with itself. The anchor is the sample, the reference the proxy.
 A mean over no terms is 0, with zero gradient.
 
-Each loss is written as `ccpml.method.pairs` asks for it: sums over a block of references, its value from all sums, and
-its slopes, the derivatives by D or S. Time and memory grow with B · M, memory only up to a limit.
+Each loss is written as `ccpml.pairwise.pairs` asks for it: sums over a block of references, its value from all sums,
+and its slopes, the derivatives by D or S. Time and memory grow with B · M, memory only up to a limit.
 
 Shapes: B anchors (the batch), M references, m of a block of them, d dimensions, P positives of an anchor at most.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ccpml.method.checks import check_number
 from ccpml.method.pair_loss import Normalization, PairLoss
-from ccpml.method.pairs import LEAST, Pairs, only
+from ccpml.pairwise.pairs import LEAST, Pairs, only
 
 __all__ = [
     "ContrastiveLoss",

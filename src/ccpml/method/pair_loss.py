@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ccpml.method.checks import check_embeddings, check_labels, check_references
 from ccpml.method.normalize import lipschitz_normalize
-from ccpml.method.pairs import Pairs, References, pair_loss
+from ccpml.pairwise.pairs import Pairs, References, pair_loss
 
 __all__ = ["Normalization", "PairLoss"]
 

@@ -7,18 +7,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ccpml.distributed import gather_rows, share_of
 from ccpml.method.ccp import CCPLoss
 from ccpml.method.checks import check_points
 from ccpml.method.cover import greedy_k_center
 from ccpml.method.normalize import lipschitz_normalize
-from ccpml.method.ranks import gather_rows, share_of
 
 __all__ = ["AlternatingProjections", "Pool"]
 
 Pool = Callable[[], Tensor]
 """Returns embeddings of b samples per class, shape (C, b, d), by the network as it is now, in eval mode.
 
-On several ranks, of all classes or of this rank's share of them, `ccpml.method.ranks.share_of`."""
+On several ranks, of all classes or of this rank's share of them, `ccpml.distributed.share_of`."""
 
 
 _STATE = {"started", "instance", "strength_now", "best_score", "stale", "anchor", "best", "best_proxies"}

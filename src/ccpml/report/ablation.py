@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ccpml.experiments.ablations import ablation_title
-from ccpml.experiments.config import PAIR_LOSSES
-from ccpml.experiments.paper import paper_scores
-from ccpml.experiments.protocol import Benchmark, Row
-from ccpml.experiments.results import RowResult
+from ccpml.benchmark.ablations import ablation_title
+from ccpml.benchmark.paper import paper_scores
+from ccpml.benchmark.protocol import Benchmark, Row
+from ccpml.benchmark.results import RowResult
 from ccpml.report.style import COLOURS, INK, MUTED, PAPER, WIDTH, Picture, legible, shorten, style
+from ccpml.runs.settings import PAIR_LOSSES
 
 __all__ = ["draw_ablation", "draw_table"]
 

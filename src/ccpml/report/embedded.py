@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ccpml.experiments.rundir import RunDirectory
 from ccpml.retrieval import RetrievalScores, evaluate
+from ccpml.runs.directory import RunDirectory
 
 __all__ = ["Embedded", "Instance", "read_embedded", "read_instance_files", "read_proxies"]
 

@@ -4,9 +4,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ccpml.experiments.config import Experiment
-from ccpml.experiments.rundir import RunDirectory
 from ccpml.report import page
+from ccpml.runs.directory import RunDirectory
+from ccpml.runs.settings import Experiment
 
 __all__ = ["about", "reproduce", "test_scores", "title"]
 

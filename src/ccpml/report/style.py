@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
-from ccpml.experiments.files import write_whole
+from ccpml.files import write_whole
 
 __all__ = [
     "COLOURS",

@@ -14,10 +14,10 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.tri import Triangulation
 from numpy.typing import NDArray
 
-from ccpml.experiments.search_space import Choices, Field, Range
-from ccpml.experiments.study import Search
-from ccpml.experiments.tune import Result, best_of
 from ccpml.report.style import COLOURS, INK, MUTED, PAPER, WIDTH, Picture, style
+from ccpml.tuning.search_space import Choices, Field, Range
+from ccpml.tuning.study import Search
+from ccpml.tuning.tune import Result, best_of
 
 __all__ = ["draw_contour", "draw_history", "draw_search", "draw_slices"]
 

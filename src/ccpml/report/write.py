@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ccpml.experiments.config import Experiment
-from ccpml.experiments.files import write_text
-from ccpml.experiments.rundir import RunDirectory
+from ccpml.files import write_text
 from ccpml.report import head, page
 from ccpml.report.covers import (
     MOST_CLASSES,
@@ -26,6 +24,8 @@ from ccpml.report.gallery import draw_gallery
 from ccpml.report.images import Images
 from ccpml.report.maps import choose_instances, draw_maps, last_instance
 from ccpml.report.style import Picture, style
+from ccpml.runs.directory import RunDirectory
+from ccpml.runs.settings import Experiment
 
 __all__ = ["write_report"]
 

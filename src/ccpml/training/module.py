@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from ccpml.distributed import gather_rows
 from ccpml.method import gather_batch, lipschitz_normalize
-from ccpml.method.ranks import gather_rows
 from ccpml.retrieval import RetrievalScores, evaluate
 
 __all__ = ["MetricLearning", "score_roles"]

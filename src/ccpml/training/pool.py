@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.data import ImageDataset, in_chunks, pool_draws, train_loader
-from ccpml.method.ranks import share_of
+from ccpml.distributed import share_of
 from ccpml.training.embed import embed
 
 __all__ = ["EmbeddingPool"]

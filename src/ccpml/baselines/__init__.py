@@ -1,0 +1,18 @@
+"""The methods that CCP is compared with, on the same calling convention."""
+
+from ccpml.baselines.arcface import ArcFaceLoss, SubCenterArcFaceLoss
+from ccpml.baselines.memory import CrossBatchMemory
+from ccpml.baselines.proxy_anchor import ProxyAnchorLoss
+from ccpml.baselines.proxy_loss import ProxyLoss
+from ccpml.baselines.proxy_nca import ProxyNCALoss
+from ccpml.baselines.soft_triple import SoftTripleLoss
+
+__all__ = [
+    "ArcFaceLoss",
+    "CrossBatchMemory",
+    "ProxyAnchorLoss",
+    "ProxyLoss",
+    "ProxyNCALoss",
+    "SoftTripleLoss",
+    "SubCenterArcFaceLoss",
+]

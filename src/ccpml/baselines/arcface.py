@@ -1,0 +1,96 @@
+"""ArcFace and its form with several centres per class."""
+
+import math
+
+from torch import Tensor, nn
+
+from ccpml.baselines.proxy_loss import ProxyLoss
+from ccpml.method.checks import check_number
+
+__all__ = ["ArcFaceLoss", "SubCenterArcFaceLoss"]
+
+
+class SubCenterArcFaceLoss(ProxyLoss):
+    """SubCenter-ArcFace: ArcFace whose angle to a class is that to the nearest of its K centres.
+
+    Mean over samples of −log( e^{s a(θ_y)} / (e^{s a(θ_y)} + Σ_{c ≠ y} e^{s cos θ_c}) ), with θ_c the smallest angle
+    between the embedding and a centre of class c, and a(θ) = cos(θ + m), or cos θ − m sin m where θ + m > π.
+    Computed by pytorch-metric-learning, the cosines kept far enough from ±1 that no gradient is infinite.
+
+    Args:
+        num_classes: C.
+        embedding_dim: d.
+        margin: m, an angle in radians: 0.5 is 28.6 degrees.
+        scale: s.
+        centers_per_class: K.
+
+    Attributes:
+        proxies: The centres, shape (C, K, d), drawn from N(0, 0.01²), as the authors do.
+
+    Raises:
+        ValueError: If a parameter is out of its range.
+
+    Example:
+        >>> import torch
+        >>> loss = SubCenterArcFaceLoss(num_classes=10, embedding_dim=4)
+        >>> loss(torch.randn(3, 4), torch.tensor([0, 3, 9])).shape
+        torch.Size([])
+
+    Source: Deng et al., "Sub-center ArcFace: Boosting Face Recognition by Large-Scale Noisy Web Faces", ECCV 2020.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_dim: int,
+        margin: float = 0.5,
+        scale: float = 64,
+        centers_per_class: int = 3,
+    ) -> None:
+        super().__init__(num_classes, embedding_dim, centers_per_class)
+        check_number("scale", scale, above=0)
+        if not 0 <= margin < math.pi:
+            raise ValueError(f"margin: expected an angle in radians, 0 <= margin < π, got {margin!r}")
+        from ccpml.baselines.pml import arcface
+
+        self.classification = arcface(num_classes, embedding_dim, centers_per_class, margin, scale)
+
+    def reset_parameters(self) -> None:
+        """Draw the centres from N(0, 0.01²)."""
+        nn.init.normal_(self.proxies, std=0.01)
+
+    def compare(self, x: Tensor, labels: Tensor, proxies: Tensor, proxy_labels: Tensor | None) -> Tensor:
+        """Compute the loss; see `ProxyLoss.compare`."""
+        loss: Tensor = self.classification(x, labels, proxies)
+        return loss
+
+
+class ArcFaceLoss(SubCenterArcFaceLoss):
+    """ArcFace: softmax over classes, with a margin added to the angle to the sample's own class.
+
+    Mean over samples of −log( e^{s a(θ_y)} / (e^{s a(θ_y)} + Σ_{c ≠ y} e^{s cos θ_c}) ), with θ_c the angle between the
+    embedding and the proxy of class c, and a(θ) = cos(θ + m), or cos θ − m sin m where θ + m > π.
+
+    Args:
+        num_classes: C.
+        embedding_dim: d.
+        margin: m, an angle in radians: 0.5 is 28.6 degrees.
+        scale: s.
+
+    Attributes:
+        proxies: Shape (C, 1, d), drawn from N(0, 0.01²), as the authors do.
+
+    Raises:
+        ValueError: If a parameter is out of its range.
+
+    Example:
+        >>> import torch
+        >>> loss = ArcFaceLoss(num_classes=10, embedding_dim=4)
+        >>> loss(torch.randn(3, 4), torch.tensor([0, 3, 9])).shape
+        torch.Size([])
+
+    Source: Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", CVPR 2019.
+    """
+
+    def __init__(self, num_classes: int, embedding_dim: int, margin: float = 0.5, scale: float = 64) -> None:
+        super().__init__(num_classes, embedding_dim, margin, scale, centers_per_class=1)

@@ -1,0 +1,1 @@
+"""Reading images: decoding, JPEG, and the packed cache."""

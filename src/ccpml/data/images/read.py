@@ -1,0 +1,263 @@
+"""Reading images: any common file, or an array, to uint8 pixels with one or three channels.
+
+Pixels are taken as stored: a rotation noted in EXIF is not applied, as the benchmarks' readers do not.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from ccpml.data.images.jpeg import Part, decode_jpeg, jpeg_size
+from ccpml.data.images.packed import PackedImage, read_packed
+
+__all__ = ["BadImageError", "Header", "decode_image", "header_is_grey", "read_header", "read_image", "read_part"]
+
+# Pillow reads many more; some of them start other programs (EPS), and none is what people keep photos in.
+# (MPO, a JPEG with further pictures, comes with JPEG.)
+_FORMATS: Final = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM")
+_WITH_ALPHA: Final = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
+_GREY_MODES: Final = frozenset({"1", "L", "LA", "La", "I"})
+
+
+P = TypeVar("P", bound=Part)
+
+
+class BadImageError(ValueError):
+    """An image that cannot be read: which, and why, in one sentence.
+
+    Attributes:
+        name: The file, or another name of the image; may be empty.
+        reason: Why it cannot be read.
+    """
+
+    def __init__(self, reason: str, name: str = "") -> None:
+        super().__init__(f"{name}: {reason}" if name else reason)
+        self.name = name
+        self.reason = reason
+
+
+class Header(NamedTuple):
+    """What the header of an image file says.
+
+    Attributes:
+        height: H.
+        width: W.
+        grey: Whether it is stored in grey: 1, 8 or 16 bits, with or without alpha.
+    """
+
+    height: int
+    width: int
+    grey: bool
+
+
+class _Whole:
+    """All of an image."""
+
+    rows = None
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        pass
+
+
+def read_image(
+    source: Path | str | PackedImage | NDArray[np.uint8], channels: int, min_size: int | None = None
+) -> NDArray[np.uint8]:
+    """Read an image as uint8 pixels, (H, W, C).
+
+    Grey becomes colour by repeating it, colour becomes grey by luma (ITU-R 601). Transparent images are laid on
+    white; 16 bits are scaled to 8, not clipped; of an animation the first frame is taken.
+
+    Args:
+        source: A file, an image of a packed file, or an array in memory: uint8, (H, W), (H, W, 1) or (H, W, 3).
+        channels: C: 1 for grey, 3 for RGB.
+        min_size: If given, a JPEG may be decoded at half its size or less, if its shorter side is still at
+            least this. (Between half and full size nothing would be gained: that decodes no faster.)
+
+    Raises:
+        BadImageError: If the file is missing, truncated, not an image, or absurdly large.
+        ValueError: If ``channels`` is neither 1 nor 3, or the array is of another shape or type.
+
+    Example:
+        >>> read_image(np.zeros((4, 6), np.uint8), channels=3).shape
+        (4, 6, 3)
+    """
+    pixels, _ = read_part(source, channels, _Whole, min_size)
+    return pixels.copy() if isinstance(source, PackedImage) else pixels
+
+
+def read_part(
+    source: Path | str | PackedImage | NDArray[np.uint8],
+    channels: int,
+    part: Callable[[tuple[int, ...]], P],
+    min_size: int | None = None,
+) -> tuple[NDArray[np.uint8], P]:
+    """Read the upper rows of an image, as many as are needed: as ``read_image`` gives them, (rows or more, W, C).
+
+    What is not needed is not looked at, so damage there may go unnoticed.
+
+    Args:
+        source: As for ``read_image``.
+        channels: C: 1 for grey, 3 for RGB.
+        part: Says what is needed of an image of a shape, H, W and C; it may be asked twice.
+        min_size: As for ``read_image``.
+
+    Returns:
+        The pixels, perhaps read-only, and what ``part`` said of them.
+
+    Raises:
+        BadImageError: As for ``read_image``.
+        ValueError: As for ``read_image``.
+
+    Example:
+        >>> from ccpml.data import TrainTransform
+        >>> transform, rng = TrainTransform(8), np.random.default_rng(0)
+        >>> image = np.zeros((20, 30, 3), np.uint8)
+        >>> pixels, view = read_part(image, 3, lambda shape: transform.view(shape, rng))
+        >>> view.of(pixels).shape
+        (8, 8, 3)
+    """
+    _check_channels(channels)
+    if isinstance(source, np.ndarray | PackedImage):
+        pixels = _convert_array(source if isinstance(source, np.ndarray) else _unpacked(source), channels)
+        return pixels, part(pixels.shape)
+    try:
+        data = Path(source).read_bytes()
+    except OSError as error:
+        raise BadImageError(f"cannot be opened ({error.strerror or error})", str(source)) from error
+    return _decode(data, channels, part, min_size, str(source))
+
+
+def decode_image(data: bytes, channels: int, min_size: int | None = None, name: str = "") -> NDArray[np.uint8]:
+    """Decode the bytes of an image file to uint8 pixels, (H, W, C); see ``read_image``.
+
+    Args:
+        data: The whole file.
+        channels: C: 1 for grey, 3 for RGB.
+        min_size: As for ``read_image``.
+        name: What to call the image in an error.
+
+    Raises:
+        BadImageError: If it cannot be decoded.
+        ValueError: If ``channels`` is neither 1 nor 3.
+    """
+    _check_channels(channels)
+    return _decode(data, channels, _Whole, min_size, name)[0]
+
+
+def _decode(
+    data: bytes, channels: int, part: Callable[[tuple[int, ...]], P], min_size: int | None, name: str
+) -> tuple[NDArray[np.uint8], P]:
+    if not data:
+        raise BadImageError("the file is empty", name)
+    size = jpeg_size(data)
+    if size is not None:
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and size.width * size.height > limit:
+            raise BadImageError(_too_large(), name)
+        decoded = decode_jpeg(data, channels, min_size, part)
+        if decoded is not None:
+            return decoded
+    with _opened(io.BytesIO(data), name) as image:
+        pixels = _convert_pillow(image, channels)
+        return pixels, part(pixels.shape)
+
+
+def read_header(source: Path | str) -> Header:
+    """Read the size of an image, and whether it is grey, from the header of its file alone.
+
+    Raises:
+        BadImageError: If the header cannot be read.
+    """
+    with _opened(Path(source), str(source)) as image:
+        return Header(image.height, image.width, image.mode in _GREY_MODES or image.mode.startswith("I;16"))
+
+
+def header_is_grey(source: Path | str | PackedImage) -> bool:
+    """Say from its header alone whether a file holds a grey image; of a packed image it is known.
+
+    Raises:
+        BadImageError: If the header cannot be read.
+    """
+    return source.channels == 1 if isinstance(source, PackedImage) else read_header(source).grey
+
+
+def _unpacked(image: PackedImage) -> NDArray[np.uint8]:
+    try:
+        return read_packed(image)
+    except (OSError, ValueError) as error:
+        why = f"its packed file {image.pack} cannot be opened" if isinstance(error, OSError) else str(error)
+        reason = f"{why}; pack the images again with ccpml data cache, or remove {image.pack.parent}"
+        raise BadImageError(reason, str(image.path)) from error
+
+
+@contextmanager
+def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
+    """Open an image of a known format; whatever Pillow raises, now or inside, becomes a ``BadImageError``."""
+    try:
+        with Image.open(file, formats=_FORMATS) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise BadImageError(_too_large(), name)
+            yield image
+    except BadImageError as error:
+        raise BadImageError(error.reason, name) from None
+    except UnidentifiedImageError as error:
+        raise BadImageError("not an image of a known format, or its header is damaged", name) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImageError(_too_large(), name) from error
+    except OSError as error:
+        why = f"opened ({error.strerror})" if error.errno is not None else f"decoded ({error})"
+        raise BadImageError(f"cannot be {why}", name) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged files make Pillow raise almost anything
+        raise BadImageError(f"cannot be decoded ({error})", name) from error
+
+
+def _too_large() -> str:
+    return f"refused, it has more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
+
+
+def _convert_pillow(image: Image.Image, channels: int) -> NDArray[np.uint8]:
+    """Decode with Pillow, at full size."""
+    image.load()
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = Image.fromarray(_from_16_bits(np.asarray(image)))
+    elif image.mode == "F":
+        raise BadImageError("its pixels are floating-point numbers, whose range is not known")
+    elif image.mode in _WITH_ALPHA or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    pixels = np.array(image.convert("L" if channels == 1 else "RGB"))
+    return pixels[:, :, None] if channels == 1 else pixels
+
+
+def _from_16_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale 0..65535 to 0..255, rounded."""
+    wide = pixels.astype(np.int64)
+    if wide.min() < 0 or wide.max() > 65535:
+        raise BadImageError("its pixels are 32-bit numbers beyond 0..65535, whose range is not known")
+    return ((wide * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def _convert_array(array: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in {1, 3} or 0 in array.shape:
+        raise ValueError(f"image: expected uint8 (H, W), (H, W, 1) or (H, W, 3), got {array.dtype} {array.shape}")
+    if array.shape[2] == channels:
+        return array
+    if channels == 3:
+        return np.repeat(array, 3, axis=2)
+    return np.array(Image.fromarray(array).convert("L"))[:, :, None]
+
+
+def _check_channels(channels: int) -> None:
+    if channels not in {1, 3}:
+        raise ValueError(f"channels: expected 1 (grey) or 3 (RGB), got {channels}")

@@ -1,0 +1,1 @@
+"""Where images come from: folders, CSV files, glyphs, and the four benchmarks."""

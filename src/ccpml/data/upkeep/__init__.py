@@ -1,0 +1,1 @@
+"""Checking, fetching and verifying data sets."""

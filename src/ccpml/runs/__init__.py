@@ -1,0 +1,1 @@
+"""One experiment: settings, run directory, inference."""

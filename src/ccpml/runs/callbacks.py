@@ -1,0 +1,321 @@
+"""What a run leaves behind while it trains: metrics, instances, checkpoints, and a line of progress."""
+
+import csv
+import io
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from ccpml.data import progress_bar
+from ccpml.files import write_arrays, write_text, write_whole
+from ccpml.method import lipschitz_normalize
+from ccpml.runs.directory import RunDirectory
+from ccpml.runs.geometry import GeometrySet, Snapshot, picture_classes, set_geometry
+from ccpml.training import CCPCallback, MetricLearning
+
+__all__ = ["Checkpoints", "Interruption", "OwnSignals", "Progress", "Recorder", "SeedEpochs", "Stopped"]
+
+COLUMNS = (
+    *("step", "seconds", "loss", "map_at_r", "precision_at_1", "r_precision", "instance", "strength"),
+    *("train_covering_radius", "train_interclass_distance", "val_covering_radius", "val_interclass_distance"),
+    *("proxy_covering_radius", "proxy_spread"),
+)
+
+
+class Stopped(Exception):  # noqa: N818  # not an error: the user asked for it
+    """The run was asked to stop, by Ctrl-C or SIGTERM.
+
+    Args:
+        message: Where it stopped.
+        number: Of the signal.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Interruption:
+    """Turn Ctrl-C and SIGTERM into a wish that is granted after the step under way; a second one acts at once.
+
+    Attributes:
+        wanted: Number of the signal that came, 0 if none did.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = 0
+
+    def __enter__(self) -> "Interruption":
+        self._in_main_thread = threading.current_thread() is threading.main_thread()
+        if self._in_main_thread:
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._in_main_thread:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.wanted:
+            raise Stopped("stopped at once", number)
+        self.wanted = number
+        tqdm.write("stopping after this step (Ctrl-C again to stop at once) ...", file=sys.stderr)
+
+
+class OwnSignals(L.Callback):
+    """Leave SIGTERM to who had it before: Lightning's handler has ranks talk to each other in the midst of a step."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Remember whose it is."""
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give it back."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)
+
+
+class SeedEpochs(L.Callback):
+    """Make torch's generator (dropout) a function of the seed, the step at which an epoch begins, and the rank.
+
+    Args:
+        seed: Of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Seed it."""
+        torch.manual_seed((self.seed + 1) * 1_000_003 + trainer.global_step + (trainer.global_rank << 44))
+
+
+class Recorder(L.Callback):
+    """Write a row of metrics at each validation, and a file for each instance; decide when to stop.
+
+    Args:
+        run: Where to.
+        geometry: The training images by which the method is measured.
+        patience: Validations without improvement of the run's best until it stops.
+        ccp: The callback that projects, None for a plain loss. It comes before this one.
+
+    Attributes:
+        rows: The rows so far.
+        best_score: The run's best MAP@R on validation.
+        best_step: When it was.
+        improved: Whether the last validation was the best.
+    """
+
+    def __init__(self, run: RunDirectory, geometry: GeometrySet, patience: int, ccp: CCPCallback | None) -> None:
+        self.run = run
+        self.geometry = geometry
+        self.patience = patience
+        self.ccp = ccp
+        self.rows: list[dict[str, float]] = []
+        self.best_score = -1.0
+        self.best_step = 0
+        self.stale = 0
+        self.improved = False
+        self._losses: list[torch.Tensor] = []
+        self._instance = -1
+        self._started = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the first proxies; stop at once if the run had come to its end before it was killed."""
+        seconds = self.rows[-1]["seconds"] if self.rows else 0.0
+        self._started = time.monotonic() - seconds
+        self._write_rows(trainer)
+        if self.ccp is not None and self._instance < 0 and trainer.is_global_zero:
+            self._record_instance(trainer, self.geometry.embed(pl_module, pl_module.device))
+        trainer.should_stop = self.stale >= self.patience
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        """Remember the loss."""
+        self._losses.append(outputs["loss"].detach())
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure, write, and decide."""
+        assert isinstance(pl_module, MetricLearning)
+        assert pl_module.validation is not None
+        row: dict[str, float] = {"step": trainer.global_step, "seconds": round(time.monotonic() - self._started, 1)}
+        row["loss"] = torch.stack(self._losses).mean().item()
+        self._losses.clear()
+        row |= {name: float(trainer.callback_metrics[name]) for name in ("map_at_r", "precision_at_1", "r_precision")}
+        if self.ccp is not None:
+            row |= {"instance": self.ccp.projections.instance, "strength": self.ccp.projections.strength_now}
+        if trainer.is_global_zero:
+            row |= self._geometry(trainer, pl_module)
+        self.rows.append(row)
+        self.improved = row["map_at_r"] > self.best_score
+        if self.improved:
+            self.best_score, self.best_step, self.stale = row["map_at_r"], int(row["step"]), 0
+        else:
+            self.stale += 1
+            trainer.should_stop = self.stale >= self.patience
+        self._write_rows(trainer)
+        for logger in trainer.loggers:
+            logger.log_metrics(row, trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a resumed run needs."""
+        names = ("rows", "best_score", "best_step", "stale", "_instance")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        vars(self).update(state_dict)
+
+    def _geometry(self, trainer: L.Trainer, module: MetricLearning) -> dict[str, float]:
+        """Measure covers and distances; write the instance if it is a new one."""
+        snapshot, row = self.geometry.embed(module, module.device), dict[str, float]()
+        if self.ccp is not None:
+            row |= self.geometry.measure_proxies(snapshot, self.ccp.projections.criterion.proxies)
+            if self.ccp.projections.instance > self._instance:
+                self._record_instance(trainer, snapshot)
+        row |= self.geometry.measure(snapshot)
+        assert module.validation is not None
+        embeddings, labels = module.validation
+        return row | set_geometry(embeddings.cpu(), labels.cpu(), "val")
+
+    def _write_rows(self, trainer: L.Trainer) -> None:
+        if not trainer.is_global_zero:
+            return
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.run.metrics_file, text.getvalue())
+
+    def _record_instance(self, trainer: L.Trainer, snapshot: Snapshot) -> None:
+        """Write what the pictures show of a projection: samples, converged proxies, next proxies."""
+        assert self.ccp is not None
+        projections, converged = self.ccp.projections, self.ccp.converged
+        shown = picture_classes(snapshot.labels)
+        samples = torch.isin(snapshot.labels, shown)
+        arrays: dict[str, Any] = {
+            "step": trainer.global_step,
+            "classes": shown.numpy(),
+            "class_names": np.array([self._name(label) for label in shown.tolist()]),
+            "samples": snapshot.embeddings[samples].numpy(),
+            "labels": snapshot.labels[samples].numpy(),
+            "next": lipschitz_normalize(projections.criterion.proxies.detach().cpu()[shown]).numpy(),
+        }
+        if converged is not None:
+            arrays["converged"] = lipschitz_normalize(converged.cpu()[shown]).numpy()
+        self._instance = projections.instance
+        write_arrays(self.run.instances / f"{self._instance:03d}.npz", **arrays)
+
+    def _name(self, label: int) -> str:
+        return self.geometry.table.class_names[int(np.searchsorted(self.geometry.classes, label))]
+
+
+class Checkpoints(L.Callback):
+    """After each validation write the best weights and the state from which a killed run resumes.
+
+    Args:
+        run: Where to.
+        recorder: It knows whether the score was the best; it comes before this one.
+        interruption: Ctrl-C.
+    """
+
+    def __init__(self, run: RunDirectory, recorder: Recorder, interruption: Interruption) -> None:
+        self.run = run
+        self.recorder = recorder
+        self.interruption = interruption
+        self.saved = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember from where it goes on."""
+        self.saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Stop after the step if Ctrl-C was pressed."""
+        if self.interruption.wanted:
+            raise self._stopped(trainer)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Call the epoch completed, which it is but for this file: else Lightning would resume in its midst."""
+        for progress in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+            progress["completed"] = progress["processed"]
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write both, the state last: a run killed in between goes on from the state before."""
+        if self.recorder.improved and trainer.is_global_zero:
+            weights = {name: value.detach().cpu().contiguous() for name, value in pl_module.state_dict().items()}
+            write_whole(self.run.weights_file, lambda to: save_file(weights, to))
+        if trainer.is_global_zero:
+            write_whole(self.run.state_file, trainer.save_checkpoint)
+        else:
+            trainer.save_checkpoint(self.run.state_file)  # takes part in it, and writes nothing
+        self.saved = trainer.global_step
+        if self.interruption.wanted:
+            raise self._stopped(trainer)
+
+    def _stopped(self, trainer: L.Trainer) -> Stopped:
+        where = f"stopped after step {trainer.global_step:,}, saved at step {self.saved:,}"
+        return Stopped(where, self.interruption.wanted)
+
+
+class Progress(L.Callback):
+    """One line: steps, rate, time left, loss, score, instance and covering radius.
+
+    Args:
+        recorder: It has the numbers.
+        total: Steps at most.
+    """
+
+    def __init__(self, recorder: Recorder, total: int) -> None:
+        self.recorder = recorder
+        self.total = total
+        self._bar: tqdm[Any] | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw it."""
+        if trainer.is_global_zero:
+            self._bar = progress_bar(self.total, "step", initial=trainer.global_step)
+            self._show()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Count the step."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the new numbers."""
+        self._show()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leave it as it is."""
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave it as it is, so that the message has a line of its own."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _show(self) -> None:
+        if self._bar is None or not self.recorder.rows:
+            return
+        row = self.recorder.rows[-1]
+        parts = [f"loss {row['loss']:.3f}", f"MAP@R {row['map_at_r']:.3f} (best {self.recorder.best_score:.3f})"]
+        if "instance" in row:
+            parts.append(f"instance {row['instance']:.0f}")
+        radius = row.get("proxy_covering_radius", row["train_covering_radius"])
+        parts.append(f"radius {radius:.3f}")
+        self._bar.set_postfix_str(", ".join(parts), refresh=False)

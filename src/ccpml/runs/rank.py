@@ -1,0 +1,31 @@
+"""A rank beside the first one of a training on several devices: ``python -m ccpml.runs.rank <run>``."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from ccpml.runs.processes import exit_with_parent
+
+
+def main(path: Path) -> int:
+    """Train with the first rank, which decides when to stop and writes; return 0, or 1 for a failure."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first one, which ends the others
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))  # Lightning's would wait for the others
+    exit_with_parent(os.getppid())
+    from ccpml.runs.processes import lost_contact, own_rank
+    from ccpml.runs.train import resume
+
+    try:
+        resume(path, progress=False)
+    except Exception as error:
+        if lost_contact(error):  # the first rank has gone, or tells why not
+            return 1
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"ccpml: rank {own_rank()}: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

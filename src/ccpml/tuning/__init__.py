@@ -1,0 +1,1 @@
+"""Optuna studies over settings, scored on validation classes."""

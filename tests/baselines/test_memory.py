@@ -1,0 +1,241 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_metric_learning import losses as pml_losses
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.reducers import SumReducer
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ccpml import ContrastiveLoss, CosineContrastiveLoss, MultiSimilarityLoss, TripletMarginLoss, lipschitz_normalize
+from ccpml.baselines import CrossBatchMemory
+
+D = 4
+LOSSES = [
+    ContrastiveLoss(0.1, 0.6),
+    CosineContrastiveLoss(0.2),
+    TripletMarginLoss(0.2),
+    MultiSimilarityLoss(),
+    ContrastiveLoss(0.1, 0.6, normalize=None),
+    pml_losses.ContrastiveLoss(),
+    pml_losses.TripletMarginLoss(),
+]
+each_loss = pytest.mark.parametrize(
+    "loss", LOSSES, ids=lambda loss: f"{type(loss).__module__[:5]}-{type(loss).__name__}"
+)
+
+
+def batches(seed, sizes, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (torch.randn(n, D, dtype=dtype, generator=generator), torch.randint(3, (n,), generator=generator))
+        for n in sizes
+    ]
+
+
+def by_definition(loss, history, memory_batches, start):
+    """The loss of the last batch of a history, from lists."""
+    x, labels = history[-1]
+    phi = lipschitz_normalize if loss.__module__.startswith("pytorch_metric_learning") else lambda v: v
+    total = loss(phi(x), labels)
+    before = history[:-1][-memory_batches:]
+    if len(history) > start and before:
+        y, ref_labels = (torch.cat(parts) for parts in zip(*before, strict=True))
+        total = total + loss(phi(x), labels, ref_emb=phi(y), ref_labels=ref_labels)
+    return total
+
+
+@each_loss
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 10**6), st.lists(st.integers(1, 4), min_size=1, max_size=9), st.integers(1, 4), st.integers(0, 6))
+def test_equals_the_definition(loss, seed, sizes, memory_batches, start):
+    criterion = CrossBatchMemory(loss, D, memory_batches, batch_size=4, start=start).double()
+    history = []
+    for x, labels in batches(seed, sizes):
+        history.append((x, labels))
+        ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+        value = criterion(ours, labels)
+        value.backward()
+        expected = by_definition(loss, [*history[:-1], (theirs, labels)], memory_batches, start)
+        torch.testing.assert_close(value, expected)
+        (expected + 0 * theirs.sum()).backward()
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_pml_computes_the_same_for_a_sum_over_pairs():
+    """It puts the batch in first and leaves out the sample itself: for a sum over pairs that is ours, in one term."""
+    size, memory_batches = 4, 3
+    pairs = pml_losses.ContrastiveLoss(1 - 1e-5, 0.5, distance=CosineSimilarity(), reducer=SumReducer())
+    peer = pml_losses.CrossBatchMemory(pairs, D, memory_size=(memory_batches + 1) * size)
+    ours = CrossBatchMemory(CosineContrastiveLoss(0.5, normalize="l2"), D, memory_batches, size, start=0)
+    for x, labels in batches(0, [size] * 9, torch.float32):
+        torch.testing.assert_close(ours(x, labels) * size, peer(x, labels))
+    assert set(peer.state_dict()) == {"embedding_memory", "label_memory"}  # its place in the memory is not kept
+
+
+def test_no_sample_is_paired_with_itself():
+    loss = CosineContrastiveLoss()
+    criterion = CrossBatchMemory(loss, D, memory_batches=2, batch_size=4, start=0)
+    x, labels = torch.randn(4, D), torch.arange(4)
+    torch.testing.assert_close(criterion(x, labels), loss(x, labels))  # nothing is remembered yet
+    assert criterion(torch.randn(4, D), labels + 10) is not None
+    torch.testing.assert_close(criterion.memory[0], x)
+    torch.testing.assert_close(criterion.memory_labels[1], labels + 10)
+
+
+def test_uses_the_memory_after_the_start_alone():
+    class Counted(ContrastiveLoss):
+        calls = 0
+
+        def forward(self, *args, **options):
+            Counted.calls += 1
+            return super().forward(*args, **options)
+
+    criterion = CrossBatchMemory(Counted(), D, memory_batches=2, batch_size=2, start=3)
+    calls = []
+    for x, labels in batches(0, [2] * 6):
+        criterion(x, labels)
+        calls.append(Counted.calls)
+    assert calls == [1, 2, 3, 5, 7, 9]
+
+
+@pytest.mark.parametrize("sizes", [[4] * 12, [4, 2, 4, 4, 1, 4, 4, 3, 4, 4, 4, 2]])
+@pytest.mark.parametrize("at", [2, 6])
+def test_a_checkpoint_resumes_exactly(tmp_path, sizes, at):
+    make = lambda: CrossBatchMemory(ContrastiveLoss(), D, memory_batches=3, batch_size=4, start=4)  # noqa: E731
+    whole, part, history = make(), make(), batches(1, sizes, torch.float32)
+    expected = [whole(*batch).item() for batch in history]
+    for batch in history[:at]:
+        part(*batch)
+    torch.save({"criterion": part.state_dict()}, tmp_path / "last.ckpt")
+    resumed = make()
+    resumed.load_state_dict(torch.load(tmp_path / "last.ckpt", weights_only=True)["criterion"])
+    copied = copy.deepcopy(part)
+    for later in (resumed, copied):
+        assert [later(*batch).item() for batch in history[at:]] == expected[at:]
+        for name, state in whole.state_dict().items():
+            torch.testing.assert_close(later.state_dict()[name], state, rtol=0, atol=0)
+
+
+def test_resumes_as_part_of_a_module():
+    outer = torch.nn.ModuleDict({"criterion": CrossBatchMemory(ContrastiveLoss(), D, 2, 4, start=0)})
+    history = batches(2, [4, 4, 4])
+    for batch in history[:2]:
+        outer["criterion"](*batch)
+    again = torch.nn.ModuleDict({"criterion": CrossBatchMemory(ContrastiveLoss(), D, 2, 4, start=0)})
+    again.load_state_dict(outer.state_dict())
+    torch.testing.assert_close(again["criterion"](*history[2]), outer["criterion"](*history[2]), rtol=0, atol=0)
+
+
+def test_the_state_has_a_fixed_shape():
+    criterion = CrossBatchMemory(ContrastiveLoss(), D, memory_batches=3, batch_size=4, start=0)
+    shapes = {name: (state.shape, state.dtype) for name, state in criterion.state_dict().items()}
+    assert set(shapes) == {"memory", "memory_labels", "sizes", "steps"}
+    for batch in batches(0, [4, 1, 4, 4, 2], torch.float32):
+        criterion(*batch)
+        assert shapes == {name: (state.shape, state.dtype) for name, state in criterion.state_dict().items()}
+    assert not list(criterion.parameters())
+
+
+def test_evaluation_changes_nothing():
+    criterion = CrossBatchMemory(ContrastiveLoss(), D, memory_batches=3, batch_size=4, start=1)
+    first, second = batches(0, [4, 4])
+    criterion(*first)
+    before = copy.deepcopy(criterion.state_dict())
+    evaluated = criterion.eval()(*second)
+    torch.testing.assert_close(criterion.state_dict(), before, rtol=0, atol=0)
+    torch.testing.assert_close(criterion.train()(*second), evaluated, rtol=0, atol=0)
+
+
+@each_loss
+def test_half_precision_is_remembered_and_computed_in_float32(loss):
+    criterion, expected = (CrossBatchMemory(loss, D, 3, 4, start=0) for _ in range(2))
+    for x, labels in batches(0, [4, 4, 4], torch.bfloat16):
+        x.requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value = criterion(x, labels)
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, expected(x.float(), labels), rtol=0, atol=0)
+        value.backward()
+    assert criterion.memory.dtype == torch.float32
+    assert not criterion.memory.requires_grad
+
+
+@each_loss
+def test_class_ids_beyond_float32_do_not_collide(loss):
+    small, big = (CrossBatchMemory(loss, D, 3, 4, start=0) for _ in range(2))
+    for x, labels in batches(0, [4, 4, 4], torch.float32):
+        torch.testing.assert_close(big(x, 2**24 + labels), small(x, labels), rtol=0, atol=0)
+
+
+def test_references_are_those_of_the_first_term():
+    loss = ContrastiveLoss()
+    criterion = CrossBatchMemory(loss, D, 3, 4, start=0)
+    (x, labels), (y, ref_labels), (z, others) = batches(0, [4, 4, 6], torch.float32)
+    criterion(x, labels)
+    criterion.eval()
+    expected = loss(y, ref_labels, z, others) + loss(y, ref_labels, x, labels)
+    torch.testing.assert_close(criterion(y, ref_labels, z, others), expected)
+    torch.testing.assert_close(criterion(y, ref_labels, y, ref_labels), criterion(y, ref_labels))
+
+
+@each_loss
+def test_an_empty_or_single_batch_is_finite(loss):
+    criterion = CrossBatchMemory(loss, D, 3, 4, start=0)
+    for size in (1, 4, 0, 1, 4):
+        x = torch.randn(size, D, requires_grad=True)
+        value = criterion(x, torch.zeros(size, dtype=torch.int64))
+        value.backward()
+        assert torch.isfinite(value)
+        assert torch.isfinite(x.grad).all()
+
+
+def test_a_memory_of_the_papers_size():
+    criterion = CrossBatchMemory(ContrastiveLoss(0.2858, 0.5130), 128, memory_batches=1400, batch_size=32, start=0)
+    rng = np.random.default_rng(0)
+    criterion.memory.copy_(torch.from_numpy(rng.normal(size=criterion.memory.shape)))
+    criterion.load_state_dict({**criterion.state_dict(), "steps": torch.tensor(5000), "sizes": torch.full((1400,), 32)})
+    value = criterion(torch.randn(32, 128), torch.arange(32) // 4)
+    assert torch.isfinite(value)
+    assert criterion.steps == 5001
+    assert (criterion.memory_labels[5000 % 1400] == torch.arange(32) // 4).all()
+
+
+def test_wrong_input_is_named():
+    criterion = CrossBatchMemory(ContrastiveLoss(), D, 3, 4)
+    with pytest.raises(ValueError, match="embeddings: expected batch_size = 4 rows at most, got 5"):
+        criterion(torch.randn(5, D), torch.arange(5))
+    with pytest.raises(ValueError, match=r"embeddings: expected floating point \(n, 4\)"):
+        criterion(torch.randn(4, D + 1), torch.arange(4))
+    with pytest.raises(ValueError, match=r"labels: expected integers \(4,\)"):
+        criterion(torch.randn(4, D), torch.arange(3))
+    with pytest.raises(ValueError, match="expected both or neither"):
+        criterion(torch.randn(4, D), torch.arange(4), torch.randn(4, D))
+    assert criterion.steps == 0
+    for name in ("embedding_dim", "memory_batches", "batch_size"):
+        with pytest.raises(ValueError, match=f"{name}: expected an integer of at least 1, got 0"):
+            CrossBatchMemory(ContrastiveLoss(), **{"embedding_dim": D, "memory_batches": 3, "batch_size": 4, name: 0})
+    with pytest.raises(ValueError, match="start: expected an integer of at least 0, got -1"):
+        CrossBatchMemory(ContrastiveLoss(), D, 3, 4, start=-1)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses whatever would make the host wait for a device: values read, shapes that depend on values."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket.__name__ not in {"_local_scalar_dense", "nonzero", "masked_select", "unique"}, func
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_does_not_wait_for_the_device():
+    criterion = CrossBatchMemory(CosineContrastiveLoss(), D, 3, 4, start=2)
+    history = batches(0, [4] * 6, torch.float32)
+    with NoWaiting():
+        for batch in history:
+            criterion(*batch)
+        with pytest.raises(AssertionError):
+            criterion.steps.item()
+    assert criterion.steps == 6

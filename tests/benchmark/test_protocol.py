@@ -1,0 +1,151 @@
+from pathlib import Path
+
+import pytest
+
+from ccpml.benchmark.protocol import (
+    Benchmark,
+    Row,
+    loss_name,
+    protocol_settings,
+    table_rows,
+    variant_rows,
+    with_settings,
+)
+from ccpml.runs.settings import Experiment
+
+
+def benchmark(rows, **options):
+    return Benchmark(options.pop("base", Experiment()), rows, Path("out"), **options)
+
+
+def test_losses_and_methods_are_crossed_and_rivals_have_one_row():
+    rows = table_rows(["c1", "ms", "proxy_nca"], ["plain", "ccp", "xbm", "xbm-s"])
+    assert [row.title for row in rows] == [
+        *("C1", "C1-CCP", "C1-XBM", "C1-XBM-S", "MS", "MS-CCP", "MS-XBM", "MS-XBM-S", "ProxyNCA++")
+    ]
+    assert len({row.name for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("losses", "methods", "message"),
+    [
+        (["c3"], ["ccp"], "losses: expected some of c1"),
+        (["c1"], ["mine"], "methods: expected some of plain, ccp, xbm, xbm-s, got 'mine'"),
+        (["c1", "cosine_contrastive"], ["ccp"], "losses: expected one or more, each once"),
+        ([], ["ccp"], "losses: expected one or more, each once, got none"),
+    ],
+)
+def test_wrong_rows_are_named(losses, methods, message):
+    with pytest.raises(ValueError, match=message):
+        table_rows(losses, methods)
+
+
+def test_cells_are_repeats_of_rows_of_folds_and_share_their_seed():
+    """Repeat r of every row and fold has the same seed, so that methods are compared pair by pair."""
+    base = Experiment(seed=7)
+    cells = list(benchmark(table_rows(["c2"], ["plain", "ccp"]), base=base, repeats=3).cells())
+    assert len(cells) == 3 * 2 * 4
+    assert {cell.experiment.seed - cell.repeat for cell in cells} == {7}
+    assert {(cell.repeat, cell.fold) for cell in cells} == {(r, f) for r in range(3) for f in range(4)}
+    assert all(cell.experiment.fold == cell.fold for cell in cells)
+    assert len({cell.path for cell in cells}) == len(cells)
+    assert [cell.repeat for cell in cells] == sorted(cell.repeat for cell in cells)
+
+
+def test_a_cell_has_the_settings_of_its_row():
+    rows = table_rows(["c1", "soft_triple"], ["plain", "xbm", "xbm-s"])
+    settings = {cell.row.title: cell.experiment for cell in benchmark(rows, base=Experiment(data="sop")).cells()}
+    assert settings["C1-XBM"].memory_batches == 1400
+    assert settings["C1-XBM-S"].memory_batches == 400
+    assert (settings["C1"].method, settings["C1-XBM-S"].method) == ("plain", "xbm")
+    assert (settings["SoftTriple"].classes_per_batch, settings["SoftTriple"].scale) == (32, 100.0)
+    assert settings["C1"].classes_per_batch == 8
+
+
+def test_a_parameter_of_the_base_goes_to_the_losses_that_take_it():
+    rows = table_rows(["triplet", "ms"], ["plain"])
+    settings = {c.row.title: c.experiment for c in benchmark(rows, base=Experiment(loss="triplet", margin=0.2)).cells()}
+    assert settings["Triplet"].margin == 0.2
+    assert settings["MS"].margin is None
+
+
+def test_parameters_go_to_the_losses_that_take_them():
+    rows = table_rows(["c1", "c2", "triplet"], ["plain"])
+    made = benchmark(rows, parameters={"margin": 0.3, "pos_margin": 0.1})
+    found = {cell.row.title: cell.experiment.loss_parameters() for cell in made.cells()}
+    assert found == {"C1": {"margin": 0.3}, "C2": {"pos_margin": 0.1, "neg_margin": 0.3841}, "Triplet": {"margin": 0.3}}
+    assert (made.settings["margin"], made.settings["beta"]) == (0.3, None)
+
+
+def test_variants():
+    rows = variant_rows(["c2", "proxy_anchor"], "hot:lr=1e-2,rewind=true,method=plain")
+    assert [(row.loss, row.method) for row in rows] == [("contrastive", "plain"), ("proxy_anchor", "plain")]
+    cell = next(iter(benchmark(variant_rows(["c2"], "free:strength=0,proxies_per_class=2")).cells()))
+    assert (cell.experiment.strength, cell.experiment.proxies_per_class, cell.experiment.method) == (0, 2, "ccp")
+    assert cell.row.title == "C2-CCP (free)"
+
+
+@pytest.mark.parametrize(
+    "variant", ["", "name", "name:", "name:nonsense=1", "name:lr", ":lr=1", "a/b:lr=1", "x:seed=1"]
+)
+def test_wrong_variants_are_named(variant):
+    with pytest.raises(ValueError, match="variant: expected name:field=value"):
+        variant_rows(["c2"], variant)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr=fast", "lr: expected float or null, got 'fast'"),
+        ("proxies_per_class=1.5", "proxies_per_class: expected int or null, got '1.5'"),
+        ("rewind=1", "rewind: expected bool, got '1'"),
+        ("pooling=sum", "pooling: expected Literal"),
+    ],
+)
+def test_values_have_the_type_of_their_setting(text, message):
+    with pytest.raises(ValueError, match=message):
+        variant_rows(["c2"], f"x:{text}")
+
+
+def test_rows_may_have_settings_of_their_own():
+    settings = {
+        "contrastive-ccp": {"lr": 0.003, "rewind": True},
+        "triplet-xbm": {"lr": 0.1},
+    }  # and of one that is not here
+    rows = with_settings(table_rows(["c2"], ["plain", "ccp"]), settings)
+    assert [dict(row.changes) for row in rows] == [{}, {"lr": 0.003, "rewind": True}]
+    assert [row.title for row in rows] == ["C2", "C2-CCP"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["contrastive-plain"], "row settings: expected settings by the names of rows"),
+        ({"contrastive-plain": 3}, "row settings: expected settings by the names of rows"),
+        ({"triplet-plian": {}}, "there is no row 'triplet-plian'; the rows are contrastive-plain"),
+        ({"contrastive-plain": {"speed": 3}}, "contrastive-plain has no setting 'speed'"),
+        ({"contrastive-plain": {"lr": "fast"}}, "lr: expected float or null, got 'fast'"),
+    ],
+)
+def test_wrong_row_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        with_settings(table_rows(["c2"], ["plain"]), settings)
+
+
+def test_values_are_read_by_type():
+    changes = variant_rows(["c2"], "x:lr=1e-4,strength=0,rewind=true,pooling=max,backbone=timm:vit")[0].changes
+    assert changes == {"lr": 1e-4, "strength": 0.0, "rewind": True, "pooling": "max", "backbone": "timm:vit"}
+    assert isinstance(changes["strength"], float)
+
+
+def test_the_conventional_setting():
+    """512-D, batch 128 = 32 × 4, average + max pooling, reduce-on-plateau; the last step is scored too."""
+    e = Experiment(**protocol_settings("conventional"))
+    assert (e.embedding_dim, e.classes_per_batch, e.samples_per_class, e.pooling) == (512, 32, 4, "avg+max")
+    assert (e.lr_schedule, e.score_last) == ("plateau", True)
+    assert protocol_settings("mlrc") == {}
+
+
+def test_names():
+    assert loss_name("MS") == "multi_similarity"
+    assert Row("proxy_nca", "plain").title == "ProxyNCA++"

@@ -1,0 +1,231 @@
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ccpml.data import BadImagesError, load_folder, read_image
+from ccpml.data.images import cache_build as building
+from ccpml.data.images.cache import cache_folder, pack_source, use_cache, verify_cache
+from ccpml.data.images.packed import PackedImage
+from tests.data.caches import NAME, content, fill, packed
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 300))
+def test_sizes(height: int, width: int, side: int) -> None:
+    h, w = building._scaled(height, width, side)
+    if min(height, width) <= side:
+        assert (h, w) == (height, width)
+    else:
+        assert min(h, w) == side
+        assert abs(h * width - w * height) <= max(height, width) / 2 + 1e-9
+
+
+def test_a_complete_cache_is_verified_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed(fill(tmp_path))
+    before = content(tmp_path)
+    monkeypatch.setattr(building, "_pack", None)
+    monkeypatch.setattr(building, "read_header", None)  # sizes are known
+    packed(tmp_path)
+    assert content(tmp_path) == before
+    assert verify_cache(tmp_path, NAME, progress=False) == 6
+    assert sorted(before)[0] == "index.json"
+    assert len(before) == 2
+
+
+def test_damaged_pixels_are_found_and_mended_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = packed(fill(tmp_path))
+    before = content(tmp_path)
+    image = cached.table.images[4]
+    assert isinstance(image, PackedImage)
+    pixels = bytearray(image.pack.read_bytes())
+    pixels[image.offset + 5] ^= 64
+    image.pack.write_bytes(pixels)
+    use_cache(load_folder(tmp_path), tmp_path, NAME)  # cheap: reads no pixels
+    with pytest.raises(ValueError, match=r"the pixels of 1 of 6 images are damaged \(b/low,\.png\); run"):
+        verify_cache(tmp_path, NAME, progress=False)
+    read = counted(monkeypatch)
+    packed(tmp_path)
+    assert read == [image.path]
+    assert content(tmp_path) == before
+
+
+def test_a_disk_that_forgets_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "damaged", lambda pack, entries, progress: entries[:1])
+    with pytest.raises(ValueError, match="do not read back"):
+        packed(fill(tmp_path))
+    assert not cache_folder(tmp_path, NAME).exists()
+
+
+def test_bad_images_are_collected_and_there_is_no_cache(tmp_path: Path) -> None:
+    fill(tmp_path)
+    good = (tmp_path / "a/1.jpg").read_bytes()
+    (tmp_path / "a/1.jpg").write_bytes(good[: len(good) // 2])
+    for number in range(11):
+        (tmp_path / f"b/text{number:02}.png").write_bytes(b"text")
+    with pytest.raises(BadImagesError) as caught:
+        packed(tmp_path)
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("12 of 17 images cannot be packed")
+    assert "ccpml data cache folder:pictures" in lines[0]
+    assert lines[1].startswith(f"  {tmp_path / 'a/1.jpg'}: ")
+    assert lines[-1] == "  and 2 more"
+    assert [image.row for image in caught.value.bad] == [0, *range(5, 16)]
+    source = load_folder(tmp_path)
+    assert use_cache(source, tmp_path, NAME) is source
+    for path in (tmp_path / "b").glob("text*"):
+        path.unlink()
+    (tmp_path / "a/1.jpg").write_bytes(good)
+    assert len(packed(tmp_path).table) == 6
+
+
+def test_a_cache_survives_a_source_that_cannot_be_read_for_once(tmp_path: Path) -> None:
+    source = load_folder(fill(tmp_path))
+    packed(tmp_path)
+    before = content(tmp_path)
+    (tmp_path / "a/1.jpg").rename(tmp_path / "away")
+    with pytest.raises(BadImagesError, match=r"1\.jpg: cannot be opened"):
+        pack_source(source, tmp_path, NAME, 32, progress=False)
+    (tmp_path / "away").rename(tmp_path / "a/1.jpg")
+    assert content(tmp_path) == before
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, stop_at: int = -1) -> list[Path]:
+    """Files that a build reads from now on; Ctrl-C comes at one of them."""
+    read: list[Path] = []
+
+    def read_and_count(path: Path, *args: Any, **options: Any) -> np.ndarray:
+        read.append(path)
+        if len(read) == stop_at:
+            raise KeyboardInterrupt
+        return read_image(path, *args, **options)
+
+    monkeypatch.setattr(building, "read_image", read_and_count)
+    return read
+
+
+def test_a_build_that_was_stopped_goes_on_and_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = load_folder(fill(tmp_path, 60))
+    counted(monkeypatch, stop_at=30)
+    with pytest.raises(KeyboardInterrupt):
+        packed(tmp_path)
+    assert use_cache(source, tmp_path, NAME) is source
+    read = counted(monkeypatch)
+    packed(tmp_path)
+    assert 31 <= len(read) <= 50
+    resumed = content(tmp_path)
+    shutil.rmtree(tmp_path / ".ccpml-cache")
+    packed(tmp_path)
+    assert content(tmp_path) == resumed
+
+
+SCRIPT = """
+    import sys
+    from pathlib import Path
+    from ccpml.data import cache_build, load_folder
+    from ccpml.data.images.cache import pack_source
+    cache_build._COMMIT = 2
+    read, count = cache_build.read_image, []
+    def read_some(path, *args, **options):
+        count.append(path)
+        while len(count) > 40:
+            sys.stdout.write("40\\n")  # whole, for other threads say so too
+            sys.stdout.flush()
+            sys.stdin.read()
+        return read(path, *args, **options)
+    cache_build.read_image = read_some
+    folder = Path(sys.argv[1])
+    pack_source(load_folder(folder), folder, "folder:pictures", 32, progress=False)
+"""
+
+
+def test_a_build_that_was_killed_goes_on_and_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = load_folder(fill(tmp_path, 60))
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "40\n"
+        process.kill()
+    assert use_cache(source, tmp_path, NAME) is source
+    read = counted(monkeypatch)
+    packed(tmp_path)
+    assert 20 <= len(read) < 60
+    resumed = content(tmp_path)
+    shutil.rmtree(tmp_path / ".ccpml-cache")
+    packed(tmp_path)
+    assert content(tmp_path) == resumed
+
+
+def test_a_journal_cut_off_in_a_line_is_read_up_to_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed(fill(tmp_path))
+    before = content(tmp_path)
+    shutil.rmtree(tmp_path / ".ccpml-cache")
+    monkeypatch.setattr(building, "damaged", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        packed(tmp_path)
+    monkeypatch.undo()
+    journal = tmp_path / ".ccpml-cache/folder.partial/journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-9])
+    read = counted(monkeypatch)
+    packed(tmp_path)
+    assert [path.name for path in read] == ["thin.png"]
+    assert content(tmp_path) == before
+
+
+def test_another_side_makes_another_cache(tmp_path: Path) -> None:
+    packed(fill(tmp_path), side=32)
+    image = packed(tmp_path, side=16).table.images[0]
+    assert isinstance(image, PackedImage)
+    assert (image.height, image.width) == (16, 21)
+    with pytest.raises(ValueError, match="side: expected 1 or more"):
+        packed(tmp_path, side=0)
+
+
+def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"the cache of folder:pictures needs 16\.8 MB and 1\.0 MB are free"):
+        packed(fill(tmp_path))
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    fill(tmp_path)
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ValueError, match=r"the cache cannot be written \(Permission denied\)"):
+            packed(tmp_path)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    fill(tmp_path)
+    (tmp_path / ".ccpml-cache").touch()
+    with pytest.raises(ValueError, match="the cache cannot be written"):
+        packed(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks of POSIX")
+def test_one_build_at_a_time(tmp_path: Path) -> None:
+    packed(fill(tmp_path))
+    lock = tmp_path / ".ccpml-cache/folder.lock"
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    command = [sys.executable, "-c", hold, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        with pytest.raises(ValueError, match=r"folder\.lock: another process is making the cache"):
+            packed(tmp_path)
+        process.communicate("\n")
+    packed(tmp_path)

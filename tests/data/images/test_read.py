@@ -1,0 +1,216 @@
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from ccpml.data.images.read import BadImageError, decode_image, header_is_grey, read_image
+from tests.data.pictures import encoded, smooth
+
+COLOUR = smooth(40, 60)
+GREY = smooth(40, 60, 1)
+
+
+def luma(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
+
+
+def off_by(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> int:
+    assert a.shape == b.shape
+    return int(np.abs(a.astype(int) - b).max())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
+def test_lossless_files_come_back_exactly(kind: str, tmp_path: Path) -> None:
+    for pixels in (COLOUR, GREY):
+        path = tmp_path / "image"
+        path.write_bytes(encoded(pixels, kind))
+        as_rgb = pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+        as_grey = luma(pixels) if pixels.ndim == 3 else pixels[:, :, None]
+        assert np.array_equal(read_image(path, 3), as_rgb)
+        assert np.array_equal(read_image(str(path), 1), as_grey)
+
+
+def test_jpeg_is_what_pillow_decodes() -> None:
+    for pixels in (COLOUR, GREY):
+        data = encoded(pixels, "JPEG", quality=92)
+        with Image.open(io.BytesIO(data)) as image:
+            assert off_by(decode_image(data, 3), np.asarray(image.convert("RGB"))) <= 1
+            assert off_by(decode_image(data, 1), np.asarray(image.convert("L"))[:, :, None]) <= 2
+
+
+def test_cmyk_jpeg() -> None:
+    data = encoded(Image.fromarray(COLOUR).convert("CMYK"), "JPEG", quality=95)
+    assert off_by(decode_image(data, 3), COLOUR) < 16
+    assert decode_image(data, 1).shape == (40, 60, 1)
+
+
+def test_palette() -> None:
+    image = Image.fromarray(COLOUR).quantize(16)
+    assert np.array_equal(decode_image(encoded(image, "PNG"), 3), np.asarray(image.convert("RGB")))
+    assert np.array_equal(decode_image(encoded(image, "GIF"), 3), np.asarray(image.convert("RGB")))
+
+
+def test_one_bit() -> None:
+    image = Image.fromarray(GREY).convert("1")
+    for kind in ("PNG", "TIFF"):
+        assert set(np.unique(decode_image(encoded(image, kind), 1)).tolist()) == {0, 255}
+        assert decode_image(encoded(image, kind), 3).shape == (40, 60, 3)
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    wide = np.linspace(0, 65535, 40 * 60).astype(np.uint16).reshape(40, 60)
+    expected = np.round(wide / 257).astype(np.uint8)[:, :, None]
+    for kind in ("PNG", "TIFF", "PPM"):
+        assert np.array_equal(decode_image(encoded(Image.fromarray(wide), kind), 1), expected)
+    assert np.array_equal(decode_image(encoded(Image.fromarray(wide), "PNG"), 3), np.repeat(expected, 3, 2))
+
+
+def png_16_bit_rgb(value: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    row = b"\0" + struct.pack(">3H", value, value, value) * 2
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 2)) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bit_colour_is_scaled() -> None:
+    assert np.unique(decode_image(png_16_bit_rgb(0x80FF), 3)).tolist() == [0x80]
+
+
+def test_pixels_without_a_known_range_are_refused() -> None:
+    for array in (np.full((4, 4), 70000, np.int32), np.ones((4, 4), np.float32)):
+        with pytest.raises(BadImageError, match="range is not known"):
+            decode_image(encoded(Image.fromarray(array), "TIFF"), 1)
+
+
+def test_transparency_is_laid_on_white() -> None:
+    rgba = np.zeros((4, 4, 4), np.uint8)
+    rgba[:2, :, 3] = 255
+    expected = np.array([0, 0, 255, 255])
+    la = Image.fromarray(rgba).convert("LA")
+    palette = Image.fromarray(np.array([[0] * 4] * 2 + [[1] * 4] * 2, np.uint8)).convert("P")
+    files = [
+        encoded(Image.fromarray(rgba), "PNG"),
+        encoded(Image.fromarray(rgba), "WEBP", lossless=True),
+        encoded(la, "PNG"),
+        encoded(palette, "PNG", transparency=1),
+        encoded(palette, "PNG", transparency=bytes([255, 0])),
+        encoded(palette, "GIF", transparency=1),
+    ]
+    for data in files:
+        for channels in (1, 3):
+            pixels = decode_image(data, channels)
+            assert pixels.shape == (4, 4, channels)
+            assert off_by(pixels[:, 0, :1], expected[:, None].astype(np.uint8)) <= 1
+    half = np.full((1, 1, 4), (0, 0, 0, 128), np.uint8)
+    assert decode_image(encoded(half, "PNG"), 1).item() == 127
+
+
+def test_one_pixel_wide() -> None:
+    for kind in ("PNG", "JPEG"):
+        assert decode_image(encoded(COLOUR[:, :1].copy(), kind), 3, min_size=8).shape == (40, 1, 3)
+
+
+def test_reduced_size_keeps_the_shorter_side_and_the_picture() -> None:
+    data = encoded(smooth(400, 640), "JPEG", quality=95)
+    shapes = [decode_image(data, 3, min_size).shape[:2] for min_size in (None, 201, 200, 101, 100, 1)]
+    assert shapes == [(400, 640), (400, 640), (200, 320), (150, 240), (100, 160), (50, 80)]
+    reduced = Image.fromarray(decode_image(data, 3)).reduce(2)
+    assert off_by(decode_image(data, 3, 200), np.asarray(reduced)) <= 6
+
+
+def test_arrays() -> None:
+    assert read_image(COLOUR, 3) is COLOUR
+    assert np.array_equal(read_image(COLOUR, 1), luma(COLOUR))
+    assert np.array_equal(read_image(GREY, 1)[:, :, 0], GREY)
+    assert np.array_equal(read_image(GREY[:, :, None], 3)[:, :, 2], GREY)
+    for array in (np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2), np.float32), np.zeros((0, 2), np.uint8)):
+        with pytest.raises(ValueError, match="image: expected uint8"):
+            read_image(array, 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="channels"):
+        read_image(COLOUR, 2)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_truncated(kind: str, share: float, tmp_path: Path) -> None:
+    data = encoded(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8), kind)
+    path = tmp_path / "short.jpg"
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(BadImageError) as caught:
+        read_image(path, 3)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert caught.value.name == str(path)
+    assert "\n" not in caught.value.reason
+
+
+def test_what_is_no_image(tmp_path: Path) -> None:
+    contents = {
+        "empty.png": (b"", "empty"),
+        "text.jpg": (b"hello, world", "known format"),
+        "script.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "known format"),
+    }
+    for name, (data, reason) in contents.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(BadImageError, match=f"{name}: .*{reason}"):
+            read_image(tmp_path / name, 3)
+    for path in (tmp_path, tmp_path / "missing.png"):
+        for read in (lambda path: read_image(path, 3), header_is_grey):
+            with pytest.raises(BadImageError, match="cannot be opened"):
+                read(path)
+
+
+def test_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in (2000, 500):  # a warning of Pillow's, and an error
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        for kind in ("PNG", "JPEG"):
+            with pytest.raises(BadImageError, match=r"bomb\.png: refused, it has more than"):
+                decode_image(encoded(COLOUR, kind), 3, name="bomb.png")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_bombs_are_refused_where_warnings_are_not_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    with pytest.raises(BadImageError, match="refused"):
+        decode_image(encoded(COLOUR, "PNG"), 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]), st.data())
+def test_damaged_files_are_read_or_refused_and_nothing_else(kind: str, data: st.DataObject) -> None:
+    content = bytearray(encoded(COLOUR, kind))
+    for _ in range(data.draw(st.integers(1, 5))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        pixels = decode_image(bytes(content), 3)
+    except BadImageError:
+        return
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[2] == 3
+
+
+def test_headers_tell_grey(tmp_path: Path) -> None:
+    grey = Image.fromarray(GREY)
+    wide = Image.fromarray(GREY.astype(np.uint16) * 257)
+    cases = [
+        (encoded(grey, "PNG"), True),
+        (encoded(grey, "JPEG"), True),
+        (encoded(grey.convert("1"), "PNG"), True),
+        (encoded(grey.convert("LA"), "PNG"), True),
+        (encoded(wide, "PNG"), True),
+        (encoded(wide, "PPM"), True),
+        (encoded(COLOUR, "PNG"), False),
+        (encoded(grey.convert("RGB"), "JPEG"), False),
+        (encoded(grey.convert("P"), "PNG"), False),
+    ]
+    for data, expected in cases:
+        (tmp_path / "image").write_bytes(data)
+        assert header_is_grey(tmp_path / "image") is expected

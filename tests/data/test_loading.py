@@ -1,0 +1,65 @@
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ccpml.data import PackedImage, build_cache, load_source, read_image
+from tests.data.layouts import make_inshop, small_counts
+from tests.toy import toy_folder
+
+
+def test_folders_and_files(tmp_path: Path) -> None:
+    folder = toy_folder(tmp_path / "toy", classes=4, per_class=2)
+    file = tmp_path / "list.csv"
+    file.write_text("path,label\ntoy/group0/class00/0.png,a\n")
+    assert load_source(f"csv:{file}").table.class_names == ("a",)
+    source = load_source(f"folder:{folder}")
+    assert source.table.num_classes == 4
+    assert source.folder == folder
+
+
+def test_glyphs_keep_their_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    glyphs = SimpleNamespace(
+        images=np.zeros((3, 64, 64), np.uint8),
+        labels=np.array([0, 1, 2]),
+        names=("A", "B", "C"),
+        splits=("train", "validation", "test"),
+    )
+    module = ModuleType("ccpml.data.sources.glyphs")
+    module.load_glyphs = lambda: glyphs  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ccpml.data.sources.glyphs", module)
+    source = load_source("glyphs", side=256)
+    assert source.table.name_of(2) == "glyphs[2]"
+    assert source.split_of_class == {"A": "train", "B": "validation", "C": "test"}
+    with pytest.raises(ValueError, match="nothing to cache"):
+        build_cache("glyphs")
+
+
+@pytest.mark.parametrize("wrong", ["", "glyph", "glyphs:", "folder", "folder:", "csv:", "zip:x", "cub:", "CUB"])
+def test_what_is_no_source(wrong: str) -> None:
+    with pytest.raises(ValueError, match="expected glyphs, cub, cars196, sop, inshop, folder:<path> or csv:<file>"):
+        load_source(wrong)
+
+
+def test_a_benchmark_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same table, its pixels from the packed file; a cache of too small images is left alone."""
+    small_counts(monkeypatch)
+    folder = make_inshop(tmp_path)
+    home = build_cache("inshop", tmp_path, side=32, progress=False)
+    assert home == folder / ".ccpml-cache" / "inshop"
+    plain, packed = load_source("inshop", tmp_path), load_source("inshop", tmp_path, side=32)
+    assert packed.table.packed
+    assert not plain.table.packed
+    assert packed.split_of_class == plain.split_of_class
+    assert np.array_equal(packed.table.labels, plain.table.labels)
+    assert packed.table.roles is not None
+    assert plain.table.roles is not None
+    assert packed.table.roles.tolist() == plain.table.roles.tolist()
+    for row, image in enumerate(packed.table.images):
+        assert isinstance(image, PackedImage)
+        assert packed.table.name_of(row) == plain.table.name_of(row)
+        pixels = read_image(image, channels=3)
+        assert min(pixels.shape[:2]) <= 32
+    assert not load_source("inshop", tmp_path, side=33).table.packed

@@ -1,0 +1,55 @@
+"""Options for speed change no loss beyond the noise of their arithmetic."""
+
+import csv
+import shutil
+
+import pytest
+
+from ccpml.runs import train as training
+from ccpml.runs.settings import Experiment
+from tests.toy import QUICK, toy_folder
+
+
+@pytest.fixture(scope="module")
+def losses(tmp_path_factory):
+    """Train by some settings; give the losses."""
+    folder = toy_folder(tmp_path_factory.mktemp("toy"), classes=24)
+
+    def run(**options):
+        experiment = Experiment(
+            f"folder:{folder}", **{**QUICK, "classes_per_batch": 2, "max_steps": 12, "lr": 1e-4, **options}
+        )
+        path = tmp_path_factory.mktemp("runs") / "run"
+        training.train(experiment, path, progress=False, test=False)
+        with (path / "metrics.csv").open() as file:
+            return [float(row["loss"]) for row in csv.DictReader(file)]
+
+    run.plain = run()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("options", "noise"),
+    [
+        ({"channels_last": True}, 1e-3),
+        ({"precision": "bf16-mixed"}, 0.05),
+        pytest.param(
+            {"compile": True}, 1e-3, marks=pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here")
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_losses_stay_as_they_are(losses, options, noise):
+    assert losses(**options) == pytest.approx(losses.plain, rel=noise)
+
+
+def test_some_of_the_classes_in_each_step_still_train(losses):
+    found = losses(class_rate=0.5)
+    assert found != losses.plain
+    assert found == pytest.approx(losses.plain, rel=0.5)
+
+
+def test_compiling_without_a_compiler_is_refused(losses, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match=r"compile: on a CPU torch.compile needs a C\+\+ compiler"):
+        losses(compile=True)

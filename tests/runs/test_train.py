@@ -1,0 +1,237 @@
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from ccpml.runs.directory import RunDirectory
+from ccpml.runs.inference import embed_run, evaluate_run, load_model
+from ccpml.runs.settings import Experiment
+from ccpml.runs.train import resume, train
+from tests.toy import QUICK, toy_folder, toy_images
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return toy_folder(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def experiment(folder):
+    return Experiment(data=f"folder:{folder}", **QUICK)
+
+
+@pytest.fixture(scope="module")
+def run(experiment, tmp_path_factory):
+    return train(experiment, tmp_path_factory.mktemp("runs") / "ccp", progress=False)
+
+
+def test_a_run_directory_holds_what_it_should(run, experiment):
+    assert run.finished
+    settled = run.experiment()
+    assert (settled.data, settled.channels, settled.lr) == (experiment.data, 1, 1e-3)
+    scores = run.scores()
+    assert scores["splits"] == {
+        "train": {"classes": 3, "images": 15},
+        "validation": {"classes": 3, "images": 15},
+        "test": {"classes": 6, "images": 30},
+    }
+    assert {"seed", "versions", "commit", "hardware", "test", "validation", "instances"} <= scores.keys()
+    assert scores["steps"] == 6
+    assert list((run.path / "tensorboard").glob("events*"))
+    assert not list(run.path.rglob("*.tmp*"))
+    state = torch.load(run.state_file, weights_only=True)
+    assert state["global_step"] == 6
+
+
+def test_metrics_come_at_each_validation(run):
+    rows = run.metrics()
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    with run.metrics_file.open() as file:
+        header = next(csv.reader(file))
+    assert {"loss", "map_at_r", "instance", "val_covering_radius", "proxy_covering_radius"} <= set(header)
+    best = max(rows, key=lambda row: row["map_at_r"])
+    validation = run.scores()["validation"]
+    assert validation == {"map_at_r": pytest.approx(best["map_at_r"]), "step": best["step"]}
+
+
+def test_instances_are_recorded(run):
+    rows = run.metrics()
+    files = sorted(run.instances.glob("*.npz"))
+    assert len(files) == run.scores()["instances"] + 1 == rows[-1]["instance"] + 1
+    with np.load(files[0], allow_pickle=False) as first:
+        assert first["step"] == 0
+        assert first["next"].shape == (3, 2, 8)
+        assert "converged" not in first.files
+    for number, file in enumerate(files[1:], start=1):
+        with np.load(file, allow_pickle=False) as later:
+            assert later["converged"].shape == (3, 2, 8)
+            assert later["step"] == next(row["step"] for row in rows if row["instance"] == number)
+
+
+def test_scores_are_those_of_the_best_weights(run, tmp_path):
+    scores, size, _ = evaluate_run(run)
+    assert size == "6 classes, 30 images"
+    assert scores.as_dict() == pytest.approx(run.scores()["test"])
+    weights = load_file(run.weights_file)
+    assert "criterion.proxies" in weights
+    model = load_model(run)
+    assert not model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[f"model.{name}"])
+
+
+def test_embed_writes_what_evaluate_sees(run, folder, tmp_path):
+    assert embed_run(run, f"folder:{folder}", tmp_path / "all.npz") == 60
+    with np.load(tmp_path / "all.npz", allow_pickle=False) as file, np.load(run.embeddings / "test.npz") as test:
+        assert file["embeddings"].shape == (60, 8)
+        assert np.linalg.norm(file["embeddings"], axis=1).max() <= 1 + 1e-6
+        assert file["class_names"][file["labels"][0]] == "group0/class00"
+        row = file["paths"].tolist().index(test["paths"][0])
+        np.testing.assert_allclose(file["embeddings"][row], test["embeddings"][0], rtol=1e-4, atol=1e-6)
+    scores, size, _ = evaluate_run(run, f"folder:{folder}")
+    assert size == "12 classes, 60 images"
+    assert scores.num_queries == 60
+
+
+def test_plain_trains_without_proxies(experiment, tmp_path):
+    run = train(replace(experiment, method="plain"), tmp_path / "plain", progress=False)
+    assert run.scores()["instances"] == 0
+    assert not run.instances.exists()
+    assert "criterion.proxies" not in load_file(run.weights_file)
+
+
+@pytest.mark.parametrize("loss", ["cosine_contrastive", "triplet", "multi_similarity"])
+def test_the_other_losses_train(experiment, tmp_path, loss):
+    options = {"rewind": True, "reset_proxy_state": True, "center_space": "lipschitz", "pool_transform": "eval"}
+    run = train(replace(experiment, loss=loss, max_steps=4, **options), tmp_path / loss, progress=False)
+    assert 0 <= run.scores()["test"]["map_at_r"] <= 1
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(experiment, run, tmp_path):
+    again = train(experiment, tmp_path / "again", progress=False)
+    assert json.loads(again.scores_file.read_text()) == json.loads(run.scores_file.read_text())
+    assert again.weights_file.read_bytes() == run.weights_file.read_bytes()
+    other = train(replace(experiment, seed=1), tmp_path / "other", progress=False)
+    assert other.weights_file.read_bytes() != run.weights_file.read_bytes()
+
+
+def test_readers_in_other_processes_change_nothing(experiment, run, tmp_path):
+    again = train(replace(experiment, workers=2), tmp_path / "workers", progress=False)
+    assert again.weights_file.read_bytes() == run.weights_file.read_bytes()
+
+
+def test_training_stops_without_improvement(experiment, tmp_path):
+    run = train(replace(experiment, patience=1, max_steps=400, lr=1e-12), tmp_path / "run", progress=False)
+    rows = run.metrics()
+    assert rows[-1]["step"] < 400
+    assert rows[-1]["map_at_r"] <= max(row["map_at_r"] for row in rows[:-1])
+
+
+def test_the_last_steps_are_rounded_up_to_a_validation(experiment, tmp_path):
+    assert train(replace(experiment, max_steps=3), tmp_path / "run", progress=False).scores()["steps"] == 4
+
+
+def test_a_finished_run_is_not_trained_again(run):
+    before = run.weights_file.stat().st_mtime_ns
+    assert resume(run.path, progress=False).scores() == run.scores()
+    assert run.weights_file.stat().st_mtime_ns == before
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path):
+    folder = toy_folder(tmp_path / "toy")
+    run = train(Experiment(data=f"folder:{folder}", **QUICK), tmp_path / "run", progress=False)
+    run.scores_file.unlink()
+    next(folder.rglob("3.png")).unlink()
+    with pytest.raises(ValueError, match="not those that this run began with"):
+        resume(run.path, progress=False)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions_train(experiment, tmp_path, precision):
+    run = train(replace(experiment, max_steps=4, precision=precision), tmp_path / "run", progress=False)
+    assert 0 <= run.scores()["test"]["map_at_r"] <= 1
+
+
+def test_queries_and_gallery_of_a_csv_file(tmp_path):
+    images, lines = toy_images(8, 4), ["path,label,split,role"]
+    for c, n in np.ndindex(8, 4):
+        Image.fromarray(images[c, n]).save(tmp_path / f"{c}-{n}.png")
+        split = ("train", "train", "train", "val", "val", "val", "test", "test")[c]
+        role = ("query" if n == 0 else "gallery") if split == "test" else ""
+        lines.append(f"{c}-{n}.png,label{c},{split},{role}")
+    (tmp_path / "list.csv").write_text("\r\n".join(lines))
+    settings = {**QUICK, "max_steps": 2}
+    run = train(Experiment(data=f"csv:{tmp_path / 'list.csv'}", **settings), tmp_path / "run", progress=False)
+    assert run.scores()["test"]["num_queries"] == 2
+    scores, _, _ = evaluate_run(run, f"csv:{tmp_path / 'list.csv'}")
+    assert scores.as_dict() == pytest.approx(run.scores()["test"])
+
+
+def test_errors_come_before_anything_is_written(experiment, folder, run, tmp_path):
+    with pytest.raises(FileExistsError, match="--resume"):
+        train(experiment, run.path, progress=False)
+    with pytest.raises(ValueError, match="a batch needs 4 classes and there are 3"):
+        train(replace(experiment, classes_per_batch=4), tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match="matches no class"):
+        train(replace(experiment, test_classes="Korean/*"), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_images_are_named_or_left_out(tmp_path):
+    folder = toy_folder(tmp_path / "toy")
+    bad = next(folder.rglob("3.png"))
+    bad.write_bytes(bad.read_bytes()[:100])
+    experiment = Experiment(data=f"folder:{folder}", **{**QUICK, "max_steps": 2})
+    with pytest.raises(ValueError, match=r"(?s)--skip-bad-images.*3\.png: cannot be decoded"):
+        train(experiment, tmp_path / "run", progress=False)
+    run = train(replace(experiment, skip_bad_images=True), tmp_path / "run", progress=False)
+    (left_out,) = run.scores()["images_left_out"]
+    assert left_out.startswith(str(bad))
+
+
+@pytest.mark.parametrize("settings", [{"image_size": 20}, {"device": "cuda:7"}])
+def test_a_run_that_cannot_start_leaves_nothing(experiment, tmp_path, settings):
+    with pytest.raises(ValueError, match=r"28 × 28|device: cuda:7 is not here"):
+        train(replace(experiment, **settings), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_divergence_names_a_way_out(experiment, tmp_path):
+    with pytest.raises(ValueError, match="diverged; try a lower learning rate"):
+        train(replace(experiment, lr=1e30), tmp_path / "run", progress=False)
+
+
+def test_damaged_files_of_a_run_are_named(experiment, tmp_path):
+    run = train(experiment, tmp_path / "run", progress=False)
+    run.scores_file.write_text("{")
+    with pytest.raises(ValueError, match=r"scores\.json: damaged"):
+        run.scores()
+    run.scores_file.unlink()
+    run.weights_file.write_bytes(run.weights_file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"best\.safetensors: damaged"):
+        load_model(run)
+    run.state_file.write_bytes(run.state_file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"last\.ckpt: damaged"):
+        resume(run.path, progress=False)
+
+
+def test_weights_can_be_the_start(run, experiment, tmp_path):
+    learned = load_file(run.weights_file)
+    plain = {k.removeprefix("model.backbone."): v for k, v in learned.items() if k.startswith("model.backbone.")}
+    torch.save(plain, tmp_path / "start.pth")
+    for number, file in enumerate([tmp_path / "start.pth", run.weights_file]):
+        settings = replace(experiment, weights=str(file), max_steps=2, lr=1e-12)
+        started = load_file(train(settings, tmp_path / f"run{number}", progress=False).weights_file)
+        name = "model.backbone.blocks.0.weight"
+        torch.testing.assert_close(started[name], learned[name])
+
+
+def test_a_run_without_weights_is_named(experiment, tmp_path):
+    run = RunDirectory.create(tmp_path / "run", experiment)
+    with pytest.raises(FileNotFoundError, match="no weights yet"):
+        load_model(run)

@@ -1,0 +1,389 @@
+"""The logic of a search, with a made-up training; `tests/cli/test_tune.py` trains."""
+
+import csv
+import math
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from ccpml.runs.settings import Experiment
+from ccpml.tuning.search_space import search_space
+
+pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
+
+from optuna.trial import TrialState
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from ccpml.tuning import trials
+from ccpml.tuning.study import Search, open_study, suggest
+from ccpml.tuning.tune import Begin, best_of, importances, run_search
+
+STEPS = 4
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk():
+    def hurry(connection, _):
+        connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", hurry)
+    yield
+    event.remove(Engine, "connect", hurry)
+
+
+def height(experiment):
+    return math.exp(-((math.log10(experiment.strength) + 3) ** 2)) * (1 - 1 / (1 + experiment.proxies_per_class))
+
+
+def climb(experiment, path, watcher):
+    """Like a training: validations at steps 2, 4 ...; what it reported before a resume it reports again."""
+    for validation in range(1, STEPS + 1):
+        if watcher.see(2 * validation, height(experiment) * validation / STEPS, validation == STEPS):
+            break
+    return max(watcher.scores.values())
+
+
+@pytest.fixture
+def search(tmp_path):
+    base = Experiment(validate_every=2, max_steps=2 * STEPS)
+    space = search_space(base, [], "lambda-proxies")
+    return Search(base, space, tmp_path / "out", "s", trials=4, startup_trials=2, warmup_validations=1)
+
+
+def told(results):
+    return [(one.number, one.state, one.values, one.score) for one in results]
+
+
+def test_trials_are_scored_and_written(search):
+    events = []
+    results = run_search(search, events.append, climb)
+    assert [one.number for one in results] == [0, 1, 2, 3]
+    for one in results:
+        assert one.state in {"complete", "pruned"}
+        assert 1e-6 <= one.values["strength"] <= 0.1
+        assert one.values["proxies_per_class"] in range(1, 17)
+        if one.state == "complete":
+            assert one.score == height(replace(search.base, **one.values))
+    best = best_of(results)
+    assert best.score == max(one.score for one in results if one.state == "complete")
+    with (search.out / "trials.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        "number",
+        "state",
+        "strength",
+        "proxies_per_class",
+        "map_at_r",
+        "seconds",
+        "host",
+        "run",
+        "reason",
+    ]
+    assert [float(row["strength"]) for row in rows] == [one.values["strength"] for one in results]
+    assert float(rows[best.number]["map_at_r"]) == best.score
+    settings = Experiment(**yaml.safe_load((search.out / "best.yaml").read_text()))
+    assert (settings.strength, settings.proxies_per_class) == tuple(best.values.values())
+    assert settings.pool_size == max(12, best.values["proxies_per_class"])
+    assert [isinstance(event, Begin) for event in events] == [True, False] * 4
+    assert events[-1].left is None
+    assert events[1].left > 0
+
+
+def test_the_same_call_goes_on_and_more_trials_extend_it(search, tmp_path):
+    first = run_search(replace(search, trials=2), train=climb)
+    assert run_search(replace(search, trials=2), train=None) == first
+    more = run_search(search, train=climb)
+    assert more[:2] == first
+    elsewhere = replace(search, out=tmp_path / "elsewhere")
+    assert told(run_search(elsewhere, train=climb)) == told(more)
+    other = replace(search, base=replace(search.base, seed=1), out=tmp_path / "other")
+    assert told(run_search(other, train=climb))[0] != told(more)[0]
+
+
+class Killed(BaseException):
+    """What no code of ours catches, as a kill -9."""
+
+
+def dying_at(number, validation):
+    def train(experiment, path, watcher):
+        report = watcher.see
+
+        def see(step, *rest):
+            if watcher.trial.number == number and step == 2 * validation:
+                raise Killed
+            return report(step, *rest)
+
+        watcher.see = see
+        path.mkdir(parents=True, exist_ok=True)
+        return climb(experiment, path, watcher)
+
+    return train
+
+
+@pytest.mark.parametrize("validation", [1, 3])
+def test_a_killed_study_goes_on_to_the_same_trials(search, tmp_path, validation):
+    search = replace(search, trials=16, startup_trials=12)  # the first ten are drawn at random
+    whole = run_search(replace(search, out=tmp_path / "whole"), train=climb)
+    assert {"complete", "pruned"} == {one.state for one in whole}
+    for number in (2, 11):
+        with pytest.raises(Killed):
+            run_search(search, train=dying_at(number, validation))
+    events = []
+    assert told(run_search(search, events.append, climb)) == told(whole)
+    assert (events[0].number, events[0].resumed, events[0].values) == (number, True, whole[number].values)
+    assert not any(event.resumed for event in events[1:] if isinstance(event, Begin))
+
+
+def test_a_trial_killed_between_its_values_gets_the_same(search, tmp_path):
+    whole = run_search(replace(search, out=tmp_path / "whole", trials=1), train=climb)
+    trial = open_study(search).optuna.ask()
+    suggest(trial, search.space[:1])
+    assert told(run_search(replace(search, trials=1), train=climb)) == told(whole)
+
+
+def test_a_trial_killed_after_it_was_pruned_stays_pruned(search):
+    def lagging(experiment, path, watcher):
+        watcher.see(2, -1.0)
+        assert watcher.see(4, -1.0)
+        raise Killed
+
+    run_search(replace(search, trials=3), train=climb)
+    with pytest.raises(Killed):
+        run_search(search, train=lagging)
+    last = run_search(search, train=None)[-1]
+    assert (last.state, last.score) == ("pruned", -1.0)
+
+
+def test_pruning_waits_for_its_warm_up_and_can_be_left_out(search, tmp_path):
+    def lagging(experiment, path, watcher):
+        first = watcher.trial.number < 2
+        for validation in range(1, STEPS + 1):
+            if watcher.see(validation, 0.5 if first else 0.1, validation == STEPS):
+                return 0.1
+        return 0.5 if first else 0.1
+
+    for settings, steps in (
+        ({"warmup_validations": 1}, {2}),
+        ({"warmup_validations": 2}, {3}),
+        ({"warmup_validations": 3}, {4}),  # where it ends anyway: it is complete
+        ({"pruner": "none"}, {4}),
+        ({"startup_trials": 3}, {4}),
+    ):
+        tried = replace(search, trials=3, out=tmp_path / "-".join(map(str, *settings.items())), **settings)
+        last = run_search(tried, train=lagging)[-1]
+        frozen = open_study(tried).optuna.trials[-1]
+        assert set(list(frozen.intermediate_values)[-1:]) == steps
+        assert last.state == ("complete" if steps == {4} else "pruned")
+
+
+def test_failures_are_recorded_and_the_others_go_on(search):
+    reasons = {0: MemoryError(), 1: RuntimeError("CUDA\nout of memory"), 2: ValueError("diverged")}
+
+    def failing(experiment, path, watcher):
+        if watcher.trial.number in reasons:
+            raise reasons[watcher.trial.number]
+        if watcher.trial.number == 3:
+            return math.nan
+        return climb(experiment, path, watcher)
+
+    results = run_search(replace(search, trials=5), train=failing)
+    assert [one.state for one in results] == ["failed"] * 4 + ["complete"]
+    assert [one.reason for one in results] == [
+        "MemoryError",
+        "RuntimeError: CUDA out of memory",
+        "diverged",
+        "its validation MAP@R is nan",
+        "",
+    ]
+    assert "CUDA out of memory" in (search.out / "trials.csv").read_text()
+
+
+def test_a_search_none_of_whose_trials_can_begin_ends(search):
+    def failing(experiment, path, watcher):
+        raise ValueError("no images")
+
+    with pytest.raises(RuntimeError, match="3 trials could not begin: no images"):
+        run_search(replace(search, trials=50), train=failing)
+    results = run_search(search, train=climb)  # mended
+    assert [one.state for one in results] == ["failed"] * 3 + ["complete"]
+
+
+def test_values_that_do_not_go_together_are_pruned_with_the_reason(search):
+    space = search_space(search.base, ["fold=0..4", "folds=2..5"])
+    results = run_search(replace(search, space=space, trials=8), train=lambda experiment, path, watcher: 0.5)
+    refused = [one for one in results if one.values["fold"] >= one.values["folds"]]
+    assert {one.state for one in refused} == {"pruned"}
+    assert all("two folds or more" in one.reason for one in refused)
+    assert {one.state for one in results if one not in refused} == {"complete"}
+    assert 0 < len(refused) < 8
+
+
+def test_there_are_never_more_proxies_than_pool(search):
+    space = search_space(search.base, ["proxies_per_class=1..6", "pool_size=2..6"])
+    results = run_search(replace(search, space=space, trials=6), train=lambda experiment, path, watcher: 0.5)
+    assert {one.state for one in results} == {"complete"}
+    assert all(one.values["proxies_per_class"] <= one.values["pool_size"] for one in results)
+
+
+def test_other_settings_and_other_folders_are_refused(search, tmp_path):
+    run_search(replace(search, trials=1), train=climb)
+    with pytest.raises(FileExistsError, match=r"lr: None there, 0\.5 now"):
+        run_search(replace(search, base=replace(search.base, lr=0.5)))
+    with pytest.raises(FileExistsError, match=r"proxies_per_class=1\.\.16.* there, strength=0\.0\.\.1\.0 now"):
+        run_search(replace(search, space=search_space(search.base, ["strength=0..1"])))
+    run_search(replace(search, trials=1, base=replace(search.base, device="cpu", threads=2)), train=None)
+    with pytest.raises(FileExistsError, match="there is a study with study s, not t"):
+        run_search(replace(search, name="t"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").touch()
+    with pytest.raises(FileExistsError, match="something that is no study"):
+        run_search(replace(search, out=tmp_path / "photos"))
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.png"]
+    with pytest.raises(FileExistsError, match="is a file"):
+        run_search(replace(search, out=tmp_path / "photos" / "a.png"))
+    search.path(0).mkdir()
+    (search.out / "study.db").unlink()
+    with pytest.raises(FileExistsError, match="runs of a study that is no longer in its storage"):
+        run_search(search)
+    (search.out / "study.yaml").write_text("nonsense")
+    with pytest.raises(FileExistsError, match=r"study\.yaml: damaged"):
+        run_search(search)
+
+
+def test_a_storage_that_cannot_be_opened_is_named_without_its_password(search):
+    with pytest.raises(ValueError, match=r"storage: expected a URL such as .*, got 'nonsense'"):
+        replace(search, storage="nonsense")
+    with pytest.raises(ValueError, match=r"storage nosuch://me:\*\*\*@host/db: cannot be opened") as error:
+        run_search(replace(search, storage="nosuch://me:secret@host/db", out=search.out / "other"))
+    assert "secret" not in str(error.value)
+    assert not (search.out / "other" / "study.yaml").exists(), "the folder is free for a storage that can"
+    (search.out.parent / "study.db").write_bytes(b"no data base" * 100)
+    with pytest.raises(ValueError, match="cannot be opened"):
+        run_search(replace(search, storage=f"sqlite:///{search.out.parent}/study.db", out=search.out / "third"))
+
+
+def test_no_trial_begins_after_the_time_is_over(search):
+    def slow(experiment, path, watcher):
+        time.sleep(0.3)
+        return 0.5
+
+    assert len(run_search(replace(search, timeout=0.2), train=slow)) == 1
+    assert len(run_search(replace(search, timeout=0.2), train=slow)) == 2
+
+
+@pytest.mark.parametrize(
+    "settings", [{"trials": 0}, {"timeout": 0.0}, {"timeout": math.nan}, {"warmup_validations": -1}]
+)
+def test_settings_of_a_search_are_checked(search, settings):
+    with pytest.raises(ValueError, match=r"(trials|timeout|warmup_validations|study): expected"):
+        replace(search, **settings)
+
+
+def test_importances_need_enough_trials(search):
+    run_search(replace(search, trials=2), train=climb)
+    assert importances(search) == {}
+    study = open_study(search).optuna
+    for _ in range(10):
+        trial = study.ask()
+        values = suggest(trial, search.space)
+        study.tell(trial, values["strength"])
+    shares = importances(search)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert next(iter(shares)) == "strength"
+
+
+def test_a_trial_whose_process_is_killed_again_and_again_fails(search):
+    events = []
+    for _ in range(3):
+        with pytest.raises(Killed):
+            run_search(search, train=dying_at(0, 1))
+    results = run_search(replace(search, trials=2), events.append, climb)
+    assert [one.state for one in results] == ["failed", "complete"]
+    assert "killed 3 times after step 0; is the memory too small?" in results[0].reason
+
+
+def test_a_trial_that_was_stopped_on_purpose_may_be_stopped_often(search):
+    def stopping(experiment, path, watcher):
+        raise KeyboardInterrupt
+
+    for _ in range(5):
+        with pytest.raises(KeyboardInterrupt):
+            run_search(search, train=stopping)
+    assert [one.state for one in run_search(replace(search, trials=1), train=climb)] == ["complete"]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from ccpml.runs.settings import Experiment
+from ccpml.tuning.search_space import search_space
+from ccpml.tuning.study import Search
+from ccpml.tuning.tune import run_search
+
+def wait(experiment, path, watcher):
+    path.mkdir()
+    time.sleep(60)
+
+base = Experiment(validate_every=2, max_steps=8)
+search = Search(base, search_space(base, [], "lambda-proxies"), Path(sys.argv[1]), "s", trials=4)
+run_search(search, train=wait)
+"""
+
+
+def test_a_living_process_keeps_its_trial_and_a_dead_one_does_not(search):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(search.out)])
+    try:
+        while not search.path(0).exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        results = run_search(replace(search, trials=2), train=climb)
+        assert [one.state for one in results] == ["running", "complete"]
+    finally:
+        process.kill()
+        process.wait()
+    events = []
+    results = run_search(replace(search, trials=2), events.append, climb)
+    assert [one.state for one in results] == ["complete", "complete"]
+    assert (events[0].number, events[0].resumed) == (0, True)
+
+
+def test_machines_that_share_a_study_leave_each_other_alone_until_one_is_lost(search, tmp_path, monkeypatch):
+    here = replace(search, storage=f"sqlite:///{tmp_path}/shared.db", trials=2)
+    there = replace(here, out=tmp_path / "there")
+    with pytest.raises(Killed):
+        run_search(there, train=dying_at(0, 3))
+    results = run_search(here, train=climb)
+    assert [one.state for one in results] == ["running", "complete"]
+    assert results[0].run == str(there.path(0))
+
+    monkeypatch.setattr(trials, "_SILENCE", -1.0)  # as if time had passed
+    results = run_search(here, train=climb)
+    assert [one.state for one in results] == ["failed", "complete", "complete"]
+    assert results[2].values == results[0].values
+    assert results[0].reason.endswith("tried again")
+    assert run_search(here, train=None) == results
+
+
+def test_what_a_machine_that_was_believed_lost_tells_is_ignored(search, tmp_path):
+    shared = replace(search, storage=f"sqlite:///{tmp_path}/shared.db", trials=1)
+
+    def lost(experiment, path, watcher):
+        open_study(shared).optuna.tell(0, state=TrialState.FAIL)
+        return 0.5
+
+    assert [one.state for one in run_search(shared, train=lost)] == ["failed"]
+
+
+def test_a_trial_of_another_machine_in_the_same_folder_is_taken_up_when_it_is_silent(search, monkeypatch):
+    monkeypatch.setattr(trials.platform, "node", lambda: "other")
+    with pytest.raises(Killed):
+        run_search(search, train=dying_at(0, 1))
+    monkeypatch.setattr(trials.platform, "node", lambda: "this")
+    assert [one.state for one in run_search(replace(search, trials=2), train=climb)] == ["running", "complete"]
+    monkeypatch.setattr(trials, "_SILENCE", -1.0)
+    assert [one.state for one in run_search(replace(search, trials=2), train=climb)] == ["complete", "complete"]
