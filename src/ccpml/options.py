@@ -1,0 +1,50 @@
+"""Options of the method that the library, the callback, the settings and the command line share. Imports no torch."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["ProjectionOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectionOptions:
+    """Options of alternating projections.
+
+    Args:
+        strength: λ, the strength of the pull towards the last instance's solution.
+        decay: The strength in instance k is λ · decay^k. The first instance, k = 0, has no pull.
+        patience: Validations without improvement after which an instance has converged.
+        min_delta: Smallest difference to the instance's best score that counts as improvement.
+        space: Space in which k-center measures distances: raw embeddings, or after the Lipschitz normalization.
+        rewind: Whether an instance starts from the best weights of the previous one, rather than from the current.
+        reset_proxy_state: Whether the optimizer's state of the proxies is dropped at each projection.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Example:
+        >>> ProjectionOptions(strength=1e-3).patience
+        3
+
+    Source: Gürbüz et al., WACV 2024, Algorithm 1; the choices it leaves open default to the authors' code.
+    """
+
+    strength: float = 2e-4
+    decay: float = 1.0
+    patience: int = 3
+    min_delta: float = 1e-5
+    space: Literal["raw", "lipschitz"] = "raw"
+    rewind: bool = False
+    reset_proxy_state: bool = False
+
+    def __post_init__(self) -> None:
+        for name, expected, valid in (
+            ("strength", ">= 0", math.isfinite(self.strength) and self.strength >= 0),
+            ("decay", "> 0", math.isfinite(self.decay) and self.decay > 0),
+            ("patience", "an integer >= 1", isinstance(self.patience, int) and self.patience >= 1),
+            ("min_delta", ">= 0", math.isfinite(self.min_delta) and self.min_delta >= 0),
+            ("space", "'raw' or 'lipschitz'", self.space in ("raw", "lipschitz")),
+        ):
+            if not valid:
+                raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
