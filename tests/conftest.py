@@ -1,4 +1,4 @@
-"""What all tests share: golden vectors, one thread a worker, and Ctrl-C also where it was ignored."""
+"""Fixtures for all tests: golden vectors, a fixed seed, one thread per worker."""
 
 import signal
 from collections.abc import Callable
@@ -8,23 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-SHARED = Path(__file__).parents[2] / "shared"
+HERE = Path(__file__).parent
+GOLDEN = {"reduced": HERE / "golden", "full": HERE.parents[1] / "shared" / "golden"}
 
 torch.set_num_threads(1)
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a script starts in the background
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's background jobs inherit this
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session")
-def golden() -> Callable[[str], dict[str, np.ndarray]]:
-    """Results of the paper's authors' code; they lie beside the checkout, not in it."""
+@pytest.fixture(scope="session", params=[name for name, folder in GOLDEN.items() if folder.is_dir()])
+def golden(request: pytest.FixtureRequest) -> Callable[[str], dict[str, np.ndarray]]:
+    """Load results of the authors' code by name: those in the repository, and the full set where it is available."""
 
     def load(name: str) -> dict[str, np.ndarray]:
-        path = SHARED / "golden" / f"{name}.npz"
-        if not path.is_file():
-            pytest.skip(f"golden vectors are not at {path}")
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(GOLDEN[request.param] / f"{name}.npz", allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
 
     return load
@@ -39,4 +37,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+                item.add_marker(pytest.mark.skip(reason="no CUDA device found"))
