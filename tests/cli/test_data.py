@@ -54,7 +54,7 @@ def test_cache_and_train_from_it(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["check", "bub"], "unknown data 'bub'"),
         (["check", "cub"], "Give --data-root, or set CCPML_DATA"),
         (["check", "cub", "--data-root", "nowhere"], "--data-root: there is no folder nowhere"),
-        (["cache", "folder:nowhere"], "there is no such folder"),
+        (["cache", "folder:nowhere"], "folder:nowhere: folder not found"),
         (["cache", "cub", "--data-root", ".", "--side", "0"], "--side: expected 1 or more"),
         (["fetch", "glyphs"], "'glyphs' is no benchmark"),
         (["fetch", "cub"], "where to"),

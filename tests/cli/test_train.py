@@ -103,7 +103,7 @@ def test_evaluate_embed_and_report(run, folder, tmp_path, capsys):
     [
         (["nonsense"], "unknown verb 'nonsense': expected one of train"),
         (["train", "photos"], "unknown data 'photos': expected glyphs, cub, cars196"),
-        (["train", "folder:/no/such"], "folder:/no/such: there is no such folder"),
+        (["train", "folder:/no/such"], "folder:/no/such: folder not found"),
         (["train", "glyphs", "--lr", "fast"], "lr"),
         (["train", "glyphs", "--lr", "-1"], "lr: expected a number above 0, got -1.0"),
         (["train", "glyphs", "--loss", "triplet", "--alpha", "2"], "alpha: is of the loss multi_similarity"),

@@ -154,7 +154,7 @@ def test_all_trials_failing_is_exit_code_1(arguments, tmp_path, capsys):
         (["--preset", "lambda-proxies", "--out", "a{b}"], "a{b}: a storage URL cannot hold"),
         (["--preset", "lambda-proxies", "--lr", "0"], "lr: expected a number above 0"),
         (["--preset", "lambda-proxies", "--nonsense", "0"], "nonsense"),
-        (["--preset", "lambda-proxies", "--data", "folder:/no/such"], "there is no such folder"),
+        (["--preset", "lambda-proxies", "--data", "folder:/no/such"], "folder:/no/such: folder not found"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_exit_code_2(options, message, tmp_path, monkeypatch, capsys):

@@ -7,7 +7,8 @@ import pytest
 
 from ccpml.benchmark.ablations import ABLATIONS
 from ccpml.benchmark.protocol import protocol_settings
-from ccpml.runs.presets import PAPER, load_preset, read_preset
+from ccpml.data_name import BENCHMARKS
+from ccpml.runs.presets import load_preset, read_preset
 from ccpml.runs.settings import Experiment
 
 ORDER = ("cub", "cars196", "inshop", "sop")
@@ -72,7 +73,7 @@ def test_proxies_pools_and_memories(
     assert (memory.memory_batches, memory.memory_start) == (large, 1000)
 
 
-@pytest.mark.parametrize("data", PAPER)
+@pytest.mark.parametrize("data", BENCHMARKS)
 def test_what_all_share(data: str) -> None:
     settings = Experiment(data=data).resolved()
     expected = {

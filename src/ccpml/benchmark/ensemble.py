@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccpml.benchmark.protocol import Benchmark, Cell
-from ccpml.data import progress_bar
 from ccpml.files import write_json
+from ccpml.progress import progress_bar
 from ccpml.retrieval import RetrievalScores
 from ccpml.runs.directory import RunDirectory
 from ccpml.training import score_roles

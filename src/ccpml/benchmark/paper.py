@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from ccpml.benchmark.protocol import Row
-from ccpml.runs.presets import PAPER, read_preset
+from ccpml.data_name import BENCHMARKS
+from ccpml.runs.presets import read_preset
 
 __all__ = ["paper_scores"]
 
@@ -29,7 +30,7 @@ def paper_scores(data: str, row: Row) -> Mapping[str, Mapping[str, float]] | Non
         >>> paper_scores("glyphs", Row("contrastive", "ccp")) is None
         True
     """
-    if data not in PAPER or row.variant or row.changes:
+    if data not in BENCHMARKS or row.variant or row.changes:
         return None
     large = "-L" if row.method in {"ccp", "xbm"} else ""
     found = read_preset("paper")[data].get(row.title + large)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ccpml.cli.options import UsageError, experiment_parser, parse_experiment, require_experiment
+from ccpml.data_name import DataName
 
 if TYPE_CHECKING:
     from ccpml.benchmark.protocol import Benchmark, Row
@@ -191,8 +192,7 @@ def _given(arguments: list[str], flag: str) -> str | None:
 
 
 def _default_out(data: str, what: str) -> Path:
-    kind, _, path = data.partition(":")
-    return Path("runs") / "benchmark" / f"{Path(path).expanduser().resolve().stem if path else kind}-{what}"
+    return Path("runs") / "benchmark" / f"{DataName.parse(data).label}-{what}"
 
 
 def _devices(named: str) -> list[str]:

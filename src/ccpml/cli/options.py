@@ -8,6 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ccpml.data_name import DataName
+
 if TYPE_CHECKING:
     from ccpml.runs.settings import Experiment
 
@@ -120,20 +122,17 @@ def _normalized(arguments: list[str], experiment: type) -> list[str]:
 
 def require_data(data: str) -> None:
     """Check that data are named as they should be, and are there."""
-    from ccpml.runs.presets import PAPER
-
-    kind, colon, path = data.partition(":")
-    if not (data == "glyphs" or data in PAPER or (kind in {"folder", "csv"} and colon and path)):
-        raise UsageError(f"unknown data {data!r}: expected glyphs, {', '.join(PAPER)}, folder:<path> or csv:<file>")
-    if colon and not Path(path).expanduser().exists():
-        raise UsageError(f"{data}: there is no such {'folder' if kind == 'folder' else 'file'}")
+    try:
+        name = DataName.parse(data)
+    except ValueError as error:
+        raise UsageError(error) from error
+    if name.path and not Path(name.path).expanduser().exists():
+        raise UsageError(f"{data}: {'folder' if name.kind == 'folder' else 'file'} not found")
 
 
 def require_root(data: str, data_root: str | None) -> None:
     """Check that it is said where a benchmark lies, and that this is a folder."""
-    from ccpml.runs.presets import PAPER
-
-    if data not in PAPER:
+    if not DataName.parse(data).is_benchmark:
         return
     root = data_root or os.environ.get("CCPML_DATA")
     if not root:

@@ -1,13 +1,13 @@
 """``ccpml train``."""
 
 import argparse
-import re
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ccpml.cli.options import UsageError, experiment_parser, parse_experiment, require_experiment, require_run
+from ccpml.data_name import DataName
 
 if TYPE_CHECKING:
     from ccpml.runs.settings import Experiment
@@ -65,10 +65,9 @@ def parse_train(arguments: list[str]) -> tuple[Any, "Experiment"]:
 
 
 def _default_run(experiment: "Experiment") -> Path:
-    kind, _, path = experiment.data.partition(":")
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(path).expanduser().resolve().stem) if path else kind
+    data = DataName.parse(experiment.data).label
     fold = "" if experiment.fold is None else f"-fold{experiment.fold}"
-    return Path("runs") / f"{name}-{experiment.loss}-{experiment.method}{fold}-seed{experiment.seed}"
+    return Path("runs") / f"{data}-{experiment.loss}-{experiment.method}{fold}-seed{experiment.seed}"
 
 
 def _print_scores(scores: dict[str, Any]) -> None:

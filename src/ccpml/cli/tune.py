@@ -1,7 +1,6 @@
 """``ccpml tune``: search settings on the validation classes."""
 
 import argparse
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ccpml.cli.options import UsageError, experiment_parser, parse_experiment, require_experiment
+from ccpml.data_name import DataName
 
 if TYPE_CHECKING:
     from ccpml.runs.settings import Experiment
@@ -111,8 +111,7 @@ def _search(parsed: Any, experiment: "Experiment", space: "tuple[Field, ...]") -
 
 
 def _default_name(experiment: "Experiment") -> str:
-    kind, _, path = experiment.data.partition(":")
-    data = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(path).expanduser().resolve().stem) if path else kind
+    data = DataName.parse(experiment.data).label
     return f"{data}-{experiment.loss}-{experiment.method}"
 
 

@@ -11,7 +11,6 @@ from ccpml.data.splits import Splits, fold_ranges, make_splits, split_classes
 from ccpml.data.table import ImageTable
 from ccpml.data.transforms import EvalTransform, TrainTransform, Transform
 from ccpml.data.upkeep.check import BadImage, BadImagesError, all_grey, check_images
-from ccpml.progress import progress_bar, progress_to
 
 __all__ = [
     "BENCHMARKS",
@@ -44,8 +43,6 @@ __all__ = [
     "make_splits",
     "pool_draws",
     "pool_rows",
-    "progress_bar",
-    "progress_to",
     "read_image",
     "split_classes",
     "train_loader",

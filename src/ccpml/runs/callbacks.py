@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from ccpml.data import progress_bar
 from ccpml.files import write_arrays, write_text, write_whole
 from ccpml.method import lipschitz_normalize
+from ccpml.progress import progress_bar
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.geometry import GeometrySet, Snapshot, picture_classes, set_geometry
 from ccpml.training import CCPCallback, MetricLearning

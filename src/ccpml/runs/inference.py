@@ -7,19 +7,20 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ccpml.data import ImageTable, load_source, progress_bar, progress_to
+from ccpml.data import ImageTable, load_source
 from ccpml.files import write_arrays
 from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
+from ccpml.progress import progress_bar, progress_to
 from ccpml.retrieval import ClusterScores, RetrievalScores, cluster_scores
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.prepare import (
     build_model,
+    cached_side,
     evaluation_batches,
     is_query,
     load_images,
     readable_images,
-    stored_side,
 )
 from ccpml.runs.settings import Experiment
 from ccpml.training import embed, score_roles
@@ -83,7 +84,7 @@ def evaluate_run(
         own = replace(experiment, data_root=data_root, allow_partial=partial, skip_bad_images=skip_bad)
         table = load_images(own).splits.test
     else:
-        source = load_source(data, data_root, allow_partial, stored_side(experiment))
+        source = load_source(data, data_root, allow_partial, cached_side(experiment))
         table = readable_images(source, data, skip_bad)[0]
         if source.split_of_class is not None:
             split = source.split_of_class
@@ -125,7 +126,7 @@ def embed_run(
         N.
     """
     experiment = run.experiment()
-    source = load_source(data, data_root or experiment.data_root, allow_partial, stored_side(experiment))
+    source = load_source(data, data_root or experiment.data_root, allow_partial, cached_side(experiment))
     table, _ = readable_images(source, data, skip_bad)
     write_embeddings(to, _embed(run, experiment, table), table)
     return len(table)

@@ -53,13 +53,13 @@ __all__ = [
     "batch_size",
     "build_criterion",
     "build_model",
+    "cached_side",
     "evaluation_batches",
     "is_query",
     "load_images",
     "readable_images",
     "require_compiler",
     "require_weights",
-    "stored_side",
     "transforms",
 ]
 
@@ -132,14 +132,14 @@ def load_images(experiment: Experiment, progress: bool = True) -> Images:
     Raises:
         ValueError: On anything wrong with the data; the message names it.
     """
-    source = load_source(experiment.data, experiment.data_root, experiment.allow_partial, stored_side(experiment))
+    source = load_source(experiment.data, experiment.data_root, experiment.allow_partial, cached_side(experiment))
     table, bad = readable_images(source, experiment.data, experiment.skip_bad_images, progress)
     checked = Source(table, source.split_of_class)
     splits = make_splits(checked, experiment.test_patterns(), experiment.folds, experiment.fold)
     return Images(splits, bad, _channels(experiment, table))
 
 
-def stored_side(experiment: Experiment) -> int:
+def cached_side(experiment: Experiment) -> int:
     """Give the shorter side that images in a cache must have, so as not to be enlarged for evaluation."""
     return transforms(experiment)[1].side
 

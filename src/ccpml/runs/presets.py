@@ -6,9 +6,10 @@ from typing import Any
 
 import yaml
 
-__all__ = ["PAPER", "load_preset", "read_preset"]
+from ccpml.data_name import BENCHMARKS
 
-PAPER = ("cub", "cars196", "sop", "inshop")
+__all__ = ["load_preset", "read_preset"]
+
 _ELSEWHERE = {"backbone": "small_conv", "weights": "none"}
 
 
@@ -34,5 +35,5 @@ def load_preset(data: str) -> dict[str, Any]:
         >>> load_preset("sop")["losses"]["triplet"], load_preset("glyphs")["settings"]["backbone"]
         ({'margin': 0.0451}, 'small_conv')
     """
-    preset = read_preset(data if data in PAPER else "cub")
-    return preset if data in PAPER else {**preset, "settings": {**preset["settings"], **_ELSEWHERE}}
+    preset = read_preset(data if data in BENCHMARKS else "cub")
+    return preset if data in BENCHMARKS else {**preset, "settings": {**preset["settings"], **_ELSEWHERE}}

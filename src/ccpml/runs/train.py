@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import distributed
 
 from ccpml.data import ClassBalancedBatches, Draw, ImageTable, pool_rows, train_loader
+from ccpml.data_name import DataName
 from ccpml.distributed import gather_rows
 from ccpml.files import write_json, write_text
 from ccpml.retrieval import RetrievalScores
@@ -40,7 +41,6 @@ from ccpml.runs.prepare import (
     training_dataset,
     workers,
 )
-from ccpml.runs.presets import PAPER
 from ccpml.runs.processes import is_first, machines, other_ranks, own_rank, process_group_ended
 from ccpml.runs.provenance import provenance
 from ccpml.runs.settings import Experiment
@@ -123,15 +123,14 @@ def resume(
 def _settled(experiment: Experiment) -> Experiment:
     """Give the settings that reproduce the run: nothing left open, and files named from the root."""
     experiment = experiment.resolved()
-    kind, colon, path = experiment.data.partition(":")
-    data = f"{kind}:{_from_root(path)}" if colon else kind
+    data = DataName.parse(experiment.data).resolved()
     root = experiment.data_root
-    if kind in PAPER:
+    if data.is_benchmark:
         root = root or os.environ.get("CCPML_DATA")
     weights = experiment.weights
     if weights not in {None, "none", "imagenet"}:
         weights = _from_root(str(weights))
-    return replace(experiment, data=data, data_root=root and _from_root(root), weights=weights)
+    return replace(experiment, data=str(data), data_root=root and _from_root(root), weights=weights)
 
 
 def _from_root(path: str) -> str:

@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
 
+from ccpml.data_name import DataName
 from ccpml.files import write_text
 from ccpml.runs.locks import waiting_lock
 from ccpml.runs.settings import Experiment
@@ -281,8 +282,8 @@ def _require_same(study: optuna.Study, search: Search) -> None:
 def _portable(name: str, value: Any) -> Any:
     """Name files by their last part: on another machine they lie elsewhere."""
     if name == "data":
-        kind, colon, path = value.partition(":")
-        return f"{kind}:{Path(path).expanduser().resolve().name}" if colon else kind
+        data = DataName.parse(value).resolved()
+        return str(DataName(data.kind, Path(data.path).name))
     if name == "weights" and value not in {None, "none", "imagenet"}:
         return Path(value).expanduser().name
     return value
