@@ -59,7 +59,7 @@ def _check(arguments: list[str]) -> int:
 
 
 def _fetch(arguments: list[str]) -> int:
-    from ccpml.data.sources.benchmarks import BENCHMARKS
+    from ccpml.data_name import BENCHMARKS
 
     command = _parser("fetch", "Download and unpack a benchmark, where an official address exists.")
     options = command.parse_args(arguments)

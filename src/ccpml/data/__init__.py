@@ -5,12 +5,13 @@ from ccpml.data.images.packed import PackedImage
 from ccpml.data.images.read import BadImageError, decode_image, read_image
 from ccpml.data.loading import build_cache, load_source
 from ccpml.data.sampler import BatchRange, ClassBalancedBatches, Draw, in_chunks, pool_draws, pool_rows
-from ccpml.data.sources.benchmarks import BENCHMARKS, load_benchmark
+from ccpml.data.sources.benchmarks import load_benchmark
 from ccpml.data.sources.own import Source, SplitName, load_csv, load_folder
 from ccpml.data.splits import Splits, fold_ranges, make_splits, split_classes
 from ccpml.data.table import ImageTable
 from ccpml.data.transforms import EvalTransform, TrainTransform, Transform
 from ccpml.data.upkeep.check import BadImage, BadImagesError, all_grey, check_images
+from ccpml.data_name import BENCHMARKS
 
 __all__ = [
     "BENCHMARKS",

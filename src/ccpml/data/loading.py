@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import cast
 
 from ccpml.data.images.cache import pack_source, use_cache
-from ccpml.data.sources.benchmarks import BENCHMARKS, load_benchmark
+from ccpml.data.sources.benchmarks import load_benchmark
 from ccpml.data.sources.own import Source, SplitName, load_csv, load_folder
 from ccpml.data.table import ImageTable
+from ccpml.data_name import BENCHMARKS
 
 __all__ = ["build_cache", "load_source"]
 

@@ -7,7 +7,6 @@ from PIL import Image
 
 from ccpml.data import BENCHMARKS, check_images, load_benchmark, load_source, make_splits
 from ccpml.data.sources.benchmarks import benchmark_folder, find_benchmark
-from ccpml.runs.presets import PAPER
 from tests.data.layouts import LAYOUTS, PER_CLASS, make_cars196_devkit, make_cub, make_inshop, make_sop, small_counts
 
 
@@ -20,10 +19,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def copy(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
     name, make = LAYOUTS[request.param]
     return name, make(tmp_path)
-
-
-def test_names_are_those_of_the_presets() -> None:
-    assert BENCHMARKS == PAPER
 
 
 def test_published_splits(copy: tuple[str, Path], tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from ccpml.data.sources.layouts import read_cub, read_inshop, read_sop
 from ccpml.data.sources.listing import Listed, Listing
 from ccpml.data.sources.own import SUFFIXES, Source
 from ccpml.data.table import ImageTable
+from ccpml.data_name import BENCHMARKS
 
-__all__ = ["BENCHMARKS", "Found", "benchmark_folder", "find_benchmark", "load_benchmark"]
+__all__ = ["Found", "benchmark_folder", "find_benchmark", "load_benchmark"]
 
 _SHOWN: Final = 3
 
@@ -76,9 +77,6 @@ _BENCHMARKS: Final = {
         ),
     ),
 }
-
-#: The benchmarks by the names that they have everywhere in ccpml.
-BENCHMARKS: Final = tuple(_BENCHMARKS)
 
 
 @dataclass(frozen=True)

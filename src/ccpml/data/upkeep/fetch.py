@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ccpml.data.sources.benchmarks import BENCHMARKS, Found, benchmark_folder, find_benchmark
+from ccpml.data.sources.benchmarks import Found, benchmark_folder, find_benchmark
 from ccpml.data.upkeep.archives import unpack
 from ccpml.data.upkeep.disk import NoSpaceError, only_one, require_space
 from ccpml.data.upkeep.download import download
+from ccpml.data_name import BENCHMARKS
 from ccpml.progress import progress_bar
 
 __all__ = ["fetch_benchmark"]

@@ -10,9 +10,10 @@ from typing import Final
 import numpy as np
 
 from ccpml.data.loading import load_source
-from ccpml.data.sources.benchmarks import BENCHMARKS, Found, find_benchmark
+from ccpml.data.sources.benchmarks import Found, find_benchmark
 from ccpml.data.upkeep.check import unreadable
 from ccpml.data.upkeep.check_log import CheckLog
+from ccpml.data_name import BENCHMARKS
 
 __all__ = ["Verified", "verify_source"]
 
