@@ -5,11 +5,11 @@ import pytest
 import torch
 from pytorch_metric_learning import losses as pml_losses
 
-from ccpml.baselines.pml import LentProxies
+from ccpml.baselines.pml import ExternalProxyLoss
 
 
 def test_lends_the_proxies_for_the_call_alone():
-    lent = LentProxies(pml_losses.ArcFaceLoss(5, 4), "W")
+    lent = ExternalProxyLoss(pml_losses.ArcFaceLoss(5, 4), "W")
     assert not list(lent.parameters())
     assert not lent.state_dict()
     proxies = torch.randn(5, 4, requires_grad=True)
@@ -20,7 +20,7 @@ def test_lends_the_proxies_for_the_call_alone():
 
 def test_a_peer_that_keeps_its_proxies_elsewhere_is_named():
     with pytest.raises(RuntimeError, match=r"ArcFaceLoss of this .* does not keep its proxies as 'weight'"):
-        LentProxies(pml_losses.ArcFaceLoss(5, 4), "weight")
+        ExternalProxyLoss(pml_losses.ArcFaceLoss(5, 4), "weight")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

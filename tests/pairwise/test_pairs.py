@@ -32,7 +32,7 @@ def test_the_two_ways_to_count_triplets_agree(loss, positives, monkeypatch):
     ref_labels[positives + 1] = 1
     ways = []
     for few in (0, 100):
-        monkeypatch.setattr("ccpml.method.losses._FEW", few)
+        monkeypatch.setattr("ccpml.method.losses._SEARCH_THRESHOLD", few)
         ways.append(value_and_gradients(loss, x, labels, y, ref_labels))
     for one, other in zip(*ways, strict=True):
         torch.testing.assert_close(one, other)

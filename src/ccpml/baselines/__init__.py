@@ -1,7 +1,7 @@
 """The methods that CCP is compared with, on the same calling convention."""
 
 from ccpml.baselines.arcface import ArcFaceLoss, SubCenterArcFaceLoss
-from ccpml.baselines.memory import CrossBatchMemory
+from ccpml.baselines.cross_batch_memory import CrossBatchMemory
 from ccpml.baselines.proxy_anchor import ProxyAnchorLoss
 from ccpml.baselines.proxy_loss import ProxyLoss
 from ccpml.baselines.proxy_nca import ProxyNCALoss

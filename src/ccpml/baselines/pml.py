@@ -14,10 +14,10 @@ from pytorch_metric_learning.distances import CosineSimilarity
 from torch import Tensor, nn
 from torch.func import functional_call
 
-__all__ = ["LentProxies", "arcface", "soft_triple"]
+__all__ = ["ExternalProxyLoss", "arcface", "soft_triple"]
 
 
-class LentProxies(nn.Module):
+class ExternalProxyLoss(nn.Module):
     """A loss of pytorch-metric-learning without proxies of its own: it has no parameters and no state.
 
     Args:
@@ -56,18 +56,20 @@ class _OpenCosine(CosineSimilarity):  # type: ignore[misc]  # the library is unt
         return cosines.clamp(-most, most)
 
 
-def arcface(num_classes: int, embedding_dim: int, centers_per_class: int, margin: float, scale: float) -> LentProxies:
+def arcface(
+    num_classes: int, embedding_dim: int, centers_per_class: int, margin: float, scale: float
+) -> ExternalProxyLoss:
     """Build (SubCenter-)ArcFace; ``margin`` in radians."""
     options: dict[str, Any] = {"margin": math.degrees(margin), "scale": scale, "distance": _OpenCosine()}
     if centers_per_class > 1:
         options["sub_centers"] = centers_per_class
     kind = losses.SubCenterArcFaceLoss if centers_per_class > 1 else losses.ArcFaceLoss
-    return LentProxies(kind(num_classes=num_classes, embedding_size=embedding_dim, **options), "W")
+    return ExternalProxyLoss(kind(num_classes=num_classes, embedding_size=embedding_dim, **options), "W")
 
 
 def soft_triple(
     num_classes: int, embedding_dim: int, centers_per_class: int, scale: float, gamma: float, margin: float
-) -> LentProxies:
+) -> ExternalProxyLoss:
     """Build SoftTriple without the centres' regulariser."""
     options = {"centers_per_class": centers_per_class, "la": scale, "gamma": gamma, "margin": margin}
-    return LentProxies(losses.SoftTripleLoss(num_classes, embedding_dim, **options), "fc")
+    return ExternalProxyLoss(losses.SoftTripleLoss(num_classes, embedding_dim, **options), "fc")

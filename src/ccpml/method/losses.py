@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ccpml.method.checks import check_number
 from ccpml.method.pair_loss import Normalization, PairLoss
-from ccpml.pairwise.pairs import LEAST, Pairs, only
+from ccpml.pairwise.pairs import NEGATIVE_FILL, Pairs, fill_where_zero
 
 __all__ = [
     "ContrastiveLoss",
@@ -27,7 +27,7 @@ __all__ = [
     "TripletMarginLoss",
 ]
 
-_FEW = 16
+_SEARCH_THRESHOLD = 16
 """Up to so many positives of an anchor, comparing with one after the other is faster than a search among them."""
 
 
@@ -79,18 +79,18 @@ class ContrastiveLoss(PairLoss):
         self.pos_margin = pos_margin
         self.neg_margin = neg_margin
 
-    def sums(self, pairs: Pairs, farthest: Tensor) -> Tensor:
+    def accumulate(self, pairs: Pairs, positive_distances: Tensor) -> Tensor:
         """Take Σ and number of the non-zero terms on P⁺ and on P⁻, (4,)."""
         pull = (pairs.values - self.pos_margin).relu_().mul_(pairs.positive)
         push = (self.neg_margin - pairs.values).relu_().mul_(pairs.negative)
         sums = _total(pull), pull.count_nonzero(), _total(push), push.count_nonzero()
         return torch.stack([x.to(sums[0].dtype) for x in sums])
 
-    def value(self, sums: Tensor, farthest: Tensor) -> Tensor:
+    def loss(self, sums: Tensor, positive_distances: Tensor) -> Tensor:
         """Compute the loss; see `PairLoss`."""
         return _mean_of_nonzero(sums[0], sums[1]) + _mean_of_nonzero(sums[2], sums[3])
 
-    def slopes(self, pairs: Pairs, sums: Tensor, farthest: Tensor) -> Tensor:
+    def gradient(self, pairs: Pairs, sums: Tensor, positive_distances: Tensor) -> Tensor:
         """Compute 1 / n⁺ on the non-zero terms of P⁺, −1 / n⁻ on those of P⁻."""
         each = 1 / sums[1::2].clamp(min=1).to(pairs.values.dtype)
         pull = _above(pairs.values, self.pos_margin).mul_(pairs.positive).mul_(each[0])
@@ -123,21 +123,21 @@ class CosineContrastiveLoss(PairLoss):
         check_number("margin", margin)
         self.margin = margin
 
-    def sums(self, pairs: Pairs, farthest: Tensor) -> Tensor:
+    def accumulate(self, pairs: Pairs, positive_distances: Tensor) -> Tensor:
         """Take the sum of all terms, ()."""
         pull = (1 - 1e-5 - pairs.values).relu_().mul_(pairs.positive)
         push = (pairs.values - self.margin).relu_().mul_(pairs.negative)
         return _total(pull.add_(push))
 
-    def value(self, sums: Tensor, farthest: Tensor) -> Tensor:
+    def loss(self, sums: Tensor, positive_distances: Tensor) -> Tensor:
         """Compute the loss; see `PairLoss`."""
-        return sums / max(len(farthest), 1)
+        return sums / max(len(positive_distances), 1)
 
-    def slopes(self, pairs: Pairs, sums: Tensor, farthest: Tensor) -> Tensor:
+    def gradient(self, pairs: Pairs, sums: Tensor, positive_distances: Tensor) -> Tensor:
         """Compute −1 / n on the non-zero terms of P⁺, 1 / n on those of P⁻."""
         pull = _above(-pairs.values, 1e-5 - 1).mul_(pairs.positive)
         push = _above(pairs.values, self.margin).mul_(pairs.negative)
-        return push.sub_(pull).div_(max(len(farthest), 1))
+        return push.sub_(pull).div_(max(len(positive_distances), 1))
 
 
 class TripletMarginLoss(PairLoss):
@@ -170,12 +170,12 @@ class TripletMarginLoss(PairLoss):
         check_number("margin", margin)
         self.margin = margin
 
-    def sums(self, pairs: Pairs, farthest: Tensor) -> Tensor:
+    def accumulate(self, pairs: Pairs, positive_distances: Tensor) -> Tensor:
         """Take Σ and number of the non-zero terms of each positive, (2, B, P)."""
-        reach = farthest + self.margin
-        negatives = only(pairs.negative, pairs.values, -LEAST)
+        reach = positive_distances + self.margin
+        negatives = fill_where_zero(pairs.negative, pairs.values, -NEGATIVE_FILL)
         precise = reach.dtype if reach.device.type == "mps" else torch.float64
-        if reach.shape[1] <= _FEW:
+        if reach.shape[1] <= _SEARCH_THRESHOLD:
             sums = reach.new_empty(2, *reach.shape, dtype=precise)
             for one, (total, count) in zip(reach.unbind(1), sums.unbind(2), strict=True):
                 terms = (one[:, None] - negatives).relu_()
@@ -188,23 +188,26 @@ class TripletMarginLoss(PairLoss):
         near, count = sums.scatter_add_(2, place.expand(2, -1, -1), weights).cumsum(2)[:, :, :-1]  # (B, P)
         return torch.stack([torch.where(count > 0, count * reach - near, 0), count])
 
-    def value(self, sums: Tensor, farthest: Tensor) -> Tensor:
+    def loss(self, sums: Tensor, positive_distances: Tensor) -> Tensor:
         """Compute the loss; see `PairLoss`."""
         return _mean_of_nonzero(*sums.sum((1, 2)))
 
-    def slopes(self, pairs: Pairs, sums: Tensor, farthest: Tensor) -> Tensor:
+    def gradient(self, pairs: Pairs, sums: Tensor, positive_distances: Tensor) -> Tensor:
         """Compute c_p / n on P⁺ and −c_n / n on P⁻, n the number of violated triplets."""
-        reach, negatives = farthest + self.margin, only(pairs.negative, pairs.values, -LEAST)
+        reach, negatives = (
+            positive_distances + self.margin,
+            fill_where_zero(pairs.negative, pairs.values, -NEGATIVE_FILL),
+        )
         slopes = self._violations(negatives, reach).neg_()
         if slopes.shape[1]:
-            counts = sums[1].to(slopes.dtype) * (pairs.places >= 0)  # (B, P)
-            slopes.scatter_add_(1, pairs.places.clamp(min=0), counts)
+            counts = sums[1].to(slopes.dtype) * (pairs.positive_columns >= 0)  # (B, P)
+            slopes.scatter_add_(1, pairs.positive_columns.clamp(min=0), counts)
         return slopes.mul_(1 / sums[1].sum().clamp(min=1).to(slopes.dtype))
 
     @staticmethod
     def _violations(negatives: Tensor, reach: Tensor) -> Tensor:
         """Count the positives of the anchor whose reach D_ap + m exceeds each negative's distance, (B, m)."""
-        if reach.shape[1] > _FEW:
+        if reach.shape[1] > _SEARCH_THRESHOLD:
             return (reach.shape[1] - torch.searchsorted(reach, negatives, right=True)).to(negatives.dtype)
         counts, nearer = torch.zeros_like(negatives), torch.empty_like(negatives)
         for one in reach.unbind(1):
@@ -249,7 +252,7 @@ class MultiSimilarityLoss(PairLoss):
         self.beta = beta
         self.base = base
 
-    def sums(self, pairs: Pairs, farthest: Tensor) -> Tensor:
+    def accumulate(self, pairs: Pairs, positive_distances: Tensor) -> Tensor:
         """Take log Σ over P⁺ and over P⁻ of each anchor, (2, B); −∞ where there are no terms."""
         found = []
         for exponents, mask in self._exponents(pairs):
@@ -261,19 +264,19 @@ class MultiSimilarityLoss(PairLoss):
         """Put together the sums of two blocks, as logarithms."""
         return torch.logaddexp(one, other)
 
-    def value(self, sums: Tensor, farthest: Tensor) -> Tensor:
+    def loss(self, sums: Tensor, positive_distances: Tensor) -> Tensor:
         """Compute the loss; see `PairLoss`."""
         pull, push = _log1p_exp(sums)
         total: Tensor = (pull / self.alpha + push / self.beta).sum()
-        return total / max(len(farthest), 1)
+        return total / max(len(positive_distances), 1)
 
-    def slopes(self, pairs: Pairs, sums: Tensor, farthest: Tensor) -> Tensor:
+    def gradient(self, pairs: Pairs, sums: Tensor, positive_distances: Tensor) -> Tensor:
         """Compute −e^{α(λ−S)} / (1 + Σ) on P⁺ and e^{β(S−λ)} / (1 + Σ) on P⁻, over the number of anchors."""
         pull, push = (
             _exp(exponents - whole[:, None], mask)
             for (exponents, mask), whole in zip(self._exponents(pairs), _log1p_exp(sums), strict=True)
         )
-        return push.sub_(pull).div_(max(len(farthest), 1))
+        return push.sub_(pull).div_(max(len(positive_distances), 1))
 
     def _exponents(self, pairs: Pairs) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Give α(λ−S) and where P⁺ is, β(S−λ) and where P⁻ is, (B, m) each."""

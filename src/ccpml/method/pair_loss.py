@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ccpml.method.checks import check_embeddings, check_labels, check_references
 from ccpml.method.normalize import lipschitz_normalize
-from ccpml.pairwise.pairs import Pairs, References, pair_loss
+from ccpml.pairwise.pairs import Pairs, ReferenceSet, pair_loss
 
 __all__ = ["Normalization", "PairLoss"]
 
@@ -99,16 +99,16 @@ class PairLoss(nn.Module):
             most_positives = len(y) if within else int((labels[:, None] == ref_labels).sum(1).max())
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-            references = References(labels, ref_labels, self._normalized, within, most_positives, group)
+            references = ReferenceSet(labels, ref_labels, self._normalized, within, most_positives, group)
             return pair_loss(self, self._normalized(x.to(dtype)), y.to(dtype), references)
 
     distances: ClassVar[bool] = False
     """Whether the loss compares by distances D, or else by inner products S."""
 
     ranks_positives: ClassVar[bool] = False
-    """Whether ``farthest`` holds the D of each anchor's positives, rising, (B, P); else it is (B, 0)."""
+    """Whether ``positive_distances`` holds the D of each anchor's positives, rising, (B, P); else it is (B, 0)."""
 
-    def sums(self, pairs: Pairs, farthest: Tensor) -> Tensor:
+    def accumulate(self, pairs: Pairs, positive_distances: Tensor) -> Tensor:
         """Take the sums over a block of references from which ``value`` makes ℓ; each loss defines them."""
         raise NotImplementedError  # abstract: each loss is its own equation
 
@@ -116,11 +116,11 @@ class PairLoss(nn.Module):
         """Put together the sums of two blocks."""
         return one + other
 
-    def value(self, sums: Tensor, farthest: Tensor) -> Tensor:
+    def loss(self, sums: Tensor, positive_distances: Tensor) -> Tensor:
         """Compute ℓ, a scalar, from the sums over all references; each loss defines it."""
         raise NotImplementedError  # abstract: each loss is its own equation
 
-    def slopes(self, pairs: Pairs, sums: Tensor, farthest: Tensor) -> Tensor:
+    def gradient(self, pairs: Pairs, sums: Tensor, positive_distances: Tensor) -> Tensor:
         """Compute ∂ℓ/∂D or ∂ℓ/∂S of the pairs of a block, (B, m); each loss defines it."""
         raise NotImplementedError  # abstract: each loss is its own equation
 

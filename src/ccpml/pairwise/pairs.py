@@ -19,7 +19,7 @@ from torch import Tensor, distributed
 from ccpml.distributed import all_gather
 from ccpml.pairwise.distances import euclidean_distances
 
-__all__ = ["LEAST", "Pairs", "References", "Terms", "only", "pair_loss"]
+__all__ = ["NEGATIVE_FILL", "Pairs", "ReferenceSet", "Terms", "fill_where_zero", "pair_loss"]
 
 _KEPT = 2**25
 """Values kept from the first pass to the second: 128 MiB in float32."""
@@ -28,12 +28,12 @@ _BLOCK = {"cpu": 2**17, "cuda": 2**24}
 """Pairs of a block, so that what is done to it stays in the cache, or keeps a GPU busy."""
 
 
-LEAST = -1e30
+NEGATIVE_FILL = -1e30
 """Below all values. Not −∞: 0 times it is 0."""
 
 
-def only(mask: Tensor, values: Tensor, otherwise: float = LEAST) -> Tensor:
-    """Give values where a mask is 1, and about ``otherwise``, `LEAST` or its opposite, where it is 0."""
+def fill_where_zero(mask: Tensor, values: Tensor, otherwise: float = NEGATIVE_FILL) -> Tensor:
+    """Give values where a mask is 1, and about ``otherwise``, `NEGATIVE_FILL` or its opposite, where it is 0."""
     return torch.add(values, 1 - mask, alpha=otherwise)
 
 
@@ -45,14 +45,14 @@ class Pairs(NamedTuple):
         positive: P⁺, the pairs of one class, a sample with itself left out: 1 there, 0 elsewhere, (B, m).
         negative: P⁻, the pairs of different classes, likewise. Numbers, as it is several times faster to multiply by
             them than to choose by a mask.
-        places: Which references of the block are the anchor's farthest positives, in the order of ``farthest``, (B, P);
+        positive_columns: Columns of the positives within the block, in the order of ``positive_distances``, (B, P);
             −1 for one that is not of the block.
     """
 
     values: Tensor
     positive: Tensor
     negative: Tensor
-    places: Tensor
+    positive_columns: Tensor
 
 
 class Terms(Protocol):
@@ -62,16 +62,16 @@ class Terms(Protocol):
     def distances(self) -> bool:
         """Whether its values are distances D, or else inner products S."""
 
-    def sums(self, pairs: Pairs, farthest: Tensor) -> Tensor:
+    def accumulate(self, pairs: Pairs, positive_distances: Tensor) -> Tensor:
         """Take what the loss needs to know of a block of pairs; sums of blocks are put together by ``merge``."""
 
     def merge(self, one: Tensor, other: Tensor) -> Tensor:
         """Put together the sums of two blocks."""
 
-    def value(self, sums: Tensor, farthest: Tensor) -> Tensor:
+    def loss(self, sums: Tensor, positive_distances: Tensor) -> Tensor:
         """Give ℓ, a scalar."""
 
-    def slopes(self, pairs: Pairs, sums: Tensor, farthest: Tensor) -> Tensor:
+    def gradient(self, pairs: Pairs, sums: Tensor, positive_distances: Tensor) -> Tensor:
         """Give ∂ℓ/∂v of each pair of a block, (B, m)."""
 
 
@@ -80,7 +80,7 @@ _Values = Iterable[tuple[slice, Tensor]]
 
 
 @dataclass(frozen=True)
-class References:
+class ReferenceSet:
     """What a batch is compared with.
 
     Attributes:
@@ -104,17 +104,17 @@ class References:
         positive = torch.eq(self.labels[:, None], self.ref_labels[rows], out=torch.empty_like(values))
         return positive.fill_diagonal_(0) if self.within else positive
 
-    def pairs(self, rows: slice, values: Tensor, places: Tensor) -> Pairs:
-        """Tell all of a block of references of which the values are given; ``places`` are of the farthest positives."""
+    def pairs(self, rows: slice, values: Tensor, positive_columns: Tensor) -> Pairs:
+        """Return the pairs of a block of references."""
         positive = self.positive(rows, values)
         negative = 1 - positive
         if self.within:
             negative.fill_diagonal_(0)
-        here = (places >= rows.start) & (places < rows.stop)
-        return Pairs(values, positive, negative, torch.where(here, places - rows.start, -1))
+        here = (positive_columns >= rows.start) & (positive_columns < rows.stop)
+        return Pairs(values, positive, negative, torch.where(here, positive_columns - rows.start, -1))
 
 
-def pair_loss(terms: Terms, x: Tensor, y: Tensor, references: References) -> Tensor:
+def pair_loss(terms: Terms, x: Tensor, y: Tensor, references: ReferenceSet) -> Tensor:
     """Compute ℓ of anchors against references.
 
     Args:
@@ -133,16 +133,19 @@ def pair_loss(terms: Terms, x: Tensor, y: Tensor, references: References) -> Ten
 
 class _PairLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, terms: Terms, references: References) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, terms: Terms, references: ReferenceSet) -> Tensor:
         blocks: _Values = _Blocks(terms, x.detach(), y.detach(), references)
         if len(x) * len(y) <= _KEPT:
             blocks = list(blocks)
         ctx.save_for_backward(x, y)
         ctx.terms, ctx.references, ctx.blocks = terms, references, blocks
-        ctx.farthest, ctx.places = _farthest(x, blocks, references)
-        sums = [terms.sums(references.pairs(rows, values, ctx.places), ctx.farthest) for rows, values in blocks]
+        ctx.positive_distances, ctx.positive_columns = _positives(x, blocks, references)
+        sums = [
+            terms.accumulate(references.pairs(rows, values, ctx.positive_columns), ctx.positive_distances)
+            for rows, values in blocks
+        ]
         ctx.sums = reduce(terms.merge, _of_all_ranks(reduce(terms.merge, sums), references.group))
-        return terms.value(ctx.sums, ctx.farthest).to(x.dtype)
+        return terms.loss(ctx.sums, ctx.positive_distances).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -154,8 +157,8 @@ class _PairLoss(torch.autograd.Function):
         grad_y = torch.empty_like(y) if needs_y else None
         with torch.autocast(x.device.type, enabled=False):
             for rows, values in ctx.blocks:
-                pairs = ctx.references.pairs(rows, values, ctx.places)
-                slopes = ctx.terms.slopes(pairs, ctx.sums, ctx.farthest).mul_(gradients[0])  # (B, m)
+                pairs = ctx.references.pairs(rows, values, ctx.positive_columns)
+                slopes = ctx.terms.gradient(pairs, ctx.sums, ctx.positive_distances).mul_(gradients[0])  # (B, m)
                 if ctx.terms.distances:  # ∂D/∂x = (x − y) / D, which is 0 where the two meet
                     apart = torch.gt(values, 0, out=torch.empty_like(values))
                     slopes = slopes.mul_(apart).div_(values.clamp(min=torch.finfo(values.dtype).tiny))
@@ -188,7 +191,7 @@ class _Blocks:
     terms: Terms
     x: Tensor
     y: Tensor
-    references: References
+    references: ReferenceSet
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         x, y, references = self.x, self.y, self.references
@@ -200,29 +203,31 @@ class _Blocks:
             yield rows, euclidean_distances(x, vectors) if self.terms.distances else x @ vectors.T
 
 
-def _farthest(x: Tensor, blocks: _Values, references: References) -> tuple[Tensor, Tensor]:
+def _positives(x: Tensor, blocks: _Values, references: ReferenceSet) -> tuple[Tensor, Tensor]:
     """Find each anchor's positives: their values, rising, and which of this rank's references they are, (B, P) both.
 
-    Where there are fewer than P the first values are `LEAST`; their places, and those on other ranks, are −1.
+    Where there are fewer than P the first values are `NEGATIVE_FILL`; their places, and those on other ranks, are −1.
     """
     most = references.most_positives
     found, places = x.new_empty(len(x), 0), references.labels.new_empty(len(x), 0, dtype=torch.int64)
     if most == 0:
         return found, places
     for rows, values in blocks:
-        some, columns = only(references.positive(rows, values), values).topk(min(most, values.shape[1]), dim=1)
+        some, columns = fill_where_zero(references.positive(rows, values), values).topk(
+            min(most, values.shape[1]), dim=1
+        )
         found, places = torch.cat([found, some], dim=1), torch.cat([places, columns + rows.start], dim=1)
         found, order = found.topk(min(most, found.shape[1]), dim=1)
         places = places.gather(1, order)
     missing = (0, most - found.shape[1])
-    found = torch.nn.functional.pad(found, missing, value=LEAST)
+    found = torch.nn.functional.pad(found, missing, value=NEGATIVE_FILL)
     places = torch.nn.functional.pad(places, missing, value=-1)
     ranks = _of_all_ranks(found, references.group)
     mine = 0 if references.group is None else distributed.get_rank(references.group)
     found, order = torch.cat(ranks, dim=1).topk(most, dim=1)
     others = torch.full_like(places, -1)
     places = torch.cat([places if rank == mine else others for rank in range(len(ranks))], dim=1).gather(1, order)
-    places = places.masked_fill(found < LEAST / 2, -1)  # not positives at all
+    places = places.masked_fill(found < NEGATIVE_FILL / 2, -1)  # not positives at all
     return found.flip(1).contiguous(), places.flip(1)
 
 
