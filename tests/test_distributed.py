@@ -5,7 +5,7 @@ import torch
 from torch import distributed, nn
 
 from ccpml import AlternatingProjections, CCPLoss, gather_batch
-from ccpml.distributed import gather_rows, share_of
+from ccpml.distributed import gather_rows, rank_range
 from tests.method.test_losses import LOSSES
 from tests.ranks import run_on_ranks
 
@@ -38,7 +38,7 @@ def trained(loss, options, steps=3):
     ranks = distributed.get_world_size() if distributed.is_initialized() else 1
     projections = AlternatingProjections(model, proxies, strength=0.1, patience=1)
     optimizer = torch.optim.Adam([*model.parameters(), *proxies.parameters()], lr=0.1)
-    part = slice(*(BATCH // ranks * (share_of(ranks).start + i) for i in (0, 1)))
+    part = slice(*(BATCH // ranks * (rank_range(ranks).start + i) for i in (0, 1)))
     projections.start(lambda: POOL)
     found = []
     for _ in range(2):
@@ -116,7 +116,7 @@ def test_all_ranks_stop_where_one_has_diverged():
 
 def uneven_rows():
     rank = distributed.get_rank()
-    return gather_rows(torch.arange(3 * rank).view(rank, 3)), list(share_of(4))
+    return gather_rows(torch.arange(3 * rank).view(rank, 3)), list(rank_range(4))
 
 
 def test_rows_of_all_ranks_are_joined_in_their_order():
@@ -132,6 +132,6 @@ def test_alone_everything_is_given_back():
     x, labels = torch.randn(3, 2), torch.arange(3)
     assert gather_batch(x, labels)[0] is x
     assert gather_rows(x) is x
-    assert share_of(5) == range(5)
+    assert rank_range(5) == range(5)
     with pytest.raises(ValueError, match="labels: expected 3, one for each embedding, got 2"):
         gather_batch(x, labels[:2])

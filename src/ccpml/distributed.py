@@ -1,7 +1,7 @@
-"""Several processes, a rank each, that train one network on one batch.
+"""What the ranks of a process group say to each other.
 
-Each rank embeds its part of the batch and then computes the loss of the whole: what a single process would compute. A
-rank without a process group is alone, and everything here gives back what it was given.
+Each rank embeds its part of the batch and then computes the loss of the joined batch, as a single process would.
+Without a process group there is one rank, and each function returns what it is given.
 """
 
 from typing import Any
@@ -9,36 +9,71 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-__all__ = ["all_gather", "gather_batch", "gather_rows", "share_of"]
+__all__ = [
+    "all_gather",
+    "all_reduce_sum",
+    "check_identical",
+    "gather_batch",
+    "gather_rows",
+    "own_rank",
+    "rank_range",
+    "world_size",
+]
+
+
+def world_size(group: Any = None) -> int:
+    """Return the number of ranks of a group, by default of all ranks; 1 without a process group."""
+    return distributed.get_world_size(group) if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def own_rank(group: Any = None) -> int:
+    """Return the number of this rank within a group, by default among all ranks; 0 without a process group."""
+    return distributed.get_rank(group) if world_size(group) > 1 else 0
+
+
+def rank_range(count: int, group: Any = None) -> range:
+    """Return which of ``count`` items belong to this rank: contiguous ranges, cut as ``torch.chunk`` cuts.
+
+    Args:
+        count: Number of items of all ranks.
+        group: Process group; by default all ranks.
+
+    Example:
+        >>> rank_range(10)  # without a process group
+        range(0, 10)
+    """
+    size = -(-count // world_size(group))
+    start = min(count, size * own_rank(group))
+    return range(start, min(count, start + size))
 
 
 def gather_batch(embeddings: Tensor, labels: Tensor, group: Any = None) -> tuple[Tensor, Tensor]:
     """Join the batches of all ranks, so that any loss compares all pairs.
 
-    ``loss(*gather_batch(model(images), labels))`` on each rank is the loss of a single process on the joined batch, and
-    so are the gradients, of the network and of proxies alike, once they are averaged over the ranks, as
-    `torch.nn.parallel.DistributedDataParallel` and Lightning do.
+    On each rank, ``loss(*gather_batch(model(images), labels))`` is the loss of a single process on the joined batch.
+    Averaged over the ranks, as `torch.nn.parallel.DistributedDataParallel` and Lightning do, the gradients of the
+    network and of proxies are those of a single process too.
 
     Args:
-        embeddings: This rank's embeddings, shape (B, d), as many on each rank.
-        labels: Their classes, shape (B,), int64.
-        group: The process group; by default all ranks.
+        embeddings: Embeddings of this rank, shape (B, d), with the same B on each rank.
+        labels: Classes of the embeddings, shape (B,), int64.
+        group: Process group; by default all ranks.
 
     Returns:
-        Embeddings and labels of all ranks, in the order of the ranks, (W · B, d) and (W · B,); the embeddings in
-        float32 where they were of less precision. Without a process group, what was given.
+        Embeddings, (W · B, d), and labels, (W · B,), of all W ranks in the order of the ranks. Embeddings in half
+        precision become float32.
 
     Raises:
-        ValueError: If embeddings and labels are not as many.
+        ValueError: If the numbers of embeddings and labels differ.
 
     Example:
-        >>> embeddings, labels = gather_batch(torch.ones(4, 2), torch.tensor([0, 0, 1, 1]))  # alone
+        >>> embeddings, labels = gather_batch(torch.ones(4, 2), torch.tensor([0, 0, 1, 1]))  # without a process group
         >>> embeddings.shape
         torch.Size([4, 2])
     """
     if len(embeddings) != len(labels):
         raise ValueError(f"labels: expected {len(embeddings)}, one for each embedding, got {len(labels)}")
-    if _world(group) == 1:
+    if world_size(group) == 1:
         return embeddings, labels
     if embeddings.dtype in {torch.float16, torch.bfloat16}:  # losses compute in float32 anyway
         embeddings = embeddings.float()
@@ -47,20 +82,20 @@ def gather_batch(embeddings: Tensor, labels: Tensor, group: Any = None) -> tuple
 
 
 def gather_rows(rows: Tensor, group: Any = None) -> Tensor:
-    """Join the rows of all ranks, of which each may have another number; without gradients.
+    """Join the rows of all ranks, whose numbers may differ, without gradients.
 
     Args:
-        rows: This rank's, shape (n, ...).
-        group: The process group; by default all ranks.
+        rows: Rows of this rank, shape (n, ...).
+        group: Process group; by default all ranks.
 
     Returns:
-        The rows of all ranks in the order of the ranks, the same on each. Without a process group, what was given.
+        The rows of all ranks in the order of the ranks, the same on each rank.
 
     Example:
         >>> gather_rows(torch.tensor([1, 2]))
         tensor([1, 2])
     """
-    if _world(group) == 1:
+    if world_size(group) == 1:
         return rows
     counts = torch.cat(all_gather(torch.tensor([len(rows)], device=rows.device), group)).tolist()
     padded = rows.new_zeros(max(counts), *rows.shape[1:])
@@ -68,26 +103,63 @@ def gather_rows(rows: Tensor, group: Any = None) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(all_gather(padded, group), counts, strict=True)])
 
 
-def share_of(count: int, group: Any = None) -> range:
-    """Say which of ``count`` things are this rank's: contiguous shares, cut as ``torch.chunk`` cuts.
+def all_gather(x: Tensor, group: Any = None) -> list[Tensor]:
+    """Return the tensors of all ranks, which have the same shape, in the order of the ranks, without gradients."""
+    if world_size(group) == 1:
+        return [x]
+    parts = [torch.empty_like(x) for _ in range(world_size(group))]
+    distributed.all_gather(parts, x.detach().contiguous(), group=group)
+    return parts
+
+
+def all_reduce_sum(x: Tensor, group: Any = None) -> Tensor:
+    """Return the sum of a tensor over the ranks, on the device of ``x``."""
+    if world_size(group) == 1:
+        return x
+    total = x.to(_device(group), copy=True)
+    distributed.all_reduce(total, group=group)
+    return total.to(x.device)
+
+
+def check_identical(group: Any = None, **tensors: Tensor) -> None:
+    """Check that all ranks hold the same tensors, by digests of their bits.
 
     Args:
-        count: How many there are for all ranks.
-        group: The process group; by default all ranks.
+        group: Process group; by default all ranks.
+        tensors: Tensors of 4 or 8 bytes per element, by name.
 
-    Example:
-        >>> share_of(10)  # alone
-        range(0, 10)
+    Raises:
+        ValueError: On every rank, if a tensor differs between ranks; it names the first that does.
     """
-    size = -(-count // _world(group))
-    start = min(count, size * (distributed.get_rank(group) if _world(group) > 1 else 0))
-    return range(start, min(count, start + size))
+    if world_size(group) == 1:
+        return
+    digests = torch.stack([_digest(tensor) for tensor in tensors.values()]).to(_device(group))  # (tensors, 2)
+    ranks = torch.stack(all_gather(digests, group))
+    different = (ranks != ranks[0]).any(dim=2).any(dim=0).tolist()
+    for name, differs in zip(tensors, different, strict=True):
+        if differs:
+            raise ValueError(f"{name}: expected the same tensor on every rank of the group, got different ones")
+
+
+def _digest(values: Tensor) -> Tensor:
+    """Return the length and a sum of all bits in which each row has its own weight, int64, (2,)."""
+    bits = values.contiguous().view(torch.int32 if values.element_size() == 4 else torch.int64)
+    rows = bits.reshape(len(values), -1).sum(dim=1)
+    weights = torch.arange(1, 2 * len(rows), 2, device=rows.device)
+    return torch.stack([weights.new_tensor(len(rows)), (rows * weights).sum()])
+
+
+def _device(group: Any) -> torch.device:
+    """Return the device on which the group exchanges tensors."""
+    on_gpu = distributed.get_backend(group) == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
 
 class _Gather(torch.autograd.Function):
-    """Gather; the gradient of the whole is the same on each rank, which takes its part of it.
+    """Gather with gradients.
 
-    Times the number of ranks, as it will be averaged with those of ranks that have other parts.
+    Each rank has the gradient of the whole and takes its own part, times the number of ranks: the average over ranks,
+    where the other ranks contribute nothing to this part, is then its sum.
     """
 
     @staticmethod
@@ -97,16 +169,5 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        start = distributed.get_rank(ctx.group) * ctx.count
-        return gradients[0][start : start + ctx.count] * _world(ctx.group), None
-
-
-def _world(group: Any) -> int:
-    return distributed.get_world_size(group) if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def all_gather(x: Tensor, group: Any) -> list[Tensor]:
-    """Give the tensors of all ranks, which are of one shape, in the order of the ranks; without gradients."""
-    parts = [torch.empty_like(x) for _ in range(_world(group))]
-    distributed.all_gather(parts, x.detach().contiguous(), group=group)
-    return parts
+        start = own_rank(ctx.group) * ctx.count
+        return gradients[0][start : start + ctx.count] * world_size(ctx.group), None

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from ccpml.training import embed
-from ccpml.training.embed import evaluating
+from ccpml.training.embed import eval_mode
 
 
 def network():
@@ -42,7 +42,7 @@ def test_the_network_is_left_as_it_was():
 
 
 def check_and_fail(module):
-    with evaluating(module):
+    with eval_mode(module):
         assert not any(part.training for part in module.modules())
         assert not torch.is_grad_enabled()
         raise KeyError

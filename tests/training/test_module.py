@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ccpml import CCPLoss, ContrastiveLoss, evaluate, lipschitz_normalize
-from ccpml.training import MetricLearning, score_roles
+from ccpml.training import MetricLearning, evaluate_with_roles
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 
@@ -51,9 +51,9 @@ def test_proxies_of_a_rival_may_learn_faster():
     assert (network["lr"], proxies["lr"]) == (1e-2, 1.0)
 
 
-def test_score_roles_normalises():
+def test_evaluate_with_roles_normalizes():
     x = torch.tensor([[9.0, 0.1], [2.0, 0.0], [0.0, 3.0], [0.1, 9.0]])
     labels = torch.tensor([0, 0, 1, 1])
-    assert score_roles(x, labels).map_at_r == 1
+    assert evaluate_with_roles(x, labels).map_at_r == 1
     assert evaluate(x, labels).map_at_r < 1
-    assert isinstance(score_roles(x, labels, per_query=True).per_query.map_at_r, np.ndarray)
+    assert isinstance(evaluate_with_roles(x, labels, per_query=True).per_query.map_at_r, np.ndarray)

@@ -9,7 +9,7 @@ from torch import distributed, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ccpml import CCPCallback, CCPLoss, TripletMarginLoss
-from ccpml.distributed import gather_rows, share_of
+from ccpml.distributed import gather_rows, rank_range
 from ccpml.training import MetricLearning
 from tests.ranks import run_on_ranks
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 def part_of_batches(batch):
     """This rank's part of each batch, and of the validation set."""
     ranks = distributed.get_world_size() if distributed.is_initialized() else 1
-    size, first = batch // ranks, share_of(ranks).start
+    size, first = batch // ranks, rank_range(ranks).start
     return [range(start + first * size, start + (first + 1) * size) for start in range(0, len(X), batch)]
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import distributed, nn
 
 from ccpml import AlternatingProjections, CCPLoss, ContrastiveLoss, gather_batch
-from ccpml.distributed import share_of
+from ccpml.distributed import rank_range
 from ccpml.training import load_sharded, save_sharded
 from tests.ranks import run_on_ranks
 
@@ -32,7 +32,7 @@ class Parts:
     def train(self, steps):
         net, criterion = self.module["net"], self.module["loss"]
         ranks = distributed.get_world_size() if self.group else 1
-        part = slice(*(BATCH // ranks * (share_of(ranks).start + i) for i in (0, 1)))
+        part = slice(*(BATCH // ranks * (rank_range(ranks).start + i) for i in (0, 1)))
         for _ in range(steps):
             self.optimizer.zero_grad()
             loss = criterion(*gather_batch(net(X[part]), LABELS[part]))

@@ -25,7 +25,7 @@ from ccpml.files import write_json
 from ccpml.progress import progress_bar
 from ccpml.retrieval import RetrievalScores
 from ccpml.runs.directory import RunDirectory
-from ccpml.training import score_roles
+from ccpml.training import evaluate_with_roles
 
 __all__ = ["Ensembles", "concatenate", "score_ensembles"]
 
@@ -154,7 +154,7 @@ def _score(models: Sequence[_Embedded], device: torch.device | str) -> Retrieval
     joined = torch.cat([model.embeddings.double() for model in models], dim=1)  # (N, F · d)
     roles, labels = models[0].roles, torch.from_numpy(models[0].labels)
     is_query = torch.from_numpy(roles == "query").to(device) if (roles != "").any() else None
-    return score_roles(joined.to(device), labels.to(device), is_query)
+    return evaluate_with_roles(joined.to(device), labels.to(device), is_query)
 
 
 class _RowEnsembles:

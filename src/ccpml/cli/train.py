@@ -31,7 +31,7 @@ def train(arguments: list[str]) -> int:
     from ccpml.report import write_report
     from ccpml.runs import train as training
     from ccpml.runs.callbacks import Stopped
-    from ccpml.runs.processes import is_first
+    from ccpml.runs.processes import is_main_process
 
     try:
         run = training.train(experiment, path) if resumed is None else training.resume(path)
@@ -41,7 +41,7 @@ def train(arguments: list[str]) -> int:
         way_on = shlex.join(["ccpml", "train", "--resume", str(path)])
         print(f"ccpml: {str(stopped) or 'interrupted'}; go on with: {way_on}", file=sys.stderr)
         return 128 + getattr(stopped, "number", 2)
-    if not is_first():
+    if not is_main_process():
         return 0
     report = write_report(run)
     _print_scores(run.scores())

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccpml.distributed import share_of
+from ccpml.distributed import rank_range
 from ccpml.method.checks import check_embeddings, check_labels, check_references
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.pair_loss import PairLoss
@@ -94,7 +94,7 @@ class CCPLoss(nn.Module):
         self.seed = seed
         self.group = group
         self.num_classes = num_classes
-        self.classes = range(num_classes) if group is None else share_of(num_classes, group)
+        self.classes = range(num_classes) if group is None else rank_range(num_classes, group)
         self.pair_weight = pair_weight
         self.proxy_weight = proxy_weight
         here = len(self.classes), proxies_per_class, embedding_dim

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ccpml.distributed import gather_rows, share_of
+from ccpml.distributed import gather_rows, rank_range
 from ccpml.method.ccp import CCPLoss
 from ccpml.method.checks import check_points
 from ccpml.method.cover import greedy_k_center
@@ -18,7 +18,7 @@ __all__ = ["AlternatingProjections", "Pool"]
 Pool = Callable[[], Tensor]
 """Returns embeddings of b samples per class, shape (C, b, d), by the network as it is now, in eval mode.
 
-On several ranks, of all classes or of this rank's share of them, `ccpml.distributed.share_of`."""
+On several ranks, of all classes or of this rank's share of them, `ccpml.distributed.rank_range`."""
 
 
 _STATE = {"started", "instance", "strength_now", "best_score", "stale", "anchor", "best", "best_proxies"}
@@ -287,7 +287,7 @@ class AlternatingProjections:
     def _place_proxies(self, pool: Pool, centers: Tensor) -> None:
         """P ← greedy k-centre of the pool, given the centres already there."""
         proxies, sharded = self.criterion.proxies, self.criterion.group is not None
-        mine = self.criterion.classes if sharded else share_of(len(proxies), self.group)
+        mine = self.criterion.classes if sharded else rank_range(len(proxies), self.group)
         centers = centers if sharded else centers[mine.start : mine.stop]
         points = self._share_of_pool(pool(), mine, centers).to(proxies.device, proxies.dtype)
         centers = centers.to(proxies.device)

@@ -151,7 +151,9 @@ def evaluate(
         y = as_embeddings("gallery_embeddings", gallery_embeddings, like=x)
         y_labels = as_labels("gallery_labels", gallery_labels, "gallery_embeddings", y)
     share = Share(group)
-    share.require_same(embeddings=x, labels=x_labels, gallery_embeddings=x if y is None else y, gallery_labels=y_labels)
+    share.check_identical(
+        embeddings=x, labels=x_labels, gallery_embeddings=x if y is None else y, gallery_labels=y_labels
+    )
     x_classes, y_classes, relevant = _match(x_labels, y_labels, within=y is None)
     if not relevant.any():
         raise ValueError(f"labels: expected a query whose class has another reference, got none among {len(x)} queries")

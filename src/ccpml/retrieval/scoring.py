@@ -70,14 +70,14 @@ class Scoring:
         if int(few.sum()) * len(self.y_classes) >= _PAIRS_WORTH_TILES:
             self._by_tiles(few, needed, chunk_elements)
         self._by_chunks(needed, chunk_elements)
-        table = self.share.total(self._table)
+        table = self.share.all_reduce_sum(self._table)
         table[:, (self.relevant == 0).to(table.device)] = torch.nan
         return table
 
     def _by_tiles(self, few: Tensor, needed: Tensor, chunk_elements: int) -> None:
         """Score queries that need few neighbours, save those in a crowd; none is needed any more of those scored."""
         count = int(few.sum())
-        own = few & self.share.has(torch.arange(len(few), device=few.device) // tile_side(self.search.queries))
+        own = few & self.share.owns(torch.arange(len(few), device=few.device) // tile_side(self.search.queries))
         wanted = torch.where(own, needed, 0)
         room = max(chunk_elements, 2 * int((wanted + _SPARE_CANDIDATES)[own].sum()))
         found, left_out = few_nearest(
@@ -86,13 +86,13 @@ class Scoring:
         size = max(1, chunk_elements // (_ELEMENTS_PER_NEIGHBOR * found.shape[1]))
         for rows in torch.split((own & ~left_out).nonzero()[:, 0], size):
             self._take(rows, found[rows])
-        needed[few & (self.share.total(left_out.int()) == 0)] = 0
+        needed[few & (self.share.all_reduce_sum(left_out.int()) == 0)] = 0
 
     def _by_chunks(self, needed: Tensor, chunk_elements: int) -> None:
         """Score the queries that need neighbours still."""
         waiting = int((needed > 0).sum())
         for number, (rows, k) in enumerate(_chunks(self.search, needed, chunk_elements)):
-            if number % self.share.size == self.share.rank:
+            if self.share.owns(number):
                 self._take(rows, self.search.nearest(rows, k))
             waiting -= len(rows)
             self._report(self._total - waiting)

@@ -23,7 +23,7 @@ from ccpml.runs.prepare import (
     readable_images,
 )
 from ccpml.runs.settings import Experiment
-from ccpml.training import embed, score_roles
+from ccpml.training import embed, evaluate_with_roles
 
 __all__ = ["Evaluation", "embed_run", "evaluate_run", "load_model", "write_embeddings"]
 
@@ -92,7 +92,7 @@ def evaluate_run(
             table = table.subset(tests) if tests else table
     embeddings, labels = _embed(run, experiment, table), torch.from_numpy(table.labels)
     with progress_bar(len(table), "query", "scoring") as bar:
-        scores = score_roles(embeddings, labels, is_query(table), progress=progress_to(bar))
+        scores = evaluate_with_roles(embeddings, labels, is_query(table), progress=progress_to(bar))
     size = f"{table.num_classes:,} classes, {len(table):,} images"
     return Evaluation(scores, size, _cluster(embeddings, labels, experiment.seed) if clusters else None)
 

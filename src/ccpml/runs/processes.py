@@ -18,23 +18,31 @@ from pathlib import Path
 
 from torch import distributed
 
-__all__ = ["exit_with_parent", "is_first", "lost_contact", "machines", "other_ranks", "own_rank", "process_group_ended"]
+__all__ = [
+    "exit_with_parent",
+    "is_main_process",
+    "launch_rank",
+    "local_and_node_counts",
+    "lost_contact",
+    "other_ranks",
+    "process_group_ended",
+]
 
 RANK = "CCPML_RANK"
 """Tells the processes that the first one starts which they are."""
 
 
-def own_rank() -> int:
+def launch_rank() -> int:
     """Give this process's number among those that train the same run; 0 where it is alone."""
     return int(os.environ["RANK"] if _by_torchrun() else os.environ.get(RANK, "0"))
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Say whether this process is the one that writes."""
-    return own_rank() == 0
+    return launch_rank() == 0
 
 
-def machines(ranks: int) -> tuple[int, int]:
+def local_and_node_counts(ranks: int) -> tuple[int, int]:
     """Give the processes on this machine, and the machines: what was asked for, or what torchrun has started."""
     if not _by_torchrun():
         return ranks, 1

@@ -13,7 +13,7 @@ def main(path: Path) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first one, which ends the others
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))  # Lightning's would wait for the others
     exit_with_parent(os.getppid())
-    from ccpml.runs.processes import lost_contact, own_rank
+    from ccpml.runs.processes import launch_rank, lost_contact
     from ccpml.runs.train import resume
 
     try:
@@ -22,7 +22,7 @@ def main(path: Path) -> int:
         if lost_contact(error):  # the first rank has gone, or tells why not
             return 1
         message = " ".join(str(error).split()) or type(error).__name__
-        print(f"ccpml: rank {own_rank()}: {message}", file=sys.stderr)
+        print(f"ccpml: rank {launch_rank()}: {message}", file=sys.stderr)
         return 1
     return 0
 

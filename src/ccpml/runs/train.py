@@ -41,7 +41,7 @@ from ccpml.runs.prepare import (
     training_dataset,
     workers,
 )
-from ccpml.runs.processes import is_first, machines, other_ranks, own_rank, process_group_ended
+from ccpml.runs.processes import is_main_process, launch_rank, local_and_node_counts, other_ranks, process_group_ended
 from ccpml.runs.provenance import provenance
 from ccpml.runs.settings import Experiment
 from ccpml.training import (
@@ -51,9 +51,9 @@ from ccpml.training import (
     ReduceOnPlateau,
     Warmup,
     embed,
-    score_roles,
+    evaluate_with_roles,
 )
-from ccpml.training.embed import evaluating
+from ccpml.training.embed import eval_mode
 
 __all__ = ["resume", "train"]
 
@@ -80,14 +80,14 @@ def train(
         FileExistsError: If there is something at ``path``.
         Stopped: If Ctrl-C was pressed; `resume` goes on.
     """
-    if is_first():
+    if is_main_process():
         RunDirectory.require_free(path)
     experiment = _settled(experiment)
     require_weights(experiment)
-    parts = _Parts.build(experiment, load_images(experiment, progress and is_first()))
+    parts = _Parts.build(experiment, load_images(experiment, progress and is_main_process()))
     run = RunDirectory(path)
     training = _Training.set_up(run, parts, progress, callbacks)
-    if is_first():
+    if is_main_process():
         RunDirectory.create(path, parts.experiment)
         write_text(run.images_file, parts.images.fingerprint())
     training.of_all_ranks(run, parts, test)
@@ -113,7 +113,7 @@ def resume(
     run = RunDirectory.open(path)
     if not run.finished:
         experiment = run.experiment()
-        parts = _Parts.build(experiment, load_images(experiment, progress and is_first()))
+        parts = _Parts.build(experiment, load_images(experiment, progress and is_main_process()))
         if run.images_file.is_file():
             parts.images.require(run.images_file.read_text(encoding="utf-8"), run.path)
         _Training.set_up(run, parts, progress, callbacks).of_all_ranks(run, parts, test)
@@ -178,7 +178,7 @@ class _Parts:
         if experiment.compile:
             require_compiler(experiment)
             model.compile()
-        with evaluating(model):  # an image size that the network cannot take shows here, not in training
+        with eval_mode(model):  # an image size that the network cannot take shows here, not in training
             model(torch.zeros(1, images.channels, experiment.image_size or 1, experiment.image_size or 1))
         criterion = build_criterion(experiment, table.num_classes)
         assert experiment.lr is not None  # resolved
@@ -190,13 +190,13 @@ class _Parts:
         module = MetricLearning(
             model, criterion, experiment.lr, experiment.weight_decay, queries, experiment.proxy_lr_factor
         )
-        here, nodes = machines(experiment.ranks)
+        here, nodes = local_and_node_counts(experiment.ranks)
         batches = ClassBalancedBatches(
             table.labels,
             experiment.classes_per_batch,
             experiment.samples_per_class,
             experiment.seed,
-            own_rank(),
+            launch_rank(),
             here * nodes,
         )
         epoch = _EpochBatches(batches, experiment.validate_every, module)
@@ -260,7 +260,7 @@ class _Training:
         """Train and test, on this rank and those beside it."""
         ranks = parts.experiment.ranks
         threads = parts.experiment.threads or max(1, torch.get_num_threads() // ranks)
-        if not is_first():
+        if not is_main_process():
             torch.set_num_threads(threads)
             with process_group_ended():
                 self._finish(run, parts, test)
@@ -292,7 +292,7 @@ def _trainer(run: RunDirectory, experiment: Experiment, epochs: int, callbacks: 
     kind, _, index = experiment.device.partition(":")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device: {experiment.device} is not here ({torch.cuda.device_count()} CUDA devices are)")
-    here, nodes = machines(experiment.ranks)
+    here, nodes = local_and_node_counts(experiment.ranks)
     options: dict[str, Any] = {"devices": [int(index)] if index else here, "num_nodes": nodes}
     if here * nodes > 1:
         gpus = torch.cuda.is_available() and kind in {"auto", "cuda"}
@@ -337,7 +337,7 @@ def _test(parts: _Parts, trainer: L.Trainer) -> tuple[torch.Tensor, RetrievalSco
     table = parts.images.splits.test
     embeddings, labels = _embedded(parts, table, trainer)
     ranks = distributed.group.WORLD if trainer.world_size > 1 else None
-    return embeddings, score_roles(embeddings, labels, is_query(table), group=ranks)
+    return embeddings, evaluate_with_roles(embeddings, labels, is_query(table), group=ranks)
 
 
 def _score(

@@ -2,7 +2,7 @@
 
 from ccpml.training.callback import CCPCallback
 from ccpml.training.embed import embed
-from ccpml.training.module import MetricLearning, score_roles
+from ccpml.training.module import MetricLearning, evaluate_with_roles
 from ccpml.training.pool import EmbeddingPool
 from ccpml.training.schedule import ReduceOnPlateau, Warmup
 from ccpml.training.sharded import load_sharded, save_sharded
@@ -14,7 +14,7 @@ __all__ = [
     "ReduceOnPlateau",
     "Warmup",
     "embed",
+    "evaluate_with_roles",
     "load_sharded",
     "save_sharded",
-    "score_roles",
 ]

@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["embed", "evaluating"]
+__all__ = ["embed", "eval_mode"]
 
 
-class evaluating:  # noqa: N801  # reads as the statement that it is: with evaluating(module)
+class eval_mode:  # noqa: N801  # reads as the statement that it is: with eval_mode(module)
     """Run a block with a module in eval mode and without gradients; afterwards each part trains as it did before.
 
     Example:
         >>> module = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
-        >>> with evaluating(module):
+        >>> with eval_mode(module):
         ...     module[0].training
         False
         >>> module[0].training, module[1].training
@@ -59,7 +59,7 @@ def embed(
         (torch.Size([2, 9]), [0, 1])
     """
     embeddings, labels = [], []
-    with evaluating(module):
+    with eval_mode(module):
         for images, classes in batches:
             embeddings.append(module(images.to(device, non_blocking=True)).float().cpu())
             labels.append(classes.to(torch.int64).cpu())

@@ -11,10 +11,12 @@ from ccpml.distributed import gather_rows
 from ccpml.method import gather_batch, lipschitz_normalize
 from ccpml.retrieval import RetrievalScores, evaluate
 
-__all__ = ["MetricLearning", "score_roles"]
+__all__ = ["MetricLearning", "evaluate_with_roles"]
 
 
-def score_roles(embeddings: Tensor, labels: Tensor, is_query: Tensor | None = None, **options: Any) -> RetrievalScores:
+def evaluate_with_roles(
+    embeddings: Tensor, labels: Tensor, is_query: Tensor | None = None, **options: Any
+) -> RetrievalScores:
     """Score φ-normalised embeddings: each image against all others or, given roles, queries against the gallery.
 
     Args:
@@ -106,7 +108,7 @@ class MetricLearning(L.LightningModule):
             )
         self.validation = embeddings, labels
         ranks = distributed.group.WORLD if self.trainer.world_size > 1 else None
-        scores = score_roles(embeddings, labels, self.is_query, group=ranks)
+        scores = evaluate_with_roles(embeddings, labels, self.is_query, group=ranks)
         for name in ("map_at_r", "precision_at_1", "r_precision"):
             self.log(name, getattr(scores, name), sync_dist=ranks is not None)  # the same on each rank
 

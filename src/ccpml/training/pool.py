@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.data import ImageDataset, in_chunks, pool_draws, train_loader
-from ccpml.distributed import share_of
+from ccpml.distributed import rank_range
 from ccpml.training.embed import embed
 
 __all__ = ["EmbeddingPool"]
@@ -49,7 +49,7 @@ class EmbeddingPool:
             Embeddings, (C, b, d); on several ranks, those of this rank's share of the classes.
         """
         draws = pool_draws(self.dataset.table.labels, self.per_class, self.dataset.seed, draw)
-        mine = share_of(len(draws) // self.per_class)
+        mine = rank_range(len(draws) // self.per_class)
         start = min(mine.start, len(draws) // self.per_class - 1)  # a rank without classes embeds one, which tells d
         draws = draws[self.per_class * start : self.per_class * max(mine.stop, start + 1)]
         device = torch.device(getattr(module, "device", "cpu"))
