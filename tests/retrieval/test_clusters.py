@@ -1,4 +1,4 @@
-"""cluster_scores against scikit-learn and pytorch-metric-learning, its limits, and what it says of bad input."""
+"""cluster_scores against scikit-learn and pytorch-metric-learning, edge cases, and invalid input."""
 
 import json
 import signal
@@ -11,54 +11,54 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccpml.retrieval import ClusterScores, cluster_scores
-from ccpml.retrieval.clusters import _agreement
+from ccpml.retrieval.clusters import nmi_and_ami
 
 
 def groups(n=120, classes=6, dim=8, apart=20.0, seed=0):
-    """Classes far from each other, save that every tenth sample stands among those of another class."""
+    """Well separated clusters, one per class; every tenth sample is in the cluster of another class."""
     rng = np.random.default_rng(seed)
-    place = np.arange(n) % classes
-    labels = np.where(np.arange(n) % 10 == 0, (place + 1) % classes, place)
-    centres = apart * np.eye(classes, dim)
-    return (centres[place] + rng.normal(size=(n, dim)) / 10).astype(np.float32), labels, place
+    clusters = np.arange(n) % classes
+    labels = np.where(np.arange(n) % 10 == 0, (clusters + 1) % classes, clusters)
+    centers = apart * np.eye(classes, dim)
+    return (centers[clusters] + rng.normal(size=(n, dim)) / 10).astype(np.float32), labels, clusters
 
 
-def where_k_means_finds_them(embeddings, labels, place):
-    """The scores of the first seed whose clusters are the places: k-means from random points may miss them."""
-    expected, _ = _agreement(torch.from_numpy(labels), torch.from_numpy(place))
+def scores_of_true_clusters(embeddings, labels, clusters):
+    """Scores of the first seed for which k-means finds the clusters; from random points it may miss them."""
+    expected, _ = nmi_and_ami(torch.from_numpy(labels), torch.from_numpy(clusters))
     for seed in range(200):
         scores = cluster_scores(embeddings, labels, seed=seed)
         if scores.nmi == pytest.approx(expected):
             return scores
-    raise AssertionError("k-means never found the places")
+    raise AssertionError("k-means never found the clusters")
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 150), parts=st.tuples(st.integers(1, 40), st.integers(1, 40)))
-def test_agreement_is_scikit_learns(seed, n, parts):
+def test_nmi_and_ami_equal_scikit_learn(seed, n, parts):
     from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
     rng = np.random.default_rng(seed)
     classes, clusters = (np.unique(rng.integers(0, k, n), return_inverse=True)[1] for k in parts)
-    found = _agreement(torch.from_numpy(classes), torch.from_numpy(clusters))
+    found = nmi_and_ami(torch.from_numpy(classes), torch.from_numpy(clusters))
     expected = [score(classes, clusters) for score in (normalized_mutual_info_score, adjusted_mutual_info_score)]
     np.testing.assert_allclose(found, expected, atol=1e-10)
 
 
-def test_agrees_with_scikit_learn_and_pytorch_metric_learning_where_clusters_are_plain():
+def test_agrees_with_scikit_learn_and_pytorch_metric_learning():
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
     from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
-    embeddings, labels, place = groups(classes=2, dim=3)
-    scores = where_k_means_finds_them(embeddings, labels, place)
-    assert scores.nmi == pytest.approx(normalized_mutual_info_score(labels, place))
-    assert scores.ami == pytest.approx(adjusted_mutual_info_score(labels, place))
+    embeddings, labels, clusters = groups(classes=2, dim=3)
+    scores = scores_of_true_clusters(embeddings, labels, clusters)
+    assert scores.nmi == pytest.approx(normalized_mutual_info_score(labels, clusters))
+    assert scores.ami == pytest.approx(adjusted_mutual_info_score(labels, clusters))
     calculator = AccuracyCalculator(include=("NMI", "AMI"), device=torch.device("cpu"))
     theirs = calculator.get_accuracy(torch.from_numpy(embeddings), torch.from_numpy(labels))
     assert (scores.nmi, scores.ami) == pytest.approx((theirs["NMI"], theirs["AMI"]))
 
 
-def test_is_a_function_of_the_seed_and_says_nothing(capfd):
+def test_depends_on_the_seed_alone_and_prints_nothing(capfd):
     embeddings, labels = np.random.default_rng(0).normal(size=(300, 4)), np.arange(300) % 60
     first = cluster_scores(embeddings, labels, seed=3)
     assert first == cluster_scores(torch.from_numpy(embeddings), torch.from_numpy(labels), seed=3)
@@ -66,10 +66,10 @@ def test_is_a_function_of_the_seed_and_says_nothing(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_all_points_count_however_many_there_are_of_a_cluster():
+def test_k_means_uses_all_points():
     embeddings = np.random.default_rng(0).normal(size=(3000, 2)) / 100
     embeddings[1234] = 100
-    alone = (np.arange(3000) == 1234).astype(int)  # a sample of the points would miss it, as a rule
+    alone = (np.arange(3000) == 1234).astype(int)  # a subsample would usually miss it
     assert [cluster_scores(embeddings, alone, seed=seed).nmi for seed in range(5)] == pytest.approx([1.0] * 5)
 
 
@@ -82,17 +82,17 @@ def test_shift_and_scale_do_not_matter(shift, scale):
     assert (found.nmi, found.ami) == pytest.approx((expected.nmi, expected.ami))
 
 
-def test_at_the_limits():
+def test_edge_cases():
     points = np.random.default_rng(0).normal(size=(40, 5))
     assert cluster_scores(points, np.zeros(40, dtype=int)) == ClusterScores(1.0, 1.0, 1)
     assert cluster_scores(points, np.arange(40)) == ClusterScores(pytest.approx(1.0), pytest.approx(1.0), 40)
     assert cluster_scores(points[:1], np.array([-7])) == ClusterScores(1.0, 1.0, 1)
     assert cluster_scores(points, np.array([2**62] * 39 + [-(2**40)])).num_clusters == 2
-    alike = cluster_scores(np.full((40, 5), 3.3), np.arange(40) % 4)
-    assert 0 <= alike.nmi <= 1
+    equal = cluster_scores(np.full((40, 5), 3.3), np.arange(40) % 4)
+    assert (equal.nmi, equal.ami) == pytest.approx((0, 0), abs=1e-9)
 
 
-def test_progress_rises_to_all_and_ends_where_nothing_moves():
+def test_progress_ends_at_the_maximum_when_k_means_converges():
     embeddings, labels, _ = groups()
     seen = []
     cluster_scores(embeddings, labels, iterations=50, progress=lambda done, total: seen.append((done, total)))
@@ -101,13 +101,13 @@ def test_progress_rises_to_all_and_ends_where_nothing_moves():
     assert len(seen) < 20
 
 
-def test_ctrl_c_ends_it():
+def test_ctrl_c_interrupts():
     points = np.random.default_rng(0).normal(size=(500, 8))
     with pytest.raises(KeyboardInterrupt):
         cluster_scores(points, np.arange(500) % 50, progress=lambda *_: signal.raise_signal(signal.SIGINT))
 
 
-def test_for_people_and_for_machines():
+def test_str_and_as_dict():
     scores = ClusterScores(nmi=0.5, ami=0.25, num_clusters=7)
     assert str(scores) == "NMI 0.5000, AMI 0.2500 (7 clusters)"
     assert json.loads(json.dumps(scores.as_dict())) == {"nmi": 0.5, "ami": 0.25, "num_clusters": 7}
@@ -132,7 +132,7 @@ def test_iterations_below_one():
         cluster_scores(np.eye(3), np.arange(3), iterations=0)
 
 
-def test_without_faiss_it_says_what_to_install(monkeypatch):
+def test_missing_faiss_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ModuleNotFoundError, match="pip install faiss-cpu"):
         cluster_scores(np.eye(3), np.arange(3))

@@ -20,7 +20,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 def pairs_worth_tiles(request):
     """Both ways to the neighbours, each whatever the size."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "_PAIRS_WORTH_TILES", request.param)
+        patch.setattr(scoring, "_MIN_PAIRS_FOR_TILES", request.param)
         yield
 
 

@@ -82,8 +82,8 @@ def test_settings_for_the_speed_of_training_do_not_matter(setting):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"queries": torch.eye(3), "k": 3}, "k: expected at most the 2 other vectors.*got 3"),
-        ({"queries": torch.eye(3), "gallery": torch.eye(3), "k": 4}, "k: expected at most the 3.*got 4"),
+        ({"queries": torch.eye(3), "k": 3}, "k: expected at most 2, .*got 3"),
+        ({"queries": torch.eye(3), "gallery": torch.eye(3), "k": 4}, "k: expected at most 3, .*got 4"),
         ({"queries": torch.eye(3), "k": 0}, "k: expected an integer of at least 1, got 0"),
         ({"queries": torch.eye(3), "k": True}, "k: expected an integer of at least 1, got True"),
         ({"queries": torch.eye(3), "gallery": torch.eye(2)}, r"gallery: expected shape \(N, 3\)"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ccpml.retrieval.neighbors import ExactSearch
-from ccpml.retrieval.tiles import MOST_NEIGHBORS, few_nearest, tile_side
+from ccpml.retrieval.tiles import MAX_NEIGHBORS, few_nearest, tile_side
 
 from . import oracle
 
@@ -50,7 +50,7 @@ def test_against_a_gallery_of_other_lengths(sizes, dtype):
 
 
 def test_each_query_has_its_own_k():
-    wanted = torch.randint(0, MOST_NEIGHBORS + 1, (200,), generator=torch.Generator().manual_seed(0))
+    wanted = torch.randint(0, MAX_NEIGHBORS + 1, (200,), generator=torch.Generator().manual_seed(0))
     nearest, _ = assert_exact(unit(200), k=wanted)
     assert ((nearest >= 0).sum(dim=1) == wanted).all()
 

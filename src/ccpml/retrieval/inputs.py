@@ -1,4 +1,4 @@
-"""What retrieval accepts: NumPy or torch, any float and integer dtype; each check names the argument.
+"""Validation of what retrieval accepts: NumPy or torch, any float and integer dtype.
 
 Shapes: N vectors, d dimensions.
 """
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["ArrayLike", "as_embeddings", "as_labels", "at_least_one"]
+__all__ = ["ArrayLike", "as_embeddings", "as_labels", "as_positive_int"]
 
 ArrayLike = Tensor | npt.NDArray[Any]
 
@@ -19,12 +19,12 @@ def as_embeddings(name: str, value: ArrayLike, like: Tensor | None = None) -> Te
     """Return embeddings as a detached float32 or float64 tensor of finite values, shape (N, d).
 
     Args:
-        name: The argument's name, for messages.
-        value: The embeddings, shape (N, d). float64 stays, every other floating-point dtype becomes float32.
-        like: Embeddings with which these are compared: d must agree, and the result lies on their device.
+        name: Name of the argument, for messages.
+        value: Embeddings, shape (N, d). float64 is kept; every other floating-point dtype becomes float32.
+        like: Embeddings to which these are compared: d must agree, and the result is on their device.
 
     Raises:
-        ValueError: On a wrong dtype or shape, on an empty set, or on a value that is NaN or infinite.
+        ValueError: On a wrong dtype or shape, an empty set, or a value that is NaN or infinite.
     """
     x = value.detach() if isinstance(value, Tensor) else _float_tensor(name, value)
     if not x.is_floating_point():
@@ -46,33 +46,33 @@ def as_embeddings(name: str, value: ArrayLike, like: Tensor | None = None) -> Te
 
 
 def as_labels(name: str, value: ArrayLike, embeddings_name: str, embeddings: Tensor) -> Tensor:
-    """Return labels as int64, shape (N,), on the device of the embeddings that they belong to.
+    """Return labels as int64, shape (N,), on the device of their embeddings.
 
     Args:
-        name: The argument's name, for messages.
+        name: Name of the argument, for messages.
         value: Class ids, shape (N,), any integer dtype, any values.
-        embeddings_name: The name of the embeddings' argument, for messages.
-        embeddings: The embeddings, shape (N, d).
+        embeddings_name: Name of the argument that holds the embeddings, for messages.
+        embeddings: Embeddings, shape (N, d).
 
     Raises:
-        ValueError: If they are not integers or not one per embedding.
+        ValueError: If the labels are not integers or not one per embedding.
     """
     if isinstance(value, Tensor):
         integer = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
-        dtype, shape = str(value.dtype), tuple(value.shape)
     else:
         value = np.asarray(value)
-        integer, dtype, shape = value.dtype.kind in "iu", str(value.dtype), value.shape
+        integer = value.dtype.kind in "iu"
     if not integer:
-        raise ValueError(f"{name}: expected integers, got {dtype}")
-    if shape != (len(embeddings),):
-        raise ValueError(f"{name}: expected shape ({len(embeddings)},), as many as {embeddings_name}, got {shape}")
+        raise ValueError(f"{name}: expected integers, got {value.dtype}")
+    if tuple(value.shape) != (len(embeddings),):
+        expected = f"shape ({len(embeddings)},), as many as {embeddings_name}"
+        raise ValueError(f"{name}: expected {expected}, got {tuple(value.shape)}")
     labels = value if isinstance(value, Tensor) else torch.from_numpy(np.require(value, np.int64, ["C", "W"]))
     return labels.detach().to(embeddings.device, torch.int64)
 
 
-def at_least_one(name: str, value: int) -> int:
-    """Return an integer of at least 1; ValueError otherwise."""
+def as_positive_int(name: str, value: int) -> int:
+    """Return an integer of at least 1; raise ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
     return int(value)
