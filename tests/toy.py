@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ccpml.runs.settings import Settings
+
 
 def toy_images(classes: int, per_class: int, side: int = 32) -> np.ndarray:
     """Blurry class patterns with noise: uint8 (classes, per_class, side, side)."""
@@ -33,10 +35,15 @@ QUICK = {
     "image_size": 28,
     "max_steps": 6,
     "validate_every": 2,
-    "instance_patience": 1,
+    "projections.patience": 1,
     "folds": 2,
     "workers": 0,
     "threads": 1,
     "device": "cpu",
 }
-"""Settings of a run of seconds."""
+"""Settings of a run of seconds, by their flat names."""
+
+
+def quick_settings(**changes: object) -> Settings:
+    """Settings of a run of seconds, with changes."""
+    return Settings().changed({**QUICK, **changes})

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from ccpml.models import EmbeddingModel
     from ccpml.retrieval import RetrievalScores, evaluate
+    from ccpml.runs import Run, load_run
     from ccpml.training import CCPCallback
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "MultiSimilarityLoss",
     "PairLoss",
     "RetrievalScores",
+    "Run",
     "TripletMarginLoss",
     "average_covering_radius",
     "average_interclass_distance",
@@ -41,12 +43,15 @@ __all__ = [
     "gather_batch",
     "greedy_k_center",
     "lipschitz_normalize",
+    "load_run",
 ]
 
 __version__ = "0.1.0"
 
 _FLOOR = {
     "CCPCallback": "training",
+    "Run": "runs",
+    "load_run": "runs",
     "EmbeddingModel": "models",
     "RetrievalScores": "retrieval",
     "evaluate": "retrieval",

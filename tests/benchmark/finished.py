@@ -9,7 +9,7 @@ import numpy as np
 
 from ccpml.benchmark.protocol import Benchmark, Cell, Row, table_rows
 from ccpml.files import write_arrays, write_text
-from ccpml.runs.settings import Experiment
+from ccpml.runs.settings import Settings
 
 CLASSES, PER_CLASS, DIM = 5, 6, 4
 
@@ -26,7 +26,7 @@ def make_benchmark(
     **changes: Any,
 ) -> Benchmark:
     """Write the finished cells of a benchmark."""
-    base = Experiment(data=data, embedding_dim=DIM, folds=max(folds, 2))
+    base = Settings(data=data, embedding_dim=DIM, folds=max(folds, 2))
     rows = rows or table_rows(losses, methods)
     made = Benchmark(base, rows, out, repeats=repeats, folds=tuple(range(folds)), **changes)
     for number, cell in enumerate(made.cells()):
@@ -53,7 +53,7 @@ def make_cell(cell: Cell, seed: int) -> None:
         "splits": {name: {"classes": 5, "images": 30} for name in ("train", "validation", "test")},
         "partial": False,
         "images_left_out": [],
-        "seed": cell.experiment.seed,
+        "seed": cell.settings.seed,
         "versions": {"ccpml": "0.1.0", "torch": "2.13.0"},
         "commit": "abc",
         "hardware": {"cpu": "a processor", "cores": 2},

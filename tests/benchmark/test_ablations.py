@@ -4,24 +4,24 @@ import pytest
 
 from ccpml.benchmark.ablations import ABLATIONS, ablation_rows
 from ccpml.benchmark.protocol import Benchmark
-from ccpml.runs.settings import Experiment
+from ccpml.runs.settings import Settings
 
 
 def cells(rows, base=None, ablation="lr"):
-    return list(Benchmark(base or Experiment(), rows, Path("out"), folds=(0,), ablation=ablation).cells())
+    return list(Benchmark(base or Settings(), rows, Path("out"), folds=(0,), ablation=ablation).cells())
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("data", ["glyphs", "sop"])
 def test_every_ablation_has_valid_cells_that_differ_in_one_field(ablation, data):
-    base = Experiment(data=data)
+    base = Settings(data=data)
     rows = ablation_rows(ablation, ["c2"], base=base)
     made = cells(rows, base)
-    assert len({str(cell.experiment.as_dict()) for cell in made}) == len(made) >= 2
+    assert len({str(cell.settings.as_dict()) for cell in made}) == len(made) >= 2
     assert all(row.value is not None for row in rows)
     varied = {name for cell in made for name in cell.row.changes}
     assert varied <= {next(iter(rows[0].changes)), "pool_size"}
-    default = base.resolved().as_dict()
+    default = base.resolved().flat()
     assert any(all(default[name] == value for name, value in row.changes.items()) for row in rows)
 
 
@@ -29,33 +29,32 @@ def test_every_ablation_has_valid_cells_that_differ_in_one_field(ablation, data)
 @pytest.mark.parametrize("per_class", [None, 2])
 def test_the_batch_ablation_goes_from_16_to_128_images(loss, per_class):
     """Claim 4 of the paper: CCP with a batch of 16 is about as good as with one of 128, the plain loss is not."""
-    base = Experiment(samples_per_class=per_class)
+    base = Settings(samples_per_class=per_class)
     rows = ablation_rows("batch", [loss], base=base)
     assert {row.method for row in rows} == ({"plain", "ccp"} if loss == "c2" else {"plain"})
     assert {row.value for row in rows} == {16, 32, 64, 128}
     for cell in cells(rows, base):
-        assert cell.experiment.classes_per_batch * cell.experiment.samples_per_class == cell.row.value
+        assert cell.settings.classes_per_batch * cell.settings.samples_per_class == cell.row.value
 
 
 def test_values_that_other_settings_rule_out_are_left_out():
-    assert [row.value for row in ablation_rows("batch", ["c2"], ["ccp"], Experiment(samples_per_class=32))] == [
+    assert [row.value for row in ablation_rows("batch", ["c2"], ["ccp"], Settings(samples_per_class=32))] == [
         *(32, 64, 128)
     ]
     assert {row.value for row in ablation_rows("pool", ["c2"])} == {8, 12, 16, 24, 32}
-    assert {row.value for row in ablation_rows("pool", ["c2"], base=Experiment(data="sop"))} >= {4, 7}
+    assert {row.value for row in ablation_rows("pool", ["c2"], base=Settings(data="sop"))} >= {4, 7}
     with pytest.raises(ValueError, match="ablation: no value of pool goes with the other settings"):
-        ablation_rows("pool", ["c2"], base=Experiment(proxies_per_class=99, pool_size=99))
+        ablation_rows("pool", ["c2"], base=Settings(proxies_per_class=99, pool_size=99))
 
 
 def test_more_proxies_than_the_pool_has_points_enlarge_it_alone():
     pools = {row.value: row.changes.get("pool_size") for row in ablation_rows("proxies", ["c2"])}
     assert set(pools.values()) == {None}
     pools = {
-        row.value: row.changes.get("pool_size")
-        for row in ablation_rows("proxies", ["c2"], None, Experiment(data="sop"))
+        row.value: row.changes.get("pool_size") for row in ablation_rows("proxies", ["c2"], None, Settings(data="sop"))
     }
     assert pools == {1: None, 2: None, 4: None, 6: None, 8: 8, 12: 12}
-    given = ablation_rows("proxies", ["c2"], base=Experiment(pool_size=6))
+    given = ablation_rows("proxies", ["c2"], base=Settings(pool_size=6))
     assert {row.value: row.changes.get("pool_size") for row in given} == {1: None, 2: None, 4: None, 6: None}
 
 
@@ -66,7 +65,7 @@ def test_more_proxies_than_the_pool_has_points_enlarge_it_alone():
         (("lr=1e-3,1e-3", ["c2"]), "ablation: expected each value once"),
         (("lr=fast", ["c2"]), "lr: expected float or null, got 'fast'"),
         (("strength", ["c2"], ["plain"]), "strength: it has no effect with method plain, only with ccp"),
-        (("rewind", ["proxy_anchor"]), "rewind: it has no effect with method plain, only with ccp"),
+        (("rewind", ["proxy_anchor"]), "projections.rewind: it has no effect with method plain, only with ccp"),
         (("memory_start=1,2", ["c2"]), "memory_start: it has no effect with method ccp, only with xbm"),
         (("margin=0.1,0.2", ["c2"]), "margin: it has no effect on contrastive, only on cosine_contrastive, triplet"),
     ],

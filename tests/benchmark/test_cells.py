@@ -12,8 +12,7 @@ import yaml
 from ccpml.benchmark.cells import Progress, begin, read_scores, run_cells
 from ccpml.benchmark.protocol import Benchmark, Row, table_rows
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.settings import Experiment
-from tests.toy import QUICK, toy_folder
+from tests.toy import quick_settings, toy_folder
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +21,7 @@ def folder(tmp_path_factory):
 
 
 def benchmark(folder, out, rows=None, repeats=1, **settings):
-    base = Experiment(data=f"folder:{folder}", **{**QUICK, **settings})
+    base = quick_settings(data=f"folder:{folder}", **settings)
     rows = rows or table_rows(["c2"], ["plain"])
     return Benchmark(base, rows, out, repeats=repeats, folds=tuple(range(base.folds)))
 
@@ -62,10 +61,10 @@ def test_a_benchmark_killed_in_the_middle_and_restarted_gives_the_same(whole, fo
     made = benchmark(folder, tmp_path / "out")
     begin(made)
     program = (
-        "from pathlib import Path; from ccpml.runs.settings import Experiment\n"
+        "from pathlib import Path; from ccpml.runs.settings import Settings\n"
         "from ccpml.benchmark.cells import run_cells\n"
         "from ccpml.benchmark.protocol import Benchmark, table_rows\n"
-        f"base = Experiment(**{made.base.as_dict()!r})\n"
+        f"base = Settings(**{made.base.as_dict()!r})\n"
         f"run_cells(Benchmark(base, table_rows(['c2'], ['plain']), Path({str(made.out)!r}), folds=(0, 1)), ['cpu'], 2)"
     )
     process = subprocess.Popen([sys.executable, "-c", program])
@@ -96,7 +95,7 @@ def test_what_a_process_left_that_was_killed_as_it_made_the_directory(folder, tm
     made = benchmark(folder, tmp_path / "out")
     cell = next(begin(made).cells())
     cell.path.mkdir(parents=True)
-    (cell.path / ".experiment.123.tmp.yaml").touch()
+    (cell.path / ".settings.123.tmp.yaml").touch()
     assert run_cells(made, ["cpu"], 2).failed == {}
     assert not list(cell.path.glob(".*.tmp*"))
 

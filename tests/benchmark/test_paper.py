@@ -58,4 +58,4 @@ def test_what_the_paper_has_not() -> None:
     assert paper_scores("glyphs", Row("contrastive", "ccp")) is None
     assert paper_scores("cub", Row("contrastive", "xbm-s")) is None
     assert paper_scores("cub", Row("arcface", "plain")) is None
-    assert paper_scores("cub", Row("contrastive", "ccp", "rewind=true", {"rewind": True})) is None
+    assert paper_scores("cub", Row("contrastive", "ccp", "rewind=true", {"projections.rewind": True})) is None

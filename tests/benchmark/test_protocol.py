@@ -5,17 +5,17 @@ import pytest
 from ccpml.benchmark.protocol import (
     Benchmark,
     Row,
-    loss_name,
     protocol_settings,
     table_rows,
     variant_rows,
     with_settings,
 )
-from ccpml.runs.settings import Experiment
+from ccpml.losses import find_loss
+from ccpml.runs.settings import Settings
 
 
 def benchmark(rows, **options):
-    return Benchmark(options.pop("base", Experiment()), rows, Path("out"), **options)
+    return Benchmark(options.pop("base", Settings()), rows, Path("out"), **options)
 
 
 def test_losses_and_methods_are_crossed_and_rivals_have_one_row():
@@ -42,19 +42,19 @@ def test_wrong_rows_are_named(losses, methods, message):
 
 def test_cells_are_repeats_of_rows_of_folds_and_share_their_seed():
     """Repeat r of every row and fold has the same seed, so that methods are compared pair by pair."""
-    base = Experiment(seed=7)
+    base = Settings(seed=7)
     cells = list(benchmark(table_rows(["c2"], ["plain", "ccp"]), base=base, repeats=3).cells())
     assert len(cells) == 3 * 2 * 4
-    assert {cell.experiment.seed - cell.repeat for cell in cells} == {7}
+    assert {cell.settings.seed - cell.repeat for cell in cells} == {7}
     assert {(cell.repeat, cell.fold) for cell in cells} == {(r, f) for r in range(3) for f in range(4)}
-    assert all(cell.experiment.fold == cell.fold for cell in cells)
+    assert all(cell.settings.fold == cell.fold for cell in cells)
     assert len({cell.path for cell in cells}) == len(cells)
     assert [cell.repeat for cell in cells] == sorted(cell.repeat for cell in cells)
 
 
 def test_a_cell_has_the_settings_of_its_row():
     rows = table_rows(["c1", "soft_triple"], ["plain", "xbm", "xbm-s"])
-    settings = {cell.row.title: cell.experiment for cell in benchmark(rows, base=Experiment(data="sop")).cells()}
+    settings = {cell.row.title: cell.settings for cell in benchmark(rows, base=Settings(data="sop")).cells()}
     assert settings["C1-XBM"].memory_batches == 1400
     assert settings["C1-XBM-S"].memory_batches == 400
     assert (settings["C1"].method, settings["C1-XBM-S"].method) == ("plain", "xbm")
@@ -64,24 +64,27 @@ def test_a_cell_has_the_settings_of_its_row():
 
 def test_a_parameter_of_the_base_goes_to_the_losses_that_take_it():
     rows = table_rows(["triplet", "ms"], ["plain"])
-    settings = {c.row.title: c.experiment for c in benchmark(rows, base=Experiment(loss="triplet", margin=0.2)).cells()}
-    assert settings["Triplet"].margin == 0.2
-    assert settings["MS"].margin is None
+    settings = {
+        c.row.title: c.settings
+        for c in benchmark(rows, base=Settings(loss="triplet", loss_parameters={"margin": 0.2})).cells()
+    }
+    assert settings["Triplet"].loss_parameters == {"margin": 0.2}
+    assert "margin" not in settings["MS"].loss_parameters
 
 
 def test_parameters_go_to_the_losses_that_take_them():
     rows = table_rows(["c1", "c2", "triplet"], ["plain"])
     made = benchmark(rows, parameters={"margin": 0.3, "pos_margin": 0.1})
-    found = {cell.row.title: cell.experiment.loss_parameters() for cell in made.cells()}
+    found = {cell.row.title: cell.settings.loss_parameters for cell in made.cells()}
     assert found == {"C1": {"margin": 0.3}, "C2": {"pos_margin": 0.1, "neg_margin": 0.3841}, "Triplet": {"margin": 0.3}}
-    assert (made.settings["margin"], made.settings["beta"]) == (0.3, None)
+    assert (made.settings["margin"], made.settings.get("beta")) == (0.3, None)
 
 
 def test_variants():
-    rows = variant_rows(["c2", "proxy_anchor"], "hot:lr=1e-2,rewind=true,method=plain")
+    rows = variant_rows(["c2", "proxy_anchor"], "hot:lr=1e-2,projections.rewind=true,method=plain")
     assert [(row.loss, row.method) for row in rows] == [("contrastive", "plain"), ("proxy_anchor", "plain")]
-    cell = next(iter(benchmark(variant_rows(["c2"], "free:strength=0,proxies_per_class=2")).cells()))
-    assert (cell.experiment.strength, cell.experiment.proxies_per_class, cell.experiment.method) == (0, 2, "ccp")
+    cell = next(iter(benchmark(variant_rows(["c2"], "free:projections.strength=0,proxies_per_class=2")).cells()))
+    assert (cell.settings.strength, cell.settings.proxies_per_class, cell.settings.method) == (0, 2, "ccp")
     assert cell.row.title == "C2-CCP (free)"
 
 
@@ -98,7 +101,7 @@ def test_wrong_variants_are_named(variant):
     [
         ("lr=fast", "lr: expected float or null, got 'fast'"),
         ("proxies_per_class=1.5", "proxies_per_class: expected int or null, got '1.5'"),
-        ("rewind=1", "rewind: expected bool, got '1'"),
+        ("projections.rewind=1", "projections.rewind: expected bool, got '1'"),
         ("pooling=sum", "pooling: expected Literal"),
     ],
 )
@@ -109,11 +112,11 @@ def test_values_have_the_type_of_their_setting(text, message):
 
 def test_rows_may_have_settings_of_their_own():
     settings = {
-        "contrastive-ccp": {"lr": 0.003, "rewind": True},
+        "contrastive-ccp": {"lr": 0.003, "projections.rewind": True},
         "triplet-xbm": {"lr": 0.1},
     }  # and of one that is not here
     rows = with_settings(table_rows(["c2"], ["plain", "ccp"]), settings)
-    assert [dict(row.changes) for row in rows] == [{}, {"lr": 0.003, "rewind": True}]
+    assert [dict(row.changes) for row in rows] == [{}, {"lr": 0.003, "projections.rewind": True}]
     assert [row.title for row in rows] == ["C2", "C2-CCP"]
 
 
@@ -133,19 +136,27 @@ def test_wrong_row_settings_are_named(settings, message):
 
 
 def test_values_are_read_by_type():
-    changes = variant_rows(["c2"], "x:lr=1e-4,strength=0,rewind=true,pooling=max,backbone=timm:vit")[0].changes
-    assert changes == {"lr": 1e-4, "strength": 0.0, "rewind": True, "pooling": "max", "backbone": "timm:vit"}
+    changes = variant_rows(
+        ["c2"], "x:lr=1e-4,projections.strength=0,projections.rewind=true,pooling=max,backbone=timm:vit"
+    )[0].changes
+    assert changes == {
+        "lr": 1e-4,
+        "projections.strength": 0.0,
+        "projections.rewind": True,
+        "pooling": "max",
+        "backbone": "timm:vit",
+    }
     assert isinstance(changes["strength"], float)
 
 
 def test_the_conventional_setting():
     """512-D, batch 128 = 32 × 4, average + max pooling, reduce-on-plateau; the last step is scored too."""
-    e = Experiment(**protocol_settings("conventional"))
+    e = Settings(**protocol_settings("conventional"))
     assert (e.embedding_dim, e.classes_per_batch, e.samples_per_class, e.pooling) == (512, 32, 4, "avg+max")
     assert (e.lr_schedule, e.score_last) == ("plateau", True)
     assert protocol_settings("mlrc") == {}
 
 
 def test_names():
-    assert loss_name("MS") == "multi_similarity"
+    assert find_loss("MS") == "multi_similarity"
     assert Row("proxy_nca", "plain").title == "ProxyNCA++"

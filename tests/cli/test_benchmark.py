@@ -46,9 +46,9 @@ def test_a_table_and_a_longer_one(folder, tmp_path, capsys):
 
 
 def test_an_ablation(folder, tmp_path, capsys):
-    arguments = ["benchmark", f"folder:{folder}", *FLAGS, "--losses", "ms", "--ablation", "strength=0,1e-4"]
+    arguments = ["benchmark", f"folder:{folder}", *FLAGS, "--losses", "ms", "--ablation", "projections.strength=0,1e-4"]
     assert main([*arguments, "--max-steps", "2", "--out", str(tmp_path / "out"), "--at-once", "2"]) == 0
-    assert "MS-CCP (strength=0.0001)" in capsys.readouterr().out
+    assert "MS-CCP (projections.strength=0.0001)" in capsys.readouterr().out
     assert list((tmp_path / "out").glob("*.png"))
     content = json.loads((tmp_path / "out" / "table.json").read_text())
     assert content["ablation"] == "strength"
@@ -76,7 +76,7 @@ def test_options_of_the_protocol_yield_to_those_given():
     _, made = parse_benchmark(["glyphs", "--protocol=conventional", "--embedding-dim", "64"])
     assert (made.base.embedding_dim, made.base.pooling, made.folds) == (64, "avg+max", (0,))
     _, made = parse_benchmark(["glyphs", "--seed", "5", "--repeats", "2", "--folds", "3"])
-    assert ({cell.experiment.seed for cell in made.cells()}, made.folds) == ({5, 6}, (0, 1, 2))
+    assert ({cell.settings.seed for cell in made.cells()}, made.folds) == ({5, 6}, (0, 1, 2))
     assert str(made.out) == "runs/benchmark/glyphs-mlrc"
 
 
@@ -100,7 +100,7 @@ def test_a_settings_file_may_name_the_protocol_but_nothing_that_cells_vary(tmp_p
 
 def test_parameters_of_losses_that_are_not_the_first():
     _, made = parse_benchmark(["glyphs", "--losses", "c1,triplet,c2", "--margin", "0.3", "--methods", "plain"])
-    assert {row.loss: cell.experiment.margin for row in made.rows for cell in made.models(row, 0)} == {
+    assert {row.loss: cell.settings.margin for row in made.rows for cell in made.models(row, 0)} == {
         "cosine_contrastive": 0.3,
         "triplet": 0.3,
         "contrastive": None,

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from ccpml.cli import main
-from ccpml.runs.settings import Experiment
+from ccpml.runs.settings import Settings
 from tests.toy import QUICK, toy_folder
 
 
@@ -50,7 +50,7 @@ def test_config_file_and_flags(folder, flags, tmp_path, capsys):
     printed = yaml.safe_load(capsys.readouterr().out)
     assert (printed["loss"], printed["seed"], printed["proxies_per_class"]) == ("triplet", 8, 2)
     assert printed["data"] == f"folder:{folder}"
-    assert printed.keys() == Experiment().as_dict().keys()  # settings, and nothing else
+    assert printed.keys() == Settings().as_dict().keys()  # settings, and nothing else
 
 
 def test_the_settings_of_a_run_reproduce_it(run, tmp_path):
@@ -60,10 +60,14 @@ def test_the_settings_of_a_run_reproduce_it(run, tmp_path):
 
 def test_options_with_dashes_and_bare_switches(folder, flags, tmp_path):
     path = tmp_path / "run"
-    options = ["--skip-bad-images", "--rewind", "--test-classes", "group2/*", "--max-steps", "2"]
+    options = ["--skip-bad-images", "--projections.rewind", "--test-classes", "group2/*", "--max-steps", "2"]
     assert main(["train", f"folder:{folder}", *flags, *options, "--run", str(path)]) == 0
     settings = yaml.safe_load((path / "experiment.yaml").read_text())
-    assert (settings["skip_bad_images"], settings["rewind"], settings["test_classes"]) == (True, True, "group2/*")
+    assert (settings["skip_bad_images"], settings["projections"]["rewind"], settings["test_classes"]) == (
+        True,
+        True,
+        "group2/*",
+    )
     assert json.loads((path / "scores.json").read_text())["splits"]["test"]["classes"] == 4
 
 

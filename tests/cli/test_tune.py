@@ -52,7 +52,7 @@ def test_every_trial_is_a_run_whose_test_classes_were_not_scored(study):
         run = RunDirectory(study / f"trial-000{row['number']}")
         assert not run.finished
         assert not run.embeddings.exists()
-        settings = run.experiment()
+        settings = run.settings()
         assert (settings.strength, settings.proxies_per_class) == (
             float(row["strength"]),
             int(row["proxies_per_class"]),
@@ -138,7 +138,7 @@ def test_all_trials_failing_is_exit_code_1(arguments, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "nothing to search; give --search strength=1e-6..1e-1:log or --preset"),
+        ([], "expected one or more settings"),
         (["--search", "speed=1..2"], "'speed' is no setting; there are pos_margin, "),
         (["--search", "loss=1..2"], "'loss' is no number; there are "),
         (["--search", "lr=0..1"], "lr: expected a number above 0, got 0.0"),

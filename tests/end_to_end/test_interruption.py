@@ -11,7 +11,7 @@ import pytest
 
 from tests.toy import QUICK, toy_folder
 
-SETTINGS = {**QUICK, "max_steps": 60, "validate_every": 3, "instance_patience": 2, "lr": 3e-3}
+SETTINGS = {**QUICK, "max_steps": 60, "validate_every": 3, "projections.patience": 2, "lr": 3e-3}
 
 
 def command(*arguments):

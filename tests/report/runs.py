@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ccpml.files import write_arrays, write_text
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.settings import Experiment
+from ccpml.runs.settings import Settings
 
 NAMES = (
     "<script>alert('x')</script>",
@@ -48,7 +48,7 @@ def make_run(
     validations: int = 6,
 ) -> RunDirectory:
     """Write a run of some validations, the last but one of which was the best."""
-    run = RunDirectory.create(folder, Experiment(data=data, method=method, embedding_dim=DIM, seed=3).resolved())
+    run = RunDirectory.create(folder, Settings(data=data, method=method, embedding_dim=DIM, seed=3).resolved())
     rng = np.random.default_rng(0)
     _write_metrics(run, rng, validations, instances if method == "ccp" else None)
     for split in ("train", "validation", "test"):

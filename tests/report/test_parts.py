@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ccpml.losses import LOSSES
 from ccpml.method import average_covering_radius
 from ccpml.report.covers import worst_by_proxies, worst_by_samples
 from ccpml.report.curves import History
@@ -15,7 +16,7 @@ from ccpml.report.head import title
 from ccpml.report.maps import _Flat, choose_instances, draw_maps, last_instance
 from ccpml.report.style import legible, style, two_lines
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.settings import LOSS_PARAMETERS, PAIR_LOSSES, Experiment
+from ccpml.runs.settings import Settings
 from tests.report.runs import make_run
 
 
@@ -135,9 +136,9 @@ def test_names_fit_and_show_in_any_font() -> None:
     assert two_lines("x" * 40, 10) == "x" * 10 + "\n" + "x" * 9 + "…"
 
 
-@pytest.mark.parametrize("loss", LOSS_PARAMETERS)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_the_title_names_every_method_and_loss(loss, tmp_path):
-    for method in ("ccp", "xbm", "plain") if loss in PAIR_LOSSES else ("plain",):
-        text = title(RunDirectory(tmp_path), Experiment(loss=loss, method=method))
+    for method in LOSSES[loss].methods:
+        text = title(RunDirectory(tmp_path), Settings(loss=loss, method=method))
         expected = {"ccp": "chance-constrained", "xbm": "cross-batch memory", "plain": "the loss alone"}[method]
-        assert (expected if loss in PAIR_LOSSES else "proxies of its own") in text
+        assert ("proxies of its own" if LOSSES[loss].has_proxies else expected) in text

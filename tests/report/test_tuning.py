@@ -7,7 +7,7 @@ from PIL import Image
 pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
 
 from ccpml.report.tuning import _Scale, _surface, draw_contour, draw_history, draw_search, draw_slices
-from ccpml.runs.settings import Experiment
+from ccpml.runs.settings import Settings
 from ccpml.tuning.search_space import Choices, Range
 from ccpml.tuning.study import Search
 from ccpml.tuning.tune import Result
@@ -39,7 +39,7 @@ def pixels(picture):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 40])
 def test_a_search_is_drawn_whole(tmp_path, count):
-    search = Search(Experiment(), SPACE, tmp_path, "s")
+    search = Search(Settings(), SPACE, tmp_path, "s")
     paths = draw_search(search, results(count), {"strength": 0.7, "proxies_per_class": 0.2, "lr": 0.1})
     assert [path.name for path in paths] == [
         "history.png",
@@ -54,7 +54,7 @@ def test_a_search_is_drawn_whole(tmp_path, count):
 
 
 def test_nothing_is_drawn_without_a_score(tmp_path):
-    search = Search(Experiment(), SPACE, tmp_path, "s")
+    search = Search(Settings(), SPACE, tmp_path, "s")
     assert draw_search(search, results(3, states=("failed", "running")), {}) == []
     assert not list(tmp_path.iterdir())
 

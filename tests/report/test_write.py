@@ -147,7 +147,7 @@ def test_numbers_are_those_of_the_run(ccp: RunDirectory) -> None:
 
 def test_commands_quote_the_path(ccp: RunDirectory) -> None:
     commands = next(text for text in read(ccp).texts if text.startswith("ccpml train"))
-    assert f"--config '{ccp.experiment_file}' --run '{ccp.path}-again'" in commands
+    assert f"--config '{ccp.settings_file}' --run '{ccp.path}-again'" in commands
 
 
 def test_missing_images_are_counted(ccp: RunDirectory) -> None:

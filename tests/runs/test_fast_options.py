@@ -6,8 +6,7 @@ import shutil
 import pytest
 
 from ccpml.runs import train as training
-from ccpml.runs.settings import Experiment
-from tests.toy import QUICK, toy_folder
+from tests.toy import quick_settings, toy_folder
 
 
 @pytest.fixture(scope="module")
@@ -16,11 +15,10 @@ def losses(tmp_path_factory):
     folder = toy_folder(tmp_path_factory.mktemp("toy"), classes=24)
 
     def run(**options):
-        experiment = Experiment(
-            f"folder:{folder}", **{**QUICK, "classes_per_batch": 2, "max_steps": 12, "lr": 1e-4, **options}
-        )
+        changes = {"classes_per_batch": 2, "max_steps": 12, "lr": 1e-4, **options}
+        settings = quick_settings(data=f"folder:{folder}", **changes)
         path = tmp_path_factory.mktemp("runs") / "run"
-        training.train(experiment, path, progress=False, test=False)
+        training.train(settings, path, progress=False, test=False)
         with (path / "metrics.csv").open() as file:
             return [float(row["loss"]) for row in csv.DictReader(file)]
 

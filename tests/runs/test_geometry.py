@@ -6,11 +6,10 @@ from torch import nn
 from ccpml import average_covering_radius, average_interclass_distance, covering_radius, lipschitz_normalize
 from ccpml.data import ImageTable
 from ccpml.runs.geometry import GeometrySet, picture_classes, set_geometry
-from ccpml.runs.settings import Experiment
-from tests.toy import QUICK, toy_images
+from tests.toy import quick_settings, toy_images
 
 TABLE = ImageTable(toy_images(40, 10, side=8).reshape(-1, 8, 8), np.arange(40).repeat(10), tuple(map(str, range(40))))
-EXPERIMENT = Experiment(**{**QUICK, "image_size": 8, "augment": "none"})
+EXPERIMENT = quick_settings(image_size=8, augment="none").resolved()
 
 
 def test_set_geometry_is_that_of_the_method_after_normalisation():

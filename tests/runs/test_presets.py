@@ -8,8 +8,10 @@ import pytest
 from ccpml.benchmark.ablations import ABLATIONS
 from ccpml.benchmark.protocol import protocol_settings
 from ccpml.data_name import BENCHMARKS
+from ccpml.losses import LOSSES as TABLE
+from ccpml.options import ProjectionOptions
 from ccpml.runs.presets import load_preset, read_preset
-from ccpml.runs.settings import Experiment
+from ccpml.runs.settings import Settings
 
 ORDER = ("cub", "cars196", "inshop", "sop")
 LOSSES = {
@@ -47,9 +49,9 @@ def test_the_table_was_read() -> None:
 @pytest.mark.parametrize("data", ORDER)
 def test_losses_have_the_papers_parameters(data: str) -> None:
     for loss, parameters in listed()[data].items():
-        own = {name: value for name, value in load_preset(data)["losses"][loss].items() if name != "centers_per_class"}
+        own = {n: value for n, value in TABLE[loss].defaults_for(data).items() if n != "centers_per_class"}
         assert own == parameters
-        taken = Experiment(data=data, method="plain", loss=loss).loss_parameters()  # type: ignore[arg-type]
+        taken = Settings(data=data, method="plain", loss=loss).resolved().loss_parameters
         assert {name: taken[name] for name in parameters} == parameters
 
 
@@ -65,17 +67,17 @@ def test_losses_have_the_papers_parameters(data: str) -> None:
 def test_proxies_pools_and_memories(
     data: str, proxies: int, pool: int, small: int, large: int, validate_every: int
 ) -> None:
-    settings = Experiment(data=data).resolved()
+    settings = Settings(data=data).resolved()
     assert (settings.proxies_per_class, settings.pool_size) == (proxies, pool)
     assert settings.validate_every == validate_every
     assert load_preset(data)["small_memory_batches"] == small
-    memory = Experiment(data=data, method="xbm").resolved()
+    memory = Settings(data=data, method="xbm").resolved()
     assert (memory.memory_batches, memory.memory_start) == (large, 1000)
 
 
 @pytest.mark.parametrize("data", BENCHMARKS)
 def test_what_all_share(data: str) -> None:
-    settings = Experiment(data=data).resolved()
+    settings = Settings(data=data).resolved()
     expected = {
         "backbone": "bn_inception",
         "weights": "imagenet",
@@ -90,26 +92,22 @@ def test_what_all_share(data: str) -> None:
         "samples_per_class": 4,
         "folds": 4,
         "patience": 60,
-        "instance_patience": 3,
-        "min_delta": 1e-5,
-        "strength": 2e-4,
-        "decay": 1.0,
         "pair_weight": 0.1,
         "proxy_weight": 1.0,
         "clip_norm": 10.0,
         "pool_transform": "train",
-        "center_space": "raw",
-        "rewind": False,
-        "reset_proxy_state": False,
         "proxy_lr_factor": 1.0,
         "warmup_epochs": 0,
     }
     assert {name: getattr(settings, name) for name in expected} == expected
+    assert settings.projections == ProjectionOptions(
+        strength=2e-4, decay=1.0, patience=3, min_delta=1e-5, space="raw", rewind=False, reset_proxy_state=False
+    )
 
 
 @pytest.mark.parametrize("loss", ["proxy_anchor", "proxy_nca", "soft_triple"])
 def test_losses_with_proxies_of_their_own(loss: str) -> None:
-    settings = Experiment(data="cub", method="plain", loss=loss).resolved()  # type: ignore[arg-type]
+    settings = Settings(data="cub", method="plain", loss=loss).resolved()
     assert (settings.classes_per_batch, settings.samples_per_class) == (32, 1)
     assert (settings.warmup_epochs, settings.proxy_lr_factor) == (1, 100.0)
 
@@ -125,7 +123,7 @@ def test_the_ablations_vary_fields_of_an_experiment_around_their_defaults() -> N
     assert set(ABLATIONS) == set(read_preset("ablations"))
     expected = {"strength", "proxies", "pool", "batch", "augmentation", "space", "rewind", "proxy_state"}
     assert set(ABLATIONS) == expected
-    default = Experiment(data="cub").resolved().as_dict()
+    default = Settings(data="cub").resolved().flat()
     for ablation in read_preset("ablations").values():
         assert "images" in ablation or default[ablation["field"]] in ablation["values"]
     batch = read_preset("ablations")["batch"]

@@ -9,10 +9,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.inference import embed_run, evaluate_run, load_model
-from ccpml.runs.settings import Experiment
+from ccpml.runs.inference import embed_run, evaluate_run, load_run
 from ccpml.runs.train import resume, train
-from tests.toy import QUICK, toy_folder, toy_images
+from tests.toy import quick_settings, toy_folder, toy_images
 
 
 @pytest.fixture(scope="module")
@@ -21,19 +20,19 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def experiment(folder):
-    return Experiment(data=f"folder:{folder}", **QUICK)
+def settings(folder):
+    return quick_settings(data=f"folder:{folder}")
 
 
 @pytest.fixture(scope="module")
-def run(experiment, tmp_path_factory):
-    return train(experiment, tmp_path_factory.mktemp("runs") / "ccp", progress=False)
+def run(settings, tmp_path_factory):
+    return train(settings, tmp_path_factory.mktemp("runs") / "ccp", progress=False)
 
 
-def test_a_run_directory_holds_what_it_should(run, experiment):
+def test_a_run_directory_holds_what_it_should(run, settings):
     assert run.finished
-    settled = run.experiment()
-    assert (settled.data, settled.channels, settled.lr) == (experiment.data, 1, 1e-3)
+    settled = run.settings()
+    assert (settled.data, settled.channels, settled.lr) == (settings.data, 1, 1e-3)
     scores = run.scores()
     assert scores["splits"] == {
         "train": {"classes": 3, "images": 15},
@@ -79,7 +78,7 @@ def test_scores_are_those_of_the_best_weights(run, tmp_path):
     assert scores.as_dict() == pytest.approx(run.scores()["test"])
     weights = load_file(run.weights_file)
     assert "criterion.proxies" in weights
-    model = load_model(run)
+    model = load_run(run.path).model
     assert not model.training
     for name, value in model.state_dict().items():
         assert torch.equal(value, weights[f"model.{name}"])
@@ -93,47 +92,49 @@ def test_embed_writes_what_evaluate_sees(run, folder, tmp_path):
         assert file["class_names"][file["labels"][0]] == "group0/class00"
         row = file["paths"].tolist().index(test["paths"][0])
         np.testing.assert_allclose(file["embeddings"][row], test["embeddings"][0], rtol=1e-4, atol=1e-6)
-    scores, size, _ = evaluate_run(run, f"folder:{folder}")
+    scores, size, _ = evaluate_run(run.path, f"folder:{folder}")
     assert size == "12 classes, 60 images"
     assert scores.num_queries == 60
 
 
-def test_plain_trains_without_proxies(experiment, tmp_path):
-    run = train(replace(experiment, method="plain"), tmp_path / "plain", progress=False)
+def test_plain_trains_without_proxies(settings, tmp_path):
+    run = train(replace(settings, method="plain"), tmp_path / "plain", progress=False)
     assert run.scores()["instances"] == 0
     assert not run.instances.exists()
     assert "criterion.proxies" not in load_file(run.weights_file)
 
 
 @pytest.mark.parametrize("loss", ["cosine_contrastive", "triplet", "multi_similarity"])
-def test_the_other_losses_train(experiment, tmp_path, loss):
-    options = {"rewind": True, "reset_proxy_state": True, "center_space": "lipschitz", "pool_transform": "eval"}
-    run = train(replace(experiment, loss=loss, max_steps=4, **options), tmp_path / loss, progress=False)
+def test_the_other_losses_train(settings, tmp_path, loss):
+    options = {"rewind": True, "reset_proxy_state": True, "space": "lipschitz"}
+    options = {f"projections.{name}": value for name, value in options.items()}
+    changes = {"loss": loss, "max_steps": 4, "pool_transform": "eval", **options}
+    run = train(settings.changed(changes), tmp_path / loss, progress=False)
     assert 0 <= run.scores()["test"]["map_at_r"] <= 1
 
 
-def test_the_same_seed_gives_the_same_run_and_another_does_not(experiment, run, tmp_path):
-    again = train(experiment, tmp_path / "again", progress=False)
+def test_the_same_seed_gives_the_same_run_and_another_does_not(settings, run, tmp_path):
+    again = train(settings, tmp_path / "again", progress=False)
     assert json.loads(again.scores_file.read_text()) == json.loads(run.scores_file.read_text())
     assert again.weights_file.read_bytes() == run.weights_file.read_bytes()
-    other = train(replace(experiment, seed=1), tmp_path / "other", progress=False)
+    other = train(replace(settings, seed=1), tmp_path / "other", progress=False)
     assert other.weights_file.read_bytes() != run.weights_file.read_bytes()
 
 
-def test_readers_in_other_processes_change_nothing(experiment, run, tmp_path):
-    again = train(replace(experiment, workers=2), tmp_path / "workers", progress=False)
+def test_readers_in_other_processes_change_nothing(settings, run, tmp_path):
+    again = train(replace(settings, workers=2), tmp_path / "workers", progress=False)
     assert again.weights_file.read_bytes() == run.weights_file.read_bytes()
 
 
-def test_training_stops_without_improvement(experiment, tmp_path):
-    run = train(replace(experiment, patience=1, max_steps=400, lr=1e-12), tmp_path / "run", progress=False)
+def test_training_stops_without_improvement(settings, tmp_path):
+    run = train(replace(settings, patience=1, max_steps=400, lr=1e-12), tmp_path / "run", progress=False)
     rows = run.metrics()
     assert rows[-1]["step"] < 400
     assert rows[-1]["map_at_r"] <= max(row["map_at_r"] for row in rows[:-1])
 
 
-def test_the_last_steps_are_rounded_up_to_a_validation(experiment, tmp_path):
-    assert train(replace(experiment, max_steps=3), tmp_path / "run", progress=False).scores()["steps"] == 4
+def test_the_last_steps_are_rounded_up_to_a_validation(settings, tmp_path):
+    assert train(replace(settings, max_steps=3), tmp_path / "run", progress=False).scores()["steps"] == 4
 
 
 def test_a_finished_run_is_not_trained_again(run):
@@ -144,7 +145,7 @@ def test_a_finished_run_is_not_trained_again(run):
 
 def test_a_run_does_not_go_on_with_other_images(tmp_path):
     folder = toy_folder(tmp_path / "toy")
-    run = train(Experiment(data=f"folder:{folder}", **QUICK), tmp_path / "run", progress=False)
+    run = train(quick_settings(data=f"folder:{folder}"), tmp_path / "run", progress=False)
     run.scores_file.unlink()
     next(folder.rglob("3.png")).unlink()
     with pytest.raises(ValueError, match="not those that this run began with"):
@@ -152,8 +153,8 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
-def test_other_precisions_train(experiment, tmp_path, precision):
-    run = train(replace(experiment, max_steps=4, precision=precision), tmp_path / "run", progress=False)
+def test_other_precisions_train(settings, tmp_path, precision):
+    run = train(replace(settings, max_steps=4, precision=precision), tmp_path / "run", progress=False)
     assert 0 <= run.scores()["test"]["map_at_r"] <= 1
 
 
@@ -165,20 +166,20 @@ def test_queries_and_gallery_of_a_csv_file(tmp_path):
         role = ("query" if n == 0 else "gallery") if split == "test" else ""
         lines.append(f"{c}-{n}.png,label{c},{split},{role}")
     (tmp_path / "list.csv").write_text("\r\n".join(lines))
-    settings = {**QUICK, "max_steps": 2}
-    run = train(Experiment(data=f"csv:{tmp_path / 'list.csv'}", **settings), tmp_path / "run", progress=False)
+    settings = quick_settings(data=f"csv:{tmp_path / 'list.csv'}", max_steps=2)
+    run = train(settings, tmp_path / "run", progress=False)
     assert run.scores()["test"]["num_queries"] == 2
-    scores, _, _ = evaluate_run(run, f"csv:{tmp_path / 'list.csv'}")
+    scores, _, _ = evaluate_run(run.path, f"csv:{tmp_path / 'list.csv'}")
     assert scores.as_dict() == pytest.approx(run.scores()["test"])
 
 
-def test_errors_come_before_anything_is_written(experiment, folder, run, tmp_path):
-    with pytest.raises(FileExistsError, match="--resume"):
-        train(experiment, run.path, progress=False)
+def test_errors_come_before_anything_is_written(settings, folder, run, tmp_path):
+    with pytest.raises(FileExistsError, match="already exists"):
+        train(settings, run.path, progress=False)
     with pytest.raises(ValueError, match="a batch needs 4 classes and there are 3"):
-        train(replace(experiment, classes_per_batch=4), tmp_path / "run", progress=False)
+        train(replace(settings, classes_per_batch=4), tmp_path / "run", progress=False)
     with pytest.raises(ValueError, match="matches no class"):
-        train(replace(experiment, test_classes="Korean/*"), tmp_path / "run", progress=False)
+        train(replace(settings, test_classes="Korean/*"), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -186,52 +187,52 @@ def test_bad_images_are_named_or_left_out(tmp_path):
     folder = toy_folder(tmp_path / "toy")
     bad = next(folder.rglob("3.png"))
     bad.write_bytes(bad.read_bytes()[:100])
-    experiment = Experiment(data=f"folder:{folder}", **{**QUICK, "max_steps": 2})
+    settings = quick_settings(data=f"folder:{folder}", max_steps=2)
     with pytest.raises(ValueError, match=r"(?s)--skip-bad-images.*3\.png: cannot be decoded"):
-        train(experiment, tmp_path / "run", progress=False)
-    run = train(replace(experiment, skip_bad_images=True), tmp_path / "run", progress=False)
+        train(settings, tmp_path / "run", progress=False)
+    run = train(replace(settings, skip_bad_images=True), tmp_path / "run", progress=False)
     (left_out,) = run.scores()["images_left_out"]
     assert left_out.startswith(str(bad))
 
 
-@pytest.mark.parametrize("settings", [{"image_size": 20}, {"device": "cuda:7"}])
-def test_a_run_that_cannot_start_leaves_nothing(experiment, tmp_path, settings):
-    with pytest.raises(ValueError, match=r"28 × 28|device: cuda:7 is not here"):
-        train(replace(experiment, **settings), tmp_path / "run", progress=False)
+@pytest.mark.parametrize("changes", [{"image_size": 20}, {"device": "cuda:7"}])
+def test_a_run_that_cannot_start_leaves_nothing(settings, tmp_path, changes):
+    with pytest.raises(ValueError, match=r"28 × 28|device: cuda:7 is not available"):
+        train(replace(settings, **changes), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
-def test_divergence_names_a_way_out(experiment, tmp_path):
+def test_divergence_names_a_way_out(settings, tmp_path):
     with pytest.raises(ValueError, match="diverged; try a lower learning rate"):
-        train(replace(experiment, lr=1e30), tmp_path / "run", progress=False)
+        train(replace(settings, lr=1e30), tmp_path / "run", progress=False)
 
 
-def test_damaged_files_of_a_run_are_named(experiment, tmp_path):
-    run = train(experiment, tmp_path / "run", progress=False)
+def test_damaged_files_of_a_run_are_named(settings, tmp_path):
+    run = train(settings, tmp_path / "run", progress=False)
     run.scores_file.write_text("{")
     with pytest.raises(ValueError, match=r"scores\.json: damaged"):
         run.scores()
     run.scores_file.unlink()
     run.weights_file.write_bytes(run.weights_file.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"best\.safetensors: damaged"):
-        load_model(run)
+        load_run(run.path).embed([])
     run.state_file.write_bytes(run.state_file.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"last\.ckpt: damaged"):
         resume(run.path, progress=False)
 
 
-def test_weights_can_be_the_start(run, experiment, tmp_path):
+def test_weights_can_be_the_start(run, settings, tmp_path):
     learned = load_file(run.weights_file)
     plain = {k.removeprefix("model.backbone."): v for k, v in learned.items() if k.startswith("model.backbone.")}
     torch.save(plain, tmp_path / "start.pth")
     for number, file in enumerate([tmp_path / "start.pth", run.weights_file]):
-        settings = replace(experiment, weights=str(file), max_steps=2, lr=1e-12)
+        settings = replace(settings, weights=str(file), max_steps=2, lr=1e-12)
         started = load_file(train(settings, tmp_path / f"run{number}", progress=False).weights_file)
         name = "model.backbone.blocks.0.weight"
         torch.testing.assert_close(started[name], learned[name])
 
 
-def test_a_run_without_weights_is_named(experiment, tmp_path):
-    run = RunDirectory.create(tmp_path / "run", experiment)
+def test_a_run_without_weights_is_named(settings, tmp_path):
+    run = RunDirectory.create(tmp_path / "run", settings)
     with pytest.raises(FileNotFoundError, match="no weights yet"):
-        load_model(run)
+        load_run(run.path).embed([])

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from ccpml.runs.settings import Experiment
+from ccpml.runs.settings import Settings
 from ccpml.tuning.search_space import search_space
 
 pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
@@ -36,21 +36,22 @@ def _no_waiting_for_the_disk():
     event.remove(Engine, "connect", hurry)
 
 
-def height(experiment):
-    return math.exp(-((math.log10(experiment.strength) + 3) ** 2)) * (1 - 1 / (1 + experiment.proxies_per_class))
+def height(settings):
+    strength = settings.projections.strength
+    return math.exp(-((math.log10(strength) + 3) ** 2)) * (1 - 1 / (1 + settings.proxies_per_class))
 
 
-def climb(experiment, path, watcher):
+def climb(settings, path, watcher):
     """Like a training: validations at steps 2, 4 ...; what it reported before a resume it reports again."""
     for validation in range(1, STEPS + 1):
-        if watcher.see(2 * validation, height(experiment) * validation / STEPS, validation == STEPS):
+        if watcher.see(2 * validation, height(settings) * validation / STEPS, validation == STEPS):
             break
     return max(watcher.scores.values())
 
 
 @pytest.fixture
 def search(tmp_path):
-    base = Experiment(validate_every=2, max_steps=2 * STEPS)
+    base = Settings(validate_every=2, max_steps=2 * STEPS)
     space = search_space(base, [], "lambda-proxies")
     return Search(base, space, tmp_path / "out", "s", trials=4, startup_trials=2, warmup_validations=1)
 
@@ -86,7 +87,7 @@ def test_trials_are_scored_and_written(search):
     ]
     assert [float(row["strength"]) for row in rows] == [one.values["strength"] for one in results]
     assert float(rows[best.number]["map_at_r"]) == best.score
-    settings = Experiment(**yaml.safe_load((search.out / "best.yaml").read_text()))
+    settings = Settings(**yaml.safe_load((search.out / "best.yaml").read_text()))
     assert (settings.strength, settings.proxies_per_class) == tuple(best.values.values())
     assert settings.pool_size == max(12, best.values["proxies_per_class"])
     assert [isinstance(event, Begin) for event in events] == [True, False] * 4
@@ -110,7 +111,7 @@ class Killed(BaseException):
 
 
 def dying_at(number, validation):
-    def train(experiment, path, watcher):
+    def train(settings, path, watcher):
         report = watcher.see
 
         def see(step, *rest):
@@ -120,7 +121,7 @@ def dying_at(number, validation):
 
         watcher.see = see
         path.mkdir(parents=True, exist_ok=True)
-        return climb(experiment, path, watcher)
+        return climb(settings, path, watcher)
 
     return train
 
@@ -147,7 +148,7 @@ def test_a_trial_killed_between_its_values_gets_the_same(search, tmp_path):
 
 
 def test_a_trial_killed_after_it_was_pruned_stays_pruned(search):
-    def lagging(experiment, path, watcher):
+    def lagging(settings, path, watcher):
         watcher.see(2, -1.0)
         assert watcher.see(4, -1.0)
         raise Killed
@@ -160,7 +161,7 @@ def test_a_trial_killed_after_it_was_pruned_stays_pruned(search):
 
 
 def test_pruning_waits_for_its_warm_up_and_can_be_left_out(search, tmp_path):
-    def lagging(experiment, path, watcher):
+    def lagging(settings, path, watcher):
         first = watcher.trial.number < 2
         for validation in range(1, STEPS + 1):
             if watcher.see(validation, 0.5 if first else 0.1, validation == STEPS):
@@ -184,12 +185,12 @@ def test_pruning_waits_for_its_warm_up_and_can_be_left_out(search, tmp_path):
 def test_failures_are_recorded_and_the_others_go_on(search):
     reasons = {0: MemoryError(), 1: RuntimeError("CUDA\nout of memory"), 2: ValueError("diverged")}
 
-    def failing(experiment, path, watcher):
+    def failing(settings, path, watcher):
         if watcher.trial.number in reasons:
             raise reasons[watcher.trial.number]
         if watcher.trial.number == 3:
             return math.nan
-        return climb(experiment, path, watcher)
+        return climb(settings, path, watcher)
 
     results = run_search(replace(search, trials=5), train=failing)
     assert [one.state for one in results] == ["failed"] * 4 + ["complete"]
@@ -204,7 +205,7 @@ def test_failures_are_recorded_and_the_others_go_on(search):
 
 
 def test_a_search_none_of_whose_trials_can_begin_ends(search):
-    def failing(experiment, path, watcher):
+    def failing(settings, path, watcher):
         raise ValueError("no images")
 
     with pytest.raises(RuntimeError, match="3 trials could not begin: no images"):
@@ -215,7 +216,7 @@ def test_a_search_none_of_whose_trials_can_begin_ends(search):
 
 def test_values_that_do_not_go_together_are_pruned_with_the_reason(search):
     space = search_space(search.base, ["fold=0..4", "folds=2..5"])
-    results = run_search(replace(search, space=space, trials=8), train=lambda experiment, path, watcher: 0.5)
+    results = run_search(replace(search, space=space, trials=8), train=lambda settings, path, watcher: 0.5)
     refused = [one for one in results if one.values["fold"] >= one.values["folds"]]
     assert {one.state for one in refused} == {"pruned"}
     assert all("two folds or more" in one.reason for one in refused)
@@ -225,7 +226,7 @@ def test_values_that_do_not_go_together_are_pruned_with_the_reason(search):
 
 def test_there_are_never_more_proxies_than_pool(search):
     space = search_space(search.base, ["proxies_per_class=1..6", "pool_size=2..6"])
-    results = run_search(replace(search, space=space, trials=6), train=lambda experiment, path, watcher: 0.5)
+    results = run_search(replace(search, space=space, trials=6), train=lambda settings, path, watcher: 0.5)
     assert {one.state for one in results} == {"complete"}
     assert all(one.values["proxies_per_class"] <= one.values["pool_size"] for one in results)
 
@@ -234,8 +235,8 @@ def test_other_settings_and_other_folders_are_refused(search, tmp_path):
     run_search(replace(search, trials=1), train=climb)
     with pytest.raises(FileExistsError, match=r"lr: None there, 0\.5 now"):
         run_search(replace(search, base=replace(search.base, lr=0.5)))
-    with pytest.raises(FileExistsError, match=r"proxies_per_class=1\.\.16.* there, strength=0\.0\.\.1\.0 now"):
-        run_search(replace(search, space=search_space(search.base, ["strength=0..1"])))
+    with pytest.raises(FileExistsError, match=r"proxies_per_class=1\.\.16.* there, projections.strength=0\.0\.\."):
+        run_search(replace(search, space=search_space(search.base, ["projections.strength=0..1"])))
     run_search(replace(search, trials=1, base=replace(search.base, device="cpu", threads=2)), train=None)
     with pytest.raises(FileExistsError, match="there is a study with study s, not t"):
         run_search(replace(search, name="t"))
@@ -268,7 +269,7 @@ def test_a_storage_that_cannot_be_opened_is_named_without_its_password(search):
 
 
 def test_no_trial_begins_after_the_time_is_over(search):
-    def slow(experiment, path, watcher):
+    def slow(settings, path, watcher):
         time.sleep(0.3)
         return 0.5
 
@@ -308,7 +309,7 @@ def test_a_trial_whose_process_is_killed_again_and_again_fails(search):
 
 
 def test_a_trial_that_was_stopped_on_purpose_may_be_stopped_often(search):
-    def stopping(experiment, path, watcher):
+    def stopping(settings, path, watcher):
         raise KeyboardInterrupt
 
     for _ in range(5):
@@ -320,16 +321,16 @@ def test_a_trial_that_was_stopped_on_purpose_may_be_stopped_often(search):
 HOLD = """
 import sys, time
 from pathlib import Path
-from ccpml.runs.settings import Experiment
+from ccpml.runs.settings import Settings
 from ccpml.tuning.search_space import search_space
 from ccpml.tuning.study import Search
 from ccpml.tuning.tune import run_search
 
-def wait(experiment, path, watcher):
+def wait(settings, path, watcher):
     path.mkdir()
     time.sleep(60)
 
-base = Experiment(validate_every=2, max_steps=8)
+base = Settings(validate_every=2, max_steps=8)
 search = Search(base, search_space(base, [], "lambda-proxies"), Path(sys.argv[1]), "s", trials=4)
 run_search(search, train=wait)
 """
@@ -372,7 +373,7 @@ def test_machines_that_share_a_study_leave_each_other_alone_until_one_is_lost(se
 def test_what_a_machine_that_was_believed_lost_tells_is_ignored(search, tmp_path):
     shared = replace(search, storage=f"sqlite:///{tmp_path}/shared.db", trials=1)
 
-    def lost(experiment, path, watcher):
+    def lost(settings, path, watcher):
         open_study(shared).optuna.tell(0, state=TrialState.FAIL)
         return 0.5
 

@@ -1,12 +1,11 @@
 """Ablations: one setting varied, and the rows that this makes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ccpml.benchmark.protocol import FIELDS, Row, read_value, table_rows
 from ccpml.runs.presets import read_preset
-from ccpml.runs.settings import LOSS_PARAMETERS, Experiment
+from ccpml.runs.settings import Settings
 from ccpml.tuning.search_space import check_effect
 
 __all__ = ["ABLATIONS", "ablation_rows", "ablation_title"]
@@ -16,7 +15,7 @@ ABLATIONS = tuple(read_preset("ablations"))
 
 
 def ablation_rows(
-    ablation: str, losses: Sequence[str], methods: Sequence[str] | None = None, base: Experiment | None = None
+    ablation: str, losses: Sequence[str], methods: Sequence[str] | None = None, base: Settings | None = None
 ) -> tuple[Row, ...]:
     """Give the rows of an ablation: one of ours by its name, or any setting as ``field=value,value``.
 
@@ -52,7 +51,7 @@ def ablation_rows(
     methods = methods or axis.get("methods", ["ccp"])
     rows = []
     for row in table_rows(losses, methods):
-        others = _others(base or Experiment(), row)
+        others = _others(base or Settings(), row)
         check_effect(others, axis["field"])
         for label in axis.get("images") or axis["values"]:
             changes = _changes(others, axis["field"], label, of_images="images" in axis)
@@ -65,26 +64,25 @@ def ablation_rows(
     return tuple(rows)
 
 
-def _others(base: Experiment, row: Row) -> Experiment:
+def _others(base: Settings, row: Row) -> Settings:
     """Give the settings of a row, but for parameters of the loss, which are the benchmark's to add."""
     settings: dict[str, Any] = {"loss": row.loss, "method": row.method.partition("-")[0]}
-    settings |= dict.fromkeys(name for names in LOSS_PARAMETERS.values() for name in names)
-    return replace(base, **settings)
+    return base.changed({**settings, "loss_parameters": {}})
 
 
-def _changes(others: Experiment, name: str, label: Any, of_images: bool) -> dict[str, Any]:
+def _changes(others: Settings, name: str, label: Any, of_images: bool) -> dict[str, Any]:
     """Give the settings that stand for a value on an ablation's axis: a batch size is one of so many classes."""
     if of_images:
-        per_class = others.resolved().samples_per_class or 1
+        per_class = others.resolved().samples_per_class
         return {name: label // per_class if label % per_class == 0 else 0}
-    if name == "proxies_per_class" and others.pool_size is None and label > (others.resolved().pool_size or label):
+    if name == "proxies_per_class" and others.pool_size is None and label > others.resolved().pool_size:
         return {name: label, "pool_size": label}
     return {name: label}
 
 
-def _goes(others: Experiment, changes: Mapping[str, Any]) -> bool:
+def _goes(others: Settings, changes: Mapping[str, Any]) -> bool:
     try:
-        replace(others, **changes).resolved()
+        others.changed(changes).resolved()
     except ValueError:
         return False
     return True

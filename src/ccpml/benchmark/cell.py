@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.processes import exit_with_parent
-from ccpml.runs.settings import Experiment
+from ccpml.runs.settings import ResolvedSettings
 
 
 def main(settings: Path, path: Path) -> int:
@@ -19,10 +19,10 @@ def main(settings: Path, path: Path) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a benchmark in a shell's background would ignore it
     exit_with_parent(os.getppid())
     try:
-        if RunDirectory(path).experiment_file.is_file():
+        if RunDirectory(path).settings_file.is_file():
             resume(path, progress=False)
         else:
-            train(Experiment(**json.loads(settings.read_text(encoding="utf-8"))), path, progress=False)
+            train(ResolvedSettings.from_dict(json.loads(settings.read_text(encoding="utf-8"))), path, progress=False)
     except (Stopped, KeyboardInterrupt) as stopped:
         return 128 + getattr(stopped, "number", signal.SIGINT)
     except Exception as error:

@@ -115,7 +115,9 @@ def begin(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
         raise FileExistsError(
             f"{benchmark.out}: there is something that is no benchmark; choose another place with --out"
         )
-    threads = benchmark.base.threads or found.get("threads") or _threads(at_once)
+    threads = benchmark.base.threads
+    if threads == "auto":
+        threads = found.get("threads") or _threads(at_once)
     rows = {**(found.get("rows") or {}), **_changes(benchmark)}
     content = {**wanted, "repeats": benchmark.repeats, "threads": threads, "rows": rows}
     write_text(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -133,7 +135,7 @@ def _require_splits(benchmark: Benchmark) -> None:
     base = benchmark.base
     source = load_source(base.data, base.data_root, base.allow_partial)
     for fold in benchmark.folds:
-        make_splits(source, base.test_patterns(), base.folds, fold)
+        make_splits(source, base.resolved().test_classes or None, base.folds, fold)
 
 
 def _differing(found: Any, wanted: dict[str, Any]) -> list[str]:
@@ -176,7 +178,7 @@ def run_cells(
 
     Args:
         benchmark: What to train.
-        devices: As `Experiment.device`; cells take them in turn.
+        devices: As `Settings.device`; cells take them in turn.
         at_once: How many cells to train at the same time.
         watch: Called about once a second, and after each cell.
 
@@ -239,10 +241,10 @@ def _finished(benchmark: Benchmark, cell: Cell) -> bool:
 def _start(benchmark: Benchmark, cell: Cell, device: str) -> Running:
     """Start the process of a cell. It has a session of its own, so that Ctrl-C reaches it through us alone, once."""
     settings, log = _files(benchmark, cell)
-    write_json(settings, {**cell.experiment.as_dict(), "device": device})
+    write_json(settings, {**cell.settings.as_dict(), "device": device})
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if cell.experiment.threads is not None:
-        environment["OMP_NUM_THREADS"] = str(cell.experiment.threads)
+    if cell.settings.threads != "auto":
+        environment["OMP_NUM_THREADS"] = str(cell.settings.threads)
     command = [sys.executable, "-m", "ccpml.benchmark.cell", str(settings), str(cell.path)]
     with log.open("wb") as errors:
         process = subprocess.Popen(

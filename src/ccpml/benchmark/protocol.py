@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
+from ccpml.losses import LOSSES, METHODS, find_loss
 from ccpml.runs.presets import load_preset
-from ccpml.runs.settings import LOSS_PARAMETERS, PAIR_LOSSES, Experiment
+from ccpml.runs.settings import ResolvedSettings, Settings, setting_types
 
 __all__ = [
     "FIELDS",
@@ -17,7 +17,6 @@ __all__ = [
     "Benchmark",
     "Cell",
     "Row",
-    "loss_name",
     "protocol_settings",
     "read_value",
     "table_rows",
@@ -27,23 +26,10 @@ __all__ = [
 
 Protocol = Literal["mlrc", "conventional"]
 PROTOCOLS: tuple[Protocol, ...] = ("mlrc", "conventional")
-METHODS = ("plain", "ccp", "xbm", "xbm-s")
+ROW_METHODS = ("plain", "ccp", "xbm", "xbm-s")
 
-_SHORT = {"c1": "cosine_contrastive", "c2": "contrastive", "ms": "multi_similarity"}
-_TITLES = {
-    "cosine_contrastive": "C1",
-    "contrastive": "C2",
-    "triplet": "Triplet",
-    "multi_similarity": "MS",
-    "proxy_anchor": "ProxyAnchor",
-    "proxy_nca": "ProxyNCA++",
-    "soft_triple": "SoftTriple",
-    "arcface": "ArcFace",
-    "subcenter_arcface": "SubCenter-ArcFace",
-}
-_TYPES = get_type_hints(Experiment)
+_TYPES = setting_types()
 FIELDS = _TYPES.keys() - {"seed", "fold", "loss", "data", "data_root"}
-_METHOD_TITLES = {"plain": "", "ccp": "CCP", "xbm": "XBM", "xbm-s": "XBM-S"}
 
 
 @dataclass(frozen=True)
@@ -51,10 +37,10 @@ class Row:
     """A row of a table: a loss with a method, and perhaps with a setting changed.
 
     Attributes:
-        loss: As in `Experiment`.
+        loss: As in `Settings`.
         method: plain, ccp, xbm (the large memory) or xbm-s (the small one).
         variant: Name of what was changed; empty if nothing was.
-        changes: The settings of `Experiment` in which it differs from the others.
+        changes: The settings of `Settings` in which it differs from the others.
         value: Where it stands on an ablation's axis; None outside ablations.
     """
 
@@ -77,7 +63,8 @@ class Row:
             >>> Row("contrastive", "ccp").title, Row("triplet", "plain").title
             ('C2-CCP', 'Triplet')
         """
-        head = "-".join(part for part in (_TITLES[self.loss], _METHOD_TITLES[self.method]) if part)
+        method, _, size = self.method.partition("-")
+        head = "-".join(part for part in (LOSSES[self.loss].title, METHODS[method].title, size.upper()) if part)
         return f"{head} ({self.variant})" if self.variant else head
 
 
@@ -89,14 +76,14 @@ class Cell:
         row: Its row.
         repeat: From 0; the seed is that of the benchmark plus this.
         fold: The part of the training classes that validates.
-        experiment: What is trained.
+        settings: What is trained.
         path: The run directory.
     """
 
     row: Row
     repeat: int
     fold: int
-    experiment: Experiment
+    settings: ResolvedSettings
     path: Path
 
     @property
@@ -120,7 +107,7 @@ class Benchmark:
         parameters: Parameters of losses, by name, for the rows whose loss takes them.
     """
 
-    base: Experiment
+    base: Settings
     rows: tuple[Row, ...]
     out: Path
     protocol: Protocol = "mlrc"
@@ -131,8 +118,8 @@ class Benchmark:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What all rows share: the settings of `Experiment`, with parameters of the losses that take them."""
-        return {**self.base.as_dict(), **self.parameters}
+        """What all rows share: the settings of `Settings`, with parameters of the losses that take them."""
+        return {**self.base.flat(), **self.parameters}
 
     def cells(self) -> Iterator[Cell]:
         """Give all runs: repeat by repeat, so that a table fills evenly."""
@@ -145,14 +132,13 @@ class Benchmark:
         for fold in self.folds:
             settings = {**self._settings(row), "fold": fold, "seed": self.base.seed + repeat}
             path = self.out / "cells" / row.name / f"repeat{repeat}-fold{fold}"
-            yield Cell(row, repeat, fold, replace(self.base, **settings).resolved(), path)
+            yield Cell(row, repeat, fold, self.base.changed(settings).resolved(), path)
 
     def _settings(self, row: Row) -> dict[str, Any]:
-        own = {name for names in LOSS_PARAMETERS.values() for name in names} - set(LOSS_PARAMETERS[row.loss])
-        settings: dict[str, Any] = {"loss": row.loss, "method": row.method.partition("-")[0], **dict.fromkeys(own)}
+        settings: dict[str, Any] = {"loss": row.loss, "method": row.method.partition("-")[0]}
         if row.method == "xbm-s":
             settings["memory_batches"] = load_preset(self.base.data)["small_memory_batches"]
-        settings |= {name: value for name, value in self.parameters.items() if name in LOSS_PARAMETERS[row.loss]}
+        settings |= {name: value for name, value in self.parameters.items() if name in LOSSES[row.loss].parameters}
         return settings | dict(row.changes)
 
 
@@ -173,23 +159,6 @@ def protocol_settings(protocol: str) -> dict[str, Any]:
     }
 
 
-def loss_name(name: str) -> str:
-    """Give a loss's full name.
-
-    Raises:
-        ValueError: If there is no such loss.
-
-    Example:
-        >>> loss_name("c2")
-        'contrastive'
-    """
-    full = _SHORT.get(name.lower(), name)
-    if full not in LOSS_PARAMETERS:
-        known = ", ".join([*(f"{short} ({long})" for short, long in _SHORT.items()), *LOSS_PARAMETERS])
-        raise ValueError(f"losses: expected some of {known}, got {name!r}")
-    return full
-
-
 def table_rows(losses: Sequence[str], methods: Sequence[str]) -> tuple[Row, ...]:
     """Give the rows of losses × methods; a loss with proxies of its own has one row.
 
@@ -200,14 +169,16 @@ def table_rows(losses: Sequence[str], methods: Sequence[str]) -> tuple[Row, ...]
         >>> [row.title for row in table_rows(["c2", "proxy_anchor"], ["plain", "ccp"])]
         ['C2', 'C2-CCP', 'ProxyAnchor']
     """
-    names = [loss_name(loss) for loss in losses]
+    names = [find_loss(loss) for loss in losses]
     for what, given in (("losses", names), ("methods", list(methods))):
         if not given or len(set(given)) < len(given):
             raise ValueError(f"{what}: expected one or more, each once, got {', '.join(given) or 'none'}")
     for method in methods:
-        if method not in METHODS:
-            raise ValueError(f"methods: expected some of {', '.join(METHODS)}, got {method!r}")
-    return tuple(Row(loss, method) for loss in names for method in (methods if loss in PAIR_LOSSES else ("plain",)))
+        if method not in ROW_METHODS:
+            raise ValueError(f"methods: expected some of {', '.join(ROW_METHODS)}, got {method!r}")
+    return tuple(
+        Row(loss, method) for loss in names for method in (("plain",) if LOSSES[loss].has_proxies else methods)
+    )
 
 
 def with_settings(rows: Sequence[Row], settings: Any) -> tuple[Row, ...]:
@@ -215,7 +186,7 @@ def with_settings(rows: Sequence[Row], settings: Any) -> tuple[Row, ...]:
 
     Args:
         rows: The rows.
-        settings: By the names of rows, settings of `Experiment` by name; those of other losses and methods change
+        settings: By the names of rows, settings of `Settings` by name; those of other losses and methods change
             nothing.
 
     Raises:
@@ -225,7 +196,7 @@ def with_settings(rows: Sequence[Row], settings: Any) -> tuple[Row, ...]:
         >>> with_settings([Row("triplet", "ccp")], {"triplet-ccp": {"lr": 0.003}})[0].changes
         {'lr': 0.003}
     """
-    names = {row.name for row in rows} | {Row(loss, method).name for loss in LOSS_PARAMETERS for method in METHODS}
+    names = {row.name for row in rows} | {Row(loss, method).name for loss in LOSSES for method in ROW_METHODS}
     if not isinstance(settings, Mapping) or not all(isinstance(own, Mapping) for own in settings.values()):
         raise ValueError("row settings: expected settings by the names of rows, such as 'triplet-ccp: {lr: 0.003}'")
     for name, own in settings.items():
@@ -259,7 +230,9 @@ def variant_rows(losses: Sequence[str], variant: str) -> tuple[Row, ...]:
     changes = {key: read_value(key, value) for key, _, value in parts}
     method = changes.pop("method", "ccp")
     return tuple(
-        Row(loss, method, name, changes) for loss in map(loss_name, losses) if loss in PAIR_LOSSES or method == "plain"
+        Row(loss, method, name, changes)
+        for loss in map(find_loss, losses)
+        if method == "plain" or not LOSSES[loss].has_proxies
     )
 
 
@@ -274,7 +247,7 @@ def read_value(name: str, text: str) -> Any:
         ValueError: If it is not of the setting's type.
     """
     value = yaml.safe_load(text)
-    kinds = get_args(_TYPES[name]) if get_origin(_TYPES[name]) is UnionType else (_TYPES[name],)
+    kinds = get_args(_TYPES[name]) if get_origin(_TYPES[name]) not in {None, Literal} else (_TYPES[name],)
     for kind in kinds:
         if get_origin(kind) is Literal and value in get_args(kind):
             return value

@@ -70,7 +70,7 @@ def as_json(benchmark: Benchmark, results: Sequence[RowResult]) -> dict[str, Any
     sources = [{name: model.scores.get(name) for name in ("versions", "commit", "hardware")} for model in models]
     rows = []
     for result in results:
-        settings = next(benchmark.models(result.row, 0)).experiment.as_dict()
+        settings = next(benchmark.models(result.row, 0)).settings.flat()
         paper = paper_scores(benchmark.base.data, result.row) if benchmark.protocol == "mlrc" else None
         rows.append({**result.as_dict(), "settings": settings, "paper": paper})
     return {

@@ -15,7 +15,7 @@ from ccpml.benchmark.table import Table
 from ccpml.benchmark.table_data import as_csv, as_json
 from ccpml.files import write_json, write_text
 from ccpml.runs.instances import changes
-from ccpml.runs.settings import Experiment
+from ccpml.runs.settings import Settings
 
 __all__ = ["describe", "make_tables", "write_tables"]
 
@@ -345,9 +345,9 @@ def _other_settings(benchmark: Benchmark) -> dict[str, Any]:
     differing: dict[str, Any] = {}
     for row in benchmark.rows:
         if benchmark.protocol == "mlrc" and paper_scores(benchmark.base.data, row):
-            ours = next(benchmark.models(row, 0)).experiment
-            theirs = Experiment(data=ours.data, method=ours.method, loss=ours.loss).resolved().as_dict()
-            differing |= {name: value for name, value in ours.as_dict().items() if value != theirs[name]}
+            ours = next(benchmark.models(row, 0)).settings
+            theirs = Settings(data=ours.data, method=ours.method, loss=ours.loss).resolved().flat()
+            differing |= {name: value for name, value in ours.flat().items() if value != theirs.get(name)}
     return {name: value for name, value in differing.items() if name not in _NOT_OF_THE_MODEL}
 
 

@@ -25,11 +25,9 @@ def evaluate(arguments: list[str]) -> int:
         require_free(options.output)
 
     from ccpml.files import write_json
-    from ccpml.runs.directory import RunDirectory
     from ccpml.runs.inference import evaluate_run
 
-    run = RunDirectory.open(options.run)
-    found = evaluate_run(run, options.data, clusters=options.clusters, **_data_options(options))
+    found = evaluate_run(options.run, options.data, clusters=options.clusters, **_data_options(options))
     print(f"{found.size}\n{found.scores}")
     record = {"run": str(options.run), "data": options.data, "size": found.size, **found.scores.as_dict()}
     if found.clusters is not None:
@@ -54,10 +52,9 @@ def embed(arguments: list[str]) -> int:
     require_run(options.run)
     require_data(options.data)
 
-    from ccpml.runs.directory import RunDirectory
     from ccpml.runs.inference import embed_run
 
-    count = embed_run(RunDirectory.open(options.run), options.data, options.output, **_data_options(options))
+    count = embed_run(options.run, options.data, options.output, **_data_options(options))
     print(f"{options.output}: {count:,} embeddings")
     return 0
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ccpml.cli.options import UsageError, experiment_parser, parse_experiment, require_experiment
+from ccpml.cli.options import UsageError, check_settings, parse_settings, settings_parser
 from ccpml.data_name import DataName
 
 if TYPE_CHECKING:
     from ccpml.benchmark.protocol import Benchmark, Row
-    from ccpml.runs.settings import Experiment
+    from ccpml.runs.settings import Settings
 
 _LOSSES = "c1,c2,triplet,ms"
 _METHODS = "plain,ccp,xbm"
@@ -23,7 +23,7 @@ _METHODS = "plain,ccp,xbm"
 def benchmark(arguments: list[str]) -> int:
     """Train the cells of a table or an ablation, and write it."""
     parsed, to_do = parse_benchmark(arguments)
-    require_experiment(to_do.base)
+    check_settings(to_do.base)
 
     from ccpml.benchmark.cells import begin, run_cells
     from ccpml.cli.board import Board
@@ -63,12 +63,12 @@ def benchmark(arguments: list[str]) -> int:
 
 
 def parse_benchmark(arguments: list[str]) -> "tuple[Any, Benchmark]":
-    """Parse the options of ``benchmark``: its own, and those of `Experiment` but for what its cells vary."""
+    """Parse the options of ``benchmark``: its own, and those of `Settings` but for what its cells vary."""
     from ccpml.benchmark.ablations import ABLATIONS
     from ccpml.benchmark.protocol import PROTOCOLS, Benchmark, protocol_settings
-    from ccpml.runs.settings import LOSS_PARAMETERS
+    from ccpml.losses import parameter_names
 
-    command = experiment_parser(
+    command = settings_parser(
         "benchmark",
         "Compare methods and losses under a protocol, or make an ablation: each cell a run, then tables and a figure.",
         "ccpml benchmark <data> [options]",
@@ -107,8 +107,8 @@ def parse_benchmark(arguments: list[str]) -> "tuple[Any, Benchmark]":
     protocol = _given(arguments, "--protocol") or in_file.get("protocol") or "mlrc"
     if protocol in PROTOCOLS:
         command.set_defaults(**protocol_settings(protocol))
-    of_losses = {name for names in LOSS_PARAMETERS.values() for name in names}
-    parsed, experiment = parse_experiment(command, arguments, apart=of_losses)
+    of_losses = parameter_names()
+    parsed, settings = parse_settings(command, arguments, apart=of_losses)
     for name in ("repeats", "at_once"):
         if parsed.get(name, 1) < 1:
             raise UsageError(f"--{name}: expected at least 1, got {parsed[name]}")
@@ -118,12 +118,12 @@ def parse_benchmark(arguments: list[str]) -> "tuple[Any, Benchmark]":
     whole = parsed.protocol == "mlrc" and ablation is None
     try:
         to_do = Benchmark(
-            base=experiment,
-            rows=_rows(parsed, experiment),
-            out=Path(parsed.get("out") or _default_out(experiment.data, ablation or parsed.protocol)),
+            base=settings,
+            rows=_rows(parsed, settings),
+            out=Path(parsed.get("out") or _default_out(settings.data, ablation or parsed.protocol)),
             protocol=parsed.protocol,
             repeats=parsed.repeats,
-            folds=tuple(range(experiment.folds)) if whole else (0,),
+            folds=tuple(range(settings.folds)) if whole else (0,),
             ablation=ablation,
             parameters={name: parsed[name] for name in sorted(of_losses) if parsed[name] is not None},
         )
@@ -136,15 +136,15 @@ def parse_benchmark(arguments: list[str]) -> "tuple[Any, Benchmark]":
 
 def _require_takers(to_do: "Benchmark") -> None:
     """Check that each parameter of a loss is of one of the losses."""
-    from ccpml.runs.settings import LOSS_PARAMETERS
+    from ccpml.losses import LOSSES
 
     losses = list(dict.fromkeys(row.loss for row in to_do.rows))
     for name in to_do.parameters:
-        if not any(name in LOSS_PARAMETERS[loss] for loss in losses):
+        if not any(name in LOSSES[loss].parameters for loss in losses):
             raise UsageError(f"--{name}: is no parameter of {', '.join(losses)}")
 
 
-def _rows(parsed: Any, experiment: "Experiment") -> "tuple[Row, ...]":
+def _rows(parsed: Any, settings: "Settings") -> "tuple[Row, ...]":
     from ccpml.benchmark.ablations import ablation_rows
     from ccpml.benchmark.protocol import table_rows, variant_rows, with_settings
 
@@ -154,7 +154,7 @@ def _rows(parsed: Any, experiment: "Experiment") -> "tuple[Row, ...]":
             if parsed[name]:
                 raise UsageError(f"--{name}: goes with a table, not with an ablation")
         methods = None if parsed.methods is None else _list(parsed.methods)
-        return ablation_rows(parsed.ablation, losses, methods, experiment)
+        return ablation_rows(parsed.ablation, losses, methods, settings)
     rows = table_rows(losses, _list(_METHODS if parsed.methods is None else parsed.methods))
     for variant in parsed.variant:
         rows += variant_rows(losses, variant)

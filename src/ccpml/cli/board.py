@@ -86,7 +86,7 @@ class Board:
             state = read_state(running.cell)
             steps, seconds = state.get("step", 0), time.monotonic() - running.started
             how_far = f"step {steps:,.0f}, validation MAP@R {100 * state['map_at_r']:.2f}" if state else "starting"
-            most = running.cell.experiment.max_steps
+            most = running.cell.settings.max_steps
             lines.append(
                 Text(
                     f"{running.cell.title} on {running.device}: {how_far} of at most {most:,} steps, {_clock(seconds)}"

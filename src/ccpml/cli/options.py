@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 from ccpml.data_name import DataName
 
 if TYPE_CHECKING:
-    from ccpml.runs.settings import Experiment
+    from ccpml.runs.settings import Settings
 
 __all__ = [
     "UsageError",
-    "experiment_parser",
-    "parse_experiment",
+    "check_settings",
+    "parse_settings",
     "parser",
     "require_data",
-    "require_experiment",
     "require_free",
     "require_root",
     "require_run",
+    "settings_parser",
 ]
 
 
@@ -38,50 +38,57 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(verb: str, description: str) -> argparse.ArgumentParser:
-    """Make the parser of a verb that takes no experiment."""
+    """Make the parser of a verb that takes no settings."""
     return _Parser(prog=f"ccpml {verb}", description=description)
 
 
-def experiment_parser(verb: str, description: str, usage: str) -> Any:
-    """Make the parser of a verb that takes the settings of `Experiment`, from a file and from flags."""
+def settings_parser(verb: str, description: str, usage: str) -> Any:
+    """Make the parser of a verb that takes the settings of `Settings`, from a file and from flags."""
     import jsonargparse
 
-    from ccpml.runs.settings import Experiment
+    from ccpml.losses import LOSSES, parameter_names
+    from ccpml.runs.settings import Settings
 
     command = jsonargparse.ArgumentParser(prog=f"ccpml {verb}", description=description, exit_on_error=False)
     command.usage = f"{usage}; <data> is short for --data <data>"
     command.add_argument("--config", action="config", help="YAML file of the options below; flags after it win")
-    command.add_class_arguments(Experiment)
+    command.add_class_arguments(Settings, skip={"loss_parameters"})
+    for name, losses in parameter_names().items():
+        described = dict.fromkeys(LOSSES[loss].parameters[name].description for loss in losses)
+        kind = int if LOSSES[losses[0]].parameters[name].whole else float
+        command.add_argument(f"--{name}", type=kind | None, help=f"{'; '.join(described)} ({', '.join(losses)})")
     return command
 
 
-def parse_experiment(command: Any, arguments: list[str], apart: Collection[str] = ()) -> tuple[Any, "Experiment"]:
-    """Parse the command line of a verb that takes the settings of `Experiment`.
+def parse_settings(command: Any, arguments: list[str], apart: Collection[str] = ()) -> tuple[Any, "Settings"]:
+    """Parse the command line of a verb that takes the settings of `Settings`.
 
     Args:
-        command: From `experiment_parser`, with the verb's own options added.
+        command: From `settings_parser`, with the verb's own options added.
         arguments: What follows the verb.
-        apart: Settings that the experiment shall not have, as the verb takes them from what was parsed.
+        apart: Settings that the settings shall not have, as the verb takes them from what was parsed.
 
     Returns:
-        What was parsed, and the experiment.
+        What was parsed, and the settings.
     """
     import jsonargparse
 
-    from ccpml.runs.settings import Experiment
+    from ccpml.losses import parameter_names
+    from ccpml.runs.settings import Settings
 
     try:
-        parsed = command.parse_args(_normalized(arguments, Experiment))
-        names = [field.name for field in fields(Experiment) if field.name not in apart]
-        return parsed, Experiment(**{name: parsed[name] for name in names})
+        parsed = command.parse_args(_normalized(arguments, Settings))
+        known = [field.name for field in fields(Settings) if field.name != "loss_parameters"]
+        given = {name: value for name, value in parsed.as_dict().items() if name in [*known, *parameter_names()]}
+        return parsed, Settings.from_dict({name: value for name, value in given.items() if name not in apart})
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        raise UsageError(f"{_plain(str(error), Experiment)}; see {command.prog} --help") from error
+        raise UsageError(f"{_plain(str(error), Settings)}; see {command.prog} --help") from error
 
 
-def _plain(message: str, experiment: type) -> str:
+def _plain(message: str, settings: type) -> str:
     """Say what jsonargparse says of a value that does not fit its type in our own words."""
     found = re.search(r'Parser key "(\w+)"', message)
-    types = {field.name: str(field.type).replace("typing.", "") for field in fields(experiment)}
+    types = {field.name: str(field.type).replace("typing.", "") for field in fields(settings)}
     own = re.search(r"Expected an? (<class '\w+'>)", message)
     if found is None or not (found[1] in types or own):
         return message
@@ -90,9 +97,9 @@ def _plain(message: str, experiment: type) -> str:
     return f"--{found[1]}: expected {expected}, got something else"
 
 
-def _normalized(arguments: list[str], experiment: type) -> list[str]:
+def _normalized(arguments: list[str], settings: type) -> list[str]:
     """Let options be written with dashes, switches without a value, and the data without their flag."""
-    switches = {f"--{field.name}" for field in fields(experiment) if field.type is bool}
+    switches = {f"--{field.name}" for field in fields(settings) if field.type is bool}
     result: list[str] = []
     data: list[str] = []
     left = list(arguments)
@@ -141,15 +148,15 @@ def require_root(data: str, data_root: str | None) -> None:
         raise UsageError(f"{'--data-root' if data_root else 'CCPML_DATA'}: there is no folder {root}")
 
 
-def require_experiment(experiment: "Experiment") -> None:
-    """Check what an experiment names before heavy imports and long work."""
-    require_data(experiment.data)
-    require_root(experiment.data, experiment.data_root)
-    weights = experiment.weights
+def check_settings(settings: "Settings") -> None:
+    """Check what an settings names before heavy imports and long work."""
+    require_data(settings.data)
+    require_root(settings.data, settings.data_root)
+    weights = settings.weights
     if weights not in {None, "none", "imagenet"} and not Path(str(weights)).expanduser().is_file():
         raise UsageError(f"weights: there is no file {weights}; expected a file, imagenet or none")
     try:
-        experiment.resolved()
+        settings.resolved()
     except ValueError as error:
         raise UsageError(error) from error
 

@@ -6,16 +6,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ccpml.cli.options import UsageError, experiment_parser, parse_experiment, require_experiment, require_run
+from ccpml.cli.options import UsageError, check_settings, parse_settings, require_run, settings_parser
 from ccpml.data_name import DataName
 
 if TYPE_CHECKING:
-    from ccpml.runs.settings import Experiment
+    from ccpml.runs.settings import Settings
 
 
 def train(arguments: list[str]) -> int:
     """Train a run, or go on with one; write its report."""
-    parsed, experiment = parse_train(arguments)
+    parsed, settings = parse_train(arguments)
     run_path, resumed = parsed.get("run"), parsed.get("resume")
     for flag, value in (("--run", run_path), ("--resume", resumed)):
         if value == "":
@@ -25,8 +25,8 @@ def train(arguments: list[str]) -> int:
             raise UsageError("--resume goes on with a run as it was begun: it takes no data and no other options")
         path = require_run(Path(resumed))
     else:
-        require_experiment(experiment)
-        path = Path(run_path or _default_run(experiment))
+        check_settings(settings)
+        path = Path(run_path or _default_run(settings))
 
     from ccpml.report import write_report
     from ccpml.runs import train as training
@@ -34,7 +34,7 @@ def train(arguments: list[str]) -> int:
     from ccpml.runs.processes import is_main_process
 
     try:
-        run = training.train(experiment, path) if resumed is None else training.resume(path)
+        run = training.train(settings, path) if resumed is None else training.resume(path)
     except (Stopped, KeyboardInterrupt) as stopped:
         if not (path / "experiment.yaml").is_file():
             raise KeyboardInterrupt from stopped
@@ -49,9 +49,9 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
-def parse_train(arguments: list[str]) -> tuple[Any, "Experiment"]:
-    """Parse the options of ``train``: those of `Experiment`, from a file and from flags, and where the run lies."""
-    command = experiment_parser(
+def parse_train(arguments: list[str]) -> tuple[Any, "Settings"]:
+    """Parse the options of ``train``: those of `Settings`, from a file and from flags, and where the run lies."""
+    command = settings_parser(
         "train",
         "Train on some classes, test on others, leave a run directory with a report.",
         "ccpml train <data> [options], or ccpml train --resume <run>",
@@ -61,13 +61,13 @@ def parse_train(arguments: list[str]) -> tuple[Any, "Experiment"]:
         "--run", default=absent, help="run directory (default: runs/<data>-<loss>-<method>-seed<seed>)"
     )
     command.add_argument("--resume", default=absent, help="go on with the run in this directory")
-    return parse_experiment(command, arguments)
+    return parse_settings(command, arguments)
 
 
-def _default_run(experiment: "Experiment") -> Path:
-    data = DataName.parse(experiment.data).label
-    fold = "" if experiment.fold is None else f"-fold{experiment.fold}"
-    return Path("runs") / f"{data}-{experiment.loss}-{experiment.method}{fold}-seed{experiment.seed}"
+def _default_run(settings: "Settings") -> Path:
+    name = DataName.parse(settings.data).label
+    fold = "" if settings.fold == "auto" else f"-fold{settings.fold}"
+    return Path("runs") / f"{name}-{settings.loss}-{settings.method}{fold}-seed{settings.seed}"
 
 
 def _print_scores(scores: dict[str, Any]) -> None:

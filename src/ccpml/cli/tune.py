@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ccpml.cli.options import UsageError, experiment_parser, parse_experiment, require_experiment
+from ccpml.cli.options import UsageError, check_settings, parse_settings, settings_parser
 from ccpml.data_name import DataName
 
 if TYPE_CHECKING:
-    from ccpml.runs.settings import Experiment
+    from ccpml.runs.settings import Settings
     from ccpml.tuning.search_space import Field
     from ccpml.tuning.study import Search
     from ccpml.tuning.tune import Begin, End, Result
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 def tune(arguments: list[str]) -> int:
     """Search settings: train trials, write their table, the best settings and pictures."""
-    parsed, experiment, space = parse_tune(arguments)
-    require_experiment(experiment)
+    parsed, settings, space = parse_tune(arguments)
+    check_settings(settings)
     if find_spec("optuna") is None:
         raise ValueError("ccpml tune needs Optuna, which is not here: pip install 'ccpml[tune]'")
-    search = _search(parsed, experiment, space)
+    search = _search(parsed, settings, space)
 
     from ccpml.report.tuning import draw_search
     from ccpml.runs.callbacks import Stopped
@@ -44,11 +44,11 @@ def tune(arguments: list[str]) -> int:
     return 1 if trained and all(result.state == "failed" for result in trained) else 0
 
 
-def parse_tune(arguments: list[str]) -> "tuple[Any, Experiment, tuple[Field, ...]]":
-    """Parse the options of ``tune``: those of `Experiment`, which fields vary, and how they are searched."""
+def parse_tune(arguments: list[str]) -> "tuple[Any, Settings, tuple[Field, ...]]":
+    """Parse the options of ``tune``: those of `Settings`, which fields vary, and how they are searched."""
     from ccpml.tuning.search_space import SEARCHES, search_space
 
-    command = experiment_parser(
+    command = settings_parser(
         "tune",
         "Search settings on the validation classes; the test classes are never looked at.",
         "ccpml tune <data> --search <field>=<low>..<high>[:log] [options]",
@@ -78,24 +78,24 @@ def parse_tune(arguments: list[str]) -> "tuple[Any, Experiment, tuple[Field, ...
     command.add_argument(
         "--warmup_validations", type=int, default=10, help="validations before a trial can be stopped for lagging"
     )
-    parsed, experiment = parse_experiment(command, arguments)
+    parsed, settings = parse_settings(command, arguments)
     for flag in ("out", "study", "storage"):
         if parsed.get(flag) == "":
             raise UsageError(f"--{flag}: expected a value, got nothing")
     try:
-        experiment.resolved()
-        return parsed, experiment, search_space(experiment, parsed.search, parsed.preset)
+        settings.resolved()
+        return parsed, settings, search_space(settings, parsed.search, parsed.preset)
     except ValueError as error:
         raise UsageError(error) from error
 
 
-def _search(parsed: Any, experiment: "Experiment", space: "tuple[Field, ...]") -> "Search":
+def _search(parsed: Any, settings: "Settings", space: "tuple[Field, ...]") -> "Search":
     from ccpml.tuning.study import Search
 
-    name = _default_name(experiment)
+    name = _default_name(settings)
     try:
         return Search(
-            base=experiment,
+            base=settings,
             space=space,
             out=Path(parsed.get("out") or Path("runs") / "tune" / name).expanduser(),
             name=parsed.get("study") or name,
@@ -110,9 +110,9 @@ def _search(parsed: Any, experiment: "Experiment", space: "tuple[Field, ...]") -
         raise UsageError(f"--{error}") from error
 
 
-def _default_name(experiment: "Experiment") -> str:
-    data = DataName.parse(experiment.data).label
-    return f"{data}-{experiment.loss}-{experiment.method}"
+def _default_name(settings: "Settings") -> str:
+    data = DataName.parse(settings.data).label
+    return f"{data}-{settings.loss}-{settings.method}"
 
 
 def _say(search: "Search", event: "Begin | End") -> None:

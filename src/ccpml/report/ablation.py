@@ -13,8 +13,8 @@ from ccpml.benchmark.ablations import ablation_title
 from ccpml.benchmark.paper import paper_scores
 from ccpml.benchmark.protocol import Benchmark, Row
 from ccpml.benchmark.results import RowResult
+from ccpml.losses import LOSSES
 from ccpml.report.style import COLOURS, INK, MUTED, PAPER, WIDTH, Picture, legible, shorten, style
-from ccpml.runs.settings import PAIR_LOSSES
 
 __all__ = ["draw_ablation", "draw_table"]
 
@@ -114,13 +114,13 @@ def _family(row: Row) -> Row:
 
 
 def _colour(row: Row) -> str:
-    return _METHODS[row.method] if row.loss in PAIR_LOSSES else _RIVAL
+    return _RIVAL if LOSSES[row.loss].has_proxies else _METHODS[row.method]
 
 
 def _is_default(benchmark: Benchmark, row: Row) -> bool:
     """Say whether a row changes nothing."""
-    plain = next(benchmark.models(_family(row), 0)).experiment
-    return next(benchmark.models(row, 0)).experiment == plain
+    plain = next(benchmark.models(_family(row), 0)).settings
+    return next(benchmark.models(row, 0)).settings == plain
 
 
 def _point(result: RowResult, score: str) -> _Point | None:

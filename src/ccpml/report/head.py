@@ -4,31 +4,13 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ccpml.losses import LOSSES, METHODS
 from ccpml.report import page
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.settings import Experiment
+from ccpml.runs.settings import ResolvedSettings
 
 __all__ = ["about", "reproduce", "test_scores", "title"]
 
-_LOSSES: Final = {
-    "contrastive": "contrastive with positive margin (C2)",
-    "cosine_contrastive": "contrastive on cosine (C1)",
-    "triplet": "triplet",
-    "multi_similarity": "multi-similarity (MS)",
-}
-_OWN_PROXIES: Final = {
-    "proxy_anchor": "ProxyAnchor",
-    "proxy_nca": "ProxyNCA++",
-    "soft_triple": "SoftTriple",
-    "arcface": "ArcFace",
-    "subcenter_arcface": "SubCenter-ArcFace",
-}
-_METHODS: Final = {
-    "ccp": "chance-constrained proxies (CCP)",
-    "xbm": "cross-batch memory (XBM)",
-    "plain": "the loss alone, within the batch",
-    "own": "with proxies of its own",
-}
 _NAMES: Final = {
     "map_at_r": "MAP@R",
     "precision_at_1": "P@1",
@@ -38,10 +20,11 @@ _NAMES: Final = {
 }
 
 
-def title(run: RunDirectory, experiment: Experiment) -> str:
-    """Say what this is."""
-    method = _METHODS["own" if experiment.loss in _OWN_PROXIES else experiment.method]
-    text = f"Deep metric learning on {experiment.data}: {(_LOSSES | _OWN_PROXIES)[experiment.loss]} loss, {method}."
+def title(run: RunDirectory, settings: ResolvedSettings) -> str:
+    """Return the title: data, loss and method."""
+    entry = LOSSES[settings.loss]
+    method = "with proxies of its own" if entry.has_proxies else METHODS[settings.method].description
+    text = f"Deep metric learning on {settings.data}: {entry.description} loss, {method}."
     return f"<h1>{page.text(run.path.resolve().name)}</h1>\n" + page.paragraph(text, lead=True)
 
 
@@ -59,46 +42,48 @@ def test_scores(scores: Mapping[str, Any]) -> str:
     return page.table(header, [cells], "numbers scores") + page.paragraph(caption)
 
 
-def about(experiment: Experiment, scores: Mapping[str, Any]) -> str:
+def about(settings: ResolvedSettings, scores: Mapping[str, Any]) -> str:
     """Say what was run, on what, and by what."""
     best, hardware = scores["validation"], scores.get("hardware", {})
-    backbone = f"{experiment.backbone}, {experiment.embedding_dim}-D"
+    parameters = [f"{name} {value:g}" for name, value in settings.loss_parameters.items()]
+    backbone = f"{settings.backbone}, {settings.embedding_dim}-D"
     rows = [
-        ("data", experiment.data),
+        ("data", settings.data),
         *((name, f"{s['classes']:,} classes, {s['images']:,} images") for name, s in scores["splits"].items()),
-        ("method", _method(experiment, scores)),
-        ("loss", ", ".join([_LOSSES[experiment.loss], *_parameters(experiment)])),
-        ("backbone", backbone if experiment.weights is None else f"{backbone}, started from {experiment.weights}"),
-        ("seed", str(experiment.seed)),
+        ("method", _method(settings, scores)),
+        ("loss", ", ".join([LOSSES[settings.loss].description, *parameters])),
+        ("backbone", backbone if settings.weights == "none" else f"{backbone}, started from {settings.weights}"),
+        ("seed", str(settings.seed)),
         ("best on validation", f"MAP@R {best['map_at_r']:.4f} at step {best['step']:,} of {scores['steps']:,}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in scores.get("versions", {}).items())),
         ("commit", scores.get("commit") or "of an installed package"),
         ("hardware", ", ".join(f"{name} {value}" for name, value in hardware.items())),
     ]
-    return page.facts(rows) + _left_out(scores.get("images_left_out", [])) + _settings(experiment)
+    return page.facts(rows) + _left_out(scores.get("images_left_out", [])) + _settings(settings)
 
 
 def reproduce(run: RunDirectory) -> str:
     """Give the commands that run it again."""
-    config = shlex.quote(str(run.experiment_file.resolve()))
+    config = shlex.quote(str(run.settings_file.resolve()))
     again = shlex.quote(str(run.path.resolve().with_name(run.path.resolve().name + "-again")))
     return page.paragraph("To train it again, or to write this report again:") + page.code(
         f"ccpml train --config {config} --run {again}\nccpml report {shlex.quote(str(run.path.resolve()))}"
     )
 
 
-def _method(experiment: Experiment, scores: Mapping[str, Any]) -> str:
-    if experiment.method == "plain":
-        return "plain: the loss alone, within the batch"
+def _method(settings: ResolvedSettings, scores: Mapping[str, Any]) -> str:
+    if LOSSES[settings.loss].has_proxies:
+        return "the loss alone, with proxies of its own"
+    text = METHODS[settings.method].description
+    if settings.method == "xbm":
+        return f"{text}: {settings.memory_batches} batches, compared with after step {settings.memory_start:,}"
+    if settings.method == "plain":
+        return text
     instances = scores.get("instances", 0)
     return (
-        f"CCP: K = {experiment.proxies_per_class} proxies per class from b = {experiment.pool_size} samples, "
-        f"λ = {experiment.strength:g}; {instances} {'instance' if instances == 1 else 'instances'} converged"
+        f"{text}: K = {settings.proxies_per_class} proxies per class from b = {settings.pool_size} samples, "
+        f"λ = {settings.projections.strength:g}; {instances} {'instance' if instances == 1 else 'instances'} converged"
     )
-
-
-def _parameters(experiment: Experiment) -> list[str]:
-    return [f"{name} {value:g}" for name, value in experiment.loss_parameters().items()]
 
 
 def _left_out(images: list[str]) -> str:
@@ -110,6 +95,6 @@ def _left_out(images: list[str]) -> str:
     return page.details(f"{len(images):,} {noun} left out, unreadable", page.listing([*shown, *more]))
 
 
-def _settings(experiment: Experiment) -> str:
-    rows = ((name, "–" if value is None else str(value)) for name, value in experiment.as_dict().items())
+def _settings(settings: ResolvedSettings) -> str:
+    rows = ((name, "–" if value is None else str(value)) for name, value in settings.flat().items())
     return page.details("All settings", page.facts(rows))

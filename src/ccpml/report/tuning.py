@@ -24,7 +24,11 @@ __all__ = ["draw_contour", "draw_history", "draw_search", "draw_slices"]
 _SCORE = "MAP@R on the validation classes"
 _COMPLETE, _PRUNED = COLOURS[0], INK
 _COLUMNS = 3
-_NAMES: Final = {"strength": "strength λ", "proxies_per_class": "proxies per class K", "pool_size": "pool size b"}
+_NAMES: Final = {
+    "projections.strength": "strength λ",
+    "proxies_per_class": "proxies per class K",
+    "pool_size": "pool size b",
+}
 _STAR: Final[Any] = {"marker": "*", "markersize": 15, "color": COLOURS[4], "markeredgecolor": PAPER, "linestyle": ""}
 
 

@@ -25,7 +25,7 @@ from ccpml.report.images import Images
 from ccpml.report.maps import choose_instances, draw_maps, last_instance
 from ccpml.report.style import Picture, style
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.settings import Experiment
+from ccpml.runs.settings import ResolvedSettings
 
 __all__ = ["write_report"]
 
@@ -47,7 +47,7 @@ def write_report(run: RunDirectory) -> Path:
         ValueError: If the run's settings cannot be read.
     """
     with style():
-        report = _Report(run, run.experiment(), run.scores())
+        report = _Report(run, run.settings(), run.scores())
         body = [part for write in _SECTIONS for part in write(report)]
     for picture in report.pictures:
         picture.write(run.path / "pictures")
@@ -61,13 +61,13 @@ class _Report:
 
     Attributes:
         run: The run.
-        experiment: Its settings.
+        settings: Its settings.
         scores: What ``scores.json`` holds.
         pictures: Those drawn so far.
     """
 
     run: RunDirectory
-    experiment: Experiment
+    settings: ResolvedSettings
     scores: dict[str, Any]
     pictures: list[Picture] = field(default_factory=list)
 
@@ -75,13 +75,13 @@ class _Report:
         self.history = History.of(self.run.metrics(), int(self.scores["validation"]["step"]))
         self.train = read_embedded(self.run, "train")
         self.test = read_embedded(self.run, "test")
-        self.images = Images(self.experiment.data)
+        self.images = Images(self.settings.data)
         self.test_map_at_r = np.empty(0) if self.test is None else self.test.map_at_r()
 
     @property
     def ccp(self) -> bool:
         """Whether there are proxies."""
-        return self.experiment.method == "ccp"
+        return self.settings.method == "ccp"
 
     def figure(self, picture: Picture, caption: str) -> str:
         """Remember a picture, to be written, and give it as HTML."""
@@ -90,9 +90,9 @@ class _Report:
 
 
 def _head(report: _Report) -> Iterator[str]:
-    yield head.title(report.run, report.experiment)
+    yield head.title(report.run, report.settings)
     yield head.test_scores(report.scores)
-    yield head.about(report.experiment, report.scores)
+    yield head.about(report.settings, report.scores)
     yield head.reproduce(report.run)
 
 
@@ -161,7 +161,7 @@ def _maps(report: _Report) -> Iterator[str]:
 def _gallery(report: _Report) -> Iterator[str]:
     if report.test is None:
         return
-    seed = report.experiment.seed
+    seed = report.settings.seed
     picture = draw_gallery(report.test, report.test_map_at_r, report.images, seed)
     if picture is None:
         return

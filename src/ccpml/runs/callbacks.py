@@ -1,4 +1,4 @@
-"""What a run leaves behind while it trains: metrics, instances, checkpoints, and a line of progress."""
+"""What a run writes while it trains: metrics, instances, checkpoints, and a line of progress."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ from ccpml.runs.directory import RunDirectory
 from ccpml.runs.geometry import GeometrySet, Snapshot, picture_classes, set_geometry
 from ccpml.training import CCPCallback, MetricLearning
 
-__all__ = ["Checkpoints", "Interruption", "OwnSignals", "Progress", "Recorder", "SeedEpochs", "Stopped"]
+__all__ = ["Checkpoints", "Progress", "Recorder", "ReseedEachEpoch", "RestoreSigterm", "StopRequest", "Stopped"]
 
 COLUMNS = (
     *("step", "seconds", "loss", "map_at_r", "precision_at_1", "r_precision", "instance", "strength"),
@@ -31,12 +31,12 @@ COLUMNS = (
 )
 
 
-class Stopped(Exception):  # noqa: N818  # not an error: the user asked for it
-    """The run was asked to stop, by Ctrl-C or SIGTERM.
+class Stopped(Exception):  # noqa: N818  # not an error: the user requested it
+    """The run was stopped by Ctrl-C or SIGTERM.
 
     Args:
         message: Where it stopped.
-        number: Of the signal.
+        number: Number of the signal.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -44,17 +44,17 @@ class Stopped(Exception):  # noqa: N818  # not an error: the user asked for it
         self.number = number
 
 
-class Interruption:
-    """Turn Ctrl-C and SIGTERM into a wish that is granted after the step under way; a second one acts at once.
+class StopRequest:
+    """Stop after the current step on Ctrl-C or SIGTERM; a second signal stops at once.
 
     Attributes:
-        wanted: Number of the signal that came, 0 if none did.
+        signal: Number of the signal received, 0 if none.
     """
 
     def __init__(self) -> None:
-        self.wanted = 0
+        self.signal = 0
 
-    def __enter__(self) -> "Interruption":
+    def __enter__(self) -> "StopRequest":
         self._in_main_thread = threading.current_thread() is threading.main_thread()
         if self._in_main_thread:
             self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -68,53 +68,53 @@ class Interruption:
                 signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted:
+        if self.signal:
             raise Stopped("stopped at once", number)
-        self.wanted = number
+        self.signal = number
         tqdm.write("stopping after this step (Ctrl-C again to stop at once) ...", file=sys.stderr)
 
 
-class OwnSignals(L.Callback):
-    """Leave SIGTERM to who had it before: Lightning's handler has ranks talk to each other in the midst of a step."""
+class RestoreSigterm(L.Callback):
+    """Restore the SIGTERM handler that Lightning replaces: its own makes ranks communicate in the middle of a step."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Remember whose it is."""
+        """Remember the handler."""
         self._handler = signal.getsignal(signal.SIGTERM)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give it back."""
+        """Restore the handler."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._handler)
 
 
-class SeedEpochs(L.Callback):
-    """Make torch's generator (dropout) a function of the seed, the step at which an epoch begins, and the rank.
+class ReseedEachEpoch(L.Callback):
+    """Make torch's generator (dropout) a function of the seed, the step at the start of the epoch, and the rank.
 
     Args:
-        seed: Of the run.
+        seed: The run's seed.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Seed it."""
+        """Reseed the generator."""
         torch.manual_seed((self.seed + 1) * 1_000_003 + trainer.global_step + (trainer.global_rank << 44))
 
 
 class Recorder(L.Callback):
-    """Write a row of metrics at each validation, and a file for each instance; decide when to stop.
+    """Write a row of metrics at each validation and a file for each instance; decide when to stop.
 
     Args:
-        run: Where to.
-        geometry: The training images by which the method is measured.
-        patience: Validations without improvement of the run's best until it stops.
-        ccp: The callback that projects, None for a plain loss. It comes before this one.
+        run: The run directory.
+        geometry: The training images on which the method is measured.
+        patience: Validations without improvement of the run's best score after which it stops.
+        ccp: The callback that projects, which runs before this one; None for other methods.
 
     Attributes:
         rows: The rows so far.
         best_score: The run's best MAP@R on validation.
-        best_step: When it was.
+        best_step: Its step.
         improved: Whether the last validation was the best.
     """
 
@@ -133,7 +133,7 @@ class Recorder(L.Callback):
         self._started = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the first proxies; stop at once if the run had come to its end before it was killed."""
+        """Write the first proxies; stop at once if the run had reached its end before it was killed."""
         seconds = self.rows[-1]["seconds"] if self.rows else 0.0
         self._started = time.monotonic() - seconds
         self._write_rows(trainer)
@@ -142,11 +142,11 @@ class Recorder(L.Callback):
         trainer.should_stop = self.stale >= self.patience
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
-        """Remember the loss."""
+        """Record the loss."""
         self._losses.append(outputs["loss"].detach())
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure, write, and decide."""
+        """Measure, write the row, and decide whether to stop."""
         assert isinstance(pl_module, MetricLearning)
         assert pl_module.validation is not None
         row: dict[str, float] = {"step": trainer.global_step, "seconds": round(time.monotonic() - self._started, 1)}
@@ -169,16 +169,16 @@ class Recorder(L.Callback):
             logger.log_metrics(row, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what a resumed run needs."""
+        """Return the state that a resumed run needs."""
         names = ("rows", "best_score", "best_step", "stale", "_instance")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state."""
         vars(self).update(state_dict)
 
     def _geometry(self, trainer: L.Trainer, module: MetricLearning) -> dict[str, float]:
-        """Measure covers and distances; write the instance if it is a new one."""
+        """Measure covers and distances; write the instance if it is new."""
         snapshot, row = self.geometry.embed(module, module.device), dict[str, float]()
         if self.ccp is not None:
             row |= self.geometry.measure_proxies(snapshot, self.ccp.projections.criterion.proxies)
@@ -199,7 +199,7 @@ class Recorder(L.Callback):
         write_text(self.run.metrics_file, text.getvalue())
 
     def _record_instance(self, trainer: L.Trainer, snapshot: Snapshot) -> None:
-        """Write what the pictures show of a projection: samples, converged proxies, next proxies."""
+        """Write the samples, converged proxies and next proxies of a projection for the pictures."""
         assert self.ccp is not None
         projections, converged = self.ccp.projections, self.ccp.converged
         shown = picture_classes(snapshot.labels)
@@ -222,58 +222,58 @@ class Recorder(L.Callback):
 
 
 class Checkpoints(L.Callback):
-    """After each validation write the best weights and the state from which a killed run resumes.
+    """Write the best weights and the state to resume from after each validation.
 
     Args:
-        run: Where to.
-        recorder: It knows whether the score was the best; it comes before this one.
-        interruption: Ctrl-C.
+        run: The run directory.
+        recorder: Whether the score was the best; it runs before this one.
+        stop_request: Ctrl-C and SIGTERM.
     """
 
-    def __init__(self, run: RunDirectory, recorder: Recorder, interruption: Interruption) -> None:
+    def __init__(self, run: RunDirectory, recorder: Recorder, stop_request: StopRequest) -> None:
         self.run = run
         self.recorder = recorder
-        self.interruption = interruption
+        self.stop_request = stop_request
         self.saved = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember from where it goes on."""
+        """Remember the step that training resumes from."""
         self.saved = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Stop after the step if Ctrl-C was pressed."""
-        if self.interruption.wanted:
+        """Stop after the step if requested."""
+        if self.stop_request.signal:
             raise self._stopped(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Call the epoch completed, which it is but for this file: else Lightning would resume in its midst."""
+        """Mark the epoch as completed; otherwise Lightning would resume in the middle of it."""
         for progress in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
             progress["completed"] = progress["processed"]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write both, the state last: a run killed in between goes on from the state before."""
+        """Write both, the state last: a run killed in between resumes from the previous state."""
         if self.recorder.improved and trainer.is_global_zero:
             weights = {name: value.detach().cpu().contiguous() for name, value in pl_module.state_dict().items()}
             write_whole(self.run.weights_file, lambda to: save_file(weights, to))
         if trainer.is_global_zero:
             write_whole(self.run.state_file, trainer.save_checkpoint)
         else:
-            trainer.save_checkpoint(self.run.state_file)  # takes part in it, and writes nothing
+            trainer.save_checkpoint(self.run.state_file)  # collective; only the main process writes
         self.saved = trainer.global_step
-        if self.interruption.wanted:
+        if self.stop_request.signal:
             raise self._stopped(trainer)
 
     def _stopped(self, trainer: L.Trainer) -> Stopped:
         where = f"stopped after step {trainer.global_step:,}, saved at step {self.saved:,}"
-        return Stopped(where, self.interruption.wanted)
+        return Stopped(where, self.stop_request.signal)
 
 
 class Progress(L.Callback):
-    """One line: steps, rate, time left, loss, score, instance and covering radius.
+    """Show one line: steps, rate, time left, loss, score, instance and covering radius.
 
     Args:
-        recorder: It has the numbers.
-        total: Steps at most.
+        recorder: The numbers.
+        total: Maximum number of steps.
     """
 
     def __init__(self, recorder: Recorder, total: int) -> None:
@@ -282,7 +282,7 @@ class Progress(L.Callback):
         self._bar: tqdm[Any] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw it."""
+        """Draw the line."""
         if trainer.is_global_zero:
             self._bar = progress_bar(self.total, "step", initial=trainer.global_step)
             self._show()
@@ -297,11 +297,11 @@ class Progress(L.Callback):
         self._show()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave it as it is."""
+        """Leave the line as it is."""
         self._close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave it as it is, so that the message has a line of its own."""
+        """Leave the line as it is, so that the message starts on its own line."""
         self._close()
 
     def _close(self) -> None:

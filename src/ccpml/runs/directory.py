@@ -1,24 +1,30 @@
-"""The run directory: what lies where, and reading it again."""
+"""The run directory: its files, and reading them again."""
 
 import csv
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ccpml.files import write_text
-from ccpml.runs.locks import try_lock
-from ccpml.runs.settings import Experiment
+from ccpml.runs.settings import ResolvedSettings
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "RunExistsError", "UnfinishedRunError"]
+
+
+class RunExistsError(FileExistsError):
+    """Something exists where a run directory would be created."""
+
+
+class UnfinishedRunError(FileNotFoundError):
+    """A run has no scores or no weights yet."""
 
 
 class RunDirectory:
@@ -28,12 +34,12 @@ class RunDirectory:
         path: The directory.
 
     Attributes:
-        experiment_file: ``experiment.yaml``, the config that reproduces the run.
-        metrics_file: ``metrics.csv``, a row for each validation as it came.
+        settings_file: ``experiment.yaml``, the settings that reproduce the run.
+        metrics_file: ``metrics.csv``, one row per validation.
         scores_file: ``scores.json``, written when the run is finished.
         weights_file: ``checkpoints/best.safetensors``, network and criterion at the best validation score.
-        state_file: ``checkpoints/last.ckpt``, all that a resumed run needs; loads with ``weights_only=True``.
-        instances: A file for each instance that converged: what the pictures show of it.
+        state_file: ``checkpoints/last.ckpt``, the state that a resumed run needs; loads with ``weights_only=True``.
+        instances: One file per instance: samples and proxies for the pictures.
         embeddings: Embeddings of the splits by the best weights.
         report_file: ``report.html``.
         images_file: ``images.sha256``, a digest of which images of which classes are in which split.
@@ -41,7 +47,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.experiment_file = path / "experiment.yaml"
+        self.settings_file = path / "experiment.yaml"
         self.metrics_file = path / "metrics.csv"
         self.scores_file = path / "scores.json"
         self.weights_file = path / "checkpoints" / "best.safetensors"
@@ -51,32 +57,29 @@ class RunDirectory:
         self.report_file = path / "report.html"
         self.images_file = path / "images.sha256"
 
-    @staticmethod
-    def require_free(path: Path) -> None:
-        """Check that a new run can lie at ``path``.
+    @classmethod
+    def require_free(cls, path: Path) -> None:
+        """Check that a run directory can be created at ``path``.
 
         Raises:
-            FileExistsError: If there is something already.
+            RunExistsError: If something already exists there.
         """
-        if path.is_dir() and len(_leftovers(path)) == len(list(path.iterdir())):
-            return
-        if path.exists():
-            a_run = (path / "experiment.yaml").is_file()
-            way_out = f"go on with that run by --resume {path}, or " if a_run else ""
-            raise FileExistsError(f"{path}: there is something already; {way_out}choose another place with --run")
+        if path.exists() and not (path.is_dir() and set(path.iterdir()) == set(_leftovers(path))):
+            kind = "a run" if cls(path).settings_file.is_file() else "a file or folder"
+            raise RunExistsError(f"{path}: {kind} already exists")
 
     @classmethod
-    def create(cls, path: Path, experiment: Experiment) -> "RunDirectory":
-        """Make the directory of a new run.
+    def create(cls, path: Path, settings: ResolvedSettings) -> "RunDirectory":
+        """Create the directory of a new run.
 
         Raises:
-            FileExistsError: If there is something at ``path`` already.
+            RunExistsError: If something already exists at ``path``.
         """
         cls.require_free(path)
         run = cls(path)
         for leftover in _leftovers(path):
             leftover.unlink()
-        write_text(run.experiment_file, yaml.safe_dump(experiment.as_dict(), sort_keys=False, allow_unicode=True))
+        write_text(run.settings_file, yaml.safe_dump(settings.as_dict(), sort_keys=False, allow_unicode=True))
         return run
 
     @classmethod
@@ -84,70 +87,71 @@ class RunDirectory:
         """Open the directory of an existing run.
 
         Raises:
-            FileNotFoundError: If there is no run at ``path``.
+            FileNotFoundError: If ``path`` is not a run directory.
         """
         run = cls(path)
-        if not run.experiment_file.is_file():
-            raise FileNotFoundError(f"{path}: no run is there (no {run.experiment_file.name})")
+        if not run.settings_file.is_file():
+            raise FileNotFoundError(f"{path}: not a run directory ({run.settings_file.name} not found)")
         return run
 
     @contextmanager
-    def locked(self, patience: float = 20.0) -> Iterator[None]:
-        """Keep other processes from training this run; a process that dies, however, lets go of it.
+    def locked(self, timeout: float = 20.0) -> Iterator[None]:
+        """Keep other processes from training this run; the lock of a process that dies is released.
 
         Args:
-            patience: For how many seconds to wait until another one, perhaps about to stop, lets go.
+            timeout: Seconds to wait for another process that may be about to stop.
 
         Raises:
-            RuntimeError: If another process goes on training it.
+            RuntimeError: If another process is training the run.
         """
-        deadline = time.monotonic() + patience
-        while (lock := try_lock(self.path / ".lock")) is None:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{self.path}: another process trains this run; wait until it ends, or stop it")
-            time.sleep(0.2)
-        with lock:
-            yield
+        try:
+            with FileLock(self.path / ".lock", timeout=timeout):
+                yield
+        except Timeout:
+            raise RuntimeError(
+                f"{self.path}: another process is training this run; wait until it ends, or stop it"
+            ) from None
 
     @property
     def finished(self) -> bool:
         """Whether the run was trained and scored to its end."""
         return self.scores_file.is_file()
 
-    def experiment(self) -> Experiment:
-        """Read the experiment.
+    def settings(self) -> ResolvedSettings:
+        """Read the settings.
 
         Raises:
-            ValueError: If the file is not one of ours.
+            ValueError: If the file does not hold the settings of a run.
         """
         try:
-            values = yaml.safe_load(self.experiment_file.read_text(encoding="utf-8"))
-            known = {field.name for field in fields(Experiment)}
-            if not isinstance(values, dict) or values.keys() - known:
-                unknown = sorted(values.keys() - known) if isinstance(values, dict) else type(values).__name__
-                raise ValueError(f"unknown settings {unknown}")
-            return Experiment(**values)
+            values = yaml.safe_load(self.settings_file.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError(f"expected settings by name, got {type(values).__name__}")
+            return ResolvedSettings.from_dict(values)
         except (yaml.YAMLError, ValueError, TypeError) as error:
-            raise ValueError(f"{self.experiment_file}: not the settings of a run: {error}") from error
+            raise ValueError(f"{self.settings_file}: not the settings of a run: {error}") from error
 
     def scores(self) -> dict[str, Any]:
         """Read the scores of a finished run.
 
         Raises:
-            FileNotFoundError: If the run is not finished.
+            UnfinishedRunError: If the run is not finished.
+            ValueError: If the file is damaged.
         """
         if not self.finished:
-            raise FileNotFoundError(
-                f"{self.path}: the run is not finished; go on with ccpml train --resume {self.path}"
-            )
+            raise UnfinishedRunError(f"{self.path}: the run is not finished")
         try:
             scores: dict[str, Any] = json.loads(self.scores_file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{self.scores_file}: damaged ({error}); remove it and --resume the run") from error
+            raise ValueError(f"{self.scores_file}: damaged ({error}); remove it and resume the run") from error
         return scores
 
     def metrics(self) -> list[dict[str, float]]:
-        """Read the rows of ``metrics.csv``, numbers by column; empty cells are left out."""
+        """Read the rows of ``metrics.csv`` as numbers by column, without empty cells.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
         if not self.metrics_file.is_file():
             return []
         try:
@@ -160,18 +164,18 @@ class RunDirectory:
         """Read the best weights: the network's under ``model.``, the criterion's under ``criterion.``.
 
         Raises:
-            FileNotFoundError: If there are none yet.
+            UnfinishedRunError: If there are none yet.
             ValueError: If the file is damaged.
         """
         if not self.weights_file.is_file():
-            raise FileNotFoundError(f"{self.path}: no weights yet; go on with ccpml train --resume {self.path}")
+            raise UnfinishedRunError(f"{self.path}: the run has no weights yet")
         try:
             return load_file(self.weights_file)
-        except Exception as error:  # whatever a damaged file raises
+        except Exception as error:  # whatever safetensors raises on a damaged file
             raise ValueError(f"{self.weights_file}: damaged, cannot be read as safetensors ({error})") from error
 
     def check_state(self) -> Path | None:
-        """Give the state from which to go on, None if the run must begin anew.
+        """Return the checkpoint to resume from, None if the run must start from the beginning.
 
         Raises:
             ValueError: If the file is damaged.
@@ -180,11 +184,13 @@ class RunDirectory:
             return None
         try:
             torch.load(self.state_file, map_location="meta", weights_only=True)
-        except Exception as error:  # whatever a damaged file raises
-            raise ValueError(f"{self.state_file}: damaged; remove it to begin the run anew by --resume") from error
+        except Exception as error:  # whatever torch raises on a damaged file
+            raise ValueError(
+                f"{self.state_file}: damaged; remove it, and resuming restarts the run from the beginning"
+            ) from error
         return self.state_file
 
 
 def _leftovers(path: Path) -> list[Path]:
-    """Give the temporary files of a process that was killed as it made the directory."""
+    """Return the temporary files of a process that was killed while it created the directory."""
     return list(path.glob(".experiment.*.tmp.yaml"))

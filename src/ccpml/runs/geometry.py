@@ -14,8 +14,8 @@ from ccpml.method import (
     covering_radius,
     lipschitz_normalize,
 )
-from ccpml.runs.prepare import evaluation_batches
-from ccpml.runs.settings import Experiment
+from ccpml.runs.build import evaluation_batches
+from ccpml.runs.settings import ResolvedSettings
 from ccpml.training import embed
 
 __all__ = ["GeometrySet", "set_geometry"]
@@ -53,17 +53,17 @@ class GeometrySet:
     """Some training images, the same ones throughout a run: up to 8 of each of up to 32 classes.
 
     Args:
-        experiment: The run's settings.
+        settings: The run's settings.
         table: The training images.
         channels: Of the images.
     """
 
-    def __init__(self, experiment: Experiment, table: ImageTable, channels: int) -> None:
+    def __init__(self, settings: ResolvedSettings, table: ImageTable, channels: int) -> None:
         count = min(_CLASSES, table.num_classes)
         self.classes = np.unique(np.linspace(0, table.num_classes - 1, count).round().astype(np.int64))
-        rows = pool_rows(table.labels, _PER_CLASS, experiment.seed, 0)[self.classes]
+        rows = pool_rows(table.labels, _PER_CLASS, settings.seed, 0)[self.classes]
         self.table = table.select(np.unique(rows))
-        self._batches = evaluation_batches(experiment, self.table, channels)
+        self._batches = evaluation_batches(settings, self.table, channels)
 
     def embed(self, module: nn.Module, device: Any) -> Snapshot:
         """Embed the set by the network as it is."""

@@ -1,40 +1,122 @@
-"""What a trained run is for: embeddings and scores of other images."""
+"""Use a trained run: load it, embed images with it, score it."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ccpml.data import ImageTable, load_source
+from ccpml.data.images.read import read_part
 from ccpml.files import write_arrays
 from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
 from ccpml.progress import progress_bar, progress_to
 from ccpml.retrieval import ClusterScores, RetrievalScores, cluster_scores
+from ccpml.runs.build import build_model, evaluation_batches, transforms
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.prepare import (
-    build_model,
-    cached_side,
-    evaluation_batches,
-    is_query,
-    load_images,
-    readable_images,
-)
-from ccpml.runs.settings import Experiment
+from ccpml.runs.images import cached_side, is_query, load_images, readable_images
+from ccpml.runs.settings import ResolvedSettings
 from ccpml.training import embed, evaluate_with_roles
+from ccpml.training.embed import eval_mode
 
-__all__ = ["Evaluation", "embed_run", "evaluate_run", "load_model", "write_embeddings"]
+__all__ = ["Evaluation", "Run", "embed_run", "evaluate_run", "load_run", "write_embeddings"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run; `load_run` opens one.
+
+    Attributes:
+        path: The run directory.
+        settings: The settings it was trained with.
+    """
+
+    path: Path
+    settings: ResolvedSettings
+
+    @cached_property
+    def model(self) -> EmbeddingModel:
+        """The network with its best weights, in eval mode on the CPU; its embeddings are not normalized."""
+        state = RunDirectory.open(self.path).weights()
+        model = build_model(self.settings, _channels(self.settings), initial_weights=False)
+        prefix = "model."
+        model.load_state_dict({name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)})
+        return model.eval()
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """The content of ``scores.json``: test scores, best validation score, sizes, versions and hardware.
+
+        Raises:
+            FileNotFoundError: If the run is not finished.
+        """
+        return RunDirectory.open(self.path).scores()
+
+    def embed(self, images: Sequence[Path | str | NDArray[np.uint8]], batch_size: int = 128) -> Tensor:
+        """Embed images as the run's own evaluation does.
+
+        Args:
+            images: Paths of image files, or arrays: uint8, (H, W), (H, W, 1) or (H, W, 3) in RGB.
+            batch_size: Images embedded at a time.
+
+        Returns:
+            φ-normalized embeddings, float32 (N, d), on the CPU.
+
+        Raises:
+            BadImageError: If an image cannot be read.
+            ValueError: If an array has another shape or type.
+        """
+        transform, channels = transforms(self.settings)[1], _channels(self.settings)
+        device = next(self.model.parameters()).device
+        parts = [torch.empty(0, self.settings.embedding_dim)]
+        with eval_mode(self.model):
+            for start in range(0, len(images), batch_size):
+                views = [
+                    read_part(image, channels, transform.view, transform.min_size)
+                    for image in images[start : start + batch_size]
+                ]
+                batch = torch.from_numpy(np.stack([view.of(pixels) for pixels, view in views]))  # (B, H, W, C)
+                parts.append(self.model(batch.permute(0, 3, 1, 2).contiguous().to(device)).float().cpu())
+        return lipschitz_normalize(torch.cat(parts))
+
+
+def load_run(path: Path | str) -> Run:
+    """Load a trained run.
+
+    Args:
+        path: A run directory, as ``ccpml train`` writes it.
+
+    Returns:
+        The run. Its network is loaded on first use, with the best weights so far if training is unfinished.
+
+    Raises:
+        FileNotFoundError: If ``path`` is not a run directory; on first use of ``model``, if it has no weights yet.
+        ValueError: If its files are damaged.
+
+    Example:
+        ```python
+        run = load_run("runs/photos-multi_similarity-ccp-seed0")
+        embeddings = run.embed(["mug.jpg", "cup.jpg"])  # (2, 128)
+        print(run.settings.backbone, run.scores["test"]["map_at_r"])
+        ```
+    """
+    directory = RunDirectory.open(Path(path))
+    return Run(directory.path, directory.settings())
 
 
 class Evaluation(NamedTuple):
-    """What `evaluate_run` gives.
+    """Scores of a run.
 
     Attributes:
-        scores: Of retrieval.
-        size: The size of what was scored, in words.
-        clusters: Agreement of clusters and classes, where asked for.
+        scores: Retrieval scores.
+        size: Number of classes and images, in words.
+        clusters: Scores of a clustering, if requested.
     """
 
     scores: RetrievalScores
@@ -42,23 +124,8 @@ class Evaluation(NamedTuple):
     clusters: ClusterScores | None = None
 
 
-def load_model(run: RunDirectory) -> EmbeddingModel:
-    """Load a run's network with its best weights so far.
-
-    Raises:
-        FileNotFoundError: If the run has no weights yet.
-        ValueError: If their file is damaged.
-    """
-    state = run.weights()
-    experiment = run.experiment()
-    model = build_model(experiment, experiment.channels or 3, weights=False)
-    prefix = "model."
-    model.load_state_dict({name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)})
-    return model.eval()
-
-
 def evaluate_run(
-    run: RunDirectory,
+    path: Path,
     data: str | None = None,
     *,
     data_root: str | None = None,
@@ -69,41 +136,42 @@ def evaluate_run(
     """Score a run on its own test classes, or on other data.
 
     Args:
-        run: A run with weights.
-        data: As an experiment names them: their test classes if they have a split of their own, else all images. None:
-            the run's test classes.
-        data_root: Where the paper's benchmarks lie; None is where the run found its own, or $CCPML_DATA.
-        allow_partial: Whether a benchmark need not be whole.
-        skip_bad: Whether images that cannot be read are left out.
-        clusters: Whether to cluster all that is scored too, queries and gallery alike, with the run's seed.
+        path: The directory of a run with weights.
+        data: Data as in `Settings`: their test classes if they have their own split, else all images. None: the run's
+            test classes.
+        data_root: Folder of the benchmarks; None is the run's own, or $CCPML_DATA.
+        allow_partial: Whether a benchmark may be incomplete.
+        skip_bad: Whether unreadable images are left out.
+        clusters: Whether to cluster all images too, queries and gallery alike, with the run's seed.
     """
-    experiment = run.experiment()
-    data_root = data_root or experiment.data_root
+    run = load_run(path)
+    settings = run.settings
+    data_root = data_root or settings.data_root or None
     if data is None:
-        skip_bad, partial = experiment.skip_bad_images or skip_bad, experiment.allow_partial or allow_partial
-        own = replace(experiment, data_root=data_root, allow_partial=partial, skip_bad_images=skip_bad)
+        skip_bad, partial = settings.skip_bad_images or skip_bad, settings.allow_partial or allow_partial
+        own = replace(settings, data_root=data_root or "", allow_partial=partial, skip_bad_images=skip_bad)
         table = load_images(own).splits.test
     else:
-        source = load_source(data, data_root, allow_partial, cached_side(experiment))
+        source = load_source(data, data_root, allow_partial, cached_side(settings))
         table = readable_images(source, data, skip_bad)[0]
         if source.split_of_class is not None:
             split = source.split_of_class
             tests = [label for label, name in enumerate(table.class_names) if split[name] == "test"]
             table = table.subset(tests) if tests else table
-    embeddings, labels = _embed(run, experiment, table), torch.from_numpy(table.labels)
+    embeddings, labels = _embed_table(run, table), torch.from_numpy(table.labels)
     with progress_bar(len(table), "query", "scoring") as bar:
         scores = evaluate_with_roles(embeddings, labels, is_query(table), progress=progress_to(bar))
     size = f"{table.num_classes:,} classes, {len(table):,} images"
-    return Evaluation(scores, size, _cluster(embeddings, labels, experiment.seed) if clusters else None)
+    return Evaluation(scores, size, _cluster(embeddings, labels, settings.seed) if clusters else None)
 
 
-def _cluster(embeddings: torch.Tensor, labels: torch.Tensor, seed: int) -> ClusterScores:
+def _cluster(embeddings: Tensor, labels: Tensor, seed: int) -> ClusterScores:
     with progress_bar(0, "iteration", "clustering") as bar:
         return cluster_scores(lipschitz_normalize(embeddings), labels, seed=seed, progress=progress_to(bar))
 
 
 def embed_run(
-    run: RunDirectory,
+    path: Path,
     data: str,
     to: Path,
     *,
@@ -114,26 +182,26 @@ def embed_run(
     """Embed all images of some data and write them to an .npz file.
 
     Args:
-        run: A run with weights.
-        data: As an experiment names them.
-        to: The file: φ-normalised ``embeddings`` (N, d), ``labels`` (N,), ``class_names`` (C,), ``paths`` (N,) and
+        path: The directory of a run with weights.
+        data: Data as in `Settings`.
+        to: The file: φ-normalized ``embeddings`` (N, d), ``labels`` (N,), ``class_names`` (C,), ``paths`` (N,) and
             ``roles`` (N,).
         data_root: As for `evaluate_run`.
         allow_partial: As for `evaluate_run`.
-        skip_bad: Whether images that cannot be read are left out.
+        skip_bad: Whether unreadable images are left out.
 
     Returns:
         N.
     """
-    experiment = run.experiment()
-    source = load_source(data, data_root or experiment.data_root, allow_partial, cached_side(experiment))
+    run = load_run(path)
+    source = load_source(data, data_root or run.settings.data_root or None, allow_partial, cached_side(run.settings))
     table, _ = readable_images(source, data, skip_bad)
-    write_embeddings(to, _embed(run, experiment, table), table)
+    write_embeddings(to, _embed_table(run, table), table)
     return len(table)
 
 
-def write_embeddings(path: Path, embeddings: torch.Tensor, table: ImageTable) -> None:
-    """Write φ-normalised embeddings, with labels, class names, image names and roles."""
+def write_embeddings(path: Path, embeddings: Tensor, table: ImageTable) -> None:
+    """Write φ-normalized embeddings, with labels, class names, image names and roles."""
     write_arrays(
         path,
         embeddings=lipschitz_normalize(embeddings).numpy(),
@@ -144,11 +212,14 @@ def write_embeddings(path: Path, embeddings: torch.Tensor, table: ImageTable) ->
     )
 
 
-def _embed(run: RunDirectory, experiment: Experiment, table: ImageTable) -> torch.Tensor:
-    model = load_model(run)
-    kind = experiment.device.partition(":")[0]
+def _embed_table(run: Run, table: ImageTable) -> Tensor:
+    kind = run.settings.device.partition(":")[0]
     gpu = kind in {"auto", "cuda"} and torch.cuda.is_available()
-    device = torch.device(experiment.device if gpu and kind == "cuda" else "cuda" if gpu else "cpu")
-    batches = evaluation_batches(experiment, table, experiment.channels or 3)
+    device = torch.device(run.settings.device if gpu and kind == "cuda" else "cuda" if gpu else "cpu")
+    batches = evaluation_batches(run.settings, table, _channels(run.settings))
     with progress_bar(len(table), "image", "embedding") as bar:
-        return embed(model.to(device), batches, device, bar.update)[0]
+        return embed(run.model.to(device), batches, device, bar.update)[0]
+
+
+def _channels(settings: ResolvedSettings) -> int:
+    return 3 if settings.channels == "auto" else settings.channels

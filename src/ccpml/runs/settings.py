@@ -1,86 +1,58 @@
-"""One experiment: everything that makes a run what it is. Imports no torch, so that the command line starts at once."""
+"""The settings of a run. Imports no torch, so that the command line starts at once."""
 
 import math
 import re
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, Self, get_type_hints
 
+from ccpml.losses import LOSSES, METHODS, parameter_names
+from ccpml.options import ProjectionOptions
 from ccpml.runs.presets import load_preset
 
-__all__ = ["LOSS_PARAMETERS", "PAIR_LOSSES", "Experiment"]
-
-LOSS_PARAMETERS: dict[str, tuple[str, ...]] = {
-    "contrastive": ("pos_margin", "neg_margin"),
-    "cosine_contrastive": ("margin",),
-    "triplet": ("margin",),
-    "multi_similarity": ("alpha", "beta", "base"),
-    "proxy_anchor": ("margin", "alpha"),
-    "proxy_nca": ("temperature",),
-    "soft_triple": ("scale", "gamma", "tau", "margin", "centers_per_class"),
-    "arcface": ("margin", "scale"),
-    "subcenter_arcface": ("margin", "scale", "centers_per_class"),
-}
-PAIR_LOSSES = ("contrastive", "cosine_contrastive", "triplet", "multi_similarity")
-"""Those that CCP and XBM wrap; the others have proxies of their own."""
+__all__ = ["ResolvedSettings", "Settings", "setting_types"]
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """Train an embedding on some classes and score it on others.
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of a run: train an embedding on some classes, score it on others.
 
-    A value of null (None) stands for what suits the data, the backbone or the loss; a run's ``experiment.yaml`` holds
-    the values that were taken. For cub, cars196, sop and inshop those are the paper's.
+    A value of null (None) stands for the value that suits the data, the backbone or the loss; `resolved` fills it in.
+    For cub, cars196, sop and inshop that is the paper's.
 
     Args:
         data: glyphs (comes with the package), cub, cars196, sop, inshop (below data_root), folder:<path> (a class is a
             leaf folder), or csv:<file> (columns path,label[,split[,role]]).
-        data_root: Where cub, cars196, sop and inshop lie as they were unpacked; null is $CCPML_DATA.
-        allow_partial: Whether a benchmark may have other numbers of images and classes than the published ones.
+        data_root: Folder of cub, cars196, sop and inshop as they were unpacked; null is $CCPML_DATA.
+        allow_partial: Whether a benchmark may differ from the published numbers of images and classes.
         method: ccp; xbm (cross-batch memory); or plain: the loss alone, within the batch.
-        loss: contrastive (C2), cosine_contrastive (C1), triplet, multi_similarity; or, with method plain, a rival with
-            proxies of its own: proxy_anchor, proxy_nca (ProxyNCA++), soft_triple, arcface, subcenter_arcface.
-        pos_margin: m⁺ of contrastive, a distance.
-        neg_margin: m⁻ of contrastive, a distance.
-        margin: Of cosine_contrastive (an inner product), triplet (a distance), proxy_anchor and soft_triple (δ),
-            arcface and subcenter_arcface (an angle in radians).
-        alpha: α of multi_similarity and proxy_anchor.
-        beta: β of multi_similarity.
-        base: λ of multi_similarity.
-        temperature: Of proxy_nca.
-        scale: λ of soft_triple, s of arcface and subcenter_arcface.
-        gamma: γ of soft_triple.
-        tau: τ of soft_triple.
-        centers_per_class: Proxies per class of soft_triple and subcenter_arcface.
+        loss: contrastive (C2), cosine_contrastive (C1), triplet, multi_similarity; or, with method plain, a loss that
+            has proxies of its own: proxy_anchor, proxy_nca (ProxyNCA++), soft_triple, arcface, subcenter_arcface.
+        loss_parameters: Parameters of the loss by name; those not given have the values of the table of losses.
+        projections: Options of the alternating projections of CCP.
         proxies_per_class: K of CCP.
-        class_rate: Of CCP's classes, the share with whose proxies a step compares (at least as many as there are images
+        class_rate: Fraction of the classes whose proxies a step of CCP compares with (never fewer classes than images
             in the batch); below 1 for very many classes.
         pool_size: b, the images of a class among which CCP chooses proxies.
-        memory_batches: Batches that the memory of xbm holds.
-        memory_start: Steps until xbm compares with its memory.
-        proxy_lr_factor: The learning rate of a loss's own proxies is that of the network times this.
-        warmup_epochs: Passes through the training images in which the embedding layer and the proxies alone learn.
+        memory_batches: Batches in the memory of xbm.
+        memory_start: Steps before xbm compares with its memory.
+        proxy_lr_factor: Learning rate of the proxies, as a multiple of the network's.
+        warmup_epochs: Passes through the training images in which only the embedding layer and the proxies learn.
         pair_weight: Weight of the loss within the batch.
         proxy_weight: Weight of the loss against the proxies.
-        strength: λ, of the pull towards the last instance's solution.
-        decay: The strength in instance k is λ · decay^k.
-        instance_patience: Validations without improvement until an instance has converged.
-        min_delta: By how much a score must exceed the instance's best.
-        pool_transform: Whether the pool is seen through the transform of training or of evaluation.
-        center_space: Whether k-centre works on raw embeddings or after the Lipschitz normalisation.
-        rewind: Whether an instance starts from the best weights of the one before.
-        reset_proxy_state: Whether the optimiser's state of the proxies is dropped at each projection.
+        pool_transform: Whether the pool uses the transform of training or of evaluation.
         test_classes: Shell patterns of the test classes, separated by commas, such as 'Korean/*,Greek/*'; null is
             the data's own split, or else the second half of the classes.
         folds: Contiguous parts into which the other classes are cut, one of which validates.
-        fold: That part, from 0; null is the data's own validation classes, or else part 0.
-        skip_bad_images: Whether images that cannot be read are left out, rather than an error.
+        fold: That part, from 0; auto is the data's own validation classes, or else part 0.
+        skip_bad_images: Whether unreadable images are left out, rather than an error.
         backbone: small_conv, bn_inception, resnet50, or timm:<name>.
         embedding_dim: d.
         pooling: avg, max, or avg+max.
-        weights: What the backbone starts from: imagenet (from the hub cache, or downloaded), a file (.safetensors,
+        weights: Initial weights of the backbone: imagenet (from the hub cache, or downloaded), a file (.safetensors,
             .pth: a published checkpoint, or checkpoints/best.safetensors of a run), or none.
         freeze_batchnorm: Whether BatchNorm keeps its statistics, scales and shifts.
-        channels: 1 for grey, 3 for colour; null is grey where all images are and the backbone can.
+        channels: 1 for gray, 3 for color; auto is gray if all images are and the backbone supports it.
         image_size: Side of the images that the network sees.
         augment: paper (crops of 16-100 % and flips), mild (crops of 70-100 %), or none.
         classes_per_batch: P.
@@ -89,47 +61,35 @@ class Experiment:
         lr_schedule: constant, or plateau: a tenth after ten validations without improvement.
         weight_decay: Weight decay.
         clip_norm: Largest norm of all gradients together.
-        max_steps: Optimiser steps, rounded up to a whole number of validations.
+        max_steps: Optimizer steps, rounded up to a whole number of validations.
         validate_every: Steps between validations.
-        patience: Validations without improvement of the run's best until it stops.
+        patience: Validations without improvement of the run's best score after which it stops.
         score_last: Whether the test scores of the last weights are reported too, beside those of the best.
-        seed: Of everything random.
+        seed: Random seed.
         device: auto, cpu, cuda, cuda:1, mps ...
-        ranks: Processes that train together, each on a device of its own (CPU processes, without one) and with its
-            share of the classes of a batch. Where torchrun starts them, its number holds.
+        ranks: Processes that train together, each on its own device (CPU processes if there is none) with its share
+            of the classes of a batch. Under torchrun, its own number of processes is used.
         precision: 32-true, 64-true, bf16-mixed or 16-mixed.
-        channels_last: Whether images lie in memory pixel by pixel, which most convolutions are faster with.
-        compile: Whether the network is compiled by torch.compile, for which a CPU needs a C++ compiler.
-        threads: CPU threads; null leaves the choice to torch. Results are equal bit for bit for equal threads.
-        workers: Processes that read images; null is 0 for images in memory, else 2.
+        channels_last: Whether images are stored channels last, which is faster for most convolutions.
+        compile: Whether torch.compile compiles the network; on a CPU it needs a C++ compiler.
+        threads: CPU threads; auto leaves the choice to torch. Results are equal bit for bit for equal threads.
+        workers: Processes that read images; auto is 0 for images in memory, else 2.
+
+    Raises:
+        ValueError: If a value is out of range, or values contradict each other.
+
+    Example:
+        >>> Settings(loss="triplet").resolved().loss_parameters
+        {'margin': 0.0961}
     """
 
     data: str = "glyphs"
     data_root: str | None = None
     allow_partial: bool = False
     method: Literal["ccp", "xbm", "plain"] = "ccp"
-    loss: Literal[
-        "contrastive",
-        "cosine_contrastive",
-        "triplet",
-        "multi_similarity",
-        "proxy_anchor",
-        "proxy_nca",
-        "soft_triple",
-        "arcface",
-        "subcenter_arcface",
-    ] = "contrastive"
-    pos_margin: float | None = None
-    neg_margin: float | None = None
-    margin: float | None = None
-    alpha: float | None = None
-    beta: float | None = None
-    base: float | None = None
-    temperature: float | None = None
-    scale: float | None = None
-    gamma: float | None = None
-    tau: float | None = None
-    centers_per_class: int | None = None
+    loss: str = "contrastive"
+    loss_parameters: dict[str, float] = field(default_factory=dict)
+    projections: ProjectionOptions = field(default_factory=ProjectionOptions)
     proxies_per_class: int | None = None
     class_rate: float = 1.0
     pool_size: int | None = None
@@ -139,24 +99,17 @@ class Experiment:
     warmup_epochs: int | None = None
     pair_weight: float = 0.1
     proxy_weight: float = 1.0
-    strength: float = 2e-4
-    decay: float = 1.0
-    instance_patience: int = 3
-    min_delta: float = 1e-5
     pool_transform: Literal["train", "eval"] = "train"
-    center_space: Literal["raw", "lipschitz"] = "raw"
-    rewind: bool = False
-    reset_proxy_state: bool = False
     test_classes: str | list[str] | None = None
     folds: int = 4
-    fold: int | None = None
+    fold: int | Literal["auto"] = "auto"
     skip_bad_images: bool = False
     backbone: str | None = None
     embedding_dim: int = 128
     pooling: Literal["avg", "max", "avg+max"] = "avg"
     weights: str | None = None
     freeze_batchnorm: bool | None = None
-    channels: Literal[1, 3] | None = None
+    channels: Literal[1, 3, "auto"] = "auto"
     image_size: int | None = None
     augment: Literal["paper", "mild", "none"] | None = None
     classes_per_batch: int | None = None
@@ -175,118 +128,214 @@ class Experiment:
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
     channels_last: bool = False
     compile: bool = False
-    threads: int | None = None
-    workers: int | None = None
+    threads: int | Literal["auto"] = "auto"
+    workers: int | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
-        self._check_loss_parameters()
-        self._check_names()
-        for name in _AT_LEAST_ONE:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
-        for name in ("lr", "clip_norm", "decay", "proxy_lr_factor"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name}: expected a number above 0, got {value}")
-        for name in _AT_LEAST_ZERO:
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"{name}: expected 0 or more, got {value}")
-        if not 0 < self.class_rate <= 1:
-            raise ValueError(f"class_rate: expected a share above 0 and up to 1, got {self.class_rate}")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed: expected 0..2147483647, got {self.seed}")
+        self._check_loss()
+        for names, expected, valid in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if value not in (None, "auto") and not valid(value):
+                    raise ValueError(f"{name}: expected {expected}, got {value!r}")
+        if self.fold != "auto" and not 0 <= self.fold < self.folds:
+            raise ValueError(f"fold: expected one of folds = {self.folds}, 0..{self.folds - 1}, got {self.fold}")
+        if self.ranks > 1 and ":" in self.device:
+            raise ValueError(
+                f"device: expected a kind of device, one for each of ranks = {self.ranks}, got {self.device}"
+            )
+        if isinstance(self.test_classes, str) and not self._test_patterns():
+            raise ValueError("test_classes: expected patterns such as 'Korean/*', got none")
         if self.method == "ccp" and (self.proxies_per_class or 0) > (self.pool_size or math.inf):
             raise ValueError(
                 f"proxies_per_class: expected at most pool_size = {self.pool_size}, got {self.proxies_per_class}"
             )
 
-    def _check_names(self) -> None:
-        if self.folds < 2 or not 0 <= (self.fold or 0) < self.folds:
-            raise ValueError(
-                f"folds, fold: expected two folds or more, and one of them, got {self.folds} and {self.fold}"
-            )
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
-            raise ValueError(f"device: expected auto, cpu, cuda, cuda:<number> or mps, got {self.device!r}")
-        if self.ranks > 1 and ":" in self.device:
-            raise ValueError(f"device: {self.device} is one device, and each of ranks = {self.ranks} needs its own")
-        if self.backbone is not None and not re.fullmatch(r"small_conv|bn_inception|resnet50|timm:.+", self.backbone):
-            raise ValueError(
-                f"backbone: expected small_conv, bn_inception, resnet50 or timm:<name>, got {self.backbone!r}"
-            )
-        if self.test_patterns() == []:
-            raise ValueError("test_classes: expected patterns such as 'Korean/*', got none")
-
-    def _check_loss_parameters(self) -> None:
-        if self.method != "plain" and self.loss not in PAIR_LOSSES:
+    def _check_loss(self) -> None:
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {self.loss!r}")
+        if self.method not in METHODS:
+            raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}")
+        entry = LOSSES[self.loss]
+        if self.method not in entry.methods:
             raise ValueError(f"method: {self.loss} has proxies of its own; train it with method plain")
-        takes = LOSS_PARAMETERS[self.loss]
-        for loss, parameters in LOSS_PARAMETERS.items():
-            for name in parameters:
-                value = getattr(self, name)
-                if value is not None and name not in takes:
-                    raise ValueError(f"{name}: is of the loss {loss}; {self.loss} takes {', '.join(takes)}")
-                if value is not None and not math.isfinite(value):
-                    raise ValueError(f"{name}: expected a finite number, got {value}")
-                if value is not None and name in _ABOVE_ZERO and value <= 0:
-                    raise ValueError(f"{name}: expected a number above 0, got {value}")
+        for name, value in self.loss_parameters.items():
+            if name not in entry.parameters:
+                losses = parameter_names().get(name)
+                owner = f"a parameter of {' and '.join(losses)}" if losses else "not a parameter of any loss"
+                raise ValueError(f"{name}: is {owner}; {self.loss} takes {', '.join(entry.parameters)}")
+            entry.parameters[name].check(name, value)
 
-    def resolved(self) -> "Experiment":
-        """Fill in what suits the data, the backbone and the loss where a value is None.
+    def _test_patterns(self) -> list[str]:
+        if isinstance(self.test_classes, str):
+            return [pattern.strip() for pattern in self.test_classes.split(",") if pattern.strip()]
+        return list(self.test_classes or [])
+
+    def resolved(self) -> "ResolvedSettings":
+        """Return the settings with nothing left open.
 
         Raises:
-            ValueError: If a value that was given does not go with one that was filled in.
+            ValueError: If a given value contradicts one that was filled in.
         """
-        preset = load_preset(self.data)
-        suits: dict[str, Any] = {**_RIVAL_BATCHES} if self.loss not in PAIR_LOSSES else {**_PAIR_BATCHES}
+        entry, preset = LOSSES[self.loss], load_preset(self.data)
+        suits: dict[str, Any] = {"data_root": "", **(_PROXY_LOSS if entry.has_proxies else _PAIR_LOSS)}
         suits |= preset["settings"]
         backbone = self.backbone or suits["backbone"]
         if backbone != suits["backbone"] and backbone == "small_conv":
-            suits["weights"] = "none"  # there are none for it
+            suits["weights"] = "none"  # none are published
         suits |= _SMALL_CONV if backbone == "small_conv" else _PRETRAINED
         if backbone.startswith("timm:"):
             suits["image_size"] = 224
-        suits |= {**_OTHER_LOSSES, **preset["losses"]}[self.loss]
-        return replace(self, **{name: value for name, value in suits.items() if getattr(self, name) is None})
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        own |= {name: value for name, value in suits.items() if own[name] is None}
+        own["loss_parameters"] = {**entry.defaults_for(self.data), **self.loss_parameters}
+        return ResolvedSettings(**{**own, "test_classes": self._test_patterns()})
 
-    def loss_parameters(self) -> dict[str, float]:
-        """Give the loss's own parameters by name."""
-        resolved = self.resolved()
-        return {name: getattr(resolved, name) for name in LOSS_PARAMETERS[self.loss]}
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """Return the settings with some changed, by the names of `setting_types`.
 
-    def test_patterns(self) -> list[str] | None:
-        """Give the patterns of the test classes one by one."""
-        if isinstance(self.test_classes, str):
-            return [pattern.strip() for pattern in self.test_classes.split(",") if pattern.strip()]
-        return self.test_classes
+        Example:
+            >>> Settings(loss="triplet").changed({"margin": 0.2, "projections.patience": 5}).projections.patience
+            5
+        """
+        own: dict[str, Any] = {}
+        parameters, options = dict(self.loss_parameters), dict[str, Any]()
+        for name, value in changes.items():
+            if name in parameter_names():
+                parameters[name] = value
+            elif name.startswith("projections."):
+                options[name.removeprefix("projections.")] = value
+            else:
+                own[name] = value
+        if "loss" in own and own["loss"] != self.loss:
+            parameters = {name: value for name, value in parameters.items() if name in changes}
+        if options:
+            own["projections"] = replace(self.projections, **options)
+        return replace(self, **{"loss_parameters": parameters, **own})
 
     def as_dict(self) -> dict[str, Any]:
-        """Give all fields by name, for YAML."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Return all settings by name as plain values, as in ``experiment.yaml``: parameters of the loss are flat."""
+        values = asdict(self)
+        parameters = values.pop("loss_parameters")
+        after = list(values).index("loss") + 1
+        items = list(values.items())
+        return dict([*items[:after], *parameters.items(), *items[after:]])
+
+    def flat(self) -> dict[str, Any]:
+        """Return all settings as `as_dict` does, by the names of `setting_types`."""
+        values = self.as_dict()
+        options = values.pop("projections")
+        return {**values, **{f"projections.{name}": value for name, value in options.items()}}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the settings that `as_dict` gave.
+
+        Raises:
+            ValueError: If a name or a value is not that of a setting.
+        """
+        known = {each.name for each in fields(cls)}
+        own = {name: value for name, value in values.items() if name in known}
+        parameters = {name: value for name, value in values.items() if name not in known and name in parameter_names()}
+        unknown = sorted(str(name) for name in values.keys() - own.keys() - parameters.keys())
+        if unknown:
+            raise ValueError(f"unknown settings: {', '.join(unknown)}")
+        if "projections" in own:
+            own["projections"] = ProjectionOptions(**own["projections"])
+        return cls(**{"loss_parameters": {n: v for n, v in parameters.items() if v is not None}, **own})
 
 
-_AT_LEAST_ONE = (
-    *("proxies_per_class", "pool_size", "instance_patience", "embedding_dim", "image_size", "classes_per_batch"),
-    *("ranks", "samples_per_class", "max_steps", "validate_every", "patience", "threads", "memory_batches"),
-    "centers_per_class",
+@dataclass(frozen=True, kw_only=True)
+class ResolvedSettings(Settings):
+    """Settings with nothing left open: no value is None. No ``test_classes`` stands for the data's own split.
+
+    Raises:
+        ValueError: If a value is None, or as for `Settings`.
+    """
+
+    data_root: str
+    proxies_per_class: int
+    pool_size: int
+    memory_batches: int
+    proxy_lr_factor: float
+    warmup_epochs: int
+    backbone: str
+    weights: str
+    freeze_batchnorm: bool
+    image_size: int
+    augment: Literal["paper", "mild", "none"]
+    classes_per_batch: int
+    samples_per_class: int
+    lr: float
+    max_steps: int
+    validate_every: int
+    test_classes: list[str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for each in fields(self):
+            if getattr(self, each.name) is None:
+                raise ValueError(f"{each.name}: expected a value, got none")
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a training batch."""
+        return self.classes_per_batch * self.samples_per_class
+
+
+def setting_types() -> dict[str, Any]:
+    """Return the type of each setting by its flat name: parameters of losses and ``projections.<option>`` included.
+
+    Example:
+        >>> types = setting_types()
+        >>> types["projections.patience"], types["neg_margin"]
+        (<class 'int'>, <class 'float'>)
+    """
+    types = {name: hint for name, hint in get_type_hints(Settings).items() if name != "projections"}
+    del types["loss_parameters"]
+    for entry in LOSSES.values():
+        types |= {name: int if parameter.whole else float for name, parameter in entry.parameters.items()}
+    return types | {f"projections.{name}": hint for name, hint in get_type_hints(ProjectionOptions).items()}
+
+
+def _finite(value: float) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+_RANGES: tuple[tuple[tuple[str, ...], str, Any], ...] = (
+    (
+        (
+            *("proxies_per_class", "pool_size", "embedding_dim", "image_size", "classes_per_batch", "patience"),
+            *("ranks", "samples_per_class", "max_steps", "validate_every", "threads", "memory_batches"),
+        ),
+        "at least 1",
+        lambda value: value >= 1,
+    ),
+    (("folds",), "at least 2", lambda value: value >= 2),
+    (("lr", "clip_norm", "proxy_lr_factor"), "a finite number > 0", lambda value: _finite(value) and value > 0),
+    (
+        ("weight_decay", "pair_weight", "proxy_weight", "workers", "memory_start", "warmup_epochs"),
+        "a finite number >= 0",
+        lambda value: _finite(value) and value >= 0,
+    ),
+    (("class_rate",), "a fraction in (0, 1]", lambda value: 0 < value <= 1),
+    (("seed",), "0..2147483647", lambda value: 0 <= value < 2**31),
+    (
+        ("device",),
+        "auto, cpu, cuda, cuda:<number> or mps",
+        lambda value: re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value),
+    ),
+    (
+        ("backbone",),
+        "small_conv, bn_inception, resnet50 or timm:<name>",
+        lambda value: re.fullmatch(r"small_conv|bn_inception|resnet50|timm:.+", value),
+    ),
 )
-_AT_LEAST_ZERO = (
-    *("weight_decay", "strength", "min_delta", "pair_weight", "proxy_weight", "workers", "memory_start"),
-    "warmup_epochs",
-)
-_ABOVE_ZERO = {"alpha", "beta", "temperature", "scale", "gamma"}
 
 # A small network from scratch, and the paper's settings for a pretrained one.
 _SMALL_CONV = {"lr": 1e-3, "image_size": 32, "augment": "mild", "freeze_batchnorm": False, "max_steps": 1500}
 _PRETRAINED = {"lr": 1e-5, "image_size": 227, "augment": "paper", "freeze_batchnorm": True, "max_steps": 150_000}
 
-# Pair losses need positives in the batch; losses with proxies of their own do not, and learn those proxies faster.
-_PAIR_BATCHES = {"classes_per_batch": 8, "samples_per_class": 4, "proxy_lr_factor": 1.0, "warmup_epochs": 0}
-_RIVAL_BATCHES = {"classes_per_batch": 32, "samples_per_class": 1, "proxy_lr_factor": 100.0, "warmup_epochs": 1}
-
-# Losses of which the paper gives no parameters: those of their own papers.
-_OTHER_LOSSES: dict[str, dict[str, float]] = {
-    "arcface": {"margin": 0.5, "scale": 64.0},
-    "subcenter_arcface": {"margin": 0.5, "scale": 64.0, "centers_per_class": 3},
-}
+# Pair losses need positives in the batch; losses that have proxies do not, and learn their proxies faster.
+_PAIR_LOSS = {"classes_per_batch": 8, "samples_per_class": 4, "proxy_lr_factor": 1.0, "warmup_epochs": 0}
+_PROXY_LOSS = {"classes_per_batch": 32, "samples_per_class": 1, "proxy_lr_factor": 100.0, "warmup_epochs": 1}

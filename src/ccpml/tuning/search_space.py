@@ -3,11 +3,13 @@
 import math
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Union, get_args, get_origin
 
+from ccpml.losses import LOSSES, parameter_names
+from ccpml.options import ProjectionOptions
 from ccpml.runs.presets import read_preset
-from ccpml.runs.settings import LOSS_PARAMETERS, PAIR_LOSSES, Experiment
+from ccpml.runs.settings import Settings, setting_types
 
 __all__ = [
     "SEARCHES",
@@ -27,8 +29,8 @@ SEARCHES = tuple(read_preset("searches"))
 _OF_METHOD = {
     "ccp": (
         *("proxies_per_class", "pool_size", "pair_weight", "proxy_weight"),
-        *("strength", "decay", "instance_patience", "min_delta"),
-        *("pool_transform", "center_space", "rewind", "reset_proxy_state"),
+        "pool_transform",
+        *(f"projections.{option.name}" for option in fields(ProjectionOptions)),
     ),
     "xbm": ("memory_batches", "memory_start"),
 }
@@ -39,7 +41,7 @@ class Range:
     """All numbers between two.
 
     Attributes:
-        name: The field of `Experiment`.
+        name: The field of `Settings`.
         low: The least.
         high: The greatest.
         log: Whether they are searched by their logarithm.
@@ -69,7 +71,7 @@ class Choices:
     """Some numbers.
 
     Attributes:
-        name: The field of `Experiment`.
+        name: The field of `Settings`.
         values: The numbers.
     """
 
@@ -89,7 +91,7 @@ Field = Range | Choices
 
 
 def numeric_fields() -> dict[str, tuple[type, tuple[int, ...]]]:
-    """Give the numeric fields of `Experiment`: their type, and the only values that they take if there are few.
+    """Give the numeric fields of `Settings`: their type, and the only values that they take if there are few.
 
     Example:
         >>> fields = numeric_fields()
@@ -97,13 +99,14 @@ def numeric_fields() -> dict[str, tuple[type, tuple[int, ...]]]:
         ((<class 'float'>, ()), (<class 'int'>, (1, 3)), False)
     """
     found: dict[str, tuple[type, tuple[int, ...]]] = {}
-    for name, hint in get_type_hints(Experiment).items():
+    for name, hint in setting_types().items():
         members = get_args(hint) if get_origin(hint) in {Union, types.UnionType} else (hint,)
         for member in members:
             only = get_args(member) if get_origin(member) is Literal else ()
+            only = tuple(value for value in only if type(value) is int)
             if member in {int, float}:
                 found[name] = member, ()
-            elif only and all(type(value) is int for value in only):
+            elif only:
                 found[name] = int, only
     return found
 
@@ -115,11 +118,11 @@ def parse_field(text: str) -> Field:
         text: ``name=low..high``, ``name=low..high:log``, or ``name=value,value,...``.
 
     Raises:
-        ValueError: If it is something else, or no numeric field of `Experiment`.
+        ValueError: If it is something else, or no numeric field of `Settings`.
 
     Example:
-        >>> parse_field("strength=1e-6..0.1:log"), parse_field("proxies_per_class=1..16").whole
-        (Range(name='strength', low=1e-06, high=0.1, log=True), True)
+        >>> parse_field("projections.strength=1e-6..0.1:log"), parse_field("proxies_per_class=1..16").whole
+        (Range(name='projections.strength', low=1e-06, high=0.1, log=True), True)
         >>> parse_field("lr=1e-5,1e-4")
         Choices(name='lr', values=(1e-05, 0.0001))
     """
@@ -127,7 +130,7 @@ def parse_field(text: str) -> Field:
     name = name.replace("-", "_")
     known = numeric_fields()
     if name not in known:
-        what = "is no number" if name in get_type_hints(Experiment) else "is no setting"
+        what = "is no number" if name in setting_types() else "is no setting"
         raise ValueError(f"search: {name!r} {what}; there are {', '.join(known)}")
     kind, only = known[name]
     if not equals or not values:
@@ -171,7 +174,7 @@ def _number(name: str, kind: type, text: str) -> float:
     return value
 
 
-def search_space(base: Experiment, texts: Sequence[str], preset: str | None = None) -> tuple[Field, ...]:
+def search_space(base: Settings, texts: Sequence[str], preset: str | None = None) -> tuple[Field, ...]:
     """Read a search and check it against the experiment that it varies.
 
     Args:
@@ -193,7 +196,9 @@ def search_space(base: Experiment, texts: Sequence[str], preset: str | None = No
             raise ValueError(f"preset: there is no {preset!r}, there is {', '.join(SEARCHES)}")
         fields = {field.name: field for field in map(parse_field, read_preset("searches")[preset]["search"])} | fields
     if not fields:
-        raise ValueError("search: nothing to search; give --search strength=1e-6..1e-1:log or --preset lambda-proxies")
+        raise ValueError(
+            "search: nothing to search; give --search projections.strength=1e-6..1e-1:log or --preset lambda-proxies"
+        )
     space = tuple(fields.values())
     for field in space:
         try:
@@ -205,7 +210,7 @@ def search_space(base: Experiment, texts: Sequence[str], preset: str | None = No
     return space
 
 
-def check_effect(base: Experiment, name: str) -> None:
+def check_effect(base: Settings, name: str) -> None:
     """Check that an experiment depends on a setting.
 
     Args:
@@ -216,22 +221,22 @@ def check_effect(base: Experiment, name: str) -> None:
         ValueError: If it does not.
 
     Example:
-        >>> check_effect(Experiment(method="plain"), "strength")
+        >>> check_effect(Settings(method="plain"), "projections.strength")
         Traceback (most recent call last):
             ...
-        ValueError: strength: it has no effect with method plain, only with ccp
+        ValueError: projections.strength: it has no effect with method plain, only with ccp
     """
     for method, names in _OF_METHOD.items():
         if name in names and base.method != method:
             raise ValueError(f"{name}: it has no effect with method {base.method}, only with {method}")
-    losses = [loss for loss, names in LOSS_PARAMETERS.items() if name in names]
+    losses = parameter_names().get(name, [])
     if losses and base.loss not in losses:
         raise ValueError(f"{name}: it has no effect on {base.loss}, only on {', '.join(losses)}")
-    if name == "proxy_lr_factor" and base.method != "ccp" and base.loss in PAIR_LOSSES:
+    if name == "proxy_lr_factor" and base.method != "ccp" and not LOSSES[base.loss].has_proxies:
         raise ValueError(f"{name}: {base.loss} with method {base.method} has no proxies")
 
 
-def _check_value(base: Experiment, space: Sequence[Field], field: Field, value: float) -> None:
+def _check_value(base: Settings, space: Sequence[Field], field: Field, value: float) -> None:
     """Check that the experiment takes a value with all others at their least, or at their greatest."""
     for choose in (min, max):
         values = {other.name: choose(other.extremes) for other in space} | {field.name: value}
@@ -243,7 +248,7 @@ def _check_value(base: Experiment, space: Sequence[Field], field: Field, value: 
     raise ValueError(f"search {field.name}: {refused}")
 
 
-def with_values(base: Experiment, values: Mapping[str, Any]) -> Experiment:
+def with_values(base: Settings, values: Mapping[str, Any]) -> Settings:
     """Give the experiment of a trial.
 
     More proxies than the pool has points want a larger pool: where the pool's size was left open, it grows with them.
@@ -256,10 +261,10 @@ def with_values(base: Experiment, values: Mapping[str, Any]) -> Experiment:
         ValueError: If the values do not go together.
 
     Example:
-        >>> with_values(Experiment(), {"proxies_per_class": 16}).pool_size
+        >>> with_values(Settings(), {"proxies_per_class": 16}).pool_size
         16
     """
     changes = dict(values)
     if "proxies_per_class" in values and "pool_size" not in values and base.pool_size is None:
-        changes["pool_size"] = max(values["proxies_per_class"], base.resolved().pool_size or 0)
-    return replace(base, **changes)
+        changes["pool_size"] = max(values["proxies_per_class"], base.resolved().pool_size)
+    return base.changed(changes)

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 from ccpml.data_name import DataName
 from ccpml.files import write_text
 from ccpml.runs.locks import waiting_lock
-from ccpml.runs.settings import Experiment
+from ccpml.runs.settings import Settings
 from ccpml.tuning.search_space import Choices, Field, Range
 
 __all__ = ["Search", "SeededSampler", "Study", "open_study", "suggest"]
@@ -45,7 +45,7 @@ class Search:
         warmup_validations: Validations that each trial has before it can be pruned.
     """
 
-    base: Experiment
+    base: Settings
     space: tuple[Field, ...]
     out: Path
     name: str
@@ -256,7 +256,7 @@ def _claim_folder(search: Search) -> str:
 
 def _require_same(study: optuna.Study, search: Search) -> None:
     """Write what is searched into a new study, or check that an old one searches the same."""
-    settings = {name: _portable(name, value) for name, value in search.base.as_dict().items()}
+    settings = {name: _portable(name, value) for name, value in search.base.flat().items()}
     wanted: dict[str, Any] = {"search": sorted(map(str, search.space)), "settings": settings}
     found = study.user_attrs
     if "settings" not in found:

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ccpml.files import write_text
 from ccpml.runs.callbacks import Stopped
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.settings import Experiment
+from ccpml.runs.settings import Settings
 from ccpml.tuning.search_space import with_values
 from ccpml.tuning.study import Search, Study, open_study
 from ccpml.tuning.trials import Held, Watcher, take_trial
@@ -36,7 +36,7 @@ _STATES: dict[TrialState, State] = {
 _HOPELESS = 3
 """So many trials that could not even begin, for one reason, and none that could: the search ends."""
 
-Train = Callable[[Experiment, Path, Watcher], float]
+Train = Callable[[Settings, Path, Watcher], float]
 """Train a trial in a run directory, or go on with it; report to the watcher; return the best validation MAP@R."""
 
 
@@ -97,12 +97,12 @@ class End:
     left: float | None
 
 
-def train_run(experiment: Experiment, path: Path, watcher: Watcher) -> float:
+def train_run(experiment: Settings, path: Path, watcher: Watcher) -> float:
     """Train a trial, or go on with it; the test classes stay unseen."""
     from ccpml.runs.train import resume, train
 
     _free_memory()
-    if RunDirectory(path).experiment_file.is_file():
+    if RunDirectory(path).settings_file.is_file():
         run = resume(path, test=False, callbacks=[watcher])
     else:
         run = train(experiment, path, test=False, callbacks=[watcher])
@@ -283,9 +283,9 @@ def write_results(search: Search, results: Sequence[Result]) -> None:
         write_text(search.out / "best.yaml", content)
 
 
-def _settings(search: Search, result: Result) -> Experiment:
+def _settings(search: Search, result: Result) -> Settings:
     """Give the settings of a trial: as its run has them, where that lies here."""
     run = RunDirectory(search.path(result.number))
-    if run.experiment_file.is_file():
-        return run.experiment()
+    if run.settings_file.is_file():
+        return run.settings()
     return with_values(search.base, result.values).resolved()

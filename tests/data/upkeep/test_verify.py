@@ -125,16 +125,16 @@ def test_a_killed_check_leaves_a_line_cut_off(tmp_path: Path, decoded: list[Path
 
 
 def test_a_run_does_not_decode_what_a_check_found_good(tmp_path: Path, decoded: list[Path]) -> None:
-    from ccpml.runs.prepare import load_images
-    from ccpml.runs.settings import Experiment
+    from ccpml.runs.images import load_images
+    from ccpml.runs.settings import Settings
 
     folder = make_cub(tmp_path)
     verify_source("cub", tmp_path, progress=False)
     changed = next((folder / "images").rglob("*.jpg"))
     changed.write_bytes(changed.read_bytes() + b"\0")
     decoded.clear()
-    experiment = Experiment(data="cub", data_root=str(tmp_path), backbone="small_conv", folds=2)
-    assert len(load_images(experiment, progress=False).splits.test) == 20
+    settings = Settings(data="cub", data_root=str(tmp_path), backbone="small_conv", folds=2).resolved()
+    assert len(load_images(settings, progress=False).splits.test) == 20
     assert decoded == [changed]
 
 

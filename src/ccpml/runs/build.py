@@ -1,0 +1,138 @@
+"""From settings to the parts of a run: network, criterion, transforms, loaders."""
+
+import os
+import shutil
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ccpml.baselines import CrossBatchMemory
+from ccpml.data import EvalTransform, ImageDataset, ImageTable, TrainTransform, Transform, eval_loader
+from ccpml.losses import LOSSES
+from ccpml.method import CCPLoss
+from ccpml.models import EmbeddingModel, create_model
+from ccpml.runs.settings import ResolvedSettings
+
+__all__ = [
+    "build_criterion",
+    "build_model",
+    "check_compiler",
+    "check_weights",
+    "evaluation_batches",
+    "pool_dataset",
+    "training_dataset",
+    "transforms",
+    "workers",
+]
+
+
+def build_criterion(settings: ResolvedSettings, num_classes: int) -> nn.Module:
+    """Build the loss: alone (plain), with proxies (CCP), or with a memory of batches (XBM)."""
+    dim = settings.embedding_dim
+    module, _, name = LOSSES[settings.loss].path.rpartition(".")
+    loss_class = getattr(import_module(module), name)
+    own = {"num_classes": num_classes, "embedding_dim": dim} if LOSSES[settings.loss].has_proxies else {}
+    loss: nn.Module = loss_class(**own, **settings.loss_parameters)
+    if settings.method == "plain":
+        return loss
+    if settings.method == "xbm":
+        return CrossBatchMemory(loss, dim, settings.memory_batches, settings.batch_size, start=settings.memory_start)
+    return CCPLoss(
+        loss,
+        num_classes=num_classes,
+        embedding_dim=dim,
+        proxies_per_class=settings.proxies_per_class,
+        pair_weight=settings.pair_weight,
+        proxy_weight=settings.proxy_weight,
+        class_rate=settings.class_rate,
+        seed=settings.seed,
+    )
+
+
+def build_model(settings: ResolvedSettings, channels: int, initial_weights: bool = True) -> EmbeddingModel:
+    """Build the network.
+
+    Args:
+        settings: The run's settings.
+        channels: Of the images.
+        initial_weights: Whether to load the initial weights that the settings name, if any.
+    """
+    return create_model(
+        settings.backbone,
+        embedding_dim=settings.embedding_dim,
+        pooling=settings.pooling,
+        channels=channels,
+        weights=settings.weights if initial_weights and settings.weights != "none" else None,
+        freeze_batchnorm=settings.freeze_batchnorm,
+        image_size=settings.image_size,
+    )
+
+
+def check_weights(settings: ResolvedSettings) -> None:
+    """Check that the initial weights can be loaded, before images are read.
+
+    Those of `small_conv` depend on the images' channels and are checked when it is built.
+
+    Raises:
+        ValueError: If they cannot.
+    """
+    if settings.weights != "none" and settings.backbone != "small_conv":
+        build_model(settings, channels=3)
+
+
+def check_compiler(settings: ResolvedSettings) -> None:
+    """Check that torch.compile has the compiler it needs.
+
+    Raises:
+        ValueError: If the run is on a CPU and no C++ compiler is found.
+    """
+    cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.accelerator.is_available())
+    if cpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise ValueError("compile: no C++ compiler found, which torch.compile needs on a CPU; install g++ or omit it")
+
+
+def transforms(settings: ResolvedSettings) -> tuple[Transform, EvalTransform]:
+    """Return the transforms of training and of evaluation."""
+    size = settings.image_size
+    if settings.augment == "paper":
+        return TrainTransform(size), EvalTransform(size)
+    whole = EvalTransform(size, resize=size)  # as much of the image as a square holds
+    if settings.augment == "none":
+        return whole, whole
+    return TrainTransform(size, min_area=0.7, flip=False, aspect=(5 / 6, 6 / 5)), whole
+
+
+def training_dataset(settings: ResolvedSettings, table: ImageTable, channels: int) -> ImageDataset:
+    """Return the training images under the transform of training."""
+    return ImageDataset(table, transforms(settings)[0], channels, settings.seed)
+
+
+def pool_dataset(settings: ResolvedSettings, table: ImageTable, channels: int) -> ImageDataset:
+    """Return the training images under the transform of the pool."""
+    train, evaluation = transforms(settings)
+    transform = train if settings.pool_transform == "train" else evaluation
+    return ImageDataset(table, transform, channels, settings.seed)
+
+
+def evaluation_batches(
+    settings: ResolvedSettings,
+    table: ImageTable,
+    channels: int,
+    batch_size: int = 128,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Any:
+    """Load the images of a table, or a rank's share of them, in order, under the transform of evaluation."""
+    transform, processes = transforms(settings)[1], workers(settings, table)
+    return eval_loader(table, transform, channels, batch_size, processes, rank=rank, world_size=ranks)
+
+
+def workers(settings: ResolvedSettings, table: ImageTable) -> int:
+    """Return the number of processes that read images."""
+    if settings.workers != "auto":
+        return settings.workers
+    return 0 if isinstance(table.images, np.ndarray) else 2

@@ -1,0 +1,129 @@
+"""The parts of a run: what is trained, on which batches, by which callbacks."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import lightning as L
+import torch
+
+from ccpml.data import ClassBalancedBatches, Draw
+from ccpml.runs.build import build_criterion, build_model, check_compiler, pool_dataset, workers
+from ccpml.runs.geometry import GeometrySet
+from ccpml.runs.images import RunImages, is_query
+from ccpml.runs.processes import launch_rank, local_and_node_counts
+from ccpml.runs.settings import ResolvedSettings
+from ccpml.training import CCPCallback, EmbeddingPool, MetricLearning, ReduceOnPlateau, Warmup
+from ccpml.training.embed import eval_mode
+
+__all__ = ["EpochBatches", "Parts"]
+
+
+class EpochBatches:
+    """The batches between two validations, a Lightning epoch. They follow from the steps made, also after a resume.
+
+    Args:
+        batches: The batches of the whole training.
+        steps: Steps between two validations.
+        module: The module that is trained.
+    """
+
+    def __init__(self, batches: ClassBalancedBatches, steps: int, module: L.LightningModule) -> None:
+        self.batches = batches
+        self.steps = steps
+        self.module = module
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        done = self.module.global_step
+        return iter(self.batches.steps(done, done + self.steps))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a run, all built before its directory is created.
+
+    Attributes:
+        settings: The run's settings, with the channels of its images.
+        images: Its images.
+        module: Network and criterion.
+        batches: Training batches.
+        geometry: The images on which the method is measured.
+        ccp: The callback that projects; None for other methods.
+        schedules: Callbacks that change the learning rate or which weights are trained.
+    """
+
+    settings: ResolvedSettings
+    images: RunImages
+    module: MetricLearning
+    batches: EpochBatches
+    geometry: GeometrySet
+    ccp: CCPCallback | None
+    schedules: list[L.Callback]
+
+    @classmethod
+    def build(cls, settings: ResolvedSettings, images: RunImages) -> "Parts":
+        """Build the parts; the network's random weights follow from the seed."""
+        settings = replace(settings, channels=images.channels)
+        if settings.threads != "auto":
+            torch.set_num_threads(settings.threads)
+        torch.manual_seed(settings.seed)
+        table, size = images.splits.train, settings.image_size
+        model = build_model(settings, images.channels)
+        if settings.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types floats alone
+        if settings.compile:
+            check_compiler(settings)
+            model.compile()
+        with eval_mode(model):  # an image size that the network cannot take fails here, not in training
+            model(torch.zeros(1, images.channels, size, size))
+        module = MetricLearning(
+            model,
+            build_criterion(settings, table.num_classes),
+            settings.lr,
+            settings.weight_decay,
+            is_query(images.splits.validation),
+            settings.proxy_lr_factor,
+        )
+        here, nodes = local_and_node_counts(settings.ranks)
+        batches = ClassBalancedBatches(
+            table.labels,
+            settings.classes_per_batch,
+            settings.samples_per_class,
+            settings.seed,
+            launch_rank(),
+            here * nodes,
+        )
+        schedules: list[L.Callback] = [ReduceOnPlateau()] if settings.lr_schedule == "plateau" else []
+        if settings.warmup_epochs:
+            schedules.append(
+                Warmup(model.backbone, settings.warmup_epochs * math.ceil(len(table) / settings.batch_size))
+            )
+        return cls(
+            settings=settings,
+            images=images,
+            module=module,
+            batches=EpochBatches(batches, settings.validate_every, module),
+            geometry=GeometrySet(settings, table, images.channels),
+            ccp=_build_ccp(settings, images) if settings.method == "ccp" else None,
+            schedules=schedules,
+        )
+
+
+def _build_ccp(settings: ResolvedSettings, images: RunImages) -> CCPCallback:
+    table, options = images.splits.train, settings.projections
+    pool = EmbeddingPool(
+        pool_dataset(settings, table, images.channels), settings.pool_size, workers=workers(settings, table)
+    )
+    return CCPCallback(
+        pool,
+        strength=options.strength,
+        decay=options.decay,
+        patience=options.patience,
+        min_delta=options.min_delta,
+        space=options.space,
+        rewind=options.rewind,
+        reset_optimizer=options.reset_proxy_state,
+    )

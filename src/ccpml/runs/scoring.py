@@ -1,0 +1,78 @@
+"""Score a trained run on its splits, and write what a finished run has."""
+
+import lightning as L
+import numpy as np
+from torch import Tensor, distributed
+
+from ccpml.data import ImageTable, pool_rows
+from ccpml.distributed import gather_rows
+from ccpml.files import write_json
+from ccpml.retrieval import RetrievalScores
+from ccpml.runs.callbacks import Recorder
+from ccpml.runs.directory import RunDirectory
+from ccpml.runs.images import is_query
+from ccpml.runs.inference import write_embeddings
+from ccpml.runs.parts import Parts
+from ccpml.runs.provenance import provenance
+from ccpml.runs.trainer import rank_batches
+from ccpml.training import embed, evaluate_with_roles
+
+__all__ = ["score_run", "score_test"]
+
+
+def score_test(parts: Parts, trainer: L.Trainer) -> tuple[Tensor, RetrievalScores]:
+    """Embed and score the test classes by the current weights."""
+    table = parts.images.splits.test
+    embeddings, labels = _embed(parts, table, trainer)
+    ranks = distributed.group.WORLD if trainer.world_size > 1 else None
+    return embeddings, evaluate_with_roles(embeddings, labels, is_query(table), group=ranks)
+
+
+def score_run(
+    run: RunDirectory, parts: Parts, recorder: Recorder, trainer: L.Trainer, last: RetrievalScores | None
+) -> None:
+    """Embed the splits by the current weights, test, and write embeddings and scores.
+
+    Args:
+        run: The run directory.
+        parts: Its parts, with the best weights.
+        recorder: The run's best score and rows.
+        trainer: Its trainer.
+        last: Test scores of the last weights, if they are reported too.
+    """
+    splits = parts.images.splits
+    some = pool_rows(splits.train.labels, 12, 0, 0)[:2000]
+    tables = {"train": splits.train.select(np.unique(some)), "validation": splits.validation}
+    embedded = {name: _embed(parts, table, trainer)[0] for name, table in tables.items()}
+    embedded["test"], scores = score_test(parts, trainer)
+    if not trainer.is_global_zero:
+        return
+    for name, table in {**tables, "test": splits.test}.items():
+        write_embeddings(run.embeddings / f"{name}.npz", embedded[name], table)
+    sizes = {
+        name: {"classes": table.num_classes, "images": len(table)}
+        for name, table in (("train", splits.train), ("validation", splits.validation), ("test", splits.test))
+    }
+    write_json(
+        run.scores_file,
+        {
+            "test": scores.as_dict(),
+            **({} if last is None else {"test_last": last.as_dict()}),
+            "validation": {"map_at_r": recorder.best_score, "step": recorder.best_step},
+            "steps": int(recorder.rows[-1]["step"]),
+            "instances": parts.ccp.projections.instance if parts.ccp else 0,
+            "splits": sizes,
+            "partial": parts.settings.allow_partial,
+            "images_left_out": [f"{image.name}: {image.reason}" for image in parts.images.bad],
+            "seed": parts.settings.seed,
+            **provenance(trainer.strategy.root_device),
+        },
+    )
+
+
+def _embed(parts: Parts, table: ImageTable, trainer: L.Trainer) -> tuple[Tensor, Tensor]:
+    """Embed a table by the current weights, each rank its share: embeddings (N, d) and labels (N,)."""
+    device = trainer.strategy.root_device
+    found = embed(parts.module.to(device), rank_batches(parts, table, trainer), device)
+    embeddings, labels = (gather_rows(rows.to(device)).cpu() for rows in found)
+    return embeddings, labels

@@ -1,0 +1,112 @@
+"""Lightning's trainer for a run."""
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from ccpml.data import ImageTable
+from ccpml.runs.build import evaluation_batches
+from ccpml.runs.callbacks import Checkpoints, Progress, Recorder, ReseedEachEpoch, RestoreSigterm, StopRequest
+from ccpml.runs.directory import RunDirectory
+from ccpml.runs.parts import Parts
+from ccpml.runs.processes import local_and_node_counts
+from ccpml.runs.settings import ResolvedSettings
+
+__all__ = ["Training", "quiet", "rank_batches"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A trainer, and those of its callbacks that are read afterwards.
+
+    Attributes:
+        trainer: The trainer.
+        recorder: Metrics and the best score.
+        stop_request: Ctrl-C and SIGTERM.
+    """
+
+    trainer: L.Trainer
+    recorder: Recorder
+    stop_request: StopRequest
+
+    @classmethod
+    def set_up(cls, run: RunDirectory, parts: Parts, progress: bool, further: Sequence[L.Callback] = ()) -> "Training":
+        """Set up a trainer; nothing is written yet."""
+        settings, stop_request = parts.settings, StopRequest()
+        recorder = Recorder(run, parts.geometry, settings.patience, parts.ccp)
+        epochs = math.ceil(settings.max_steps / settings.validate_every)
+        callbacks = [
+            ReseedEachEpoch(settings.seed),
+            RestoreSigterm(),
+            *([parts.ccp] if parts.ccp else []),
+            *parts.schedules,
+            recorder,
+        ]
+        callbacks += [Progress(recorder, epochs * settings.validate_every)] if progress else []
+        callbacks += [*further, Checkpoints(run, recorder, stop_request)]
+        with quiet():
+            return cls(_trainer(run, settings, epochs, callbacks), recorder, stop_request)
+
+
+def _trainer(run: RunDirectory, settings: ResolvedSettings, epochs: int, callbacks: list[L.Callback]) -> L.Trainer:
+    kind, _, index = settings.device.partition(":")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(f"device: {settings.device} is not available ({count} CUDA devices found)")
+    here, nodes = local_and_node_counts(settings.ranks)
+    options: dict[str, Any] = {"devices": [int(index)] if index else here, "num_nodes": nodes}
+    if here * nodes > 1:
+        gpus = torch.cuda.is_available() and kind in {"auto", "cuda"}
+        unused = settings.method == "ccp" and settings.proxy_weight == 0
+        options["strategy"] = DDPStrategy(
+            process_group_backend="nccl" if gpus else "gloo", find_unused_parameters=unused
+        )
+        options["sync_batchnorm"] = gpus and not settings.freeze_batchnorm
+        options["plugins"] = [] if "TORCHELASTIC_RUN_ID" in os.environ else [LightningEnvironment()]
+    return L.Trainer(
+        accelerator={"cuda": "gpu"}.get(kind, kind),
+        **options,
+        precision=settings.precision,
+        max_epochs=epochs,
+        gradient_clip_val=settings.clip_norm,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(run.path, name="tensorboard", version=""),
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def rank_batches(parts: Parts, table: ImageTable, trainer: L.Trainer) -> Any:
+    """Load this rank's share of the images of a table, as evaluation sees them."""
+    rank, ranks = trainer.global_rank, trainer.world_size
+    return evaluation_batches(parts.settings, table, parts.images.channels, rank=rank, ranks=ranks)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Lightning's advice, none of which a user of the command line can act on."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
