@@ -1,4 +1,4 @@
-"""nearest_neighbors against sorting every distance, and its order among equals."""
+"""nearest_neighbors against sorting all distances, and its order among equal distances."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def brute_force(queries, gallery=None, k=1):
 
 @pytest.mark.parametrize("chunk_elements", [1, 100, 2**24])
 @pytest.mark.parametrize("k", [1, 4, 29])
-def test_equals_brute_force_with_masses_of_ties(k, chunk_elements):
+def test_equals_brute_force_with_many_ties(k, chunk_elements):
     rng = np.random.default_rng(k)
     queries, gallery = (rng.integers(-1, 2, (n, 3)).astype(np.float32) for n in (30, 33))
     for arguments in ((queries,), (queries, gallery)):
@@ -30,7 +30,7 @@ def test_equals_brute_force_with_masses_of_ties(k, chunk_elements):
         np.testing.assert_allclose(distances.numpy(), expected_distances, rtol=1e-6)
 
 
-def test_ranking_of_a_chunk_is_the_oracles():
+def test_exact_search_equals_brute_force():
     rng = np.random.default_rng(0)
     points = torch.from_numpy(rng.integers(-2, 3, (40, 2)).astype(np.float32))
     for k in (1, 5, 39):
@@ -38,14 +38,14 @@ def test_ranking_of_a_chunk_is_the_oracles():
         np.testing.assert_array_equal(indices.numpy(), brute_force(points, k=k)[1])
 
 
-def test_a_whole_gallery_in_order():
+def test_whole_gallery_is_sorted():
     points = torch.tensor([[0.0], [2.0], [-1.0]])
     distances, indices = nearest_neighbors(points, torch.tensor([[1.0], [0.0], [-1.0]]), k=3)
     assert indices.tolist() == [[1, 0, 2], [0, 1, 2], [2, 1, 0]]
     assert distances.tolist() == [[0, 1, 1], [1, 2, 3], [0, 1, 2]]
 
 
-def test_equal_vectors_are_at_distance_zero_and_rising():
+def test_distances_are_sorted_and_zero_for_equal_vectors():
     points = torch.nn.functional.normalize(torch.randn(50, 64, generator=torch.Generator().manual_seed(0)), dim=1)
     distances, indices = nearest_neighbors(points, points, k=50)
     assert (distances[:, 0] == 0).all()
@@ -54,20 +54,20 @@ def test_equal_vectors_are_at_distance_zero_and_rising():
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-15, 1.0, 1e15, 1e30])
-def test_lengths_near_the_limits_of_float32(scale):
+def test_scales_near_the_limits_of_float32(scale):
     points = torch.tensor([[0.0, 1.0], [0.0, 2.5], [3.0, 1.0]]) * scale
     distances, indices = nearest_neighbors(points, k=2)
     assert indices.tolist() == [[1, 2], [0, 2], [0, 1]]
     torch.testing.assert_close(distances[:, 0], torch.tensor([1.5, 1.5, 3.0]) * scale)
 
 
-def test_mixed_dtypes_are_computed_in_the_wider():
+def test_mixed_dtypes_are_promoted():
     distances, _ = nearest_neighbors(torch.ones(2, 3), np.zeros((2, 3)), k=1)
     assert distances.dtype == torch.float64
 
 
 @pytest.mark.parametrize("setting", ["highest", "high", "medium"])
-def test_settings_for_the_speed_of_training_do_not_matter(setting):
+def test_independent_of_matmul_precision_and_autocast(setting):
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(setting)
     try:

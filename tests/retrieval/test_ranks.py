@@ -1,4 +1,4 @@
-"""evaluate on the ranks of a group: the scores of one process, bit for bit, and each rank does its share."""
+"""evaluate on several ranks: the scores of one process, bit for bit, and evenly shared work."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tests.ranks import run_on_ranks
 
 
 def sample(n, sizes, dim=16, seed=0):
-    """Classes of given sizes, over and over, some queries equal to others, in an order of their own."""
+    """Return shuffled classes of the given sizes, repeated; some vectors are duplicates."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(n), np.resize(sizes, n))[:n]
     embeddings = (rng.normal(size=(n, dim))[labels] + rng.normal(size=(n, dim))).astype(np.float32)
@@ -24,12 +24,12 @@ SETS = {
     "few": sample(60, [3, 5, 1]),
     "tiles": sample(4000, [4, 6, 1]),
     "tiles and chunks": sample(6000, [2] * 60 + [300, 60]),
-    "crowds": (np.repeat(sample(3500, [5])[0][:20], 175, axis=0), sample(3500, [5])[1]),
+    "near-ties": (np.repeat(sample(3500, [5])[0][:20], 175, axis=0), sample(3500, [5])[1]),
 }
 
 
-def every_score(names):
-    """The scores of each set, within it and of its first third against the rest, by the default group."""
+def scores_of(names):
+    """Evaluate each set, within it and its first third against the rest, on the default group."""
     return [evaluate(*split, per_query=True, group=torch.distributed.group.WORLD) for split in splits(names)]
 
 
@@ -42,25 +42,25 @@ def splits(names):
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_the_scores_of_one_process_bit_for_bit(world_size):
+def test_equals_one_process_bit_for_bit(world_size):
     expected = [evaluate(*split, per_query=True) for split in splits(SETS)]
-    for found in run_on_ranks(every_score, world_size, list(SETS)):
-        for ours, theirs in zip(found, expected, strict=True):
-            assert ours == theirs
+    for found in run_on_ranks(scores_of, world_size, list(SETS)):
+        for actual, reference in zip(found, expected, strict=True):
+            assert actual == reference
             for name in ("map_at_r", "precision_at_1", "r_precision"):
-                np.testing.assert_array_equal(getattr(ours.per_query, name), getattr(theirs.per_query, name))
+                np.testing.assert_array_equal(getattr(actual.per_query, name), getattr(reference.per_query, name))
 
 
-def what_a_rank_did():
-    """How many products of tiles and how many chunks this rank computed, and what it said of its progress."""
-    did, mm, nearest = {"tiles": 0, "chunks": 0, "progress": []}, torch.mm, ExactSearch.nearest
+def count_work():
+    """Count the tiles and chunks that this rank computes, and record its progress."""
+    work, mm, nearest = {"tiles": 0, "chunks": 0, "progress": []}, torch.mm, ExactSearch.nearest
 
     def counted_mm(*args, **options):
-        did["tiles"] += 1
+        work["tiles"] += 1
         return mm(*args, **options)
 
     def counted_nearest(*args):
-        did["chunks"] += 1
+        work["chunks"] += 1
         return nearest(*args)
 
     torch.mm, ExactSearch.nearest = counted_mm, counted_nearest
@@ -69,23 +69,23 @@ def what_a_rank_did():
         x,
         labels,
         chunk_elements=2**20,
-        progress=lambda done, total: did["progress"].append((done, total)),
+        progress=lambda done, total: work["progress"].append((done, total)),
         group=torch.distributed.group.WORLD,
     )
-    return did
+    return work
 
 
-def test_each_rank_does_its_share():
-    first, second = run_on_ranks(what_a_rank_did, 2)
-    assert first["tiles"] == second["tiles"] == 4 * 8 - 4 * 3 // 2  # tiles of four of eight rows
+def test_ranks_share_the_work_evenly():
+    first, second = run_on_ranks(count_work, 2)
+    assert first["tiles"] == second["tiles"] == 4 * 8 - 4 * 3 // 2  # 4 of 8 rows of tiles
     assert abs(first["chunks"] - second["chunks"]) <= 1
     assert first["chunks"] > 10
-    for did in (first, second):
-        assert did["progress"][-1][0] == did["progress"][-1][1]
-        assert did["progress"] == sorted(set(did["progress"]))
+    for work in (first, second):
+        assert work["progress"][-1][0] == work["progress"][-1][1]
+        assert work["progress"] == sorted(set(work["progress"]))
 
 
-def test_tiles_in_which_none_wants_anything_are_not_computed(monkeypatch):
+def test_tiles_without_wanted_queries_are_skipped(monkeypatch):
     mm, count = torch.mm, []
     monkeypatch.setattr(torch, "mm", lambda *args, **options: count.append(0) or mm(*args, **options))
     wanted = torch.zeros(256, dtype=torch.int64)
@@ -98,7 +98,7 @@ def test_tiles_in_which_none_wants_anything_are_not_computed(monkeypatch):
     assert len(count) == 4
 
 
-def of_another_rank(change):
+def name_of_differing_tensor(change):
     x, labels = (torch.from_numpy(a) for a in sample(50, [5]))
     if torch.distributed.get_rank() == 1:
         x, labels = change(x, labels)
@@ -120,16 +120,16 @@ def nudged(x, labels):
 
 
 @pytest.mark.parametrize(("change", "name"), [(swapped, "labels"), (longer, "embeddings"), (nudged, "embeddings")])
-def test_ranks_that_hold_something_else_are_told(change, name):
-    assert run_on_ranks(of_another_rank, 2, change) == [name, name]
+def test_different_inputs_are_named_on_every_rank(change, name):
+    assert run_on_ranks(name_of_differing_tensor, 2, change) == [name, name]
 
 
-def fails_on_the_second():
+def fail_on_second_rank():
     if torch.distributed.get_rank() == 1:
-        raise KeyError("of the second rank")
+        raise KeyError("failure of rank 1")
     torch.distributed.barrier()
 
 
-def test_a_rank_that_fails_fails_the_test():
-    with pytest.raises(AssertionError, match="of the second rank"):
-        run_on_ranks(fails_on_the_second, 2)
+def test_failure_of_a_rank_fails_the_test():
+    with pytest.raises(AssertionError, match="failure of rank 1"):
+        run_on_ranks(fail_on_second_rank, 2)

@@ -1,4 +1,4 @@
-"""few_nearest against ranking all distances in float64: what float32 tiles may choose, and what they must leave out."""
+"""few_nearest against ranking all distances in float64."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SIDE = 64
 
 
 def brute_force(queries, gallery, k):
-    """The k nearest by the definition, -1 beyond each query's own k."""
+    """Return the k nearest by the definition, -1 beyond each query's own k."""
     within = gallery is None
     queries = queries.double().numpy()
     gallery = queries if within else gallery.double().numpy()
@@ -23,14 +23,14 @@ def brute_force(queries, gallery, k):
     return nearest
 
 
-def assert_exact(queries, gallery=None, k=8, most_left_out=0, **options):
+def assert_exact(queries, gallery=None, k=8, max_undecided=0, **options):
     wanted = torch.full((len(queries),), k) if isinstance(k, int) else k
-    nearest, left_out = few_nearest(ExactSearch(queries, gallery), wanted, side=SIDE, **options)
+    nearest, undecided = few_nearest(ExactSearch(queries, gallery), wanted, side=SIDE, **options)
     expected = brute_force(queries, gallery, wanted.tolist())
-    kept = ~left_out.numpy()
+    kept = ~undecided.numpy()
     np.testing.assert_array_equal(nearest.numpy()[kept], expected[kept])
-    assert left_out.sum() <= most_left_out
-    return nearest, left_out
+    assert undecided.sum() <= max_undecided
+    return nearest, undecided
 
 
 def unit(n, dim=12, seed=0):
@@ -44,7 +44,7 @@ def test_within_a_set_of_any_size(count):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sizes", [(40, 300), (300, 70)])
-def test_against_a_gallery_of_other_lengths(sizes, dtype):
+def test_against_a_gallery(sizes, dtype):
     queries, gallery = 3 * unit(sizes[0]), unit(sizes[1], seed=1) * torch.rand(sizes[1], 1)
     assert_exact(queries.to(dtype), gallery.to(dtype), k=11)
 
@@ -55,42 +55,42 @@ def test_each_query_has_its_own_k():
     assert ((nearest >= 0).sum(dim=1) == wanted).all()
 
 
-def test_equal_distances_and_duplicates_go_to_the_lower_index():
+def test_ties_go_to_the_lower_index():
     generator = torch.Generator().manual_seed(0)
     assert_exact(torch.randint(-2, 3, (200, 4), generator=generator).float())
     assert_exact(unit(70).repeat(3, 1))
 
 
 @pytest.mark.parametrize("separation", [1e-3, 1e-5, 1e-7])
-def test_what_float32_cannot_tell_apart_is_told_apart(separation):
+def test_distances_below_float32_resolution(separation):
     points = unit(100)
     assert_exact(torch.cat([points, points + separation * unit(100, seed=1)]))
-    assert_exact(points * separation + unit(1, seed=2))  # all in one place
+    assert_exact(points * separation + unit(1, seed=2))  # all near one point
 
 
 @pytest.mark.parametrize("scale", [1e-100, 1e-30, 1e30, 1e100])
-def test_lengths_beyond_float32(scale):
+def test_scales_beyond_float32(scale):
     assert_exact(unit(100).double() * scale)
 
 
-def test_crowds_are_left_out_and_the_others_are_not():
-    crowd = torch.cat([unit(100), torch.zeros(500, 12)])
-    _, left_out = assert_exact(crowd, most_left_out=600)
-    assert left_out[100:].all()
-    assert not left_out[:100].all()
+def test_queries_with_too_many_near_ties_are_undecided():
+    points = torch.cat([unit(100), torch.zeros(500, 12)])
+    _, undecided = assert_exact(points, max_undecided=600)
+    assert undecided[100:].all()
+    assert not undecided[:100].all()
     far = unit(100)
-    far[0] *= 1e6  # beside it, rounding is as large as all other distances
-    assert_exact(far, most_left_out=100)
+    far[0] *= 1e6  # makes the rounding error as large as all other distances
+    assert_exact(far, max_undecided=100)
 
 
-def test_little_room_for_candidates_changes_no_result():
-    _, left_out = assert_exact(unit(300), k=4, capacity=4000)
-    assert not left_out.any()
-    assert_exact(unit(300), k=4, capacity=100, most_left_out=300)
+def test_small_capacity_changes_no_result():
+    _, undecided = assert_exact(unit(300), k=4, capacity=4000)
+    assert not undecided.any()
+    assert_exact(unit(300), k=4, capacity=100, max_undecided=300)
 
 
 @pytest.mark.parametrize("setting", ["high", "medium"])
-def test_settings_for_the_speed_of_training_do_not_matter(setting):
+def test_independent_of_matmul_precision_and_autocast(setting):
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(setting)
     try:
@@ -102,26 +102,26 @@ def test_settings_for_the_speed_of_training_do_not_matter(setting):
 
 
 @pytest.mark.parametrize("sizes", [(1100, None), (2049, None), (5, 2100), (1500, 260)])
-def test_tiles_of_its_own_choice_waste_little_and_change_nothing(sizes):
+def test_default_tiles_are_exact_and_waste_little(sizes):
     queries, gallery = unit(sizes[0]), unit(sizes[1] or sizes[0], seed=1)
     search = ExactSearch(queries, None if sizes[1] is None else gallery)
-    nearest, left_out = few_nearest(search, torch.full((sizes[0],), 5))
+    nearest, undecided = few_nearest(search, torch.full((sizes[0],), 5))
     expected = search.nearest(torch.arange(sizes[0]), 5)
-    assert not left_out.any()
+    assert not undecided.any()
     np.testing.assert_array_equal(nearest, expected)
     for vectors in (queries, gallery):
         assert -len(vectors) % tile_side(vectors) <= max(64, len(vectors) // 3)
 
 
 @pytest.mark.parametrize(("count", "tiles"), [(100, 1), (1024, 1), (5000, 5), (8192, 8), (32768, 8), (60502, 15)])
-def test_tiles_are_enough_to_share_and_few_enough_to_be_fast(count, tiles):
+def test_number_of_tiles(count, tiles):
     side = tile_side(torch.empty(count, 1))
     assert -(-count // side) == tiles
     assert side % 64 == 0
     assert side * tiles - count < 64 * tiles
 
 
-def test_progress_rises_to_all():
+def test_progress_increases_to_1():
     shares = []
     few_nearest(ExactSearch(unit(300)), torch.full((300,), 3), shares.append, side=32)
     assert len(shares) > 5
@@ -132,6 +132,6 @@ def test_progress_rises_to_all():
 @pytest.mark.gpu
 def test_same_on_the_gpu():
     points = unit(300)
-    found, left_out = few_nearest(ExactSearch(points.cuda()), torch.full((300,), 8).cuda(), side=SIDE)
-    assert not left_out.any()
+    found, undecided = few_nearest(ExactSearch(points.cuda()), torch.full((300,), 8).cuda(), side=SIDE)
+    assert not undecided.any()
     np.testing.assert_array_equal(found.cpu().numpy(), brute_force(points, None, [8] * 300))
