@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d, conv2d, max_pool2d
 
 from ccpml.models import BNInception, EmbeddingModel
 
-# Of the sorted lines "name shape" of the published state dict, without its head and num_batches_tracked.
+# SHA-256 of the sorted lines "name shape" of the published state dict, without its head and num_batches_tracked.
 PUBLISHED_NAMES = "1b2f6380c6e1d8612ccf2d584b9a2817c9bf292d59e65a2785560586196e862a"
 
 
@@ -26,7 +26,7 @@ def randomized(model: BNInception) -> BNInception:
 
 
 def published_graph(weights: dict[str, Tensor], images: Tensor) -> Tensor:
-    """The layers one after the other, as the published prototxt has them."""
+    """Compute features layer by layer, as in the published prototxt."""
 
     def unit(name: str, x: Tensor, stride: int = 1, pad: int = 0) -> Tensor:
         x = conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], stride, pad)
@@ -56,10 +56,10 @@ def published_graph(weights: dict[str, Tensor], images: Tensor) -> Tensor:
 
 
 def oracle() -> ModuleType:
-    """The published code; the rest of its package, which needs torchvision, is not imported."""
+    """Import the published code, without the rest of its package, which needs torchvision."""
     package = importlib.util.find_spec("pretrainedmodels")
     if package is None or package.origin is None:
-        pytest.skip("pretrainedmodels, the published code, is not installed")
+        pytest.skip("pretrainedmodels (the published code) is not installed")
     spec = importlib.util.spec_from_file_location(
         "published_bninception", Path(package.origin).parent / "models" / "bninception.py"
     )
@@ -70,7 +70,7 @@ def oracle() -> ModuleType:
     return module
 
 
-def test_names_and_shapes_are_the_published_ones() -> None:
+def test_names_and_shapes_equal_the_published_ones() -> None:
     state = BNInception().state_dict()
     lines = sorted(
         f"{name} {tuple(tensor.shape)}" for name, tensor in state.items() if not name.endswith("num_batches_tracked")
@@ -81,7 +81,7 @@ def test_names_and_shapes_are_the_published_ones() -> None:
 
 @pytest.mark.parametrize("size", [(227, 227), (193, 64)])
 @torch.no_grad()
-def test_features_are_those_of_the_published_graph(size: tuple[int, int]) -> None:
+def test_features_equal_the_published_graph(size: tuple[int, int]) -> None:
     model = randomized(BNInception()).double()
     images = 50 * torch.randn(1, 3, *size, dtype=torch.float64)
     expected = published_graph(model.state_dict(), images)
@@ -91,7 +91,7 @@ def test_features_are_those_of_the_published_graph(size: tuple[int, int]) -> Non
 
 @pytest.mark.parametrize("size", [(224, 224), (227, 227), (193, 257)])
 @torch.no_grad()
-def test_features_are_those_of_the_published_code(size: tuple[int, int]) -> None:
+def test_features_equal_the_published_code(size: tuple[int, int]) -> None:
     published, model = oracle().BNInception().double().eval(), randomized(BNInception()).double()
     differences = published.load_state_dict(model.state_dict(), strict=False)
     assert differences.missing_keys == ["last_linear.weight", "last_linear.bias"]
@@ -102,29 +102,29 @@ def test_features_are_those_of_the_published_code(size: tuple[int, int]) -> None
 
 @pytest.mark.parametrize("size", [7, 28, 100, 127])
 @torch.no_grad()
-def test_any_size_gives_features(size: int) -> None:
+def test_image_sizes(size: int) -> None:
     features = BNInception().eval()(torch.randn(1, 3, size, size))
     assert features.shape[:2] == (1, 1024)
     assert features.isfinite().all()
 
 
-def test_smaller_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 7 × 7, got 6 × 64"):
+def test_images_too_small() -> None:
+    with pytest.raises(ValueError, match="at least 7 × 7 for bn_inception, got 6 × 64"):
         BNInception()(torch.zeros(1, 3, 6, 64))
 
 
-def test_it_sees_bgr_from_0_to_255_minus_the_published_mean() -> None:
+def test_input_is_bgr_in_0_to_255_minus_the_published_mean() -> None:
     model = EmbeddingModel(BNInception(), 8)
-    seen: list[Tensor] = []
-    model.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    inputs: list[Tensor] = []
+    model.backbone.register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
     red = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     red[:, 0] = 255
     model.eval()(red)
-    torch.testing.assert_close(seen[0][0, :, 0, 0], torch.tensor([-104.0, -117.0, 255.0 - 128.0]))
+    torch.testing.assert_close(inputs[0][0, :, 0, 0], torch.tensor([-104.0, -117.0, 255.0 - 128.0]))
     assert model.backbone.convention.image_size == 227
 
 
-def test_features_do_not_vanish_with_batchnorm_frozen() -> None:
+def test_trains_with_batchnorm_frozen() -> None:
     model = EmbeddingModel(BNInception(), 8, freeze_batchnorm=True)
     images = torch.rand(2, 3, 64, 64)
     model(images).square().sum().backward()

@@ -16,7 +16,7 @@ def test_small_conv(channels: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("bn_inception", BNInception), ("resnet50", ResNet50)])
-def test_the_papers_backbones_take_colour_and_grey(name: str, kind: type[nn.Module]) -> None:
+def test_paper_backbones_take_color_and_gray(name: str, kind: type[nn.Module]) -> None:
     model = create_model(name, freeze_batchnorm=True, image_size=64)
     assert isinstance(model.backbone, kind)
     assert not any(part.training for part in model.modules() if isinstance(part, nn.BatchNorm2d))
@@ -24,7 +24,7 @@ def test_the_papers_backbones_take_colour_and_grey(name: str, kind: type[nn.Modu
         assert model(torch.rand(2, channels, 64, 64)).shape == (2, 128)
 
 
-def test_weights_are_those_of_the_backbone(tmp_path: Path) -> None:
+def test_weights_are_loaded_into_the_backbone(tmp_path: Path) -> None:
     published = SmallConv(3)
     torch.save(published.state_dict(), tmp_path / "weights.pth")
     model = create_model("small_conv", weights=tmp_path / "weights.pth", freeze_batchnorm=True)
@@ -35,53 +35,52 @@ def test_weights_are_those_of_the_backbone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "SmallConv", "", "timm"])
-def test_an_unknown_name_lists_what_exists(name: str) -> None:
+def test_unknown_backbone_lists_the_known_ones(name: str) -> None:
     known = "'small_conv', 'bn_inception', 'resnet50' or 'timm:<name>'"
     with pytest.raises(ValueError, match=f"backbone: expected {known}, got '{name}'"):
         create_model(name)
 
 
 @pytest.mark.parametrize("name", ["bn_inception", "resnet50", "timm:resnet18"])
-def test_grey_networks_are_small_conv_alone(name: str) -> None:
-    with pytest.raises(ValueError, match=f"channels: {name} needs channels=3"):
+def test_only_small_conv_can_be_gray(name: str) -> None:
+    with pytest.raises(ValueError, match=f"channels: expected 3 for {name}"):
         create_model(name, channels=1)
 
 
-def test_other_channels_are_refused() -> None:
+def test_invalid_channels() -> None:
     with pytest.raises(ValueError, match="channels: expected 1 or 3, got 2"):
         create_model("small_conv", channels=2)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("bn_inception", BNInception), ("resnet50", ResNet50)])
-def test_imagenet_is_the_published_file(
+def test_imagenet_loads_the_published_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: type[nn.Module]
 ) -> None:
     published = kind().state_dict()
     path = tmp_path / "published.pth"
     torch.save({key: tensor[None] if tensor.ndim == 1 else tensor for key, tensor in published.items()}, path)
-    asked = []
+    requested = []
 
-    def found(backbone: str) -> Path:
-        asked.append(backbone)
+    def find(backbone: str) -> Path:
+        requested.append(backbone)
         return path
 
-    monkeypatch.setattr("ccpml.models.create.imagenet_weights", found)
+    monkeypatch.setattr("ccpml.models.create.imagenet_weights", find)
     model = create_model(name, weights="imagenet")
-    assert asked == [name]
+    assert requested == [name]
     for key, tensor in model.backbone.state_dict().items():
         assert torch.equal(tensor, published[key]), key
 
 
-def test_of_small_conv_there_are_no_imagenet_weights() -> None:
+def test_small_conv_has_no_imagenet_weights() -> None:
     with pytest.raises(ValueError, match="weights: there are no ImageNet weights of small_conv"):
         create_model("small_conv", weights="imagenet")
 
 
-def test_a_run_of_resnet50_can_be_the_start_of_another(tmp_path: Path) -> None:
-    """Whether the network's weights were saved by themselves, or as those of a run."""
+def test_weights_of_a_model_or_a_run_initialize_another(tmp_path: Path) -> None:
     model = EmbeddingModel(ResNet50(), 8)
     for prefix in ("", "model."):
         state = {f"{prefix}{key}": tensor for key, tensor in model.state_dict().items()}
         torch.save({**state, **({"criterion.proxies": torch.zeros(3, 8)} if prefix else {})}, tmp_path / "mine.pt")
-        again = create_model("resnet50", embedding_dim=4, weights=tmp_path / "mine.pt").backbone
-        assert torch.equal(again.state_dict()["layer4.2.conv3.weight"], model.backbone.layer4[2].conv3.weight)
+        backbone = create_model("resnet50", embedding_dim=4, weights=tmp_path / "mine.pt").backbone
+        assert torch.equal(backbone.state_dict()["layer4.2.conv3.weight"], model.backbone.layer4[2].conv3.weight)

@@ -7,7 +7,7 @@ from ccpml.models import Backbone, EmbeddingModel, InputConvention, Pooling, Sma
 
 
 class Echo(Backbone):
-    """Features are the images as the backbone sees them."""
+    """Return the images themselves as features."""
 
     def __init__(self, convention: InputConvention) -> None:
         super().__init__()
@@ -20,11 +20,11 @@ class Echo(Backbone):
 
 RGB = InputConvention(3, 32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
 BGR = InputConvention(3, 32, scale=255.0, mean=(104.0, 117.0, 128.0), std=(1.0, 1.0, 1.0), bgr=True)
-GREY = InputConvention(1, 32)
+GRAY = InputConvention(1, 32)
 
 
-def seen_by(convention: InputConvention, images: Tensor) -> np.ndarray:
-    """The embedding is the pooled image itself, if the linear layer is the identity and the image one pixel."""
+def backbone_input(convention: InputConvention, images: Tensor) -> np.ndarray:
+    """Return the backbone's input for one-pixel images, as embeddings with an identity linear layer."""
     model = EmbeddingModel(Echo(convention), convention.channels)
     nn.init.eye_(model.linear.weight)
     embeddings: np.ndarray = model(images).detach().numpy()
@@ -32,7 +32,7 @@ def seen_by(convention: InputConvention, images: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
-def test_rgb_is_centred_and_divided(dtype: torch.dtype) -> None:
+def test_rgb_is_normalized(dtype: torch.dtype) -> None:
     image = torch.tensor([51, 102, 204], dtype=torch.uint8).view(1, 3, 1, 1)
     images = image if dtype == torch.uint8 else image.to(dtype) / 255
     model_dtype = torch.float32 if dtype == torch.uint8 else dtype
@@ -44,13 +44,13 @@ def test_rgb_is_centred_and_divided(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("convention", [RGB, BGR], ids=["rgb", "bgr"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_normalisation_is_rounded_step_by_step(convention: InputConvention, channels: int) -> None:
+def test_normalization_equals_numpy_bit_for_bit(convention: InputConvention, channels: int) -> None:
     values = np.arange(256, dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(channels, axis=1)
     steps = values[:, ::-1] if convention.bgr else values
     expected = (steps.astype(np.float32) / np.float32(255))[:, :, 0, 0]
     expected = expected * np.float32(convention.scale) - np.array(convention.mean, np.float32)
     np.testing.assert_array_equal(
-        seen_by(convention, torch.from_numpy(values)), expected / np.array(convention.std, np.float32)
+        backbone_input(convention, torch.from_numpy(values)), expected / np.array(convention.std, np.float32)
     )
 
 
@@ -61,21 +61,21 @@ def test_gradients_reach_the_images() -> None:
     assert images.grad.count_nonzero() == images.numel()
 
 
-def test_bgr_is_flipped_before_its_mean_is_subtracted() -> None:
+def test_bgr_is_flipped_before_normalization() -> None:
     image = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1)
-    np.testing.assert_allclose(seen_by(BGR, image), [[30 - 104, 20 - 117, 10 - 128]], rtol=1e-5)
+    np.testing.assert_allclose(backbone_input(BGR, image), [[30 - 104, 20 - 117, 10 - 128]], rtol=1e-5)
 
 
-def test_grey_becomes_three_equal_channels() -> None:
-    grey = torch.rand(2, 1, 1, 1)
-    np.testing.assert_array_equal(seen_by(RGB, grey), seen_by(RGB, grey.expand(2, 3, 1, 1)))
+def test_gray_is_repeated_to_three_channels() -> None:
+    gray = torch.rand(2, 1, 1, 1)
+    np.testing.assert_array_equal(backbone_input(RGB, gray), backbone_input(RGB, gray.expand(2, 3, 1, 1)))
 
 
-def test_grey_stays_grey_where_the_backbone_is() -> None:
-    np.testing.assert_allclose(seen_by(GREY, torch.full((1, 1, 1, 1), 0.75)), [[1.0]])
+def test_gray_backbone_gets_one_channel() -> None:
+    np.testing.assert_allclose(backbone_input(GRAY, torch.full((1, 1, 1, 1), 0.75)), [[1.0]])
 
 
-def test_the_images_given_are_not_changed() -> None:
+def test_images_are_not_modified() -> None:
     for images in (torch.rand(2, 3, 32, 32), torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)):
         before = images.clone()
         EmbeddingModel(SmallConv(3), 4)(images)
@@ -90,14 +90,14 @@ def test_the_images_given_are_not_changed() -> None:
         ("avg+max", lambda x: x.mean((2, 3)) + x.max((2, 3))),
     ],
 )
-def test_pooling_is_that_of_numpy(pooling: Pooling, pooled: "np.ufunc") -> None:
+def test_pooling_equals_numpy(pooling: Pooling, pooled: "np.ufunc") -> None:
     model = EmbeddingModel(Echo(InputConvention(3, 32, mean=(0.0,) * 3, std=(1.0,) * 3)), 5, pooling)
     images = torch.rand(4, 3, 6, 7)
     expected = pooled(images.numpy()) @ model.linear.weight.detach().numpy().T
     np.testing.assert_allclose(model(images).detach().numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_embeddings_are_not_normalised_and_have_no_bias() -> None:
+def test_embeddings_are_not_normalized_and_have_no_bias() -> None:
     model = EmbeddingModel(Echo(InputConvention(1, 32, mean=(0.0,), std=(1.0,))), 4)
     images = torch.rand(3, 1, 5, 5)
     torch.testing.assert_close(model(2 * images), 2 * model(images))
@@ -114,17 +114,17 @@ def test_embeddings_are_not_normalised_and_have_no_bias() -> None:
         torch.zeros(2, 3, 32, 32, dtype=torch.bool),
     ],
 )
-def test_other_images_are_refused(images: Tensor) -> None:
+def test_invalid_images(images: Tensor) -> None:
     with pytest.raises(ValueError, match=r"images: expected uint8 or floating point \(B, 3, H, W\), got"):
         EmbeddingModel(SmallConv(3), 4)(images)
 
 
-def test_colour_is_refused_where_the_backbone_is_grey() -> None:
+def test_color_images_for_a_gray_backbone() -> None:
     with pytest.raises(ValueError, match=r"\(B, 1, H, W\), got torch.float32 \(2, 3, 32, 32\)"):
         EmbeddingModel(SmallConv(1), 4)(torch.zeros(2, 3, 32, 32))
 
 
-def test_wrong_arguments_are_refused() -> None:
+def test_invalid_arguments() -> None:
     with pytest.raises(ValueError, match="pooling: expected 'avg', 'max' or 'avg\\+max', got 'mean'"):
         EmbeddingModel(SmallConv(), 4, "mean")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="embedding_dim: expected at least 1, got 0"):
@@ -141,10 +141,10 @@ def step(model: EmbeddingModel) -> None:
     optimizer.step()
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_a_frozen_batchnorm_stays_as_it_is(again: bool) -> None:
+@pytest.mark.parametrize("switched", [False, True])
+def test_frozen_batchnorm_does_not_change(switched: bool) -> None:
     model = EmbeddingModel(SmallConv(3), 4, freeze_batchnorm=True)
-    if again:
+    if switched:
         model.eval().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     frozen = {id(value) for norm in norms(model) for value in norm.state_dict(keep_vars=True).values()}
@@ -155,7 +155,7 @@ def test_a_frozen_batchnorm_stays_as_it_is(again: bool) -> None:
         assert torch.equal(value, before[name]) == (id(value) in frozen), name
 
 
-def test_otherwise_batchnorm_trains() -> None:
+def test_batchnorm_trains_by_default() -> None:
     model = EmbeddingModel(SmallConv(3), 4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     step(model)
@@ -163,7 +163,7 @@ def test_otherwise_batchnorm_trains() -> None:
     assert not any(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_freeze_batchnorm_leaves_the_rest() -> None:
+def test_freeze_batchnorm_freezes_nothing_else() -> None:
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sequential(nn.BatchNorm1d(3), nn.Dropout()))
     freeze_batchnorm(module)
     assert [part.training for part in (module[0], module[1], module[2][0], module[2][1])] == [True, False, False, True]
@@ -178,14 +178,14 @@ def test_gradients_reach_every_parameter() -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_the_state_is_that_of_the_layers_alone() -> None:
+def test_state_dict_has_the_layers_alone() -> None:
     model = EmbeddingModel(SmallConv(3), 4)
     expected = {f"backbone.{name}" for name in model.backbone.state_dict()} | {"linear.weight"}
     assert set(model.state_dict()) == expected
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_same_embeddings() -> None:
+def test_gpu_equals_cpu() -> None:
     model = EmbeddingModel(SmallConv(3), 4).eval()
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     expected = model(images)

@@ -8,10 +8,10 @@ from torch.nn.functional import conv2d, max_pool2d
 
 from ccpml.models import EmbeddingModel, ResNet50
 
-# Of the sorted lines "name shape" of torchvision's state dict, without its head and num_batches_tracked.
+# SHA-256 of the sorted lines "name shape" of torchvision's state dict, without its head and num_batches_tracked.
 PUBLISHED_NAMES = "9fb760970125b1e99b28e16313c7736f260697133afbbaf25117831c5a3059ec"
 
-# Blocks, channels within them, channels after them: the table of the paper.
+# Number of blocks, their inner channels, their output channels: the table of the paper.
 STAGES = {"layer1": (3, 64, 256), "layer2": (4, 128, 512), "layer3": (6, 256, 1024), "layer4": (3, 512, 2048)}
 
 
@@ -36,7 +36,7 @@ def published_shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def published_graph(weights: dict[str, Tensor], images: Tensor) -> Tensor:
-    """The layers one after the other, as the paper's table and torchvision's strides have them."""
+    """Compute features layer by layer, by the table of the paper and torchvision's strides."""
 
     def unit(name: str, norm: str, x: Tensor, stride: int = 1) -> Tensor:
         kernel = weights[f"{name}.weight"]
@@ -69,14 +69,14 @@ def randomized(model: ResNet50) -> ResNet50:
     return model.eval()
 
 
-def test_names_and_shapes_are_the_published_ones() -> None:
+def test_names_and_shapes_equal_the_published_ones() -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in ResNet50().state_dict().items()}
     assert shapes == dict(published_shapes())
     lines = sorted(f"{name} {shape}" for name, shape in shapes.items() if not name.endswith("num_batches_tracked"))
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == PUBLISHED_NAMES
 
 
-def test_parameters_are_as_many_as_published() -> None:
+def test_number_of_parameters() -> None:
     body = sum(parameter.numel() for parameter in ResNet50().parameters())
     assert body == 23_508_032
     assert body + 2048 * 1000 + 1000 == 25_557_032  # with the head
@@ -84,7 +84,7 @@ def test_parameters_are_as_many_as_published() -> None:
 
 @pytest.mark.parametrize("size", [(227, 227), (193, 64)])
 @torch.no_grad()
-def test_features_are_those_of_the_published_graph(size: tuple[int, int]) -> None:
+def test_features_equal_the_published_graph(size: tuple[int, int]) -> None:
     model = randomized(ResNet50()).double()
     images = torch.randn(1, 3, *size, dtype=torch.float64)
     expected = published_graph(model.state_dict(), images)
@@ -95,24 +95,24 @@ def test_features_are_those_of_the_published_graph(size: tuple[int, int]) -> Non
 
 @pytest.mark.parametrize("size", [1, 32, 33])
 @torch.no_grad()
-def test_any_size_gives_features(size: int) -> None:
+def test_image_sizes(size: int) -> None:
     features = ResNet50().eval()(torch.randn(2, 3, size, size))
     assert features.shape == (2, 2048, -(-size // 32), -(-size // 32))
     assert features.isfinite().all()
 
 
-def test_it_sees_rgb_with_imagenets_mean_and_deviation() -> None:
+def test_input_is_normalized_by_imagenets_mean_and_deviation() -> None:
     model = EmbeddingModel(ResNet50(), 8).eval()
-    seen: list[Tensor] = []
-    model.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    inputs: list[Tensor] = []
+    model.backbone.register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
     red = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     red[:, 0] = 255
     model(red)
     expected = torch.tensor([(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225])
-    torch.testing.assert_close(seen[0][0, :, 0, 0], expected)
+    torch.testing.assert_close(inputs[0][0, :, 0, 0], expected)
 
 
-def test_it_trains_from_its_own_initialisation_with_batchnorm_frozen() -> None:
+def test_trains_with_batchnorm_frozen() -> None:
     model = EmbeddingModel(ResNet50(), 8, freeze_batchnorm=True)
     model(torch.rand(2, 3, 64, 64)).square().mean().backward()
     assert 1e-3 < model.backbone(torch.randn(2, 3, 64, 64)).std() < 1e3

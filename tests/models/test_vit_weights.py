@@ -12,7 +12,7 @@ Weights = dict[str, Tensor]
 
 
 class ViT(nn.Module):
-    """The names and shapes of timm's vision transformer: F = 8, two blocks, patches of 4."""
+    """Names and shapes of timm's vision transformer: F = 8, two blocks, patches of 4."""
 
     def __init__(self, grid: int = 4, registers: int = 0) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class ViT(nn.Module):
         self.patch_embed.proj = nn.Conv2d(3, 8, 4)
         self.patch_embed.grid_size = (grid, grid)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, 8))
-        if registers:  # then timm gives positions to the patches alone
+        if registers:  # timm then has positions for the patches alone
             self.reg_token = nn.Parameter(torch.zeros(1, registers, 8))
         self.pos_embed = nn.Parameter(torch.zeros(1, grid * grid + (not registers), 8))
         layers = {"fc1": (8, 32), "fc2": (16, 8)}
@@ -31,12 +31,12 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(8)
 
 
-def timms(model: nn.Module) -> Weights:
+def random_weights(model: nn.Module) -> Weights:
     return {name: torch.rand_like(tensor) for name, tensor in model.state_dict().items()}
 
 
 def official(weights: Weights) -> Weights:
-    """As DINOv2's own code would have written them."""
+    """Rename weights as in DINOv2's official files."""
 
     def renamed(name: str) -> str:
         return name.replace("blocks.", "blocks.0.").replace(".fc1.", ".w12.").replace(".fc2.", ".w3.")
@@ -48,15 +48,15 @@ def same(a: Weights, b: Weights) -> bool:
     return a.keys() == b.keys() and all(torch.equal(tensor, b[name]) for name, tensor in a.items())
 
 
-def test_timms_own_file_stays_as_it_is() -> None:
+def test_timm_file_is_unchanged() -> None:
     model = ViT()
-    weights = timms(model)
+    weights = random_weights(model)
     assert same(fit_vit(weights, model), weights)
 
 
-def test_dinov2s_names_become_timms() -> None:
+def test_dinov2_names_are_converted() -> None:
     model = ViT()
-    weights = timms(model)
+    weights = random_weights(model)
     published = official(weights)
     assert "blocks.0.1.mlp.w12.weight" in published
     before = dict(published)
@@ -64,9 +64,9 @@ def test_dinov2s_names_become_timms() -> None:
     assert same(published, before)
 
 
-def test_registers_take_the_class_tokens_position_into_it() -> None:
+def test_with_registers_the_class_token_includes_its_position() -> None:
     model = ViT(registers=3)
-    weights = timms(model)
+    weights = random_weights(model)
     published = official(weights)
     position = torch.rand(1, 1, 8)
     published["pos_embed"] = torch.cat([position, published["pos_embed"]], 1)
@@ -77,15 +77,15 @@ def test_registers_take_the_class_tokens_position_into_it() -> None:
     assert same(fitted, weights)
 
 
-def test_a_mask_token_stays_where_the_module_has_one() -> None:
+def test_mask_token_is_kept_if_the_module_has_one() -> None:
     model = ViT()
     model.mask_token = nn.Parameter(torch.zeros(1, 8))
-    weights = timms(model)
+    weights = random_weights(model)
     assert same(fit_vit(weights, model), weights)
 
 
 def bicubic(size: int, to: int) -> np.ndarray:
-    """Matrix of antialiased bicubic resampling (a = -0.5), from the definition: (to, size)."""
+    """Return the matrix (to, size) of antialiased bicubic resampling (a = -0.5), from its definition."""
     scale = size / to
     support = max(scale, 1.0)
 
@@ -108,29 +108,29 @@ def bicubic(size: int, to: int) -> np.ndarray:
 @pytest.mark.parametrize(("old", "new"), [(4, 7), (7, 4), (37, 16), (3, 3)])
 @pytest.mark.parametrize("registers", [0, 2])
 def test_positions_are_resampled_to_the_grid(old: int, new: int, registers: int) -> None:
-    model, published = ViT(new, registers), timms(ViT(old, registers))
+    model, published = ViT(new, registers), random_weights(ViT(old, registers))
     fitted = fit_vit(published, model)["pos_embed"]
-    before = 0 if registers else 1
-    assert torch.equal(fitted[:, :before], published["pos_embed"][:, :before])
-    square = published["pos_embed"][0, before:].numpy().reshape(old, old, 8)
+    prefix = 0 if registers else 1
+    assert torch.equal(fitted[:, :prefix], published["pos_embed"][:, :prefix])
+    square = published["pos_embed"][0, prefix:].numpy().reshape(old, old, 8)
     matrix = bicubic(old, new)
     expected = np.einsum("ai,bj,ijf->abf", matrix, matrix, square) if old != new else square
-    np.testing.assert_allclose(fitted[0, before:].numpy(), expected.reshape(-1, 8), atol=1e-5)
+    np.testing.assert_allclose(fitted[0, prefix:].numpy(), expected.reshape(-1, 8), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 13, 8), (1, 1, 8), (17, 8), (1, 0, 8)])
-def test_positions_that_are_no_square_are_left_and_named(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_positions_of_no_square_grid_are_named(tmp_path: Path, shape: tuple[int, ...]) -> None:
     model = ViT()
-    weights = timms(model) | {"pos_embed": torch.rand(shape)}
+    weights = random_weights(model) | {"pos_embed": torch.rand(shape)}
     torch.save(weights, tmp_path / "vit.pth")
     with pytest.raises(ValueError, match=r"1 mis-shaped \(pos_embed ") as caught:
         load_weights(model, tmp_path / "vit.pth")
     assert f"pos_embed {shape} instead of (1, 17, 8)" in str(caught.value)
 
 
-def test_half_of_the_registers_names_what_does_not_fit(tmp_path: Path) -> None:
+def test_registers_without_class_token_are_named(tmp_path: Path) -> None:
     model = ViT(registers=3)
-    weights = official(timms(model))
+    weights = official(random_weights(model))
     weights["register_tokens"] = weights.pop("reg_token")
     del weights["cls_token"]
     torch.save(weights, tmp_path / "vit.pth")
@@ -138,16 +138,16 @@ def test_half_of_the_registers_names_what_does_not_fit(tmp_path: Path) -> None:
         load_weights(model, tmp_path / "vit.pth")
 
 
-def test_another_width_is_named(tmp_path: Path) -> None:
+def test_other_width_is_named(tmp_path: Path) -> None:
     model = ViT()
-    torch.save(timms(model) | {"pos_embed": torch.rand(1, 26, 6)}, tmp_path / "vit.pth")
+    torch.save(random_weights(model) | {"pos_embed": torch.rand(1, 26, 6)}, tmp_path / "vit.pth")
     with pytest.raises(ValueError, match=r"1 mis-shaped \(pos_embed \(1, 17, 6\) instead of \(1, 17, 8\)\)"):
         load_weights(model, tmp_path / "vit.pth")
 
 
-def test_half_precision_stays_so_until_it_is_loaded(tmp_path: Path) -> None:
+def test_half_precision_is_converted_on_loading(tmp_path: Path) -> None:
     model = ViT()
-    weights = {name: tensor.half() for name, tensor in timms(ViT(5)).items()}
+    weights = {name: tensor.half() for name, tensor in random_weights(ViT(5)).items()}
     assert fit_vit(weights, model)["pos_embed"].dtype == torch.float16
     torch.save(weights, tmp_path / "vit.pth")
     load_weights(model, tmp_path / "vit.pth")
@@ -156,10 +156,10 @@ def test_half_precision_stays_so_until_it_is_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrapping", ["teacher", "model", "state_dict", None])
-def test_dinos_own_checkpoints_load(tmp_path: Path, wrapping: str | None) -> None:
-    """Of a training: the teacher's backbone, beside its heads; of a release: the backbone alone."""
+def test_dino_checkpoints(tmp_path: Path, wrapping: str | None) -> None:
+    """The teacher's backbone with its heads (a training), or the backbone alone (a release)."""
     model = ViT()
-    weights = timms(model)
+    weights = random_weights(model)
     published = weights
     if wrapping:
         published = {f"module.backbone.{name}": tensor for name, tensor in official(weights).items()}
@@ -170,13 +170,13 @@ def test_dinos_own_checkpoints_load(tmp_path: Path, wrapping: str | None) -> Non
     assert same(dict(model.state_dict()), weights)
 
 
-def test_other_modules_are_left_alone() -> None:
+def test_other_modules_are_unchanged() -> None:
     weights = {"blocks.0.1.weight": torch.rand(2), "mask_token": torch.rand(2)}
     assert same(fit_vit(weights, nn.Linear(2, 2)), weights)
     assert same(fit_vit(weights, ViT()), weights)
 
 
-def test_a_module_without_a_grid_is_left_alone() -> None:
+def test_module_without_a_grid_is_unchanged() -> None:
     model = ViT()
     model.patch_embed.grid_size = None
     positions = {"pos_embed": torch.rand(1, 26, 8)}

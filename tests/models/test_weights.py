@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", ["safetensors", "pth", "pt", "before torch 1.6"])
-def test_every_form_loads(tmp_path: Path, form: str) -> None:
+def test_formats(tmp_path: Path, form: str) -> None:
     weights, module = state(), net()
     path = tmp_path / ("weights.pth" if " " in form else f"weights.{form}")
     if form == "safetensors":
@@ -55,7 +55,7 @@ def test_every_form_loads(tmp_path: Path, form: str) -> None:
         ("conv_bn.running_var", lambda tensor: -tensor - 1, r"1 negative \(conv_bn.running_var\)"),
     ],
 )
-def test_numbers_that_are_no_weights(path: Path, key: str, change: Callable[[Tensor], Tensor], message: str) -> None:
+def test_invalid_values_are_named(path: Path, key: str, change: Callable[[Tensor], Tensor], message: str) -> None:
     torch.save({**state(), key: change(state()[key])}, path)
     with pytest.raises(ValueError, match=message):
         load_weights(net(), path)
@@ -69,8 +69,8 @@ def test_parameters_stay_the_same_objects(path: Path) -> None:
     assert all(a is b for a, b in zip(before, module.parameters(), strict=True))
 
 
-def test_custom_is_put_right(path: Path) -> None:
-    """A wrapping, the prefix of DataParallel, a head, vectors of (1, C), no num_batches_tracked: all at once."""
+def test_all_conventions_at_once(path: Path) -> None:
+    """A wrapping, the prefix of DataParallel, a head, vectors of (1, C), no num_batches_tracked."""
     weights, module = state(), net()
     published = {
         f"module.{name}": tensor[None] if "_bn." in name else tensor
@@ -84,7 +84,7 @@ def test_custom_is_put_right(path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", ["last_linear", "fc", "classifier", "head", "linear", "dino_head", "ibot_head"])
-def test_a_head_is_ignored_only_where_the_module_has_none(path: Path, head: str) -> None:
+def test_head_is_ignored_only_if_the_module_has_none(path: Path, head: str) -> None:
     weights = {"body.weight": torch.ones(2, 3), f"{head}.weight": torch.ones(5, 2)}
     torch.save(weights, path)
     body = nn.Linear(3, 2, bias=False)
@@ -95,7 +95,7 @@ def test_a_head_is_ignored_only_where_the_module_has_none(path: Path, head: str)
         load_weights(with_head, path)
 
 
-def test_a_module_may_itself_be_called_module(path: Path) -> None:
+def test_module_named_like_a_prefix(path: Path) -> None:
     module = nn.ModuleDict({"module": nn.Linear(3, 2)})
     weights = {name: torch.ones_like(tensor) for name, tensor in module.state_dict().items()}
     torch.save(weights, path)
@@ -107,8 +107,8 @@ def test_a_module_may_itself_be_called_module(path: Path) -> None:
 @pytest.mark.parametrize(
     "prefix", ["", "module.", "_orig_mod.", "backbone.", "module.backbone.", "model.backbone.model."]
 )
-def test_checkpoints_of_trainings_are_opened(path: Path, wrapping: str, prefix: str) -> None:
-    """With what trainings put beside the weights: counters, the optimiser's state, arguments, a head without prefix."""
+def test_training_checkpoints(path: Path, wrapping: str, prefix: str) -> None:
+    """With counters, the state of the optimizer, arguments and a head without prefix beside the weights."""
     weights, module = state(), net()
     published = {f"{prefix}{name}": tensor for name, tensor in weights.items()} | {"fc.weight": torch.zeros(10, 4)}
     rest = {"epoch": 3, "args": argparse.Namespace(lr=0.1, arch="vit"), "optimizer": {"state": {0: torch.zeros(2)}}}
@@ -117,7 +117,7 @@ def test_checkpoints_of_trainings_are_opened(path: Path, wrapping: str, prefix: 
     assert same(module, weights)
 
 
-def test_a_prefix_that_some_lack_is_named(path: Path) -> None:
+def test_prefix_of_only_some_keys_is_not_removed(path: Path) -> None:
     weights = state()
     torch.save({f"backbone.{name}" if "bn" in name else name: tensor for name, tensor in weights.items()}, path)
     with pytest.raises(ValueError, match=r"4 missing \(conv_bn.weight, .*5 unexpected \(backbone.conv_bn.weight, "):
@@ -125,7 +125,7 @@ def test_a_prefix_that_some_lack_is_named(path: Path) -> None:
 
 
 class Python2(pickle._Pickler):
-    """Writes as Python 2 did: text as byte strings."""
+    """Pickle as Python 2 did: text as byte strings."""
 
     dispatch: ClassVar = dict(pickle._Pickler.dispatch)
 
@@ -145,7 +145,7 @@ class Storage:
 
 
 class Saved:
-    """A tensor as torch 0.2 reduced it."""
+    """A tensor as reduced by torch 0.2."""
 
     def __init__(self, tensor: Tensor, number: int) -> None:
         self.tensor, self.storage = tensor, Storage(tensor, number)
@@ -156,7 +156,7 @@ class Saved:
 
 
 class Ordered:
-    """An OrderedDict as Python 2 reduced it."""
+    """An OrderedDict as reduced by Python 2."""
 
     def __init__(self, items: Iterable[list[object]]) -> None:
         self.items = list(items)
@@ -165,8 +165,8 @@ class Ordered:
         return OrderedDict, (self.items,)
 
 
-def test_a_file_of_torch_in_python_2_loads(path: Path) -> None:
-    """Byte by byte the form of BN-Inception's published file: no zip, byte strings, vectors of (1, C)."""
+def test_file_of_torch_in_python_2(path: Path) -> None:
+    """The format of BN-Inception's published file: no zip, byte strings, vectors of (1, C)."""
     weights, module = state(), net()
     tensors = {
         name: tensor[None].contiguous() if "_bn." in name else tensor
@@ -187,7 +187,7 @@ def test_a_file_of_torch_in_python_2_loads(path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_named(path: Path, value: float) -> None:
+def test_values_not_finite_are_named(path: Path, value: float) -> None:
     weights = state()
     weights["conv.bias"][1] = value
     torch.save(weights, path)
@@ -195,7 +195,7 @@ def test_weights_that_are_no_numbers_are_named(path: Path, value: float) -> None
         load_weights(net(), path)
 
 
-def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     weights, module = state(), net()
     torch.save(weights, tmp_path / "mine.pth.tar")
@@ -203,7 +203,7 @@ def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert same(module, weights)
 
 
-def test_all_differences_are_named_and_nothing_changes(path: Path) -> None:
+def test_differences_are_listed_and_nothing_changes(path: Path) -> None:
     weights = state()
     weights["convolution.bias"] = weights.pop("conv.bias")
     weights["conv_bn.weight"] = torch.zeros(5)
@@ -219,20 +219,20 @@ def test_all_differences_are_named_and_nothing_changes(path: Path) -> None:
     assert same(module, before)
 
 
-def test_long_lists_are_cut(path: Path) -> None:
+def test_long_lists_are_shortened(path: Path) -> None:
     torch.save({f"part{i}": torch.zeros(1) for i in range(12)}, path)
     with pytest.raises(ValueError, match=r"12 unexpected \(part0, .*, part9, \.\.\.\)"):
         load_weights(nn.Identity(), path)
 
 
-def test_an_empty_file_misses_everything(path: Path) -> None:
+def test_empty_state_dict(path: Path) -> None:
     torch.save({}, path)
     with pytest.raises(ValueError, match="6 missing"):
         load_weights(net(), path)
 
 
 class Trap:
-    """What a pickle may do when it is read as code."""
+    """A pickle that runs code when it is loaded."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return (pytest.fail, ("the file ran code",))
@@ -241,14 +241,14 @@ class Trap:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "there is no file"),
-        (b"", "is damaged, or holds more than tensors"),
-        (b"not weights at all", "is damaged, or holds more than tensors"),
-        (pickle.dumps({"conv.weight": Trap()}), "is damaged, or holds more than tensors"),
+        (None, "file not found"),
+        (b"", "cannot be read: damaged, or contains more than tensors"),
+        (b"not weights at all", "cannot be read: damaged, or contains more than tensors"),
+        (pickle.dumps({"conv.weight": Trap()}), "cannot be read: damaged, or contains more than tensors"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_what_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, reason: str, suffix: str) -> None:
+def test_unreadable_file_is_named(tmp_path: Path, content: bytes | None, reason: str, suffix: str) -> None:
     path = tmp_path / f"mine{suffix}"
     if content is not None:
         path.write_bytes(content)
@@ -259,22 +259,22 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, rea
 
 
 @pytest.mark.parametrize("content", [Trap(), net(), [torch.zeros(1)], {"conv.weight": 1.0}, {"epoch": 1, "model": {}}])
-def test_more_than_tensors_is_refused(path: Path, content: object) -> None:
+def test_more_than_tensors(path: Path, content: object) -> None:
     torch.save(content, path)
     with pytest.raises(ValueError, match=r"weights: .*weights\.pth"):
         load_weights(net(), path)
 
 
-def test_a_folder_or_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+def test_folder_or_other_file_type(tmp_path: Path) -> None:
     folder = tmp_path / "weights.pth"
     folder.mkdir()
-    with pytest.raises(ValueError, match="there is no file"):
+    with pytest.raises(ValueError, match="file not found"):
         load_weights(net(), folder)
     with pytest.raises(ValueError, match=r"expected a \.safetensors, \.pth or \.pt file, got .*weights\.h5"):
         load_weights(net(), tmp_path / "weights.h5")
 
 
-def test_a_truncated_file_changes_nothing(tmp_path: Path) -> None:
+def test_truncated_file_changes_nothing(tmp_path: Path) -> None:
     for suffix in (".pth", ".safetensors"):
         path = tmp_path / f"weights{suffix}"
         if suffix == ".pth":
@@ -284,6 +284,6 @@ def test_a_truncated_file_changes_nothing(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:-200])
         module = net()
         before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-        with pytest.raises(ValueError, match="is damaged"):
+        with pytest.raises(ValueError, match="cannot be read: damaged"):
             load_weights(module, path)
         assert same(module, before)

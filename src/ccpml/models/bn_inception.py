@@ -1,4 +1,4 @@
-"""BN-Inception: the network of the protocol, name by name that of the published ImageNet weights."""
+"""BN-Inception, the network of the protocol, with the layer names of its published ImageNet weights."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from ccpml.models.embedding import Backbone, InputConvention
 __all__ = ["BNInception"]
 
 # Channels of 1×1 | 3×3 reduce, 3×3 | double 3×3 reduce, both 3×3 | pool projection.
-# Blocks without 1×1 and projection halve the image, and pass their pooled input through.
+# Blocks without 1×1 and projection halve the image and pass on their pooled input.
 _BLOCKS = {
     "inception_3a": (64, 64, 64, 64, 96, 32),
     "inception_3b": (64, 64, 96, 64, 96, 64),
@@ -25,11 +25,11 @@ _BLOCKS = {
 
 
 class BNInception(Backbone):
-    """Inception with BatchNorm, in the shape and with the names of its published weights.
+    """Inception with BatchNorm, with the shapes and names of its published weights.
 
     The weights are ``bn_inception-52deb4733.pth`` of pretrained-models.pytorch, converted from Caffe: see
-    [`load_weights`][ccpml.models.load_weights]. Images are BGR, 0 to 255, minus a mean, not divided by anything.
-    Without published weights it starts from He et al.'s initialisation, so that it also trains with BatchNorm frozen.
+    [`load_weights`][ccpml.models.load_weights]. Images are BGR in [0, 255] minus a mean, without division. Weights are
+    initialized as by He et al., so that training also works with BatchNorm frozen.
 
     Raises:
         ValueError: From ``forward``, if images are smaller than 7 × 7.
@@ -54,13 +54,14 @@ class BNInception(Backbone):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute features: (B, 3, H, W) to (B, 1024, h, w), where h and w are about a thirty-second of H and W."""
-        if min(images.shape[2:]) < 7:
-            raise ValueError(f"images: bn_inception expects at least 7 × 7, got {images.shape[2]} × {images.shape[3]}")
+        """Compute features: (B, 3, H, W) to (B, 1024, h, w), where h and w are about H / 32 and W / 32."""
+        height, width = images.shape[2:]
+        if min(height, width) < 7:
+            raise ValueError(f"images: expected at least 7 × 7 for bn_inception, got {height} × {width}")
         images = images.contiguous(memory_format=torch.channels_last)
-        features = _halved(self._unit("conv1_7x7_s2", images))
+        features = _halve(self._unit("conv1_7x7_s2", images))
         features = self._unit("conv2_3x3", self._unit("conv2_3x3_reduce", features))
-        features = _halved(features)
+        features = _halve(features)
         for name in _BLOCKS:
             features = self._block(name, features)
         return features
@@ -100,14 +101,14 @@ class BNInception(Backbone):
             self._chain(name, ("double_3x3_reduce", "double_3x3_1", "double_3x3_2"), features),
         ]
         if not _BLOCKS[name][0]:
-            return torch.cat([*branches, _halved(features, padded=True)], 1)
+            return torch.cat([*branches, _halve(features, padded=True)], 1)
         pooled = max_pool2d(features, 3, 1, 1) if name == "inception_5b" else avg_pool2d(features, 3, 1, 1)
         first = self._unit(f"{name}_1x1", features)
         return torch.cat([first, *branches, self._unit(f"{name}_pool_proj", pooled)], 1)
 
 
-def _halved(features: Tensor, padded: bool = False) -> Tensor:
-    """Max pooling by two; ``padded`` odd sizes halve as strided convolutions do (the published network fails there)."""
+def _halve(features: Tensor, padded: bool = False) -> Tensor:
+    """Max-pool by two; with ``padded``, odd sizes are halved as by strided convolutions (the published code fails)."""
     height, width = features.shape[2:]
     padding = (height % 2, width % 2) if padded else 0
     return max_pool2d(features, 3, 2, padding, ceil_mode=True)

@@ -1,4 +1,4 @@
-"""Models by the names of their backbones."""
+"""Creation of models by name."""
 
 from pathlib import Path
 
@@ -27,30 +27,39 @@ def create_model(
     Args:
         backbone: ``small_conv``, ``bn_inception``, ``resnet50``, or ``timm:`` and the name of a timm model
             (``timm:vit_small_patch16_224.dino``).
-        embedding_dim: d.
+        embedding_dim: Number of dimensions d of an embedding.
         pooling: ``avg``, ``max`` or ``avg+max``.
-        channels: Of the images, 1 or 3; 1 for ``small_conv`` only (the others see grey as three channels).
-        weights: A file that [`load_weights`][ccpml.models.load_weights] loads into the backbone; or ``imagenet``, the
-            published weights, from the hub cache or downloaded (of a timm model, whatever is published by that name).
-        freeze_batchnorm: Whether every BatchNorm stays as it is, in training too.
-        image_size: Side of the images, for the backbones that are made for one size (most transformers of timm); None
-            is the size of their published weights. The others take any size.
+        channels: Channels of the images, 1 or 3; 1 for ``small_conv`` only (the others repeat a gray channel).
+        weights: File that [`load_weights`][ccpml.models.load_weights] loads into the backbone; or ``imagenet`` for the
+            published weights, from the hub cache or downloaded (for timm, the weights published under that name).
+        freeze_batchnorm: Whether every BatchNorm stays frozen, in training too.
+        image_size: Side of the images, for backbones built for one size (most transformers of timm); None is the size
+            of their published weights. Other backbones take any size.
+
+    Returns:
+        A model from images (B, channels, H, W) to embeddings (B, d).
 
     Raises:
-        ValueError: If an argument is out of its range, or the weights do not fit, or are not to be had.
-        RuntimeError: If a timm model is asked for and timm cannot be imported.
+        ValueError: If an argument is out of range, or the weights do not fit or are not available.
+        RuntimeError: If a timm model is requested and timm cannot be imported.
 
     Example:
         >>> model = create_model("small_conv", embedding_dim=16, channels=1)
         >>> model.linear.out_features, model.backbone.convention.channels
         (16, 1)
+        >>> import torch
+        >>> model(torch.zeros(2, 1, 32, 32)).shape
+        torch.Size([2, 16])
+
+    Source: Gürbüz et al., WACV 2024, Section 5 (``bn_inception``, ``resnet50``).
     """
     net = _create_backbone(backbone, channels, image_size, weights == "imagenet")
     if weights == "imagenet":
         if not isinstance(net, TimmBackbone):
             load_weights(net, imagenet_weights(backbone))
     elif weights is not None:
-        load_weights(net.model if isinstance(net, TimmBackbone) else net, weights)  # published files name timm's layers
+        # published files use the layer names of timm itself
+        load_weights(net.model if isinstance(net, TimmBackbone) else net, weights)
     return EmbeddingModel(net, embedding_dim, pooling, freeze_batchnorm)
 
 
@@ -63,7 +72,7 @@ def _create_backbone(name: str, channels: int, image_size: int | None, pretraine
         expected = "'small_conv', 'bn_inception', 'resnet50' or 'timm:<name>'"
         raise ValueError(f"backbone: expected {expected}, got {name!r}")
     if channels != 3:
-        raise ValueError(f"channels: {name} needs channels=3 (it takes grey images as well), got {channels}")
+        raise ValueError(f"channels: expected 3 for {name}, which also takes gray images, got {channels}")
     if name.startswith("timm:"):
         return TimmBackbone(name.removeprefix("timm:"), image_size, pretrained)
     return BNInception() if name == "bn_inception" else ResNet50()

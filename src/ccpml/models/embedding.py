@@ -13,15 +13,15 @@ Pooling = Literal["avg", "max", "avg+max"]
 
 @dataclass(frozen=True)
 class InputConvention:
-    """What a backbone was, or will be, trained to see.
+    """Format of the images that a backbone is trained on.
 
     Attributes:
-        channels: 1 (grey) or 3.
-        image_size: Side of its images.
-        scale: Factor that takes values in [0, 1] to the backbone's range.
-        mean: Subtracted from each channel after scaling.
-        std: Divides each channel after that.
-        bgr: Whether the channels are blue, green, red; ``mean`` and ``std`` are in that order then.
+        channels: 1 (gray) or 3.
+        image_size: Side of the images.
+        scale: Factor from [0, 1] to the range of the backbone.
+        mean: Mean subtracted from each channel after scaling.
+        std: Standard deviation by which each channel is then divided.
+        bgr: Whether the channels are blue, green, red; ``mean`` and ``std`` are then in that order.
     """
 
     channels: int
@@ -33,10 +33,10 @@ class InputConvention:
 
 
 class Backbone(nn.Module):
-    """From normalised images (B, C, H, W) to features (B, F, h, w).
+    """Network from normalized images (B, C, H, W) to features (B, F, h, w).
 
     Attributes:
-        convention: What it sees.
+        convention: Format of the images.
         out_channels: F.
     """
 
@@ -45,10 +45,10 @@ class Backbone(nn.Module):
 
 
 def freeze_batchnorm(module: nn.Module) -> None:
-    """Freeze every BatchNorm: it keeps its statistics, and its scales and shifts are not trained.
+    """Freeze every BatchNorm: its statistics are not updated, its weights and biases not trained.
 
-    A later ``module.train()`` sets statistics going again, as it does for any module; `EmbeddingModel` with
-    ``freeze_batchnorm=True`` keeps them frozen.
+    A later ``module.train()`` resumes the updates of statistics; `EmbeddingModel` with ``freeze_batchnorm=True`` keeps
+    them frozen.
 
     Example:
         >>> norm = nn.BatchNorm2d(3)
@@ -64,19 +64,19 @@ def freeze_batchnorm(module: nn.Module) -> None:
 
 
 class EmbeddingModel(nn.Module):
-    """A network that maps images to embeddings, un-normalised.
+    """Map images to embeddings, which are not normalized.
 
-    The losses and the evaluation normalise; proxies live in the un-normalised space. Images come as they are read:
-    the backbone's own convention is applied here, so nothing else has to know it.
+    Losses and evaluation normalize; proxies live in the space before normalization. The model takes images as they are
+    read and converts them to the input format of its backbone.
 
     Args:
-        backbone: Features.
-        embedding_dim: d.
+        backbone: Network from images to features.
+        embedding_dim: Number of dimensions d of an embedding.
         pooling: Global average, global maximum, or the sum of both.
-        freeze_batchnorm: Whether every BatchNorm stays as it is, in training too.
+        freeze_batchnorm: Whether every BatchNorm stays frozen, in training too.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> from ccpml.models import SmallConv
@@ -106,13 +106,13 @@ class EmbeddingModel(nn.Module):
         self.register_buffer("mean", torch.tensor(convention.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(convention.std).view(-1, 1, 1), persistent=False)
         if freeze_batchnorm:
-            _freeze(self)
+            self.train()
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images.
 
         Args:
-            images: RGB or grey, (B, C, H, W): uint8, or floating point in [0, 1].
+            images: RGB or gray, (B, C, H, W): uint8, or floating point in [0, 1].
 
         Returns:
             Embeddings, (B, d).
@@ -120,7 +120,7 @@ class EmbeddingModel(nn.Module):
         Raises:
             ValueError: On a wrong shape or dtype.
         """
-        features: Tensor = self.backbone(self._normalized(images))  # (B, F, h, w)
+        features: Tensor = self.backbone(self._normalize(images))  # (B, F, h, w)
         average = features.mean((2, 3)) if self.pooling != "max" else 0
         maximum = features.amax((2, 3)) if self.pooling != "avg" else 0
         embeddings: Tensor = self.linear(average + maximum)
@@ -130,17 +130,17 @@ class EmbeddingModel(nn.Module):
         """Set the training mode; a frozen BatchNorm stays in eval mode."""
         super().train(mode)
         if self.frozen_batchnorm:
-            _freeze(self)
+            freeze_batchnorm(self)
         return self
 
-    def _normalized(self, images: Tensor) -> Tensor:
+    def _normalize(self, images: Tensor) -> Tensor:
         convention = self.backbone.convention
         channels = convention.channels
         fits = images.ndim == 4 and images.shape[1] in {1, channels}
         if not fits or not (images.dtype == torch.uint8 or images.is_floating_point()):
             expected = f"uint8 or floating point (B, {channels}, H, W)"
             raise ValueError(f"images: expected {expected}, got {images.dtype} {tuple(images.shape)}")
-        if images.dtype == torch.uint8:  # from here on in one piece of memory: fresh memory is what costs
+        if images.dtype == torch.uint8:  # one copy, then in place: allocation is the cost
             images = images.to(self.mean.dtype).div_(255)
         else:
             images = images.to(self.mean.dtype, copy=True)
@@ -151,6 +151,3 @@ class EmbeddingModel(nn.Module):
         if convention.bgr:
             images = images.flip(1)
         return images.sub_(self.mean).div_(self.std)
-
-
-_freeze = freeze_batchnorm  # the argument of EmbeddingModel has the same name

@@ -1,4 +1,4 @@
-"""ResNet-50, layer by layer named as torchvision's published ImageNet weights."""
+"""ResNet-50 with the layer names of torchvision's published ImageNet weights."""
 
 import torch
 from torch import Tensor, nn
@@ -8,17 +8,17 @@ from ccpml.models.embedding import Backbone, InputConvention
 
 __all__ = ["ResNet50"]
 
-_EXPANSION = 4  # a block gives four times the channels of its 3×3 convolution
+_EXPANSION = 4  # a block has four times the output channels of its 3×3 convolution
 
 
 class ResNet50(Backbone):
-    """The residual network of 50 layers, in the shape and with the names of torchvision's weights.
+    """Residual network of 50 layers, with the shapes and names of torchvision's weights.
 
-    It is the version called 1.5, whose blocks halve the image in their 3 × 3 convolution, not in the first 1 × 1.
+    This is version 1.5, whose blocks halve the image in their 3 × 3 convolution, not in the first 1 × 1.
     The weights are ``resnet50-0676ba61.pth`` (``IMAGENET1K_V1``), or any file with the same layers, such as timm's
     ``resnet50`` or DINO's ``dino_resnet50_pretrain.pth``: see [`load_weights`][ccpml.models.load_weights]. Images are
-    RGB, 0 to 1, with ImageNet's mean and standard deviation; any size will do, 227 as well as 224. Without published
-    weights it starts from He et al.'s initialisation, as torchvision's does.
+    RGB in [0, 1] of any size, normalized by ImageNet's mean and standard deviation. Weights are initialized as by He et
+    al., as in torchvision.
 
     Example:
         >>> ResNet50()(torch.zeros(1, 3, 64, 96)).shape
@@ -40,7 +40,7 @@ class ResNet50(Backbone):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute features: (B, 3, H, W) to (B, 2048, h, w), h and w a thirty-second of H and W, rounded up."""
+        """Compute features: (B, 3, H, W) to (B, 2048, h, w), h and w are H / 32 and W / 32, rounded up."""
         images = images.contiguous(memory_format=torch.channels_last)
         features = relu(self.bn1(self.conv1(images)), inplace=True)
         features = max_pool2d(features, 3, 2, padding=1)
@@ -50,7 +50,7 @@ class ResNet50(Backbone):
 
 
 class _Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions beside a shortcut."""
+    """1×1, 3×3 and 1×1 convolutions with a shortcut."""
 
     def __init__(self, before: int, width: int, stride: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A small network for small images: trains from nothing on a CPU in minutes."""
+"""A small network for small images: trains from scratch on a CPU in minutes."""
 
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ class SmallConv(Backbone):
     """Four blocks of 3 × 3 convolution, BatchNorm and ReLU, the first three with 2 × 2 max pooling.
 
     Args:
-        channels: Of the images, 1 or 3.
+        channels: Channels of the images, 1 or 3.
         width: Channels of the first block; the others have two, four and four times as many.
 
     Raises:
@@ -32,7 +32,7 @@ class SmallConv(Backbone):
         self.blocks = nn.Sequential()
         for before, after in pairwise([channels, width, 2 * width, 4 * width, 4 * width]):
             self.blocks.append(nn.Conv2d(before, after, 3, padding=1, bias=False))
-            if before != after:  # all but the last; pooled first, so that the rest of the block is cheap
+            if before != after:  # all but the last; pooling first makes the rest of the block cheaper
                 self.blocks.append(nn.MaxPool2d(2))
             self.blocks.append(nn.BatchNorm2d(after))
             self.blocks.append(nn.ReLU(inplace=True))
@@ -40,7 +40,8 @@ class SmallConv(Backbone):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute features: (B, C, H, W) to (B, F, H // 8, W // 8)."""
-        if min(images.shape[2:]) < 28:
-            raise ValueError(f"images: small_conv expects at least 28 × 28, got {images.shape[2]} × {images.shape[3]}")
+        height, width = images.shape[2:]
+        if min(height, width) < 28:
+            raise ValueError(f"images: expected at least 28 × 28 for small_conv, got {height} × {width}")
         features: Tensor = self.blocks(images.contiguous(memory_format=torch.channels_last))
         return features

@@ -1,4 +1,4 @@
-"""Vision transformers' weights: official names and other image sizes, as timm's networks want them."""
+"""Weights of vision transformers: official names and other image sizes, converted for timm's networks."""
 
 import math
 import re
@@ -10,43 +10,43 @@ from torch.nn.functional import interpolate
 
 __all__ = ["fit_vit"]
 
-# DINOv2's official files: blocks in chunks, a mask token for its own training, SwiGLU's layers under other names.
+# DINOv2's official files have blocks in chunks, and other names for the layers of SwiGLU.
 _CHUNK = re.compile(r"^blocks\.\d+\.(?=\d+\.)")
 _RENAMED = {".mlp.w12.": ".mlp.fc1.", ".mlp.w3.": ".mlp.fc2."}
 
 
 def fit_vit(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Give a vision transformer's weights the names and the position embedding of timm's module.
+    """Convert a vision transformer's weights to the names and position embedding of timm's module.
 
-    What is changed is exact: names; the mask token, which no image needs, goes; with registers, which have no position,
-    the class token's position is added to the class token. Position embeddings of another image size are resampled as
-    timm does it, bicubically. Other modules and what is unknown stay as they are.
+    Layers are renamed and the mask token, which only pretraining uses, is dropped. With registers, which have no
+    position, the position of the class token is added to the class token. Position embeddings of another image size are
+    resampled bicubically, as in timm. Unknown tensors, and the weights of other modules, are returned unchanged.
 
     Args:
-        tensors: Of the file, by name.
-        module: That they shall fit.
+        tensors: Tensors of the file, by name.
+        module: Module that the weights are for.
     """
     own = module.state_dict()
     if "pos_embed" not in own or "pos_embed" not in tensors:
         return dict(tensors)
-    tensors = {key if key in own else _renamed(key): tensor for key, tensor in tensors.items()}
+    tensors = {key if key in own else _rename(key): tensor for key, tensor in tensors.items()}
     if "mask_token" not in own:
         tensors.pop("mask_token", None)
     if "register_tokens" in tensors and "reg_token" in own:
-        tensors = _with_registers(tensors)
-    tensors["pos_embed"] = _resampled(tensors["pos_embed"], own["pos_embed"], module)
+        tensors = _convert_registers(tensors)
+    tensors["pos_embed"] = _resample(tensors["pos_embed"], own["pos_embed"], module)
     return tensors
 
 
-def _renamed(key: str) -> str:
+def _rename(key: str) -> str:
     key = _CHUNK.sub("blocks.", key)
-    for official, timms in _RENAMED.items():
-        key = key.replace(official, timms)
+    for official, name in _RENAMED.items():
+        key = key.replace(official, name)
     return key
 
 
-def _with_registers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Turn positions of class and patches, (1, 1 + N, F), into those of the patches alone, (1, N, F)."""
+def _convert_registers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert positions of class and patches, (1, 1 + N, F), to those of the patches alone, (1, N, F)."""
     classes, positions = tensors.get("cls_token"), tensors["pos_embed"]
     if classes is None or positions.ndim != 3 or classes.shape != positions[:, :1].shape:
         return tensors
@@ -56,16 +56,16 @@ def _with_registers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _resampled(positions: Tensor, own: Tensor, module: nn.Module) -> Tensor:
-    """Resample a square grid of positions, (1, P + n², F), to the module's, (1, P + h w, F); P precede the patches."""
+def _resample(positions: Tensor, own: Tensor, module: nn.Module) -> Tensor:
+    """Resample a square grid of positions, (1, P + n², F), to the module's, (1, P + h w, F), with P prefix tokens."""
     grid = getattr(getattr(module, "patch_embed", None), "grid_size", None)
     if grid is None or positions.ndim != 3 or positions.shape[1] == own.shape[1]:
         return positions
-    before = own.shape[1] - math.prod(grid)
-    side = math.isqrt(max(positions.shape[1] - before, 0))
-    if before < 0 or side == 0 or side**2 != positions.shape[1] - before:
+    prefix = own.shape[1] - math.prod(grid)
+    side = math.isqrt(max(positions.shape[1] - prefix, 0))
+    if prefix < 0 or side == 0 or side**2 != positions.shape[1] - prefix:
         return positions
-    square = positions[:, before:].mT.reshape(len(positions), -1, side, side)  # (1, F, n, n)
+    square = positions[:, prefix:].mT.reshape(len(positions), -1, side, side)  # (1, F, n, n)
     resampled = interpolate(square.float(), size=tuple(grid), mode="bicubic", antialias=True)
     patches = resampled.flatten(2).mT.to(positions.dtype)  # (1, h w, F)
-    return torch.cat([positions[:, :before], patches], 1)
+    return torch.cat([positions[:, :prefix], patches], 1)

@@ -1,7 +1,7 @@
-"""Published weights into a module: everything, or nothing and the reason."""
+"""Loading of weights: all of a module's, or none and an error that lists the differences."""
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -16,31 +16,32 @@ _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _HEADS = ("last_linear.", "fc.", "classifier.", "head.", "linear.", "dino_head.", "ibot_head.")
 _WRAPPINGS = ("state_dict", "model", "model_state_dict", "teacher")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
-_OF_RUN = "model.backbone."
-_SHOWN = 10
+_RUN_PREFIX = "model.backbone."
+_MAX_LISTED = 10
 
 
 def load_weights(module: nn.Module, path: Path | str) -> None:
     """Load a file of weights into a module, key by key and shape by shape; on an error, change nothing.
 
-    Files are read as tensors, never as code. What differs by custom only is put right:
+    Files are read as tensors, never as code. Differences in convention are resolved:
 
-    - ``{"state_dict": ...}`` is opened, and so are ``model``, ``model_state_dict`` and the ``teacher`` of DINO;
-    - a prefix ``module.``, ``_orig_mod.``, ``model.`` or ``backbone.`` that all keys but the head's share is dropped;
-    - of a run's own ``best.safetensors`` the backbone is taken, without the linear layer and the proxies;
-    - the head (``last_linear.``, ``fc.``, ``classifier.``, ``head.``, ``linear.``, and DINOv2's two) is ignored where
+    - the contents of ``state_dict``, ``model``, ``model_state_dict``, or the ``teacher`` of DINO are used;
+    - prefixes ``module.``, ``_orig_mod.``, ``model.`` and ``backbone.`` shared by all keys (the head excepted) are
+      removed;
+    - the ``best.safetensors`` of a run is reduced to its backbone, without the linear layer and the proxies;
+    - the head (``last_linear.``, ``fc.``, ``classifier.``, ``head.``, ``linear.``, and the two of DINOv2) is ignored if
       the module has none;
-    - ``num_batches_tracked`` may be absent, as in files older than it;
+    - ``num_batches_tracked`` may be missing, as in old files;
     - vectors may have the shape (1, C), as the BatchNorms of old files have;
-    - vision transformers may have DINOv2's official names, and position embeddings of another image size, which are
-      resampled.
+    - vision transformers may have the names of DINOv2's official files, and position embeddings of another image size,
+      which are resampled.
 
     Args:
-        module: Anything with parameters, most often a backbone.
+        module: Module with parameters, usually a backbone.
         path: A ``.safetensors`` file, or one of ``torch.save`` (``.pth``, ``.pt``, ``.bin``, ``.ckpt``, ``.pth.tar``).
 
     Raises:
-        ValueError: If the file cannot be read, its keys or shapes are not those of the module, or it has NaN.
+        ValueError: If the file cannot be read, its keys or shapes differ from the module's, or values are not finite.
 
     Example:
         >>> import tempfile
@@ -52,7 +53,7 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
         True
     """
     own = module.state_dict()
-    tensors = _adapted(_read(Path(path).expanduser()), module)
+    tensors = _adapt(_read(Path(path).expanduser()), module)
     differences = _differences(tensors, own)
     if differences:
         raise ValueError(f"weights: {path} does not fit {type(module).__name__}: {'; '.join(differences)}")
@@ -63,30 +64,30 @@ def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix not in _SUFFIXES:
         raise ValueError(f"weights: expected a .safetensors, .pth or .pt file, got {path}")
     if not path.is_file():
-        raise ValueError(f"weights: there is no file {path}")
+        raise ValueError(f"weights: file not found: {path}")
     content: object
     try:
         if path.suffix == ".safetensors":
             content = safetensors.torch.load_file(path)
         else:
-            with torch.serialization.safe_globals([Namespace]):  # the arguments of its training: mere attributes
+            with torch.serialization.safe_globals([Namespace]):  # the arguments of a training: attributes only
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise anything
-        raise ValueError(f"weights: cannot read {path}: it is damaged, or holds more than tensors") from error
+        raise ValueError(f"weights: {path} cannot be read: damaged, or contains more than tensors") from error
     if isinstance(content, Mapping):
         content = next((content[key] for key in _WRAPPINGS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
-        raise ValueError(f"weights: expected a state_dict (names and their tensors) in {path}")
+        raise ValueError(f"weights: expected a state_dict (names and tensors) in {path}")
     return dict(content)
 
 
-def _adapted(tensors: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Take the backbone of a run, drop prefixes and the head, give ViTs timm's names, and make vectors of (1, C)."""
+def _adapt(tensors: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Select the backbone of a run, remove prefixes and the head, convert ViTs to timm's names, and (1, C) to (C,)."""
     own = module.state_dict()
-    of_run = {key.removeprefix(_OF_RUN): tensor for key, tensor in tensors.items() if key.startswith(_OF_RUN)}
-    tensors = fit_vit(_without_prefixes(of_run or tensors, own), module)
+    run = {key.removeprefix(_RUN_PREFIX): tensor for key, tensor in tensors.items() if key.startswith(_RUN_PREFIX)}
+    tensors = fit_vit(_remove_prefixes(run or tensors, own), module)
     tensors = {key: tensor for key, tensor in tensors.items() if key in own or not key.startswith(_HEADS)}
     for key, tensor in tensors.items():
         if key in own and own[key].ndim == 1 and tensor.shape == (1, *own[key].shape):
@@ -94,8 +95,8 @@ def _adapted(tensors: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]
     return tensors
 
 
-def _without_prefixes(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop one prefix after the other, as long as all keys but the head's have it, and the module's have not."""
+def _remove_prefixes(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove each prefix that all keys but the head's share and no key of the module has."""
     for prefix in _PREFIXES * 2:
         body = [key for key in tensors if not key.startswith(_HEADS)]
         shared = body and all(key.startswith(prefix) for key in body)
@@ -105,7 +106,7 @@ def _without_prefixes(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> 
 
 
 def _differences(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Say in a phrase each what is missing, unexpected, mis-shaped or no weight; empty if nothing is."""
+    """Return one phrase for each kind of difference."""
     kinds = {
         "missing": [key for key in own if key not in tensors and not key.endswith("num_batches_tracked")],
         "unexpected": [key for key in tensors if key not in own],
@@ -124,8 +125,8 @@ def _differences(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> li
             key for key, tensor in tensors.items() if key.endswith("running_var") and not (tensor.real >= 0).all()
         ],
     }
-    return [f"{len(keys)} {kind} ({_listed(keys)})" for kind, keys in kinds.items() if keys]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join([*names[:_SHOWN], *(["..."] if len(names) > _SHOWN else [])])
+    return [
+        f"{len(keys)} {kind} ({', '.join(keys[:_MAX_LISTED])}{', ...' if len(keys) > _MAX_LISTED else ''})"
+        for kind, keys in kinds.items()
+        if keys
+    ]
