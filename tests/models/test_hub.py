@@ -4,12 +4,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
 
+from ccpml.backbones import BACKBONES
 from ccpml.models import ResNet50, create_model, hub, imagenet_weights
 
 CONTENT = bytes(range(256)) * 2000
@@ -207,9 +209,10 @@ def test_others_have_none(backbone: str) -> None:
 
 
 def test_the_published_addresses() -> None:
-    assert hub._PUBLISHED == {
+    assert {name: entry.imagenet for name, entry in BACKBONES.items() if entry.imagenet} == {
         "bn_inception": "http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth",
         "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+        "timm": "timm",
     }
 
 
@@ -220,7 +223,8 @@ def test_a_model_starts_from_them(cache: Path, monkeypatch: pytest.MonkeyPatch) 
     torch.save(published, cache / "new.pth")
     digest = hashlib.sha256((cache / "new.pth").read_bytes()).hexdigest()
     (cache / "new.pth").rename(cache / f"resnet50-{digest[:8]}.pth")
-    monkeypatch.setitem(hub._PUBLISHED, "resnet50", closed_port().replace(NAME, f"resnet50-{digest[:8]}.pth"))
+    address = closed_port().replace(NAME, f"resnet50-{digest[:8]}.pth")
+    monkeypatch.setitem(BACKBONES, "resnet50", replace(BACKBONES["resnet50"], imagenet=address))
     model = create_model("resnet50", weights="imagenet", freeze_batchnorm=True)
     for name, tensor in model.backbone.state_dict().items():
         assert torch.equal(tensor, published[name]), name

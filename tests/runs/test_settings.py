@@ -93,7 +93,10 @@ def test_patterns_come_from_a_string_or_a_list():
         ({"fold": 4}, r"fold: expected one of folds = 4, 0\.\.3, got 4"),
         ({"folds": 1}, "folds: expected at least 2, got 1"),
         ({"device": "quantum"}, "device: expected auto, cpu, cuda, cuda:<number> or mps, got 'quantum'"),
-        ({"backbone": "resnet"}, "backbone: expected small_conv, bn_inception, resnet50 or timm:<name>, got 'resnet'"),
+        (
+            {"backbone": "resnet"},
+            "backbone: expected one of small_conv, bn_inception, resnet50, timm:<name>, got 'resnet'",
+        ),
         ({"warmup_epochs": -1}, "warmup_epochs: expected a finite number >= 0, got -1"),
         ({"proxy_lr_factor": 0.0}, "proxy_lr_factor: expected a finite number > 0, got 0.0"),
         ({"memory_batches": 0}, "memory_batches: expected at least 1, got 0"),

@@ -1,12 +1,11 @@
 """Creation of models by name."""
 
 from pathlib import Path
+from pkgutil import resolve_name
 
-from ccpml.models.bn_inception import BNInception
+from ccpml.backbones import find_backbone
 from ccpml.models.embedding import Backbone, EmbeddingModel, Pooling
 from ccpml.models.hub import imagenet_weights
-from ccpml.models.resnet50 import ResNet50
-from ccpml.models.small_conv import SmallConv
 from ccpml.models.timm_backbone import TimmBackbone
 from ccpml.models.weights import load_weights
 
@@ -25,8 +24,8 @@ def create_model(
     """Create an embedding model.
 
     Args:
-        backbone: ``small_conv``, ``bn_inception``, ``resnet50``, or ``timm:`` and the name of a timm model
-            (``timm:vit_small_patch16_224.dino``).
+        backbone: A name from the table of backbones: ``small_conv``, ``bn_inception``, ``resnet50``, or ``timm:`` and
+            the name of a timm model (``timm:vit_small_patch16_224.dino``).
         embedding_dim: Number of dimensions d of an embedding.
         pooling: ``avg``, ``max`` or ``avg+max``.
         channels: Channels of the images, 1 or 3; 1 for ``small_conv`` only (the others repeat a gray channel).
@@ -66,13 +65,13 @@ def create_model(
 def _create_backbone(name: str, channels: int, image_size: int | None, pretrained: bool) -> Backbone:
     if channels not in {1, 3}:
         raise ValueError(f"channels: expected 1 or 3, got {channels}")
-    if name == "small_conv":
-        return SmallConv(channels)
-    if name not in {"bn_inception", "resnet50"} and not name.startswith("timm:"):
-        expected = "'small_conv', 'bn_inception', 'resnet50' or 'timm:<name>'"
-        raise ValueError(f"backbone: expected {expected}, got {name!r}")
-    if channels != 3:
+    entry = find_backbone(name)
+    if channels != 3 and not entry.takes_gray:
         raise ValueError(f"channels: expected 3 for {name}, which also takes gray images, got {channels}")
-    if name.startswith("timm:"):
-        return TimmBackbone(name.removeprefix("timm:"), image_size, pretrained)
-    return BNInception() if name == "bn_inception" else ResNet50()
+    backbone_class = resolve_name(entry.path)
+    net: Backbone
+    if entry.variants:
+        net = backbone_class(name.partition(":")[2], image_size, pretrained)
+    else:
+        net = backbone_class(channels) if entry.takes_gray else backbone_class()
+    return net

@@ -10,13 +10,10 @@ from pathlib import Path
 
 import torch.hub
 
+from ccpml.backbones import find_backbone
+
 __all__ = ["imagenet_weights"]
 
-# The end of each name is the beginning of the file's SHA-256.
-_PUBLISHED = {
-    "bn_inception": "http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth",
-    "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
-}
 _PATIENCE = 30.0  # seconds without an answer
 
 
@@ -42,8 +39,8 @@ def imagenet_weights(backbone: str, url: str | None = None) -> Path:
         load_weights(BNInception(), imagenet_weights("bn_inception"))
         ```
     """
-    address = url or _PUBLISHED.get(backbone)
-    if address is None:
+    address = url or find_backbone(backbone).imagenet
+    if not address.startswith("http"):
         raise ValueError(f"weights: there are no ImageNet weights of {backbone}; give a file, or none")
     path = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
     begins = path.stem.rpartition("-")[2]

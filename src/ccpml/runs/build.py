@@ -2,13 +2,14 @@
 
 import os
 import shutil
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from ccpml.backbones import find_backbone
 from ccpml.baselines import CrossBatchMemory
 from ccpml.data import EvalTransform, ImageDataset, ImageTable, TrainTransform, Transform, eval_loader
 from ccpml.losses import LOSSES
@@ -32,8 +33,7 @@ __all__ = [
 def build_criterion(settings: ResolvedSettings, num_classes: int) -> nn.Module:
     """Build the loss: alone (plain), with proxies (CCP), or with a memory of batches (XBM)."""
     dim = settings.embedding_dim
-    module, _, name = LOSSES[settings.loss].path.rpartition(".")
-    loss_class = getattr(import_module(module), name)
+    loss_class = resolve_name(LOSSES[settings.loss].path)
     own = {"num_classes": num_classes, "embedding_dim": dim} if LOSSES[settings.loss].has_proxies else {}
     loss: nn.Module = loss_class(**own, **settings.loss_parameters)
     if settings.method == "plain":
@@ -74,12 +74,12 @@ def build_model(settings: ResolvedSettings, channels: int, initial_weights: bool
 def check_weights(settings: ResolvedSettings) -> None:
     """Check that the initial weights can be loaded, before images are read.
 
-    Those of `small_conv` depend on the images' channels and are checked when it is built.
+    Those of a backbone that takes gray images depend on the images' channels and are checked when it is built.
 
     Raises:
         ValueError: If they cannot.
     """
-    if settings.weights != "none" and settings.backbone != "small_conv":
+    if settings.weights != "none" and not find_backbone(settings.backbone).takes_gray:
         build_model(settings, channels=3)
 
 

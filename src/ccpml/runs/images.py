@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ccpml.backbones import find_backbone
 from ccpml.data import BadImage, ImageTable, Splits, all_grey, check_images, load_source, make_splits
 from ccpml.data.sources.own import Source
 from ccpml.data.upkeep.check_log import CheckLog
@@ -79,7 +80,7 @@ def load_images(settings: ResolvedSettings, progress: bool = True) -> RunImages:
     splits = make_splits(checked, settings.test_classes or None, settings.folds, fold)
     if settings.channels != "auto":
         return RunImages(splits, bad, settings.channels)
-    return RunImages(splits, bad, 1 if settings.backbone == "small_conv" and all_grey(table) else 3)
+    return RunImages(splits, bad, 1 if find_backbone(settings.backbone).takes_gray and all_grey(table) else 3)
 
 
 def cached_side(settings: ResolvedSettings) -> int:

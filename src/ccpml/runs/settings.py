@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_type_hints
 
+from ccpml.backbones import find_backbone
 from ccpml.losses import LOSSES, METHODS, parameter_names
 from ccpml.options import ProjectionOptions
 from ccpml.runs.presets import load_preset
@@ -138,6 +139,8 @@ class Settings:
                 value = getattr(self, name)
                 if value not in (None, "auto") and not valid(value):
                     raise ValueError(f"{name}: expected {expected}, got {value!r}")
+        if self.backbone is not None:
+            find_backbone(self.backbone)
         if self.fold != "auto" and not 0 <= self.fold < self.folds:
             raise ValueError(f"fold: expected one of folds = {self.folds}, 0..{self.folds - 1}, got {self.fold}")
         if self.ranks > 1 and ":" in self.device:
@@ -181,11 +184,9 @@ class Settings:
         suits: dict[str, Any] = {"data_root": "", **(_PROXY_LOSS if entry.has_proxies else _PAIR_LOSS)}
         suits |= preset["settings"]
         backbone = self.backbone or suits["backbone"]
-        if backbone != suits["backbone"] and backbone == "small_conv":
-            suits["weights"] = "none"  # none are published
-        suits |= _SMALL_CONV if backbone == "small_conv" else _PRETRAINED
-        if backbone.startswith("timm:"):
-            suits["image_size"] = 224
+        if not find_backbone(backbone).imagenet:
+            suits["weights"] = "none"
+        suits |= find_backbone(backbone).settings
         own = {each.name: getattr(self, each.name) for each in fields(self)}
         own |= {name: value for name, value in suits.items() if own[name] is None}
         own["loss_parameters"] = {**entry.defaults_for(self.data), **self.loss_parameters}
@@ -325,16 +326,7 @@ _RANGES: tuple[tuple[tuple[str, ...], str, Any], ...] = (
         "auto, cpu, cuda, cuda:<number> or mps",
         lambda value: re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value),
     ),
-    (
-        ("backbone",),
-        "small_conv, bn_inception, resnet50 or timm:<name>",
-        lambda value: re.fullmatch(r"small_conv|bn_inception|resnet50|timm:.+", value),
-    ),
 )
-
-# A small network from scratch, and the paper's settings for a pretrained one.
-_SMALL_CONV = {"lr": 1e-3, "image_size": 32, "augment": "mild", "freeze_batchnorm": False, "max_steps": 1500}
-_PRETRAINED = {"lr": 1e-5, "image_size": 227, "augment": "paper", "freeze_batchnorm": True, "max_steps": 150_000}
 
 # Pair losses need positives in the batch; losses that have proxies do not, and learn their proxies faster.
 _PAIR_LOSS = {"classes_per_batch": 8, "samples_per_class": 4, "proxy_lr_factor": 1.0, "warmup_epochs": 0}

@@ -1,0 +1,70 @@
+"""The table of backbones: one entry per backbone, read by everything that lists backbones. Imports no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["BACKBONES", "BackboneEntry", "find_backbone"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneEntry:
+    """Facts about a backbone beside its layers.
+
+    Args:
+        path: Import path of its class. It takes no arguments, or ``channels`` (1 or 3) if ``takes_gray``.
+        settings: Settings that suit it, unless given.
+        takes_gray: Whether it can be built for gray images. Other backbones repeat the gray channel.
+        imagenet: Address of its published ImageNet weights, ``.../<name>-<beginning of its SHA-256>.pth``; ``timm`` if
+            timm loads them; empty if there are none.
+        variants: Whether its name is followed by a colon and the name of a variant, as in ``timm:<name>``.
+    """
+
+    path: str
+    settings: Mapping[str, Any]
+    takes_gray: bool = False
+    imagenet: str = ""
+    variants: bool = False
+
+
+_FROM_SCRATCH = {"lr": 1e-3, "image_size": 32, "augment": "mild", "freeze_batchnorm": False, "max_steps": 1500}
+_PRETRAINED = {"lr": 1e-5, "image_size": 227, "augment": "paper", "freeze_batchnorm": True, "max_steps": 150_000}
+
+# Settings of the pretrained ones: Gürbüz et al., WACV 2024, Section 5.
+BACKBONES: dict[str, BackboneEntry] = {
+    "small_conv": BackboneEntry(path="ccpml.models.SmallConv", settings=_FROM_SCRATCH, takes_gray=True),
+    "bn_inception": BackboneEntry(
+        path="ccpml.models.BNInception",
+        settings=_PRETRAINED,
+        imagenet="http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth",
+    ),
+    "resnet50": BackboneEntry(
+        path="ccpml.models.ResNet50",
+        settings=_PRETRAINED,
+        imagenet="https://download.pytorch.org/models/resnet50-0676ba61.pth",
+    ),
+    "timm": BackboneEntry(
+        path="ccpml.models.TimmBackbone",
+        settings={**_PRETRAINED, "image_size": 224},
+        imagenet="timm",
+        variants=True,
+    ),
+}
+
+
+def find_backbone(name: str) -> BackboneEntry:
+    """Return the entry of a backbone.
+
+    Raises:
+        ValueError: If there is no such backbone.
+
+    Example:
+        >>> find_backbone("small_conv").takes_gray, find_backbone("timm:vit_small_patch16_224").settings["image_size"]
+        (True, 224)
+    """
+    kind, colon, variant = name.partition(":")
+    entry = BACKBONES.get(kind)
+    if entry is None or entry.variants != bool(variant) or entry.variants != bool(colon):
+        known = [f"{each}:<name>" if entry.variants else each for each, entry in BACKBONES.items()]
+        raise ValueError(f"backbone: expected one of {', '.join(known)}, got {name!r}")
+    return entry
