@@ -5,7 +5,7 @@ import torch
 from torch import distributed, nn
 
 from ccpml import AlternatingProjections, CCPLoss, gather_batch
-from ccpml.distributed import gather_rows, rank_range
+from ccpml.distributed import all_reduce_sum, check_identical, gather_rows, own_rank, rank_range, world_size
 from tests.method.test_losses import LOSSES
 from tests.ranks import run_on_ranks
 
@@ -33,12 +33,12 @@ def averaged(parameters):
 
 
 def trained(loss, options, steps=3):
-    """Two instances of training by this rank's part of each batch."""
+    """Train two instances with this rank's part of each batch."""
     model, proxies = network(), criterion(loss, **options)
-    ranks = distributed.get_world_size() if distributed.is_initialized() else 1
+    ranks = world_size()
     projections = AlternatingProjections(model, proxies, strength=0.1, patience=1)
     optimizer = torch.optim.Adam([*model.parameters(), *proxies.parameters()], lr=0.1)
-    part = slice(*(BATCH // ranks * (rank_range(ranks).start + i) for i in (0, 1)))
+    part = slice(*(BATCH // ranks * (own_rank() + i) for i in (0, 1)))
     projections.start(lambda: POOL)
     found = []
     for _ in range(2):
@@ -48,21 +48,17 @@ def trained(loss, options, steps=3):
             value.backward()
             if ranks > 1:
                 averaged(model.parameters() if proxies.group else [*model.parameters(), *proxies.parameters()])
-            found += [value.detach(), model.weight.grad.clone(), of_all(proxies, proxies.proxies.grad)]
+            found += [value.detach(), model.weight.grad.clone(), proxies.gather_classes(proxies.proxies.grad).clone()]
             projections.pull()
             optimizer.step()
         projections.observe(0.5)
         if projections.observe(0.4):
             projections.project(lambda: POOL * 2)
-    return [*found, model.weight.detach(), of_all(proxies, proxies.proxies)]
-
-
-def of_all(criterion, rows):
-    return gather_rows(rows.detach(), criterion.group) if criterion.group else rows.detach().clone()
+    return [*found, model.weight.detach(), proxies.gather_classes(proxies.proxies.detach())]
 
 
 def on_a_rank(sharded):
-    """Train with each loss, proxies here or sharded; and with a part of the classes in each step."""
+    """Train with each loss, with all proxies or sharded, and with a part of the classes in each step."""
     options = {"group": distributed.group.WORLD} if sharded else {}
     found = [trained(loss, options) for loss in LOSSES]
     return found if sharded else [*found, trained(LOSSES[0], {"class_rate": 0.8})]
@@ -77,7 +73,7 @@ def test_two_ranks_train_as_one_process_does(sharded):
 
 
 def test_ranks_without_a_class_of_their_own():
-    """Two classes on three ranks: one rank holds no proxy, and every rank has the whole result."""
+    """Two classes on three ranks: one rank holds no proxies, and every rank has the whole result."""
     options = {"classes": 2}
     for rank in run_on_ranks(few_classes, 3, options):
         torch.testing.assert_close(rank, few_classes(options), rtol=1e-6, atol=1e-9)
@@ -93,7 +89,7 @@ def few_classes(options):
         x = (X[:, :DIM] / 3).requires_grad_()
         value = proxies(x, LABELS % 2)
         value.backward()
-        found += [value.detach(), x.grad, of_all(proxies, proxies.proxies.grad)]
+        found += [value.detach(), x.grad, proxies.gather_classes(proxies.proxies.grad)]
     return found
 
 
@@ -106,10 +102,10 @@ def pool_with_nan():
         AlternatingProjections(network(), proxies).start(lambda: pool)
     except ValueError as error:
         return f"{rank}: {error}"
-    return f"{rank} went on"
+    return f"{rank} continued"
 
 
-def test_all_ranks_stop_where_one_has_diverged():
+def test_all_ranks_raise_if_one_has_diverged():
     messages = run_on_ranks(pool_with_nan, 2)
     assert all("has the training diverged?" in message for message in messages)
 
@@ -128,10 +124,27 @@ def test_rows_of_all_ranks_are_joined_in_their_order():
     assert shares == [0, 1, 2, 3]
 
 
-def test_alone_everything_is_given_back():
+def sums_and_differences():
+    rank = own_rank()
+    messages = []
+    for tensors in ({"same": torch.ones(3), "other": torch.tensor([rank])}, {"same": torch.ones(3)}):
+        try:
+            check_identical(**tensors)
+        except ValueError as error:
+            messages.append(str(error))
+    return all_reduce_sum(torch.tensor([1.0, rank])), messages
+
+
+def test_sums_and_checks_are_of_all_ranks():
+    for total, messages in run_on_ranks(sums_and_differences, 2):
+        assert total.tolist() == [2, 1]
+        assert messages == ["other: expected the same tensor on every rank of the group, got different ones"]
+
+
+def test_without_a_process_group_arguments_are_returned():
     x, labels = torch.randn(3, 2), torch.arange(3)
-    assert gather_batch(x, labels)[0] is x
-    assert gather_rows(x) is x
+    assert gather_batch(x, labels)[0] is gather_rows(x) is all_reduce_sum(x) is x
     assert rank_range(5) == range(5)
+    check_identical(x=x)
     with pytest.raises(ValueError, match="labels: expected 3, one for each embedding, got 2"):
         gather_batch(x, labels[:2])

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = ["ProjectionOptions"]
 
@@ -48,3 +48,15 @@ class ProjectionOptions:
         ):
             if not valid:
                 raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+
+    @classmethod
+    def of(cls, options: "ProjectionOptions | None", fields: dict[str, Any]) -> "ProjectionOptions":
+        """Return ``options``, or else those of ``fields``.
+
+        Raises:
+            ValueError: If both are given.
+            TypeError: If a field is not an option.
+        """
+        if options is not None and fields:
+            raise ValueError(f"options: expected either options or fields, got both (fields: {', '.join(fields)})")
+        return cls(**fields) if options is None else options

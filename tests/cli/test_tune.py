@@ -130,7 +130,7 @@ def test_all_trials_failing_is_exit_code_1(arguments, tmp_path, capsys):
     assert main([*arguments, "--search", "lr=1e29,1e30", "--trials", "2", "--out", str(out)]) == 1
     assert [(row["state"], row["map_at_r"]) for row in rows(out)] == [("failed", "")] * 2
     error = capsys.readouterr().err
-    assert "trial 1 failed: the embeddings are no longer finite: the training has diverged" in error
+    assert "trial 1 failed: embeddings: expected finite values, the training has diverged" in error
     assert not (out / "best.yaml").exists()
     assert not list(out.glob("*.png"))
 

@@ -171,12 +171,12 @@ def test_more_samples_than_classes_drawn_are_all_compared_with():
 
 @pytest.mark.parametrize("rate", [0, -0.5, 1.5, float("nan")])
 def test_a_rate_out_of_range_is_named(rate):
-    with pytest.raises(ValueError, match=r"class_rate: expected a share in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"class_rate: expected a fraction in \(0, 1\]"):
         CCPLoss(ContrastiveLoss(), 5, 4, 1, class_rate=rate)
 
 
 def test_a_peers_loss_cannot_be_sharded():
-    with pytest.raises(ValueError, match="group: proxies can be sharded with the losses of ccpml, not with Contrast"):
+    with pytest.raises(ValueError, match="group: sharded proxies need a PairLoss of ccpml, got ContrastiveLoss"):
         CCPLoss(pml_losses.ContrastiveLoss(), 5, 4, 1, group=object())
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ccpml import AlternatingProjections, CCPLoss, ContrastiveLoss, greedy_k_center, lipschitz_normalize
+from ccpml.options import ProjectionOptions
 
 C, B, D, K = 4, 6, 3, 2
 
@@ -31,7 +32,7 @@ def train_step(model, criterion, projections, optimizer):
     optimizer.step()
 
 
-def test_start_puts_proxies_at_centres_away_from_the_origin():
+def test_start_sets_proxies_to_k_centers_away_from_the_origin():
     _, criterion, projections = setup()
     points = pool()
     projections.start(lambda: points)
@@ -83,7 +84,7 @@ def test_pull_is_the_gradient_of_the_proximal_term():
         torch.testing.assert_close(p.grad, gradient)
 
 
-def test_pull_leaves_frozen_and_unused_parameters_alone():
+def test_pull_skips_frozen_and_unused_parameters():
     model, _, projections = setup(strength=1.0)
     projections.start(pool)
     projections.observe(0.1)
@@ -99,7 +100,7 @@ def test_pull_leaves_frozen_and_unused_parameters_alone():
     torch.testing.assert_close(model[3].weight.grad, torch.ones_like(model[3].weight))
 
 
-def test_the_criterion_within_the_model_is_not_pulled():
+def test_pull_skips_a_criterion_inside_the_model():
     model, criterion, _ = setup()
     both = nn.ModuleDict({"model": model, "criterion": criterion})
     projections = AlternatingProjections(both, criterion, strength=1.0)
@@ -125,7 +126,7 @@ def test_an_instance_converges_after_patience_validations_without_improvement():
     assert projections.best_score == 0.01
 
 
-def test_project_anchors_at_the_best_and_goes_on_from_the_current_weights():
+def test_project_anchors_at_the_best_and_continues_from_the_current_weights():
     model, criterion, projections = setup(patience=1, strength=0.3, decay=0.5)
     projections.start(pool)
     projections.observe(0.5)
@@ -173,19 +174,29 @@ def test_k_center_in_lipschitz_space_stores_raw_points():
     assert not torch.equal(chosen, greedy_k_center(points, torch.zeros(C, 1, D), K))
 
 
-def test_optimizer_state_of_the_proxies_is_kept_or_dropped():
-    model, criterion, projections = setup()
+@pytest.mark.parametrize("reset", [False, True])
+def test_optimizer_state_of_the_proxies_is_kept_or_dropped(reset):
+    model, criterion, projections = setup(reset_proxy_state=reset)
     optimizer = torch.optim.Adam([*model.parameters(), criterion.proxies])
     projections.start(pool)
     train_step(model, criterion, projections, optimizer)
     projections.observe(0.1)
-    projections.project(pool)
-    assert criterion.proxies in optimizer.state
-    projections.observe(0.1)
     projections.project(pool, optimizer)
-    assert criterion.proxies not in optimizer.state
+    assert (criterion.proxies in optimizer.state) is not reset
     assert model[0].weight in optimizer.state
     train_step(model, criterion, projections, optimizer)
+
+
+def test_resetting_the_proxy_state_needs_the_optimizer_of_the_proxies():
+    model, criterion, projections = setup(reset_proxy_state=True)
+    projections.start(pool)
+    projections.observe(0.1)
+    before = criterion.proxies.detach().clone()
+    for optimizer, got in ((None, "None"), (torch.optim.SGD(model.parameters()), "one without them")):
+        with pytest.raises(ValueError, match=f"reset_proxy_state: expected the optimizer of the proxies, got {got}"):
+            projections.project(pool, optimizer)
+    assert torch.equal(criterion.proxies, before)
+    assert projections.instance == 0
 
 
 def run(model, criterion, projections, optimizer, scores):
@@ -195,7 +206,7 @@ def run(model, criterion, projections, optimizer, scores):
             projections.project(pool)
 
 
-def test_resume_goes_on_exactly():
+def test_resumed_run_equals_an_uninterrupted_one():
     scores = [0.1, 0.3, 0.2, 0.25, 0.2, 0.1, 0.4, 0.2]
     parts = model, criterion, projections = setup(patience=2, strength=0.1)
     optimizer = torch.optim.Adam([*model.parameters(), criterion.proxies], lr=0.1)
@@ -231,7 +242,7 @@ def test_state_dict_is_a_copy():
     assert not torch.equal(state["best"]["0.weight"], projections.state_dict()["best"]["0.weight"])
 
 
-def test_a_failing_pool_changes_nothing():
+def test_failing_pool_changes_nothing():
     _, criterion, projections = setup(patience=1)
     projections.start(pool)
     projections.observe(0.5)
@@ -245,22 +256,20 @@ def test_a_failing_pool_changes_nothing():
     assert projections.instance == 1
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"strength": -1}, "strength: expected ≥ 0, got -1"),
-        ({"decay": 0}, "decay: expected > 0, got 0"),
-        ({"patience": 0}, "patience: expected ≥ 1, got 0"),
-        ({"min_delta": float("nan")}, "min_delta: expected ≥ 0, got nan"),
-        ({"space": "cosine"}, "space: expected 'raw' or 'lipschitz', got 'cosine'"),
-    ],
-)
-def test_wrong_options_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        setup(**options)
+def test_options_are_given_whole_or_by_field():
+    model, criterion, _ = setup()
+    options = ProjectionOptions(strength=0.1, patience=7)
+    assert AlternatingProjections(model, criterion, options).options == options
+    assert AlternatingProjections(model, criterion, strength=0.1, patience=7).options == options
+    with pytest.raises(ValueError, match=r"options: expected either options or fields, got both \(fields: patience\)"):
+        AlternatingProjections(model, criterion, options, patience=7)
+    with pytest.raises(TypeError, match="'stength'"):
+        AlternatingProjections(model, criterion, stength=0.1)
+    with pytest.raises(ValueError, match="patience: expected an integer >= 1, got 0"):
+        AlternatingProjections(model, criterion, patience=0)
 
 
-def test_wrong_use_is_named():
+def test_wrong_calls_raise():
     *_, projections = setup()
     with pytest.raises(RuntimeError, match=r"call start\(pool\) first"):
         projections.observe(0.1)
@@ -278,7 +287,7 @@ def test_wrong_use_is_named():
             projections.observe(bad)
 
 
-def test_a_state_of_another_model_is_refused():
+def test_state_of_another_model_raises():
     *_, projections = setup()
     projections.start(pool)
     projections.observe(0.5)
@@ -290,7 +299,7 @@ def test_a_state_of_another_model_is_refused():
         other.load_state_dict({key: value for key, value in state.items() if key != "instance"})
 
 
-def test_a_failing_pool_undoes_the_rewind():
+def test_failing_pool_undoes_the_rewind():
     model, _, projections = setup(patience=1, rewind=True)
     projections.start(pool)
     projections.observe(0.5)

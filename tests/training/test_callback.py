@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ccpml import AlternatingProjections, CCPCallback, CCPLoss, ContrastiveLoss, TripletMarginLoss
+from ccpml.options import ProjectionOptions
 
 X, Y = torch.randn(48, 5), torch.arange(48) % 4
 SCORES = [0.1, 0.3, 0.2, 0.25, 0.2, 0.1, 0.15, 0.2]  # patience 2: converges at the 4th and the 7th
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 
 
 class OwnModule(L.LightningModule):
-    """A Lightning user's module, which knows nothing of CCP but its loss."""
+    """A user's own Lightning module, with a CCPLoss."""
 
     def __init__(self, scores=SCORES, name="score"):
         super().__init__()
@@ -60,7 +61,7 @@ def fit(module, callback, epochs=8, num_sanity_val_steps=0, **options):
 
 
 def test_equals_the_loop_of_the_method():
-    """The same training written out: backward, pull, clip, step; observe, project."""
+    """The same training as a loop: backward, pull, clip, step; observe, project."""
     module = OwnModule()
     mine = copy.deepcopy(module.net), copy.deepcopy(module.loss)
     callback = CCPCallback(pool, monitor="score", strength=0.5, patience=2)
@@ -89,9 +90,9 @@ def test_state_is_part_of_the_checkpoint(tmp_path):
     callback = CCPCallback(pool, monitor="score", patience=2)
     trainer = fit(module, callback, epochs=5)
     trainer.save_checkpoint(tmp_path / "state.ckpt")
-    torch.load(tmp_path / "state.ckpt", weights_only=True)  # holds nothing but tensors and plain values
+    torch.load(tmp_path / "state.ckpt", weights_only=True)  # tensors and plain values alone
 
-    again = CCPCallback(lambda module, draw: pytest.fail("a resumed run must not start anew"), "score", patience=2)
+    again = CCPCallback(lambda module, draw: pytest.fail("a resumed run must not start again"), "score", patience=2)
     other = L.Trainer(
         max_epochs=5, accelerator="cpu", callbacks=[again], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
@@ -105,13 +106,34 @@ def test_state_is_part_of_the_checkpoint(tmp_path):
         assert torch.equal(anchor, loaded["anchor"][name])
 
 
-def test_reset_optimizer_drops_the_state_of_the_proxies():
+def test_reset_proxy_state_drops_the_optimizer_state_of_the_proxies():
     steps = {}
     for reset in (False, True):
         module = OwnModule([0.3, 0.2])
-        trainer = fit(module, CCPCallback(pool, "score", patience=1, reset_optimizer=reset), epochs=2)
+        trainer = fit(module, CCPCallback(pool, "score", patience=1, reset_proxy_state=reset), epochs=2)
         steps[reset] = module.loss.proxies in trainer.optimizers[0].state
     assert steps == {False: True, True: False}
+
+
+class NetworkAlone(OwnModule):
+    """Its optimizer does not have the proxies."""
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.net.parameters(), lr=0.05)
+
+
+def test_reset_proxy_state_needs_an_optimizer_of_the_proxies():
+    with pytest.raises(ValueError, match="reset_proxy_state: expected the optimizer of the proxies, got None"):
+        fit(NetworkAlone(), CCPCallback(pool, "score", patience=1, reset_proxy_state=True))
+
+
+def test_options_are_given_whole_or_by_field():
+    options = ProjectionOptions(patience=2, strength=0.5)
+    assert CCPCallback(pool, options=options).options == CCPCallback(pool, patience=2, strength=0.5).options == options
+    with pytest.raises(ValueError, match="expected either options or fields"):
+        CCPCallback(pool, options=options, patience=2)
+    with pytest.raises(TypeError, match="'instance_patience'"):
+        CCPCallback(pool, instance_patience=2)
 
 
 def test_the_sanity_check_is_not_observed():
@@ -120,18 +142,18 @@ def test_the_sanity_check_is_not_observed():
     assert callback.projections.best_score == pytest.approx(0.1)
 
 
-def test_wrong_use_is_named():
-    with pytest.raises(ValueError, match=r"monitor='map' was not logged in validation, but score"):
+def test_wrong_use_raises():
+    with pytest.raises(ValueError, match=r"expected 'map' to be logged in validation, got score"):
         fit(OwnModule(), CCPCallback(pool, "map"), epochs=1)
-    with pytest.raises(ValueError, match="the score 'score' is nan; has the training diverged"):
+    with pytest.raises(ValueError, match="score: expected a finite number, got nan; has the training diverged"):
         fit(OwnModule([float("nan")]), CCPCallback(pool, "score"), epochs=1)
     module = OwnModule()
     module.loss = ContrastiveLoss()
-    with pytest.raises(ValueError, match="expected one CCPLoss within the module, got 0"):
+    with pytest.raises(ValueError, match="expected one CCPLoss in the module, got 0"):
         fit(module, CCPCallback(pool, "score"), epochs=1)
 
 
-def test_validation_alone_keeps_the_state_for_later(tmp_path):
+def test_validation_keeps_the_state_for_a_later_fit(tmp_path):
     callback = CCPCallback(pool, monitor="score", patience=2)
     assert callback.state_dict() == {}
     fit(OwnModule(), callback, epochs=5).save_checkpoint(tmp_path / "state.ckpt")
@@ -143,7 +165,7 @@ def test_validation_alone_keeps_the_state_for_later(tmp_path):
 
 
 class TwoOptimizers(OwnModule):
-    """Network and proxies are stepped apart, the proxies first."""
+    """Separate optimizers of network and proxies; that of the proxies steps first."""
 
     automatic_optimization = False
 
@@ -166,7 +188,7 @@ def test_several_optimizers_pull_each_weight_once():
     modules = TwoOptimizers(), OneOptimizer()
     modules[1].load_state_dict(modules[0].state_dict())
     for module in modules:
-        callback = CCPCallback(pool, "score", patience=1, strength=0.5, reset_optimizer=True)
+        callback = CCPCallback(pool, "score", patience=1, strength=0.5, reset_proxy_state=True)
         fit(module, callback, epochs=6)
         assert callback.projections.instance > 0
     for a, b in zip(*(module.parameters() for module in modules), strict=True):

@@ -1,4 +1,4 @@
-"""Lightning on two ranks trains as on one, with proxies on each or sharded."""
+"""Lightning on two ranks trains as on one, with all proxies on each rank or sharded."""
 
 import os
 
@@ -9,7 +9,7 @@ from torch import distributed, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ccpml import CCPCallback, CCPLoss, TripletMarginLoss
-from ccpml.distributed import gather_rows, rank_range
+from ccpml.distributed import own_rank, world_size
 from ccpml.training import MetricLearning
 from tests.ranks import run_on_ranks
 
@@ -21,18 +21,16 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 
 
 def part_of_batches(batch):
-    """This rank's part of each batch, and of the validation set."""
-    ranks = distributed.get_world_size() if distributed.is_initialized() else 1
-    size, first = batch // ranks, rank_range(ranks).start
-    return [range(start + first * size, start + (first + 1) * size) for start in range(0, len(X), batch)]
+    """This rank's part of each batch."""
+    size = batch // world_size()
+    return [range(start, start + size) for start in range(own_rank() * size, len(X), batch)]
 
 
-def trained(sharded):
+def trained(path, sharded):
     torch.manual_seed(3)
-    group = distributed.group.WORLD if sharded and distributed.is_initialized() else None
     net = nn.Linear(9, 5, bias=False)
-    criterion = CCPLoss(TripletMarginLoss(0.1), 6, 5, 2, group=group)
-    module = MetricLearning(net, criterion, lr=0.05, weight_decay=0.01).double()
+    criterion = CCPLoss(TripletMarginLoss(0.1), 6, 5, 2)
+    module = MetricLearning(net, criterion, lr=0.05, weight_decay=0.01, shard_proxies=sharded).double()
     callback = CCPCallback(lambda module, draw: POOL * (draw + 1), patience=1, strength=0.1, min_delta=1.0)
     ranks = {}
     if distributed.is_initialized():
@@ -47,17 +45,15 @@ def trained(sharded):
     )
     assert callback.projections.instance >= 1
     scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    if sharded and group is not None:
-        with pytest.raises(RuntimeError, match="save them by ccpml"):
-            trainer.save_checkpoint("never-written.ckpt")
-    proxies = criterion.proxies.detach()
-    return scores, net.weight.detach(), gather_rows(proxies) if group else proxies
+    assert len(criterion.proxies) == (3 if sharded else 6)
+    trainer.save_checkpoint(path)
+    return scores, torch.load(path, weights_only=True)
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_two_ranks_train_as_one_process_does(sharded):
-    scores, weights, proxies = trained(False)
-    for rank in run_on_ranks(trained, 2, sharded):
-        assert rank[0] == pytest.approx(scores, rel=1e-6)
-        torch.testing.assert_close(rank[1], weights, rtol=1e-6, atol=1e-9)
-        torch.testing.assert_close(rank[2], proxies, rtol=1e-6, atol=1e-9)
+def test_two_ranks_train_as_one_process_does(tmp_path, sharded):
+    scores, checkpoint = trained(tmp_path / "one.ckpt", False)
+    for rank_scores, rank_checkpoint in run_on_ranks(trained, 2, tmp_path / "two.ckpt", sharded):
+        assert rank_scores == pytest.approx(scores, rel=1e-6)
+        for part in ("state_dict", "optimizer_states", "callbacks"):
+            torch.testing.assert_close(rank_checkpoint[part], checkpoint[part], rtol=1e-6, atol=1e-9)

@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccpml.distributed import rank_range
 from ccpml.method.checks import check_embeddings, check_labels, check_references
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.pair_loss import PairLoss
+from ccpml.method.proxies import ClassProxies
 
 __all__ = ["CCPLoss"]
 
 
-class CCPLoss(nn.Module):
+class CCPLoss(ClassProxies):
     """w_pair · ℓ(e, e) + w_proxy · ℓ(e, q), with e = φ(f(x)) the batch and q = φ(P) the proxies.
 
     Any pair loss can be ℓ: one of ours, or one of pytorch-metric-learning that takes ``ref_emb`` (it is given
@@ -60,7 +60,6 @@ class CCPLoss(nn.Module):
     Source: Gürbüz et al., WACV 2024, Section 4 and Algorithm 1.
     """
 
-    proxy_labels: Tensor
     draws: Tensor
 
     def __init__(
@@ -76,38 +75,30 @@ class CCPLoss(nn.Module):
         seed: int = 0,
         group: Any = None,
     ) -> None:
-        super().__init__()
-        shape = {
-            "num_classes": num_classes,
-            "proxies_per_class": proxies_per_class,
-            "embedding_dim": embedding_dim,
-        }
-        for name, size in shape.items():
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}: expected an integer of at least 1, got {size!r}")
+        super().__init__(num_classes, embedding_dim, proxies_per_class)
         if not 0 < class_rate <= 1:
-            raise ValueError(f"class_rate: expected a share in (0, 1], got {class_rate!r}")
-        if group is not None and not isinstance(loss, PairLoss):
-            raise ValueError(f"group: proxies can be sharded with the losses of ccpml, not with {type(loss).__name__}")
+            raise ValueError(f"class_rate: expected a fraction in (0, 1], got {class_rate!r}")
         self.loss = loss
         self.class_rate = class_rate
         self.seed = seed
-        self.group = group
-        self.num_classes = num_classes
-        self.classes = range(num_classes) if group is None else rank_range(num_classes, group)
         self.pair_weight = pair_weight
         self.proxy_weight = proxy_weight
-        here = len(self.classes), proxies_per_class, embedding_dim
-        own = None  # ranks with shards of other sizes draw as many random numbers all the same
         if group is not None:
-            own = torch.Generator().manual_seed(int(torch.randint(2**62, ())) + self.classes.start)
-        self.proxies = nn.Parameter(torch.randn(here, generator=own) / embedding_dim**0.5)  # (C, K, d)
-        labels = torch.arange(self.classes.start, self.classes.stop).repeat_interleave(proxies_per_class)  # (C · K,)
-        self.register_buffer("proxy_labels", labels, persistent=False)
+            self.shard(group)
         if class_rate < 1:
             self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
             self._draws = 0  # the same on the host, so that no step waits for the device
             self.register_load_state_dict_post_hook(_read_draws)  # type: ignore[no-untyped-call]  # torch's is untyped
+
+    def shard(self, group: Any) -> None:
+        """Keep the proxies of this rank's classes; see `ClassProxies.shard`.
+
+        Raises:
+            ValueError: If the pair loss is not a `PairLoss`, whose sums ranks can exchange.
+        """
+        if not isinstance(self.loss, PairLoss):
+            raise ValueError(f"group: sharded proxies need a PairLoss of ccpml, got {type(self.loss).__name__}")
+        super().shard(group)
 
     def forward(
         self,

@@ -1,25 +1,26 @@
-"""Alternating projections onto the feasible sets of successive proxies."""
+"""Alternating projections onto the feasible sets of successive proxies: Algorithm 1."""
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ccpml.distributed import gather_rows, rank_range
 from ccpml.method.ccp import CCPLoss
-from ccpml.method.checks import check_points
+from ccpml.method.checks import check_pool
 from ccpml.method.cover import greedy_k_center
 from ccpml.method.normalize import lipschitz_normalize
+from ccpml.method.snapshots import check_shapes, clones, copy_onto, restored, state_of, to_devices_of, weights_of
+from ccpml.options import ProjectionOptions
 
 __all__ = ["AlternatingProjections", "Pool"]
 
 Pool = Callable[[], Tensor]
-"""Returns embeddings of b samples per class, shape (C, b, d), by the network as it is now, in eval mode.
+"""Returns embeddings of b samples per class, shape (C, b, d), by the current network in eval mode.
 
-On several ranks, of all classes or of this rank's share of them, `ccpml.distributed.rank_range`."""
-
+On several ranks, C may be all classes or those of this rank, `ccpml.distributed.rank_range`."""
 
 _STATE = {"started", "instance", "strength_now", "best_score", "stale", "anchor", "best", "best_proxies"}
 
@@ -27,33 +28,32 @@ _STATE = {"started", "instance", "strength_now", "best_score", "stale", "anchor"
 class AlternatingProjections:
     """Project onto one feasible set after the other: θ_{k+1} = argmin_θ L(θ, proxies_k) + λ/2 ‖θ − θ_k‖².
 
-    An *instance* is the problem given by one choice of proxies. When its score has not improved for ``patience``
-    validations it has converged: its best weights become the anchor θ_k towards which the next instance is pulled, and
-    its proxies start anew from samples chosen by greedy k-centre away from the best proxies.
+    An *instance* is the problem given by one choice of proxies. It has converged when its score has not improved for
+    ``patience`` validations. Then its best weights become the anchor θ_k, towards which the next instance is pulled,
+    and its proxies restart from new samples, chosen by greedy k-center away from the best proxies.
 
-    The anchor, the instance's best copies and the counters are in `state_dict`, so a run resumes exactly.
+    `state_dict` holds the anchor, the best copies of the instance and the counters, so that a resumed run equals an
+    uninterrupted one.
 
     Args:
-        model: The network θ. If it contains ``criterion``, the criterion's parameters are not part of θ.
+        model: The network θ. If it contains ``criterion``, the parameters of the criterion are not part of θ.
         criterion: The loss with its proxies P.
-        strength: λ, the strength of the pull.
-        decay: The strength in instance k is λ · decay^k; the first instance, k = 0, has no anchor and no pull.
-        patience: Validations without improvement until an instance has converged.
-        min_delta: By how much a score must exceed the instance's best to count as better.
-        space: Where k-centre measures distances: between raw embeddings, or after φ (``"lipschitz"``).
-        rewind: Whether the next instance starts from the converged one's best weights and buffers, rather than
-            from the current ones.
-        group: The process group whose ranks train together: each embeds, and chooses from, the pool of its share of
-            the classes. By default all ranks. All call the same methods, with the same scores.
+        options: Options of the projections.
+        group: Process group whose ranks train together, by default all ranks. Each embeds the pool of its share of
+            the classes and chooses their proxies. All ranks call the same methods, with the same scores.
+        fields: Fields of `ProjectionOptions`, instead of ``options``.
 
     Attributes:
         instance: k, the number of projections made.
-        strength_now: λ_now, the strength in this instance.
-        best_score: The instance's best score, None before its first validation.
-        stale: Validations since then without improvement.
+        strength_now: λ_now, the strength of the pull in this instance.
+        best_score: Best score of the instance, None before its first validation.
+        stale: Number of validations since the best one.
+        best_proxies: Proxies at the best score of the instance, (C, K, d), None before its first validation.
+        started: Whether `start` was called, or a state restored in which it had been.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an option is out of range, or both ``options`` and ``fields`` are given.
+        TypeError: If a field is not one of `ProjectionOptions`.
 
     Example:
         >>> from ccpml import CCPLoss, ContrastiveLoss
@@ -71,269 +71,195 @@ class AlternatingProjections:
     Source: Gürbüz et al., WACV 2024, Algorithm 1 and Section 4.
     """
 
+    best_score: float | None
+    best_proxies: Tensor | None
+    _best: dict[str, Tensor]  # best weights and buffers of the instance
+    _anchor: dict[str, Tensor] | None  # θ_k
+
     def __init__(
         self,
         model: nn.Module,
         criterion: CCPLoss,
-        strength: float = 2e-4,
-        decay: float = 1.0,
-        patience: int = 3,
-        min_delta: float = 1e-5,
+        options: ProjectionOptions | None = None,
         *,
-        space: Literal["raw", "lipschitz"] = "raw",
-        rewind: bool = False,
         group: Any = None,
+        **fields: Any,
     ) -> None:
-        for name, value, good in (
-            ("strength", strength, math.isfinite(strength) and strength >= 0),
-            ("decay", decay, math.isfinite(decay) and decay > 0),
-            ("patience", patience, isinstance(patience, int) and patience >= 1),
-            ("min_delta", min_delta, math.isfinite(min_delta) and min_delta >= 0),
-            ("space", space, space in ("raw", "lipschitz")),
-        ):
-            if not good:
-                allowed = {"decay": "> 0", "patience": "≥ 1", "space": "'raw' or 'lipschitz'"}.get(name, "≥ 0")
-                raise ValueError(f"{name}: expected {allowed}, got {value!r}")
         if not isinstance(criterion, CCPLoss):
             raise ValueError(f"criterion: expected a CCPLoss, got {type(criterion).__name__}")
         self.model = model
         self.criterion = criterion
-        self.strength = strength
-        self.decay = decay
-        self.patience = patience
-        self.min_delta = min_delta
-        self.space = space
-        self.rewind = rewind
+        self.options = ProjectionOptions.of(options, fields)
         self.group = group
-        self.instance = 0
-        self.strength_now = 0.0
-        self.best_score: float | None = None
-        self.stale = 0
-        self._started = False
-        self._anchor: dict[str, Tensor] | None = None  # θ_k
-        self._best: dict[str, Tensor] = {}  # the instance's best weights and buffers ...
-        self._best_proxies: Tensor | None = None  # ... and proxies, (C, K, d)
-
-    @property
-    def best_proxies(self) -> Tensor | None:
-        """The proxies at the instance's best score, (C, K, d); None before its first validation."""
-        return self._best_proxies
+        self.started = False
+        self._anchor = None
+        self._begin_instance(0)
 
     def start(self, pool: Pool) -> None:
-        """Begin the first instance: proxies at the k-centres of the pool, the origin being the only centre there.
+        """Begin the first instance: proxies at the k-centers of the pool, away from the origin, and no anchor.
 
         Args:
             pool: See `Pool`.
 
         Raises:
-            ValueError: If the pool has a wrong shape, too few points a class, or is not finite.
+            ValueError: If the pool has a wrong shape, too few points per class, or is not finite.
         """
-        proxies = self.criterion.proxies
-        self._place_proxies(pool, torch.zeros_like(proxies[:, :1]))
-        self.instance, self.strength_now, self._anchor = 0, 0.0, None
-        self._begin_instance()
-        self._started = True
+        self._choose_proxies(pool, centers=torch.zeros_like(self.criterion.proxies[:, :1]))
+        self._anchor = None
+        self._begin_instance(0)
+        self.started = True
 
     @torch.no_grad()
     def pull(self, weights: Iterable[Tensor] | None = None) -> None:
-        """Add the proximal term's gradient, λ_now (θ − θ_k), to the gradients of the weights.
+        """Add the gradient of the proximal term, λ_now (θ − θ_k), to the gradients of the weights.
 
-        Call it once per optimiser step: after the last ``backward`` of an accumulation, before gradients are clipped,
-        and under AMP after ``scaler.unscale_(optimizer)``. Frozen parameters and parameters without a gradient are
-        left alone; so are the proxies. In the first instance there is no anchor, and it does nothing.
+        Call it once per optimizer step: after the last ``backward`` of an accumulation, before gradients are clipped,
+        and under AMP after ``scaler.unscale_(optimizer)``. It skips frozen parameters, parameters without a gradient,
+        and the proxies. In the first instance, which has no anchor, it does nothing.
 
         Args:
-            weights: Those about to be stepped, where several optimisers share the network; by default all.
+            weights: Weights of the optimizer about to step, where several share the network; by default all.
         """
         if self._anchor is None or self.strength_now == 0:
             return
         stepped = None if weights is None else {id(weight) for weight in weights}
-        pulled, anchors, gradients = [], [], []
-        for name, weight in self._weights().items():
+        own = weights_of(self.model, self.criterion)
+        self._anchor = to_devices_of(own, self._anchor)  # the model may have been moved
+        weights, anchors, gradients = [], [], []
+        for name, weight in own.items():
             among = stepped is None or id(weight) in stepped
             if among and weight.requires_grad and weight.grad is not None and name in self._anchor:
-                if self._anchor[name].device != weight.device:  # the model was moved since
-                    self._anchor[name] = self._anchor[name].to(weight.device)
-                pulled.append(weight.detach())
+                weights.append(weight)
                 anchors.append(self._anchor[name])
                 gradients.append(weight.grad)
-        if pulled:
-            torch._foreach_add_(gradients, torch._foreach_sub(pulled, anchors), alpha=self.strength_now)
+        if gradients:
+            torch._foreach_add_(gradients, torch._foreach_sub(weights, anchors), alpha=self.strength_now)  # λ (θ − θ_k)
 
     def observe(self, score: float) -> bool:
-        """Take the score of a validation just made, and say whether the instance has converged.
+        """Record the score of a validation, and return whether the instance has converged.
 
-        A better score keeps copies of the weights and the proxies. The first score of an instance always counts
+        At a better score it keeps copies of the weights and the proxies. The first score of an instance always counts
         as better.
 
         Args:
-            score: The higher the better, such as MAP@R.
+            score: Score to maximize, such as MAP@R.
 
         Returns:
-            True once the instance's best has not improved in ``patience`` validations: call `project` then.
+            True if the best score of the instance has not improved for ``patience`` validations: call `project` then.
 
         Raises:
             ValueError: If the score is not finite.
-            RuntimeError: Before `start`.
+            RuntimeError: If called before `start`.
         """
         self._require_start()
         score = float(score)
         if not math.isfinite(score):
-            raise ValueError(f"score: expected a finite number, got {score}")
-        if self.best_score is None or score > self.best_score + self.min_delta:
+            raise ValueError(f"score: expected a finite number, got {score}; has the training diverged?")
+        if self.best_score is None or score > self.best_score + self.options.min_delta:
             self.best_score, self.stale = score, 0
-            self._keep({**self._state(), "": self.criterion.proxies})
+            self._best = copy_onto(self._best, state_of(self.model, self.criterion))
+            self.best_proxies = self.criterion.proxies.detach().clone()
         else:
             self.stale += 1
-        return self.stale >= self.patience
+        return self.stale >= self.options.patience
 
     def project(self, pool: Pool, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Begin the next instance from the best of this one.
 
-        θ_k ← the best weights, λ_now ← λ · decay^k, proxies ← k-centres of a fresh pool, the best proxies being
-        the centres already there.
+        θ_k ← the best weights, λ_now ← λ · decay^k, proxies ← the k-centers of a fresh pool, away from the best
+        proxies. If it raises, nothing has changed.
 
         Args:
             pool: See `Pool`; embeddings of fresh samples.
-            optimizer: If given, its state of the proxies is dropped; by default it is kept, as the authors do.
+            optimizer: The optimizer of the proxies; required by the option ``reset_proxy_state``.
 
         Raises:
-            ValueError: If the pool has a wrong shape, too few points a class, or is not finite.
-            RuntimeError: Before `start` and the instance's first `observe`.
+            ValueError: If the pool has a wrong shape, too few points per class, or is not finite; if
+                ``reset_proxy_state`` is set and ``optimizer`` is None or does not have the proxies.
+            RuntimeError: If called before `start` or before the first `observe` of the instance.
         """
         self._require_start()
-        if self._best_proxies is None:
+        if self.best_proxies is None:
             raise RuntimeError("project: call observe(score) at least once in this instance first")
-        current = {name: value.detach().clone() for name, value in self._state().items()} if self.rewind else {}
-        try:
-            if self.rewind:
-                self._restore(self._state(), self._best)
-            self._place_proxies(pool, self._best_proxies)
-        except BaseException:  # a failing pool, or Ctrl-C: nothing has happened
-            self._restore({name: value for name, value in self._state().items() if name in current}, current)
-            raise
-        if optimizer is not None:
+        if self.options.reset_proxy_state:
+            self._check_optimizer(optimizer)
+        state = state_of(self.model, self.criterion)
+        with restored(state, self._best) if self.options.rewind else nullcontext():
+            self._choose_proxies(pool, centers=self.best_proxies)
+        if self.options.reset_proxy_state and optimizer is not None:
             optimizer.state.pop(self.criterion.proxies, None)
-        self.instance += 1
-        self.strength_now = self.strength * self.decay**self.instance
-        self._anchor = {name: self._best[name] for name in self._weights()}
-        self._begin_instance()
+        self._anchor = {name: self._best[name] for name in weights_of(self.model, self.criterion)}
+        self._begin_instance(self.instance + 1)
+
+    @torch.no_grad()
+    def _choose_proxies(self, pool: Pool, centers: Tensor) -> None:
+        """P ← greedy k-center(pool, centers). Without shards, ranks choose for their classes and join the choices."""
+        criterion, proxies = self.criterion, self.criterion.proxies
+        points, centers = (criterion.rows_of_rank(rows, self.group) for rows in (pool(), centers))
+        check_pool(points, centers, proxies.shape[1], criterion.group or self.group)
+        points, centers = points.to(proxies.device, proxies.dtype), centers.to(proxies.device)
+        if self.options.space == "lipschitz":
+            chosen = greedy_k_center(lipschitz_normalize(points), lipschitz_normalize(centers), proxies.shape[1])
+        else:
+            chosen = greedy_k_center(points, centers, proxies.shape[1])  # (C, K)
+        proxies.copy_(criterion.join_rows(points.take_along_dim(chosen[:, :, None], dim=1), self.group))
+
+    def _begin_instance(self, k: int) -> None:
+        self.instance = k
+        self.strength_now = self.options.strength * self.options.decay**k if k else 0.0
+        self.best_score, self.stale = None, 0
+        self._best, self.best_proxies = {}, None
+
+    def _require_start(self) -> None:
+        if not self.started:
+            raise RuntimeError("AlternatingProjections: call start(pool) first")
+
+    def _check_optimizer(self, optimizer: torch.optim.Optimizer | None) -> None:
+        groups = [] if optimizer is None else optimizer.param_groups
+        if not any(weight is self.criterion.proxies for group in groups for weight in group["params"]):
+            got = "None" if optimizer is None else "one without them"
+            raise ValueError(f"reset_proxy_state: expected the optimizer of the proxies, got {got}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Give a copy of everything that makes the run go on as it would have: tensors and plain numbers."""
+        """Return a copy of what a resumed run needs: tensors and plain numbers.
+
+        With sharded proxies it holds those of all ranks, as the criterion's ``state_dict`` does; all ranks call it.
+        """
+        best_proxies = self.best_proxies
         return {
-            "started": self._started,
+            "started": self.started,
             "instance": self.instance,
             "strength_now": self.strength_now,
             "best_score": self.best_score,
             "stale": self.stale,
-            "anchor": None if self._anchor is None else {name: x.clone() for name, x in self._anchor.items()},
-            "best": {name: x.clone() for name, x in self._best.items()},
-            "best_proxies": None if self._best_proxies is None else self._best_proxies.clone(),
+            "anchor": None if self._anchor is None else clones(self._anchor),
+            "best": clones(self._best),
+            "best_proxies": None if best_proxies is None else self.criterion.gather_classes(best_proxies).clone(),
         }
 
-    def blank_state(self) -> dict[str, Any]:
-        """Give tensors of the shapes of all that `state_dict` can hold, for a checkpoint to be read into."""
-        blank = {name: torch.empty_like(value) for name, value in self._state().items()}
-        anchor = {name: torch.empty_like(value) for name, value in self._weights().items()}
-        return {"anchor": anchor, "best": blank, "best_proxies": torch.empty_like(self.criterion.proxies)}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave. The weights, proxies and optimiser are restored by their own owners.
+        """Restore what `state_dict` returned, on any number of ranks. Restore model, criterion and optimizer apart.
 
         Raises:
-            ValueError: If the state is incomplete or was made for another model or other proxies.
+            ValueError: If the state is incomplete or belongs to another model or other proxies.
         """
         missing = _STATE - state.keys()
         if missing:
             raise ValueError(f"state: expected the keys of state_dict(), got none for {sorted(missing)}")
-        self._check_fit("anchor", state["anchor"], self._weights())
-        self._check_fit("best", state["best"] or None, self._state())
-        proxies = state["best_proxies"]
-        self._check_fit("best_proxies", None if proxies is None else {"": proxies}, {"": self.criterion.proxies})
-        if (state["best_score"] is None) != (proxies is None):
+        anchor, best, best_proxies = state["anchor"], state["best"], state["best_proxies"]
+        current = state_of(self.model, self.criterion)
+        if anchor is not None:
+            check_shapes("anchor", anchor, weights_of(self.model, self.criterion))
+        if best:
+            check_shapes("best", best, current)
+        if (state["best_score"] is None) != (best_proxies is None):
             raise ValueError("state: expected best_score and best_proxies together, got one of them")
+        if best_proxies is not None:
+            best_proxies = self.criterion.own_classes(best_proxies)
+            check_shapes("best_proxies", {"": best_proxies}, {"": self.criterion.proxies})
         numbers = bool(state["started"]), int(state["instance"]), int(state["stale"]), float(state["strength_now"])
-        like = self._state()
-        anchor: dict[str, Tensor] | None = state["anchor"]
-        self._anchor = anchor and {name: x.to(like[name].device, copy=True) for name, x in anchor.items()}
-        self._best = {name: x.to(like[name].device, copy=True) for name, x in state["best"].items()}
-        self._best_proxies = None if proxies is None else proxies.to(self.criterion.proxies.device, copy=True)
-        self._started, self.instance, self.stale, self.strength_now = numbers
+        self.started, self.instance, self.stale, self.strength_now = numbers
         self.best_score = state["best_score"]
-
-    @torch.no_grad()
-    def _keep(self, state: dict[str, Tensor]) -> None:
-        """Copy the best weights, buffers and proxies, where they are, over the last copy if there is one."""
-        if self._best_proxies is None:
-            copies = {name: value.detach().clone() for name, value in state.items()}
-        else:
-            copies = {**self._best, "": self._best_proxies}
-            same = [name for name in copies if copies[name].device == state[name].device]
-            torch._foreach_copy_([copies[name] for name in same], [state[name].detach() for name in same])
-            copies |= {name: state[name].detach().clone() for name in state.keys() - set(same)}
-        self._best_proxies = copies.pop("")
-        self._best = copies
-
-    def _begin_instance(self) -> None:
-        self.best_score, self.stale = None, 0
-        self._best, self._best_proxies = {}, None
-
-    def _require_start(self) -> None:
-        if not self._started:
-            raise RuntimeError("AlternatingProjections: call start(pool) first")
-
-    @torch.no_grad()
-    def _place_proxies(self, pool: Pool, centers: Tensor) -> None:
-        """P ← greedy k-centre of the pool, given the centres already there."""
-        proxies, sharded = self.criterion.proxies, self.criterion.group is not None
-        mine = self.criterion.classes if sharded else rank_range(len(proxies), self.group)
-        centers = centers if sharded else centers[mine.start : mine.stop]
-        points = self._share_of_pool(pool(), mine, centers).to(proxies.device, proxies.dtype)
-        centers = centers.to(proxies.device)
-        if self.space == "lipschitz":
-            chosen = greedy_k_center(lipschitz_normalize(points), lipschitz_normalize(centers), proxies.shape[1])
-        else:
-            chosen = greedy_k_center(points, centers, proxies.shape[1])  # (C, K)
-        taken = points.take_along_dim(chosen[:, :, None], dim=1)  # (C, K, d)
-        proxies.copy_(taken if sharded else gather_rows(taken, self.group))
-
-    def _share_of_pool(self, points: Tensor, mine: range, like: Tensor) -> Tensor:
-        """Check a pool, and give the part of it that is of this rank's classes."""
-        if isinstance(points, Tensor) and len(points) == self.criterion.num_classes:
-            points = points[mine.start : mine.stop]
-        check_points("pool", points, like=like)
-        if points.shape[1] < self.criterion.proxies.shape[1]:
-            needed = f"{self.criterion.proxies.shape[1]} (proxies_per_class)"
-            raise ValueError(f"pool: expected at least {needed} points of each class, got {points.shape[1]}")
-        finite = torch.isfinite(points).all()[None]
-        if not gather_rows(finite, self.criterion.group or self.group).all():  # all ranks stop, or none
-            raise ValueError("pool: expected finite embeddings, got NaN or infinity; has the training diverged?")
-        return points
-
-    def _weights(self) -> dict[str, nn.Parameter]:
-        """Give θ: the model's parameters but for the criterion's."""
-        others = {id(parameter) for parameter in self.criterion.parameters()}
-        return {name: weight for name, weight in self.model.named_parameters() if id(weight) not in others}
-
-    def _state(self) -> dict[str, Tensor]:
-        """Give what a best copy holds: θ, and the model's buffers (running statistics) but for the criterion's."""
-        others = {id(buffer) for buffer in self.criterion.buffers()}
-        buffers = {name: x for name, x in self.model.named_buffers() if id(x) not in others}
-        return {**self._weights(), **buffers}
-
-    @staticmethod
-    @torch.no_grad()
-    def _restore(current: dict[str, Tensor], best: dict[str, Tensor]) -> None:
-        for name, value in current.items():
-            value.copy_(best[name])
-
-    @staticmethod
-    def _check_fit(what: str, saved: dict[str, Tensor] | None, current: dict[str, Any]) -> None:
-        if saved is None:
-            return
-        expected = {name: tuple(value.shape) for name, value in current.items()}
-        got = {name: tuple(value.shape) for name, value in saved.items()}
-        for name in sorted(expected.keys() | got.keys()):
-            if expected.get(name) != got.get(name):
-                raise ValueError(f"state[{what!r}][{name!r}]: expected {expected.get(name)}, got {got.get(name)}")
+        self._anchor = None if anchor is None else to_devices_of(current, clones(anchor))
+        self._best = to_devices_of(current, clones(best))
+        self.best_proxies = None if best_proxies is None else best_proxies.to(self.criterion.proxies.device)

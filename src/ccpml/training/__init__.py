@@ -5,7 +5,6 @@ from ccpml.training.embed import embed
 from ccpml.training.module import MetricLearning, evaluate_with_roles
 from ccpml.training.pool import EmbeddingPool
 from ccpml.training.schedule import ReduceOnPlateau, Warmup
-from ccpml.training.sharded import load_sharded, save_sharded
 
 __all__ = [
     "CCPCallback",
@@ -15,6 +14,4 @@ __all__ = [
     "Warmup",
     "embed",
     "evaluate_with_roles",
-    "load_sharded",
-    "save_sharded",
 ]

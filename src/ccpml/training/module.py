@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from ccpml.distributed import gather_rows
-from ccpml.method import gather_batch, lipschitz_normalize
+from ccpml.distributed import all_reduce_sum, gather_batch, gather_rows
+from ccpml.method import CCPLoss, lipschitz_normalize
 from ccpml.retrieval import RetrievalScores, evaluate
 
 __all__ = ["MetricLearning", "evaluate_with_roles"]
@@ -17,13 +17,13 @@ __all__ = ["MetricLearning", "evaluate_with_roles"]
 def evaluate_with_roles(
     embeddings: Tensor, labels: Tensor, is_query: Tensor | None = None, **options: Any
 ) -> RetrievalScores:
-    """Score φ-normalised embeddings: each image against all others or, given roles, queries against the gallery.
+    """Score φ-normalized embeddings: each image against all others or, with roles, queries against the gallery.
 
     Args:
-        embeddings: As the network gives them, (N, d).
+        embeddings: Embeddings as the network returns them, (N, d).
         labels: Classes, (N,).
-        is_query: Which images are queries (the others are the gallery), bool (N,); None where each is both.
-        options: Passed on to `evaluate`.
+        is_query: Whether each image is a query or else in the gallery, bool (N,); None if each is both.
+        options: Options of `evaluate`.
     """
     embeddings = lipschitz_normalize(embeddings)
     if is_query is None:
@@ -35,23 +35,23 @@ def evaluate_with_roles(
 class MetricLearning(L.LightningModule):
     """Train a network with a criterion; validate by retrieval.
 
-    The criterion is a submodule: its proxies are trained, moved and saved with the network. The optimiser is
-    Adam with coupled weight decay, which touches the proxies too, and one learning rate for all unless the
-    proxies of a rival learn faster.
+    The criterion is a submodule, so its proxies are trained, moved and saved with the network. The optimizer is Adam
+    with coupled weight decay, also of the proxies.
 
-    Batches are images (B, C, H, W) and labels (B,). After each validation it logs ``map_at_r``,
-    ``precision_at_1`` and ``r_precision``, and keeps the embeddings in ``validation``.
+    Batches are images (B, C, H, W) and labels (B,). Each validation logs ``map_at_r``, ``precision_at_1`` and
+    ``r_precision``, and keeps the embeddings in ``validation``.
 
-    On several ranks (Lightning's ``strategy="ddp"``) each is given its part of each batch and of the validation images,
-    in the order of the ranks; the loss is that of the joined batch, and queries are shared.
+    On several ranks (Lightning's ``strategy="ddp"``) each rank loads its part of each batch and of the validation
+    images, in the order of the ranks. The loss is that of the joined batch, and queries are shared.
 
     Args:
-        model: From images to embeddings (B, d).
-        criterion: Called as ``criterion(embeddings, labels)``.
+        model: Network from images to embeddings (B, d).
+        criterion: Loss, called as ``criterion(embeddings, labels)``.
         lr: Learning rate.
         weight_decay: Weight decay.
-        is_query: Which validation images are queries, where they have roles, bool (N,).
-        proxy_lr_factor: The learning rate of the criterion's own parameters is ``lr`` times this.
+        is_query: Whether each validation image is a query, bool (N,); None if they have no roles.
+        proxy_lr_factor: The learning rate of the criterion's parameters is ``lr`` times this.
+        shard_proxies: Whether the proxies of a `CCPLoss` are sharded over the ranks.
 
     Attributes:
         validation: Embeddings (N, d) and labels (N,) of the last validation.
@@ -71,6 +71,7 @@ class MetricLearning(L.LightningModule):
         weight_decay: float = 1e-4,
         is_query: Tensor | None = None,
         proxy_lr_factor: float = 1.0,
+        shard_proxies: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -79,11 +80,12 @@ class MetricLearning(L.LightningModule):
         self.weight_decay = weight_decay
         self.is_query = is_query
         self.proxy_lr_factor = proxy_lr_factor
+        self.shard_proxies = shard_proxies
         self.validation: tuple[Tensor, Tensor] | None = None
         self._outputs: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed images: (B, C, H, W) to (B, d)."""
+        """Embed images (B, C, H, W): embeddings (B, d)."""
         embeddings: Tensor = self.model(images)
         return embeddings
 
@@ -103,9 +105,7 @@ class MetricLearning(L.LightningModule):
         embeddings, labels = (gather_rows(torch.cat(parts)) for parts in zip(*self._outputs, strict=True))
         self._outputs.clear()
         if not torch.isfinite(embeddings).all():
-            raise ValueError(
-                "the embeddings are no longer finite: the training has diverged; try a lower learning rate"
-            )
+            raise ValueError("embeddings: expected finite values, the training has diverged; try a lower learning rate")
         self.validation = embeddings, labels
         ranks = distributed.group.WORLD if self.trainer.world_size > 1 else None
         scores = evaluate_with_roles(embeddings, labels, self.is_query, group=ranks)
@@ -113,10 +113,11 @@ class MetricLearning(L.LightningModule):
             self.log(name, getattr(scores, name), sync_dist=ranks is not None)  # the same on each rank
 
     def configure_model(self) -> None:
-        """Tell DDP what it need not keep equal over the ranks: what the criterion remembers is so by itself."""
-        shards = ["criterion.proxies"] if self._sharded() else []
-        self._ddp_params_and_buffers_to_ignore = [f"criterion.{name}" for name, _ in self.criterion.named_buffers()]
-        self._ddp_params_and_buffers_to_ignore += shards
+        """Shard the proxies if requested, and have DDP ignore shards and what ranks keep equal by themselves."""
+        if self.shard_proxies and isinstance(self.criterion, CCPLoss) and self.criterion.group is None:
+            self.criterion.shard(distributed.group.WORLD)
+        ignored = [name for name, _ in self.criterion.named_buffers()] + ["proxies"] * self._sharded()
+        self._ddp_params_and_buffers_to_ignore = [f"criterion.{name}" for name in ignored]
 
     def configure_gradient_clipping(
         self,
@@ -124,38 +125,29 @@ class MetricLearning(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm of all gradients, those of other ranks' proxies among them."""
+        """Clip by the norm of all gradients, including those of the proxies on other ranks."""
         if gradient_clip_val is None or gradient_clip_algorithm == "value" or not self._sharded():
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         proxies = self.criterion.get_parameter("proxies")
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        of_network = [weight.grad for weight in weights if weight is not proxies and weight.grad is not None]
-        of_proxies = proxies.new_zeros(()) if proxies.grad is None else proxies.grad.norm().square()
-        distributed.all_reduce(of_proxies, group=self.criterion.group)
-        total = (get_total_norm(of_network).square() + of_proxies).sqrt()
-        clip_grads_with_norm_(weights, gradient_clip_val, total)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse where the file of the first rank would lack the proxies of the others.
-
-        Raises:
-            RuntimeError: If proxies are sharded; `save_sharded` saves them.
-        """
-        if self._sharded():
-            raise RuntimeError("proxies are sharded over ranks: save them by ccpml.training.save_sharded")
+        network = [weight.grad for weight in weights if weight is not proxies and weight.grad is not None]
+        own = proxies.new_zeros(()) if proxies.grad is None else proxies.grad.norm().square()
+        norm = (get_total_norm(network).square() + all_reduce_sum(own, self.criterion.group)).sqrt()
+        clip_grads_with_norm_(weights, gradient_clip_val, norm)
 
     def _sharded(self) -> bool:
+        """Whether each rank holds the proxies of its classes alone."""
         return getattr(self.criterion, "group", None) is not None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Set up Adam over network and criterion."""
+        """Create Adam of the network and the criterion."""
         groups = [
             {"params": [weight for weight in part.parameters() if weight.requires_grad], "lr": lr}
             for part, lr in ((self.model, self.lr), (self.criterion, self.lr * self.proxy_lr_factor))
         ]
         trained = [group for group in groups if group["params"]]
-        # One pass over weights and moments. Mixed precision keeps to several: Lightning clips no fused optimiser there.
+        # Fused Adam is faster. In mixed precision, Lightning cannot clip gradients for it.
         mixed = self._trainer is not None and str(self._trainer.precision).endswith("-mixed")
         fused = not mixed and {weight.device.type for weight in self.parameters()} <= {"cpu", "cuda"}
         return torch.optim.Adam(trained, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
