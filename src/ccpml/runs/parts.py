@@ -113,17 +113,8 @@ class Parts:
 
 
 def _build_ccp(settings: ResolvedSettings, images: RunImages) -> CCPCallback:
-    table, options = images.splits.train, settings.projections
+    table = images.splits.train
     pool = EmbeddingPool(
         pool_dataset(settings, table, images.channels), settings.pool_size, workers=workers(settings, table)
     )
-    return CCPCallback(
-        pool,
-        strength=options.strength,
-        decay=options.decay,
-        patience=options.patience,
-        min_delta=options.min_delta,
-        space=options.space,
-        rewind=options.rewind,
-        reset_optimizer=options.reset_proxy_state,
-    )
+    return CCPCallback(pool, options=settings.projections)
