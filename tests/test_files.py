@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from ccpml.files import write_arrays, write_json, write_text, write_whole
+from ccpml.files import exclusive_lock, require_space, write_arrays, write_json, write_text, write_whole
+from tests.locks import held_by_another_process
 
 
 def test_writes_and_makes_folders(tmp_path):
@@ -23,7 +24,7 @@ def test_arrays_load_without_pickle(tmp_path):
 
 
 def test_objects_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"x\.npz: x holds objects"):
+    with pytest.raises(ValueError, match=r"x\.npz: x: expected numbers or text, got objects"):
         write_arrays(tmp_path / "x.npz", x=np.array([{}]))
     assert not list(tmp_path.iterdir())
 
@@ -40,3 +41,22 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
         write_whole(path, fail)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
+
+
+def test_a_lock_is_exclusive_until_its_process_ends(tmp_path):
+    path = tmp_path / "x.lock"
+    with held_by_another_process(path) as process:
+        with pytest.raises(ValueError, match=r"x\.lock: another process is busy; wait"), exclusive_lock(path, "busy"):
+            pass
+        process.kill()
+        process.wait()
+        with exclusive_lock(path, "busy"):
+            pass
+    with exclusive_lock(path, "busy"):
+        pass
+
+
+def test_space(tmp_path):
+    require_space(tmp_path, 1, "a byte")
+    with pytest.raises(ValueError, match=r"a lot needs 1000000\.0 TB, got .* of free space"):
+        require_space(tmp_path, 10**18, "a lot")

@@ -1,35 +1,62 @@
-"""Files that are whole or not there: written under a temporary name, then renamed."""
+"""Files that are either complete or absent, locks between processes, and free disk space."""
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 
-__all__ = ["write_arrays", "write_json", "write_text", "write_whole"]
+__all__ = [
+    "NoSpaceError",
+    "exclusive_lock",
+    "require_space",
+    "size_text",
+    "write_arrays",
+    "write_json",
+    "write_text",
+    "write_whole",
+]
+
+_SPACE_MARGIN = 16 * 2**20
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file under a temporary name beside ``path``, and rename it when it is complete."""
+class NoSpaceError(ValueError):
+    """A disk does not have enough free space."""
+
+
+def write_whole(path: Path, write: Callable[[Path], object], sync: bool = False) -> None:
+    """Write a file under a temporary name in the same folder and rename it when it is complete.
+
+    Args:
+        path: File to write; its folder is created if necessary.
+        write: Function that writes the file it is called with.
+        sync: Whether to flush the file to the disk before it is renamed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")  # numpy insists on the suffix
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")  # numpy requires the suffix
     try:
         write(temporary)
+        if sync:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8; what file names hold of other bytes is written as escapes."""
-    write_whole(path, lambda to: to.write_text(text, encoding="utf-8", errors="backslashreplace"))
+def write_text(path: Path, text: str, sync: bool = False) -> None:
+    """Write a text file in UTF-8; bytes of file names that are not UTF-8 are escaped."""
+    write_whole(path, lambda to: to.write_text(text, encoding="utf-8", errors="backslashreplace"), sync)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON as people read it."""
+    """Write indented JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -37,10 +64,61 @@ def write_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
     """Write arrays to an .npz file that loads without pickle.
 
     Raises:
-        ValueError: If one holds objects, which only pickle could write.
+        ValueError: If an array holds objects, which only pickle can write.
     """
     plain = {name: np.asarray(array) for name, array in arrays.items()}
     for name, array in plain.items():
         if array.dtype.hasobject:
-            raise ValueError(f"{path}: {name} holds objects, not numbers or text")
+            raise ValueError(f"{path}: {name}: expected numbers or text, got objects")
     write_whole(path, lambda to: np.savez(to, **plain))  # type: ignore[arg-type]  # a name may not be allow_pickle
+
+
+@contextmanager
+def exclusive_lock(path: Path, action: str) -> Iterator[None]:
+    """Hold a lock, which the system releases if the process dies.
+
+    Args:
+        path: Lock file, in an existing folder. It is not removed.
+        action: What the holder of the lock is doing, for the error.
+
+    Raises:
+        ValueError: If another process holds the lock.
+    """
+    try:
+        lock = FileLock(path, timeout=0).acquire()
+    except Timeout:
+        raise ValueError(f"{path}: another process is {action}; wait for it or stop it") from None
+    with lock:
+        yield
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Check that a disk has enough free space, with a small margin.
+
+    Args:
+        folder: An existing folder on the disk.
+        needed: Number of bytes.
+        what: What they are for.
+
+    Raises:
+        NoSpaceError: If it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed and free < needed + _SPACE_MARGIN:
+        raise NoSpaceError(
+            f"{folder}: {what} needs {size_text(needed + _SPACE_MARGIN)}, got {size_text(free)} of free space; free "
+            "some space"
+        )
+
+
+def size_text(count: int) -> str:
+    """Format a number of bytes.
+
+    Example:
+        >>> size_text(1_150_585_339), size_text(512)
+        ('1.2 GB', '512 bytes')
+    """
+    for power, unit in ((12, "TB"), (9, "GB"), (6, "MB"), (3, "kB")):
+        if count >= 10**power:
+            return f"{count / 10**power:.1f} {unit}"
+    return f"{count} bytes"

@@ -1,4 +1,4 @@
-"""Progress bars on standard error: lively on a terminal, a line now and then in a log."""
+"""Progress bars on standard error: updated often on a terminal, every ten seconds in a log."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -18,15 +18,15 @@ def progress_bar(
     initial: int = 0,
     shown: bool = True,
 ) -> "tqdm[Any]":
-    """Make a bar with rate and time left.
+    """Return a progress bar with rate and remaining time.
 
     Args:
-        total: How much there is to do.
-        unit: Of what.
-        description: What is being done.
-        over: What to iterate over, if the bar shall count by itself.
-        initial: How much of it was done before.
-        shown: False makes a bar that shows nothing.
+        total: Number of steps.
+        unit: Name of a step.
+        description: Text before the bar.
+        over: Iterable to wrap; the bar then advances with each item.
+        initial: Number of steps done before.
+        shown: Whether to show the bar.
     """
     terminal = sys.stderr.isatty()
     return tqdm(
@@ -43,10 +43,10 @@ def progress_bar(
 
 
 def progress_to(bar: "tqdm[Any]") -> Callable[[int, int], None]:
-    """Make what moves a bar, called with how much is done and how much there is to do."""
+    """Return a function that sets a bar to the given number of steps done and total."""
 
-    def move(done: int, total: int) -> None:
+    def update(done: int, total: int) -> None:
         bar.total = total
         bar.update(done - bar.n)
 
-    return move
+    return update

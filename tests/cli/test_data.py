@@ -29,7 +29,7 @@ def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", "cub", "--data-root", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert "1 thing is wrong" in out
-    assert f"missing: {gone}" in out
+    assert f"not found: {gone}" in out
 
 
 def test_check_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,10 +6,11 @@ from PIL import Image
 
 from ccpml.data import load_folder
 from ccpml.data.images.cache import cache_folder, pack_source, use_cache
-from ccpml.data.sources.own import Source
+from ccpml.data.sources.source import Source
+from ccpml.data_name import DataName
 from tests.data.pictures import encoded, smooth
 
-NAME = "folder:pictures"
+NAME = DataName("folder", "pictures")
 
 
 def fill(folder: Path, count: int = 6) -> Path:
@@ -31,8 +32,8 @@ def fill(folder: Path, count: int = 6) -> Path:
 
 
 def packed(folder: Path, side: int = 32) -> Source:
-    pack_source(load_folder(folder), folder, NAME, side, progress=False)
-    return use_cache(load_folder(folder), folder, NAME)
+    pack_source(load_folder(folder), NAME, side, progress=False)
+    return use_cache(load_folder(folder), NAME)
 
 
 def content(folder: Path) -> dict[str, bytes]:

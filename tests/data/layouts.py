@@ -1,5 +1,5 @@
-"""Small copies of the benchmarks, laid out as their archives unpack, with what real files have: odd names, line ends
-of Windows, a byte order mark, grey and CMYK pictures, and one that is a pixel wide."""
+"""Small copies of the benchmarks in the layout of their archives, with properties of real files: unusual names, Windows
+line endings, a byte order mark, gray and CMYK images, and one that is a pixel wide."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,16 +15,16 @@ from tests.toy import toy_images
 PER_CLASS = 5
 
 
-def _pictures(root: Path, paths: list[list[str]]) -> None:
-    """Write a picture for each path of each class; among those of the first class some that are unusual."""
+def _write_images(root: Path, paths: list[list[str]]) -> None:
+    """Write an image for each path of each class; some of the first class are unusual."""
     pixels = toy_images(len(paths), PER_CLASS, side=40)  # (C, 5, 40, 40)
     for label, of_class in enumerate(paths):
         for number, path in enumerate(of_class):
             file = root / path
             file.parent.mkdir(parents=True, exist_ok=True)
-            grey = Image.fromarray(pixels[label, number])
+            gray = Image.fromarray(pixels[label, number])
             picture = (
-                grey if (label, number) == (0, 0) else grey.convert("CMYK" if (label, number) == (0, 1) else "RGB")
+                gray if (label, number) == (0, 0) else gray.convert("CMYK" if (label, number) == (0, 1) else "RGB")
             )
             if (label, number) == (0, 2):
                 picture = picture.crop((0, 0, 1, 40))
@@ -32,11 +32,11 @@ def _pictures(root: Path, paths: list[list[str]]) -> None:
 
 
 def make_cub(root: Path, first: int = 97, classes: int = 8) -> Path:
-    """CUB-200-2011: classes 97 to 104, of which the first four train."""
+    """Make CUB-200-2011 with classes 97 to 104, the first four for training."""
     folder = root / "CUB_200_2011"
     names = [f"{first + label:03d}.Bird's_No {label}" for label in range(classes)]
     files = [[f"{name}/Bird #{number} – é%20.jpg" for number in range(PER_CLASS)] for name in names]
-    _pictures(folder / "images", files)
+    _write_images(folder / "images", files)
     paths = [path for of_class in files for path in of_class]
     images = "".join(f"{number} {path}\r\n" for number, path in enumerate(paths, 1))
     (folder / "images.txt").write_bytes(images.encode("utf-8-sig"))
@@ -47,7 +47,7 @@ def make_cub(root: Path, first: int = 97, classes: int = 8) -> Path:
 
 
 def _annotations(entries: list[dict[str, object]]) -> np.ndarray:
-    """A struct array as in the official files: (1, N)."""
+    """Return a struct array as in the official files: (1, N)."""
     names = list(entries[0])
     array = np.empty((1, len(entries)), dtype=[(name, object) for name in names])
     for number, entry in enumerate(entries):
@@ -59,10 +59,10 @@ _CARS = np.array([[f"Maker Model {number} Coupé" for number in range(1, 197)]],
 
 
 def make_cars196(root: Path, first: int = 95, classes: int = 8) -> Path:
-    """Cars196 as one file of annotations: classes 95 to 102, of which the first four train."""
+    """Make Cars196 with one file of annotations: classes 95 to 102, the first four for training."""
     folder = root / "cars196"
     files = [[f"car_ims/{PER_CLASS * label + n + 1:06d}.jpg" for n in range(PER_CLASS)] for label in range(classes)]
-    _pictures(folder, files)
+    _write_images(folder, files)
     entries: list[dict[str, object]] = [
         {"relative_im_path": path, "bbox_x1": 1.0, "class": float(first + label), "test": float(number % 2)}
         for label, of_class in enumerate(files)
@@ -73,12 +73,12 @@ def make_cars196(root: Path, first: int = 95, classes: int = 8) -> Path:
 
 
 def make_cars196_devkit(root: Path, first: int = 95, classes: int = 8) -> Path:
-    """Cars196 with the devkit: the images of a class in two folders, labels of the second in a file of their own."""
+    """Make Cars196 with the devkit: each class in two folders, the labels of the second in a file of their own."""
     folder = root / "stanford_cars"
     (folder / "devkit").mkdir(parents=True)
     train = [[f"cars_train/{3 * label + n + 1:05d}.jpg" for n in range(3)] for label in range(classes)]
     test = [[f"cars_test/{2 * label + n + 1:05d}.jpg" for n in range(2)] for label in range(classes)]
-    _pictures(folder, [a + b for a, b in zip(train, test, strict=True)])
+    _write_images(folder, [a + b for a, b in zip(train, test, strict=True)])
     for files, name in ((train, "devkit/cars_train_annos.mat"), (test, "cars_test_annos_withlabels.mat")):
         entries: list[dict[str, object]] = [
             {"bbox_x1": np.uint8(1), "class": np.uint8(first + label), "fname": Path(path).name}
@@ -91,11 +91,11 @@ def make_cars196_devkit(root: Path, first: int = 95, classes: int = 8) -> Path:
 
 
 def make_sop(root: Path, classes: int = 8) -> Path:
-    """Stanford Online Products: eight classes of two kinds, the first four train."""
+    """Make Stanford Online Products with eight classes of two kinds, the first four for training."""
     folder = root / "Stanford_Online_Products"
     kinds = [("bicycle_final", 1), ("coffee maker_final", 3)]
     files = [[f"{kinds[c % 2][0]}/11{c:05d} #{n}_{n}.JPG" for n in range(PER_CLASS)] for c in range(classes)]
-    _pictures(folder, files)
+    _write_images(folder, files)
     number = 0
     for name, part in (("Ebay_train.txt", range(classes // 2)), ("Ebay_test.txt", range(classes // 2, classes))):
         lines = ["image_id class_id super_class_id path"]
@@ -108,12 +108,12 @@ def make_sop(root: Path, classes: int = 8) -> Path:
 
 
 def make_inshop(root: Path, images: str = "Img/img", classes: int = 8) -> Path:
-    """In-Shop: eight items, the first four train; of each other two images are queries and three the gallery."""
+    """Make In-Shop with eight items, four for training; the others have two queries and three gallery images."""
     folder = root / "In-shop Clothes Retrieval Benchmark"
     kinds = ["WOMEN/Dresses", "MEN/Jackets_Vests & more"]
     items = [f"id_{label + 1:08d}" for label in range(classes)]
     files = [[f"{kinds[c % 2]}/{items[c]}/0{n}_1_front.jpg" for n in range(PER_CLASS)] for c in range(classes)]
-    _pictures(folder / images, files)
+    _write_images(folder / images, files)
     lines = []
     for label, of_class in enumerate(files):
         for number, path in enumerate(of_class):
@@ -125,7 +125,7 @@ def make_inshop(root: Path, images: str = "Img/img", classes: int = 8) -> Path:
     return folder
 
 
-#: How to make each, and the benchmark that it is a copy of.
+#: Benchmark and function that makes the copy, by layout.
 LAYOUTS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "cub": ("cub", make_cub),
     "cars196": ("cars196", make_cars196),
@@ -136,7 +136,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], Path]]] = {
 
 
 def small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the counts of the small copies be the published ones, and no environment name a data root."""
+    """Replace the published counts by those of the small copies, and unset CCPML_DATA."""
     parts = (_Part("training", "train", "", 4, 20), _Part("test", "test", "", 4, 20))
     roles = (_Part("query", "test", "query", None, 8), _Part("gallery", "test", "gallery", None, 12))
     for name, known in _BENCHMARKS.items():

@@ -1,6 +1,7 @@
-"""Pictures for the tests of this folder."""
+"""Images for the tests of this folder."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 
 def smooth(height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
-    """Waves: an image that survives JPEG nearly unchanged. (H, W) for one channel, else (H, W, C)."""
+    """Return waves that JPEG leaves nearly unchanged: (H, W) for one channel, else (H, W, C)."""
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     waves = [127.5 + 100 * np.sin(5 * x + 3 * y * (c + 1) + c) for c in range(channels)]
     pixels = np.stack(waves, axis=-1).astype(np.uint8)
@@ -17,8 +18,15 @@ def smooth(height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
 
 
 def encoded(image: Image.Image | NDArray[np.uint8], kind: str, **options: Any) -> bytes:
-    """Bytes of an image file."""
+    """Return the bytes of an image file."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     file = io.BytesIO()
     picture.save(file, kind, **options)
     return file.getvalue()
+
+
+def touch(root: Path, *names: str) -> None:
+    """Create empty files and their folders."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()

@@ -85,12 +85,12 @@ def test_steps_are_sized_and_iterated_again() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"classes_per_batch": 4}, "needs 4 classes and there are 3; take 3 or fewer"),
-        ({"classes_per_batch": 0}, "is empty"),
-        ({"samples_per_class": 0}, "is empty"),
-        ({"world_size": 2}, "cannot be shared by 2 processes; take a multiple of 2"),
+        ({"classes_per_batch": 4}, "classes per batch: expected at most 3, the number of classes, got 4"),
+        ({"classes_per_batch": 0}, "batch: expected at least 1 × 1 images, got 0 × 1"),
+        ({"samples_per_class": 0}, "batch: expected at least 1 × 1 images, got 3 × 0"),
+        ({"world_size": 2}, "classes per batch: expected a multiple of 2, the number of ranks, got 3"),
         ({"rank": 1}, "rank"),
-        ({"labels": [0, 2]}, "none is 1"),
+        ({"labels": [0, 2]}, "got no image of class 1"),
         ({"labels": [-1, 0]}, "0 or more"),
         ({"labels": []}, "labels"),
         ({"labels": [0.5, 1.0]}, "labels"),

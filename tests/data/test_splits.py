@@ -22,7 +22,7 @@ def numbers(table: ImageTable) -> list[int]:
 @given(st.integers(2, 300), st.integers(2, 20))
 def test_folds_are_contiguous_even_and_complete(classes: int, folds: int) -> None:
     if classes < folds:
-        with pytest.raises(ValueError, match="too few"):
+        with pytest.raises(ValueError, match=f"expected at least {folds} classes for {folds} folds, got {classes}"):
             fold_ranges(classes, folds)
         return
     parts = fold_ranges(classes, folds)
@@ -48,9 +48,9 @@ def test_patterns_choose_the_test_classes() -> None:
     splits = split_classes(table_of(16), ["a/*"])
     assert numbers(splits.test) == list(range(0, 16, 2))
     assert numbers(split_classes(table_of(16), ["b/00[13]", "a/002"]).test) == [1, 2, 3]
-    with pytest.raises(ValueError, match=r"'c/\*' matches no class; the classes are a/000, .* and 8 more"):
+    with pytest.raises(ValueError, match=r"'c/\*' matches none of a/000, .* and 8 more"):
         split_classes(table_of(16), ["a/*", "c/*"])
-    with pytest.raises(ValueError, match="no class is left for testing"):
+    with pytest.raises(ValueError, match="test: needs at least two classes, got 0 of 16"):
         split_classes(table_of(16), [])
 
 
@@ -63,12 +63,12 @@ def test_a_name_with_brackets_is_matched_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("classes", "patterns", "folds", "fold", "message"),
     [
-        (1, None, 4, 0, "no class is left for testing"),
-        (6, None, 4, 0, "3 classes are left for training and validation, too few for 4 folds"),
-        (8, None, 4, 0, "validation has one class"),
-        (16, ["*"], 4, 0, "0 classes are left"),
-        (16, ["a/000"], 4, 0, "test has one class"),
-        (16, None, 1, 0, "folds: expected two or more"),
+        (1, None, 4, 0, "test: needs at least two classes, got 0 of 1"),
+        (6, None, 4, 0, "training and validation: expected at least 4 classes for 4 folds, got 3"),
+        (8, None, 4, 0, "validation: expected at least two classes, got 1"),
+        (16, ["*"], 4, 0, "expected at least 4 classes for 4 folds, got 0"),
+        (16, ["a/000"], 4, 0, "test: expected at least two classes, got 1"),
+        (16, None, 1, 0, "folds: expected 2 or more"),
         (16, None, 4, 4, r"fold: expected 0\.\.3, got 4"),
         (16, None, 4, -1, "fold: expected"),
     ],
@@ -89,7 +89,7 @@ def test_a_split_of_its_own_is_kept() -> None:
     assert [numbers(part) for part in (splits.train, splits.validation, splits.test)] == [[1, 3], [2, 4], [0, 5]]
     splits = make_splits(source, folds=2, fold=1)
     assert [numbers(part) for part in (splits.train, splits.validation, splits.test)] == [[1, 2], [3, 4], [0, 5]]
-    with pytest.raises(ValueError, match="a split of their own"):
+    with pytest.raises(ValueError, match="the data have their own split"):
         make_splits(source, ["a/*"])
 
 
@@ -97,9 +97,9 @@ def test_a_fold_of_train_validates_where_no_class_does() -> None:
     splits = make_splits(own(*["train"] * 8, "test", "test"))
     assert numbers(splits.validation) == [0, 1]
     assert numbers(splits.train) == [2, 3, 4, 5, 6, 7]
-    with pytest.raises(ValueError, match="no class for test"):
+    with pytest.raises(ValueError, match="at least two classes in test, got 0"):
         make_splits(own("train", "train", "validation", "validation"))
-    with pytest.raises(ValueError, match="no class for train"):
+    with pytest.raises(ValueError, match="at least two classes in train, got 0"):
         make_splits(own("test", "test", "validation", "validation"))
 
 
@@ -110,10 +110,10 @@ def test_without_a_split_of_its_own_classes_are_split() -> None:
 
 
 def test_something_can_be_found() -> None:
-    with pytest.raises(ValueError, match="validation: no class has two images"):
+    with pytest.raises(ValueError, match="validation: expected a class with at least two images"):
         split_classes(table_of(16, per_class=1))
     good = split_classes(table_of(16))
-    with pytest.raises(ValueError, match="classes must be disjoint"):
+    with pytest.raises(ValueError, match="expected in one split, got train and validation"):
         Splits(good.train, good.train, good.test)
 
 
@@ -122,17 +122,8 @@ def test_roles_stay_in_test_and_leave_train() -> None:
     assert splits.train.roles is None
     assert splits.test.roles is not None
     assert set(splits.test.roles) == {"query", "gallery"}
-    assert splits.describe().splitlines() == [
-        "train      6 classes, 12 images",
-        "validation 2 classes, 4 images (2 queries, 2 in the gallery)",
-        "test       8 classes, 16 images (8 queries, 8 in the gallery)",
-    ]
     assert split_classes(table_of(16, 2, ["", ""])).test.roles is None
     with pytest.raises(ValueError, match=r"validation: images\[1\] has no role"):
         split_classes(table_of(16, 2, ["query", ""]))
-    with pytest.raises(ValueError, match="no class has both a query and a gallery image"):
+    with pytest.raises(ValueError, match="expected a class with both query and gallery images"):
         split_classes(table_of(16, 2, ["query", "query"]))
-
-
-def test_description_counts_with_thousands() -> None:
-    assert split_classes(table_of(4000)).describe().splitlines()[2] == "test       2,000 classes, 4,000 images"

@@ -54,7 +54,7 @@ def test_whole_images_are_resized_as_pillow_does(channels: int) -> None:
     whole = TrainTransform(32, min_area=1.0, flip=False, aspect=(1.0, 1.0))
     expected = np.asarray(Image.fromarray(pixels.squeeze()).resize((32, 32), Image.Resampling.BILINEAR))
     straight = whole(pixels, np.random.default_rng(0))
-    assert np.abs(straight.squeeze().astype(int) - expected).max() <= channels // 2  # grey: exactly
+    assert np.abs(straight.squeeze().astype(int) - expected).max() <= channels // 2  # gray: exactly
     flipped = TrainTransform(32, min_area=1.0, aspect=(1.0, 1.0))
     results = [flipped(pixels, np.random.default_rng(seed)) for seed in range(200)]
     count = sum(np.array_equal(result, straight) for result in results)
@@ -64,7 +64,7 @@ def test_whole_images_are_resized_as_pillow_does(channels: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(sides, sides, st.integers(1, 60), st.integers(0, 999))
-def test_colour_is_cropped_then_resized_as_pillow_does_up_to_rounding(
+def test_color_is_cropped_then_resized_as_pillow_does_up_to_rounding(
     width: int, height: int, size: int, seed: int
 ) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -77,7 +77,7 @@ def test_colour_is_cropped_then_resized_as_pillow_does_up_to_rounding(
 
 @settings(max_examples=60, deadline=None)
 @given(sides, sides, st.integers(1, 60), st.integers(0, 999))
-def test_grey_crops_are_pillows_own_and_reach_beyond_the_box(width: int, height: int, size: int, seed: int) -> None:
+def test_gray_crops_are_pillows_own_and_reach_beyond_the_box(width: int, height: int, size: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 1), dtype=np.uint8)
     view = TrainTransform(size).view(pixels.shape, np.random.default_rng(seed))
     expected = Image.fromarray(pixels[:, :, 0]).resize((size, size), Image.Resampling.BILINEAR, box=view.box)

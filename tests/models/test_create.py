@@ -73,7 +73,7 @@ def test_imagenet_loads_the_published_file(
 
 
 def test_small_conv_has_no_imagenet_weights() -> None:
-    with pytest.raises(ValueError, match="weights: there are no ImageNet weights of small_conv"):
+    with pytest.raises(ValueError, match="weights: no ImageNet weights are published for small_conv"):
         create_model("small_conv", weights="imagenet")
 
 

@@ -211,7 +211,7 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path: Path) -> None:
 
 def test_images_in_memory_are_found_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ccpml.data import ImageTable
-    from ccpml.data.sources.own import Source
+    from ccpml.data.sources.source import Source
     from ccpml.report.images import Images
 
     pixels = np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((3, 4, 4), np.uint8)

@@ -176,9 +176,9 @@ def test_queries_and_gallery_of_a_csv_file(tmp_path):
 def test_errors_come_before_anything_is_written(settings, folder, run, tmp_path):
     with pytest.raises(FileExistsError, match="already exists"):
         train(settings, run.path, progress=False)
-    with pytest.raises(ValueError, match="a batch needs 4 classes and there are 3"):
+    with pytest.raises(ValueError, match="classes per batch: expected at most 3, the number of classes, got 4"):
         train(replace(settings, classes_per_batch=4), tmp_path / "run", progress=False)
-    with pytest.raises(ValueError, match="matches no class"):
+    with pytest.raises(ValueError, match="matches none of"):
         train(replace(settings, test_classes="Korean/*"), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
@@ -188,7 +188,7 @@ def test_bad_images_are_named_or_left_out(tmp_path):
     bad = next(folder.rglob("3.png"))
     bad.write_bytes(bad.read_bytes()[:100])
     settings = quick_settings(data=f"folder:{folder}", max_steps=2)
-    with pytest.raises(ValueError, match=r"(?s)--skip-bad-images.*3\.png: cannot be decoded"):
+    with pytest.raises(ValueError, match=r"(?s)repair, remove or skip them.*3\.png: cannot be decoded"):
         train(settings, tmp_path / "run", progress=False)
     run = train(replace(settings, skip_bad_images=True), tmp_path / "run", progress=False)
     (left_out,) = run.scores()["images_left_out"]

@@ -42,6 +42,14 @@ VERBS = {
 }
 """Each verb is a function of its name in a module of this package."""
 
+_HINTS = {
+    "BenchmarkNotFoundError": "pass --data-root, or download it with `ccpml data fetch`",
+    "CacheError": "`ccpml data cache` builds it again",
+    "IncompleteBenchmarkError": "`ccpml data check` lists all differences, --allow-partial accepts them",
+    "SkippableImagesError": "--skip-bad-images leaves them out",
+}
+"""What to do on the command line about the errors of the libraries, by the name of their class."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C."""
@@ -70,5 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         usage = isinstance(error, UsageError | FileExistsError)
         text = " ".join(str(error).split()) or type(error).__name__
+        if hint := _HINTS.get(type(error).__name__):
+            text = f"{text}; {hint}"
         print(f"ccpml: error: {text}", file=sys.stderr)
         return 2 if usage else 1

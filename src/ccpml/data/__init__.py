@@ -1,20 +1,20 @@
-"""Image tables, their splits, samplers and transforms: from files to batches of tensors."""
+"""Images: tables of them, splits, samplers, transforms and loaders, from files to batches of tensors."""
 
 from ccpml.data.dataset import ImageDataset, eval_loader, train_loader
 from ccpml.data.images.packed import PackedImage
-from ccpml.data.images.read import BadImageError, decode_image, read_image
+from ccpml.data.images.read import BadImage, BadImageError, BadImagesError, decode_image, read_image
 from ccpml.data.loading import build_cache, load_source
 from ccpml.data.sampler import BatchRange, ClassBalancedBatches, Draw, in_chunks, pool_draws, pool_rows
 from ccpml.data.sources.benchmarks import load_benchmark
-from ccpml.data.sources.own import Source, SplitName, load_csv, load_folder
+from ccpml.data.sources.csv_file import load_csv
+from ccpml.data.sources.folder import load_folder
+from ccpml.data.sources.source import Source, SplitName
 from ccpml.data.splits import Splits, fold_ranges, make_splits, split_classes
 from ccpml.data.table import ImageTable
 from ccpml.data.transforms import EvalTransform, TrainTransform, Transform
-from ccpml.data.upkeep.check import BadImage, BadImagesError, all_grey, check_images
-from ccpml.data_name import BENCHMARKS
+from ccpml.data.upkeep.check import all_gray, check_images
 
 __all__ = [
-    "BENCHMARKS",
     "BadImage",
     "BadImageError",
     "BadImagesError",
@@ -30,7 +30,7 @@ __all__ = [
     "Splits",
     "TrainTransform",
     "Transform",
-    "all_grey",
+    "all_gray",
     "build_cache",
     "check_images",
     "decode_image",

@@ -1,4 +1,4 @@
-"""From table to tensors: the dataset, and loaders whose images do not depend on the number of workers."""
+"""Dataset and loaders; their images do not depend on the number of workers."""
 
 import signal
 import sys
@@ -21,13 +21,13 @@ __all__ = ["ImageDataset", "eval_loader", "train_loader"]
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """The images of a table, transformed. The randomness of an image is that of (seed, draw) and nothing else.
+    """The images of a table, transformed. The random crop of an image depends on the seed and its draw alone.
 
     Args:
         table: Images and classes.
-        transform: From (H, W, C) to the size of the model.
-        channels: C: 1 for grey, 3 for RGB.
-        seed: Same seed, same crops.
+        transform: Crop and resize.
+        channels: C, 1 for gray or 3 for RGB.
+        seed: Random seed of the crops.
 
     Example:
         >>> table = ImageTable(np.zeros((2, 40, 40), np.uint8), np.array([0, 1]), ("a", "b"))
@@ -46,10 +46,10 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return len(self.table)
 
     def __getitem__(self, draw: Draw | int) -> tuple[Tensor, int]:
-        """Read an image: uint8 (C, size, size), and its class.
+        """Return an image, uint8 (C, size, size), and its class.
 
         Args:
-            draw: A draw of a sampler; a row alone is its first copy in epoch 0.
+            draw: A draw of a sampler; a row alone stands for its first copy in epoch 0.
 
         Raises:
             BadImageError: If the image cannot be read.
@@ -71,14 +71,14 @@ def train_loader(
     pin_memory: bool = False,
     persistent: bool = False,
 ) -> DataLoader[Any]:
-    """Load batches of draws: uint8 images (B, C, size, size), and labels, int64 (B,).
+    """Return a loader of batches of draws: uint8 images (B, C, size, size) and int64 labels (B,).
 
     Args:
         dataset: Images.
         batches: Draws of each batch: a ``BatchRange`` or a list (such as a pool ``in_chunks``).
-        workers: Number of processes that read ahead; 0 reads in this one. The images are the same.
-        pin_memory: Put batches in page-locked memory, for a faster way to a GPU.
-        persistent: Keep the workers for the next iteration.
+        workers: Number of worker processes; 0 loads in this process.
+        pin_memory: Whether to put batches in page-locked memory, for faster transfer to a GPU.
+        persistent: Whether to keep the workers for the next iteration.
     """
     return _loader(dataset, batches, workers, pin_memory, persistent)
 
@@ -94,10 +94,10 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader[Any]:
-    """Load all images of a table in their order, as batches like those of ``train_loader``.
+    """Return a loader of all images of a table in order, in batches like those of ``train_loader``.
 
-    The loader is meant to be used again and again, at each validation: its workers stay. With several processes each
-    loads its contiguous share of the images, as many as the others but for one.
+    The workers persist, since the loader is used again at each validation. Each rank loads a contiguous share of the
+    images; the shares differ in size by at most one.
     """
     rows = list(range(len(table) * rank // world_size, len(table) * (rank + 1) // world_size))
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
@@ -106,7 +106,7 @@ def eval_loader(
 
 
 class _Loader(DataLoader[Any]):
-    """A loader that lets go of its workers where one of them fails."""
+    """A loader that ends its workers as soon as one of them fails."""
 
     def __iter__(self) -> Any:
         batches = super().__iter__()
@@ -114,10 +114,10 @@ class _Loader(DataLoader[Any]):
 
 
 def _until_error(batches: Iterator[Any]) -> Iterator[Any]:
-    """Hand on what workers read, until one of them fails.
+    """Yield the batches until a worker fails.
 
-    The error that torch raises here refers to itself by its traceback, and to the workers: they would stay until the
-    garbage is collected, and then be waited for in vain. Where it happened, its text says.
+    The exception that torch raises refers to the workers and, through its traceback, to itself. The workers would
+    live until it is garbage collected. Its message contains the traceback of the worker.
     """
     try:
         yield from batches
@@ -136,23 +136,22 @@ def _loader(
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
         persistent_workers=persistent and workers > 0,
-        # DataLoader draws a seed for its workers; without its own generator it would disturb torch's global one.
+        # DataLoader draws a base seed; a generator of its own keeps torch's global one unchanged.
         generator=torch.Generator(),
     )
 
 
 def _start_worker(_: int) -> None:
-    """Set up a worker process: one thread, and Ctrl-C left to the main process, which ends its workers."""
+    """Set up a worker process: one thread, and SIGINT ignored, since the main process ends its workers."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = _unless_main_is_gone
+    sys.excepthook = _ignore_closed_connection
 
 
-def _unless_main_is_gone(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Report an exception in a worker's helper thread, unless it is that the main process has hung up.
+def _ignore_closed_connection(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Report an exception in a helper thread of a worker, unless the main process has closed the connection.
 
-    The thread hands tensors over; where Ctrl-C comes in the middle of that, its traceback tells nobody anything.
-    Errors of a dataset do not come this way: they are raised in the main process.
+    Ctrl-C may come while the thread hands over tensors. Errors of the dataset are raised in the main process instead.
     """
     if not issubclass(kind, EOFError | ConnectionError):
         sys.__excepthook__(kind, error, trace)

@@ -1,7 +1,7 @@
-"""One rule for all randomness of the data: a generator is a pure function of a purpose and a few integers.
+"""Random generators that are pure functions of a purpose and a few integers.
 
-Nothing is carried from call to call, so a run that resumes at step 1,000, or that reads with four workers
-instead of none, sees the very same images and crops.
+There is no state between calls, so that a resumed run, or one with another number of workers, sees the same images
+and crops.
 """
 
 from typing import Final
@@ -19,11 +19,11 @@ _WORD: Final = 0xFFFFFFFF
 
 
 def generator(purpose: int, *key: int) -> np.random.Generator:
-    """Make the generator of a purpose and a key.
+    """Return the generator of a purpose and a key.
 
     Args:
-        purpose: One of this module's constants, so that streams of different purposes never meet.
-        *key: Integers of up to 64 bits; negative ones are allowed and differ from their positives.
+        purpose: One of the constants of this module; different purposes have independent streams.
+        *key: Integers of up to 64 bits, positive or negative.
 
     Example:
         >>> bool(generator(CROPS, 0, -1).random() == generator(CROPS, 0, -1).random())
@@ -31,9 +31,9 @@ def generator(purpose: int, *key: int) -> np.random.Generator:
         >>> bool(generator(CROPS, 0, -1).random() == generator(CROPS, 0, 1).random())
         False
     """
-    # Two words for each integer: keys of one length can then never be spelled by the same words.
+    # Two words per integer, so that different keys of one length never have the same words.
     words = [purpose]
     for part in key:
         words += [part & _WORD, (part >> 32) & _WORD]
-    entropy = np.array(words, np.uint32)  # a list of words is the same, in four times the time
+    entropy = np.array(words, np.uint32)  # the same stream as from a list, in a quarter of the time
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))

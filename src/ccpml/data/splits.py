@@ -1,7 +1,7 @@
-"""Which classes train, which validate and which test: always three disjoint sets of classes.
+"""Split of the classes into disjoint sets for training, validation and testing.
 
-The protocol is that of Musgrave et al. (ECCV 2020): the second half of the classes is for testing; the first
-half is cut into contiguous parts, of which one validates and the others train.
+The protocol is that of Musgrave et al. (ECCV 2020): the second half of the classes is for testing; the first half is
+cut into contiguous folds, one for validation and the others for training.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ccpml.data.sources.own import Source
+from ccpml.data.sources.source import Source
 from ccpml.data.table import ImageTable
 
 __all__ = ["Splits", "fold_ranges", "make_splits", "split_classes"]
@@ -23,14 +23,13 @@ class Splits:
     """Three tables without a class in common.
 
     Attributes:
-        train: Classes to train on; its ``roles`` are None.
-        validation: Classes that decide when to stop.
-        test: Classes to report on; looked at once. ``roles``, here and in validation, are None or say query or
-            gallery for each image.
+        train: Training classes; ``roles`` is None.
+        validation: Validation classes; ``roles`` is None, or query or gallery for each image.
+        test: Test classes; ``roles`` as in validation.
 
     Raises:
-        ValueError: If a class is in two tables, a table has fewer than two classes, or validation or test have
-            no query that could find anything.
+        ValueError: If a class is in two tables, a table has fewer than two classes, or no query of validation or test
+            has a match.
     """
 
     train: ImageTable
@@ -43,49 +42,44 @@ class Splits:
         for split, table in parts.items():
             for name in table.class_names:
                 if name in seen:
-                    raise ValueError(f"class {name!r} is in {seen[name]} and in {split}; classes must be disjoint")
+                    raise ValueError(f"class {name!r}: expected in one split, got {seen[name]} and {split}")
                 seen[name] = split
             if table.num_classes < 2:
                 raise ValueError(
-                    f"{split} has one class ({table.class_names[0]!r}); it needs two or more to tell apart; "
-                    "give more classes, or fewer folds"
+                    f"{split}: expected at least two classes, got 1 ({table.class_names[0]!r}); add classes, or use "
+                    "fewer folds"
                 )
         object.__setattr__(self, "train", replace(self.train, roles=None))
         object.__setattr__(self, "validation", _checked("validation", self.validation))
         object.__setattr__(self, "test", _checked("test", self.test))
 
-    def describe(self) -> str:
-        """Say in three lines how many classes and images each split has."""
-        parts = [("train", self.train), ("validation", self.validation), ("test", self.test)]
-        return "\n".join(f"{split:<10} {_size(table)}" for split, table in parts)
-
 
 def make_splits(
     source: Source, test_classes: Sequence[str] | None = None, folds: int = 4, fold: int | None = None
 ) -> Splits:
-    """Split a source: as it says itself, else by halves and folds.
+    """Split a source by its own split, or else by halves and folds.
 
     Args:
-        source: Images, perhaps with a split of their own. If that has no validation classes, or a fold is asked
-            for, its classes that are not for testing are cut into folds.
+        source: Images. If their own split has no validation classes, or ``fold`` is given, the classes that are not
+            for testing are cut into folds.
         test_classes: Patterns of the test classes, for a source without a split; see ``split_classes``.
         folds: Number of folds.
-        fold: Which of them validates. None: the source's own validation classes, else fold 0.
+        fold: Number of the validation fold. None: the source's own validation classes, or else fold 0.
 
     Raises:
-        ValueError: If the source has its own split and ``test_classes`` is given too, if it has no classes for
-            training or testing, or for any reason of ``split_classes``.
+        ValueError: If ``test_classes`` is given for a source with a split, the split lacks training or test classes,
+            or as in ``split_classes``.
     """
     table, split_of_class = source.table, source.split_of_class
     if split_of_class is None:
         return split_classes(table, test_classes, folds, fold or 0)
     if test_classes is not None:
-        raise ValueError("the data have a split of their own: leave out the test classes, or remove that split")
+        raise ValueError("test classes: expected none, as the data have their own split; remove one of the two")
     splits = np.array([split_of_class[name] for name in table.class_names])
     train, validation, test = (np.flatnonzero(splits == s) for s in ("train", "validation", "test"))
     for split, classes in (("train", train), ("test", test)):
         if not classes.size:
-            raise ValueError(f"the split of the data has no class for {split}; give some, or remove the split")
+            raise ValueError(f"split of the data: expected at least two classes in {split}, got 0; add some")
     if fold is not None or not validation.size:
         train, validation = _cut_fold(np.flatnonzero(splits != "test"), folds, fold or 0)
     return Splits(table.subset(train), table.subset(validation), table.subset(test))
@@ -94,14 +88,14 @@ def make_splits(
 def split_classes(
     table: ImageTable, test_classes: Sequence[str] | None = None, folds: int = 4, fold: int = 0
 ) -> Splits:
-    """Split the classes of a table: test classes, and the rest in folds of which one validates.
+    """Split the classes of a table into test classes and folds of the others.
 
     Args:
         table: All images.
-        test_classes: Names or shell patterns (``Greek/*``) of the test classes; by default the second half of
-            the classes, in the order of their labels.
-        folds: Number of contiguous parts of the other classes, two or more.
-        fold: The part that validates, 0..folds-1; the others train.
+        test_classes: Names or shell patterns (``Greek/*``) of the test classes; by default the second half of the
+            classes in the order of their labels.
+        folds: Number of contiguous folds of the other classes, at least two.
+        fold: Number of the validation fold, 0..folds-1; the other folds are for training.
 
     Raises:
         ValueError: If a pattern matches no class, the fold does not exist, or there are too few classes.
@@ -111,13 +105,13 @@ def split_classes(
     else:
         is_test = _matching(table.class_names, test_classes)
     if not is_test.any():
-        raise ValueError(f"no class is left for testing: the data have {table.num_classes}")
+        raise ValueError(f"test: needs at least two classes, got 0 of {table.num_classes}")
     train, validation = _cut_fold(np.flatnonzero(~is_test), folds, fold)
     return Splits(table.subset(train), table.subset(validation), table.subset(np.flatnonzero(is_test)))
 
 
 def fold_ranges(num_classes: int, folds: int) -> tuple[range, ...]:
-    """Cut 0..num_classes-1 into contiguous ranges whose sizes differ by at most one, the larger first.
+    """Cut 0..num_classes-1 into contiguous ranges whose sizes differ by at most one, larger ones first.
 
     Raises:
         ValueError: If there are fewer than two folds, or fewer classes than folds.
@@ -127,11 +121,11 @@ def fold_ranges(num_classes: int, folds: int) -> tuple[range, ...]:
         (range(0, 3), range(3, 6), range(6, 8), range(8, 10))
     """
     if folds < 2:
-        raise ValueError(f"folds: expected two or more, got {folds}")
+        raise ValueError(f"folds: expected 2 or more, got {folds}")
     if num_classes < folds:
         raise ValueError(
-            f"{num_classes} classes are left for training and validation, too few for {folds} folds; "
-            "give more classes, or fewer folds"
+            f"training and validation: expected at least {folds} classes for {folds} folds, got {num_classes}; add "
+            "classes, or use fewer folds"
         )
     size, larger = divmod(num_classes, folds)
     starts = [part * size + min(part, larger) for part in range(folds + 1)]
@@ -139,7 +133,7 @@ def fold_ranges(num_classes: int, folds: int) -> tuple[range, ...]:
 
 
 def _cut_fold(classes: NDArray[np.intp], folds: int, fold: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Cut classes into those that train and those that validate."""
+    """Return the training and the validation classes."""
     parts = fold_ranges(len(classes), folds)
     if not 0 <= fold < folds:
         raise ValueError(f"fold: expected 0..{folds - 1}, got {fold}")
@@ -153,7 +147,7 @@ def _matching(names: Sequence[str], patterns: Sequence[str]) -> NDArray[np.bool_
     for pattern in patterns:
         hits = np.array([name == pattern or fnmatchcase(name, pattern) for name in names])
         if not hits.any():
-            raise ValueError(f"test classes: {pattern!r} matches no class; the classes are {_some(names)}")
+            raise ValueError(f"test classes: {pattern!r} matches none of {_some(names)}")
         matches |= hits
     return matches
 
@@ -164,24 +158,16 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _checked(split: str, table: ImageTable) -> ImageTable:
-    """Check that a query can find something, and drop roles if no image has one."""
+    """Check that some query has a match, and drop roles if no image has one."""
     roles = table.roles
     if roles is None or not (roles != "").any():
         if table.class_sizes().max() < 2:
-            raise ValueError(f"{split}: no class has two images, so that no image could find another")
+            raise ValueError(f"{split}: expected a class with at least two images, got none")
         return replace(table, roles=None)
     if (roles == "").any():
         row = int(np.flatnonzero(roles == "")[0])
-        raise ValueError(f"{split}: {table.name_of(row)} has no role; give one to all images of a split or to none")
+        raise ValueError(f"{split}: {table.name_of(row)} has no role; set it for all images of a split or for none")
     in_both = np.intersect1d(table.labels[roles == "query"], table.labels[roles == "gallery"])
     if not in_both.size:
-        raise ValueError(f"{split}: no class has both a query and a gallery image")
+        raise ValueError(f"{split}: expected a class with both query and gallery images, got none")
     return table
-
-
-def _size(table: ImageTable) -> str:
-    text = f"{table.num_classes:,} classes, {len(table):,} images"
-    if table.roles is None:
-        return text
-    queries = int((table.roles == "query").sum())
-    return f"{text} ({queries:,} queries, {len(table) - queries:,} in the gallery)"

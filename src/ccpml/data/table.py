@@ -1,4 +1,4 @@
-"""The image table: the images of a set and their classes, and how to cut smaller sets from it."""
+"""Table of the images of a set and their classes, with selection of classes and rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,15 +19,14 @@ class ImageTable:
     """The images of a set and the class of each. N images, C classes; every class has an image.
 
     Attributes:
-        images: Paths (or images of a packed file, which stand for theirs), or decoded images in memory: uint8,
-            (N, H, W) grey or (N, H, W, 3) colour.
+        images: Paths, packed images, or decoded images in memory: uint8, (N, H, W) gray or (N, H, W, 3) color.
         labels: Class of each image, 0..C-1: int64, (N,).
-        class_names: Name of each class: C distinct strings, in the order of the labels.
-        roles: Part of each image in retrieval, ``"query"`` or ``"gallery"`` (``""``: neither), (N,); or None
-            where every image is both.
-        name: What the set is called; names images that are in memory.
-        numbers: The numbers by which images in memory are named: those of the set that they were cut from,
-            int64, (N,). 0..N-1 if not given; None for paths.
+        class_names: Distinct names of the C classes, in the order of the labels.
+        roles: Role of each image in retrieval, ``"query"``, ``"gallery"`` or ``""`` for neither, (N,). None: every
+            image is both.
+        name: Name of the set, used to name images in memory.
+        numbers: Numbers of images in memory in the set from which they were selected: int64, (N,). By default 0..N-1;
+            None for paths.
 
     Raises:
         ValueError: If the parts do not fit together; the message says which.
@@ -57,7 +56,7 @@ class ImageTable:
             object.__setattr__(self, "images", tuple(self.images))
             object.__setattr__(self, "numbers", None)
         if not len(self.images):
-            raise ValueError("an image table needs at least one image")
+            raise ValueError("images: expected at least one, got 0")
         object.__setattr__(self, "class_names", tuple(self.class_names))
         object.__setattr__(self, "labels", _int64("labels", self.labels, len(self.images)))
         _check_classes(self.labels, self.class_names)
@@ -78,24 +77,24 @@ class ImageTable:
         return not isinstance(self.images, np.ndarray) and all(isinstance(x, PackedImage) for x in self.images)
 
     def class_sizes(self) -> NDArray[np.int64]:
-        """Count the images of each class: int64, (C,)."""
+        """Return the number of images of each class: int64, (C,)."""
         return np.bincount(self.labels, minlength=self.num_classes).astype(np.int64)
 
     def name_of(self, row: int) -> str:
-        """Name an image for people: its path, or set and number as in ``glyphs[123]``."""
+        """Return the name of an image: its path, or set and number as in ``glyphs[123]``."""
         if self.numbers is None:
             image = self.images[row]
             return str(image.path if isinstance(image, PackedImage) else image)
         return f"{self.name}[{self.numbers[row]}]"
 
     def subset(self, class_ids: Sequence[int] | NDArray[np.int64]) -> "ImageTable":
-        """Keep the images of some classes, in the order of the table; labels follow the order of the ids.
+        """Return the images of some classes, in the order of the table; labels follow the order of ``class_ids``.
 
         Args:
             class_ids: Distinct labels of this table.
 
         Raises:
-            ValueError: If there are none, or one is repeated or unknown.
+            ValueError: If ``class_ids`` is empty, or a class is repeated or unknown.
         """
         ids = np.asarray(class_ids, dtype=np.int64)
         if ids.size == 0 or np.unique(ids).size != ids.size:
@@ -108,13 +107,13 @@ class ImageTable:
         return self._cut(rows, new_label[self.labels[rows]], ids)
 
     def select(self, rows: Sequence[int] | NDArray[np.int64] | NDArray[np.bool_]) -> "ImageTable":
-        """Keep some images, in the order given; classes that lose all their images are dropped.
+        """Return some images in the given order; classes that lose all their images are dropped.
 
         Args:
             rows: Row numbers, or a mask of N booleans.
 
         Raises:
-            ValueError: If no row is kept, or a row or the mask's length is not the table's.
+            ValueError: If no row is selected, or a row or the length of the mask is invalid.
         """
         chosen = np.asarray(rows)
         if chosen.dtype == np.bool_:
@@ -122,7 +121,7 @@ class ImageTable:
                 raise ValueError(f"rows: expected a mask of {len(self)} booleans, got shape {chosen.shape}")
             chosen = np.flatnonzero(chosen)
         if chosen.size == 0:
-            raise ValueError("rows: at least one image must be kept")
+            raise ValueError("rows: expected at least one, got 0")
         if chosen.min() < 0 or chosen.max() >= len(self):
             raise ValueError(f"rows: expected 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
         ids, labels = np.unique(self.labels[chosen], return_inverse=True)
@@ -141,13 +140,13 @@ class ImageTable:
 
 
 def _check_pixels(images: NDArray[np.uint8]) -> None:
-    colour = images.ndim == 4 and images.shape[-1] == 3
-    if images.dtype != np.uint8 or not (images.ndim == 3 or colour):
+    color = images.ndim == 4 and images.shape[-1] == 3
+    if images.dtype != np.uint8 or not (images.ndim == 3 or color):
         raise ValueError(
             f"images: expected uint8 of shape (N, H, W) or (N, H, W, 3), got {images.dtype} {images.shape}"
         )
     if 0 in images.shape[1:]:
-        raise ValueError(f"images: each needs at least one pixel, got shape {images.shape}")
+        raise ValueError(f"images: expected at least one pixel each, got shape {images.shape}")
 
 
 def _int64(what: str, values: ArrayLike, length: int) -> NDArray[np.int64]:
@@ -159,7 +158,7 @@ def _int64(what: str, values: ArrayLike, length: int) -> NDArray[np.int64]:
 
 def _check_classes(labels: NDArray[np.int64], class_names: tuple[str, ...]) -> None:
     if len(set(class_names)) != len(class_names):
-        raise ValueError("class_names: two classes have the same name")
+        raise ValueError("class_names: expected distinct names, got duplicates")
     if labels.min() < 0 or labels.max() >= len(class_names):
         raise ValueError(
             f"labels: expected 0..{len(class_names) - 1} ({len(class_names)} class names), "
@@ -167,14 +166,16 @@ def _check_classes(labels: NDArray[np.int64], class_names: tuple[str, ...]) -> N
         )
     empty = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
     if empty.size:
-        raise ValueError(f"labels: class {class_names[empty[0]]!r} has no images ({empty.size} such classes)")
+        raise ValueError(
+            f"labels: expected images of every class, got none of {class_names[empty[0]]!r} and {empty.size - 1} others"
+        )
 
 
 def _checked_roles(roles: NDArray[np.str_], length: int) -> NDArray[np.str_]:
     array = np.asarray(roles, dtype=np.str_)
     if array.shape != (length,):
-        raise ValueError(f"roles: expected one for each of {length} images, got shape {array.shape}")
+        raise ValueError(f"roles: expected {length}, one for each image, got shape {array.shape}")
     unknown = set(np.unique(array).tolist()) - set(_ROLES)
     if unknown:
-        raise ValueError(f"roles: expected 'query' or 'gallery' (or empty), got {sorted(unknown)[0]!r}")
+        raise ValueError(f"roles: expected 'query', 'gallery' or '', got {sorted(unknown)[0]!r}")
     return array

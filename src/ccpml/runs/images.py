@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ccpml.backbones import find_backbone
-from ccpml.data import BadImage, ImageTable, Splits, all_grey, check_images, load_source, make_splits
-from ccpml.data.sources.own import Source
+from ccpml.data import BadImage, ImageTable, Splits, all_gray, check_images, load_source, make_splits
+from ccpml.data.sources.source import Source
 from ccpml.data.upkeep.check_log import CheckLog
+from ccpml.data_name import DataName
 from ccpml.runs.build import transforms
 from ccpml.runs.settings import ResolvedSettings
 
@@ -80,7 +81,7 @@ def load_images(settings: ResolvedSettings, progress: bool = True) -> RunImages:
     splits = make_splits(checked, settings.test_classes or None, settings.folds, fold)
     if settings.channels != "auto":
         return RunImages(splits, bad, settings.channels)
-    return RunImages(splits, bad, 1 if find_backbone(settings.backbone).takes_gray and all_grey(table) else 3)
+    return RunImages(splits, bad, 1 if find_backbone(settings.backbone).takes_gray and all_gray(table) else 3)
 
 
 def cached_side(settings: ResolvedSettings) -> int:
@@ -92,7 +93,7 @@ def readable_images(
     source: Source, name: str, skip_bad: bool, progress: bool = True
 ) -> tuple[ImageTable, list[BadImage]]:
     """Check that the images of a set can be read; list on standard error those that are left out."""
-    log = None if source.folder is None else CheckLog(source.folder, name)
+    log = None if source.folder is None else CheckLog(source.folder, DataName.parse(name))
     table, bad = check_images(source.table, skip_bad, progress, log)
     if bad:
         named = "; ".join(f"{image.name}: {image.reason}" for image in bad[:10])

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccpml.data import ImageTable, all_grey, check_images, load_folder, read_image
+from ccpml.data import ImageTable, all_gray, check_images, load_folder, read_image
 from ccpml.data.images.cache import cache_folder, pack_source, use_cache
-from ccpml.data.images.cache_index import index_key, read_index
+from ccpml.data.images.cache_index import CacheError, index_key, read_index
 from ccpml.data.images.packed import PackedImage
-from ccpml.data.sources.own import Source
+from ccpml.data.sources.source import Source
+from ccpml.data_name import DataName
 from tests.data.caches import NAME, content, fill, packed
 
 
@@ -48,8 +49,8 @@ def test_tables_of_packed_images_are_like_those_of_files(tmp_path: Path) -> None
     assert table.subset([1]).name_of(0) == names[2]
     assert table.select([5, 0]).name_of(0) == names[5]
     assert check_images(table) == (table, [])
-    assert not all_grey(table)
-    assert all_grey(table.select([1]))
+    assert not all_gray(table)
+    assert all_gray(table.select([1]))
     small = pickle.dumps(table.images)
     assert pickle.loads(small) == table.images
     assert len(small) < 2000
@@ -60,7 +61,7 @@ def test_the_cache_moves_with_its_folder(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "here").rename(tmp_path / "there")
     monkeypatch.chdir(tmp_path / "there")
     for folder in (tmp_path / "there", Path(), Path("../there")):
-        images = use_cache(load_folder(folder), folder, NAME).table.images
+        images = use_cache(load_folder(folder), NAME).table.images
         assert all(isinstance(image, PackedImage) for image in images)
         assert all(np.array_equal(read_image(image, 3), e) for image, e in zip(images, expected, strict=True))
 
@@ -84,17 +85,17 @@ def test_keys(path: str, folder: str, key: str) -> None:
 
 def test_without_a_complete_cache_the_set_is_unchanged(tmp_path: Path) -> None:
     source = load_folder(fill(tmp_path))
-    assert use_cache(source, tmp_path, NAME) is source
+    assert use_cache(source, NAME) is source
     cache_folder(tmp_path, NAME).with_name("folder.partial").mkdir(parents=True)
-    assert use_cache(source, tmp_path, NAME) is source
+    assert use_cache(source, NAME) is source
     packed(tmp_path, side=32)
-    assert use_cache(source, tmp_path, "csv:list.csv") is source
-    assert use_cache(source, tmp_path, NAME, side=33) is source
-    assert use_cache(source, tmp_path, NAME, side=32) is not source
+    assert use_cache(source, DataName("csv", "list.csv")) is source
+    assert use_cache(source, NAME, side=33) is source
+    assert use_cache(source, NAME, side=32) is not source
     memory = Source(ImageTable(np.zeros((1, 4, 4), np.uint8), np.array([0]), ("a",)))
-    assert use_cache(memory, tmp_path, NAME) is memory
-    with pytest.raises(ValueError, match="glyphs: its images are in memory"):
-        pack_source(memory, tmp_path, "glyphs")
+    assert use_cache(memory, NAME) is memory
+    with pytest.raises(ValueError, match="glyphs: expected image files, got images in memory"):
+        pack_source(memory, DataName("glyphs"))
 
 
 def change(path: Path) -> None:
@@ -108,27 +109,27 @@ def cut_off(path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "harm", "message"),
     [
-        ("b/3.jpeg", change, r"3\.jpeg: changed or gone"),
-        ("b/3.jpeg", Path.unlink, r"3\.jpeg: changed or gone"),
-        (".ccpml-cache/folder/pixels-*.bin", cut_off, r"pixels-\w+\.bin: has [\d,]+ bytes and not [\d,]+"),
-        (".ccpml-cache/folder/pixels-*.bin", Path.unlink, r"pixels-\w+\.bin: is missing"),
-        (".ccpml-cache/folder/index.json", Path.unlink, r"index\.json: cannot be read"),
-        (".ccpml-cache/folder/index.json", lambda path: path.write_bytes(b""), r"index\.json: not a sound index"),
-        (".ccpml-cache/folder/index.json", lambda path: path.write_bytes(b"[]"), r"index\.json: not a sound index"),
+        ("b/3.jpeg", change, r"3\.jpeg has changed or was removed"),
+        ("b/3.jpeg", Path.unlink, r"3\.jpeg has changed or was removed"),
+        (".ccpml-cache/folder/pixels-*.bin", cut_off, r"pixels-\w+\.bin: expected [\d,]+ bytes, got [\d,]+"),
+        (".ccpml-cache/folder/pixels-*.bin", Path.unlink, r"pixels-\w+\.bin: not found"),
+        (".ccpml-cache/folder/index.json", Path.unlink, r"index\.json cannot be read"),
+        (".ccpml-cache/folder/index.json", lambda path: path.write_bytes(b""), r"index\.json is invalid"),
+        (".ccpml-cache/folder/index.json", lambda path: path.write_bytes(b"[]"), r"index\.json is invalid"),
         (".ccpml-cache/folder/index.json", cut_off, None),
     ],
 )
-def test_what_does_not_fit_is_named_with_the_way_out(tmp_path: Path, file: str, harm: Any, message: str | None) -> None:
+def test_changed_files_and_damaged_caches_are_named(tmp_path: Path, file: str, harm: Any, message: str | None) -> None:
     source = load_folder(fill(tmp_path))
     first = packed(tmp_path)
     before = content(tmp_path)
     harm(next(tmp_path.glob(file)))
-    if message is None:  # a lost line end is no loss
-        assert use_cache(source, tmp_path, NAME).table.images == first.table.images
+    if message is None:  # a missing final newline is harmless
+        assert use_cache(source, NAME).table.images == first.table.images
         return
-    with pytest.raises(ValueError, match=message) as caught:
-        use_cache(source, tmp_path, NAME)
-    assert f"run `ccpml data cache {NAME}` again, or remove {cache_folder(tmp_path, NAME)}" in str(caught.value)
+    with pytest.raises(CacheError, match=message) as caught:
+        use_cache(source, NAME)
+    assert str(caught.value).startswith(f"{cache_folder(tmp_path, NAME)}: cache cannot be used")
     packed(tmp_path)
     assert file.startswith("b/") or content(tmp_path) == before
 
@@ -136,8 +137,8 @@ def test_what_does_not_fit_is_named_with_the_way_out(tmp_path: Path, file: str, 
 def test_images_that_were_added_are_named(tmp_path: Path) -> None:
     packed(fill(tmp_path))
     shutil.copy(tmp_path / "b/3.jpeg", tmp_path / "b/4.jpg")
-    with pytest.raises(ValueError, match=r"4\.jpg: not among the images packed"):
-        use_cache(load_folder(tmp_path), tmp_path, NAME)
+    with pytest.raises(ValueError, match=r"4\.jpg not found in it"):
+        use_cache(load_folder(tmp_path), NAME)
     assert len(packed(tmp_path).table) == 7
 
 
@@ -159,7 +160,7 @@ def test_an_edited_index_is_refused(tmp_path: Path, edit: dict[str, Any]) -> Non
     packed(fill(tmp_path))
     file = cache_folder(tmp_path, NAME) / "index.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | edit))
-    with pytest.raises(ValueError, match=r"index\.json: not a sound index"):
+    with pytest.raises(ValueError, match=r"index\.json is invalid"):
         read_index(file.parent)
 
 
@@ -169,15 +170,15 @@ def test_what_is_lost_while_in_use_is_an_error_that_names_the_image(tmp_path: Pa
     home = cache_folder(tmp_path, NAME)
     os.truncate(next(home.glob("*.bin")), 10)
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"thin\.png: the packed file .* is cut off; pack the images again"):
+        with pytest.raises(ValueError, match=r"thin\.png: packed file .* is truncated; build the cache again"):
             read_image(images[5], 3)
         _forget_mappings()
     next(home.glob("*.bin")).unlink()
-    with pytest.raises(ValueError, match=r"thin\.png: its packed file .* cannot be opened"):
+    with pytest.raises(ValueError, match=r"thin\.png: packed file .* cannot be opened"):
         read_image(images[5], 3)
 
 
 def _forget_mappings() -> None:
-    from ccpml.data import packed as module
+    from ccpml.data.images import packed as module
 
     module._mapped.cache_clear()

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from ccpml.data.images.read import BadImageError, decode_image, header_is_grey, read_image
+from ccpml.data.images.read import BadImageError, decode_image, header_is_gray, read_image
 from tests.data.pictures import encoded, smooth
 
-COLOUR = smooth(40, 60)
-GREY = smooth(40, 60, 1)
+COLOR = smooth(40, 60)
+GRAY = smooth(40, 60, 1)
 
 
 def luma(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -28,17 +28,17 @@ def off_by(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> int:
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
 def test_lossless_files_come_back_exactly(kind: str, tmp_path: Path) -> None:
-    for pixels in (COLOUR, GREY):
+    for pixels in (COLOR, GRAY):
         path = tmp_path / "image"
         path.write_bytes(encoded(pixels, kind))
         as_rgb = pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
-        as_grey = luma(pixels) if pixels.ndim == 3 else pixels[:, :, None]
+        as_gray = luma(pixels) if pixels.ndim == 3 else pixels[:, :, None]
         assert np.array_equal(read_image(path, 3), as_rgb)
-        assert np.array_equal(read_image(str(path), 1), as_grey)
+        assert np.array_equal(read_image(str(path), 1), as_gray)
 
 
 def test_jpeg_is_what_pillow_decodes() -> None:
-    for pixels in (COLOUR, GREY):
+    for pixels in (COLOR, GRAY):
         data = encoded(pixels, "JPEG", quality=92)
         with Image.open(io.BytesIO(data)) as image:
             assert off_by(decode_image(data, 3), np.asarray(image.convert("RGB"))) <= 1
@@ -46,19 +46,19 @@ def test_jpeg_is_what_pillow_decodes() -> None:
 
 
 def test_cmyk_jpeg() -> None:
-    data = encoded(Image.fromarray(COLOUR).convert("CMYK"), "JPEG", quality=95)
-    assert off_by(decode_image(data, 3), COLOUR) < 16
+    data = encoded(Image.fromarray(COLOR).convert("CMYK"), "JPEG", quality=95)
+    assert off_by(decode_image(data, 3), COLOR) < 16
     assert decode_image(data, 1).shape == (40, 60, 1)
 
 
 def test_palette() -> None:
-    image = Image.fromarray(COLOUR).quantize(16)
+    image = Image.fromarray(COLOR).quantize(16)
     assert np.array_equal(decode_image(encoded(image, "PNG"), 3), np.asarray(image.convert("RGB")))
     assert np.array_equal(decode_image(encoded(image, "GIF"), 3), np.asarray(image.convert("RGB")))
 
 
 def test_one_bit() -> None:
-    image = Image.fromarray(GREY).convert("1")
+    image = Image.fromarray(GRAY).convert("1")
     for kind in ("PNG", "TIFF"):
         assert set(np.unique(decode_image(encoded(image, kind), 1)).tolist()) == {0, 255}
         assert decode_image(encoded(image, kind), 3).shape == (40, 60, 3)
@@ -81,13 +81,13 @@ def png_16_bit_rgb(value: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 2)) + chunk(b"IEND", b"")
 
 
-def test_sixteen_bit_colour_is_scaled() -> None:
+def test_sixteen_bit_color_is_scaled() -> None:
     assert np.unique(decode_image(png_16_bit_rgb(0x80FF), 3)).tolist() == [0x80]
 
 
 def test_pixels_without_a_known_range_are_refused() -> None:
     for array in (np.full((4, 4), 70000, np.int32), np.ones((4, 4), np.float32)):
-        with pytest.raises(BadImageError, match="range is not known"):
+        with pytest.raises(BadImageError, match="unknown range"):
             decode_image(encoded(Image.fromarray(array), "TIFF"), 1)
 
 
@@ -116,7 +116,7 @@ def test_transparency_is_laid_on_white() -> None:
 
 def test_one_pixel_wide() -> None:
     for kind in ("PNG", "JPEG"):
-        assert decode_image(encoded(COLOUR[:, :1].copy(), kind), 3, min_size=8).shape == (40, 1, 3)
+        assert decode_image(encoded(COLOR[:, :1].copy(), kind), 3, min_size=8).shape == (40, 1, 3)
 
 
 def test_reduced_size_keeps_the_shorter_side_and_the_picture() -> None:
@@ -128,15 +128,15 @@ def test_reduced_size_keeps_the_shorter_side_and_the_picture() -> None:
 
 
 def test_arrays() -> None:
-    assert read_image(COLOUR, 3) is COLOUR
-    assert np.array_equal(read_image(COLOUR, 1), luma(COLOUR))
-    assert np.array_equal(read_image(GREY, 1)[:, :, 0], GREY)
-    assert np.array_equal(read_image(GREY[:, :, None], 3)[:, :, 2], GREY)
+    assert read_image(COLOR, 3) is COLOR
+    assert np.array_equal(read_image(COLOR, 1), luma(COLOR))
+    assert np.array_equal(read_image(GRAY, 1)[:, :, 0], GRAY)
+    assert np.array_equal(read_image(GRAY[:, :, None], 3)[:, :, 2], GRAY)
     for array in (np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2), np.float32), np.zeros((0, 2), np.uint8)):
         with pytest.raises(ValueError, match="image: expected uint8"):
             read_image(array, 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="channels"):
-        read_image(COLOUR, 2)
+        read_image(COLOR, 2)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -163,7 +163,7 @@ def test_what_is_no_image(tmp_path: Path) -> None:
         with pytest.raises(BadImageError, match=f"{name}: .*{reason}"):
             read_image(tmp_path / name, 3)
     for path in (tmp_path, tmp_path / "missing.png"):
-        for read in (lambda path: read_image(path, 3), header_is_grey):
+        for read in (lambda path: read_image(path, 3), header_is_gray):
             with pytest.raises(BadImageError, match="cannot be opened"):
                 read(path)
 
@@ -172,21 +172,21 @@ def test_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in (2000, 500):  # a warning of Pillow's, and an error
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         for kind in ("PNG", "JPEG"):
-            with pytest.raises(BadImageError, match=r"bomb\.png: refused, it has more than"):
-                decode_image(encoded(COLOUR, kind), 3, name="bomb.png")
+            with pytest.raises(BadImageError, match=r"bomb\.png: too large: more than"):
+                decode_image(encoded(COLOR, kind), 3, name="bomb.png")
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_bombs_are_refused_where_warnings_are_not_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
-    with pytest.raises(BadImageError, match="refused"):
-        decode_image(encoded(COLOUR, "PNG"), 3)
+    with pytest.raises(BadImageError, match="too large"):
+        decode_image(encoded(COLOR, "PNG"), 3)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]), st.data())
 def test_damaged_files_are_read_or_refused_and_nothing_else(kind: str, data: st.DataObject) -> None:
-    content = bytearray(encoded(COLOUR, kind))
+    content = bytearray(encoded(COLOR, kind))
     for _ in range(data.draw(st.integers(1, 5))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
@@ -197,20 +197,20 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(kind: str, data: st.
     assert pixels.shape[2] == 3
 
 
-def test_headers_tell_grey(tmp_path: Path) -> None:
-    grey = Image.fromarray(GREY)
-    wide = Image.fromarray(GREY.astype(np.uint16) * 257)
+def test_headers_tell_gray(tmp_path: Path) -> None:
+    gray = Image.fromarray(GRAY)
+    wide = Image.fromarray(GRAY.astype(np.uint16) * 257)
     cases = [
-        (encoded(grey, "PNG"), True),
-        (encoded(grey, "JPEG"), True),
-        (encoded(grey.convert("1"), "PNG"), True),
-        (encoded(grey.convert("LA"), "PNG"), True),
+        (encoded(gray, "PNG"), True),
+        (encoded(gray, "JPEG"), True),
+        (encoded(gray.convert("1"), "PNG"), True),
+        (encoded(gray.convert("LA"), "PNG"), True),
         (encoded(wide, "PNG"), True),
         (encoded(wide, "PPM"), True),
-        (encoded(COLOUR, "PNG"), False),
-        (encoded(grey.convert("RGB"), "JPEG"), False),
-        (encoded(grey.convert("P"), "PNG"), False),
+        (encoded(COLOR, "PNG"), False),
+        (encoded(gray.convert("RGB"), "JPEG"), False),
+        (encoded(gray.convert("P"), "PNG"), False),
     ]
     for data, expected in cases:
         (tmp_path / "image").write_bytes(data)
-        assert header_is_grey(tmp_path / "image") is expected
+        assert header_is_gray(tmp_path / "image") is expected

@@ -5,8 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccpml.data import BENCHMARKS, check_images, load_benchmark, load_source, make_splits
-from ccpml.data.sources.benchmarks import benchmark_folder, find_benchmark
+from ccpml.data import check_images, load_benchmark, load_source, make_splits
+from ccpml.data.sources.benchmarks import (
+    BenchmarkNotFoundError,
+    IncompleteBenchmarkError,
+    benchmark_folder,
+    find_benchmark,
+)
+from ccpml.data_name import BENCHMARKS
 from tests.data.layouts import LAYOUTS, PER_CLASS, make_cars196_devkit, make_cub, make_inshop, make_sop, small_counts
 
 
@@ -22,7 +28,7 @@ def copy(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
 
 
 def test_published_splits(copy: tuple[str, Path], tmp_path: Path) -> None:
-    """The first half of the classes trains, in the order of their numbers, and every image is read."""
+    """The first half of the classes, ordered by number, is for training, and every image can be read."""
     name, folder = copy
     source = load_benchmark(name, tmp_path)
     table = source.table
@@ -52,7 +58,7 @@ def test_labels_are_those_of_the_files(tmp_path: Path) -> None:
         assert Path(table.name_of(row)).parent.name == table.class_names[label]
 
 
-def test_where_it_may_lie(copy: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usual_folders(copy: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, folder = copy
     assert benchmark_folder(name, folder) == folder
     assert benchmark_folder(name, str(tmp_path)) == folder
@@ -61,17 +67,17 @@ def test_where_it_may_lie(copy: tuple[str, Path], tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("CCPML_DATA", str(tmp_path))
     assert len(load_source(name).table) == 40
     (tmp_path / name).rename(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match=rf"{name}: not in .*ccpml data fetch {name}"):
+    with pytest.raises(BenchmarkNotFoundError, match=f"{name}: not found in .*: expected "):
         load_benchmark(name)
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(BenchmarkNotFoundError, match=r"none: folder not found \(data root\)"):
         load_benchmark(name, tmp_path / "none")
     monkeypatch.delenv("CCPML_DATA")
-    with pytest.raises(ValueError, match="Give --data-root, or set CCPML_DATA"):
+    with pytest.raises(BenchmarkNotFoundError, match="data root unknown; set CCPML_DATA"):
         load_benchmark(name)
 
 
 @pytest.mark.parametrize("images", ["Img/img", "img", "Img", "img/img"])
-def test_where_the_images_of_inshop_may_lie(tmp_path: Path, images: str) -> None:
+def test_usual_image_folders_of_inshop(tmp_path: Path, images: str) -> None:
     make_inshop(tmp_path, images)
     assert len(load_benchmark("inshop", tmp_path).table) == 40
     assert find_benchmark("inshop", tmp_path).extra == []
@@ -96,12 +102,12 @@ def test_missing_and_extra_files_are_named(copy: tuple[str, Path], tmp_path: Pat
     Image.new("L", (4, 4)).save(extra)
     kept.with_name(".hidden.jpg").write_bytes(b"")
     kept.with_name("notes.txt").write_bytes(b"")
-    with pytest.raises(ValueError, match=rf"^{name}: not as published: .*1 of 40 listed images are missing") as caught:
+    message = f"^{name}: not as published: .*1 of 40 listed images not found"
+    with pytest.raises(IncompleteBenchmarkError, match=message) as caught:
         load_benchmark(name, tmp_path)
     assert str(gone) in str(caught.value)
-    assert "1 images are there and not listed" in str(caught.value)
+    assert "1 image files not listed" in str(caught.value)
     assert str(extra) in str(caught.value)
-    assert "--allow-partial" in str(caught.value)
     partial = load_benchmark(name, tmp_path, allow_partial=True).table
     assert len(partial) == 39
     assert gone not in partial.images
@@ -110,7 +116,7 @@ def test_missing_and_extra_files_are_named(copy: tuple[str, Path], tmp_path: Pat
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_counts_are_the_published_ones(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()  # the small counts
+    monkeypatch.undo()  # restore the published counts
     dict(LAYOUTS.values())[name](tmp_path)
     published = {
         "cub": [(100, 5_864), (100, 5_924)],
@@ -121,11 +127,11 @@ def test_counts_are_the_published_ones(name: str, tmp_path: Path, monkeypatch: p
     with pytest.raises(ValueError, match="not as published") as caught:
         load_benchmark(name, tmp_path)
     for part, (classes, images) in zip(("training", "test"), published, strict=True):
-        assert f"the index lists 4 {part} classes and not {classes:,}" in str(caught.value)
-        assert f"the index lists 20 {part} images and not {images:,}" in str(caught.value)
+        assert f"index: expected {classes:,} {part} classes, got 4" in str(caught.value)
+        assert f"index: expected {images:,} {part} images, got 20" in str(caught.value)
     if name == "inshop":
-        assert "the index lists 8 query images and not 14,218" in str(caught.value)
-        assert "the index lists 12 gallery images and not 12,612" in str(caught.value)
+        assert "index: expected 14,218 query images, got 8" in str(caught.value)
+        assert "index: expected 12,612 gallery images, got 12" in str(caught.value)
     assert len(load_benchmark(name, tmp_path, allow_partial=True).table) == 40
 
 
@@ -139,14 +145,24 @@ def edit(file: Path, old: str, new: str) -> None:
     ("file", "old", "new", "message"),
     [
         ("images.txt", "3 097.Bird's_No 0/Bird #2 – é%20.jpg", "3", "line 3: expected image id and path, got '3'"),
-        ("images.txt", "3 097.", "x 097.", r"images.txt, line 3: expected the image id, a number .* got 'x'"),
-        ("images.txt", "3 097.", "2 097.", r"images.txt, line 3: 2 is there before \(.*line 2\)"),
-        ("images.txt", "2 097.", "2 ../097.", "line 2: .* is not a path inside"),
-        ("images.txt", "2 097.", "2 /097.", "line 2: .* is not a path inside"),
-        ("image_class_labels.txt", "2 97\r\n", "", r"images.txt, line 2: image 2 is not in .*image_class_labels.txt"),
-        ("image_class_labels.txt", "2 97\r\n", "2 bird\r\n", "line 2: expected a class id"),
-        ("image_class_labels.txt", "2 97\r\n", "2 97\r\n77 97\r\n", "line 3: image 77 is not in .*images.txt"),
-        ("image_class_labels.txt", "2 97\r\n", "2 98\r\n", r"line 2: .* class 97 by its folder .* 98 by .*labels.txt"),
+        ("images.txt", "3 097.", "x 097.", r"images.txt, line 3: image id: expected a positive integer, got 'x'"),
+        ("images.txt", "3 097.", "2 097.", r"images.txt, line 3: number 2 appears before \(.*line 2\)"),
+        ("images.txt", "2 097.", "2 ../097.", "line 2: expected a path inside the benchmark"),
+        ("images.txt", "2 097.", "2 /097.", "line 2: expected a path inside the benchmark"),
+        (
+            "image_class_labels.txt",
+            "2 97\r\n",
+            "",
+            r"images.txt, line 2: image 2 not found in .*image_class_labels.txt",
+        ),
+        ("image_class_labels.txt", "2 97\r\n", "2 bird\r\n", "line 2: class id: expected a positive integer"),
+        ("image_class_labels.txt", "2 97\r\n", "2 97\r\n77 97\r\n", "line 3: image 77 not found in .*images.txt"),
+        (
+            "image_class_labels.txt",
+            "2 97\r\n",
+            "2 98\r\n",
+            r"line 2: .* class 97 by its folder but class 98 by .*labels.txt",
+        ),
     ],
 )
 def test_errors_in_an_index_name_the_line(tmp_path: Path, file: str, old: str, new: str, message: str) -> None:
@@ -162,27 +178,27 @@ def test_an_image_that_is_listed_twice(tmp_path: Path) -> None:
         load_benchmark("cub", tmp_path, allow_partial=True)
 
 
-def test_a_gap_in_the_numbers_names_what_the_index_lacks(tmp_path: Path) -> None:
+def test_a_gap_in_the_numbers_is_reported(tmp_path: Path) -> None:
     folder = make_cub(tmp_path)
     edit(folder / "images.txt", "3 097", "41 097")
     edit(folder / "image_class_labels.txt", "\n3 97", "\n41 97")
-    with pytest.raises(ValueError, match=r"images.txt lack image id 3;"):
+    with pytest.raises(ValueError, match=r"images.txt: image id 3 not found;"):
         load_benchmark("cub", tmp_path)
 
 
-def test_a_number_far_off_is_told_at_once(tmp_path: Path) -> None:
+def test_a_huge_number_is_reported_quickly(tmp_path: Path) -> None:
     folder = make_cub(tmp_path)
     edit(folder / "images.txt", "3 097", "11788000000000 097")
     edit(folder / "image_class_labels.txt", "\n3 97", "\n11788000000000 97")
-    with pytest.raises(ValueError, match=r"images.txt lack image id 3, 41, 42, 43, 44, …"):
+    with pytest.raises(ValueError, match=r"images.txt: image id 3, 41, 42, 43, 44, … not found"):
         load_benchmark("cub", tmp_path)
 
 
-def test_images_of_sop_in_a_folder_that_the_index_does_not_name(tmp_path: Path) -> None:
+def test_images_of_sop_in_an_unlisted_folder(tmp_path: Path) -> None:
     folder = make_sop(tmp_path)
     (folder / "zebra_final").mkdir()
     Image.new("L", (4, 4)).save(folder / "zebra_final" / "1_0.JPG")
-    with pytest.raises(ValueError, match=r"1 images are there and not listed \(.*1_0.JPG\)"):
+    with pytest.raises(ValueError, match=r"1 image files not listed \(.*1_0.JPG\)"):
         load_benchmark("sop", tmp_path)
 
 
@@ -194,21 +210,25 @@ def test_an_archive_within_inshop_that_is_not_unpacked(tmp_path: Path) -> None:
         load_benchmark("inshop", tmp_path)
 
 
-def test_a_class_of_both_splits(tmp_path: Path) -> None:
+def test_a_class_in_both_splits(tmp_path: Path) -> None:
     folder = make_sop(tmp_path)
     edit(folder / "Ebay_test.txt", "22 5 ", "22 1 ")
-    with pytest.raises(ValueError, match=r"Ebay_test.txt, line 3: class bicycle/1 is in test here and in train before"):
+    with pytest.raises(ValueError, match=r"Ebay_test.txt, line 3: class bicycle/1 is in test, but in train before"):
         load_benchmark("sop", tmp_path, allow_partial=True)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("40\r\n", "41\r\n", "says that it lists 41 images"),
+        ("40\r\n", "41\r\n", "announces 41 images but lists 40"),
         ("id_00000001 train", "id_00000001 both", "line 3: expected image_name item_id evaluation_status"),
         ("id_00000001 train", "", "line 3: expected image_name item_id evaluation_status"),
-        ("id_00000001 train", "id_00000005 train", "line 3: .*id_00000001/.* is listed as an image of id_00000005"),
-        ("img/WOMEN", "img/../../WOMEN", "is not a path inside"),
+        (
+            "id_00000001 train",
+            "id_00000005 train",
+            "line 3: .*id_00000001/.*: expected item id_00000001, got id_00000005",
+        ),
+        ("img/WOMEN", "img/../../WOMEN", "expected a path inside"),
     ],
 )
 def test_errors_in_the_list_of_inshop(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -219,20 +239,20 @@ def test_errors_in_the_list_of_inshop(tmp_path: Path, old: str, new: str, messag
 
 def test_index_files_that_are_missing_or_damaged(copy: tuple[str, Path], tmp_path: Path) -> None:
     name, _ = copy
-    for file in find_benchmark(name, tmp_path).listing.index_files:
+    for file in find_benchmark(name, tmp_path).index.index_files:
         content = file.read_bytes()
         if file.name not in {"classes.txt", "cars_meta.mat", "cars_annos.mat", "list_eval_partition.txt"}:
             file.unlink()
-            with pytest.raises(ValueError, match=rf"{file.name}: this file of the benchmark is missing"):
+            with pytest.raises(ValueError, match=rf"{file.name}: index file not found"):
                 load_benchmark(name, tmp_path)
         file.write_bytes(b"\xff\xfe damaged")
-        with pytest.raises(ValueError, match=rf"{re.escape(str(file))}.* (not UTF-8|not a MATLAB file)"):
+        with pytest.raises(ValueError, match=rf"{re.escape(str(file))}.* (expected UTF-8|not a MATLAB file)"):
             load_benchmark(name, tmp_path)
         file.write_bytes(content)
     assert len(load_benchmark(name, tmp_path).table) == 40
 
 
-def test_a_copy_of_one_half_alone_is_halved_again(tmp_path: Path) -> None:
+def test_a_copy_with_one_half_of_the_classes_is_halved(tmp_path: Path) -> None:
     make_cub(tmp_path, first=1)
     source = load_benchmark("cub", tmp_path)
     assert source.split_of_class is not None

@@ -20,19 +20,19 @@ def write(folder: Path, *entries: dict[str, Any], **others: Any) -> None:
     savemat(folder / "cars_annos.mat", {"annotations": annotations(*entries), **others})
 
 
-def test_the_two_layouts_say_the_same(tmp_path: Path) -> None:
+def test_both_layouts_have_the_same_contents(tmp_path: Path) -> None:
     one, two = read_cars196(make_cars196(tmp_path)), read_cars196(make_cars196_devkit(tmp_path))
-    for listing in (one, two):
-        classes = [(image.class_id, image.class_name, image.split) for image in listing.images]
+    for index in (one, two):
+        classes = [(image.class_id, image.class_name, image.split) for image in index.images]
         expected = [(c, f"Maker Model {c} Coupé", "train" if c <= 98 else "test") for c in range(95, 103)]
         assert classes == [known for known in expected for _ in range(5)]
-        assert listing.gaps == []
+        assert index.gaps == []
 
 
-def test_the_part_that_an_image_is_in_does_not_matter(tmp_path: Path) -> None:
-    """Cars196's own split cuts every class in two; that of the paper keeps classes whole."""
-    listing = read_cars196(make_cars196_devkit(tmp_path))
-    parts = {image.path.parts[0] for image in listing.images if image.split == "train"}
+def test_the_two_parts_of_the_devkit_do_not_matter(tmp_path: Path) -> None:
+    """Cars196's own split cuts every class in two; the split of the paper does not."""
+    index = read_cars196(make_cars196_devkit(tmp_path))
+    parts = {image.path.parts[0] for image in index.images if image.split == "train"}
     assert parts == {"cars_train", "cars_test"}
 
 
@@ -44,7 +44,7 @@ def test_both_indexes_and_the_images_of_one(tmp_path: Path) -> None:
     assert len(read_cars196(folder).images) == 1
 
 
-def test_names_that_are_numbers_only_almost(tmp_path: Path) -> None:
+def test_file_names_that_are_not_numbers(tmp_path: Path) -> None:
     write(tmp_path, {"relative_im_path": "car_ims/0²1.jpg", "class": 7.0})
     assert read_cars196(tmp_path).gaps == []
 
@@ -55,13 +55,13 @@ def test_one_annotation_and_no_names(tmp_path: Path) -> None:
     assert (str(image.path), image.class_id, image.class_name) == ("car_ims/000001.jpg", 7, "class 7")
 
 
-def test_a_number_that_is_left_out(tmp_path: Path) -> None:
+def test_a_missing_number(tmp_path: Path) -> None:
     entries = [{"relative_im_path": f"car_ims/{n:06d}.jpg", "class": 1.0} for n in (1, 2, 4)]
     write(tmp_path, *entries)
-    assert read_cars196(tmp_path).gaps == [f"{tmp_path / 'cars_annos.mat'} lack image number 3"]
+    assert read_cars196(tmp_path).gaps == [f"{tmp_path / 'cars_annos.mat'}: image number 3 not found"]
 
 
-def test_names_that_are_there_twice(tmp_path: Path) -> None:
+def test_duplicate_names(tmp_path: Path) -> None:
     names = np.array([["same", "same", "other"]], dtype=object)
     entries = [{"relative_im_path": f"car_ims/{n}.jpg", "class": float(n)} for n in (1, 2, 3)]
     write(tmp_path, *entries, class_names=names)
@@ -71,14 +71,17 @@ def test_names_that_are_there_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"relative_im_path": "../1.jpg", "class": 1.0}, "annotation 1: '../1.jpg' is not a path inside"),
-        ({"relative_im_path": "car_ims/1.jpg", "class": 0.0}, "annotation 1: no class"),
-        ({"relative_im_path": "car_ims/1.jpg", "class": "x"}, "annotation 1: no class"),
-        ({"relative_im_path": "car_ims/1.jpg", "test": 0.0}, "annotation 1: no class"),
-        ({"class": 1.0, "test": 0.0}, "annotation 1: no relative_im_path"),
+        (
+            {"relative_im_path": "../1.jpg", "class": 1.0},
+            "annotation 1: expected a path inside the benchmark, got '../1.jpg'",
+        ),
+        ({"relative_im_path": "car_ims/1.jpg", "class": 0.0}, "annotation 1: class not found"),
+        ({"relative_im_path": "car_ims/1.jpg", "class": "x"}, "annotation 1: class not found"),
+        ({"relative_im_path": "car_ims/1.jpg", "test": 0.0}, "annotation 1: class not found"),
+        ({"class": 1.0, "test": 0.0}, "annotation 1: field relative_im_path not found"),
     ],
 )
-def test_annotations_that_cannot_be_used(tmp_path: Path, entry: dict[str, Any], message: str) -> None:
+def test_invalid_annotations(tmp_path: Path, entry: dict[str, Any], message: str) -> None:
     write(tmp_path, entry)
     with pytest.raises(ValueError, match=message):
         read_cars196(tmp_path)
@@ -86,12 +89,12 @@ def test_annotations_that_cannot_be_used(tmp_path: Path, entry: dict[str, Any], 
 
 def test_files_without_annotations(tmp_path: Path) -> None:
     savemat(tmp_path / "cars_annos.mat", {"annotations": np.zeros(3)})
-    with pytest.raises(ValueError, match=r"cars_annos\.mat: holds no annotations"):
+    with pytest.raises(ValueError, match=r"cars_annos\.mat: no annotations found"):
         read_cars196(tmp_path)
 
 
 def test_without_the_labels_of_the_test_images(tmp_path: Path) -> None:
     folder = make_cars196_devkit(tmp_path)
     (folder / "cars_test_annos_withlabels.mat").unlink()
-    with pytest.raises(ValueError, match=r"cars_test_annos_withlabels\.mat: .* is missing; there should be"):
+    with pytest.raises(ValueError, match=r"cars_test_annos_withlabels\.mat: index file not found; expected"):
         read_cars196(folder)

@@ -1,4 +1,4 @@
-"""The embedded data set: which classes, which images, and its cache file."""
+"""The generated data set: classes, images and cache file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FEW = (
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The data set cut down to four classes."""
+    """Reduce the data set to four classes."""
     monkeypatch.setattr(glyphs, "glyph_classes", lambda: FEW)
 
 
@@ -54,13 +54,13 @@ class TestClasses:
         assert {"DejaVuSans", "DejaVuSansMono-Bold", "DejaVuSerif-Italic", "STIXGeneral"} <= names
         assert not [name for name in names if name.startswith(("cm", "Last", "STIXNon", "STIXSiz"))]
 
-    def test_the_famous_look_alikes_are_one_class(self) -> None:
+    def test_well_known_look_alikes_are_one_class(self) -> None:
         chars = {item.char for item in glyph_classes()}
         for alike in ("AΑАᗅ", "OoОΟօօ0", "cCсϲ", "HНΗ", "TТΤ", "ΔᐃΔ"):
             assert len(chars & set(alike)) <= 1, alike
 
     def test_no_two_classes_look_alike(self) -> None:
-        """Shapes computed here anew, in plain numpy, for every class of every split."""
+        """Shapes are computed here independently, in plain numpy, for every class of every split."""
         chars = [item.char for item in glyph_classes()]
         for face in glyph_fonts.REFERENCE_FACES:
             having = [char for char in chars if ord(char) in faces()[face]]
@@ -69,14 +69,14 @@ class TestClasses:
             assert alike.max() <= glyph_fonts.LOOKALIKE + 1e-4
             assert len(having) > 100
 
-    def test_without_fonts_a_clear_sentence(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_fonts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        with pytest.raises(FileNotFoundError, match="matplotlib is not installed"):
+        with pytest.raises(FileNotFoundError, match="matplotlib: not installed"):
             glyph_fonts.font_folder()
 
 
 def shape(char: str, face: str) -> np.ndarray:
-    """Ink of the character in the middle of 32 × 32, its shorter side widened by up to 1.4, blurred."""
+    """Return the ink of a character centered in 32 × 32, its shorter side widened by up to 1.4, blurred."""
     ink = draw(char, face)
     assert ink is not None
     size = np.clip(np.rint(np.array(ink.size) / max(ink.size) * 24 * 1.4), 1, 24).astype(int)
@@ -93,7 +93,7 @@ class TestImages:
         assert images.dtype == np.uint8
         assert render_glyphs([]).shape == (0, 64, 64)
 
-    def test_same_bytes_twice_and_whatever_the_company(self) -> None:
+    def test_an_image_does_not_depend_on_the_other_classes(self) -> None:
         alone = render_glyphs(["Ж"])
         together = render_glyphs(["k", "Ж"])
         assert alone.tobytes() == together[IMAGES_PER_CLASS:].tobytes()
@@ -104,7 +104,7 @@ class TestImages:
         assert len({image.tobytes() for image in images}) == IMAGES_PER_CLASS
 
     def test_ink_inside_the_frame(self) -> None:
-        """A spread of classes: none blank, and none that touches the edge."""
+        """Of a sample of classes, none is blank and none touches the edge."""
         images = render_glyphs([item.char for item in glyph_classes()[::30]])
         assert (images > 64).sum(axis=(1, 2)).min() > 30
         edge = np.concatenate(
@@ -112,7 +112,7 @@ class TestImages:
         )
         assert edge.max() < 100
 
-    def test_a_character_that_no_face_draws(self) -> None:
+    def test_a_character_without_a_face(self) -> None:
         with pytest.raises(ValueError, match=r"U\+4E00"):
             render_glyph("一", 0)
 
@@ -121,11 +121,12 @@ class TestImages:
 class TestCache:
     def test_contents(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         data = load_glyphs(tmp_path, progress=False)
-        assert data.names[1] == "Cyrillic/U+0416 CYRILLIC CAPITAL LETTER ZHE"
-        assert data.splits == ("train", "train", "validation", "test")
-        assert data.labels.dtype == np.int64
-        assert np.array_equal(data.labels, np.repeat(np.arange(4), IMAGES_PER_CLASS))
-        assert np.array_equal(data.images, render_glyphs([item.char for item in FEW]))
+        table = data.table
+        assert table.class_names[1] == "Cyrillic/U+0416 CYRILLIC CAPITAL LETTER ZHE"
+        assert table.name_of(2) == "glyphs[2]"
+        assert data.split_of_class == {item.name: item.split for item in FEW}
+        assert np.array_equal(table.labels, np.repeat(np.arange(4), IMAGES_PER_CLASS))
+        assert np.array_equal(table.images, render_glyphs([item.char for item in FEW]))
         assert capsys.readouterr().err == ""
 
     def test_progress_goes_to_stderr(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,11 +139,12 @@ class TestCache:
         first = load_glyphs(tmp_path, progress=False)
         monkeypatch.delattr(glyphs, "render_glyphs")
         second = load_glyphs(tmp_path, progress=False)
-        assert np.array_equal(first.images, second.images)
-        assert np.array_equal(first.labels, second.labels)
-        assert (first.names, first.splits) == (second.names, second.splits)
+        assert np.array_equal(first.table.images, second.table.images)
+        assert np.array_equal(first.table.labels, second.table.labels)
+        assert first.table.class_names == second.table.class_names
+        assert first.split_of_class == second.split_of_class
 
-    def test_no_pickle_and_no_left_overs(self, tmp_path: Path) -> None:
+    def test_the_file_needs_no_pickle(self, tmp_path: Path) -> None:
         load_glyphs(tmp_path, progress=False)
         (path,) = tmp_path.iterdir()
         with np.load(path, allow_pickle=False) as file:
@@ -154,23 +156,25 @@ class TestCache:
             }
 
     @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "flipped", "other arrays", "array"])
-    def test_damaged_file_is_drawn_anew(self, tmp_path: Path, damage: str) -> None:
-        whole = load_glyphs(tmp_path, progress=False)
+    def test_damaged_file_is_replaced(self, tmp_path: Path, damage: str) -> None:
+        load_glyphs(tmp_path, progress=False)
         (path,) = tmp_path.iterdir()
+        with np.load(path) as file:
+            whole = dict(file)
         data = bytearray(path.read_bytes())
         if damage == "other arrays":
-            np.savez(path, images=whole.images[:-1], labels=whole.labels, names=whole.names, splits=whole.splits)
+            np.savez(path, **{**whole, "images": whole["images"][:-1]})
         elif damage == "array":
             with path.open("wb") as file:
-                np.save(file, whole.images)
+                np.save(file, whole["images"])
         else:
             data[5000] ^= 255
             kinds = {"truncated": data[: len(data) // 2], "empty": b"", "text": b"not a zip", "flipped": data}
             path.write_bytes(kinds[damage])
         again = load_glyphs(tmp_path, progress=False)
-        assert np.array_equal(again.images, whole.images)
+        assert np.array_equal(again.table.images, whole["images"])
         with np.load(path) as file:
-            assert np.array_equal(file["images"], whole.images)
+            assert np.array_equal(file["images"], whole["images"])
 
     def test_interruption_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupted(file: object, **arrays: object) -> None:
@@ -181,11 +185,11 @@ class TestCache:
             load_glyphs(tmp_path, progress=False)
         assert not list(tmp_path.iterdir())
 
-    def test_unwritable_folder_warns_and_goes_on(self, tmp_path: Path) -> None:
+    def test_unwritable_folder_warns(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")
-        with pytest.warns(UserWarning, match="cannot keep the drawn glyphs.*CCPML_CACHE"):
+        with pytest.warns(UserWarning, match="glyphs cannot be cached.*CCPML_CACHE"):
             data = load_glyphs(tmp_path / "file" / "cache", progress=False)
-        assert len(data.images) == 4 * IMAGES_PER_CLASS
+        assert len(data.table) == 4 * IMAGES_PER_CLASS
 
     def test_folder_from_the_environment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CCPML_CACHE", str(tmp_path / "here"))

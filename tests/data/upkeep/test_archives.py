@@ -45,7 +45,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["w", "w:gz", "w:bz2", "w:xz", "zip"])
-def test_what_was_packed_comes_out(tmp_path: Path, to: Path, kind: str) -> None:
+def test_unpacks_all_members(tmp_path: Path, to: Path, kind: str) -> None:
     if kind == "zip":
         file = make_zip(tmp_path / "x", *FILES.items(), ("set/folder/", b""))
     else:
@@ -64,7 +64,7 @@ NAMES = ["../out.txt", "set/../../out.txt", "/out.txt", "C:/out.txt", "..\\out.t
 def test_nothing_is_written_outside(tmp_path: Path, to: Path, name: str, kind: str) -> None:
     members = (("set/a.txt", b"a"), (name, b"out"))
     file = make_tar(tmp_path / "x", *members) if kind == "tar" else make_zip(tmp_path / "x", *members)
-    with pytest.raises(ValueError, match=r"x: refused, as .* get the archive anew"):
+    with pytest.raises(ValueError, match=r"x: refused: .* download the archive again"):
         unpack(file, to, 10**6, progress=False)
     assert content(to.parent).keys() <= {"to/set/a.txt"}
 
@@ -89,16 +89,16 @@ def test_links_out_and_devices_are_refused(tmp_path: Path, to: Path, member: dic
 def test_nothing_is_written_through_a_link(tmp_path: Path, to: Path) -> None:
     link = {"type": tarfile.SYMTYPE, "linkname": "other"}
     file = make_tar(tmp_path / "x", ("set/other/b.txt", b"b"), ("set/link", link), ("set/link/b.txt", b"changed"))
-    with pytest.raises(ValueError, match="lies behind a link"):
+    with pytest.raises(ValueError, match="is behind a link"):
         unpack(file, to, 10**6, progress=False)
     assert (to / "set/other/b.txt").read_bytes() == b"b"
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
-def test_more_than_it_should_hold(tmp_path: Path, to: Path, kind: str) -> None:
+def test_too_large(tmp_path: Path, to: Path, kind: str) -> None:
     members = (("set/bomb", bytes(10**6)),)
     file = make_tar(tmp_path / "x", *members) if kind == "tar" else make_zip(tmp_path / "x", *members)
-    with pytest.raises(ValueError, match="holds more than it should"):
+    with pytest.raises(ValueError, match=r"expected at most 100\.0 kB"):
         unpack(file, to, 10**5, progress=False)
     assert content(to) == {}
 
@@ -123,7 +123,7 @@ def test_an_encrypted_member(tmp_path: Path, to: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["w:gz", "w:xz", "zip"])
 @pytest.mark.parametrize("keep", [0.3, 0.5, 0.8])
-def test_cut_off(tmp_path: Path, to: Path, kind: str, keep: float) -> None:
+def test_truncated(tmp_path: Path, to: Path, kind: str, keep: float) -> None:
     members = tuple((f"set/{n}", bytes(range(256)) * 40) for n in range(8))
     file = make_zip(tmp_path / "x", *members) if kind == "zip" else make_tar(tmp_path / "x", *members, mode=kind)
     file.write_bytes(file.read_bytes()[: int(keep * file.stat().st_size)])
@@ -131,7 +131,7 @@ def test_cut_off(tmp_path: Path, to: Path, kind: str, keep: float) -> None:
         unpack(file, to, 10**6, progress=False)
 
 
-def test_no_archive(tmp_path: Path, to: Path) -> None:
+def test_not_an_archive(tmp_path: Path, to: Path) -> None:
     (tmp_path / "x").write_bytes(b"<html>not found</html>")
     with pytest.raises(ValueError, match="x: damaged, or not an archive"):
         unpack(tmp_path / "x", to, 10**6, progress=False)

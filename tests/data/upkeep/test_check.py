@@ -3,12 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ccpml.data import BadImageError, BadImagesError, ImageTable, all_grey, check_images
+from ccpml.data import BadImageError, BadImagesError, ImageTable, all_gray, check_images
+from ccpml.data.upkeep.check import SkippableImagesError
 from tests.data.pictures import encoded, smooth
 
 
 def table_of(folder: Path, kinds: str) -> ImageTable:
-    """Images of classes a, a, b, b, ...: g(ood), e(mpty) or t(ext)."""
+    """Return a table of images of classes a, a, b, b, ...: g(ood), e(mpty) or t(ext)."""
     content = {"g": encoded(smooth(9, 7), "PNG"), "e": b"", "t": b"text"}
     paths = tuple(folder / f"{number:02}{kind}.png" for number, kind in enumerate(kinds))
     for path, kind in zip(paths, kinds, strict=True):
@@ -17,7 +18,7 @@ def table_of(folder: Path, kinds: str) -> ImageTable:
     return ImageTable(paths, labels, tuple("abcdefghijklmnopqrstuvwxyz"[: labels[-1] + 1]))
 
 
-def test_good_tables_come_back_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_good_tables_are_returned_unchanged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = table_of(tmp_path, "gggg")
     assert check_images(table) == (table, [])
     captured = capsys.readouterr()
@@ -28,38 +29,39 @@ def test_good_tables_come_back_as_they_are(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().err == ""
 
 
-def test_bad_images_are_counted_named_and_the_way_out_given(tmp_path: Path) -> None:
+def test_bad_images_are_counted_and_listed(tmp_path: Path) -> None:
     table = table_of(tmp_path, "ggg" + "et" * 8)
-    with pytest.raises(BadImagesError) as caught:
+    with pytest.raises(SkippableImagesError) as caught:
         check_images(table, progress=False)
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("16 of 19 images cannot be read")
-    assert "--skip-bad-images" in lines[0]
+    assert lines[0] == "16 of 19 images cannot be read; repair, remove or skip them:"
     assert lines[1] == f"  {tmp_path / '03e.png'}: the file is empty"
     assert len(lines) == 12
     assert lines[-1] == "  and 6 more"
     assert [image.row for image in caught.value.bad] == list(range(3, 19))
 
 
-def test_bad_images_are_left_out_with_the_classes_that_they_empty(tmp_path: Path) -> None:
+def test_bad_images_and_empty_classes_are_left_out(tmp_path: Path) -> None:
     table, bad = check_images(table_of(tmp_path, "getegg"), skip_bad=True, progress=False)
     assert [(image.row, Path(image.name).name) for image in bad] == [(1, "01e.png"), (2, "02t.png"), (3, "03e.png")]
     assert table.class_names == ("a", "c")
     assert table.labels.tolist() == [0, 1, 1]
 
 
-def test_nothing_left(tmp_path: Path) -> None:
-    with pytest.raises(BadImagesError, match="2 of 2"):
-        check_images(table_of(tmp_path, "et"), skip_bad=True, progress=False)
+def test_no_image_left(tmp_path: Path) -> None:
+    for skip_bad in (True, False):
+        with pytest.raises(BadImagesError, match="2 of 2") as caught:
+            check_images(table_of(tmp_path, "et"), skip_bad=skip_bad, progress=False)
+        assert not isinstance(caught.value, SkippableImagesError)
 
 
-def test_all_grey(tmp_path: Path) -> None:
-    assert all_grey(ImageTable(np.zeros((1, 2, 2), np.uint8), np.array([0]), ("a",)))
-    assert not all_grey(ImageTable(np.zeros((1, 2, 2, 3), np.uint8), np.array([0]), ("a",)))
+def test_all_gray(tmp_path: Path) -> None:
+    assert all_gray(ImageTable(np.zeros((1, 2, 2), np.uint8), np.array([0]), ("a",)))
+    assert not all_gray(ImageTable(np.zeros((1, 2, 2, 3), np.uint8), np.array([0]), ("a",)))
     for name, channels in (("1.png", 1), ("2.png", 1), ("3.png", 3)):
         (tmp_path / name).write_bytes(encoded(smooth(5, 5, channels), "PNG"))
     paths = tuple(sorted(tmp_path.iterdir()))
-    assert all_grey(ImageTable(paths[:2], np.array([0, 0]), ("a",)))
-    assert not all_grey(ImageTable(paths, np.array([0, 0, 0]), ("a",)))
+    assert all_gray(ImageTable(paths[:2], np.array([0, 0]), ("a",)))
+    assert not all_gray(ImageTable(paths, np.array([0, 0, 0]), ("a",)))
     with pytest.raises(BadImageError):
-        all_grey(table_of(tmp_path, "e"))
+        all_gray(table_of(tmp_path, "e"))

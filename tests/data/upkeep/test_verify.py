@@ -7,7 +7,9 @@ from PIL import Image
 from ccpml.data.upkeep import check
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.data.upkeep.verify import verify_source
+from ccpml.data_name import DataName
 from tests.data.layouts import LAYOUTS, make_cars196_devkit, make_cub, small_counts
+from tests.locks import held_by_another_process
 from tests.toy import toy_folder
 
 
@@ -19,7 +21,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The images that are decoded."""
+    """The images that have been decoded."""
     paths: list[Path] = []
     read = check.read_image
 
@@ -32,7 +34,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_whole_copy(layout: str, tmp_path: Path, decoded: list[Path]) -> None:
+def test_a_complete_copy(layout: str, tmp_path: Path, decoded: list[Path]) -> None:
     name, make = LAYOUTS[layout]
     folder = make(tmp_path)
     found = verify_source(name, tmp_path, progress=False)
@@ -43,10 +45,10 @@ def test_a_whole_copy(layout: str, tmp_path: Path, decoded: list[Path]) -> None:
     assert all(len(digest) == 64 for digest in found.checksums.values())
     assert len(decoded) == 40
     assert verify_source(name, tmp_path, progress=False).problems == []
-    assert len(decoded) == 40, "what is good and unchanged is not decoded again"
+    assert len(decoded) == 40, "readable and unchanged images are not decoded again"
 
 
-def test_all_that_is_wrong_is_listed(tmp_path: Path, decoded: list[Path]) -> None:
+def test_all_problems_are_listed(tmp_path: Path, decoded: list[Path]) -> None:
     folder = make_cub(tmp_path)
     images = sorted((folder / "images").rglob("*.jpg"))
     images[3].unlink()
@@ -55,32 +57,32 @@ def test_all_that_is_wrong_is_listed(tmp_path: Path, decoded: list[Path]) -> Non
     Image.new("L", (3, 3)).save(images[0].with_name("more.png"))
     problems = verify_source("cub", tmp_path, progress=False).problems
     assert len(problems) == 4
-    assert problems[0].startswith(f"missing: {images[3]} (")
+    assert problems[0].startswith(f"not found: {images[3]} (")
     assert problems[1] == f"not listed: {images[0].with_name('more.png')}"
     assert problems[2].startswith(f"cannot be read: {images[9]}: ")
     assert problems[3].startswith(f"cannot be read: {images[12]}: ")
     images[12].write_bytes(images[11].read_bytes())
     decoded.clear()
     assert len(verify_source("cub", tmp_path, progress=False).problems) == 3
-    assert set(decoded) == {images[9], images[12]}, "what was bad is tried again"
+    assert set(decoded) == {images[9], images[12]}, "unreadable images are tried again"
 
 
-def test_brackets_in_a_path_hide_nothing(tmp_path: Path) -> None:
+def test_brackets_in_a_path(tmp_path: Path) -> None:
     folder = make_cub(tmp_path / "data (1)")
     for file, line in (("images.txt", "\n3 097"), ("image_class_labels.txt", "\n3 97")):
         text = (folder / file).read_bytes().decode("utf-8-sig")
         (folder / file).write_text(text.replace(line, line.replace("3", "41")))
     (problem,) = verify_source("cub", tmp_path / "data (1)", progress=False).problems
-    assert problem.endswith("images.txt lack image id 3")
+    assert problem.endswith("images.txt: image id 3 not found")
 
 
-def test_an_index_that_changes(tmp_path: Path) -> None:
+def test_a_changed_index(tmp_path: Path) -> None:
     folder = make_cub(tmp_path)
     assert verify_source("cub", tmp_path, progress=False).problems == []
     (folder / "classes.txt").write_text((folder / "classes.txt").read_text().replace("Bird", "Herd"))
     problems = verify_source("cub", tmp_path, progress=False).problems
     assert len(problems) == 1
-    assert "classes.txt: changed since a check found it whole" in problems[0]
+    assert "classes.txt: changed since the last verification" in problems[0]
     assert verify_source("cub", tmp_path, progress=False).problems == problems
 
 
@@ -88,12 +90,14 @@ def test_a_published_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     make_cars196_devkit(tmp_path)
     monkeypatch.undo()
     problems = verify_source("cars196", tmp_path, progress=False).problems
-    assert any("its MD5 is" in p and "and not b0a2b23655a3edd16d84508592a98d10" in p for p in problems)
+    assert any("MD5: expected b0a2b23655a3edd16d84508592a98d10, got " in p for p in problems)
 
 
-def test_a_check_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[Path]) -> None:
+def test_an_interrupted_verification_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[Path]
+) -> None:
     make_cub(tmp_path)
-    monkeypatch.setattr("ccpml.data.upkeep.check_log._COMMIT", 1)
+    monkeypatch.setattr("ccpml.data.upkeep.check_log._FLUSH_INTERVAL", 1)
     read = check.read_image
 
     def read_some(path: Path, channels: int) -> object:
@@ -110,10 +114,10 @@ def test_a_check_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert 0 < len(decoded) <= 26
 
 
-def test_a_killed_check_leaves_a_line_cut_off(tmp_path: Path, decoded: list[Path]) -> None:
+def test_a_truncated_line_after_a_killed_verification(tmp_path: Path, decoded: list[Path]) -> None:
     folder = make_cub(tmp_path)
     verify_source("cub", tmp_path, progress=False)
-    log = CheckLog(folder, "cub")
+    log = CheckLog(folder, DataName("cub"))
     lines = log.file.read_bytes().splitlines(keepends=True)
     log.file.write_bytes(b"".join(lines[:10]) + lines[10][:15])
     decoded.clear()
@@ -124,7 +128,7 @@ def test_a_killed_check_leaves_a_line_cut_off(tmp_path: Path, decoded: list[Path
     assert decoded == []
 
 
-def test_a_run_does_not_decode_what_a_check_found_good(tmp_path: Path, decoded: list[Path]) -> None:
+def test_a_run_does_not_decode_readable_images_again(tmp_path: Path, decoded: list[Path]) -> None:
     from ccpml.runs.images import load_images
     from ccpml.runs.settings import Settings
 
@@ -138,7 +142,7 @@ def test_a_run_does_not_decode_what_a_check_found_good(tmp_path: Path, decoded: 
     assert decoded == [changed]
 
 
-def test_folders_and_lists(tmp_path: Path) -> None:
+def test_folders_and_csv_files(tmp_path: Path) -> None:
     folder = toy_folder(tmp_path / "toy", classes=4, per_class=2)
     (folder / "group0" / "class00" / "0.png").write_bytes(b"")
     found = verify_source(f"folder:{folder}", progress=False)
@@ -150,33 +154,25 @@ def test_folders_and_lists(tmp_path: Path) -> None:
     assert verify_source("glyphs").problems == []
 
 
-def test_a_folder_that_cannot_be_written_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_not_writable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_cub(tmp_path)
     (folder / ".ccpml-check").write_bytes(b"a file in the way")
     assert verify_source("cub", tmp_path, progress=False).problems == []
-    assert "nothing is remembered" in capsys.readouterr().err
+    assert "results are not kept" in capsys.readouterr().err
 
 
-def test_two_checks_at_once(tmp_path: Path) -> None:
+def test_two_verifications_at_once(tmp_path: Path) -> None:
     folder = make_cub(tmp_path)
-    log = CheckLog(folder, "cub")
+    log = CheckLog(folder, DataName("cub"))
     verify_source("cub", tmp_path, progress=False)
-    import subprocess
-    import sys
-
-    hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
-    command = [sys.executable, "-c", hold, str(log.file.with_suffix(".lock"))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
-        with pytest.raises(ValueError, match="another process is checking these images"):
-            verify_source("cub", tmp_path, progress=False)
-        other.communicate(b"\n")
+    lock = log.file.with_suffix(".lock")
+    with held_by_another_process(lock), pytest.raises(ValueError, match="another process is checking these images"):
+        verify_source("cub", tmp_path, progress=False)
 
 
-def test_the_log_is_lines_of_name_size_and_time(tmp_path: Path) -> None:
+def test_the_log_has_name_size_and_time(tmp_path: Path) -> None:
     folder = make_cub(tmp_path)
     verify_source("cub", tmp_path, progress=False)
-    name, size, changed = json.loads(CheckLog(folder, "cub").file.read_text().splitlines()[0])
+    name, size, changed = json.loads(CheckLog(folder, DataName("cub")).file.read_text().splitlines()[0])
     status = (folder / name).stat()
     assert (size, changed) == (status.st_size, status.st_mtime_ns)

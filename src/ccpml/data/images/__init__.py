@@ -1,1 +1,1 @@
-"""Reading images: decoding, JPEG, and the packed cache."""
+"""Reading of images: common file formats, JPEG, and the packed cache."""

@@ -1,4 +1,4 @@
-"""Building a cache of small images: so that it can be stopped anywhere, and goes on from there."""
+"""Build of a cache of reduced images, which resumes after an interruption."""
 
 import json
 import os
@@ -23,44 +23,41 @@ from ccpml.data.images.cache_index import (
     read_index,
     write_index,
 )
-from ccpml.data.images.read import BadImageError, read_header, read_image
-from ccpml.data.upkeep.check import BadImage, BadImagesError
-from ccpml.data.upkeep.disk import require_space
+from ccpml.data.images.read import BadImage, BadImageError, BadImagesError, read_header, read_image
+from ccpml.files import require_space, write_text
 from ccpml.progress import progress_bar
 
-__all__ = ["build", "damaged"]
+__all__ = ["build"]
 
 _JOURNAL: Final = "journal.jsonl"
-_COMMIT: Final = 256  # images between two states on the disk that a killed build goes on from
-_SHOWN: Final = 10
+_COMMIT_INTERVAL: Final = 256  # images that a killed build may have to pack again
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class _Job(NamedTuple):
-    """An image to pack: its row in the table, its file and where its pixels go."""
+    """An image to pack: its row in the table, its file, and its planned entry in the index."""
 
     row: int
     path: Path
     entry: Entry
 
 
-def build(paths: Sequence[Path], folder: Path, home: Path, name: str, side: int, progress: bool) -> None:
-    """Make a cache, from whatever is there of it.
+def build(paths: Sequence[Path], folder: Path, home: Path, side: int, progress: bool) -> None:
+    """Build a cache, or complete or repair an existing one.
 
     Args:
-        paths: The images.
-        folder: What their paths are relative to.
-        home: The cache's folder, in an existing one.
-        name: The set as named on the command line.
-        side: Length of the shorter side.
-        progress: Show progress bars on standard error.
+        paths: Image files.
+        folder: Folder of the images.
+        home: Folder of the cache, in an existing folder.
+        side: Shorter side of larger images.
+        progress: Whether to show progress bars on standard error.
 
     Raises:
         BadImagesError: If images cannot be read.
-        ValueError: If the disk has no room, or does not give back what was written.
-        OSError: If it cannot be written to.
+        ValueError: If the disk is full, or pixels read back differ from those written.
+        OSError: If the cache cannot be written.
     """
     partial = home.with_name(f"{home.name}.partial")
     recorded = _recorded(home if home.is_dir() else partial, side)
@@ -68,33 +65,33 @@ def build(paths: Sequence[Path], folder: Path, home: Path, name: str, side: int,
     plan = Index(side, [job.entry for job in jobs])
     if home.is_dir():
         if bad:
-            raise _bad_images(bad, len(paths), name)
+            raise _bad_images(bad, len(paths))
         if _is_complete(home, plan, progress):
             (home / _JOURNAL).unlink(missing_ok=True)
             return
         recorded = _retire(home, partial, plan)
     planned = set(plan.entries)
     done = {entry.plan: entry for entry in recorded if entry.plan in planned}
-    pack = _prepare(partial, plan, done.values(), name)
-    for _ in range(2):  # what does not read back as it was written is written once more
+    pack = _prepare(partial, plan, done.values())
+    for _ in range(2):  # pixels that read back differently are written once more
         bad += _pack([job for job in jobs if job.entry not in done], pack, done, side, progress)
         if bad:
-            raise _bad_images(bad, len(paths), name)
-        for entry in damaged(pack, [done[entry] for entry in plan.entries], progress):
+            raise _bad_images(bad, len(paths))
+        for entry in _damaged(pack, [done[entry] for entry in plan.entries], progress):
             del done[entry.plan]
         if len(done) == len(planned):
             break
     else:
-        raise ValueError(f"{pack}: pixels do not read back as they were written; check the disk")
+        raise ValueError(f"{pack}: pixels read back differ from those written; check the disk")
     write_index(partial, Index(side, [done[entry] for entry in plan.entries]))
     partial.replace(home)
     (home / _JOURNAL).unlink()
 
 
 def _retire(home: Path, partial: Path, plan: Index) -> list[Entry]:
-    """Take a cache that does not fit out of use, and give what can be kept of it.
+    """Take an outdated or damaged cache out of use, and return the entries that can be kept.
 
-    A packed file that others may be reading is only ever mended, never filled with other pixels.
+    A packed file that other processes may be reading is repaired, but never filled with other pixels.
     """
     if (home / plan.pack_name).is_file():
         shutil.rmtree(partial, ignore_errors=True)
@@ -107,7 +104,7 @@ def _retire(home: Path, partial: Path, plan: Index) -> list[Entry]:
 def _plan(
     paths: Sequence[Path], folder: Path, side: int, recorded: Iterable[Entry], progress: bool
 ) -> tuple[list[_Job], list[BadImage]]:
-    """Say where each image goes, from the headers of the files; those recorded are not opened again."""
+    """Plan the position of each image from the headers of the files; recorded files are not opened again."""
     known = {entry[:3]: entry[4:7] for entry in recorded}
 
     def look(path: Path) -> Entry | str:
@@ -122,11 +119,11 @@ def _plan(
             header = read_header(path)
         except BadImageError as error:
             return error.reason
-        return Entry(*key, 0, *_scaled(header.height, header.width, side), 1 if header.grey else 3)
+        return Entry(*key, 0, *_scaled(header.height, header.width, side), 1 if header.gray else 3)
 
     jobs, bad, end = list[_Job](), list[BadImage](), 0
-    looks = progress_bar(len(paths), "image", "looking at images", over=_in_threads(look, paths), shown=progress)
-    for row, (path, found) in enumerate(looks):
+    found_entries = progress_bar(len(paths), "image", "reading headers", over=_in_threads(look, paths), shown=progress)
+    for row, (path, found) in enumerate(found_entries):
         if isinstance(found, str):
             bad.append(BadImage(row, str(path), found))
         else:
@@ -136,7 +133,7 @@ def _plan(
 
 
 def _pack(jobs: Sequence[_Job], pack: Path, done: dict[Entry, Entry], side: int, progress: bool) -> list[BadImage]:
-    """Write the pixels of images, and record in ``done`` and the journal what is on the disk."""
+    """Write the pixels of images, and record in ``done`` and in the journal what is on disk."""
     bad, fresh = list[BadImage](), list[Entry]()
     with (
         pack.open("r+b") as file,
@@ -160,7 +157,7 @@ def _pack(jobs: Sequence[_Job], pack: Path, done: dict[Entry, Entry], side: int,
                     file.seek(job.entry.offset)
                     file.write(result)
                     fresh.append(job.entry._replace(crc32=zlib.crc32(result)))
-                    if len(fresh) == _COMMIT:
+                    if len(fresh) == _COMMIT_INTERVAL:
                         commit()
                 bar.update()
         finally:
@@ -169,7 +166,7 @@ def _pack(jobs: Sequence[_Job], pack: Path, done: dict[Entry, Entry], side: int,
 
 
 def _pixels(job: _Job, side: int) -> bytes | str:
-    """Give an image's pixels at the planned size, or say why there are none."""
+    """Return the pixels of an image at the planned size, or the reason why it cannot be read."""
     entry = job.entry
     try:
         pixels = read_image(job.path, entry.channels, min_size=2 * side)
@@ -177,7 +174,7 @@ def _pixels(job: _Job, side: int) -> bytes | str:
         return error.reason
     height, width = pixels.shape[:2]
     if _scaled(height, width, side) != (entry.height, entry.width) and min(height, width) < 2 * side:
-        return "its size is not what its header says"
+        return "its size differs from its header"
     picture = Image.fromarray(pixels[:, :, 0] if entry.channels == 1 else pixels)
     if picture.size != (entry.width, entry.height):
         picture = picture.resize((entry.width, entry.height), Image.Resampling.BILINEAR)
@@ -185,7 +182,7 @@ def _pixels(job: _Job, side: int) -> bytes | str:
 
 
 def _scaled(height: int, width: int, side: int) -> tuple[int, int]:
-    """Give the size at which an image is packed."""
+    """Return the size at which an image is packed."""
     shorter = min(height, width)
     if shorter <= side:
         return height, width
@@ -193,7 +190,7 @@ def _scaled(height: int, width: int, side: int) -> tuple[int, int]:
 
 
 def _recorded(folder: Path, side: int) -> list[Entry]:
-    """Give the images that a journal or an index records, as far as it can be read."""
+    """Return the entries of a journal or an index, as far as it can be read."""
     try:
         head, *lines = (folder / _JOURNAL).read_bytes().splitlines()
         if json.loads(head) == [VERSION, side]:
@@ -210,12 +207,12 @@ def _recorded(folder: Path, side: int) -> list[Entry]:
 def _entry_of_line(line: bytes) -> Entry | None:
     try:
         return entry_from(json.loads(line))
-    except ValueError:  # cut off when the build was killed
+    except ValueError:  # a line that was cut off
         return None
 
 
-def _prepare(partial: Path, plan: Index, done: Iterable[Entry], name: str) -> Path:
-    """Lay out the folder of a build: the packed file at its full length, and a journal of what is in it."""
+def _prepare(partial: Path, plan: Index, done: Iterable[Entry]) -> Path:
+    """Prepare the folder of a build: the packed file at its full size, and the journal."""
     partial.mkdir(exist_ok=True)
     pack = partial / plan.pack_name
     for old in sorted(partial.glob("pixels-*.bin")):
@@ -225,29 +222,26 @@ def _prepare(partial: Path, plan: Index, done: Iterable[Entry], name: str) -> Pa
             old.unlink()
     pack.touch()
     used = getattr(pack.stat(), "st_blocks", 0) * 512
-    require_space(partial, max(0, plan.size - used), f"the cache of {name}")
-    journal = partial / _JOURNAL
-    temporary = partial / f"{_JOURNAL}.tmp"
+    require_space(partial, max(0, plan.size - used), "the cache")
     lines = [json.dumps(line) for line in ([VERSION, plan.side], *done)]
-    temporary.write_text("\n".join(lines) + "\n", encoding="ascii")
-    temporary.replace(journal)
+    write_text(partial / _JOURNAL, "\n".join(lines) + "\n")
     (partial / "index.json").unlink(missing_ok=True)
     os.truncate(pack, plan.size)
     return pack
 
 
 def _is_complete(home: Path, plan: Index, progress: bool) -> bool:
-    """Say whether a cache is that of the plan, and undamaged."""
+    """Whether a cache matches the plan and is undamaged."""
     try:
         index = read_index(home)
     except ValueError:
         return False
     same = index.side == plan.side and [entry.plan for entry in index.entries] == plan.entries
-    return same and not damaged(home / index.pack_name, index.entries, progress)
+    return same and not _damaged(home / index.pack_name, index.entries, progress)
 
 
-def damaged(pack: Path, entries: Sequence[Entry], progress: bool) -> list[Entry]:
-    """Read all pixels, and give the images whose pixels in the packed file do not have their checksum."""
+def _damaged(pack: Path, entries: Sequence[Entry], progress: bool) -> list[Entry]:
+    """Read all pixels, and return the entries whose checksum differs."""
     found = []
     with pack.open("rb") as file:
         for entry in progress_bar(len(entries), "image", "verifying", over=entries, shown=progress):
@@ -257,20 +251,12 @@ def damaged(pack: Path, entries: Sequence[Entry], progress: bool) -> list[Entry]
     return found
 
 
-def _bad_images(bad: Sequence[BadImage], total: int, name: str) -> BadImagesError:
-    ordered = sorted(bad)
-    lines = [
-        f"{len(ordered):,} of {total:,} images cannot be packed, and there is no cache without them; repair or remove "
-        f"them and run `ccpml data cache {name}` again, which goes on from here:",
-        *(f"  {image.name}: {image.reason}" for image in ordered[:_SHOWN]),
-    ]
-    if len(ordered) > _SHOWN:
-        lines.append(f"  and {len(ordered) - _SHOWN:,} more")
-    return BadImagesError("\n".join(lines), ordered)
+def _bad_images(bad: Sequence[BadImage], total: int) -> BadImagesError:
+    return BadImagesError(sorted(bad), total, "no cache was made; repair or remove them, and build it again to resume")
 
 
 def _in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-    """Do work for each item in a pool of threads, a few items ahead; results come in order."""
+    """Yield items and the results of ``work`` in order; a pool of threads works a few items ahead."""
     threads = min(16, os.cpu_count() or 1)
     ahead = deque[tuple[T, Future[R]]]()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="cache")

@@ -1,4 +1,4 @@
-"""The index of a cache of packed images: which image lies where, and the state of the file that it was made from."""
+"""Index of a cache of packed images: the position of each image, and the state of the file it was made from."""
 
 import hashlib
 import json
@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ccpml.data.images.packed import PackedImage
+from ccpml.files import write_text
 
 __all__ = [
     "VERSION",
+    "CacheError",
     "Entry",
     "Index",
     "entry_from",
@@ -21,24 +23,36 @@ __all__ = [
     "write_index",
 ]
 
-#: Raised when the format of index or pack, or the way from file to pixels, changes.
+#: Version of the format; increase it when the index, the pack or the pixels change.
 VERSION: Final = 1
 
 _NAME = "index.json"
+
+
+class CacheError(ValueError):
+    """A cache that is damaged or out of date.
+
+    Args:
+        folder: Folder of the cache.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(f"{folder}: cache cannot be used: {reason}; build it again, or remove it")
 
 
 class Entry(NamedTuple):
     """An image of a cache.
 
     Attributes:
-        key: Its file, relative to the cache's source folder.
-        size: Bytes of the file.
-        mtime_ns: When the file was last changed.
-        offset: First byte of its pixels in the pack.
+        key: Its file, relative to the folder of the images.
+        size: Size of the file in bytes.
+        mtime_ns: Time of the last change of the file.
+        offset: Offset of its pixels in the pack.
         height: H.
         width: W.
-        channels: C: 1 for grey, 3 for RGB.
-        crc32: Checksum of its pixels; -1 while they are not packed.
+        channels: C, 1 for gray, 3 for RGB.
+        crc32: Checksum of its pixels; -1 before they are packed.
     """
 
     key: str
@@ -51,26 +65,26 @@ class Entry(NamedTuple):
     crc32: int = -1
 
     def packed(self, path: Path, pack: Path) -> PackedImage:
-        """Give the image as a table holds it."""
+        """Return the image as stored in a table."""
         return PackedImage(path, pack, self.offset, self.height, self.width, self.channels)
 
     @property
     def length(self) -> int:
-        """Bytes of its pixels."""
+        """Number of bytes of its pixels."""
         return self.height * self.width * self.channels
 
     @property
     def plan(self) -> "Entry":
-        """The entry without its checksum: what is known before the pixels."""
+        """Entry without its checksum: what is known before the pixels are read."""
         return self._replace(crc32=-1)
 
 
 class Index(NamedTuple):
-    """A cache's images, in the order of their pixels.
+    """The images of a cache, in the order of their pixels.
 
     Attributes:
-        side: Length of the shorter side of images that were larger.
-        entries: The images.
+        side: Shorter side of reduced images.
+        entries: Images.
     """
 
     side: int
@@ -78,18 +92,18 @@ class Index(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of the pack."""
+        """Number of bytes of the pack."""
         return sum(entry.length for entry in self.entries)
 
     @property
     def pack_name(self) -> str:
-        """Name of the packed file: other images, or the same elsewhere in it, make another name."""
+        """Name of the packed file; it depends on the images and their positions."""
         text = json.dumps([VERSION, self.side, [entry[:-1] for entry in self.entries]])
         return f"pixels-{hashlib.sha256(text.encode()).hexdigest()[:16]}.bin"
 
 
 def index_key(path: Path, folder: Path) -> str:
-    """Name a file in an index: relative to the source folder where it is written so, else absolute.
+    """Return the name of a file in an index: relative to the folder if its path begins with it, else absolute.
 
     Example:
         >>> index_key(Path("birds/images/1.jpg"), Path("birds"))
@@ -103,7 +117,7 @@ def index_key(path: Path, folder: Path) -> str:
 
 
 def file_state(path: Path) -> tuple[int, int] | None:
-    """Give size and time of change of a file; None if it is gone."""
+    """Return size and time of last change of a file; None if it does not exist."""
     try:
         status = os.stat(path)  # noqa: PTH116 -- a third faster, for hundreds of thousands of files
     except OSError:
@@ -112,50 +126,45 @@ def file_state(path: Path) -> tuple[int, int] | None:
 
 
 def write_index(folder: Path, index: Index) -> None:
-    """Write the index of the cache in a folder, whole."""
+    """Write the index of the cache in a folder."""
     head = json.dumps({"version": VERSION, "side": index.side, "pack": index.pack_name, "bytes": index.size})
     lines = ",\n".join(json.dumps(entry) for entry in index.entries)
-    temporary = folder / f"{_NAME}.tmp"
-    with temporary.open("w", encoding="ascii") as file:
-        file.write(f'{head[:-1]}, "images": [\n{lines}\n]}}\n')
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / _NAME)
+    write_text(folder / _NAME, f'{head[:-1]}, "images": [\n{lines}\n]}}\n', sync=True)
 
 
 def load_index(folder: Path) -> Index:
     """Read the index of the cache in a folder.
 
     Raises:
-        ValueError: If it is not sound; the message names the file.
+        CacheError: If it is missing or invalid.
     """
     file = folder / _NAME
     try:
         content = json.loads(file.read_bytes())
         if content["version"] != VERSION:
-            raise ValueError(f"it is of version {content['version']!r} and not {VERSION}")
+            raise ValueError(f"version: expected {VERSION}, got {content['version']!r}")
         index = Index(content["side"], _entries(content["images"]))
         if content["pack"] != index.pack_name:
-            raise ValueError("its parts do not fit together")
+            raise ValueError("images and name of the packed file do not match")
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror or error})") from error
+        raise CacheError(folder, f"{file.name} cannot be read ({error.strerror or error})") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{file}: not a sound index ({error})") from error
+        raise CacheError(folder, f"{file.name} is invalid ({error})") from error
     return index
 
 
 def read_index(folder: Path) -> Index:
-    """Read the index of the cache in a folder, and check that the packed file is as long as it says.
+    """Read the index of the cache in a folder, and check the size of the packed file.
 
     Raises:
-        ValueError: If either is damaged; the message names the file.
+        CacheError: If either is missing or invalid.
     """
     index = load_index(folder)
     pack = folder / index.pack_name
     size = pack.stat().st_size if pack.is_file() else None
     if size != index.size:
-        why = "is missing" if size is None else f"has {size:,} bytes and not {index.size:,}"
-        raise ValueError(f"{pack}: {why}")
+        got = "not found" if size is None else f"expected {index.size:,} bytes, got {size:,}"
+        raise CacheError(folder, f"{pack.name}: {got}")
     return index
 
 
@@ -164,15 +173,15 @@ def _entries(rows: Iterable[Any]) -> list[Entry]:
     for row in rows:
         entry = entry_from(row)
         if entry is None or entry.offset != end:
-            raise ValueError(f"image {len(entries)} is not well described")
+            raise ValueError(f"entry {len(entries)} of the images")
         entries.append(entry)
         end += entry.length
     return entries
 
 
 def entry_from(row: Any) -> Entry | None:
-    """Make an entry of what a line held; None if it is none."""
-    well = (
+    """Return the entry that a parsed line describes; None if it describes none."""
+    valid = (
         isinstance(row, list)
         and len(row) == len(Entry._fields)
         and isinstance(row[0], str)
@@ -181,4 +190,4 @@ def entry_from(row: Any) -> Entry | None:
         and row[4] > 0 < row[5]
         and row[6] in {1, 3}
     )
-    return Entry(*row) if well else None
+    return Entry(*row) if valid else None

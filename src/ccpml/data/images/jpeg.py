@@ -1,4 +1,4 @@
-"""JPEG by way of simplejpeg: at a reduced size where less is enough, and no further down than asked for."""
+"""JPEG decoding with simplejpeg: at a reduced size where that is enough, and only the rows that are needed."""
 
 import math
 from collections.abc import Callable
@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 
 __all__ = ["Part", "decode_jpeg", "jpeg_size"]
 
-_COLORSPACES: Final = frozenset({"Gray", "YCbCr", "RGB"})  # of the rest, Pillow knows what is meant
+_COLORSPACES: Final = frozenset({"Gray", "YCbCr", "RGB"})  # Pillow decodes the others
 _SEQUENTIAL: Final = frozenset({0xC0, 0xC1})
 _OTHER_FRAMES: Final = frozenset(range(0xC2, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH: Final = frozenset({0x01, *range(0xD0, 0xDA)})
 
 
 class Part(Protocol):
-    """What is needed of an image."""
+    """The part of an image that is needed."""
 
     @property
     def rows(self) -> int | None:
-        """Number of rows that are needed, from the first one on; None is all."""
+        """Number of rows needed, from the first; None for all."""
 
 
 P = TypeVar("P", bound=Part)
@@ -33,10 +33,10 @@ class _Size(NamedTuple):
 
 
 def jpeg_size(data: bytes) -> _Size | None:
-    """Read height and width of a JPEG in grey or in colour; None if it is neither, or its header is damaged.
+    """Return height and width of a gray or color JPEG; None for other data or a damaged header.
 
     Args:
-        data: The whole file.
+        data: Contents of the file.
     """
     if data[:3] != b"\xff\xd8\xff":
         return None
@@ -50,16 +50,17 @@ def jpeg_size(data: bytes) -> _Size | None:
 def decode_jpeg(
     data: bytes, channels: int, min_size: int | None, part: Callable[[tuple[int, ...]], P]
 ) -> tuple[NDArray[np.uint8], P] | None:
-    """Decode the rows of a JPEG that are needed: uint8, (rows, W, C), and what needs them.
+    """Decode the rows of a JPEG that are needed.
 
     Args:
-        data: The whole file, whose ``jpeg_size`` is known.
-        channels: C: 1 for grey, 3 for RGB.
-        min_size: If given, it may be decoded at half its size or less, if its shorter side is still at least this.
-        part: Says what is needed of an image of a shape: H, W and C.
+        data: Contents of the file, for which ``jpeg_size`` is not None.
+        channels: C, 1 for gray or 3 for RGB.
+        min_size: If given, the image may be decoded at half its size or less, as long as its shorter side is at
+            least this.
+        part: Function that returns the part needed of an image of shape (H, W, C).
 
     Returns:
-        None where simplejpeg's strict decoder complains, and Pillow shall decide.
+        Pixels, uint8 (rows, W, C), and the part; None if simplejpeg's strict decoder fails, so that Pillow decides.
     """
     options: dict[str, Any] = {"colorspace": "GRAY" if channels == 1 else "RGB"}
     try:
@@ -69,39 +70,39 @@ def decode_jpeg(
             header = {name: option for name, option in options.items() if name != "colorspace"}
             size = _Size(*simplejpeg.decode_jpeg_header(data, **header)[:2])
         needed = part((*size, channels))
-        eighths = 8 * size.height // full.height  # a reduced side is so many eighths of the full one, rounded up
+        eighths = 8 * size.height // full.height  # a reduced side is this many eighths of the full one, rounded up
         top = None if needed.rows is None else _top(data, needed.rows, full, eighths)
         if top is None:
             pixels = simplejpeg.decode_jpeg(data, **options)
         else:
             top_data, height = top
-            if size != full:  # by the same factor, though it is less of an image now
+            if size != full:  # request the same factor for the shorter image
                 options |= {"min_height": height * eighths // 8, "min_width": 0}
-            pixels = simplejpeg.decode_jpeg(top_data, **options, strict=False)  # it complains of what is left over
+            pixels = simplejpeg.decode_jpeg(top_data, **options, strict=False)  # it reports the remaining data
     except ValueError:
         return None
     return cast("NDArray[np.uint8]", pixels[: needed.rows]), needed
 
 
 def _top(data: bytes, rows: int, full: _Size, eighths: int) -> tuple[bytearray, int] | None:
-    """Make a JPEG of an image's first rows, by another height in its header; None where that is not worth it.
+    """Return a JPEG of the first rows and their number, by changing the height in the header; None if that is useless.
 
-    The rest of its data stays behind the last row, and is passed over. Blocks are up to 16 pixels high, and colours
-    are interpolated with those of the next two rows.
+    The data of the other rows remain at the end and are ignored. Blocks are up to 16 pixels high, and colors are
+    interpolated with those of the next two rows.
     """
     height = 16 * math.ceil((rows * 8 / eighths + 2) / 16) + (0 if eighths == 8 else 16)
-    place = _place_of_height(data) if height < full.height else None
-    if place is None:
+    offset = _height_offset(data) if height < full.height else None
+    if offset is None:
         return None
     top = bytearray(data)
-    top[place : place + 2] = height.to_bytes(2, "big")
+    top[offset : offset + 2] = height.to_bytes(2, "big")
     return top, height
 
 
-def _place_of_height(data: bytes) -> int | None:
-    """Find the height in the header of a JPEG in one scan from top to bottom, complete; None if it is none.
+def _height_offset(data: bytes) -> int | None:
+    """Return the offset of the height in the header of a complete JPEG with a single sequential scan; else None.
 
-    A file that does not end with the marker of its end may have been cut off: only decoding it all tells.
+    A file without the end marker may be truncated, which only decoding all of it shows.
     """
     if data[-2:] != b"\xff\xd9":
         return None

@@ -1,4 +1,4 @@
-"""Images in a packed file: raw pixels, mapped into memory, so that nothing is decoded."""
+"""Images in a packed file: raw pixels, mapped into memory and not decoded."""
 
 import mmap
 from functools import lru_cache
@@ -12,15 +12,15 @@ __all__ = ["PackedImage", "read_packed"]
 
 
 class PackedImage(NamedTuple):
-    """Where the pixels of an image lie in a packed file. It is small, and pickles without them.
+    """Position of the pixels of an image in a packed file. Pickles without the pixels.
 
     Attributes:
-        path: The file that the image was made from; it names the image.
-        pack: The packed file.
-        offset: Its first byte there.
+        path: File from which the image was made; it names the image.
+        pack: Packed file.
+        offset: Offset of the first byte.
         height: H.
         width: W.
-        channels: C: 1 for grey, 3 for RGB.
+        channels: C, 1 for gray, 3 for RGB.
 
     Example:
         >>> PackedImage(Path("a.jpg"), Path("pixels.bin"), 0, 256, 341, 3).size
@@ -36,28 +36,28 @@ class PackedImage(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Number of its bytes."""
+        """Number of bytes."""
         return self.height * self.width * self.channels
 
 
 def read_packed(image: PackedImage) -> NDArray[np.uint8]:
-    """Give the pixels of an image where they lie in its pack: uint8, (H, W, C), read-only.
+    """Return a read-only view of the pixels of an image in its pack: uint8, (H, W, C).
 
     Raises:
-        ValueError: If the packed file ends before the image does.
+        ValueError: If the packed file is truncated.
         OSError: If it cannot be opened.
     """
     pack = _mapped(image.pack)
-    if pack.size() < image.offset + image.size:  # asked of the file: what it has lost must not be touched
-        raise ValueError(f"the packed file {image.pack} is cut off")
+    if pack.size() < image.offset + image.size:  # current size of the file: reading beyond it would kill the process
+        raise ValueError(f"packed file {image.pack} is truncated")
     pixels = np.frombuffer(pack, np.uint8, image.size, image.offset)
     return pixels.reshape(image.height, image.width, image.channels)
 
 
 @lru_cache(maxsize=8)
 def _mapped(pack: Path) -> mmap.mmap:
-    """Map a packed file, once in each process."""
+    """Map a packed file into memory, once per process."""
     with pack.open("rb") as file:
         if not pack.stat().st_size:
-            raise ValueError(f"the packed file {pack} is empty")
+            raise ValueError(f"packed file {pack} is empty")
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,10 +1,10 @@
-"""Reading images: any common file, or an array, to uint8 pixels with one or three channels.
+"""Reading of images: common file formats, packed images and arrays, to uint8 pixels with one or three channels.
 
-Pixels are taken as stored: a rotation noted in EXIF is not applied, as the benchmarks' readers do not.
+Pixels are returned as stored: an EXIF rotation is not applied, as in the usual readers of the benchmarks.
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -16,23 +16,33 @@ from PIL import Image, UnidentifiedImageError
 from ccpml.data.images.jpeg import Part, decode_jpeg, jpeg_size
 from ccpml.data.images.packed import PackedImage, read_packed
 
-__all__ = ["BadImageError", "Header", "decode_image", "header_is_grey", "read_header", "read_image", "read_part"]
+__all__ = [
+    "BadImage",
+    "BadImageError",
+    "BadImagesError",
+    "Header",
+    "decode_image",
+    "header_is_gray",
+    "read_header",
+    "read_image",
+    "read_part",
+]
 
-# Pillow reads many more; some of them start other programs (EPS), and none is what people keep photos in.
-# (MPO, a JPEG with further pictures, comes with JPEG.)
+MAX_LISTED: Final = 10
+
+# Pillow reads many more, some of which start other programs (EPS). MPO, a JPEG with more images, comes with JPEG.
 _FORMATS: Final = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM")
 _WITH_ALPHA: Final = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
-_GREY_MODES: Final = frozenset({"1", "L", "LA", "La", "I"})
-
+_GRAY_MODES: Final = frozenset({"1", "L", "LA", "La", "I"})
 
 P = TypeVar("P", bound=Part)
 
 
 class BadImageError(ValueError):
-    """An image that cannot be read: which, and why, in one sentence.
+    """An image that cannot be read.
 
     Attributes:
-        name: The file, or another name of the image; may be empty.
+        name: File or other name of the image; may be empty.
         reason: Why it cannot be read.
     """
 
@@ -42,22 +52,57 @@ class BadImageError(ValueError):
         self.reason = reason
 
 
+class BadImage(NamedTuple):
+    """An unreadable image.
+
+    Attributes:
+        row: Its row in the table.
+        name: Its name.
+        reason: Why it cannot be read.
+    """
+
+    row: int
+    name: str
+    reason: str
+
+
+class BadImagesError(ValueError):
+    """Images that cannot be read.
+
+    Args:
+        bad: The images; the message lists the first ten.
+        total: Number of images that were checked.
+        advice: What to do.
+
+    Attributes:
+        bad: The images.
+    """
+
+    def __init__(self, bad: Sequence[BadImage], total: int, advice: str) -> None:
+        lines = [f"{len(bad):,} of {total:,} images cannot be read; {advice}:"]
+        lines += [f"  {name}: {reason}" for _, name, reason in bad[:MAX_LISTED]]
+        if len(bad) > MAX_LISTED:
+            lines.append(f"  and {len(bad) - MAX_LISTED:,} more")
+        super().__init__("\n".join(lines))
+        self.bad = list(bad)
+
+
 class Header(NamedTuple):
-    """What the header of an image file says.
+    """Contents of the header of an image file.
 
     Attributes:
         height: H.
         width: W.
-        grey: Whether it is stored in grey: 1, 8 or 16 bits, with or without alpha.
+        gray: Whether it is stored in gray with 1, 8 or 16 bits, with or without alpha.
     """
 
     height: int
     width: int
-    grey: bool
+    gray: bool
 
 
 class _Whole:
-    """All of an image."""
+    """The whole image, as the part that is needed."""
 
     rows = None
 
@@ -70,18 +115,18 @@ def read_image(
 ) -> NDArray[np.uint8]:
     """Read an image as uint8 pixels, (H, W, C).
 
-    Grey becomes colour by repeating it, colour becomes grey by luma (ITU-R 601). Transparent images are laid on
-    white; 16 bits are scaled to 8, not clipped; of an animation the first frame is taken.
+    Gray is repeated to obtain color; color becomes gray by luma (ITU-R 601). Transparent images are composed onto
+    white, 16 bits are scaled to 8, and only the first frame of an animation is read.
 
     Args:
-        source: A file, an image of a packed file, or an array in memory: uint8, (H, W), (H, W, 1) or (H, W, 3).
-        channels: C: 1 for grey, 3 for RGB.
-        min_size: If given, a JPEG may be decoded at half its size or less, if its shorter side is still at
-            least this. (Between half and full size nothing would be gained: that decodes no faster.)
+        source: An image file, a packed image, or an array: uint8, (H, W), (H, W, 1) or (H, W, 3).
+        channels: C, 1 for gray or 3 for RGB.
+        min_size: If given, a JPEG may be decoded at half its size or less, as long as its shorter side is at least
+            this. (Sizes between half and full decode no faster.)
 
     Raises:
-        BadImageError: If the file is missing, truncated, not an image, or absurdly large.
-        ValueError: If ``channels`` is neither 1 nor 3, or the array is of another shape or type.
+        BadImageError: If the file is missing, truncated, not an image, or too large.
+        ValueError: If ``channels`` is neither 1 nor 3, or the array has another shape or type.
 
     Example:
         >>> read_image(np.zeros((4, 6), np.uint8), channels=3).shape
@@ -97,18 +142,18 @@ def read_part(
     part: Callable[[tuple[int, ...]], P],
     min_size: int | None = None,
 ) -> tuple[NDArray[np.uint8], P]:
-    """Read the upper rows of an image, as many as are needed: as ``read_image`` gives them, (rows or more, W, C).
+    """Read the upper rows of an image, at least as many as are needed.
 
-    What is not needed is not looked at, so damage there may go unnoticed.
+    The other rows are not decoded, so damage there may go unnoticed.
 
     Args:
         source: As for ``read_image``.
-        channels: C: 1 for grey, 3 for RGB.
-        part: Says what is needed of an image of a shape, H, W and C; it may be asked twice.
+        channels: C, 1 for gray or 3 for RGB.
+        part: Function that returns the part needed of an image of shape (H, W, C); may be called twice.
         min_size: As for ``read_image``.
 
     Returns:
-        The pixels, perhaps read-only, and what ``part`` said of them.
+        Pixels as from ``read_image``, (rows or more, W, C), possibly read-only, and the result of ``part``.
 
     Raises:
         BadImageError: As for ``read_image``.
@@ -137,10 +182,10 @@ def decode_image(data: bytes, channels: int, min_size: int | None = None, name: 
     """Decode the bytes of an image file to uint8 pixels, (H, W, C); see ``read_image``.
 
     Args:
-        data: The whole file.
-        channels: C: 1 for grey, 3 for RGB.
+        data: Contents of the file.
+        channels: C, 1 for gray or 3 for RGB.
         min_size: As for ``read_image``.
-        name: What to call the image in an error.
+        name: Name of the image in errors.
 
     Raises:
         BadImageError: If it cannot be decoded.
@@ -169,36 +214,36 @@ def _decode(
 
 
 def read_header(source: Path | str) -> Header:
-    """Read the size of an image, and whether it is grey, from the header of its file alone.
+    """Read the header of an image file.
 
     Raises:
         BadImageError: If the header cannot be read.
     """
     with _opened(Path(source), str(source)) as image:
-        return Header(image.height, image.width, image.mode in _GREY_MODES or image.mode.startswith("I;16"))
+        return Header(image.height, image.width, image.mode in _GRAY_MODES or image.mode.startswith("I;16"))
 
 
-def header_is_grey(source: Path | str | PackedImage) -> bool:
-    """Say from its header alone whether a file holds a grey image; of a packed image it is known.
+def header_is_gray(source: Path | str | PackedImage) -> bool:
+    """Whether an image is gray, according to the header of its file or its packed channels.
 
     Raises:
         BadImageError: If the header cannot be read.
     """
-    return source.channels == 1 if isinstance(source, PackedImage) else read_header(source).grey
+    return source.channels == 1 if isinstance(source, PackedImage) else read_header(source).gray
 
 
 def _unpacked(image: PackedImage) -> NDArray[np.uint8]:
     try:
         return read_packed(image)
     except (OSError, ValueError) as error:
-        why = f"its packed file {image.pack} cannot be opened" if isinstance(error, OSError) else str(error)
-        reason = f"{why}; pack the images again with ccpml data cache, or remove {image.pack.parent}"
+        why = f"packed file {image.pack} cannot be opened" if isinstance(error, OSError) else str(error)
+        reason = f"{why}; build the cache again, or remove {image.pack.parent}"
         raise BadImageError(reason, str(image.path)) from error
 
 
 @contextmanager
 def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
-    """Open an image of a known format; whatever Pillow raises, now or inside, becomes a ``BadImageError``."""
+    """Open an image of a known format; exceptions of Pillow, here and in the body, become a ``BadImageError``."""
     try:
         with Image.open(file, formats=_FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
@@ -208,7 +253,7 @@ def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     except BadImageError as error:
         raise BadImageError(error.reason, name) from None
     except UnidentifiedImageError as error:
-        raise BadImageError("not an image of a known format, or its header is damaged", name) from error
+        raise BadImageError("not an image of a known format, or damaged header", name) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImageError(_too_large(), name) from error
     except OSError as error:
@@ -221,16 +266,16 @@ def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
 
 
 def _too_large() -> str:
-    return f"refused, it has more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
+    return f"too large: more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
 
 
 def _convert_pillow(image: Image.Image, channels: int) -> NDArray[np.uint8]:
-    """Decode with Pillow, at full size."""
+    """Return the pixels of a Pillow image."""
     image.load()
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = Image.fromarray(_from_16_bits(np.asarray(image)))
     elif image.mode == "F":
-        raise BadImageError("its pixels are floating-point numbers, whose range is not known")
+        raise BadImageError("pixels are floating-point numbers of unknown range")
     elif image.mode in _WITH_ALPHA or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
@@ -239,10 +284,10 @@ def _convert_pillow(image: Image.Image, channels: int) -> NDArray[np.uint8]:
 
 
 def _from_16_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale 0..65535 to 0..255, rounded."""
+    """Scale 0..65535 to 0..255, with rounding."""
     wide = pixels.astype(np.int64)
     if wide.min() < 0 or wide.max() > 65535:
-        raise BadImageError("its pixels are 32-bit numbers beyond 0..65535, whose range is not known")
+        raise BadImageError("pixels are 32-bit numbers of unknown range, beyond 0..65535")
     return ((wide * 255 + 32767) // 65535).astype(np.uint8)
 
 
@@ -260,4 +305,4 @@ def _convert_array(array: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]
 
 def _check_channels(channels: int) -> None:
     if channels not in {1, 3}:
-        raise ValueError(f"channels: expected 1 (grey) or 3 (RGB), got {channels}")
+        raise ValueError(f"channels: expected 1 (gray) or 3 (RGB), got {channels}")

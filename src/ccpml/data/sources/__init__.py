@@ -1,1 +1,1 @@
-"""Where images come from: folders, CSV files, glyphs, and the four benchmarks."""
+"""Sources of images: folders, CSV files, the generated glyphs, and the four benchmarks."""

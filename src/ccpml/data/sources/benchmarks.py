@@ -1,6 +1,6 @@
-"""The paper's four benchmarks, read from the folders that their archives unpack to, and counted."""
+"""The paper's four benchmarks, read from their unpacked archives and compared with the published counts."""
 
-# ruff: noqa: PTH113, PTH118, PTH122 -- of a hundred thousand files, names are joined and compared as strings
+# ruff: noqa: PTH113, PTH118, PTH122 -- strings are faster than paths for hundreds of thousands of files
 
 import os
 import sys
@@ -13,19 +13,26 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ccpml.data.sources.cars196 import read_cars196
+from ccpml.data.sources.image_index import ImageIndex, IndexedImage
 from ccpml.data.sources.layouts import read_cub, read_inshop, read_sop
-from ccpml.data.sources.listing import Listed, Listing
-from ccpml.data.sources.own import SUFFIXES, Source
+from ccpml.data.sources.source import IMAGE_SUFFIXES, Source
 from ccpml.data.table import ImageTable
 from ccpml.data_name import BENCHMARKS
 
-__all__ = ["Found", "benchmark_folder", "find_benchmark", "load_benchmark"]
+__all__ = [
+    "BenchmarkNotFoundError",
+    "BenchmarkOnDisk",
+    "IncompleteBenchmarkError",
+    "benchmark_folder",
+    "find_benchmark",
+    "load_benchmark",
+]
 
-_SHOWN: Final = 3
+MAX_LISTED: Final = 3
 
 
 class _Part(NamedTuple):
-    """A part of a benchmark: images of a split, those of one role if it names one; None counts no classes."""
+    """Published counts of a split, or of one role in it. ``classes`` is None where it was not published."""
 
     name: str
     split: str
@@ -35,11 +42,11 @@ class _Part(NamedTuple):
 
 
 class _Benchmark(NamedTuple):
-    """What is known of a benchmark before it is read: where it may lie, how it is read, and what it should hold."""
+    """Usual folder names of a benchmark, files that identify it, its reader, and its published counts."""
 
     folders: tuple[str, ...]
     marks: tuple[str, ...]
-    read: Callable[[Path], Listing]
+    read: Callable[[Path], ImageIndex]
     parts: tuple[_Part, ...]
 
 
@@ -79,76 +86,86 @@ _BENCHMARKS: Final = {
 }
 
 
+class BenchmarkNotFoundError(ValueError):
+    """A benchmark is not in the data root, or no data root is known."""
+
+
+class IncompleteBenchmarkError(ValueError):
+    """The files of a benchmark differ from what was published."""
+
+
 @dataclass(frozen=True)
-class Found:
-    """A benchmark as it lies on a disk, beside what was published.
+class BenchmarkOnDisk:
+    """A benchmark as found on disk, compared with what was published.
 
     Attributes:
-        name: Which.
-        folder: Where.
-        listing: What its index files say.
-        missing: Images that are listed and not there.
-        extra: Images that are there and not listed.
-        wrong: What is not as published beside these: gaps in the index, and counts.
+        name: Name of the benchmark.
+        folder: Its folder.
+        index: Contents of its index files.
+        missing: Images that are listed but do not exist.
+        extra: Image files that are not listed.
+        wrong: Other differences: gaps in the index, and counts.
     """
 
     name: str
     folder: Path
-    listing: Listing
-    missing: list[Listed]
+    index: ImageIndex
+    missing: list[IndexedImage]
     extra: list[Path]
     wrong: list[str]
 
     @property
     def problems(self) -> list[str]:
-        """All that is not as published, one sentence each; none if it is whole."""
+        """All differences from what was published, one phrase each; empty if the benchmark is complete."""
         problems = []
         if self.missing:
-            paths = [str(self.listing.base / image.path) for image in self.missing]
-            listed = len(self.listing.images)
-            problems.append(f"{len(self.missing):,} of {listed:,} listed images are missing ({_some(paths)})")
+            paths = [str(self.index.base / image.path) for image in self.missing]
+            listed = len(self.index.images)
+            problems.append(f"{len(self.missing):,} of {listed:,} listed images not found ({_some(paths)})")
         if self.extra:
-            problems.append(f"{len(self.extra):,} images are there and not listed ({_some(map(str, self.extra))})")
+            problems.append(f"{len(self.extra):,} image files not listed ({_some(map(str, self.extra))})")
         return problems + self.wrong
 
 
 def load_benchmark(name: str, data_root: Path | str | None = None, allow_partial: bool = False) -> Source:
-    """Load one of the paper's benchmarks, with its published split into training and test classes.
+    """Load one of the paper's benchmarks with its published split into training and test classes.
 
     Args:
         name: ``cub``, ``cars196``, ``sop`` or ``inshop``.
-        data_root: Folder that it lies in, or lies as; None is the environment variable ``CCPML_DATA``.
-        allow_partial: Whether it may be a part of the published set: images that are missing are left out, counts
-            are not compared. No score of a part compares with a published one.
+        data_root: Folder that contains the benchmark's folder, or that folder itself. None: the environment variable
+            ``CCPML_DATA``.
+        allow_partial: Whether to accept a part of the published set: missing images are left out and counts are not
+            checked. Scores are then not comparable with published ones.
 
     Returns:
-        Its images in the order of their classes, these in the order of their numbers. The test images of In-Shop
-        have a role.
+        Images ordered by class, and within a class by number. The test images of In-Shop have roles.
 
     Raises:
-        ValueError: If it is not there, not whole (the message says what is missing or extra), or cannot be read.
+        BenchmarkNotFoundError: If there is no such benchmark in the data root.
+        IncompleteBenchmarkError: If it differs from what was published; the message says how.
+        ValueError: If an index file is invalid.
     """
     found = find_benchmark(name, data_root)
-    images = found.listing.images
+    images = found.index.images
     if found.problems:
         if not allow_partial:
-            raise ValueError(
-                f"{name}: not as published: {'; '.join(found.problems)}; run `ccpml data check {name}` on it for all "
-                "that is wrong, get what is missing, or take what is there with --allow-partial"
+            raise IncompleteBenchmarkError(
+                f"{name}: not as published: {'; '.join(found.problems)}; add what is missing, or allow a part"
             )
         missing = {image.path for image in found.missing}
         images = [image for image in images if image.path not in missing]
         print(f"{name}: PARTIAL, {len(images):,} images: {'; '.join(found.problems)}", file=sys.stderr)
     if not images:
-        raise ValueError(f"{found.folder}: none of the images of {name} is there")
-    return _source(name, found.folder, found.listing.base, images)
+        raise BenchmarkNotFoundError(f"{found.folder}: no images of {name} found")
+    return _source(name, found.folder, found.index.base, images)
 
 
 def benchmark_folder(name: str, data_root: Path | str | None = None) -> Path:
-    """Find the folder of a benchmark: the data root itself, or one of the usual names in it.
+    """Return the folder of a benchmark: the data root itself, or one of the usual names in it.
 
     Raises:
-        ValueError: If the name or the root is unknown, or nothing in the root looks like the benchmark.
+        BenchmarkNotFoundError: If the data root is unknown, or does not contain the benchmark.
+        ValueError: If there is no such benchmark.
     """
     benchmark = _benchmark(name)
     root = _root(name, data_root)
@@ -156,60 +173,58 @@ def benchmark_folder(name: str, data_root: Path | str | None = None) -> Path:
         if any((folder / mark).exists() for mark in benchmark.marks):
             return folder
     usual = " or ".join(str(root / usual) for usual in benchmark.folders[:2])
-    raise ValueError(
-        f"{name}: not in {root}: expected {benchmark.marks[0]} in {usual}, or there; run `ccpml data fetch {name}` or "
-        "name the folder that holds it with --data-root"
-    )
+    raise BenchmarkNotFoundError(f"{name}: not found in {root}: expected {benchmark.marks[0]} there or in {usual}")
 
 
-def find_benchmark(name: str, data_root: Path | str | None = None) -> Found:
-    """Read the index of a benchmark and compare it with the files that are there and the published counts.
+def find_benchmark(name: str, data_root: Path | str | None = None) -> BenchmarkOnDisk:
+    """Read the index of a benchmark and compare it with the files on disk and the published counts.
 
     Raises:
-        ValueError: If there is no such benchmark, or its index cannot be used.
+        BenchmarkNotFoundError: If there is no such benchmark in the data root.
+        ValueError: If there is no such benchmark at all, or its index is invalid.
     """
     folder = benchmark_folder(name, data_root)
-    listing = _benchmark(name).read(folder)
-    _require_distinct(listing.images)
-    _require_one_split(listing.images)
-    present = {path for place in listing.folders for path in _images_below(place)}
-    listed = {os.path.join(listing.base, image.path): image for image in listing.images}
+    index = _benchmark(name).read(folder)
+    _check_distinct(index.images)
+    _check_one_split(index.images)
+    present = {path for place in index.folders for path in _images_below(place)}
+    listed = {os.path.join(index.base, image.path): image for image in index.images}
     missing = [image for path, image in listed.items() if path not in present and not os.path.isfile(path)]
     extra = [Path(path) for path in sorted(present - listed.keys())]
-    return Found(name, folder, listing, missing, extra, _wrong(name, listing))
+    return BenchmarkOnDisk(name, folder, index, missing, extra, _wrong(name, index))
 
 
 def _benchmark(name: str) -> _Benchmark:
     if name not in _BENCHMARKS:
-        raise ValueError(f"unknown benchmark {name!r}: expected {', '.join(BENCHMARKS)}")
+        raise ValueError(f"benchmark: expected {', '.join(BENCHMARKS)}, got {name!r}")
     return _BENCHMARKS[name]
 
 
 def _root(name: str, data_root: Path | str | None) -> Path:
     given = os.fspath(data_root) if data_root is not None else os.environ.get("CCPML_DATA", "")
     if not given:
-        raise ValueError(f"{name}: where is it? Give --data-root, or set CCPML_DATA to the folder that holds it")
+        raise BenchmarkNotFoundError(f"{name}: data root unknown; set CCPML_DATA to the folder that holds it")
     root = Path(given).expanduser()
     if not root.is_dir():
-        said = "--data-root" if data_root is not None else "CCPML_DATA"
-        raise ValueError(f"{root}: there is no such folder ({said})")
+        origin = "data root" if data_root is not None else "CCPML_DATA"
+        raise BenchmarkNotFoundError(f"{root}: folder not found ({origin})")
     return root
 
 
-def _wrong(name: str, listing: Listing) -> list[str]:
-    problems = list(listing.gaps)
+def _wrong(name: str, index: ImageIndex) -> list[str]:
+    problems = list(index.gaps)
     for part in _BENCHMARKS[name].parts:
-        images = [image for image in listing.images if image.split == part.split and part.role in {"", image.role}]
+        images = [image for image in index.images if image.split == part.split and part.role in {"", image.role}]
         classes = len({image.class_id for image in images})
         if part.classes is not None and classes != part.classes:
-            problems.append(f"the index lists {classes:,} {part.name} classes and not {part.classes:,}")
+            problems.append(f"index: expected {part.classes:,} {part.name} classes, got {classes:,}")
         if len(images) != part.images:
-            problems.append(f"the index lists {len(images):,} {part.name} images and not {part.images:,}")
+            problems.append(f"index: expected {part.images:,} {part.name} images, got {len(images):,}")
     return problems
 
 
 def _images_below(folder: Path) -> Iterable[str]:
-    """Give the image files of a folder and of all below it, through links, but for hidden ones."""
+    """Yield all image files below a folder that are not hidden, following links."""
     seen = set[str]()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -219,35 +234,32 @@ def _images_below(folder: Path) -> Iterable[str]:
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                 yield os.path.join(place, name)
 
 
-def _require_distinct(images: Sequence[Listed]) -> None:
-    first: dict[object, Listed] = {}
+def _check_distinct(images: Sequence[IndexedImage]) -> None:
+    first: dict[object, IndexedImage] = {}
     for image in images:
         other = first.setdefault(image.path, image)
         if other is not image:
-            raise ValueError(
-                f"{image.where}: {image.path} is listed before ({other.where}), and an image would find itself; "
-                "unpack the archive anew"
-            )
+            raise ValueError(f"{image.where}: {image.path} is listed before ({other.where}); unpack the archive again")
 
 
-def _require_one_split(images: Sequence[Listed]) -> None:
-    first: dict[int | str, Listed] = {}
+def _check_one_split(images: Sequence[IndexedImage]) -> None:
+    first: dict[int | str, IndexedImage] = {}
     for image in images:
         other = first.setdefault(image.class_id, image)
         if other.split != image.split:
             raise ValueError(
-                f"{image.where}: class {image.class_name} is in {image.split} here and in {other.split} before "
-                f"({other.where}); tests are on classes never trained on; unpack the archive anew"
+                f"{image.where}: class {image.class_name} is in {image.split}, but in {other.split} before "
+                f"({other.where}); unpack the archive again"
             )
 
 
-def _source(name: str, folder: Path, base: Path, images: Sequence[Listed]) -> Source:
+def _source(name: str, folder: Path, base: Path, images: Sequence[IndexedImage]) -> Source:
     images = sorted(images, key=lambda image: image.class_id)
-    names = _class_names(images)
+    names = _distinct_names(images)
     label_of = {class_id: label for label, class_id in enumerate(names)}
     table = ImageTable(
         images=tuple(base / image.path for image in images),
@@ -259,8 +271,8 @@ def _source(name: str, folder: Path, base: Path, images: Sequence[Listed]) -> So
     return Source(table, {names[image.class_id]: image.split for image in images}, folder)
 
 
-def _class_names(images: Sequence[Listed]) -> dict[int | str, str]:
-    """Give each class a name of its own."""
+def _distinct_names(images: Sequence[IndexedImage]) -> dict[int | str, str]:
+    """Return the name of each class; names that two classes share get the class number appended."""
     names = {image.class_id: image.class_name for image in images}
     twice = {name for name, count in Counter(names.values()).items() if count > 1}
     return {class_id: f"{name} ({class_id})" if name in twice else name for class_id, name in names.items()}
@@ -268,4 +280,4 @@ def _class_names(images: Sequence[Listed]) -> dict[int | str, str]:
 
 def _some(names: Iterable[str]) -> str:
     shown = list(names)
-    return ", ".join(shown[:_SHOWN]) + (", …" if len(shown) > _SHOWN else "")
+    return ", ".join(shown[:MAX_LISTED]) + (", …" if len(shown) > MAX_LISTED else "")

@@ -1,20 +1,19 @@
-"""Which characters become classes of the embedded data set, and which split each belongs to.
+"""Selection of the characters of the data set ``glyphs``, and their splits.
 
-The rules, in the order in which they are applied:
+Rules, in order of application:
 
 1. **Faces.** Of the fonts that ship with matplotlib, those with a full-repertoire Unicode character map
-   (platform 3, encoding 10). That keeps DejaVu Sans, Sans Mono, Serif and STIX General in their weights and
-   slants, and leaves out every face whose codes cannot be trusted or whose glyphs are not letters: the
-   BaKoMa ``cm*`` fonts, STIX NonUni and Size, the Display faces, and Last Resort.
+   (platform 3, encoding 10). This keeps DejaVu Sans, Sans Mono, Serif and STIX General in their weights and
+   slants, and excludes faces whose codes cannot be trusted or whose glyphs are not letters: the BaKoMa ``cm*``
+   fonts, STIX NonUni and Size, the Display faces, and Last Resort.
 2. **Characters.** Letters and decimal digits (Unicode categories Lu, Ll, Lo, Nd) of the scripts in
-   :data:`SCRIPTS`, drawn with ink by the reference face, DejaVu Sans, and without a Unicode compatibility
-   decomposition: ligatures, presentation forms and styled letters are other characters over again. Accented
-   letters may stay. The script is the first word of the character's Unicode name.
-3. **Look-alikes.** Going up in code points, a character is dropped when its shape in any of the reference
-   faces correlates above :data:`LOOKALIKE` with that of a character already kept, of whatever script. Shapes
-   are cropped to their ink, scaled with their aspect ratio kept, and then the shorter side is widened by up
-   to 1.4, so that O and 0, or 3 and З, count as one shape, and l and — as two. Hence no class of one split
-   looks like a class of another.
+   :data:`SCRIPTS` that the reference face, DejaVu Sans, draws with ink, without a Unicode compatibility
+   decomposition: ligatures, presentation forms and styled letters duplicate other characters. Accented letters
+   are kept. The script is the first word of the character's Unicode name.
+3. **Look-alikes.** In order of code points, a character is dropped if its shape in any of the reference faces
+   has a correlation above :data:`LOOKALIKE` with a character already kept, of any script. Shapes are cropped to
+   their ink and scaled with their aspect ratio, then the shorter side is widened by up to 1.4, so that O and 0,
+   or 3 and З, are one shape, but l and — are two. No class of one split looks like a class of another.
 """
 
 from __future__ import annotations
@@ -25,13 +24,16 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-#: First word of the Unicode name → (script as shown, split). Whole scripts go to one split.
-SCRIPTS: dict[str, tuple[str, str]] = {
+from ccpml.data.sources.source import SplitName
+
+#: First word of the Unicode name → (script as shown, split). Each script belongs to one split.
+SCRIPTS: dict[str, tuple[str, SplitName]] = {
     "LATIN": ("Latin", "train"),
     "DIGIT": ("Digit", "train"),
     "GREEK": ("Greek", "train"),
@@ -49,10 +51,10 @@ SCRIPTS: dict[str, tuple[str, str]] = {
     "NKO": ("Nko", "validation"),
 }
 #: Splits in the order of their classes.
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 #: Correlation of two shapes above which the later character is dropped.
 LOOKALIKE = 0.88
-#: Faces in which shapes are compared; the first must hold the character.
+#: Faces in which shapes are compared; a character must be in the first.
 REFERENCE_FACES = ("DejaVuSans", "DejaVuSerif", "STIXGeneralItalic")
 
 _CATEGORIES = frozenset({"Lu", "Ll", "Lo", "Nd"})
@@ -65,17 +67,17 @@ _STRETCH = 1.4
 
 @dataclass(frozen=True)
 class GlyphClass:
-    """One class: a character, its script, its split.
+    """A class: a character, its script and its split.
 
     Attributes:
-        char: The character itself.
+        char: Character.
         script: Script as shown, such as ``"Greek"``.
         split: ``"train"``, ``"validation"`` or ``"test"``.
     """
 
     char: str
     script: str
-    split: str
+    split: SplitName
 
     @property
     def name(self) -> str:
@@ -88,30 +90,30 @@ class GlyphClass:
 
 
 def font_folder() -> Path:
-    """Folder of the fonts that ship with matplotlib, found without importing matplotlib.
+    """Return the folder of the fonts that ship with matplotlib, without importing matplotlib.
 
     Raises:
-        FileNotFoundError: matplotlib is not installed, or came without its fonts.
+        FileNotFoundError: If matplotlib is not installed, or its fonts are missing.
     """
     spec = importlib.util.find_spec("matplotlib")
     if spec is None or spec.origin is None:
-        raise FileNotFoundError("the glyphs are drawn from matplotlib's fonts, and matplotlib is not installed")
+        raise FileNotFoundError("matplotlib: not installed; its fonts are needed to draw the glyphs")
     folder = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
     if not folder.is_dir():  # some system packages keep the data elsewhere
         import matplotlib
 
         folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     if not folder.is_dir():
-        raise FileNotFoundError(f"matplotlib's fonts are not at {folder}; reinstall matplotlib from its wheel")
+        raise FileNotFoundError(f"{folder}: matplotlib's fonts not found; reinstall matplotlib from its wheel")
     return folder
 
 
 @functools.cache
 def faces() -> dict[str, frozenset[int]]:
-    """Code points that each trusted face draws, by the face's file stem, in alphabetical order.
+    """Return the code points drawn by each trusted face, by file stem, in alphabetical order.
 
     Raises:
-        FileNotFoundError: No fonts, or the reference faces are not among them.
+        FileNotFoundError: If the fonts, or the reference faces among them, are missing.
     """
     from fontTools.ttLib import TTFont
 
@@ -122,19 +124,19 @@ def faces() -> dict[str, frozenset[int]]:
             if table is not None:
                 found[path.stem] = frozenset(code for code, glyph in table.cmap.items() if glyph != ".notdef")
     if missing := [name for name in REFERENCE_FACES if name not in found]:
-        raise FileNotFoundError(f"{', '.join(missing)} not among matplotlib's fonts in {font_folder()}")
+        raise FileNotFoundError(f"{font_folder()}: fonts {', '.join(missing)} not found; reinstall matplotlib")
     return found
 
 
 @functools.cache
 def load_face(name: str) -> ImageFont.FreeTypeFont:
-    """Face of that file stem at the size at which all glyphs are drawn."""
+    """Load the face of a file stem at the size at which all glyphs are drawn."""
     path = font_folder() / f"{name}.ttf"
     return ImageFont.truetype(str(path), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
 
 
 def draw(char: str, face: str) -> Image.Image | None:
-    """Character in the face, white on black, cropped to its ink; None where there is none."""
+    """Draw a character in a face, white on black, cropped to its ink; None if it has no ink."""
     font = load_face(face)
     left, top, right, bottom = (round(side) for side in font.getbbox(char))
     if right <= left or bottom <= top:
@@ -146,7 +148,7 @@ def draw(char: str, face: str) -> Image.Image | None:
 
 
 def candidates() -> list[GlyphClass]:
-    """Characters that may become classes (rule 2), in order of code points; look-alikes still among them."""
+    """Return the characters that satisfy rule 2, in order of code points, including look-alikes."""
     found = []
     for code in sorted(faces()[REFERENCE_FACES[0]]):
         char = chr(code)
@@ -159,7 +161,7 @@ def candidates() -> list[GlyphClass]:
 
 
 def shapes(chars: list[str], face: str) -> NDArray[np.float32]:
-    """Shape of each character as rule 3 has it, centred, blurred, of zero mean and unit norm.
+    """Return the shape of each character as defined by rule 3: centered, blurred, with zero mean and unit norm.
 
     Args:
         chars: C characters.
@@ -186,7 +188,7 @@ def shapes(chars: list[str], face: str) -> NDArray[np.float32]:
 
 
 def similarities(chars: list[str]) -> NDArray[np.float32]:
-    """Largest correlation of each pair of characters over the reference faces, shape (C, C)."""
+    """Return the largest correlation of each pair of characters over the reference faces, (C, C)."""
     best = np.full((len(chars), len(chars)), -1.0, dtype=np.float32)
     for face in REFERENCE_FACES:
         rows = shapes(chars, face)
@@ -195,7 +197,7 @@ def similarities(chars: list[str]) -> NDArray[np.float32]:
 
 
 def first_of_lookalikes(similar: NDArray[np.float32], threshold: float) -> list[int]:
-    """Rows kept when, going down, each is dropped that is like one already kept.
+    """Return the rows that remain if each row that is similar to an earlier remaining one is dropped.
 
     >>> first_of_lookalikes(np.array([[1, 0.9, 0], [0.9, 1, 0.9], [0, 0.9, 1]], dtype=np.float32), 0.8)
     [0, 2]
@@ -209,7 +211,7 @@ def first_of_lookalikes(similar: NDArray[np.float32], threshold: float) -> list[
 
 @functools.cache
 def glyph_classes() -> tuple[GlyphClass, ...]:
-    """Classes of the data set: by split, then by code point."""
+    """Return the classes of the data set, ordered by split and then by code point."""
     pool = candidates()
     kept = first_of_lookalikes(similarities([item.char for item in pool]), LOOKALIKE)
     return tuple(sorted((pool[row] for row in kept), key=lambda item: (SPLITS.index(item.split), item.char)))

@@ -1,12 +1,12 @@
-"""The embedded data set ``glyphs``: characters of many scripts, drawn here, nothing downloaded.
+"""The generated data set ``glyphs``: characters of many scripts, drawn from matplotlib's fonts without any download.
 
-One class per character, :data:`IMAGES_PER_CLASS` grey images of 64 × 64 each, light ink on black. Which
-characters, and in which split, is said in :mod:`ccpml.data.sources.glyph_fonts`. The images of a class go round all
-faces that have the character (sans, serif, mono; bold; oblique), and each is thickened or thinned, scaled
-along both axes, sheared, turned by up to 20°, bent, shifted, sometimes struck through, blurred and made noisy.
-Each image depends on its code point and its number alone, so that adding a class alters no other.
+Each class is a character and has :data:`IMAGES_PER_CLASS` gray images of 64 × 64 pixels, light ink on black.
+:mod:`ccpml.data.sources.glyph_fonts` defines which characters are used and their splits. The images of a class cycle
+through all faces that have the character (sans, serif, mono; bold; oblique). Each glyph is thickened or thinned,
+scaled along both axes, sheared, rotated by up to 20°, bent, shifted, sometimes struck through, blurred, and noise is
+added. An image depends on its code point and number alone, so that adding a class changes no other.
 
-The set is drawn once and kept in a cache file; see :func:`load_glyphs`.
+The set is drawn once and cached in a file; see :func:`load_glyphs`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import itertools
 import math
 import os
 import unicodedata
-import uuid
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import platformdirs
@@ -29,89 +28,75 @@ from PIL import Image, ImageDraw, ImageFilter, features
 from PIL import __version__ as pillow_version
 
 from ccpml.data.sources.glyph_fonts import draw, faces, font_folder, glyph_classes
+from ccpml.data.sources.source import Source
+from ccpml.data.table import ImageTable
+from ccpml.files import write_arrays
 from ccpml.progress import progress_bar
 
-#: Number of the recipe: raise it whenever any image or class comes out differently.
+#: Version of the recipe; increase it whenever an image or class changes.
 RECIPE = 1
 IMAGES_PER_CLASS = 16
 SIDE = 64
 
 _LONG_SIDE = 38  # of a glyph in the frame, before scaling
-_ROOM = 27  # half the side of the square into which the straight glyph must fit; the rest is margin
-_BEND = 2.0  # largest shift by bending, in pixels
+_ROOM = 27  # half the side of the square into which the undistorted glyph must fit; the rest is margin
+_BEND = 2.0  # maximum displacement by bending, in pixels
 _CELLS = 5  # the bent image is sampled from a grid of 5 × 5 cells
 _FINE = 2 * SIDE  # sampled at twice the size, then averaged
 
 
-@dataclass(frozen=True)
-class Glyphs:
-    """The data set in memory. Images are grouped by class; train classes first, then validation, then test.
+def load_glyphs(cache_dir: Path | None = None, progress: bool = True) -> Source:
+    """Load the glyphs from the cache file, or draw them (about half a minute) and write that file.
 
-    Attributes:
-        images: Grey images, light ink on black, uint8 of shape (N, 64, 64).
-        labels: Class of each image, int64 of shape (N,), from 0 to C − 1.
-        names: Name of each class, such as ``"Greek/U+03B1 GREEK SMALL LETTER ALPHA"``; C of them.
-        splits: Split of each class: ``"train"``, ``"validation"`` or ``"test"``; C of them.
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    names: tuple[str, ...]
-    splits: tuple[str, ...]
-
-
-def load_glyphs(cache_dir: Path | None = None, progress: bool = True) -> Glyphs:
-    """Glyphs from the cache file, or drawn (about half a minute) and put there.
-
-    The file's name holds a fingerprint of the recipe, the fonts and Pillow, so that a change of either draws
-    anew. A damaged file is drawn anew too. It is written whole under another name and then renamed: neither an
-    interruption nor a second process can leave or see half of it.
+    The name of the file contains a fingerprint of the recipe, the fonts and Pillow: if one of them changes, or the
+    file is damaged, the glyphs are drawn again.
 
     Args:
-        cache_dir: Where the cache file lies. By default the folder in the environment variable
-            ``CCPML_CACHE``, else the user's cache folder of ``ccpml``.
-        progress: Show a progress bar on stderr while drawing.
+        cache_dir: Folder of the cache file. By default the environment variable ``CCPML_CACHE``, or else the user's
+            cache folder for ``ccpml``.
+        progress: Whether to show a progress bar on standard error while drawing.
 
     Returns:
-        The data set.
+        Gray images (N, 64, 64), grouped by class, with their split; class names are like
+        ``"Greek/U+03B1 GREEK SMALL LETTER ALPHA"``.
 
     Raises:
-        FileNotFoundError: matplotlib's fonts are missing.
+        FileNotFoundError: If matplotlib's fonts are missing.
 
     Warns:
-        UserWarning: The cache cannot be written; the data set is returned all the same.
+        UserWarning: If the cache file cannot be written.
     """
     path = _cache_path(cache_dir)
     cached = _read(path)
     if cached is not None:
         return cached
     classes = glyph_classes()
-    glyphs = Glyphs(
-        images=render_glyphs([item.char for item in classes], progress=progress),
-        labels=np.repeat(np.arange(len(classes), dtype=np.int64), IMAGES_PER_CLASS),
-        names=tuple(item.name for item in classes),
-        splits=tuple(item.split for item in classes),
-    )
+    arrays: dict[str, NDArray[Any]] = {
+        "images": render_glyphs([item.char for item in classes], progress=progress),
+        "labels": np.repeat(np.arange(len(classes), dtype=np.int64), IMAGES_PER_CLASS),
+        "names": np.array([item.name for item in classes]),
+        "splits": np.array([item.split for item in classes]),
+    }
     try:
-        _write(path, glyphs)
+        write_arrays(path, **arrays)
     except OSError as error:
-        advice = "set CCPML_CACHE to a folder that can be written, or they are drawn again next time"
-        warnings.warn(f"cannot keep the drawn glyphs in {path.parent} ({error}); {advice}", stacklevel=2)
-    return glyphs
+        advice = "set CCPML_CACHE to a writable folder, or they are drawn again next time"
+        warnings.warn(f"glyphs cannot be cached in {path.parent} ({error}); {advice}", stacklevel=2)
+    return _source(**arrays)
 
 
 def render_glyphs(chars: Sequence[str], progress: bool = False) -> NDArray[np.uint8]:
-    """Images of each character, :data:`IMAGES_PER_CLASS` per character, in order.
+    """Return the images of each character, :data:`IMAGES_PER_CLASS` per character, in order.
 
     Args:
         chars: C characters; each must be drawn by at least one trusted face.
-        progress: Show a progress bar on stderr.
+        progress: Whether to show a progress bar on standard error.
 
     Returns:
         uint8 of shape (C * IMAGES_PER_CLASS, 64, 64).
 
     Raises:
-        ValueError: No face draws the character.
+        ValueError: If no face draws a character.
 
     >>> render_glyphs("αЖ").shape
     (32, 64, 64)
@@ -122,22 +107,22 @@ def render_glyphs(chars: Sequence[str], progress: bool = False) -> NDArray[np.ui
 
 
 def render_glyph(char: str, number: int) -> NDArray[np.uint8]:
-    """Image of that number of the character, uint8 of shape (64, 64); the same one whenever called.
+    """Return one image of a character, uint8 of shape (64, 64); deterministic.
 
     Raises:
-        ValueError: No face draws the character.
+        ValueError: If no face draws the character.
     """
     having = [face for face, codes in faces().items() if ord(char) in codes]
     ink = draw(char, having[number % len(having)]) if having else None
     if ink is None:
-        raise ValueError(f"no trusted face draws U+{ord(char):04X}")
+        raise ValueError(f"U+{ord(char):04X}: not drawn by any trusted face")
     rng = np.random.Generator(np.random.PCG64([ord(char), number]))
     image = _place(_weigh(ink, rng), ink.size, rng)
     return _soil(image, rng)
 
 
 def _weigh(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Glyph with a border, its strokes thicker or thinner: blurred, then cut at another level of grey."""
+    """Return the glyph with a border and thicker or thinner strokes: blurred, then thresholded at a random level."""
     border = math.ceil(max(ink.size) * 0.1)
     framed = Image.new("L", (ink.width + 2 * border, ink.height + 2 * border))
     framed.paste(ink, (border, border))
@@ -148,7 +133,7 @@ def _weigh(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _place(glyph: Image.Image, ink_size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Glyph in the frame: scaled, sheared, turned, bent and shifted, its ink inside with a margin."""
+    """Return the glyph in the frame: scaled, sheared, rotated, bent and shifted, with a margin around its ink."""
     turn = math.radians(rng.uniform(-20, 20))
     rotate = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     shear = np.array([[1, rng.uniform(-0.25, 0.25)], [0, 1]])
@@ -172,7 +157,7 @@ def _place(glyph: Image.Image, ink_size: tuple[int, int], rng: np.random.Generat
 
 
 def _soil(image: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Image sometimes struck through in black, then blurred, dimmed and noisy."""
+    """Return the image sometimes struck through in black, then blurred, dimmed and with noise."""
     if rng.random() < 0.2:
         angle = rng.uniform(0, math.pi)
         middle = SIDE / 2 + rng.uniform(-10, 10, size=2)
@@ -186,7 +171,7 @@ def _soil(image: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def _cache_path(cache_dir: Path | None) -> Path:
-    """Cache file: its name tells apart recipes, fonts and the libraries that draw."""
+    """Return the cache file; its name distinguishes recipes, fonts and the libraries that draw."""
     folder = cache_dir or Path(os.environ.get("CCPML_CACHE") or platformdirs.user_cache_dir("ccpml"))
     fonts = [f"{path.name}:{path.stat().st_size}" for path in sorted(font_folder().glob("*.ttf"))]
     libraries = [pillow_version, str(features.version("freetype2")), unicodedata.unidata_version]
@@ -194,41 +179,18 @@ def _cache_path(cache_dir: Path | None) -> Path:
     return folder.expanduser() / f"glyphs-v{RECIPE}-{fingerprint}.npz"
 
 
-def _read(path: Path) -> Glyphs | None:
-    """Data set in the cache file; None where there is none, or it is damaged."""
+def _read(path: Path) -> Source | None:
+    """Return the data set in the cache file; None if the file does not exist or is damaged."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            glyphs = Glyphs(
-                images=file["images"],
-                labels=file["labels"],
-                names=tuple(file["names"].tolist()),
-                splits=tuple(file["splits"].tolist()),
-            )
-    except Exception:  # a damaged archive raises a dozen kinds, and the answer to each is to draw anew
+            source = _source(images := file["images"], file["labels"], file["names"], file["splits"])
+    except Exception:  # damaged archives raise many exceptions; the answer to each is to draw again
         return None
-    count = len(glyphs.names) * IMAGES_PER_CLASS
-    sound = glyphs.images.shape == (count, SIDE, SIDE) and glyphs.images.dtype == np.uint8
-    sound = sound and glyphs.labels.shape == (count,) and glyphs.labels.dtype == np.int64
-    return glyphs if sound and len(glyphs.splits) == len(glyphs.names) else None
+    return source if images.shape == (source.table.num_classes * IMAGES_PER_CLASS, SIDE, SIDE) else None
 
 
-def _write(path: Path, glyphs: Glyphs) -> None:
-    """Write the cache file whole, under another name first.
-
-    Raises:
-        OSError: The folder cannot be made or written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.part")
-    try:
-        with unfinished.open("xb") as file:
-            np.savez(
-                file,
-                images=glyphs.images,
-                labels=glyphs.labels,
-                names=np.array(glyphs.names),
-                splits=np.array(glyphs.splits),
-            )
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def _source(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], names: NDArray[np.str_], splits: NDArray[np.str_]
+) -> Source:
+    table = ImageTable(images, labels, tuple(names.tolist()), name="glyphs")
+    return Source(table, dict(zip(names.tolist(), splits.tolist(), strict=True)))

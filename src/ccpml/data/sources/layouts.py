@@ -1,39 +1,45 @@
-"""The layouts of CUB-200-2011, Stanford Online Products and In-Shop, as their archives unpack."""
+"""Index files of CUB-200-2011, Stanford Online Products and In-Shop, as their archives unpack."""
 
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from ccpml.data.sources.listing import Line, Listed, Listing, read_lines, relative_path, whole_number
-from ccpml.data.sources.own import SplitName
+from ccpml.data.sources.image_index import ImageIndex, IndexedImage, Line, positive_int, read_lines, relative_path
+from ccpml.data.sources.source import SplitName
 
-__all__ = ["first_half", "missing_numbers", "read_cub", "read_inshop", "read_sop"]
+__all__ = ["missing_numbers", "read_cub", "read_inshop", "read_sop", "split_by_number"]
 
-_SHOWN: Final = 5
+MAX_LISTED: Final = 5
+
+_INSHOP_PARTS: Final[dict[str, tuple[SplitName, str]]] = {
+    "train": ("train", ""),
+    "query": ("test", "query"),
+    "gallery": ("test", "gallery"),
+}
 
 
-def read_cub(folder: Path) -> Listing:
-    """Read CUB-200-2011: ``images.txt``, ``image_class_labels.txt``, ``images/``, and ``classes.txt`` if there.
+def read_cub(folder: Path) -> ImageIndex:
+    """Read CUB-200-2011: ``images.txt``, ``image_class_labels.txt``, ``images/``, and ``classes.txt`` if it exists.
 
-    The classes 1 to 100 train, 101 to 200 test.
+    Classes 1 to 100 are for training, 101 to 200 for testing.
 
     Raises:
-        ValueError: If an index file cannot be used; the message names its line.
+        ValueError: If an index file is invalid; the message names the line.
     """
     paths = _numbered(folder / "images.txt", "image id", "path")
     class_of = _numbered(folder / "image_class_labels.txt", "image id", "class id")
     for image, line in {**class_of, **paths}.items():
         if image not in paths or image not in class_of:
             other = "image_class_labels.txt" if image in paths else "images.txt"
-            raise ValueError(f"{line.where}: image {image} is not in {folder / other}; unpack the archive anew")
-    ids = {image: whole_number(line.text, "a class id", line.where) for image, line in class_of.items()}
-    index = [folder / "images.txt", folder / "image_class_labels.txt"]
+            raise ValueError(f"{line.where}: image {image} not found in {folder / other}; unpack the archive again")
+    ids = {image: positive_int(line.text, "class id", line.where) for image, line in class_of.items()}
+    index_files = [folder / "images.txt", folder / "image_class_labels.txt"]
     names: dict[int, str] = {}
     if (folder / "classes.txt").is_file():
-        index.append(folder / "classes.txt")
-        names = {number: line.text for number, line in _numbered(index[-1], "class id", "name").items()}
-    split = first_half(names.keys() | ids.values(), 100)
+        index_files.append(folder / "classes.txt")
+        names = {number: line.text for number, line in _numbered(index_files[-1], "class id", "name").items()}
+    split = split_by_number(names.keys() | ids.values(), 100)
     images = []
     for image, line in paths.items():
         path, class_id = relative_path(line.text, line.where), ids[image]
@@ -41,104 +47,98 @@ def read_cub(folder: Path) -> Listing:
         number, dot, _ = path.parent.name.partition(".")
         if dot and number.isascii() and number.isdigit() and int(number) != class_id:
             raise ValueError(
-                f"{line.where}: {path} is of class {int(number)} by its folder and of class {class_id} by "
-                f"{class_of[image].where}; unpack the archive anew"
+                f"{line.where}: {path} has class {int(number)} by its folder but class {class_id} by "
+                f"{class_of[image].where}; unpack the archive again"
             )
-        images.append(Listed("images" / path, class_id, name, split(class_id), "", line.where))
-    return Listing(images, folder, [folder / "images"], index, missing_numbers(paths, "image id", index[0]))
+        images.append(IndexedImage("images" / path, class_id, name, split(class_id), "", line.where))
+    gaps = missing_numbers(paths, "image id", index_files[0])
+    return ImageIndex(images, folder, [folder / "images"], index_files, gaps)
 
 
-def read_sop(folder: Path) -> Listing:
+def read_sop(folder: Path) -> ImageIndex:
     """Read Stanford Online Products: ``Ebay_train.txt`` and ``Ebay_test.txt``, and a folder for each super-class.
 
     Raises:
-        ValueError: If an index file cannot be used; the message names its line.
+        ValueError: If an index file is invalid; the message names the line.
     """
-    images: list[Listed] = []
+    images: list[IndexedImage] = []
     numbers: dict[int, str] = {}
-    index: dict[SplitName, Path] = {"train": folder / "Ebay_train.txt", "test": folder / "Ebay_test.txt"}
     names: dict[int, str] = {}
-    for split, file in index.items():
+    index_files: dict[SplitName, Path] = {"train": folder / "Ebay_train.txt", "test": folder / "Ebay_test.txt"}
+    for split, file in index_files.items():
         for number, line in enumerate(read_lines(file)):
             fields = line.text.split(maxsplit=3)
             if number == 0 and fields[:1] == ["image_id"]:
                 continue
             if len(fields) != 4:
                 raise ValueError(f"{line.where}: expected image_id class_id super_class_id path, got {line.text!r}")
-            image = whole_number(fields[0], "an image id", line.where)
-            _require_new(numbers, image, line.where)
-            class_id = whole_number(fields[1], "a class id", line.where)
+            image = positive_int(fields[0], "image id", line.where)
+            _check_new(numbers, image, line.where)
+            class_id = positive_int(fields[1], "class id", line.where)
             path = relative_path(fields[3], line.where)
             name = names.setdefault(class_id, f"{path.parent.name.removesuffix('_final') or 'product'}/{class_id}")
-            images.append(Listed(path, class_id, name, split, "", line.where))
+            images.append(IndexedImage(path, class_id, name, split, "", line.where))
     kinds = {folder / image.path.parts[0] for image in images if len(image.path.parts) > 1}
     kinds |= {place for place in folder.glob("*_final") if place.is_dir()}
-    files = list(index.values())
-    return Listing(images, folder, sorted(kinds), files, missing_numbers(numbers, "image id", *files))
+    files = list(index_files.values())
+    return ImageIndex(images, folder, sorted(kinds), files, missing_numbers(numbers, "image id", *files))
 
 
-_PARTS: Final[dict[str, tuple[SplitName, str]]] = {
-    "train": ("train", ""),
-    "query": ("test", "query"),
-    "gallery": ("test", "gallery"),
-}
-
-
-def read_inshop(folder: Path) -> Listing:
-    """Read In-Shop Clothes Retrieval: ``Eval/list_eval_partition.txt``, and the images below ``Img/`` or ``img/``.
+def read_inshop(folder: Path) -> ImageIndex:
+    """Read In-Shop Clothes Retrieval: ``Eval/list_eval_partition.txt``, and images below ``Img/`` or ``img/``.
 
     Raises:
-        ValueError: If the index file cannot be used; the message names its line.
+        ValueError: If the index file is invalid; the message names the line.
     """
     file = folder / "Eval" / "list_eval_partition.txt"
-    images: list[Listed] = []
+    images: list[IndexedImage] = []
     count: int | None = None
     for number, line in enumerate(read_lines(file)):
         fields = line.text.rsplit(maxsplit=2)
         if number == 0 and len(fields) == 1:
-            count = whole_number(line.text, "the number of images", line.where)
+            count = positive_int(line.text, "number of images", line.where)
         elif number <= 1 and fields[0] == "image_name":
             continue
-        elif len(fields) != 3 or fields[2] not in _PARTS:
+        elif len(fields) != 3 or fields[2] not in _INSHOP_PARTS:
             raise ValueError(
                 f"{line.where}: expected image_name item_id evaluation_status (train, query or gallery), "
                 f"got {line.text!r}"
             )
         else:
-            split, role = _PARTS[fields[2]]
+            split, role = _INSHOP_PARTS[fields[2]]
             path, item = relative_path(fields[0], line.where), fields[1]
             if path.parent.name.startswith("id_") and path.parent.name != item:
-                raise ValueError(f"{line.where}: {path} is listed as an image of {item}; unpack the archive anew")
-            images.append(Listed(path, item, item, split, role, line.where))
-    gaps = [] if count in {None, len(images)} else [f"{file} says that it lists {count:,} images"]
+                raise ValueError(f"{line.where}: {path}: expected item {path.parent.name}, got {item}")
+            images.append(IndexedImage(path, item, item, split, role, line.where))
+    gaps = [] if count in {None, len(images)} else [f"{file} announces {count:,} images but lists {len(images):,}"]
     base, images = _inshop_base(folder, images)
     archives = [place / "img.zip" for place in (folder, folder / "Img") if (place / "img.zip").is_file()]
     if archives and not any((base / image.path).is_file() for image in images):
         gaps.append(f"{archives[0]} is not unpacked")
     folders = [base / part for part in sorted({image.path.parts[0] for image in images})]
-    return Listing(images, base, folders, [file], gaps)
+    return ImageIndex(images, base, folders, [file], gaps)
 
 
-def _inshop_base(folder: Path, images: list[Listed]) -> tuple[Path, list[Listed]]:
-    """Find what the paths are relative to: ``img.zip`` may have been unpacked in ``Img/``, beside it, or as it."""
+def _inshop_base(folder: Path, images: list[IndexedImage]) -> tuple[Path, list[IndexedImage]]:
+    """Return the folder to which paths are relative: ``img.zip`` may be unpacked in ``Img/``, beside it, or as it."""
     without = [
         image._replace(path=PurePosixPath(*image.path.parts[1:]))
         if image.path.parts[0] == "img" and len(image.path.parts) > 2
         else image
         for image in images
     ]
-    bases = [(folder / "Img", images), (folder, images), (folder / "Img", without), (folder / "Img" / "img", without)]
-    bases += [(folder / "img" / "img", without)]
+    bases = [(folder / "Img", images), (folder, images)]
+    bases += [(folder / place, without) for place in ("Img", "Img/img", "img/img")]
     for base, named in bases:
         if base.is_dir() and any((base / image.path).is_file() for image in named):
             return base, named
     return bases[0] if (folder / "Img").is_dir() else bases[1]
 
 
-def first_half(class_ids: Iterable[int], last: int) -> Callable[[int], SplitName]:
-    """Give the published split by class number: up to ``last`` train, the others test.
+def split_by_number(class_ids: Iterable[int], last: int) -> Callable[[int], SplitName]:
+    """Return the published split as a function of the class number: train up to ``last``, test above.
 
-    Of a copy that has classes from one half alone, the first half of those that it has train.
+    If all classes lie on one side of ``last``, the first half of them is for training.
     """
     ids = sorted(class_ids)
     if not ids or not ids[0] <= last < ids[-1]:
@@ -147,31 +147,31 @@ def first_half(class_ids: Iterable[int], last: int) -> Callable[[int], SplitName
 
 
 def missing_numbers(numbers: Iterable[int], what: str, *files: Path) -> list[str]:
-    """Say which numbers of 1 or more are left out below the largest."""
+    """Return a description of the positive numbers that are missing below the largest; empty if there are none."""
     present = set(numbers)
     count = max(present, default=0) - len(present)
     if not count:
         return []
-    missing = list(islice((number for number in range(1, max(present)) if number not in present), _SHOWN))
-    shown = ", ".join(map(str, missing)) + (", …" if count > _SHOWN else "")
-    return [f"{' and '.join(map(str, files))} lack {what} {shown}"]
+    missing = islice((number for number in range(1, max(present)) if number not in present), MAX_LISTED)
+    shown = ", ".join(map(str, missing)) + (", …" if count > MAX_LISTED else "")
+    return [f"{' and '.join(map(str, files))}: {what} {shown} not found"]
 
 
 def _numbered(file: Path, what: str, value: str) -> dict[int, Line]:
-    """Read lines of a number and a value."""
+    """Read lines that hold a number and a value."""
     found: dict[int, Line] = {}
-    wheres: dict[int, str] = {}
+    seen: dict[int, str] = {}
     for line in read_lines(file):
         fields = line.text.split(maxsplit=1)
         if len(fields) != 2:
             raise ValueError(f"{line.where}: expected {what} and {value}, got {line.text!r}")
-        number = whole_number(fields[0], f"the {what}", line.where)
-        _require_new(wheres, number, line.where)
+        number = positive_int(fields[0], what, line.where)
+        _check_new(seen, number, line.where)
         found[number] = Line(line.where, fields[1])
     return found
 
 
-def _require_new(seen: dict[int, str], number: int, where: str) -> None:
+def _check_new(seen: dict[int, str], number: int, where: str) -> None:
     if number in seen:
-        raise ValueError(f"{where}: {number} is there before ({seen[number]}); unpack the archive anew")
+        raise ValueError(f"{where}: number {number} appears before ({seen[number]}); unpack the archive again")
     seen[number] = where

@@ -1,1 +1,1 @@
-"""Checking, fetching and verifying data sets."""
+"""Upkeep of data sets: check, fetch and verify."""

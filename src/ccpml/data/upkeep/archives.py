@@ -1,4 +1,4 @@
-"""Unpacking archives that nobody needs to trust: nothing is written outside the folder, and not without end."""
+"""Unpacking of untrusted archives: nothing is written outside the folder, and the size is limited."""
 
 import shutil
 import stat
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from ccpml.data.upkeep.disk import size_text
+from ccpml.files import size_text
 from ccpml.progress import progress_bar
 
 __all__ = ["unpack"]
@@ -24,22 +24,22 @@ _MB: Final = 10**6
 def unpack(archive: Path, folder: Path, max_size: int, progress: bool = True) -> None:
     """Unpack a tar file, compressed or not, or a zip file.
 
-    Everything is refused that could reach outside the folder (absolute paths, ``..``, links that lead out, members
-    that lie behind a link), devices and pipes, encrypted members, and more than ``max_size`` bytes. What was
-    written before an archive is refused stays: unpack to a folder that can be thrown away.
+    The archive is refused if it has members that could reach outside the folder (absolute paths, ``..``, links that
+    lead out, members behind a link), devices, pipes or encrypted members, or more than ``max_size`` bytes. Members
+    written before that remain, so unpack into a folder that can be removed.
 
     Args:
-        archive: The file.
-        folder: An existing folder, best an empty one.
-        max_size: Number of bytes that the files in it may have together.
-        progress: Show a progress bar on standard error.
+        archive: Archive file.
+        folder: An existing folder, preferably empty.
+        max_size: Maximum total size of the unpacked files, in bytes.
+        progress: Whether to show a progress bar on standard error.
 
     Raises:
-        ValueError: If the archive is refused, damaged, or of another kind; the message names the member.
+        ValueError: If the archive is refused, damaged, or of an unknown format; the message names the member.
         OSError: If a file cannot be written.
     """
     bounds = _Bounds(archive, max_size)
-    with _errors_named(archive):
+    with _named_errors(archive):
         if tarfile.is_tarfile(archive):
             _unpack_tar(archive, folder, bounds, progress)
         else:
@@ -47,7 +47,7 @@ def unpack(archive: Path, folder: Path, max_size: int, progress: bool = True) ->
 
 
 class _Bounds:
-    """What an archive may hold."""
+    """Limits on the members of an archive."""
 
     def __init__(self, archive: Path, max_size: int) -> None:
         self.archive = archive
@@ -56,45 +56,45 @@ class _Bounds:
         self.links = set[tuple[str, ...]]()
 
     def check(self, name: str, size: int) -> PurePosixPath:
-        """Check the name of a member and count it; give its path inside the folder."""
+        """Check the name of a member, count it, and return its path inside the folder."""
         path = self._inside(name, PurePosixPath(name))
         self.size += size
         self.count += 1
         if self.size > self.max_size or self.count > _MAX_MEMBERS:
             raise ValueError(
-                f"{self.archive}: holds more than it should ({size_text(self.max_size)}, {_MAX_MEMBERS:,} files); "
-                "get the archive anew"
+                f"{self.archive}: expected at most {size_text(self.max_size)} and {_MAX_MEMBERS:,} files, got more; "
+                "download the archive again"
             )
         return path
 
     def check_link(self, name: str, target: PurePosixPath) -> None:
-        """Check where a link leads, and remember it."""
+        """Check the target of a link, and record the link."""
         self._inside(name, target)
         self.links.add(_folded(PurePosixPath(name)))
 
     def refused(self, name: str, why: str) -> ValueError:
-        return ValueError(f"{self.archive}: refused, as {name!r} {why}; get the archive anew")
+        return ValueError(f"{self.archive}: refused: {name!r} {why}; download the archive again")
 
     def _inside(self, name: str, path: PurePosixPath) -> PurePosixPath:
-        windows = PureWindowsPath(str(path))  # it knows /, \\ and drives
+        windows = PureWindowsPath(str(path))  # splits at / and \\, and recognizes drives
         if windows.anchor or path.is_absolute() or "\0" in name:
             raise self.refused(name, "has or leads to an absolute path")
         if ".." in windows.parts:
             raise self.refused(name, "leads out of its folder")
         parts = _folded(path)
         if any(parts[:end] in self.links for end in range(1, len(parts) + 1)):
-            raise self.refused(name, "lies behind a link")
+            raise self.refused(name, "is behind a link")
         return path
 
 
 def _folded(path: PurePosixPath) -> tuple[str, ...]:
-    """Write a path so that two that are one on some file system are equal."""
+    """Return a path in a form in which paths that are the same on some file system are equal."""
     return tuple(part.casefold() for part in path.parts)
 
 
 def _unpack_tar(archive: Path, folder: Path, bounds: _Bounds, progress: bool) -> None:
     if not hasattr(tarfile, "data_filter"):
-        raise ValueError(f"{archive}: this Python cannot unpack it safely; use Python 3.11.4 or later")
+        raise ValueError(f"{archive}: this Python cannot unpack it safely; expected Python 3.11.4 or later")
     with (
         archive.open("rb") as file,
         tarfile.open(fileobj=file, mode="r:*") as tar,
@@ -113,7 +113,7 @@ def _unpack_tar(archive: Path, folder: Path, bounds: _Bounds, progress: bool) ->
 
 
 def _joined(folder: PurePosixPath, target: str) -> PurePosixPath:
-    """Follow a link's target from its folder as far as names alone tell; ``..`` stays where it leads out."""
+    """Resolve the target of a link by names alone; a ``..`` that leads out remains."""
     parts = list(folder.parts)
     if target.startswith("/"):
         return PurePosixPath(target)
@@ -138,7 +138,7 @@ def _unpack_zip(archive: Path, folder: Path, bounds: _Bounds, progress: bool) ->
                 target.mkdir(parents=True, exist_ok=True)
             else:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with file.open(member) as content, target.open("wb") as to:  # reads no more than it was said to hold
+                with file.open(member) as content, target.open("wb") as to:  # reads at most file_size bytes
                     shutil.copyfileobj(content, to, 2**20)
             done += member.compress_size
             bar.update(done // _MB - bar.n)
@@ -149,15 +149,15 @@ def _bar(size: int, progress: bool) -> "tqdm[Any]":
 
 
 @contextmanager
-def _errors_named(archive: Path) -> Iterator[None]:
-    """Let all that damaged archives raise be a ``ValueError`` that names the archive."""
+def _named_errors(archive: Path) -> Iterator[None]:
+    """Turn the exceptions that damaged archives cause into a ``ValueError`` that names the archive."""
     try:
         yield
     except tarfile.FilterError as error:
-        raise ValueError(f"{archive}: refused ({error}); get the archive anew") from error
+        raise ValueError(f"{archive}: refused ({error}); download the archive again") from error
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise ValueError(f"{archive}: damaged, or not an archive ({error}); get it anew") from error
+        raise ValueError(f"{archive}: damaged, or not an archive ({error}); download it again") from error
     except OSError as error:
-        if error.errno is None:  # of a decompressor, not of the disk
-            raise ValueError(f"{archive}: damaged, or not an archive ({error}); get it anew") from error
+        if error.errno is None:  # from a decompressor, not from the disk
+            raise ValueError(f"{archive}: damaged, or not an archive ({error}); download it again") from error
         raise

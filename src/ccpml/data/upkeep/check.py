@@ -1,48 +1,23 @@
-"""Looking at all images of a table before a long run: which cannot be read, and are all of them grey?"""
+"""Check of all images of a table before a long run: which are unreadable, and whether all are gray."""
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from ccpml.data.images.packed import PackedImage
-from ccpml.data.images.read import BadImageError, header_is_grey, read_image
+from ccpml.data.images.read import BadImage, BadImageError, BadImagesError, header_is_gray, read_image
 from ccpml.data.table import ImageTable
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.progress import progress_bar
 
-__all__ = ["BadImage", "BadImagesError", "all_grey", "check_images", "unreadable"]
-
-_SHOWN = 10
+__all__ = ["SkippableImagesError", "all_gray", "check_images", "unreadable"]
 
 
-class BadImage(NamedTuple):
-    """An image that cannot be read.
-
-    Attributes:
-        row: Its row in the table that was checked.
-        name: Its name there.
-        reason: Why it cannot be read.
-    """
-
-    row: int
-    name: str
-    reason: str
-
-
-class BadImagesError(ValueError):
-    """Images of a table that cannot be read: how many, the first ten, and the way out.
-
-    Attributes:
-        bad: All of them.
-    """
-
-    def __init__(self, message: str, bad: Sequence[BadImage] = ()) -> None:
-        super().__init__(message)
-        self.bad = list(bad)
+class SkippableImagesError(BadImagesError):
+    """Images that cannot be read and could be skipped."""
 
 
 def check_images(
@@ -50,19 +25,20 @@ def check_images(
 ) -> tuple[ImageTable, list[BadImage]]:
     """Decode every image of a table once, in a pool of threads.
 
+    Images in memory and packed images are not checked: the latter were when they were packed.
+
     Args:
-        table: Images to check; those in memory are good by construction, and those of a packed file were
-            checked when they were packed.
-        skip_bad: Leave out images that cannot be read rather than raise.
-        progress: Show a progress bar on standard error.
-        log: Which of them an earlier check found good.
+        table: Images to check.
+        skip_bad: Whether to leave out unreadable images instead of raising an error.
+        progress: Whether to show a progress bar on standard error.
+        log: Record of images that an earlier check has found readable.
 
     Returns:
-        The table without its bad images (the same table if there are none; classes that lost all their images
-        are dropped and labels made contiguous again), and the bad images.
+        The table without the unreadable images, and these. Classes that lose all their images are dropped.
 
     Raises:
-        BadImagesError: If there are bad images and ``skip_bad`` is false, or if no image is left.
+        SkippableImagesError: If images cannot be read and ``skip_bad`` is false.
+        BadImagesError: If no image can be read.
     """
     if isinstance(table.images, np.ndarray) or table.packed:
         return table, []
@@ -71,35 +47,33 @@ def check_images(
     if not bad:
         return table, []
     if len(bad) == len(table):
-        raise BadImagesError(_message(bad, len(table), "check that these are images"), bad)
+        raise BadImagesError(bad, len(table), "check that these are images")
     if not skip_bad:
-        raise BadImagesError(
-            _message(bad, len(table), "repair or remove them, or leave them out with --skip-bad-images"), bad
-        )
+        raise SkippableImagesError(bad, len(table), "repair, remove or skip them")
     return table.select(np.array([why is None for why in reasons])), bad
 
 
-def all_grey(table: ImageTable) -> bool:
-    """Say whether all images are grey, from the headers of the files alone.
+def all_gray(table: ImageTable) -> bool:
+    """Whether all images are gray according to the headers of their files.
 
-    A file counts as grey by how it is stored (1, 8 or 16 bits of grey, with or without alpha): an RGB file that
-    looks grey counts as colour, and so does a palette.
+    A file is gray if it is stored as such (1, 8 or 16 bits of gray, with or without alpha). RGB files and palettes
+    are not, whatever their pixels.
 
     Raises:
         BadImageError: If a header cannot be read.
     """
     if isinstance(table.images, np.ndarray):
         return table.images.ndim == 3
-    return all(header_is_grey(image) for image in table.images)
+    return all(header_is_gray(image) for image in table.images)
 
 
 def unreadable(images: Sequence[Path | PackedImage], progress: bool, log: CheckLog | None = None) -> list[str | None]:
-    """Say of each image why it cannot be read, or None: each is decoded, in a pool of threads.
+    """Return for each image why it cannot be read, or None; images are decoded in a pool of threads.
 
     Args:
-        images: Files, or images of a packed file.
-        progress: Show a progress bar on standard error.
-        log: Which of them are known to be good, and so not decoded; takes those that are found so.
+        images: Image files or packed images.
+        progress: Whether to show a progress bar on standard error.
+        log: Record of readable images, which are not decoded again; readable images are added.
     """
     rows = [row for row, x in enumerate(images) if log is None or not (isinstance(x, Path) and log.known(x))]
     reasons: list[str | None] = [None] * len(images)
@@ -113,7 +87,7 @@ def unreadable(images: Sequence[Path | PackedImage], progress: bool, log: CheckL
             if log is not None and reason is None and isinstance(image, Path):
                 log.record(image)
     finally:
-        pool.shutdown(cancel_futures=True)  # on Ctrl-C: finish the images in hand, and none of those queued
+        pool.shutdown(cancel_futures=True)  # on Ctrl-C, finish only the images being decoded
     return reasons
 
 
@@ -123,11 +97,3 @@ def _reason(image: Path | PackedImage) -> str | None:
     except BadImageError as error:
         return error.reason
     return None
-
-
-def _message(bad: Sequence[BadImage], total: int, way_out: str) -> str:
-    lines = [f"{len(bad):,} of {total:,} images cannot be read; {way_out}:"]
-    lines += [f"  {name}: {reason}" for _, name, reason in bad[:_SHOWN]]
-    if len(bad) > _SHOWN:
-        lines.append(f"  and {len(bad) - _SHOWN:,} more")
-    return "\n".join(lines)

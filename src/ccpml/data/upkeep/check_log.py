@@ -1,4 +1,4 @@
-"""Which images a check has found good, kept beside them: it goes on where it stopped, and is not made twice."""
+"""Record of the images that a check has found readable, so that checks resume and are not repeated."""
 
 import json
 import os
@@ -9,74 +9,73 @@ from pathlib import Path
 from typing import IO, Final
 
 from ccpml.data.images.cache_index import file_state, index_key
-from ccpml.data.upkeep.disk import only_one
+from ccpml.data_name import DataName
+from ccpml.files import exclusive_lock
 
 __all__ = ["CheckLog"]
 
-_HOME: Final = ".ccpml-check"
-_COMMIT: Final = 256  # images between two states on the disk that a killed check goes on from
+_FOLDER: Final = ".ccpml-check"
+_FLUSH_INTERVAL: Final = 256  # images
 
 
 class CheckLog:
-    """The images of a folder that were decoded and found good: a line for each, its name, size and time of change.
+    """The readable images of a folder: one line for each with name, size and time of last change.
 
-    A file that was changed since is not known; one that could not be read is tried again each time.
+    Files that have changed since are not known. Unreadable files are not recorded, so that they are tried again.
 
     Args:
         folder: Folder of the images.
-        name: The set as named on the command line.
+        name: Name of the set.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        kind, _, path = name.partition(":")
+    def __init__(self, folder: Path, name: DataName) -> None:
         self.folder = folder
-        self.home = folder / _HOME
-        self.file = self.home / (f"{kind}-{Path(path).name}.jsonl" if kind == "csv" else f"{kind}.jsonl")
-        self._good = set(self._read())
+        self.file = folder / _FOLDER / f"{name.file_stem}.jsonl"
+        self._readable = set(self._read())
         self._stream: IO[str] | None = None
-        self._waiting = 0
+        self._unflushed = 0
 
     def known(self, path: Path) -> bool:
-        """Say whether a file was found good as it is now."""
-        return self._state(path) in self._good
+        """Whether a file in its present state was found readable."""
+        return self._state(path) in self._readable
 
     def record(self, path: Path) -> None:
-        """Remember that a file is good; on the disk if the log is open."""
+        """Record that a file is readable, on disk too if the log is open."""
         state = self._state(path)
         if state is None:
             return
-        self._good.add(state)
+        self._readable.add(state)
         if self._stream is not None:
             self._stream.write(f"{json.dumps(state)}\n")
-            self._waiting += 1
-            if self._waiting == _COMMIT:
+            self._unflushed += 1
+            if self._unflushed == _FLUSH_INTERVAL:
                 self._stream.flush()
-                self._waiting = 0
+                self._unflushed = 0
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Write what is recorded to the disk; without it, and saying so, where the folder cannot be written to.
+        """Open the log for writing; if the folder is not writable, print that and record in memory only.
 
         Raises:
             ValueError: If another process is checking the same images.
         """
         try:
-            self.home.mkdir(exist_ok=True)
+            self.file.parent.mkdir(exist_ok=True)
             stream = self.file.open("a", encoding="ascii")
         except OSError as error:
-            print(f"{self.home}: cannot be written ({error.strerror}), so nothing is remembered", file=sys.stderr)
+            print(f"{self.file.parent}: cannot be written ({error.strerror}); results are not kept", file=sys.stderr)
             yield
             return
-        with stream, only_one(self.file.with_suffix(".lock"), "checking these images"):
-            if self.file.stat().st_size and not self._ends_whole():
-                stream.write("\n")  # after a line that was cut off when a check was killed
+        with stream, exclusive_lock(self.file.with_suffix(".lock"), "checking these images"):
+            if self.file.stat().st_size and not self._ends_with_newline():
+                stream.write("\n")  # the last line was cut off when a check was killed
             self._stream = stream
             try:
                 yield
             finally:
                 self._stream = None
 
-    def _ends_whole(self) -> bool:
+    def _ends_with_newline(self) -> bool:
         with self.file.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read(1) == b"\n"
@@ -94,6 +93,6 @@ class CheckLog:
             try:
                 name, size, changed = json.loads(line)
             except (ValueError, TypeError):
-                continue  # cut off
+                continue  # a line that was cut off
             if isinstance(name, str):
                 yield name, size, changed

@@ -1,6 +1,5 @@
-"""Fetching a benchmark where an official, stable address exists; saying what to do where none does."""
+"""Download of the benchmarks that have an official, stable address; instructions for the others."""
 
-import hashlib
 import shutil
 import sys
 import urllib.request
@@ -8,26 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ccpml.data.sources.benchmarks import Found, benchmark_folder, find_benchmark
+from ccpml.data.sources.benchmarks import BenchmarkNotFoundError, BenchmarkOnDisk, benchmark_folder, find_benchmark
 from ccpml.data.upkeep.archives import unpack
-from ccpml.data.upkeep.disk import NoSpaceError, only_one, require_space
-from ccpml.data.upkeep.download import download
 from ccpml.data_name import BENCHMARKS
-from ccpml.progress import progress_bar
+from ccpml.download import download, file_digest
+from ccpml.files import NoSpaceError, exclusive_lock, require_space
 
 __all__ = ["fetch_benchmark"]
 
 _GB: Final = 10**9
-_CHUNK: Final = 2**22
 
 
 class _Archive(NamedTuple):
-    """An official archive: its addresses, tried in turn, and MD5, its folder, and how large that may become."""
+    """An official archive: its addresses in order of preference, its MD5, its folder, and the folder's maximum size."""
 
     urls: tuple[str, ...]
     md5: str
     folder: str
-    unpacked: int
+    max_size: int
 
 
 _ARCHIVES: Final = {
@@ -50,13 +47,13 @@ _ARCHIVES: Final = {
 
 _BY_HAND: Final = {
     "cars196": (
-        "the page of Cars196 is closed and no address has a published checksum: get CARS196.zip from a mirror that you "
+        "its web page is closed and no address has a published checksum; download CARS196.zip from a mirror that you "
         "trust (Stanford's vision group had it at http://ftp.cs.stanford.edu/cs/cvgl/CARS196.zip) and put "
         "cars_annos.mat and car_ims/, or cars_train/, cars_test/, devkit/ and cars_test_annos_withlabels.mat, into "
         "{root}/cars196"
     ),
     "inshop": (
-        "In-Shop is given on request: ask the Multimedia Laboratory of the Chinese University of Hong Kong for "
+        "available on request only; ask the Multimedia Laboratory of the Chinese University of Hong Kong for "
         "DeepFashion's In-shop Clothes Retrieval Benchmark, and put its Eval/list_eval_partition.txt and Img/, with "
         "img.zip unpacked, into {root}/inshop"
     ),
@@ -66,52 +63,51 @@ _BY_HAND: Final = {
 def fetch_benchmark(
     name: str, data_root: Path | str, progress: bool = True, open_url: Callable[..., Any] = urllib.request.urlopen
 ) -> Path:
-    """Download a benchmark's archive, check it, and unpack it.
+    """Download the archive of a benchmark, verify its checksum, and unpack it.
 
-    A download that was stopped goes on where it stopped; an archive that lies in the root already, fetched by hand, is
-    used. It is unpacked beside its place and moved there when it is whole, so that what is there is complete.
+    An interrupted download resumes. An archive that was downloaded by hand into the data root is used. The archive is
+    unpacked into a temporary folder that is renamed when it is complete.
 
     Args:
         name: ``cub``, ``cars196``, ``sop`` or ``inshop``.
-        data_root: Folder that it shall lie in; made if it is not there.
-        progress: Show progress bars on standard error.
-        open_url: As ``urllib.request.urlopen``.
+        data_root: Folder in which to create the benchmark's folder; created if necessary.
+        progress: Whether to show progress bars on standard error.
+        open_url: Replacement for ``urllib.request.urlopen``.
 
     Returns:
-        The folder of the benchmark; one that is there already and whole is left as it is.
+        Folder of the benchmark. If it is complete already, nothing is downloaded.
 
     Raises:
-        ValueError: If there is no official address (the message says what to do), or the archive cannot be fetched, is
-            not the published one, is refused, or the disk has no room or cannot be written to.
+        ValueError: If the benchmark has no official address (the message says how to obtain it), the archive cannot
+            be downloaded, is not the published one or is refused, or the disk is full or not writable.
     """
     root = Path(data_root)
     if name not in BENCHMARKS:
-        raise ValueError(f"unknown benchmark {name!r}: expected {', '.join(BENCHMARKS)}")
+        raise ValueError(f"benchmark: expected {', '.join(BENCHMARKS)}, got {name!r}")
     if root.is_dir() and (found := _present(name, root)) is not None:
         if found.problems:
             raise ValueError(
-                f"{found.folder}: {name} is there, but not whole: {'; '.join(found.problems)}; complete it, or remove "
-                "or rename the folder and fetch it anew"
+                f"{found.folder}: {name} exists but is incomplete: {'; '.join(found.problems)}; complete it, or remove "
+                "or rename the folder and fetch it again"
             )
-        print(f"{found.folder}: {name} is there already", file=sys.stderr)
+        print(f"{found.folder}: {name} already exists", file=sys.stderr)
         return found.folder
     if name in _BY_HAND:
         raise ValueError(f"{name}: {_BY_HAND[name].format(root=root)}")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with only_one(root / f".{name}.fetch.lock", f"fetching {name}"):
+        with exclusive_lock(root / f".{name}.fetch.lock", f"fetching {name}"):
             return _fetch(_ARCHIVES[name], root, progress, open_url)
     except OSError as error:
         raise ValueError(
-            f"{error.filename or root}: cannot be written ({error.strerror or error}); choose a folder that can, with "
-            "--data-root"
+            f"{error.filename or root}: cannot be written ({error.strerror or error}); choose another folder"
         ) from error
 
 
-def _present(name: str, root: Path) -> Found | None:
+def _present(name: str, root: Path) -> BenchmarkOnDisk | None:
     try:
         benchmark_folder(name, root)
-    except ValueError:
+    except BenchmarkNotFoundError:
         return None
     return find_benchmark(name, root)
 
@@ -120,24 +116,24 @@ def _fetch(archive: _Archive, root: Path, progress: bool, open_url: Callable[...
     file = root / archive.urls[0].rpartition("/")[2]
     target = root / archive.folder
     if target.exists():
-        raise ValueError(f"{target}: in the way, and not what the archive holds; remove or rename it")
+        raise ValueError(f"{target}: already exists, but is not the benchmark; remove or rename it")
     by_hand = file.is_file()
     if by_hand:
-        print(f"{file}: there already, so not downloaded", file=sys.stderr)
+        print(f"{file}: already exists, not downloaded", file=sys.stderr)
         _check(file, archive.md5, progress)
     else:
         part = file.with_name(f"{file.name}.part")
         _download(archive, part, progress, open_url)
         _check(part, archive.md5, progress)
         part.replace(file)
-    require_space(root, archive.unpacked, f"what {file.name} holds")
+    require_space(root, archive.max_size, f"the contents of {file.name}")
     partial = root / f".{archive.folder}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        unpack(file, partial, archive.unpacked, progress)
+        unpack(file, partial, archive.max_size, progress)
         if not (partial / archive.folder).is_dir():
-            raise ValueError(f"{file}: holds no folder {archive.folder}; remove it, and fetch it anew")
+            raise ValueError(f"{file}: folder {archive.folder} not found in it; remove it and fetch it again")
         (partial / archive.folder).rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -147,43 +143,33 @@ def _fetch(archive: _Archive, root: Path, progress: bool, open_url: Callable[...
 
 
 def _download(archive: _Archive, part: Path, progress: bool, open_url: Callable[..., Any]) -> None:
-    """Download from the first address that answers.
+    """Download from the first address that works.
 
     Raises:
-        ValueError: If none does; what each says.
+        ValueError: If none does; the message has the reason for each.
     """
     failures = []
     for url in archive.urls:
         try:
-            download(url, part, archive.unpacked, progress, open_url)
+            download(url, part, archive.max_size, progress, open_url)
         except NoSpaceError:
             raise
         except ValueError as error:
             failures.append(str(error))
         else:
             return
-    way_out = f"try again later, or fetch {archive.urls[0]} elsewhere and put it into {part.parent}"
-    raise ValueError(f"{'; '.join(failures)}; {way_out}")
+    advice = f"try again later, or download {archive.urls[0]} on another machine and put it into {part.parent}"
+    raise ValueError(f"{'; '.join(failures)}; {advice}")
 
 
 def _check(file: Path, md5: str, progress: bool) -> None:
-    """Compare a file with its published checksum; one that differs is put aside, so that it is not gone on with.
+    """Compare a file with its published checksum; one that differs is renamed, so that it is not resumed.
 
     Raises:
         ValueError: If it differs.
     """
-    digest = hashlib.md5(usedforsecurity=False)
-    megabytes = file.stat().st_size // 10**6
-    with file.open("rb") as stream, progress_bar(megabytes, "MB", "checksum", shown=progress) as bar:
-        done = 0
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            bar.update(done // 10**6 - bar.n)
-    if digest.hexdigest() != md5:
-        aside = file.with_name(f"{file.name.removesuffix('.part')}.damaged")
-        file.replace(aside)
-        raise ValueError(
-            f"{aside}: not the published archive: its MD5 is {digest.hexdigest()} and not {md5}; it was put aside "
-            "under this name, and the same command fetches it anew"
-        )
+    digest = file_digest(file, "md5", progress)
+    if digest != md5:
+        renamed = file.with_name(f"{file.name.removesuffix('.part')}.damaged")
+        file.replace(renamed)
+        raise ValueError(f"{renamed}: MD5: expected {md5}, as published, got {digest}; fetch it again")

@@ -1,8 +1,8 @@
-"""Is a set of images whole? Layout, counts, checksums of the index files, and every image decoded."""
+"""Verification of a set of images: layout, counts, checksums of the index files, and every image decoded."""
 
-import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,26 +10,28 @@ from typing import Final
 import numpy as np
 
 from ccpml.data.loading import load_source
-from ccpml.data.sources.benchmarks import Found, find_benchmark
+from ccpml.data.sources.benchmarks import BenchmarkOnDisk, find_benchmark
 from ccpml.data.upkeep.check import unreadable
 from ccpml.data.upkeep.check_log import CheckLog
-from ccpml.data_name import BENCHMARKS
+from ccpml.data_name import DataName
+from ccpml.download import file_digest
+from ccpml.files import write_json
 
 __all__ = ["Verified", "verify_source"]
 
-# Published by torchvision's reader of Cars196; the other archives come without checksums of their parts.
+# From torchvision's reader of Cars196; no checksums are published for the parts of the other archives.
 _MD5: Final = {"cars_test_annos_withlabels.mat": "b0a2b23655a3edd16d84508592a98d10"}
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What a check found.
+    """Result of a verification.
 
     Attributes:
-        folder: Where the set is.
-        contents: What it holds, one phrase for each split or role.
+        folder: Folder of the set.
+        contents: Numbers of images and classes, one phrase for each split.
         checksums: SHA-256 of each index file.
-        problems: All that is wrong, one line each.
+        problems: All problems, one line each.
     """
 
     folder: Path
@@ -39,57 +41,65 @@ class Verified:
 
 
 def verify_source(name: str, data_root: Path | str | None = None, progress: bool = True) -> Verified:
-    """Check a set of images, all of it.
+    """Verify a set of images.
 
-    Of a benchmark: that its index files can be read, are those of the last check that found nothing wrong (and where
-    a checksum was published, those), that exactly the listed images are there, in the published numbers, and that
-    each can be decoded. Of a folder or a CSV file: that each image can be decoded.
+    For a benchmark: the index files are valid and the same as in the last verification without problems (and as
+    published, where a checksum is), exactly the listed images exist, in the published numbers, and each can be
+    decoded. For a folder or a CSV file: each image can be decoded.
 
-    What was decoded is remembered in ``.ccpml-check`` in the folder of the images: a check that was stopped goes on
-    there, and no run decodes again, before it starts, what a check has found good.
+    Readable images are recorded in ``.ccpml-check`` in the folder of the images, so that an interrupted verification
+    resumes, and a run does not decode them again before it starts.
 
     Args:
         name: As for `load_source`.
         data_root: As for `load_source`.
-        progress: Show a progress bar on standard error.
+        progress: Whether to show a progress bar on standard error.
 
     Raises:
-        ValueError: If there is no such set, an index file cannot be used, or another process is checking it.
+        ValueError: If the set is not found, an index file is invalid, or another process is verifying it.
     """
-    if name in BENCHMARKS:
-        found = find_benchmark(name, data_root)
-        missing = {image.path for image in found.missing}
-        paths = [found.listing.base / image.path for image in found.listing.images if image.path not in missing]
-        bad = _decode(paths, found.folder, name, progress)
-        checksums = {str(file.relative_to(found.folder)): _digest(file) for file in found.listing.index_files}
-        problems = [*_not_as_published(found), *_other_checksums(found, checksums), *bad]
-        if not problems:
-            _remember(found, checksums)
-        return Verified(found.folder, _contents(found), checksums, problems)
+    data = DataName.parse(name)
+    if data.is_benchmark:
+        return _verify_benchmark(data, data_root, progress)
     source = load_source(name)
     table = source.table
+    contents = f"{len(table):,} images of {table.num_classes:,} classes"
     if source.folder is None:
-        return Verified(Path(), [f"{len(table):,} images of {table.num_classes:,} classes, in memory"], {}, [])
+        return Verified(Path(), [f"{contents}, in memory"], {}, [])
     images = [image for image in table.images if isinstance(image, Path)]
-    bad = _decode(images, source.folder, name, progress)
-    return Verified(source.folder, [f"{len(table):,} images of {table.num_classes:,} classes"], {}, bad)
+    return Verified(source.folder, [contents], {}, _decode(images, source.folder, data, progress))
 
 
-def _decode(paths: Sequence[Path], folder: Path, name: str, progress: bool) -> list[str]:
+def _verify_benchmark(name: DataName, data_root: Path | str | None, progress: bool) -> Verified:
+    found = find_benchmark(name.kind, data_root)
+    index = found.index
+    missing = {image.path for image in found.missing}
+    paths = [index.base / image.path for image in index.images if image.path not in missing]
+    unreadable_images = _decode(paths, found.folder, name, progress)
+    checksums = {str(file.relative_to(found.folder)): file_digest(file) for file in index.index_files}
+    memory = CheckLog(found.folder, name).file.with_suffix(".json")
+    problems = [
+        *found.wrong,
+        *(f"not found: {index.base / image.path} ({image.where})" for image in found.missing),
+        *(f"not listed: {path}" for path in found.extra),
+        *_changed_index_files(found, checksums, memory),
+        *unreadable_images,
+    ]
+    if not problems:
+        with suppress(OSError):  # a folder that is not writable, as CheckLog.opened has reported
+            write_json(memory, checksums)
+    return Verified(found.folder, _contents(found), checksums, problems)
+
+
+def _decode(paths: Sequence[Path], folder: Path, name: DataName, progress: bool) -> list[str]:
     log = CheckLog(folder, name)
     with log.opened():
         reasons = unreadable(paths, progress, log)
     return [f"cannot be read: {path}: {why}" for path, why in zip(paths, reasons, strict=True) if why is not None]
 
 
-def _not_as_published(found: Found) -> list[str]:
-    """List what is missing and extra one by one."""
-    missing = [f"missing: {found.listing.base / image.path} ({image.where})" for image in found.missing]
-    return [*found.wrong, *missing, *(f"not listed: {path}" for path in found.extra)]
-
-
-def _contents(found: Found) -> list[str]:
-    images = found.listing.images
+def _contents(found: BenchmarkOnDisk) -> list[str]:
+    images = found.index.images
     splits = np.array([image.split for image in images])
     roles = np.array([image.role for image in images])
     contents = []
@@ -102,40 +112,21 @@ def _contents(found: Found) -> list[str]:
     return contents
 
 
-def _digest(file: Path, algorithm: str = "sha256") -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, algorithm).hexdigest()
-
-
-def _other_checksums(found: Found, checksums: dict[str, str]) -> list[str]:
-    """Compare index files with published checksums, and with those of the last check that found nothing wrong."""
+def _changed_index_files(found: BenchmarkOnDisk, checksums: dict[str, str], memory: Path) -> list[str]:
+    """Compare index files with published checksums, and with those of the last verification without problems."""
     problems = []
-    for file in found.listing.index_files:
+    for file in found.index.index_files:
         published = _MD5.get(file.name)
-        if published is not None and (got := _digest(file, "md5")) != published:
-            problems.append(f"{file}: not as published: its MD5 is {got} and not {published}")
+        if published is not None and (got := file_digest(file, "md5")) != published:
+            problems.append(f"{file}: MD5: expected {published}, got {got}")
     try:
-        known = json.loads(_memory(found).read_text(encoding="utf-8"))
+        known = json.loads(memory.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
     for name, digest in checksums.items():
         if isinstance(known, dict) and known.get(name, digest) != digest:
             problems.append(
-                f"{found.folder / name}: changed since a check found it whole; unpack the archive anew, or remove "
-                f"{_memory(found)} if the change is meant"
+                f"{found.folder / name}: changed since the last verification; unpack the archive again, or remove "
+                f"{memory} if the change is intended"
             )
     return problems
-
-
-def _remember(found: Found, checksums: dict[str, str]) -> None:
-    file = _memory(found)
-    temporary = file.with_suffix(".tmp")
-    try:
-        temporary.write_text(json.dumps(checksums, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(file)
-    except OSError:
-        return  # a folder that cannot be written to; the check has said so
-
-
-def _memory(found: Found) -> Path:
-    return CheckLog(found.folder, found.name).file.with_suffix(".json")

@@ -1,5 +1,6 @@
-"""Downloading one large file: what came before a dropped connection, or Ctrl-C, is not fetched again."""
+"""Download of one file that resumes after a dropped connection or an interruption, and checksums of files."""
 
+import hashlib
 import http.client
 import json
 import sys
@@ -11,35 +12,35 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from ccpml.data.upkeep.disk import require_space
+from ccpml.files import require_space
 from ccpml.progress import progress_bar
 
-__all__ = ["download"]
+__all__ = ["download", "file_digest"]
 
 _TIMEOUT: Final = 30.0  # seconds without a byte
-_PAUSES: Final = (1.0, 2.0, 4.0, 8.0)  # seconds between tries that bring nothing
-_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers of HTTP that may be others soon
+_PAUSES: Final = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts that receive nothing
+_TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CHUNK: Final = 2**18
 _MB: Final = 10**6
 
 
-class _Dropped(Exception):  # noqa: N818 -- not an error yet
-    """The server cannot be reached, or does not go on, for now."""
+class _Dropped(Exception):  # noqa: N818 -- not an error while attempts remain
+    """The server cannot be reached, or the connection broke."""
 
 
 class _Version(NamedTuple):
-    """Which state of a file the server has: a part of another state cannot be gone on with."""
+    """Version of a file on the server; only a part of the same version can be resumed."""
 
     url: str
     etag: str | None
     modified: str | None
 
     def same(self, other: "_Version | None") -> bool:
-        """Say whether nothing speaks against, and something for, both being one state."""
+        """Whether both are known to be the same version."""
         return other == self and not (self.etag is None and self.modified is None)
 
     def if_range(self) -> dict[str, str]:
-        """Give the header by which a server sends the rest only of this state."""
+        """Return the header that requests the rest of the file only if it still has this version."""
         strong = self.etag if self.etag and not self.etag.startswith("W/") else self.modified
         return {"If-Range": strong} if strong else {}
 
@@ -47,40 +48,56 @@ class _Version(NamedTuple):
 def download(
     url: str, part: Path, room: int = 0, progress: bool = True, open_url: Callable[..., Any] = urllib.request.urlopen
 ) -> None:
-    """Download a file, or the rest of it.
+    """Download a file, or the rest of it if a part exists.
 
-    A dropped connection is taken up again where it broke, at most five times without a new byte. If the server
-    cannot send parts, or has another file by now, the download begins anew.
+    After a dropped connection the download resumes where it broke, until five attempts in a row receive nothing. It
+    restarts if the server does not support ranges or the file has changed.
 
     Args:
-        url: Its address, http or https.
-        part: Where to put it; beside it stands, while it is incomplete, a note of which state of the file it is.
-        room: Number of bytes that must be free beyond those of the file.
-        progress: Show a progress bar on standard error.
-        open_url: As ``urllib.request.urlopen``.
+        url: Address, http, https or ftp.
+        part: File to write. While it is incomplete, a file beside it records the version on the server.
+        room: Number of bytes that must be free in addition to the size of the file.
+        progress: Whether to show a progress bar on standard error.
+        open_url: Replacement for ``urllib.request.urlopen``.
 
     Raises:
-        ValueError: If the server cannot be reached, does not have the file, or the disk has no room.
+        ValueError: If the server cannot be reached, does not have the file, or the disk is too full.
         OSError: If the file cannot be written.
     """
     failures = 0
     while True:
         before = _size(part)
         try:
-            if _go_on(url, part, room, progress, open_url):
+            if _resume(url, part, room, progress, open_url):
                 _note(part).unlink(missing_ok=True)
                 return
         except _Dropped as error:
             failures = 1 if _size(part) > before else failures + 1
             if failures > len(_PAUSES):
-                raise ValueError(f"cannot reach {urlsplit(url).netloc}: {error}") from error
+                raise ValueError(f"{urlsplit(url).netloc}: cannot be reached ({error})") from error
             pause = _PAUSES[failures - 1]
-            print(f"{urlsplit(url).netloc}: {error}; trying again in {pause:.0f} s", file=sys.stderr)
+            print(f"{urlsplit(url).netloc}: {error}; retrying in {pause:.0f} s", file=sys.stderr)
             time.sleep(pause)
 
 
-def _go_on(url: str, part: Path, room: int, progress: bool, open_url: Callable[..., Any]) -> bool:
-    """Ask for what is missing and take it; False if the part did not fit and was thrown away."""
+def file_digest(file: Path, algorithm: str = "sha256", progress: bool = False) -> str:
+    """Return the checksum of a file in hexadecimal.
+
+    Args:
+        file: File to read.
+        algorithm: Name of a hash function of ``hashlib``.
+        progress: Whether to show a progress bar on standard error.
+    """
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with file.open("rb") as stream, progress_bar(_size(file) // _MB, "MB", "checksum", shown=progress) as bar:
+        while chunk := stream.read(16 * _CHUNK):
+            digest.update(chunk)
+            bar.update(stream.tell() // _MB - bar.n)
+    return digest.hexdigest()
+
+
+def _resume(url: str, part: Path, room: int, progress: bool, open_url: Callable[..., Any]) -> bool:
+    """Request the missing bytes and append them; return False if the part did not fit and was removed."""
     saved = _read_note(part)
     have = _size(part) if saved is not None and saved.url == url else 0
     headers = {"User-Agent": "ccpml (https://pypi.org/project/ccpml)", "Accept-Encoding": "identity"}
@@ -95,26 +112,29 @@ def _go_on(url: str, part: Path, room: int, progress: bool, open_url: Callable[.
                     return True
                 part.unlink()
                 return False
-            if error.code in _PASSING:
-                raise _Dropped(f"the server answers {error.code} ({error.reason})") from error
-            raise ValueError(f"{url}: the server answers {error.code} ({error.reason})") from error
+            answer = f"the server answered {error.code} ({error.reason})"
+            if error.code in _TRANSIENT_STATUSES:
+                raise _Dropped(answer) from error
+            raise ValueError(f"{url}: {answer}") from error
     except (OSError, http.client.HTTPException) as error:
         raise _Dropped(_reason(error)) from error
     with response:
         version = _version(url, response)
-        if response.status == 206 and not (_begins_at(response, have) and version.same(saved)):
-            part.unlink()
-            return False
+        if response.status == 206:
+            content_range = str(response.headers.get("Content-Range", ""))
+            if not (content_range.startswith(f"bytes {have}-") and version.same(saved)):
+                part.unlink()
+                return False
         start = have if response.status == 206 else 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length is not None else None
-        require_space(part.parent, (total or start) - start + room, f"the download of {part.name} and what it holds")
-        _take(response, part, version, start, total, progress)
+        require_space(part.parent, (total or start) - start + room, f"the download of {part.name} and its contents")
+        _append(response, part, version, start, total, progress)
     return True
 
 
-def _take(response: Any, part: Path, version: _Version, start: int, total: int | None, progress: bool) -> None:
-    """Write what comes behind the first ``start`` bytes of the part."""
+def _append(response: Any, part: Path, version: _Version, start: int, total: int | None, progress: bool) -> None:
+    """Write the received bytes after the first ``start`` bytes of the part."""
     with (
         part.open("ab" if start else "wb") as file,
         progress_bar((total or 0) // _MB, "MB", "downloading", initial=start // _MB, shown=progress) as bar,
@@ -139,15 +159,11 @@ def _version(url: str, response: Any) -> _Version:
     return _Version(url, response.headers.get("ETag"), response.headers.get("Last-Modified"))
 
 
-def _begins_at(response: Any, start: int) -> bool:
-    return str(response.headers.get("Content-Range", "")).startswith(f"bytes {start}-")
-
-
 def _reason(error: Exception) -> str:
-    """Say in a few words why a connection failed."""
+    """Return a short reason why a connection failed."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
-        return "no answer in time"
+        return "timed out"
     return str(getattr(cause, "strerror", None) or cause or type(cause).__name__)
 
 

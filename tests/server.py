@@ -1,6 +1,7 @@
-"""A server on this machine alone that sends one file, whole or in part, and can be told to behave badly."""
+"""A local server of one file that can simulate failures."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,16 +9,17 @@ from threading import Thread
 
 
 class Site:
-    """What the server has and does.
+    """Contents and behavior of the server.
 
     Attributes:
-        content: The file.
-        etag: Its version.
-        ranges: Whether it sends parts.
-        cuts: After how many bytes each answer breaks off, one after the other; then none does.
-        statuses: What it answers instead, one after the other.
-        asked: The range that each request asked for, or an empty text.
-        url: Its address.
+        content: Contents of the file.
+        etag: Version of the file; empty if the server sends none.
+        ranges: Whether the server supports ranges.
+        cuts: Number of bytes after which each answer in turn breaks off; further answers are complete.
+        statuses: Error status of each answer in turn, instead of the file.
+        asked: Range of each request, or an empty string.
+        silent: Seconds to wait after an answer that was cut.
+        url: Address of the file.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -27,6 +29,7 @@ class Site:
         self.cuts: list[int] = []
         self.statuses: list[int] = []
         self.asked: list[str] = []
+        self.silent = 0.0
         self.url = ""
 
 
@@ -57,9 +60,16 @@ def serving(content: bytes, name: str = "set.tgz") -> Iterator[Site]:
                 self.send_header("Content-Range", f"bytes {start}-{len(site.content) - 1}/{len(site.content)}")
             body = site.content[start:]
             self.send_header("Content-Length", str(len(body)))
-            self.send_header("ETag", site.etag)
+            if site.etag:
+                self.send_header("ETag", site.etag)
             self.end_headers()
-            self.wfile.write(body[: site.cuts.pop(0)] if site.cuts else body)
+            if not site.cuts:
+                self.wfile.write(body)
+                return
+            self.wfile.write(body[: site.cuts.pop(0)])
+            self.wfile.flush()
+            if site.silent:
+                time.sleep(site.silent)
 
         def log_message(self, *args: object) -> None:
             return

@@ -1,0 +1,156 @@
+"""A CSV file that lists images, their classes and, optionally, their splits and roles."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from ccpml.data.sources.source import Source, SplitName
+from ccpml.data.table import ImageTable
+
+__all__ = ["load_csv"]
+
+_SPLITS: Final[Mapping[str, SplitName]] = {
+    "train": "train",
+    "validation": "validation",
+    "val": "validation",
+    "test": "test",
+}
+
+
+class _Row(NamedTuple):
+    """A row of a CSV file; ``where`` names file and line for errors."""
+
+    where: str
+    path: Path
+    label: str
+    split: SplitName | None
+    role: str
+
+
+def load_csv(file: Path | str) -> Source:
+    """Load a CSV file with the columns ``path`` and ``label`` and, optionally, ``split`` and ``role``.
+
+    Paths are relative to the folder of the file. ``split`` is train, validation (or val) or test; a class belongs to
+    exactly one, since the test classes must not be seen in training. ``role`` is query or gallery, for all images of a
+    split or for none, and never in train. Other columns are ignored. Classes and images keep the order of the file.
+    The encoding is UTF-8, with or without a byte order mark.
+
+    Args:
+        file: CSV file.
+
+    Raises:
+        ValueError: If the file is invalid; the message names the line and what to change.
+    """
+    file = Path(file).expanduser()
+    rows = _read_csv(file)
+    split_of_class = _split_of_class(rows)
+    _check_unique_paths(rows)
+    _check_roles(rows)
+    label_of: dict[str, int] = {}
+    for row in rows:
+        label_of.setdefault(row.label, len(label_of))
+    table = ImageTable(
+        images=tuple(row.path for row in rows),
+        labels=np.array([label_of[row.label] for row in rows]),
+        class_names=tuple(label_of),
+        roles=np.array([row.role for row in rows]) if any(row.role for row in rows) else None,
+        name=file.stem,
+    )
+    return Source(table, split_of_class, file.parent)
+
+
+def _read_csv(file: Path) -> list[_Row]:
+    if not file.is_file():
+        raise ValueError(f"{file}: file not found")
+    rows: list[_Row] = []
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.reader(stream, strict=True)
+        line = 1
+        try:
+            header = _header(next(reader, []), file)
+            line = reader.line_num + 1
+            for fields in reader:
+                if any(field.strip() for field in fields):
+                    rows.append(_row(fields, header, f"{file}, line {line}", file.parent))
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise ValueError(f"{file}, line {line}: not valid CSV ({error})") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file}, line {line} or later: not UTF-8; save the file as UTF-8") from error
+    if not rows:
+        raise ValueError(f"{file}: expected one line for each image below the header, got none")
+    return rows
+
+
+def _header(fields: list[str], file: Path) -> list[str]:
+    header = [field.strip().lower() for field in fields]
+    if missing := [name for name in ("path", "label") if name not in header]:
+        raise ValueError(
+            f"{file}, line 1: expected column names path,label[,split[,role]] separated by commas, got "
+            f"{','.join(header) or 'an empty line'} without {' and '.join(missing)}"
+        )
+    if twice := [name for name in ("path", "label", "split", "role") if header.count(name) > 1]:
+        raise ValueError(f"{file}, line 1: column {twice[0]} appears twice; remove one")
+    return header
+
+
+def _row(fields: list[str], header: list[str], where: str, folder: Path) -> _Row:
+    if len(fields) != len(header):
+        raise ValueError(
+            f"{where}: expected {len(header)} values, got {len(fields)}; put values that contain a comma in quotes"
+        )
+    cell = {name: field.strip() for name, field in zip(header, fields, strict=True)}
+    for name in ("path", "label"):
+        if not cell[name]:
+            raise ValueError(f"{where}: {name} is empty; fill it in or remove the line")
+    split: SplitName | None = None
+    if "split" in cell:
+        split = _SPLITS.get(cell["split"].lower())
+        if split is None:
+            got = repr(cell["split"]) if cell["split"] else "nothing"
+            raise ValueError(f"{where}: split: expected train, validation (or val) or test, got {got}")
+    role = cell.get("role", "").lower()
+    if role not in {"", "query", "gallery"}:
+        raise ValueError(f"{where}: role: expected query, gallery or nothing, got {cell['role']!r}")
+    path = folder / cell["path"]
+    if not path.is_file():
+        raise ValueError(f"{where}: image {path} not found; paths are relative to the folder of the CSV file")
+    return _Row(where, path, cell["label"], split, role)
+
+
+def _split_of_class(rows: list[_Row]) -> dict[str, SplitName] | None:
+    """Return the split of each class, after checking that it is unique."""
+    first: dict[str, _Row] = {}
+    for row in rows:
+        other = first.setdefault(row.label, row)
+        if other.split != row.split:
+            raise ValueError(
+                f"{row.where}: class {row.label!r} is in {row.split}, but in {other.split} before ({other.where}); "
+                "put each class in one split only"
+            )
+    return {row.label: row.split for row in first.values() if row.split is not None} or None
+
+
+def _check_unique_paths(rows: list[_Row]) -> None:
+    first: dict[Path, _Row] = {}
+    for row in rows:
+        other = first.setdefault(row.path.resolve(), row)  # other spellings and links are the same image
+        if other is not row:
+            raise ValueError(f"{row.where}: {row.path} is listed before ({other.where}); remove one of the lines")
+
+
+def _check_roles(rows: list[_Row]) -> None:
+    """Check that all images of a split have a role or none has, and that train has none."""
+    first: dict[SplitName | None, _Row] = {}
+    for row in rows:
+        if row.split == "train" and row.role:
+            raise ValueError(f"{row.where}: role of a training image: expected nothing, got {row.role}")
+        other = first.setdefault(row.split, row)
+        if bool(other.role) != bool(row.role):
+            has, lacks = (row, other) if row.role else (other, row)
+            raise ValueError(
+                f"{lacks.where}: role is empty, but set in {has.where}; set it for all images of a split or for none"
+            )

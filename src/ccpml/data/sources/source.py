@@ -1,0 +1,40 @@
+"""A set of images with the split that it came with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+from ccpml.data.table import ImageTable
+
+__all__ = ["IMAGE_SUFFIXES", "Source", "SplitName"]
+
+SplitName = Literal["train", "validation", "test"]
+
+#: Suffixes of image files, in lower case.
+IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A set of images, and its own split if it has one.
+
+    Attributes:
+        table: All images.
+        split_of_class: Split of each class by name, or None if the set has no split. Names that are not in ``table``
+            are ignored, so that ``table`` can be replaced by a smaller one.
+        folder: Folder of the image files; None if the images are in memory.
+
+    Raises:
+        ValueError: If a class of the table has no split.
+    """
+
+    table: ImageTable
+    split_of_class: Mapping[str, SplitName] | None = None
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.split_of_class is not None:
+            for name in self.table.class_names:
+                if self.split_of_class.get(name) not in get_args(SplitName):
+                    raise ValueError(f"class {name!r}: expected a split (train, validation or test), got none")

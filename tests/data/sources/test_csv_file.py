@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+
+from ccpml.data import load_csv
+from tests.data.pictures import touch
+
+
+def csv_of(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    file = folder / "set.csv"
+    file.write_bytes(text.encode(encoding))
+    return file
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    touch(tmp_path, *(f"{number}.png" for number in range(6)), "sub/a, b.png")
+    return tmp_path
+
+
+def test_all_columns(images: Path) -> None:
+    absolute = images / "5.png"
+    text = (
+        "Label,path,note,split,role\r\nzwölf,0.png,,train,\r\n\r\n"
+        'x,"sub/a, b.png",hm,val,\r\n'
+        f"y,{absolute},,test,query\r\ny,1.png,,Test,Gallery\r\n"
+    )
+    source = load_csv(csv_of(images, text, "utf-8-sig"))
+    assert source.table.class_names == ("zwölf", "x", "y")
+    assert source.table.images == (images / "0.png", images / "sub/a, b.png", absolute, images / "1.png")
+    assert source.table.labels.tolist() == [0, 1, 2, 2]
+    assert source.table.roles is not None
+    assert source.table.roles.tolist() == ["", "", "query", "gallery"]
+    assert source.split_of_class == {"zwölf": "train", "x": "validation", "y": "test"}
+
+
+def test_two_columns(images: Path) -> None:
+    source = load_csv(csv_of(images, "path,label\n0.png,b\n1.png,a\n2.png,b"))
+    assert source.table.class_names == ("b", "a")
+    assert source.table.roles is None
+    assert source.split_of_class is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: expected column names path,label.*, got an empty line without path and label"),
+        ("path;label\n", "separated by commas, got path;label without path and label"),
+        ("label,x\n", "got label,x without path"),
+        ("path,label,path\n", "column path appears twice"),
+        ("path,label\n", "expected one line for each image below the header"),
+        ("path,label\n0.png,a,b\n", "line 2: expected 2 values, got 3"),
+        ("path,label\n0.png,a\n\n1.png\n", "line 4: expected 2 values, got 1"),
+        ("path,label\n0.png,\n", "line 2: label is empty"),
+        ("path,label\n,a\n", "line 2: path is empty"),
+        ("path,label\n0.png,a\nnone.png,a\n", "line 3: image .*none.png not found; paths are relative"),
+        ("path,label\n0.png,a\n0.png,a\n", r"line 3: .*0.png is listed before \(.*line 2\)"),
+        ("path,label,split\n0.png,a,train\n1.png,b,\n", "line 3: split: expected .* got nothing"),
+        ("path,label,split\n0.png,a,dev\n", "line 2: split: expected .* got 'dev'"),
+        (
+            "path,label,split\n0.png,a,train\n1.png,a,test\n",
+            r"line 3: class 'a' is in test, but in train before \(.*line 2\)",
+        ),
+        ("path,label,split,role\n0.png,a,test,both\n", "line 2: role: expected query, gallery or nothing, got 'both'"),
+        (
+            "path,label,split,role\n0.png,a,train,query\n",
+            "line 2: role of a training image: expected nothing, got query",
+        ),
+        ("path,label,role\n0.png,a,query\n1.png,a,\n", r"line 3: role is empty, but set in .*line 2"),
+        ("path,label,role\n0.png,a,\n1.png,a,query\n", "line 2: role is empty"),
+        ('path,label\n"0.png,a\n', "line 2: not valid CSV"),
+        ('path,label\n"0.png","a\nb"\n1.png\n', "line 4: expected 2 values, got 1"),
+    ],
+)
+def test_errors_name_the_line(images: Path, text: str, message: str) -> None:
+    file = csv_of(images, text)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_csv(file)
+    assert str(file) in str(caught.value)
+
+
+def test_invalid_encoding_and_missing_file(images: Path) -> None:
+    with pytest.raises(ValueError, match="save the file as UTF-8"):
+        load_csv(csv_of(images, "path,label\n0.png,zwölf\n", "latin-1"))
+    with pytest.raises(ValueError, match=r"none\.csv: file not found"):
+        load_csv(images / "none.csv")
+
+
+def test_two_spellings_of_a_path_are_one_image(tmp_path: Path):
+    touch(tmp_path, "im/0.png")
+    (tmp_path / "list.csv").write_text("path,label\nim/0.png,a\nim/../im/0.png,a\n")
+    with pytest.raises(ValueError, match="is listed before"):
+        load_csv(tmp_path / "list.csv")

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+
+from ccpml.data import load_folder
+from tests.data.pictures import touch
+
+
+def test_folders_are_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "b/2.JPG", "b/1.png", "a/x/1.tiff", "a/0.gif", "a-b/1.webp", "c/only.PgM")
+    touch(tmp_path, ".hidden/1.png", "b/.1.png", "b/notes.txt", "readme.md", "empty/readme.md", "__MACOSX/._1.png")
+    (tmp_path / "c" / "folder.png").mkdir()
+    table = load_folder(tmp_path).table
+    assert table.class_names == ("a", "a/x", "a-b", "b", "c")
+    names = [path.relative_to(tmp_path).as_posix() for path in table.images if isinstance(path, Path)]
+    assert names == ["a/0.gif", "a/x/1.tiff", "a-b/1.webp", "b/1.png", "b/2.JPG", "c/only.PgM"]
+    assert table.labels.tolist() == [0, 1, 2, 3, 3, 4]
+    assert load_folder(tmp_path).split_of_class is None
+
+
+def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    touch(root, "b/1.png", "c/1.png")
+    touch(elsewhere, "1.png")
+    links = {"b/up": root, "a": elsewhere, "0": root / "c", "b/self": root / "b", "dead": tmp_path / "none"}
+    for name, target in links.items():
+        try:
+            (root / name).symlink_to(target, target_is_directory=True)
+        except OSError:
+            pytest.skip("the file system has no symbolic links")
+    assert load_folder(root).table.class_names == ("a", "b", "c")
+
+
+def test_invalid_folders(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="missing: folder not found"):
+        load_folder(tmp_path / "missing")
+    touch(tmp_path, "a/readme.txt")
+    with pytest.raises(ValueError, match=r"no images found; expected files with suffix .*\.jpg"):
+        load_folder(tmp_path)
+    touch(tmp_path, "a/1.png", "loose.png")
+    with pytest.raises(ValueError, match=r"expected images in subfolders, .* got loose\.png in the folder itself"):
+        load_folder(tmp_path)
