@@ -4,6 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ccpml.baselines import (
+        ArcFaceLoss,
+        CrossBatchMemory,
+        ProxyAnchorLoss,
+        ProxyNCALoss,
+        SoftTripleLoss,
+        SubCenterArcFaceLoss,
+    )
     from ccpml.method import (
         AlternatingProjections,
         CCPLoss,
@@ -19,49 +27,71 @@ if TYPE_CHECKING:
         greedy_k_center,
         lipschitz_normalize,
     )
-    from ccpml.models import EmbeddingModel
-    from ccpml.retrieval import RetrievalScores, evaluate
-    from ccpml.runs import Run, load_run
-    from ccpml.training import CCPCallback
+    from ccpml.models import EmbeddingModel, create_model
+    from ccpml.options import ProjectionOptions
+    from ccpml.retrieval import ClusterScores, RetrievalScores, cluster_scores, evaluate, nearest_neighbors
+    from ccpml.runs.inference import Run, load_run
+    from ccpml.runs.settings import Settings
+    from ccpml.runs.train import train
+    from ccpml.training import CCPCallback, EmbeddingPool
 
 __all__ = [
     "AlternatingProjections",
+    "ArcFaceLoss",
     "CCPCallback",
     "CCPLoss",
+    "ClusterScores",
     "ContrastiveLoss",
     "CosineContrastiveLoss",
+    "CrossBatchMemory",
     "EmbeddingModel",
+    "EmbeddingPool",
     "MultiSimilarityLoss",
     "PairLoss",
+    "ProjectionOptions",
+    "ProxyAnchorLoss",
+    "ProxyNCALoss",
     "RetrievalScores",
     "Run",
+    "Settings",
+    "SoftTripleLoss",
+    "SubCenterArcFaceLoss",
     "TripletMarginLoss",
     "average_covering_radius",
     "average_interclass_distance",
+    "cluster_scores",
     "covering_radius",
+    "create_model",
     "evaluate",
     "gather_batch",
     "greedy_k_center",
     "lipschitz_normalize",
     "load_run",
+    "nearest_neighbors",
+    "train",
 ]
 
 __version__ = "0.1.0"
 
-_FLOOR = {
-    "CCPCallback": "training",
-    "Run": "runs",
-    "load_run": "runs",
-    "EmbeddingModel": "models",
-    "RetrievalScores": "retrieval",
-    "evaluate": "retrieval",
+# Modules of the names that are not in ccpml.method.
+_MODULES = {
+    **dict.fromkeys(["ArcFaceLoss", "SubCenterArcFaceLoss", "CrossBatchMemory"], "baselines"),
+    **dict.fromkeys(["ProxyAnchorLoss", "ProxyNCALoss", "SoftTripleLoss"], "baselines"),
+    **dict.fromkeys(["EmbeddingModel", "create_model"], "models"),
+    "ProjectionOptions": "options",
+    **dict.fromkeys(["ClusterScores", "RetrievalScores"], "retrieval"),
+    **dict.fromkeys(["cluster_scores", "evaluate", "nearest_neighbors"], "retrieval"),
+    **dict.fromkeys(["Run", "load_run"], "runs.inference"),
+    "Settings": "runs.settings",
+    "train": "runs.train",
+    **dict.fromkeys(["CCPCallback", "EmbeddingPool"], "training"),
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'ccpml' has no attribute {name!r}")
-    value = getattr(import_module(f"ccpml.{_FLOOR.get(name, 'method')}"), name)
+    value = getattr(import_module(f"ccpml.{_MODULES.get(name, 'method')}"), name)
     globals()[name] = value
     return value
 
