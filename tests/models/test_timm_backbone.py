@@ -282,8 +282,8 @@ def test_unknown_model_lists_similar_names(models: dict[str, nn.Module]) -> None
     models["resnet50"] = Fake(MAP)
     with pytest.raises(ValueError, match=r"backbone: 'resnet5' not found in timm; resnet50"):
         create_model("timm:resnet5")
-    with pytest.raises(ValueError, match=r"'' not found in timm; timm.list_models\(\) has all names"):
-        create_model("timm:")
+    with pytest.raises(ValueError, match=r"'xyz' not found in timm; timm.list_models\(\) has all names"):
+        create_model("timm:xyz")
 
 
 def test_unknown_variant_lists_similar_names(models: dict[str, nn.Module]) -> None:
