@@ -9,10 +9,10 @@ from ccpml.runs.geometry import GeometrySet, picture_classes, set_geometry
 from tests.toy import quick_settings, toy_images
 
 TABLE = ImageTable(toy_images(40, 10, side=8).reshape(-1, 8, 8), np.arange(40).repeat(10), tuple(map(str, range(40))))
-EXPERIMENT = quick_settings(image_size=8, augment="none").resolved()
+SETTINGS = quick_settings(image_size=8, augment="none").resolved()
 
 
-def test_set_geometry_is_that_of_the_method_after_normalisation():
+def test_set_geometry_is_the_method_s_after_normalization():
     x, y = 3 * torch.randn(30, 4), torch.arange(30) % 5
     got = set_geometry(x, y, "val")
     phi = lipschitz_normalize(x)
@@ -22,16 +22,16 @@ def test_set_geometry_is_that_of_the_method_after_normalisation():
     }
 
 
-def test_the_set_is_a_fixed_choice_of_classes_and_images():
-    geometry = GeometrySet(EXPERIMENT, TABLE, 1)
+def test_the_set_is_fixed():
+    geometry = GeometrySet(SETTINGS, TABLE, 1)
     assert geometry.classes.tolist() == sorted(set(geometry.classes.tolist()))
     assert (len(geometry.classes), geometry.classes[0], geometry.classes[-1]) == (32, 0, 39)
     assert geometry.table.class_sizes().tolist() == [8] * 32
-    assert geometry.table.numbers.tolist() == GeometrySet(EXPERIMENT, TABLE, 1).table.numbers.tolist()
+    assert geometry.table.numbers.tolist() == GeometrySet(SETTINGS, TABLE, 1).table.numbers.tolist()
 
 
 def test_snapshot_and_proxies_are_measured_class_by_class():
-    geometry = GeometrySet(EXPERIMENT, TABLE, 1)
+    geometry = GeometrySet(SETTINGS, TABLE, 1)
     network = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
     as_float = nn.Sequential(_ToFloat(), network)
     snapshot = geometry.embed(as_float, "cpu")

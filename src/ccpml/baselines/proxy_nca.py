@@ -39,7 +39,7 @@ class ProxyNCALoss(ProxyLoss):
 
     takes_references = True
 
-    def __init__(self, num_classes: int, embedding_dim: int, temperature: float = 0.11) -> None:
+    def __init__(self, num_classes: int, embedding_dim: int, temperature: float = 0.1) -> None:
         super().__init__(num_classes, embedding_dim)
         check_number("temperature", temperature, above=0)
         self.temperature = temperature

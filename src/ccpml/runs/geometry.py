@@ -1,4 +1,4 @@
-"""What the method does to the classes, measured while it trains: covers, distances, and a few classes to look at."""
+"""Covering radii and distances of classes and proxies, measured while a run trains."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +24,9 @@ _CLASSES, _PER_CLASS = 32, 8
 
 
 def set_geometry(embeddings: Tensor, labels: Tensor, prefix: str) -> dict[str, float]:
-    """Measure a labelled set as the paper does, after φ: average covering radius and inter-class distance.
+    """Compute the paper's measures of a labelled set, after φ: average covering radius and inter-class distance.
 
-    Large sets are measured on their first 200 classes.
+    Sets of more than 200 classes are measured on the first 200.
     """
     some = labels < 200
     normalized = lipschitz_normalize(embeddings[some])
@@ -38,10 +38,10 @@ def set_geometry(embeddings: Tensor, labels: Tensor, prefix: str) -> dict[str, f
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The geometry set as the network sees it at some step.
+    """Embeddings of the geometry set at some step.
 
     Attributes:
-        embeddings: φ-normalised, (n, d).
+        embeddings: φ-normalized, (n, d).
         labels: Classes of the training table, (n,).
     """
 
@@ -50,12 +50,12 @@ class Snapshot:
 
 
 class GeometrySet:
-    """Some training images, the same ones throughout a run: up to 8 of each of up to 32 classes.
+    """Training images on which a run is measured, fixed throughout: up to 8 of each of up to 32 classes.
 
     Args:
         settings: The run's settings.
         table: The training images.
-        channels: Of the images.
+        channels: Channels of the images.
     """
 
     def __init__(self, settings: ResolvedSettings, table: ImageTable, channels: int) -> None:
@@ -66,36 +66,36 @@ class GeometrySet:
         self._batches = evaluation_batches(settings, self.table, channels)
 
     def embed(self, module: nn.Module, device: Any) -> Snapshot:
-        """Embed the set by the network as it is."""
+        """Embed the set with the current weights."""
         embeddings, labels = embed(module, self._batches, device)
         return Snapshot(lipschitz_normalize(embeddings), torch.from_numpy(self.classes)[labels])
 
     def measure(self, snapshot: Snapshot) -> dict[str, float]:
-        """Measure the set by itself."""
+        """Compute covering radius and inter-class distance of the set."""
         compact = torch.from_numpy(np.searchsorted(self.classes, snapshot.labels.numpy()))
         return set_geometry(snapshot.embeddings, compact, "train")
 
     def measure_proxies(self, snapshot: Snapshot, proxies: Tensor) -> dict[str, float]:
-        """Measure the proxies: the radius at which they cover their classes, and how far a class's are apart.
+        """Compute the radius at which proxies cover their classes, and their mean distance to their class's center.
 
         Args:
-            snapshot: The set.
-            proxies: As they are stored, (C, K, d).
+            snapshot: Embeddings of the set.
+            proxies: Un-normalized proxies, (C, K, d).
         """
         normalized = lipschitz_normalize(proxies.detach().float().cpu())
         radii = [
             covering_radius(snapshot.embeddings[None, snapshot.labels == label], normalized[None, label])
             for label in self.classes.tolist()
         ]
-        centre = normalized.mean(1, keepdim=True)
+        center = normalized.mean(1, keepdim=True)
         return {
             "proxy_covering_radius": torch.cat(radii).mean().item(),
-            "proxy_spread": (normalized - centre).norm(dim=2).mean().item(),
+            "proxy_spread": (normalized - center).norm(dim=2).mean().item(),
         }
 
 
 def picture_classes(labels: Tensor, count: int = 6) -> Tensor:
-    """Choose a few classes to draw, spread over the set."""
+    """Return a few classes to draw, spread over the set."""
     classes = torch.unique(labels)
     chosen: Tensor = classes[torch.linspace(0, len(classes) - 1, min(count, len(classes))).round().long()]
     return chosen

@@ -1,4 +1,4 @@
-"""What the instances of alternating projections change: covering radii and distances, from the first to the last."""
+"""Change of covering radii and distances over the instances of alternating projections."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Change:
     Attributes:
         before: Its mean at the last validation of the first instance.
         after: Its mean at the last validation of all.
-        fell: Number of models in which it is smaller then.
+        fell: Number of models in which it decreased.
         count: Number of models.
     """
 
@@ -27,14 +27,13 @@ class Change:
 
 
 def changes(histories: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Change]:
-    """Compare the ends of the first and of the last instance.
+    """Compare the end of the first instance with the end of training.
 
     Args:
-        histories: The validations of each model in their order, as a run's metrics are: ``instance``, and covering
-            radii and distances of training and validation classes by name. Models without a projection are left out.
+        histories: Rows of ``metrics.csv`` of each model. Models without a projection are left out.
 
     Returns:
-        The change of each measure that all other models have; none if there is no such model.
+        The change of each measure that all other models have; empty if there is no such model.
 
     Example:
         >>> validations = [{"instance": 0, "val_covering_radius": 0.5}, {"instance": 1, "val_covering_radius": 0.25}]

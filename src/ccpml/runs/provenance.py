@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit, machine."""
+"""Versions, commit and hardware behind a result."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ __all__ = ["provenance"]
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Describe what made a result: nothing in it changes between two runs of the same code on the same machine."""
+    """Return versions, commit and hardware; equal for two runs of the same code on the same machine."""
     packages = ("torch", "lightning", "numpy", "pillow")
     return {
         "versions": {
@@ -34,7 +34,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Give the commit of our own checkout, with ``-dirty`` if it was changed; None for an installed package."""
+    """Return the commit of the checkout, with ``-dirty`` if modified; None for an installed package."""
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return None

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ccpml
+from ccpml.runs.train import train
+from tests.toy import quick_settings, toy_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return toy_folder(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    settings = quick_settings(data=f"folder:{folder}", method="plain")
+    return ccpml.load_run(train(settings, tmp_path_factory.mktemp("runs") / "run", progress=False).path)
+
+
+def test_a_loaded_run_has_the_settings_and_scores_it_was_trained_with(run):
+    assert (run.settings.method, run.settings.embedding_dim, run.settings.channels) == ("plain", 8, 1)
+    assert run.scores["splits"]["test"] == {"classes": 6, "images": 30}
+
+
+def test_embeddings_are_those_of_the_run_s_own_evaluation(run):
+    with np.load(run.path / "embeddings" / "test.npz") as file:
+        paths, expected = file["paths"].tolist(), torch.from_numpy(file["embeddings"])
+    torch.testing.assert_close(run.embed(paths, batch_size=7), expected)
+    arrays = [np.array(Image.open(path)) for path in paths]
+    torch.testing.assert_close(run.embed(arrays), expected)
+
+
+def test_images_of_other_sizes_and_colors_are_embedded(run):
+    gray, color = np.zeros((60, 41), np.uint8), np.full((35, 80, 3), 200, np.uint8)
+    embeddings = run.embed([gray, color])
+    assert embeddings.shape == (2, 8)
+    assert embeddings.norm(dim=1).max() <= 1 + 1e-6
+    assert run.embed([]).shape == (0, 8)
+
+
+def test_images_that_cannot_be_read_are_named(run, tmp_path):
+    with pytest.raises(ValueError, match=r"missing\.png"):
+        run.embed([tmp_path / "missing.png"])
+    with pytest.raises(ValueError, match="expected uint8"):
+        run.embed([np.zeros((4, 4), np.float32)])
+
+
+def test_a_folder_that_is_not_a_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not a run directory"):
+        ccpml.load_run(tmp_path)
