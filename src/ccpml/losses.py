@@ -67,6 +67,15 @@ class LossEntry:
         """The methods that can train it."""
         return ("plain",) if self.has_proxies else tuple(METHODS)
 
+    def describe_method(self, method: str) -> str:
+        """Return how a method trains it, for reports.
+
+        Example:
+            >>> LOSSES["triplet"].describe_method("xbm"), LOSSES["arcface"].describe_method("plain")
+            ('cross-batch memory (XBM)', 'trained proxies of its own')
+        """
+        return "trained proxies of its own" if self.has_proxies else METHODS[method].description
+
     def defaults_for(self, data: str) -> dict[str, float]:
         """Return the values of all parameters on a data set."""
         return {**self.defaults, **self.data_defaults.get(data, {})}
@@ -79,16 +88,29 @@ class Method:
     Args:
         title: Name in tables; empty for the loss alone.
         description: Name in reports.
+        settings: What reports say of its settings, a format string with their names.
+        has_projections: Whether it solves a sequence of problem instances with a projection after each.
     """
 
     title: str
     description: str
+    settings: str = ""
+    has_projections: bool = False
 
 
 METHODS: dict[str, Method] = {
-    "ccp": Method("CCP", "chance-constrained proxies (CCP)"),
-    "xbm": Method("XBM", "cross-batch memory (XBM)"),
-    "plain": Method("", "the loss alone, within the batch"),
+    "ccp": Method(
+        "CCP",
+        "chance-constrained proxies (CCP)",
+        "K = {proxies_per_class} proxies per class from b = {pool_size} samples, λ = {projections.strength:g}",
+        has_projections=True,
+    ),
+    "xbm": Method(
+        "XBM",
+        "cross-batch memory (XBM)",
+        "{memory_batches} batches in the memory, used after step {memory_start:,}",
+    ),
+    "plain": Method("", "pairs within the batch only"),
 }
 
 _CENTERS = Parameter("K, proxies per class", least=1, whole=True)

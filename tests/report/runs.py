@@ -97,10 +97,10 @@ def _write_split(run: RunDirectory, rng: np.random.Generator, split: str, roles:
     for row, path in enumerate(paths[:-10]):  # the last ten are gone
         Image.new("RGB", (8 + row, 12), (5 * row, 90, 200)).save(path)
     paths[0].write_bytes(b"not an image")
-    centres = rng.normal(size=(len(NAMES), DIM))
+    centers = rng.normal(size=(len(NAMES), DIM))
     write_arrays(
         run.embeddings / f"{split}.npz",
-        embeddings=_unit(centres[labels] + rng.normal(size=(len(labels), DIM))),
+        embeddings=_unit(centers[labels] + rng.normal(size=(len(labels), DIM))),
         labels=labels,
         class_names=np.array(NAMES),
         paths=np.array([str(path) for path in paths]),

@@ -6,17 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from ccpml.losses import LOSSES
 from ccpml.method import average_covering_radius
 from ccpml.report.covers import worst_by_proxies, worst_by_samples
 from ccpml.report.curves import History
 from ccpml.report.embedded import Embedded, read_embedded
-from ccpml.report.gallery import _neighbours, choose_queries
-from ccpml.report.head import title
+from ccpml.report.gallery import _neighbors, choose_queries
 from ccpml.report.maps import _Flat, choose_instances, draw_maps, last_instance
 from ccpml.report.style import legible, style, two_lines
-from ccpml.runs.directory import RunDirectory
-from ccpml.runs.settings import Settings
 from tests.report.runs import make_run
 
 
@@ -48,15 +44,15 @@ def test_the_seed_decides_among_equals() -> None:
     assert sorted(choose_queries(np.array([0.5, np.nan, 0.1]), 0)) == [0, 2]
 
 
-def test_neighbours_leave_out_the_query_itself() -> None:
+def test_neighbors_leave_out_the_query_itself() -> None:
     split = embedded([[0.0], [0.0], [1.0], [3.0]], [0, 0, 0, 1])
-    assert _neighbours(split, np.array([1, 3]))[0].tolist() == [0, 2, 3]
-    assert _neighbours(split, np.array([1, 3]))[1].tolist() == [2, 0, 1]
+    assert _neighbors(split, np.array([1, 3]))[0].tolist() == [0, 2, 3]
+    assert _neighbors(split, np.array([1, 3]))[1].tolist() == [2, 0, 1]
 
 
-def test_neighbours_come_from_the_gallery() -> None:
+def test_neighbors_come_from_the_gallery() -> None:
     split = embedded([[0.0], [0.0], [1.0], [3.0]], [0, 0, 0, 1], ["query", "query", "gallery", "gallery"])
-    assert _neighbours(split, np.array([0]))[0].tolist() == [2, 3]
+    assert _neighbors(split, np.array([0]))[0].tolist() == [2, 3]
 
 
 def test_scores_of_queries_without_references_are_nan() -> None:
@@ -134,11 +130,3 @@ def test_names_fit_and_show_in_any_font() -> None:
     assert two_lines("short", 12) == "short"
     assert two_lines("Korean/character01", 15) == "Korean/\ncharacter01"
     assert two_lines("x" * 40, 10) == "x" * 10 + "\n" + "x" * 9 + "…"
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_the_title_names_every_method_and_loss(loss, tmp_path):
-    for method in LOSSES[loss].methods:
-        text = title(RunDirectory(tmp_path), Settings(loss=loss, method=method))
-        expected = {"ccp": "chance-constrained", "xbm": "cross-batch memory", "plain": "the loss alone"}[method]
-        assert ("proxies of its own" if LOSSES[loss].has_proxies else expected) in text

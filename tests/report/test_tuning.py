@@ -72,10 +72,10 @@ def test_only_pruned_trials_or_equal_scores_are_drawn_too():
 
 def test_the_contour_shows_a_surface_between_complete_trials_alone():
     made = results(30, states=("complete",))
-    coloured = [len(np.unique(pixels(draw_contour(STRENGTH, PROXIES, some)), axis=0)) for some in (made, made[:1])]
+    colored = [len(np.unique(pixels(draw_contour(STRENGTH, PROXIES, some)), axis=0)) for some in (made, made[:1])]
     pruned = [Result(one.number, "pruned", one.values, one.score) for one in made]
     share = [np.mean((pixels(draw_contour(STRENGTH, PROXIES, some)) > 250).all(1)) for some in (made, pruned)]
-    assert coloured[0] > coloured[1]
+    assert colored[0] > colored[1]
     assert share[0] < 0.7 < share[1]
 
 

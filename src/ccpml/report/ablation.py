@@ -13,13 +13,11 @@ from ccpml.benchmark.ablations import ablation_title
 from ccpml.benchmark.paper import paper_scores
 from ccpml.benchmark.protocol import Benchmark, Row
 from ccpml.benchmark.results import RowResult
-from ccpml.losses import LOSSES
-from ccpml.report.style import COLOURS, INK, MUTED, PAPER, WIDTH, Picture, legible, shorten, style
+from ccpml.losses import LOSSES, METHODS
+from ccpml.report.style import COLORS, INK, MUTED, PAPER, WIDTH, Picture, legible, shorten, style
 
 __all__ = ["draw_ablation", "draw_table"]
 
-_METHODS: Final = {"plain": COLOURS[1], "ccp": COLOURS[0], "xbm": COLOURS[2], "xbm-s": COLOURS[5]}
-_RIVAL: Final = COLOURS[3]
 _SCORES: Final = {
     "validation": "Validation MAP@R at its best",
     "separated": "Test MAP@R, single models",
@@ -58,8 +56,8 @@ def draw_ablation(benchmark: Benchmark, results: Sequence[RowResult], to: Path) 
         for axes, score in zip(figure.subplots(1, 2), ("validation", "separated"), strict=True):
             for number, of_one in enumerate(families):
                 shift = 0.12 * (number - (len(families) - 1) / 2)
-                colour = _colour(of_one[0].row) if one_loss else COLOURS[number % len(COLOURS)]
-                _line(axes, values, of_one, score, shift, (colour, _MARKERS[number % len(_MARKERS)]))
+                color = _color(of_one[0].row) if one_loss else COLORS[number % len(COLORS)]
+                _line(axes, values, of_one, score, shift, (color, _MARKERS[number % len(_MARKERS)]))
             for place in default[:1]:
                 axes.axvline(place, color=INK, linewidth=1.8, linestyle=":", zorder=1)
             names = [shorten(legible(value), 12) for value in values]
@@ -113,8 +111,11 @@ def _family(row: Row) -> Row:
     return Row(row.loss, row.method)
 
 
-def _colour(row: Row) -> str:
-    return _RIVAL if LOSSES[row.loss].has_proxies else _METHODS[row.method]
+def _color(row: Row) -> str:
+    """Return a color for each method, and one for all losses with proxies of their own."""
+    kinds = [*METHODS, "proxies"]
+    kind = "proxies" if LOSSES[row.loss].has_proxies else row.method.partition("-")[0]
+    return COLORS[kinds.index(kind) % len(COLORS)]
 
 
 def _is_default(benchmark: Benchmark, row: Row) -> bool:
@@ -143,15 +144,15 @@ def _point(result: RowResult, score: str) -> _Point | None:
 def _line(
     axes: Axes, values: list[str], of_one: Sequence[RowResult], score: str, shift: float, look: tuple[str, str]
 ) -> None:
-    """Draw a loss with a method over the values, in a colour and with a marker."""
-    colour, marker = look
+    """Draw a loss with a method over the values, in a color and with a marker."""
+    color, marker = look
     found = [(values.index(str(x.row.value)) + shift, point) for x in of_one if (point := _point(x, score)) is not None]
     for place, point in found:
         if len(point.repeats) > 1:
-            axes.plot([place] * len(point.repeats), point.repeats, ".", color=colour, alpha=0.45, markersize=5)
+            axes.plot([place] * len(point.repeats), point.repeats, ".", color=color, alpha=0.45, markersize=5)
     places, means, stds = [p for p, _ in found], [x.mean for _, x in found], [x.std for _, x in found]
     label = _family(of_one[0].row).title
-    axes.errorbar(places, means, stds, color=colour, marker=marker, capsize=3, label=label, elinewidth=1, markersize=6)
+    axes.errorbar(places, means, stds, color=color, marker=marker, capsize=3, label=label, elinewidth=1, markersize=6)
 
 
 def _dot(axes: Axes, result: RowResult, score: str, place: float) -> None:
@@ -159,10 +160,10 @@ def _dot(axes: Axes, result: RowResult, score: str, place: float) -> None:
     point = _point(result, score)
     if point is None:
         return
-    colour = _colour(result.row)
+    color = _color(result.row)
     if len(point.repeats) > 1:
-        axes.plot(point.repeats, [place] * len(point.repeats), ".", color=colour, alpha=0.5, markersize=5)
-    axes.errorbar([point.mean], [place], xerr=[point.std], fmt="o", color=colour, capsize=3, elinewidth=1, markersize=7)
+        axes.plot(point.repeats, [place] * len(point.repeats), ".", color=color, alpha=0.5, markersize=5)
+    axes.errorbar([point.mean], [place], xerr=[point.std], fmt="o", color=color, capsize=3, elinewidth=1, markersize=7)
 
 
 def _places(results: Sequence[RowResult]) -> list[float]:

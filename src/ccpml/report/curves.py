@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
-from ccpml.report.style import COLOURS, INK, MUTED, PAPER, WIDTH, Picture
+from ccpml.report.style import COLORS, INK, MUTED, PAPER, WIDTH, Picture
 
 __all__ = ["History", "draw_geometry", "draw_progress"]
 
-_TRAIN, _VALIDATION, _PROXIES, _SPREAD = COLOURS[0], COLOURS[4], COLOURS[2], COLOURS[3]
+_TRAIN, _VALIDATION, _PROXIES, _SPREAD = COLORS[0], COLORS[4], COLORS[2], COLORS[3]
 _LABELLED = 12
 """More switches than this are marked, but not numbered."""
 
@@ -106,15 +106,15 @@ def draw_geometry(history: History) -> Picture:
     return Picture.of(figure, "geometry.png", f"Curves over steps: {shown}" + _switches_in_words(history))
 
 
-def _line(axis: Axes, history: History, name: str, colour: str, label: str) -> None:
+def _line(axis: Axes, history: History, name: str, color: str, label: str) -> None:
     marker = "o" if len(history.rows) <= 60 else ""
-    axis.plot(history.column("step"), history.column(name), color=colour, label=label, marker=marker)
+    axis.plot(history.column("step"), history.column(name), color=color, label=label, marker=marker)
     switches = history.switches if history.numbered else ()
     switched = [row for row in history.rows if row["step"] in switches and name in row]
     axis.plot(
         [row["step"] for row in switched],
         [row[name] for row in switched],
-        color=colour,
+        color=color,
         marker="D",
         markersize=6,
         markeredgecolor=PAPER,

@@ -19,7 +19,7 @@ class Embedded:
     """A split as the best weights see it.
 
     Attributes:
-        embeddings: φ-normalised, (N, d).
+        embeddings: φ-normalized, (N, d).
         labels: (N,).
         class_names: (C,).
         paths: Names of the images, (N,).

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ccpml.method import lipschitz_normalize
 from ccpml.report.embedded import Embedded, Instance
-from ccpml.report.style import COLOURS, INK, MUTED, WIDTH, Picture, legible, shorten
+from ccpml.report.style import COLORS, INK, MUTED, WIDTH, Picture, legible, shorten
 
 __all__ = ["choose_instances", "draw_maps", "last_instance"]
 
@@ -73,30 +73,30 @@ def draw_maps(instances: Sequence[Instance]) -> Picture:
     figure = Figure(figsize=(WIDTH, rows * (side + 0.15) + 0.95), layout="constrained")
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.9 / figure.get_figheight()))  # type: ignore[union-attr, call-arg]  # the constrained one
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    colours = _colours(instances)
+    colors = _colors(instances)
     before: dict[int, Points] = {}
     for axis, instance in zip(axes, instances, strict=False):
         flat = _Flat.of(instance, before)
         before = flat.means
-        _draw_panel(axis, instance, flat, colours)
+        _draw_panel(axis, instance, flat, colors)
     for axis in axes[len(instances) :]:
         axis.set_axis_off()
-    classes, marks = _legend(instances, colours)
+    classes, marks = _legend(instances, colors)
     height = figure.get_figheight()
     figure.legend(handles=classes, ncols=3, bbox_to_anchor=(0.01, 1 - 0.08 / height), **_LEGEND)
     figure.legend(handles=marks, ncols=3, bbox_to_anchor=(0.01, 1 - 0.58 / height), **_LEGEND)
-    return Picture.of(figure, "maps.png", f"Maps of the classes {', '.join(colours)}, in {len(instances)} panels.")
+    return Picture.of(figure, "maps.png", f"Maps of the classes {', '.join(colors)}, in {len(instances)} panels.")
 
 
 def _draw_one(instance: Instance) -> Picture:
     """Draw a single panel, large, with its legend to the right."""
     figure = Figure(figsize=(WIDTH, 5.5))
     axis = figure.add_axes((0.01, 0.02, 0.51, 0.91))
-    colours = _colours([instance])
-    _draw_panel(axis, instance, _Flat.of(instance, {}), colours, scale=2.5)
-    classes, marks = _legend([instance], colours)
+    colors = _colors([instance])
+    _draw_panel(axis, instance, _Flat.of(instance, {}), colors, scale=2.5)
+    classes, marks = _legend([instance], colors)
     figure.legend(handles=classes + marks, bbox_to_anchor=(0.56, 0.92), labelspacing=0.8, **_LEGEND)
-    return Picture.of(figure, "maps.png", f"Map of the classes {', '.join(colours)}.")
+    return Picture.of(figure, "maps.png", f"Map of the classes {', '.join(colors)}.")
 
 
 @dataclass(frozen=True)
@@ -134,14 +134,14 @@ class _Flat:
 
 def _principal(points: Points) -> Points:
     """Project on the first two principal components."""
-    centred = points - points.mean(0)
-    if centred.shape[1] < 2:
-        centred = np.pad(centred, ((0, 0), (0, 1)))
-    axes = np.linalg.svd(centred, full_matrices=False)[2][:2]
+    centerd = points - points.mean(0)
+    if centerd.shape[1] < 2:
+        centerd = np.pad(centerd, ((0, 0), (0, 1)))
+    axes = np.linalg.svd(centerd, full_matrices=False)[2][:2]
     if len(axes) < 2:
-        return np.pad(centred @ axes.T, ((0, 0), (0, 1)))
+        return np.pad(centerd @ axes.T, ((0, 0), (0, 1)))
     signs = np.sign(axes[np.arange(2), np.abs(axes).argmax(1)])  # else the machine would choose
-    projected: Points = centred @ (axes * signs[:, None]).T
+    projected: Points = centerd @ (axes * signs[:, None]).T
     return projected
 
 
@@ -155,16 +155,16 @@ def _turn(means: dict[int, Points], before: dict[int, Points]) -> Points:
     return turn
 
 
-def _draw_panel(axis: Axes, instance: Instance, flat: _Flat, colours: dict[str, str], scale: float = 1) -> None:
+def _draw_panel(axis: Axes, instance: Instance, flat: _Flat, colors: dict[str, str], scale: float = 1) -> None:
     for number, (label, name) in enumerate(zip(instance.classes, instance.class_names, strict=True)):
-        colour = colours[name]
-        _scatter(axis, flat.samples[instance.labels == label], s=9 * scale, color=colour, alpha=0.75, linewidths=0)
+        color = colors[name]
+        _scatter(axis, flat.samples[instance.labels == label], s=9 * scale, color=color, alpha=0.75, linewidths=0)
         if flat.converged is not None:
             _scatter(
-                axis, flat.converged[number], s=42 * scale, marker="s", color=colour, edgecolors=INK, linewidths=0.9
+                axis, flat.converged[number], s=42 * scale, marker="s", color=color, edgecolors=INK, linewidths=0.9
             )
         if flat.following is not None:
-            ring = {"marker": "o", "facecolors": "none", "edgecolors": colour, "linewidths": 1.7}
+            ring = {"marker": "o", "facecolors": "none", "edgecolors": color, "linewidths": 1.7}
             _scatter(axis, flat.following[number], s=58 * scale, **ring)
     axis.set_title(instance.title)
     axis.set_xticks([])
@@ -196,12 +196,12 @@ def _frame(axis: Axes, points: Points) -> None:
     )
 
 
-def _colours(instances: Sequence[Instance]) -> dict[str, str]:
+def _colors(instances: Sequence[Instance]) -> dict[str, str]:
     names = dict.fromkeys(name for instance in instances for name in instance.class_names)
-    return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+    return {name: COLORS[number % len(COLORS)] for number, name in enumerate(names)}
 
 
-def _legend(instances: Sequence[Instance], colours: dict[str, str]) -> tuple[list[Line2D], list[Line2D]]:
+def _legend(instances: Sequence[Instance], colors: dict[str, str]) -> tuple[list[Line2D], list[Line2D]]:
     """Give the legend's entries: of the classes, and of the marks."""
 
     def mark(label: str, **how: Any) -> Line2D:
@@ -209,7 +209,7 @@ def _legend(instances: Sequence[Instance], colours: dict[str, str]) -> tuple[lis
 
     classes = [
         mark(shorten(legible(n), 44 if len(instances) == 1 else 30), marker="o", markersize=6, color=c)
-        for n, c in colours.items()
+        for n, c in colors.items()
     ]
     marks = [mark("sample", marker="o", markersize=3.5, color=MUTED)]
     if any(instance.converged is not None for instance in instances):

@@ -17,7 +17,7 @@ from matplotlib.font_manager import findfont, get_font
 from ccpml.files import write_whole
 
 __all__ = [
-    "COLOURS",
+    "COLORS",
     "INK",
     "MUTED",
     "PAPER",
@@ -36,8 +36,8 @@ WIDTH: Final = 10.0
 
 INK, MUTED, PAPER = "#1f2933", "#6b7680", "#ffffff"
 RIGHT, WRONG = "#00825a", "#cc3311"
-COLOURS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc6fa4", "#d55e00", "#56b4e9")
-"""Okabe and Ito's colours, which colour-blind readers tell apart."""
+COLORS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc6fa4", "#d55e00", "#56b4e9")
+"""Okabe and Ito's colors, which color-blind readers tell apart."""
 
 _DPI: Final = 144
 _SETTINGS: Final[Any] = {  # matplotlib's own type of these names differs by version

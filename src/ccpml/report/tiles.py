@@ -99,14 +99,14 @@ def _draw_image(axis: Axes, image: Pixels, left: float, top: float, side: float)
 
 
 def _mark(axis: Axes, right: bool, left: float, top: float, side: float) -> None:
-    """Frame it, and say the same by a sign and by the line, for those to whom the colours are one."""
-    colour, sign = (RIGHT, "✓") if right else (WRONG, "✗")
+    """Frame it, and say the same by a sign and by the line, for those to whom the colors are one."""
+    color, sign = (RIGHT, "✓") if right else (WRONG, "✗")
     frame: dict[str, Any] = {"fill": False, "linewidth": 2.4, "zorder": 3}
     if right:
-        axis.add_patch(Rectangle((left, top), side, side, edgecolor=colour, **frame))
+        axis.add_patch(Rectangle((left, top), side, side, edgecolor=color, **frame))
     else:
         axis.add_patch(Rectangle((left, top), side, side, edgecolor="#f6d2c8", **frame))
-        axis.add_patch(Rectangle((left, top), side, side, edgecolor=colour, linestyle=(0, (4, 1.5)), **frame))
+        axis.add_patch(Rectangle((left, top), side, side, edgecolor=color, linestyle=(0, (4, 1.5)), **frame))
     corner = left + side - 0.1, top + 0.1
     axis.text(
         *corner,
@@ -117,5 +117,5 @@ def _mark(axis: Axes, right: bool, left: float, top: float, side: float) -> None
         fontweight="bold",
         color="white",
         zorder=5,
-        bbox={"boxstyle": "circle,pad=0.15", "facecolor": colour, "edgecolor": "white", "linewidth": 0.8},
+        bbox={"boxstyle": "circle,pad=0.15", "facecolor": color, "edgecolor": "white", "linewidth": 0.8},
     )

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.tri import Triangulation
 from numpy.typing import NDArray
 
-from ccpml.report.style import COLOURS, INK, MUTED, PAPER, WIDTH, Picture, style
+from ccpml.report.style import COLORS, INK, MUTED, PAPER, WIDTH, Picture, style
 from ccpml.tuning.search_space import Choices, Field, Range
 from ccpml.tuning.study import Search
 from ccpml.tuning.tune import Result, best_of
@@ -22,14 +22,14 @@ from ccpml.tuning.tune import Result, best_of
 __all__ = ["draw_contour", "draw_history", "draw_search", "draw_slices"]
 
 _SCORE = "MAP@R on the validation classes"
-_COMPLETE, _PRUNED = COLOURS[0], INK
+_COMPLETE, _PRUNED = COLORS[0], INK
 _COLUMNS = 3
 _NAMES: Final = {
     "projections.strength": "strength λ",
     "proxies_per_class": "proxies per class K",
     "pool_size": "pool size b",
 }
-_STAR: Final[Any] = {"marker": "*", "markersize": 15, "color": COLOURS[4], "markeredgecolor": PAPER, "linestyle": ""}
+_STAR: Final[Any] = {"marker": "*", "markersize": 15, "color": COLORS[4], "markeredgecolor": PAPER, "linestyle": ""}
 
 
 def draw_search(search: Search, results: Sequence[Result], shares: Mapping[str, float]) -> list[Path]:

@@ -118,15 +118,15 @@ def _geometry(report: _Report) -> Iterator[str]:
     if not report.history.rows:
         return
     caption = (
-        "The average covering radius is the radius of the greedy k-centre cover of a class by k of its samples, "
+        "The average covering radius is the radius of the greedy k-center cover of a class by k of its samples, "
         "averaged over k and over classes: how widely classes are spread. The average inter-class distance is the mean "
         "distance between samples of different classes: the smaller the radius against it, the better."
     )
     if report.history.has("proxy_covering_radius"):
         caption += (
             " The proxies' covering radius is the smallest at which balls around a class's proxies cover its samples "
-            "(the generalisation gap of proxy training is bounded by it); their spread is their mean distance from "
-            "their own centre, near zero where the proxies of a class coalesce. Where an instance has converged, "
+            "(the generalization gap of proxy training is bounded by it); their spread is their mean distance from "
+            "their own center, near zero where the proxies of a class coalesce. Where an instance has converged, "
             "the next proxies are measured, just chosen."
         )
     yield page.section("Geometry of the classes", report.figure(draw_geometry(report.history), caption))
@@ -145,11 +145,11 @@ def _maps(report: _Report) -> Iterator[str]:
     caption = (
         "Some training classes in two dimensions, by the first two principal components (PCA) of what a panel shows"
     )
-    caption += ", fitted for each panel; the bar gives the scale. Small marks are samples, coloured by class."
+    caption += ", fitted for each panel; the bar gives the scale. Small marks are samples, colored by class."
     if report.ccp:
         caption += (
             " Each panel shows an instance when it has converged: squares are its proxies as trained, circles the "
-            "next proxies, samples selected by greedy k-centre away from the squares so that they cover the class."
+            "next proxies, samples selected by greedy k-center away from the squares so that they cover the class."
         )
         if report.train is not None:
             caption += " The last panel shows the weights that were tested, with their proxies."
@@ -167,7 +167,7 @@ def _gallery(report: _Report) -> Iterator[str]:
         return
     among = "the gallery" if report.test.has_roles else "all other test images"
     caption = (
-        f"Test queries of classes never seen in training, left, and their nearest neighbours among {among}, the "
+        f"Test queries of classes never seen in training, left, and their nearest neighbors among {among}, the "
         "nearest first: ✓ in a green frame is of the query's class, ✗ in a dashed red frame is not. The queries are "
         f"chosen by rule: sorted by their MAP@R (equals shuffled by seed {seed}), evenly from the worst to the best."
     )
@@ -178,7 +178,7 @@ def _covers(report: _Report) -> Iterator[str]:
     parts = []
     if report.test is not None:
         worst = worst_by_samples(report.test, report.test_map_at_r)
-        measure = "average covering radius: that of the greedy k-centre cover by k of its samples, averaged over k"
+        measure = "average covering radius: that of the greedy k-center cover by k of its samples, averaged over k"
         parts += _covers_of(report, "test", report.test, worst, measure, "as in the test scores")
     if report.train is not None:
         worst, measure = _worst_of_training(report, report.train, report.train.map_at_r())
@@ -220,7 +220,7 @@ def _missing(report: _Report) -> Iterator[str]:
     if report.images.missing:
         count = len(report.images.missing)
         yield page.paragraph(
-            f"{count} of the images shown could no longer be read: grey squares stand in their places."
+            f"{count} of the images shown could no longer be read: gray squares stand in their places."
         )
 
 
