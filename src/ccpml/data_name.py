@@ -3,14 +3,52 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-__all__ = ["BENCHMARKS", "DataName"]
+__all__ = ["BENCHMARKS", "DATA_KINDS", "DataKind", "DataName", "known_names"]
+
+
+class DataKind(NamedTuple):
+    """A kind of data.
+
+    Attributes:
+        loader: Import path of a function that returns a `ccpml.data.sources.source.Source`. It is called with the path,
+            if there is one; the loader of a benchmark with its name, the data root, and whether it may be incomplete.
+        path: What follows the colon: ``path`` (of a folder), ``file``, or nothing.
+        is_benchmark: Whether it is one of the paper's benchmarks.
+    """
+
+    loader: str
+    path: str = ""
+    is_benchmark: bool = False
+
+
+_BENCHMARK = DataKind("ccpml.data.sources.benchmarks.load_benchmark", is_benchmark=True)
+
+#: All kinds of data, by name.
+DATA_KINDS: Final = {
+    "glyphs": DataKind("ccpml.data.sources.glyphs.load_glyphs"),
+    "cub": _BENCHMARK,
+    "cars196": _BENCHMARK,
+    "sop": _BENCHMARK,
+    "inshop": _BENCHMARK,
+    "folder": DataKind("ccpml.data.sources.folder.load_folder", path="path"),
+    "csv": DataKind("ccpml.data.sources.csv_file.load_csv", path="file"),
+}
 
 #: The paper's benchmarks, by the names that they have everywhere in ccpml.
-BENCHMARKS: Final = ("cub", "cars196", "sop", "inshop")
+BENCHMARKS: Final = tuple(name for name, kind in DATA_KINDS.items() if kind.is_benchmark)
 
-_WITH_PATH: Final = ("folder", "csv")
+
+def known_names() -> str:
+    """Return the forms of all names, for messages.
+
+    Example:
+        >>> known_names()
+        'glyphs, cub, cars196, sop, inshop, folder:<path> or csv:<file>'
+    """
+    forms = [f"{name}:<{kind.path}>" if kind.path else name for name, kind in DATA_KINDS.items()]
+    return f"{', '.join(forms[:-1])} or {forms[-1]}"
 
 
 @dataclass(frozen=True)
@@ -18,8 +56,8 @@ class DataName:
     """The name of a set of images, split into its parts.
 
     Attributes:
-        kind: ``glyphs``, a benchmark, ``folder`` or ``csv``.
-        path: The folder or file; empty for the other kinds.
+        kind: One of `DATA_KINDS`.
+        path: The folder or file; empty for the kinds that have none.
 
     Raises:
         ValueError: If there is no such kind, or the path is missing or superfluous.
@@ -35,11 +73,9 @@ class DataName:
     path: str = ""
 
     def __post_init__(self) -> None:
-        known = self.path if self.kind in _WITH_PATH else not self.path and self.kind in {"glyphs", *BENCHMARKS}
-        if not known:
-            raise ValueError(
-                f"unknown data {str(self)!r}: expected glyphs, {', '.join(BENCHMARKS)}, folder:<path> or csv:<file>"
-            )
+        known = DATA_KINDS.get(self.kind)
+        if known is None or bool(known.path) != bool(self.path):
+            raise ValueError(f"unknown data {str(self)!r}: expected {known_names()}")
 
     @classmethod
     def parse(cls, text: str) -> "DataName":
@@ -57,7 +93,7 @@ class DataName:
     @property
     def is_benchmark(self) -> bool:
         """Whether the set is one of the paper's benchmarks."""
-        return self.kind in BENCHMARKS
+        return DATA_KINDS[self.kind].is_benchmark
 
     @property
     def label(self) -> str:
@@ -66,8 +102,8 @@ class DataName:
 
     @property
     def file_stem(self) -> str:
-        """Name for files kept beside the images; differs for each CSV file of a folder."""
-        return f"csv-{Path(self.path).name}" if self.kind == "csv" else self.kind
+        """Name for files kept beside the images; differs for each file of a folder."""
+        return f"{self.kind}-{Path(self.path).name}" if DATA_KINDS[self.kind].path == "file" else self.kind
 
     def resolved(self) -> "DataName":
         """Return the name with an absolute path."""

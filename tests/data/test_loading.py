@@ -21,7 +21,7 @@ def test_folders_and_files(tmp_path: Path) -> None:
 def test_glyphs_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     table = ImageTable(np.zeros((3, 64, 64), np.uint8), np.array([0, 1, 2]), ("A", "B", "C"), name="glyphs")
     glyphs = Source(table, {"A": "train", "B": "validation", "C": "test"})
-    monkeypatch.setattr("ccpml.data.loading.load_glyphs", lambda: glyphs)
+    monkeypatch.setattr("ccpml.data.sources.glyphs.load_glyphs", lambda: glyphs)
     assert load_source("glyphs", side=256) is glyphs
     with pytest.raises(ValueError, match="nothing to cache"):
         build_cache("glyphs")

@@ -1,14 +1,12 @@
 """Loading of any set of images by its name."""
 
+from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 
 from ccpml.data.images.cache import pack_source, use_cache
-from ccpml.data.sources.benchmarks import load_benchmark
-from ccpml.data.sources.csv_file import load_csv
-from ccpml.data.sources.folder import load_folder
-from ccpml.data.sources.glyphs import load_glyphs
 from ccpml.data.sources.source import Source
-from ccpml.data_name import DataName
+from ccpml.data_name import DATA_KINDS, DataName
 
 __all__ = ["build_cache", "load_source"]
 
@@ -19,8 +17,8 @@ def load_source(
     """Load a set of images.
 
     Args:
-        name: ``glyphs``, one of the benchmarks ``cub``, ``cars196``, ``sop`` and ``inshop``, ``folder:<path>`` or
-            ``csv:<file>``.
+        name: ``glyphs``, one of the benchmarks ``cub``, ``cars196``, ``sop`` and ``inshop``, ``folder:<path>``,
+            ``csv:<file>``, or another name of the kinds of data in ``ccpml.data_name``.
         data_root: Folder of the benchmarks; see `load_benchmark`.
         allow_partial: Whether to accept a part of a benchmark; see `load_benchmark`.
         side: If given, images are taken from the cache of the set if it has one with at least this shorter side.
@@ -60,10 +58,7 @@ def build_cache(
 
 
 def _load(name: DataName, data_root: Path | str | None, allow_partial: bool) -> Source:
-    if name.kind == "folder":
-        return load_folder(name.path)
-    if name.kind == "csv":
-        return load_csv(name.path)
+    load: Callable[..., Source] = resolve_name(DATA_KINDS[name.kind].loader)
     if name.is_benchmark:
-        return load_benchmark(name.kind, data_root, allow_partial)
-    return load_glyphs()
+        return load(name.kind, data_root, allow_partial)
+    return load(name.path) if name.path else load()
