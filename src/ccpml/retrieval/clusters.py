@@ -25,6 +25,10 @@ class ClusterScores:
         nmi: Normalized mutual information in [0, 1], normalized by the mean of both entropies.
         ami: Adjusted mutual information: 0 for random clusters on average, 1 for perfect agreement.
         num_clusters: k, the number of classes.
+
+    Example:
+        >>> ClusterScores(nmi=0.5, ami=0.25, num_clusters=7).as_dict()
+        {'nmi': 0.5, 'ami': 0.25, 'num_clusters': 7}
     """
 
     nmi: float

@@ -53,6 +53,13 @@ class RetrievalScores:
         num_queries: Number of queries in the means.
         num_skipped: Number of queries whose class has no other reference; they are left out of every mean.
         per_query: Scores of each query, if requested.
+
+    Example:
+        >>> scores = RetrievalScores(0.5, 0.75, 0.625, {1: 0.75}, num_queries=4, num_skipped=0)
+        >>> print(scores)
+        MAP@R 0.5000, P@1 0.7500, P@R 0.6250, R@1 0.7500 (4 queries, 0 skipped)
+        >>> scores.as_dict()["recall_at_1"]
+        0.75
     """
 
     map_at_r: float

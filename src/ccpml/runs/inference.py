@@ -35,6 +35,13 @@ class Run:
     Attributes:
         path: The run directory.
         settings: The settings it was trained with.
+
+    Example:
+        ```python
+        run = load_run("runs/photos")
+        weights = run.model.state_dict()
+        print(run.settings.loss, run.scores["test"]["map_at_r"])
+        ```
     """
 
     path: Path
@@ -101,7 +108,7 @@ def load_run(path: Path | str) -> Run:
 
     Example:
         ```python
-        run = load_run("runs/photos-multi_similarity-ccp-seed0")
+        run = load_run("runs/photos")
         embeddings = run.embed(["mug.jpg", "cup.jpg"])  # (2, 128)
         print(run.settings.backbone, run.scores["test"]["map_at_r"])
         ```

@@ -44,6 +44,12 @@ def train(
         ValueError: If the data or the settings cannot be used, before training starts or anything is written.
         FileExistsError: If something exists at ``path``.
         Stopped: After Ctrl-C; `resume` continues the run.
+
+    Example:
+        ```python
+        run = train(Settings(data="folder:photos", loss="triplet"), Path("runs/photos"))
+        print(run.scores()["test"]["map_at_r"])
+        ```
     """
     if is_main_process():
         RunDirectory.require_free(path)

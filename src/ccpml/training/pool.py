@@ -23,7 +23,8 @@ class EmbeddingPool:
 
     Example:
         >>> import numpy as np
-        >>> from ccpml.data import EvalTransform, ImageTable
+        >>> from torch import nn
+        >>> from ccpml.data import EvalTransform, ImageDataset, ImageTable
         >>> table = ImageTable(np.zeros((3, 32, 32), np.uint8), np.array([0, 0, 1]), ("a", "b"))
         >>> pool = EmbeddingPool(ImageDataset(table, EvalTransform(8), channels=1), per_class=2)
         >>> class Flat(nn.Flatten):
