@@ -1,4 +1,4 @@
-"""A run on two ranks gives what one process gives, and ends, fails and resumes as one."""
+"""A run on two ranks equals that of one process, with sharded proxies too; it ends, fails and resumes as one."""
 
 import csv
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from ccpml.runs.directory import RunDirectory
 from tests.end_to_end.test_interruption import command, wait_for_rows
 from tests.toy import QUICK, toy_folder
 
-# BatchNorm is frozen: on CPUs each rank has its own statistics of a batch.
+# BatchNorm is frozen: on CPUs each rank would use the statistics of its part of a batch.
 SETTINGS = {
     **{**QUICK, "classes_per_batch": 4, "freeze_batchnorm": True, "max_steps": 24, "validate_every": 3, "lr": 3e-3},
     "score_last": True,
@@ -30,10 +31,22 @@ def begin(folder, path, **options):
     return command("train", f"folder:{folder}", *flags, "--run", path)
 
 
+SHARDED = {"ranks": 2, "shard_proxies": True}
+
+
 @pytest.fixture(scope="module")
 def two_ranks(folder, tmp_path_factory):
+    """An uninterrupted run on two ranks."""
     path = tmp_path_factory.mktemp("runs") / "two"
     subprocess.run(begin(folder, path, ranks=2), check=True, capture_output=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sharded(folder, tmp_path_factory):
+    """An uninterrupted run on two ranks with sharded proxies."""
+    path = tmp_path_factory.mktemp("runs") / "sharded"
+    subprocess.run(begin(folder, path, **SHARDED), check=True, capture_output=True)
     return path
 
 
@@ -42,26 +55,38 @@ def numbers(path):
         return [[float(x) for name, x in row.items() if x and name != "seconds"] for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("options", [{"loss": "triplet"}, {"method": "xbm", "memory_batches": 3, "memory_start": 2}])
-def test_two_ranks_equal_one_process(folder, tmp_path, options):
-    for ranks in (1, 2):
-        # In float64, as Adam makes steps of one size of gradients that are nothing but rounding.
-        run = begin(folder, tmp_path / str(ranks), ranks=ranks, max_steps=9, precision="64-true", **options)
+@pytest.mark.parametrize(
+    ("options", "variants"),
+    [
+        ({"loss": "triplet"}, [{"ranks": 2}, SHARDED]),
+        ({"method": "xbm", "memory_batches": 3, "memory_start": 2}, [{"ranks": 2}]),
+    ],
+    ids=["ccp", "xbm"],
+)
+def test_two_ranks_equal_one_process(folder, tmp_path, options, variants):
+    for number, variant in enumerate([{}, *variants]):
+        # In float64: Adam makes steps of full size of gradients that are rounding errors.
+        run = begin(folder, tmp_path / str(number), max_steps=9, precision="64-true", **options, **variant)
         subprocess.run(run, check=True, capture_output=True)
-    one, two = tmp_path / "1", tmp_path / "2"
-    for row, expected in zip(numbers(two), numbers(one), strict=True):
-        assert row == pytest.approx(expected, rel=1e-6, abs=1e-9)
-    scores, expected = RunDirectory(two).scores(), RunDirectory(one).scores()
-    for split in ("test", "test_last"):
-        assert scores[split] == pytest.approx(expected[split], rel=1e-6)
-    weights = RunDirectory(two).weights()
-    for name, tensor in RunDirectory(one).weights().items():
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-6, atol=1e-9)
+    expected = RunDirectory(tmp_path / "0")
+    for number, _ in enumerate(variants, 1):
+        run = RunDirectory(tmp_path / str(number))
+        for row, expected_row in zip(numbers(run.path), numbers(expected.path), strict=True):
+            assert row == pytest.approx(expected_row, rel=1e-6, abs=1e-9)
+        for split in ("test", "test_last"):
+            assert run.scores()[split] == pytest.approx(expected.scores()[split], rel=1e-6)
+        torch.testing.assert_close(run.weights(), expected.weights(), rtol=1e-6, atol=1e-9)
+        for one, other in zip(*(sorted(each.instances.glob("*.npz")) for each in (run, expected)), strict=True):
+            with np.load(one) as arrays, np.load(other) as expected_arrays:
+                assert arrays.files == expected_arrays.files
+                np.testing.assert_allclose(arrays["next"], expected_arrays["next"], rtol=1e-6, atol=1e-9)
 
 
-def test_ctrl_c_ends_all_ranks_and_the_run_resumes_to_the_same(folder, two_ranks, tmp_path):
+@pytest.mark.parametrize("options", [{"ranks": 2}, SHARDED], ids=["two_ranks", "sharded"])
+def test_ctrl_c_ends_all_ranks_and_the_run_resumes_to_the_same_result(folder, tmp_path, request, options):
+    expected = request.getfixturevalue("sharded" if "shard_proxies" in options else "two_ranks")
     path = tmp_path / "run"
-    process = subprocess.Popen(begin(folder, path, ranks=2), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(begin(folder, path, **options), stderr=subprocess.PIPE, text=True)
     wait_for_rows(path, 2, process)
     others = ranks_beside(process.pid)
     for one in (process.pid, *others):  # as a terminal does
@@ -74,13 +99,13 @@ def test_ctrl_c_ends_all_ranks_and_the_run_resumes_to_the_same(folder, two_ranks
     assert len(others) == 1
     assert not any(is_alive(one) for one in others)
     subprocess.run(command("train", "--resume", path), check=True, capture_output=True)
-    assert numbers(path) == numbers(two_ranks)
+    assert numbers(path) == numbers(expected)
     weights = "checkpoints/best.safetensors"
-    assert (path / weights).read_bytes() == (two_ranks / weights).read_bytes()
+    assert (path / weights).read_bytes() == (expected / weights).read_bytes()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
-def test_a_rank_that_is_killed_is_missed(folder, tmp_path, number, code):
+def test_a_killed_rank_ends_the_run(folder, tmp_path, number, code):
     path = tmp_path / "run"
     process = subprocess.Popen(begin(folder, path, ranks=2, max_steps=999), stderr=subprocess.PIPE, text=True)
     wait_for_rows(path, 1, process)
@@ -91,7 +116,7 @@ def test_a_rank_that_is_killed_is_missed(folder, tmp_path, number, code):
     assert "Traceback" not in error
 
 
-def test_the_first_ranks_own_error_is_the_one_that_is_told(tmp_path):
+def test_an_error_of_the_main_process_is_reported(tmp_path):
     folder, path = toy_folder(tmp_path / "gloo", classes=16), tmp_path / "run"
     process = subprocess.Popen(begin(folder, path, ranks=2, max_steps=999), stderr=subprocess.PIPE, text=True)
     wait_for_rows(path, 1, process)
@@ -109,11 +134,11 @@ def test_torchrun_starts_the_ranks_itself(folder, two_ranks, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--"]
     train = begin(folder, path)
     finished = subprocess.run([*torchrun, *train[2:]], check=True, capture_output=True, text=True)
-    assert finished.stdout.count("MAP@R") == 1  # the first rank alone reports
+    assert finished.stdout.count("MAP@R") == 1  # the main process alone reports
     assert numbers(path) == numbers(two_ranks)
 
 
-def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written(folder, tmp_path):
+def test_a_batch_that_ranks_cannot_share_fails_before_anything_is_written(folder, tmp_path):
     run = begin(folder, tmp_path / "run", ranks=3)
     failed = subprocess.run(run, check=False, capture_output=True, text=True)
     assert failed.returncode == 1

@@ -105,6 +105,11 @@ def test_patterns_come_from_a_string_or_a_list():
         ({"lr": -1.0}, "lr: expected a finite number > 0, got -1.0"),
         ({"lr": float("nan")}, "lr: expected a finite number > 0, got nan"),
         ({"class_rate": 1.5}, r"class_rate: expected a fraction in \(0, 1\], got 1.5"),
+        (
+            {"shard_proxies": True},
+            "shard_proxies: .*, got method ccp and 1 ranks; under torchrun, set",
+        ),
+        ({"shard_proxies": True, "ranks": 2, "method": "plain"}, "shard_proxies: .*, got method plain and 2 ranks"),
         ({"workers": -1}, "workers: expected a finite number >= 0, got -1"),
         ({"seed": -1}, r"seed: expected 0\.\.2147483647, got -1"),
         ({"proxies_per_class": 9, "pool_size": 8}, "proxies_per_class: expected at most pool_size = 8, got 9"),

@@ -137,7 +137,7 @@ class Recorder(L.Callback):
         seconds = self.rows[-1]["seconds"] if self.rows else 0.0
         self._started = time.monotonic() - seconds
         self._write_rows(trainer)
-        if self.ccp is not None and self._instance < 0 and trainer.is_global_zero:
+        if self.ccp is not None and self._instance < 0:
             self._record_instance(trainer, self.geometry.embed(pl_module, pl_module.device))
         trainer.should_stop = self.stale >= self.patience
 
@@ -155,8 +155,7 @@ class Recorder(L.Callback):
         row |= {name: float(trainer.callback_metrics[name]) for name in ("map_at_r", "precision_at_1", "r_precision")}
         if self.ccp is not None:
             row |= {"instance": self.ccp.projections.instance, "strength": self.ccp.projections.strength_now}
-        if trainer.is_global_zero:
-            row |= self._geometry(trainer, pl_module)
+        row |= self._geometry(trainer, pl_module)  # on all ranks, as each may hold a shard of the proxies
         self.rows.append(row)
         self.improved = row["map_at_r"] > self.best_score
         if self.improved:
@@ -181,7 +180,8 @@ class Recorder(L.Callback):
         """Measure covers and distances; write the instance if it is new."""
         snapshot, row = self.geometry.embed(module, module.device), dict[str, float]()
         if self.ccp is not None:
-            row |= self.geometry.measure_proxies(snapshot, self.ccp.projections.criterion.proxies)
+            criterion = self.ccp.projections.criterion
+            row |= self.geometry.measure_proxies(snapshot, criterion.gather_classes(criterion.proxies.detach()))
             if self.ccp.projections.instance > self._instance:
                 self._record_instance(trainer, snapshot)
         row |= self.geometry.measure(snapshot)
@@ -202,6 +202,7 @@ class Recorder(L.Callback):
         """Write the samples, converged proxies and next proxies of a projection for the pictures."""
         assert self.ccp is not None
         projections, converged = self.ccp.projections, self.ccp.converged
+        gather = projections.criterion.gather_classes
         shown = picture_classes(snapshot.labels)
         samples = torch.isin(snapshot.labels, shown)
         arrays: dict[str, Any] = {
@@ -210,12 +211,13 @@ class Recorder(L.Callback):
             "class_names": np.array([self._name(label) for label in shown.tolist()]),
             "samples": snapshot.embeddings[samples].numpy(),
             "labels": snapshot.labels[samples].numpy(),
-            "next": lipschitz_normalize(projections.criterion.proxies.detach().cpu()[shown]).numpy(),
+            "next": lipschitz_normalize(gather(projections.criterion.proxies.detach()).cpu()[shown]).numpy(),
         }
         if converged is not None:
-            arrays["converged"] = lipschitz_normalize(converged.cpu()[shown]).numpy()
+            arrays["converged"] = lipschitz_normalize(gather(converged).cpu()[shown]).numpy()
         self._instance = projections.instance
-        write_arrays(self.run.instances / f"{self._instance:03d}.npz", **arrays)
+        if trainer.is_global_zero:
+            write_arrays(self.run.instances / f"{self._instance:03d}.npz", **arrays)
 
     def _name(self, label: int) -> str:
         return self.geometry.table.class_names[int(np.searchsorted(self.geometry.classes, label))]
@@ -252,9 +254,11 @@ class Checkpoints(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write both, the state last: a run killed in between resumes from the previous state."""
-        if self.recorder.improved and trainer.is_global_zero:
-            weights = {name: value.detach().cpu().contiguous() for name, value in pl_module.state_dict().items()}
-            write_whole(self.run.weights_file, lambda to: save_file(weights, to))
+        if self.recorder.improved:
+            state = pl_module.state_dict()  # collective where proxies are sharded
+            weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+            if trainer.is_global_zero:
+                write_whole(self.run.weights_file, lambda to: save_file(weights, to))
         if trainer.is_global_zero:
             write_whole(self.run.state_file, trainer.save_checkpoint)
         else:

@@ -86,6 +86,7 @@ class Parts:
             settings.weight_decay,
             is_query(images.splits.validation),
             settings.proxy_lr_factor,
+            settings.shard_proxies,
         )
         here, nodes = local_and_node_counts(settings.ranks)
         batches = ClassBalancedBatches(

@@ -34,6 +34,7 @@ class Settings:
         proxies_per_class: K of CCP.
         class_rate: Fraction of the classes whose proxies a step of CCP compares with (never fewer classes than images
             in the batch); below 1 for very many classes.
+        shard_proxies: Whether each rank holds, and trains, the proxies of its share of the classes alone.
         pool_size: b, the images of a class among which CCP chooses proxies.
         memory_batches: Batches in the memory of xbm.
         memory_start: Steps before xbm compares with its memory.
@@ -93,6 +94,7 @@ class Settings:
     projections: ProjectionOptions = field(default_factory=ProjectionOptions)
     proxies_per_class: int | None = None
     class_rate: float = 1.0
+    shard_proxies: bool = False
     pool_size: int | None = None
     memory_batches: int | None = None
     memory_start: int = 1000
@@ -146,6 +148,11 @@ class Settings:
         if self.ranks > 1 and ":" in self.device:
             raise ValueError(
                 f"device: expected a kind of device, one for each of ranks = {self.ranks}, got {self.device}"
+            )
+        if self.shard_proxies and (self.method != "ccp" or self.ranks == 1):
+            raise ValueError(
+                f"shard_proxies: expected method ccp and at least 2 ranks, got method {self.method} and "
+                f"{self.ranks} ranks; under torchrun, set ranks to the number of its processes"
             )
         if isinstance(self.test_classes, str) and not self._test_patterns():
             raise ValueError("test_classes: expected patterns such as 'Korean/*', got none")
