@@ -1,8 +1,8 @@
-"""From JPEG files to normalised batches: torchvision, ours, and ours from the packed cache.
+"""From JPEG files to normalized batches: torchvision, ccpml, and ccpml with the packed cache.
 
-Run ``python -m benchmarks.images``; torchvision runs in the environment of the peers, which ``make bench`` sets up in
-.venv-peers. Images are noise with the spectrum of photographs. Each row runs in a process of its own,
-rows in turns, and counts the processor's seconds of one thread: from opening files to float32 (32, 3, 227, 227).
+Run ``python -m benchmarks.images``; torchvision runs in the environment of the peers, which ``make bench`` creates in
+.venv-peers. Images are noise with the spectrum of photographs. Each row runs in a process of its own, rows
+alternate, and the CPU time of one thread is measured: from opening files to float32 (32, 3, 227, 227).
 """
 
 import argparse
@@ -37,7 +37,7 @@ Step = Callable[[int, Sequence[Path]], Tensor]
 
 
 def photo(rng: np.random.Generator, decay: float) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-    """Noise whose amplitudes fall with a power of the frequency: brightness by ``decay``, colour faster."""
+    """Return noise whose amplitude decays as a power of the frequency: ``decay`` for brightness, faster for color."""
     frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)).clip(1 / WIDTH)
 
     def field(power: float) -> Any:
@@ -51,7 +51,7 @@ def photo(rng: np.random.Generator, decay: float) -> "np.ndarray[Any, np.dtype[n
 
 
 def write_photos(folder: Path, count: int, decay: float, seed: int) -> list[Path]:
-    """Write JPEGs of quality 90, colours at half the resolution; give their paths."""
+    """Write JPEGs of quality 90 with colors at half the resolution; return their paths."""
     rng, paths = np.random.default_rng(seed), []
     for number in range(count):
         paths.append(folder / "photos" / f"{number:03}.jpg")
@@ -68,7 +68,7 @@ def header(seed: int) -> str:
 
 
 def declare_torchvision() -> None:
-    """Declare the operators of torchvision, which its build for CUDA cannot load beside a torch for the CPU."""
+    """Declare the operators of torchvision, whose CUDA build cannot load them beside a CPU build of torch."""
     if torch.version.cuda is not None:
         return
     names = ["nms", "qnms", "deform_conv2d", "_deform_conv2d_backward", "qroi_align"]
@@ -77,11 +77,11 @@ def declare_torchvision() -> None:
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in names:
         library.define(f"{name}() -> Tensor")
-    declare_torchvision.library = library  # type: ignore[attr-defined]  # operators live as long as it does
+    declare_torchvision.library = library  # type: ignore[attr-defined]  # the operators live as long as the library
 
 
 def torchvision_pil(folder: Path) -> Step:
-    """What torchvision's users write."""
+    """Return the usual torchvision pipeline."""
     declare_torchvision()
     from torch.utils.data import default_collate
     from torchvision import transforms as tv
@@ -97,7 +97,7 @@ def torchvision_pil(folder: Path) -> Step:
 
 
 def torchvision_v2(folder: Path) -> Step:
-    """The same on uint8 tensors; Pillow decodes where torchvision's own decoder does not load."""
+    """Return the same pipeline on uint8 tensors; Pillow decodes if torchvision's decoder does not load."""
     declare_torchvision()
     from torch.utils.data import default_collate
     from torchvision.io import ImageReadMode, decode_jpeg, read_file
@@ -128,7 +128,7 @@ def torchvision_v2(folder: Path) -> Step:
 
 
 def ours(folder: Path, packed: bool) -> Step:
-    """A dataset's images, collated, and normalised as the model does it."""
+    """Return the images of a dataset, collated, and normalized as in the model."""
     from torch.utils.data import default_collate
 
     from ccpml.data import Draw, ImageDataset, TrainTransform
@@ -144,21 +144,19 @@ def ours(folder: Path, packed: bool) -> Step:
 
     def batch(epoch: int, paths: Sequence[Path]) -> Tensor:
         images, _ = default_collate([dataset[Draw(epoch, rows[path.name], 0)] for path in paths])
-        return model._normalized(images)
+        return model._normalize(images)
 
     return batch
 
 
 def table(folder: Path, packed: bool) -> Any:
-    from ccpml.data import load_folder
-    from ccpml.data.images.cache import use_cache
+    from ccpml.data import load_source
 
-    source = load_folder(folder)
-    return (use_cache(source, folder, "folder:photos") if packed else source).table
+    return load_source(f"folder:{folder}", side=256 if packed else None).table
 
 
 def decoding(folder: Path) -> Step:
-    """Decoding alone, all of each image: much of it is reading the code, which no crop spares."""
+    """Return the decoding of whole images alone; most of it is entropy decoding, which a crop does not save."""
     import simplejpeg
 
     def batch(_: int, paths: Sequence[Path]) -> Tensor:
@@ -182,7 +180,7 @@ ROWS: dict[str, Callable[[Path], Step]] = {
 
 
 def measure(name: str, folder: Path) -> None:
-    """Measure one row here, and print the milliseconds of an image as JSON."""
+    """Measure one row in this process, and print the milliseconds per image as JSON."""
     torch.set_num_threads(1)
     step, passes = ROWS[name](folder), []
     paths = sorted((folder / "photos").iterdir())
@@ -195,7 +193,7 @@ def measure(name: str, folder: Path) -> None:
 
 
 def write_crops(name: str, folder: Path) -> None:
-    """Take the crops of ``boxes.json`` (left, top, width and height), and write them as uint8 (N, 227, 227, 3)."""
+    """Write the crops of ``boxes.json`` (left, top, width and height) as uint8 (N, 227, 227, 3)."""
     if name == "ccpml":
         from ccpml.data.images.read import read_image
         from ccpml.data.transforms import View
@@ -219,7 +217,7 @@ def write_crops(name: str, folder: Path) -> None:
 
 
 def compare(folder: Path, run: Callable[..., str]) -> str:
-    """Say how far our crops are from torchvision's of the same boxes."""
+    """Report the difference between our crops and those of torchvision."""
     from ccpml.data import TrainTransform
 
     rng, count = np.random.default_rng(0), len(list((folder / "photos").iterdir()))
@@ -236,7 +234,7 @@ def compare(folder: Path, run: Callable[..., str]) -> str:
 
 
 def show_rows(run: Callable[..., str], rounds: int) -> None:
-    """Measure rows in turns, and print the table."""
+    """Measure the rows alternately, and print the table."""
     found: dict[str, list[float]] = {name: [] for name in ROWS}
     failed: dict[str, str] = {}
     for _ in range(rounds):
@@ -258,12 +256,11 @@ def show_rows(run: Callable[..., str], rounds: int) -> None:
 
 
 def show(folder: Path, decay: float, args: argparse.Namespace) -> None:
-    """Measure everything on photographs of one kind."""
-    from ccpml.data import load_folder
-    from ccpml.data.images.cache import pack_source
+    """Measure all rows on one kind of photographs."""
+    from ccpml.data import build_cache
 
     paths = write_photos(folder, args.count, decay, args.seed)
-    pack_source(load_folder(folder), folder, "folder:photos", progress=False)
+    build_cache(f"folder:{folder}", progress=False)
     size = statistics.mean(path.stat().st_size for path in paths)
     print(f"\n{args.count} JPEGs of {WIDTH} × {HEIGHT}, quality 90, 4:2:0, {size / 1e3:.0f} kB on average:\n")
 
@@ -276,12 +273,12 @@ def show(folder: Path, decay: float, args: argparse.Namespace) -> None:
     try:
         print(f"\n{compare(folder, run)}")
     except (OSError, subprocess.CalledProcessError):
-        print("\nOutputs were not compared: torchvision does not run.")
+        print("\nOutputs not compared: torchvision is not available.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", default=PYTHON, help="the Python of the peers' environment")
+    parser.add_argument("--peers", default=PYTHON, help="Python of the peers' environment")
     parser.add_argument("--count", type=int, default=96, help="images")
     parser.add_argument("--rounds", type=int, default=5, help="processes for each row")
     parser.add_argument("--seed", type=int, default=0)
@@ -292,7 +289,7 @@ def main() -> None:
     if args.row:
         (write_crops if args.crops else measure)(args.row, args.folder)
         return
-    print("Decode, crop, flip, normalise: processor time of one thread, per image.")
+    print("Decode, crop, flip, normalize: CPU time of one thread, per image.")
     print(header(args.seed))
     for decay in DECAYS:
         with tempfile.TemporaryDirectory() as folder:

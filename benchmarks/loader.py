@@ -1,6 +1,6 @@
-"""The loader with worker processes: images per second, the processors' time, and memory over epochs.
+"""The loader with worker processes: images per second, CPU time, and memory over epochs.
 
-Run ``python -m benchmarks.loader``. What a GPU asks of it is computed from the processors' time.
+Run ``python -m benchmarks.loader``. The demand of a GPU is computed from the CPU time.
 """
 
 import argparse
@@ -25,7 +25,7 @@ GPU_RATE, GPU_WORKERS = 1500, 8
 
 
 def resident_mib(processes: Sequence[int]) -> float:
-    """Sum up the memory of processes, what they share in equal parts."""
+    """Return the proportional set size of processes in MiB."""
     kib = 0
     for process in processes:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
@@ -34,7 +34,7 @@ def resident_mib(processes: Sequence[int]) -> float:
 
 
 def measure(folder: Path, packed: bool, workers: int) -> None:
-    """Measure the loader here, and print what was found as JSON."""
+    """Measure the loader in this process, and print the results as JSON."""
     from ccpml.data import ClassBalancedBatches, ImageDataset, TrainTransform, train_loader
 
     torch.set_num_threads(1)
@@ -49,7 +49,7 @@ def measure(folder: Path, packed: bool, workers: int) -> None:
         rates.append(count / (time.perf_counter() - wall))
         main.append(1e3 * (time.process_time() - own) / count)
         mib.append(resident_mib([os.getpid(), *(child.pid or 0 for child in multiprocessing.active_children())]))
-    del loader  # its workers end, and their time is known
+    del loader  # ends its workers, so that their CPU time is known
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     worker = 1e3 * (children.ru_utime + children.ru_stime) / (EPOCHS * count)
     left = len(multiprocessing.active_children())
@@ -57,7 +57,7 @@ def measure(folder: Path, packed: bool, workers: int) -> None:
 
 
 def show(folder: Path, packed: bool) -> None:
-    """Measure with 1 and 2 workers, and compute what 8 would do."""
+    """Measure with 1 and 2 workers, and extrapolate to 8."""
     name = "packed cache" if packed else "JPEG"
     for workers in (1, 2):
         command = [sys.executable, "-m", "benchmarks.loader", "--folder", str(folder), "--workers", str(workers)]
@@ -89,14 +89,13 @@ def main() -> None:
     if args.folder:
         measure(args.folder, args.packed, args.workers)
         return
-    from ccpml.data import load_folder
-    from ccpml.data.images.cache import pack_source
+    from ccpml.data import build_cache
 
     print(header(args.seed))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = write_photos(folder, args.count, DECAYS[0], args.seed)
-        pack_source(load_folder(folder), folder, "folder:photos", progress=False)
+        build_cache(f"folder:{folder}", progress=False)
         size = statistics.mean(path.stat().st_size for path in paths)
         print(f"Batches of {BATCH}, JPEGs of {WIDTH} × {HEIGHT} and {size / 1e3:.0f} kB; {EPOCHS} epochs.\n")
         columns = ("workers", "images/s", "worker: ms per image", "main: ms per image", "MiB after each epoch", "left")

@@ -106,7 +106,7 @@ def test_no_space(tmp_path: Path) -> None:
         download(site.url, tmp_path / "x.part", room=10**18, progress=False)
 
 
-def test_ftp(tmp_path: Path) -> None:
+def test_ftp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FTP has no status, version or ranges: each attempt restarts, and a truncated one is retried."""
     from email.message import Message
     from urllib.response import addinfourl
@@ -118,7 +118,8 @@ def test_ftp(tmp_path: Path) -> None:
         headers["Content-length"] = str(len(CONTENT))
         return addinfourl(io.BytesIO(bodies.pop(0)), headers, "ftp://host/x.zip")
 
-    download("ftp://host/x.zip", tmp_path / "x.part", progress=False, open_url=open_url)
+    monkeypatch.setattr("urllib.request.urlopen", open_url)
+    download("ftp://host/x.zip", tmp_path / "x.part", progress=False)
     assert (tmp_path / "x.part").read_bytes() == CONTENT
 
 

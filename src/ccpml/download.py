@@ -7,7 +7,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -45,9 +44,7 @@ class _Version(NamedTuple):
         return {"If-Range": strong} if strong else {}
 
 
-def download(
-    url: str, part: Path, room: int = 0, progress: bool = True, open_url: Callable[..., Any] = urllib.request.urlopen
-) -> None:
+def download(url: str, part: Path, room: int = 0, progress: bool = True) -> None:
     """Download a file, or the rest of it if a part exists.
 
     After a dropped connection the download resumes where it broke, until five attempts in a row receive nothing. It
@@ -58,7 +55,6 @@ def download(
         part: File to write. While it is incomplete, a file beside it records the version on the server.
         room: Number of bytes that must be free in addition to the size of the file.
         progress: Whether to show a progress bar on standard error.
-        open_url: Replacement for ``urllib.request.urlopen``.
 
     Raises:
         ValueError: If the server cannot be reached, does not have the file, or the disk is too full.
@@ -68,7 +64,7 @@ def download(
     while True:
         before = _size(part)
         try:
-            if _resume(url, part, room, progress, open_url):
+            if _resume(url, part, room, progress):
                 _note(part).unlink(missing_ok=True)
                 return
         except _Dropped as error:
@@ -96,7 +92,7 @@ def file_digest(file: Path, algorithm: str = "sha256", progress: bool = False) -
     return digest.hexdigest()
 
 
-def _resume(url: str, part: Path, room: int, progress: bool, open_url: Callable[..., Any]) -> bool:
+def _resume(url: str, part: Path, room: int, progress: bool) -> bool:
     """Request the missing bytes and append them; return False if the part did not fit and was removed."""
     saved = _read_note(part)
     have = _size(part) if saved is not None and saved.url == url else 0
@@ -104,7 +100,7 @@ def _resume(url: str, part: Path, room: int, progress: bool, open_url: Callable[
     if have and saved is not None:
         headers |= {"Range": f"bytes={have}-", **saved.if_range()}
     try:
-        response = open_url(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416 and have:

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
@@ -106,24 +106,21 @@ def eval_loader(
 
 
 class _Loader(DataLoader[Any]):
-    """A loader that ends its workers as soon as one of them fails."""
+    """A loader that ends its workers as soon as one of them fails.
+
+    The exception that torch raises refers to the workers and, through its traceback, to itself: the workers would live
+    until it is garbage collected. Its message contains the traceback of the worker.
+    """
 
     def __iter__(self) -> Any:
         batches = super().__iter__()
-        return batches if self.num_workers == 0 else _until_error(batches)
-
-
-def _until_error(batches: Iterator[Any]) -> Iterator[Any]:
-    """Yield the batches until a worker fails.
-
-    The exception that torch raises refers to the workers and, through its traceback, to itself. The workers would
-    live until it is garbage collected. Its message contains the traceback of the worker.
-    """
-    try:
-        yield from batches
-    except Exception as error:
-        del batches
-        raise error.with_traceback(None) from None
+        try:
+            yield from batches
+        except Exception as error:
+            if self.num_workers == 0:
+                raise
+            del batches
+            raise error.with_traceback(None) from None
 
 
 def _loader(

@@ -5,8 +5,8 @@ are resized in one pass, bilinear and antialiased as in Pillow.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -75,22 +75,33 @@ class View:
         return result[:, :, None] if gray else result
 
 
-class Transform(Protocol):
+class Transform(ABC):
     """Crop and resize applied by a dataset."""
 
     @property
+    @abstractmethod
     def min_size(self) -> int:
         """Minimum shorter side of an image when its JPEG is decoded at a reduced size."""
 
+    @abstractmethod
     def view(self, shape: tuple[int, ...], rng: np.random.Generator | None = None) -> View:
         """Return the part to take of an image of shape (H, W, C)."""
 
     def __call__(self, image: NDArray[np.uint8], rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
-        """Return the transformed image, (size, size, C), of an image (H, W, C)."""
+        """Return the transformed image.
+
+        Args:
+            image: uint8, (H, W, C), C 1 or 3.
+            rng: Random generator, required by random transforms.
+
+        Returns:
+            uint8, (size, size, C).
+        """
+        return self.view(image.shape, rng).of(image)
 
 
 @dataclass(frozen=True)
-class TrainTransform:
+class TrainTransform(Transform):
     """A random crop, resized to size × size and flipped left to right with probability 1/2.
 
     The area of the crop is a uniform fraction in [min_area, max_area] of the image, the logarithm of its aspect ratio
@@ -133,21 +144,6 @@ class TrainTransform:
         elongation = max(1.0, self.aspect[1], 1 / self.aspect[0])
         return math.ceil(self.size * math.sqrt(elongation / self.min_area))
 
-    def __call__(self, image: NDArray[np.uint8], rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
-        """Return a random crop.
-
-        Args:
-            image: uint8, (H, W, C), C 1 or 3.
-            rng: Random generator; required.
-
-        Returns:
-            uint8, (size, size, C).
-
-        Raises:
-            ValueError: If ``rng`` is None.
-        """
-        return self.view(image.shape, rng).of(image)
-
     def view(self, shape: tuple[int, ...], rng: np.random.Generator | None = None) -> View:
         """Choose a crop and whether to flip it; color images are cut before they are resized.
 
@@ -180,7 +176,7 @@ class TrainTransform:
 
 
 @dataclass(frozen=True)
-class EvalTransform:
+class EvalTransform(Transform):
     """The shorter side resized to ``resize``, then a size × size center crop.
 
     Attributes:
@@ -213,18 +209,6 @@ class EvalTransform:
     def min_size(self) -> int:
         """Twice the resized shorter side, so that this transform does at least the last halving itself."""
         return 2 * self.side
-
-    def __call__(self, image: NDArray[np.uint8], rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
-        """Return the resized center crop.
-
-        Args:
-            image: uint8, (H, W, C), C 1 or 3.
-            rng: Unused.
-
-        Returns:
-            uint8, (size, size, C).
-        """
-        return self.view(image.shape).of(image)
 
     def view(self, shape: tuple[int, ...], rng: np.random.Generator | None = None) -> View:
         """Return the center crop of an image of shape (H, W, C); ``rng`` is unused."""

@@ -2,10 +2,8 @@
 
 import shutil
 import sys
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ccpml.data.sources.benchmarks import BenchmarkNotFoundError, BenchmarkOnDisk, benchmark_folder, find_benchmark
 from ccpml.data.upkeep.archives import unpack
@@ -60,9 +58,7 @@ _BY_HAND: Final = {
 }
 
 
-def fetch_benchmark(
-    name: str, data_root: Path | str, progress: bool = True, open_url: Callable[..., Any] = urllib.request.urlopen
-) -> Path:
+def fetch_benchmark(name: str, data_root: Path | str, progress: bool = True) -> Path:
     """Download the archive of a benchmark, verify its checksum, and unpack it.
 
     An interrupted download resumes. An archive that was downloaded by hand into the data root is used. The archive is
@@ -72,7 +68,6 @@ def fetch_benchmark(
         name: ``cub``, ``cars196``, ``sop`` or ``inshop``.
         data_root: Folder in which to create the benchmark's folder; created if necessary.
         progress: Whether to show progress bars on standard error.
-        open_url: Replacement for ``urllib.request.urlopen``.
 
     Returns:
         Folder of the benchmark. If it is complete already, nothing is downloaded.
@@ -97,7 +92,7 @@ def fetch_benchmark(
     try:
         root.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(root / f".{name}.fetch.lock", f"fetching {name}"):
-            return _fetch(_ARCHIVES[name], root, progress, open_url)
+            return _fetch(_ARCHIVES[name], root, progress)
     except OSError as error:
         raise ValueError(
             f"{error.filename or root}: cannot be written ({error.strerror or error}); choose another folder"
@@ -112,7 +107,7 @@ def _present(name: str, root: Path) -> BenchmarkOnDisk | None:
     return find_benchmark(name, root)
 
 
-def _fetch(archive: _Archive, root: Path, progress: bool, open_url: Callable[..., Any]) -> Path:
+def _fetch(archive: _Archive, root: Path, progress: bool) -> Path:
     file = root / archive.urls[0].rpartition("/")[2]
     target = root / archive.folder
     if target.exists():
@@ -123,7 +118,7 @@ def _fetch(archive: _Archive, root: Path, progress: bool, open_url: Callable[...
         _check(file, archive.md5, progress)
     else:
         part = file.with_name(f"{file.name}.part")
-        _download(archive, part, progress, open_url)
+        _download(archive, part, progress)
         _check(part, archive.md5, progress)
         part.replace(file)
     require_space(root, archive.max_size, f"the contents of {file.name}")
@@ -142,7 +137,7 @@ def _fetch(archive: _Archive, root: Path, progress: bool, open_url: Callable[...
     return target
 
 
-def _download(archive: _Archive, part: Path, progress: bool, open_url: Callable[..., Any]) -> None:
+def _download(archive: _Archive, part: Path, progress: bool) -> None:
     """Download from the first address that works.
 
     Raises:
@@ -151,7 +146,7 @@ def _download(archive: _Archive, part: Path, progress: bool, open_url: Callable[
     failures = []
     for url in archive.urls:
         try:
-            download(url, part, archive.max_size, progress, open_url)
+            download(url, part, archive.max_size, progress)
         except NoSpaceError:
             raise
         except ValueError as error:
