@@ -1,4 +1,4 @@
-"""All tables of docs/benchmarks.md: ``python -m benchmarks``."""
+"""Print all tables of docs/benchmarks.md: ``python -m benchmarks``."""
 
 import sys
 

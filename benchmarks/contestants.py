@@ -1,6 +1,6 @@
-"""Ways to exact retrieval metrics: ours, peers', what one would write, and the bare product that all but ours compute.
+"""Implementations of exact retrieval metrics: this library, others, straightforward code, and the matrix product alone.
 
-Each gives MAP@R, or NaN if that is not what it computes.
+Each returns MAP@R, or NaN if it does not compute it.
 """
 
 import math
@@ -16,7 +16,7 @@ CHUNK_ELEMENTS = 2**24
 
 @dataclass(frozen=True)
 class Data:
-    """Unit vectors and classes: queries, and references if they are others."""
+    """Unit vectors and classes: queries, and references if they are different vectors."""
 
     x: Tensor
     labels: Tensor
@@ -25,16 +25,16 @@ class Data:
 
     @property
     def gallery(self) -> tuple[Tensor, Tensor]:
-        """The references and their classes."""
+        """References and their classes."""
         return (self.x, self.labels) if self.y is None or self.y_labels is None else (self.y, self.y_labels)
 
-    def most_relevant(self) -> int:
-        """The largest R."""
+    def max_relevant(self) -> int:
+        """Return the largest R."""
         return int(self.gallery[1].bincount().max()) - (self.y is None)
 
 
 def matmul(data: Data) -> float:
-    """The whole product in float32, in tiles that stay in the cache."""
+    """Compute the whole product in float32, in tiles that fit the cache."""
     buffer = torch.empty(1024, 2048)
     for rows in data.x.split(1024):
         for columns in data.gallery[0].split(2048):
@@ -49,9 +49,9 @@ def ours(data: Data) -> float:
 
 
 def torch_topk(data: Data) -> float:
-    """A product of all pairs chunk by chunk, and topk."""
+    """Compute the product chunk by chunk, and topk."""
     y, _ = data.gallery
-    found, k, rows = [], _asked(data), max(1, CHUNK_ELEMENTS // len(y))
+    found, k, rows = [], _num_neighbors(data), max(1, CHUNK_ELEMENTS // len(y))
     half_squares = y.square().sum(dim=1) / 2
     for part in data.x.split(rows):
         found.append(torch.sub(part @ y.T, half_squares).topk(k, dim=1).indices)
@@ -72,7 +72,7 @@ def _faiss(data: Data) -> Any:
 
     index = faiss.IndexFlatL2(data.x.shape[1])
     index.add(data.gallery[0].numpy())
-    return index.search(data.x.numpy(), _asked(data))[1]
+    return index.search(data.x.numpy(), _num_neighbors(data))[1]
 
 
 def pml(data: Data) -> float:
@@ -93,7 +93,7 @@ def pml(data: Data) -> float:
 
 
 def oml(data: Data) -> float:
-    """Its own search and metrics: its map@k is not MAP@R."""
+    """Run its own search and metrics; its map@k is not MAP@R."""
     library = torch.library.Library("torchvision", "DEF")  # its import needs operators that the CPU build lacks
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
@@ -101,25 +101,25 @@ def oml(data: Data) -> float:
     from oml.functional.metrics import calc_retrieval_metrics
     from oml.retrieval.retrieval_results import batched_knn
 
-    k, queries = data.most_relevant(), torch.arange(len(data.x))
+    k, queries = data.max_relevant(), torch.arange(len(data.x))
     x, labels, gallery = data.x, data.labels, queries
     if data.y is not None and data.y_labels is not None:
         x, labels = torch.cat([data.x, data.y]), torch.cat([data.labels, data.y_labels])
         gallery = torch.arange(len(data.x), len(x))
-    _, found, right = batched_knn(x, queries, gallery, top_n=k, labels_gt=labels)
+    _, found, hits = batched_knn(x, queries, gallery, top_n=k, labels_gt=labels)
     calc_retrieval_metrics(
-        found, right, cmc_top_k=(1, 2, 4, 8), precision_top_k=(1,), map_top_k=(k,), reduce=True, verbose=False
+        found, hits, cmc_top_k=(1, 2, 4, 8), precision_top_k=(1,), map_top_k=(k,), reduce=True, verbose=False
     )
     return math.nan
 
 
-def _asked(data: Data) -> int:
-    """The neighbours to ask for: also itself, where it is among the references, and the 8 of Recall@8."""
-    return min(max(data.most_relevant(), 8) + (data.y is None), len(data.gallery[0]))
+def _num_neighbors(data: Data) -> int:
+    """Return the number of neighbors to search: the largest R or the 8 of Recall@8, and the query itself if present."""
+    return min(max(data.max_relevant(), 8) + (data.y is None), len(data.gallery[0]))
 
 
 def _map_at_r(data: Data, found: Tensor) -> float:
-    """MAP@R from neighbours (Q, k), itself among them or, where others equal it, beyond them."""
+    """Compute MAP@R from neighbors (Q, k), which may include the query itself."""
     _, classes = data.gallery
     relevant = classes.bincount(minlength=int(data.labels.max()) + 1)[data.labels]
     if data.y is None:
@@ -135,12 +135,12 @@ def _map_at_r(data: Data, found: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A way to the metrics.
+    """An implementation of the metrics.
 
     Attributes:
-        title: What it is called in tables.
-        run: It.
-        package: The peer that it needs, if any.
+        title: Name in tables.
+        run: Function that computes MAP@R.
+        package: Package it requires, if any.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""What all benchmarks share: the machine in words, peak memory, and rows that run in a process of their own."""
+"""Shared by all benchmarks: the machine, peak memory, rows that run in separate processes, tables."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def machine() -> str:
-    """Give the machine and what stands under all rows, in words."""
+    """Describe the machine and the software of all rows."""
     return (
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, "
         f"torch {torch.__version__}, Python {platform.python_version()}"
@@ -25,7 +25,7 @@ def machine() -> str:
 
 
 def versions(*names: str) -> dict[str, str]:
-    """Give the versions of those packages that are installed here."""
+    """Return the versions of those packages that are installed."""
     found = {}
     for name in names:
         try:
@@ -36,22 +36,22 @@ def versions(*names: str) -> dict[str, str]:
 
 
 def peak_mib() -> float:
-    """Give the process's peak of resident memory so far."""
+    """Return the peak resident memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def run_row(module: str, *options: str, python: Path | str = sys.executable) -> dict[str, Any] | str:
-    """Run a row in a process of its own, by this Python or another: its last line as JSON, or why it failed."""
+    """Run a row in a separate process; return the JSON of its last line, or the error message."""
     command = [str(python), "-m", module, *options]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if result.returncode:
         return (result.stderr.strip().splitlines() or [f"exit {result.returncode}"])[-1]
-    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return found
+    row: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return row
 
 
 def print_table(columns: Sequence[str], rows: Mapping[str, Sequence[str] | str]) -> None:
-    """Print a Markdown table; a row that is one string says why it has no figures."""
+    """Print a Markdown table; a row that is a string explains why it has no figures."""
     print("| " + " | ".join(["", *columns]) + " |\n|" + "---|" * (len(columns) + 1))
     for title, cells in rows.items():
         filled = [cells] + [""] * (len(columns) - 1) if isinstance(cells, str) else cells

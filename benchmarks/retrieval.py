@@ -1,7 +1,7 @@
-"""Time and memory of exact retrieval metrics, side by side with peers: Markdown tables.
+"""Time and memory of exact retrieval metrics beside other libraries: Markdown tables.
 
-Run ``python -m benchmarks.retrieval [--sets sop inshop]``. Each contestant runs in a process of its own, so that its
-peak of memory is its own; peers run in an environment of theirs, which ``make bench`` sets up in .venv-peers.
+Run ``python -m benchmarks.retrieval [--sets sop inshop]``. Each contestant runs in a separate process, so that its peak
+memory is its own; other libraries run in their own environment, which ``make bench`` creates in .venv-peers.
 """
 
 import argparse
@@ -24,14 +24,14 @@ PEERS = ROOT / ".venv-peers" / "bin" / "python"
 
 
 def make_data(n: int, dim: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Unit vectors around random class centres, and their classes; every class has a sample."""
+    """Return unit vectors around random class centers, and their classes; every class has a sample."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.cat([torch.arange(classes), torch.randint(classes, (n - classes,), generator=generator)])
-    return around_centres(labels, dim, generator), labels
+    return around_centers(labels, dim, generator), labels
 
 
-def around_centres(labels: Tensor, dim: int, generator: torch.Generator) -> Tensor:
-    """Unit vectors around random class centres, given their classes."""
+def around_centers(labels: Tensor, dim: int, generator: torch.Generator) -> Tensor:
+    """Return unit vectors around random class centers, given their classes."""
     vectors = torch.randn(int(labels.max()) + 1, dim, generator=generator)[labels]
     vectors += torch.randn(len(labels), dim, generator=generator).mul_(1.5)
     return torch.nn.functional.normalize(vectors, dim=1)
@@ -45,8 +45,8 @@ def two_sets(queries: int, gallery: int, dim: int, classes: int) -> Callable[[in
     def make(seed: int) -> Data:
         x, labels = make_data(queries + gallery, dim, classes, seed)
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-        mine, theirs = order[:queries], order[queries:]
-        return Data(x[mine], labels[mine], x[theirs], labels[theirs])
+        first, second = order[:queries], order[queries:]
+        return Data(x[first], labels[first], x[second], labels[second])
 
     return make
 
@@ -55,12 +55,12 @@ def long_tail(seed: int) -> Data:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.cat([torch.zeros(20_000, dtype=torch.int64), torch.arange(1, 10_001).repeat_interleave(2)])
     labels = labels[torch.randperm(len(labels), generator=generator)]
-    return Data(around_centres(labels, 128, generator), labels)
+    return Data(around_centers(labels, 128, generator), labels)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample, and who runs on it: those for whom it is a matter of minutes at most."""
+    """A sample and the contestants that run on it, each within minutes."""
 
     title: str
     make: Callable[[int], Data]
@@ -84,9 +84,9 @@ DEFAULT = ("sop", "sop-512", "inshop", "tail")
 
 
 def measure(contestant: str, sample: str, seed: int) -> None:
-    """Run one contestant here, and print what it took as JSON."""
+    """Run one contestant in this process, and print time and memory as JSON."""
     run = CONTESTANTS[contestant].run
-    run(one_set(300, 16, 50)(seed))  # imports and thread pools are not what is measured
+    run(one_set(300, 16, 50)(seed))  # imports and thread pools are not measured
     data = SETS[sample].make(seed)
     before, start = peak_mib(), time.perf_counter()
     map_at_r = run(data)
@@ -94,8 +94,10 @@ def measure(contestant: str, sample: str, seed: int) -> None:
     print(json.dumps({"seconds": seconds, "before": before, "peak": peak_mib(), "map_at_r": map_at_r}))
 
 
-def measured(contestant: str, sample: str, seed: int, peers: Path, installed: dict[str, str]) -> dict[str, float] | str:
-    """Run one contestant in a process of its own: what it took, or why it did not run."""
+def run_contestant(
+    contestant: str, sample: str, seed: int, peers: Path, installed: dict[str, str]
+) -> dict[str, float] | str:
+    """Run one contestant in a separate process; return time and memory, or why it did not run."""
     package = CONTESTANTS[contestant].package
     if package is not None and package not in installed:
         return "not installed (make bench installs it)"
@@ -106,10 +108,10 @@ def measured(contestant: str, sample: str, seed: int, peers: Path, installed: di
 
 
 def print_set(name: str, seed: int, peers: Path, installed: dict[str, str]) -> None:
-    """Measure all that run on a sample, and print their table."""
+    """Measure all contestants on a sample, and print their table."""
     sample, rows, first = SETS[name], {}, math.nan
     for contestant in sample.contestants:
-        found = measured(contestant, name, seed, peers, installed)
+        found = run_contestant(contestant, name, seed, peers, installed)
         if isinstance(found, str):
             rows[CONTESTANTS[contestant].title] = found
             continue
@@ -130,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=DEFAULT, help="samples to measure on")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--peers", type=Path, default=PEERS, help="the Python of the peers' environment")
+    parser.add_argument("--peers", type=Path, default=PEERS, help="Python of the environment of the other libraries")
     parser.add_argument("--contestant", choices=list(CONTESTANTS), help=argparse.SUPPRESS)
     parser.add_argument("--versions", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -140,7 +142,7 @@ def main() -> None:
     elif arguments.contestant:
         measure(arguments.contestant, arguments.sets[0], arguments.seed)
     else:
-        # not resolved: the Python of an environment is a link, and by its place knows what is installed
+        # not resolved: the Python of an environment is a link that finds its packages by its own path
         found = run_row(MODULE, "--versions", python=arguments.peers.absolute()) if arguments.peers.is_file() else {}
         installed = {} if isinstance(found, str) else found
         peers = ", ".join(f"{name} {version}" for name, version in installed.items()) or "no peers"
