@@ -90,9 +90,9 @@ def test_uses_the_memory_after_the_start_alone():
     class Counted(ContrastiveLoss):
         calls = 0
 
-        def forward(self, *args, **options):
+        def accumulate(self, pairs):
             Counted.calls += 1
-            return super().forward(*args, **options)
+            return super().accumulate(pairs)
 
     criterion = CrossBatchMemory(Counted(), D, memory_batches=2, batch_size=2, start=3)
     calls = []
@@ -177,9 +177,9 @@ def test_references_are_those_of_the_first_term():
     (x, labels), (y, ref_labels), (z, others) = batches(0, [4, 4, 6], torch.float32)
     criterion(x, labels)
     criterion.eval()
-    expected = loss(y, ref_labels, z, others) + loss(y, ref_labels, x, labels)
-    torch.testing.assert_close(criterion(y, ref_labels, z, others), expected)
-    torch.testing.assert_close(criterion(y, ref_labels, y, ref_labels), criterion(y, ref_labels))
+    expected = loss(y, ref_labels, None, z, others) + loss(y, ref_labels, None, x, labels)
+    torch.testing.assert_close(criterion(y, ref_labels, None, z, others), expected)
+    torch.testing.assert_close(criterion(y, ref_labels, None, y, ref_labels), criterion(y, ref_labels))
 
 
 @each_loss
@@ -206,14 +206,14 @@ def test_a_memory_of_the_papers_size():
 
 def test_wrong_input_is_named():
     criterion = CrossBatchMemory(ContrastiveLoss(), D, 3, 4)
-    with pytest.raises(ValueError, match="embeddings: expected batch_size = 4 rows at most, got 5"):
+    with pytest.raises(ValueError, match="embeddings: expected at most batch_size = 4 rows, got 5"):
         criterion(torch.randn(5, D), torch.arange(5))
     with pytest.raises(ValueError, match=r"embeddings: expected floating point \(n, 4\)"):
         criterion(torch.randn(4, D + 1), torch.arange(4))
     with pytest.raises(ValueError, match=r"labels: expected integers \(4,\)"):
         criterion(torch.randn(4, D), torch.arange(3))
     with pytest.raises(ValueError, match="expected both or neither"):
-        criterion(torch.randn(4, D), torch.arange(4), torch.randn(4, D))
+        criterion(torch.randn(4, D), torch.arange(4), None, torch.randn(4, D))
     assert criterion.steps == 0
     for name in ("embedding_dim", "memory_batches", "batch_size"):
         with pytest.raises(ValueError, match=f"{name}: expected an integer of at least 1, got 0"):

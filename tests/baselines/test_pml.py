@@ -19,7 +19,7 @@ def test_lends_the_proxies_for_the_call_alone():
 
 
 def test_a_peer_that_keeps_its_proxies_elsewhere_is_named():
-    with pytest.raises(RuntimeError, match=r"ArcFaceLoss of this .* does not keep its proxies as 'weight'"):
+    with pytest.raises(RuntimeError, match=r"ArcFaceLoss of .*: expected 'weight' as its only parameter"):
         ExternalProxyLoss(pml_losses.ArcFaceLoss(5, 4), "weight")
 
 

@@ -30,7 +30,7 @@ def sample(seed, size=7, dtype=torch.float64):
 def value_and_gradients(loss, x, labels, *references):
     x = x.detach().clone().requires_grad_()
     loss.zero_grad()
-    value = loss(x, labels, *references)
+    value = loss(x, labels, None, *references)
     value.backward()
     return value.detach(), x.grad, loss.proxies.grad
 
@@ -88,16 +88,16 @@ def test_gradcheck(rival):
 def test_gradcheck_of_references(rival):
     loss, (x, labels) = RIVALS[rival](), sample(3)
     y, ref_labels = sample(4, 9)
-    assert torch.autograd.gradcheck(lambda x, y: loss(x, labels, y, ref_labels), (x, y))
+    assert torch.autograd.gradcheck(lambda x, y: loss(x, labels, None, y, ref_labels), (x, y))
 
 
 @takes_references
 def test_references_take_the_place_of_the_proxies(rival):
     loss, (x, labels) = RIVALS[rival]().double(), sample(5)
     own = loss(x, labels)
-    torch.testing.assert_close(loss(x, labels, loss.proxies.flatten(0, 1), torch.arange(C)), own, rtol=0, atol=0)
+    torch.testing.assert_close(loss(x, labels, None, loss.proxies.flatten(0, 1), torch.arange(C)), own, rtol=0, atol=0)
     big = 2**24 + torch.arange(C)  # references bring classes of their own, which float32 could not tell apart
-    torch.testing.assert_close(loss(x, big[labels], loss.proxies.flatten(0, 1), big), own, rtol=0, atol=0)
+    torch.testing.assert_close(loss(x, big[labels], None, loss.proxies.flatten(0, 1), big), own, rtol=0, atol=0)
 
 
 @each_rival
@@ -184,7 +184,7 @@ def test_proxies_of_a_class_that_meet_have_a_finite_gradient(rival):
 def test_no_terms_are_zero_with_zero_gradient(rival, count):
     loss = RIVALS[rival]()
     x, y = torch.randn(0 if count else 4, D, requires_grad=True), torch.randn(count, D, requires_grad=True)
-    value = loss(x, torch.zeros(len(x), dtype=torch.int64), y, torch.arange(count))
+    value = loss(x, torch.zeros(len(x), dtype=torch.int64), None, y, torch.arange(count))
     value.backward()
     assert value == 0
     assert x.grad.count_nonzero() == 0
@@ -202,7 +202,7 @@ def test_wrong_input_is_named(rival):
         with pytest.raises(ValueError, match=rf"labels: expected classes 0\.\.{C - 1}, got"):
             loss(torch.randn(2, D), torch.tensor(labels))
     with pytest.raises(ValueError, match="expected both or neither"):
-        loss(torch.randn(2, D), torch.tensor([0, 1]), torch.randn(2, D))
+        loss(torch.randn(2, D), torch.tensor([0, 1]), None, torch.randn(2, D))
     with pytest.raises(ValueError, match="num_classes: expected an integer of at least 1, got 0"):
         type(loss)(0, D)
     with pytest.raises(ValueError, match="embedding_dim: expected an integer of at least 1"):
@@ -211,5 +211,5 @@ def test_wrong_input_is_named(rival):
 
 @pytest.mark.parametrize("rival", ["SoftTriple", "ArcFace", "SubCenterArcFace"])
 def test_references_are_refused_where_they_make_no_sense(rival):
-    with pytest.raises(ValueError, match=r"ref_emb: .* compares with its own proxies alone"):
-        RIVALS[rival]()(torch.randn(2, D), torch.tensor([0, 1]), torch.randn(2, D), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"ref_emb: expected none, since .* compares only with its own proxies"):
+        RIVALS[rival]()(torch.randn(2, D), torch.tensor([0, 1]), None, torch.randn(2, D), torch.tensor([0, 1]))

@@ -16,7 +16,7 @@ def test_golden(golden, proxies):
     x = torch.tensor(file["embeddings"], dtype=torch.float64, requires_grad=True)
     y = torch.tensor(file[proxies], dtype=torch.float64, requires_grad=True)
     ref_labels = torch.tensor(file[proxies.replace("proxies", "proxy_labels")])
-    value = ProxyNCALoss(20, 128, temperature=0.11)(x, torch.tensor(file["labels"]), y, ref_labels)
+    value = ProxyNCALoss(20, 128, temperature=0.11)(x, torch.tensor(file["labels"]), None, y, ref_labels)
     value.backward()
     name = f"proxy_nca_t0.11/{proxies}"
     torch.testing.assert_close(value.item(), float(file[f"{name}/loss"]), rtol=1e-5, atol=1e-8)
@@ -40,7 +40,9 @@ def test_equals_the_definition(seed, batch, references):
     rng = np.random.default_rng(seed)
     x, labels = rng.normal(size=(batch, 3)), rng.integers(0, 3, batch)
     y, ref_labels = rng.normal(size=(references, 3)), rng.integers(0, 4, references)
-    value = ProxyNCALoss(4, 3, temperature=0.3)(*map(torch.from_numpy, (x, labels, y, ref_labels)))
+    value = ProxyNCALoss(4, 3, temperature=0.3)(
+        torch.from_numpy(x), torch.from_numpy(labels), None, torch.from_numpy(y), torch.from_numpy(ref_labels)
+    )
     assert value.item() == pytest.approx(by_definition(x, labels, y, ref_labels, 0.3), rel=1e-9, abs=1e-12)
 
 
@@ -59,17 +61,17 @@ def test_pml_computes_the_same_while_its_softmax_does_not_underflow():
     x, y, labels = torch.eye(4)[:2].requires_grad_(), torch.eye(4)[[1, 0]], torch.arange(2)  # each at the other's
     peer, ours = pml_losses.NCALoss(softmax_scale=1 / 0.01), ProxyNCALoss(2, 4, temperature=0.005)
     assert peer(x, labels, ref_emb=y, ref_labels=labels).isnan()  # it leaves out the worst samples: all of them
-    assert ours(x, labels, y, labels).item() == pytest.approx(200)
+    assert ours(x, labels, None, y, labels).item() == pytest.approx(200)
     torch.testing.assert_close(
-        torch.autograd.grad(ours(x, labels, y, labels), x)[0].norm(dim=1), torch.full((2,), 100.0)
+        torch.autograd.grad(ours(x, labels, None, y, labels), x)[0].norm(dim=1), torch.full((2,), 100.0)
     )
 
 
 def test_a_sample_without_a_positive_is_left_out():
     x, y = torch.randn(3, 4, requires_grad=True), torch.randn(2, 4)
     loss = ProxyNCALoss(2, 4)
-    value = loss(x, torch.tensor([0, 1, 5]), y, torch.arange(2))
-    torch.testing.assert_close(value, loss(x[:2], torch.tensor([0, 1]), y, torch.arange(2)))
+    value = loss(x, torch.tensor([0, 1, 5]), None, y, torch.arange(2))
+    torch.testing.assert_close(value, loss(x[:2], torch.tensor([0, 1]), None, y, torch.arange(2)))
     value.backward()
     assert x.grad[2].count_nonzero() == 0
 

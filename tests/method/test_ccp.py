@@ -6,6 +6,7 @@ from pytorch_metric_learning import losses as pml_losses
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ccpml import AlternatingProjections, CCPLoss, ContrastiveLoss, TripletMarginLoss
+from ccpml.method.external import normalized_for
 from ccpml.method.normalize import lipschitz_normalize
 from tests.golden import assert_gradient
 from tests.method.test_losses import GOLDEN
@@ -38,11 +39,11 @@ def test_is_the_weighted_sum_of_both_terms():
     loss, (x, labels) = TripletMarginLoss(0.1), batch()
     criterion = CCPLoss(loss, 5, 4, 3, pair_weight=0.3, proxy_weight=0.7)
     refs, ref_labels = criterion.proxies.flatten(0, 1), torch.arange(5).repeat_interleave(3)
-    expected = 0.3 * loss(x, labels) + 0.7 * loss(x, labels, refs, ref_labels)
+    expected = 0.3 * loss(x, labels) + 0.7 * loss(x, labels, None, refs, ref_labels)
     torch.testing.assert_close(criterion(x, labels), expected)
     memory, memory_labels = torch.randn(6, 4), torch.arange(6) // 3
-    expected = 0.3 * loss(x, labels, memory, memory_labels) + 0.7 * loss(x, labels, refs, ref_labels)
-    torch.testing.assert_close(criterion(x, labels, memory, memory_labels), expected)
+    expected = 0.3 * loss(x, labels, None, memory, memory_labels) + 0.7 * loss(x, labels, None, refs, ref_labels)
+    torch.testing.assert_close(criterion(x, labels, None, memory, memory_labels), expected)
     assert CCPLoss(loss, 5, 4, 3, pair_weight=0, proxy_weight=0)(x, labels) == 0
 
 
@@ -106,7 +107,7 @@ def test_the_batch_as_its_own_reference_excludes_self(dtype):
     x, labels = batch()
     x = x.to(dtype)
     criterion = CCPLoss(TripletMarginLoss(0.1), 5, 4, 3)
-    value = criterion(x, labels, x, labels)
+    value = criterion(x, labels, None, x, labels)
     assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     torch.testing.assert_close(value, criterion(x, labels), rtol=0, atol=0)
 
@@ -116,11 +117,11 @@ def test_wrong_references_are_named(loss):
     x, labels = batch()
     criterion = CCPLoss(loss, 5, 4, 3, pair_weight=0)
     with pytest.raises(ValueError, match=r"ref_emb: expected floating point \(n, 4\)"):
-        criterion(x, labels, torch.ones(3, 4, dtype=torch.int64), torch.arange(3))
+        criterion(x, labels, None, torch.ones(3, 4, dtype=torch.int64), torch.arange(3))
     with pytest.raises(ValueError, match=r"ref_labels: expected integers \(3,\)"):
-        criterion(x, labels, torch.ones(3, 4), torch.arange(2))
+        criterion(x, labels, None, torch.ones(3, 4), torch.arange(2))
     with pytest.raises(ValueError, match="expected both or neither"):
-        criterion(x, labels, None, labels)
+        criterion(x, labels, None, None, labels)
 
 
 @pytest.mark.parametrize("loss", [TripletMarginLoss(0.1), pml_losses.ContrastiveLoss()])
@@ -129,7 +130,7 @@ def test_a_step_compares_with_the_classes_drawn(loss):
     labels = torch.tensor([0, 0, 39, 39, 7, 7, 7, 21])
     seen = []
     for _ in range(3):
-        drawn = copy.deepcopy(criterion)._draw_classes(labels)
+        drawn = copy.deepcopy(criterion.class_sampler)(labels, criterion.classes)
         assert len(drawn) == len(drawn.unique()) == 10
         assert set(labels.tolist()) <= set(drawn.tolist())
         seen.append(drawn)
@@ -138,9 +139,9 @@ def test_a_step_compares_with_the_classes_drawn(loss):
         value.backward()
         exact = CCPLoss(loss, 40, 4, 3)
         refs = criterion.proxies[drawn].flatten(0, 1)
-        expected = 0.1 * exact.loss(exact._vectors(x), labels)
-        of_drawn = {"ref_emb": exact._vectors(refs), "ref_labels": drawn.repeat_interleave(3)}
-        expected = expected + exact.loss(exact._vectors(x), labels, **of_drawn)
+        expected = 0.1 * exact.loss(normalized_for(loss, x), labels)
+        of_drawn = {"ref_emb": normalized_for(loss, refs), "ref_labels": drawn.repeat_interleave(3)}
+        expected = expected + exact.loss(normalized_for(loss, x), labels, **of_drawn)
         torch.testing.assert_close(value, expected)
         others = torch.tensor([c for c in range(40) if c not in drawn])
         assert criterion.proxies.grad[others].count_nonzero() == 0
@@ -157,7 +158,8 @@ def test_a_step_compares_with_the_classes_drawn(loss):
 def test_classes_are_drawn_by_the_seed():
     labels = torch.tensor([1])
     drawn = [
-        CCPLoss(ContrastiveLoss(), 100, 4, 1, class_rate=0.05, seed=seed)._draw_classes(labels) for seed in (1, 1, 2)
+        CCPLoss(ContrastiveLoss(), 100, 4, 1, class_rate=0.05, seed=seed).class_sampler(labels, range(100))
+        for seed in (1, 1, 2)
     ]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
@@ -165,7 +167,7 @@ def test_classes_are_drawn_by_the_seed():
 
 def test_more_samples_than_classes_drawn_are_all_compared_with():
     criterion, (x, labels) = CCPLoss(ContrastiveLoss(), 5, 4, 1, class_rate=0.01), batch()
-    assert set(labels.tolist()) <= set(criterion._draw_classes(labels).tolist())
+    assert set(labels.tolist()) <= set(criterion.class_sampler(labels, criterion.classes).tolist())
     assert torch.isfinite(criterion(x, labels))
 
 

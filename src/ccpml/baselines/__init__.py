@@ -1,4 +1,4 @@
-"""The methods that CCP is compared with, on the same calling convention."""
+"""Baselines: the losses CCP is compared with, under the same calling convention."""
 
 from ccpml.baselines.arcface import ArcFaceLoss, SubCenterArcFaceLoss
 from ccpml.baselines.cross_batch_memory import CrossBatchMemory

@@ -1,4 +1,4 @@
-"""ArcFace and its form with several centres per class."""
+"""ArcFace and its variant with several centers per class."""
 
 import math
 
@@ -6,16 +6,17 @@ from torch import Tensor, nn
 
 from ccpml.baselines.proxy_loss import ProxyLoss
 from ccpml.method.checks import check_number
+from ccpml.pairwise.indices import Indices
 
 __all__ = ["ArcFaceLoss", "SubCenterArcFaceLoss"]
 
 
 class SubCenterArcFaceLoss(ProxyLoss):
-    """SubCenter-ArcFace: ArcFace whose angle to a class is that to the nearest of its K centres.
+    """SubCenter-ArcFace: ArcFace with K centers per class; the angle to a class is that to its nearest center.
 
     Mean over samples of −log( e^{s a(θ_y)} / (e^{s a(θ_y)} + Σ_{c ≠ y} e^{s cos θ_c}) ), with θ_c the smallest angle
-    between the embedding and a centre of class c, and a(θ) = cos(θ + m), or cos θ − m sin m where θ + m > π.
-    Computed by pytorch-metric-learning, the cosines kept far enough from ±1 that no gradient is infinite.
+    between the embedding and a center of class c, and a(θ) = cos(θ + m), or cos θ − m sin m where θ + m > π.
+    Computed by pytorch-metric-learning; cosines are kept away from ±1, where the gradient is infinite.
 
     Args:
         num_classes: C.
@@ -25,10 +26,10 @@ class SubCenterArcFaceLoss(ProxyLoss):
         centers_per_class: K.
 
     Attributes:
-        proxies: The centres, shape (C, K, d), drawn from N(0, 0.01²), as the authors do.
+        proxies: The centers, shape (C, K, d), initialized from N(0, 0.01²), as by the authors.
 
     Raises:
-        ValueError: If a parameter is out of its range.
+        ValueError: If a parameter is out of range.
 
     Example:
         >>> import torch
@@ -56,12 +57,14 @@ class SubCenterArcFaceLoss(ProxyLoss):
         self.classification = arcface(num_classes, embedding_dim, centers_per_class, margin, scale)
 
     def reset_parameters(self) -> None:
-        """Draw the centres from N(0, 0.01²)."""
+        """Draw the centers from N(0, 0.01²)."""
         nn.init.normal_(self.proxies, std=0.01)
 
-    def compare(self, x: Tensor, labels: Tensor, proxies: Tensor, proxy_labels: Tensor | None) -> Tensor:
+    def compare(
+        self, x: Tensor, labels: Tensor, proxies: Tensor, proxy_labels: Tensor | None, indices_tuple: Indices | None
+    ) -> Tensor:
         """Compute the loss; see `ProxyLoss.compare`."""
-        loss: Tensor = self.classification(x, labels, proxies)
+        loss: Tensor = self.classification(x, labels, proxies, indices_tuple)
         return loss
 
 
@@ -78,10 +81,10 @@ class ArcFaceLoss(SubCenterArcFaceLoss):
         scale: s.
 
     Attributes:
-        proxies: Shape (C, 1, d), drawn from N(0, 0.01²), as the authors do.
+        proxies: Shape (C, 1, d), initialized from N(0, 0.01²), as by the authors.
 
     Raises:
-        ValueError: If a parameter is out of its range.
+        ValueError: If a parameter is out of range.
 
     Example:
         >>> import torch

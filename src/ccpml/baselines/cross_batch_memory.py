@@ -1,46 +1,46 @@
-"""Cross-batch memory (XBM): the batch compared with the batches before it, too."""
+"""Cross-batch memory (XBM): the batch is also compared with previous batches."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ccpml.baselines.proxy_loss import check_sizes
-from ccpml.method import PairLoss, lipschitz_normalize
-from ccpml.method.checks import check_embeddings, check_labels, check_references
+from ccpml.method.checks import check_embeddings, check_labels, check_references, check_sizes
+from ccpml.method.external import against_batch, against_references, normalized_for
+from ccpml.method.metric_loss import MetricLoss, working_dtype
+from ccpml.pairwise.indices import Indices
 
 __all__ = ["CrossBatchMemory"]
 
 
-class CrossBatchMemory(nn.Module):
-    """ℓ(e, e) + ℓ(e, memory), the second term once ``start`` training steps have been made.
+class CrossBatchMemory(MetricLoss):
+    """ℓ(e, e) + ℓ(e, memory), the second term after ``start`` training steps.
 
-    The memory holds embeddings (as they came, detached) and labels of the most recent ``memory_batches`` batches before
-    this one, and fills from the first step on. A batch is compared first and put in afterwards, in place of
-    the oldest, so that no sample is paired with itself. A step is a call in training mode: in evaluation none
-    is counted and no batch put in.
+    The memory holds embeddings (detached, not normalized) and labels of the latest ``memory_batches`` batches before
+    the current one, and fills from the first step. A batch replaces the oldest one after it was compared, so no sample
+    is paired with itself. A step is a call in training mode; in evaluation mode nothing is counted or stored.
 
-    Any pair loss can be ℓ: one of ours, or one of pytorch-metric-learning that takes ``ref_emb`` (it is given
-    φ-normalised vectors; if it normalises by itself, that changes nothing). Called like one, too.
+    ℓ is any pair loss: one of ours, or one of pytorch-metric-learning that takes ``ref_emb`` (which is called with
+    φ-normalized vectors).
 
-    All state is in buffers of fixed shape, so that a checkpoint resumes exactly. The memory is float32 (it goes
-    with ``double()``), also where the embeddings are of less precision.
+    All state is in buffers of fixed shape, so a checkpoint resumes exactly. The memory is float32 (float64 after
+    ``double()``), also for embeddings of lower precision.
 
     Args:
         loss: The pair loss ℓ.
         embedding_dim: d.
-        memory_batches: M, the batches that the memory holds.
-        batch_size: B, the largest batch.
+        memory_batches: M, the number of batches in memory.
+        batch_size: B, the size of the largest batch.
         start: Training steps before the memory is used.
 
     Attributes:
         memory: Embeddings, shape (M, B, d).
-        memory_labels: Their classes, int64 (M, B).
-        sizes: How many samples each batch of the memory has, int64 (M,); 0 where none is yet.
-        steps: Training steps made; the next batch goes to place ``steps`` mod M.
+        memory_labels: Classes of the embeddings, int64 (M, B).
+        sizes: Number of samples of each batch in memory, int64 (M,); 0 for none.
+        steps: Number of training steps made; the next batch is stored at ``steps`` mod M.
 
     Raises:
-        ValueError: If a size is not a positive integer, or ``start`` a negative one.
+        ValueError: If a size is not a positive integer, or ``start`` is negative.
 
     Example:
         >>> from ccpml import ContrastiveLoss
@@ -62,7 +62,7 @@ class CrossBatchMemory(nn.Module):
         self, loss: nn.Module, embedding_dim: int, memory_batches: int, batch_size: int, start: int = 1000
     ) -> None:
         super().__init__()
-        check_sizes({"embedding_dim": embedding_dim, "memory_batches": memory_batches, "batch_size": batch_size})
+        check_sizes(embedding_dim=embedding_dim, memory_batches=memory_batches, batch_size=batch_size)
         if not isinstance(start, int) or start < 0:
             raise ValueError(f"start: expected an integer of at least 0, got {start!r}")
         self.loss = loss
@@ -71,7 +71,7 @@ class CrossBatchMemory(nn.Module):
         self.register_buffer("memory_labels", torch.zeros(memory_batches, batch_size, dtype=torch.int64))
         self.register_buffer("sizes", torch.zeros(memory_batches, dtype=torch.int64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        # The counts once more, on the host: a step must not wait for the device to know the memory's extent.
+        # The counts again on the host, so that no step waits for the device.
         self._steps, self._sizes = 0, [0] * memory_batches
         self.register_load_state_dict_post_hook(_read_counts)  # type: ignore[no-untyped-call]  # torch's is untyped
 
@@ -79,60 +79,56 @@ class CrossBatchMemory(nn.Module):
         self,
         embeddings: Tensor,
         labels: Tensor,
+        indices_tuple: Indices | None = None,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss of a batch and, in training, remember the batch.
+        """Compute the loss of a batch and, in training mode, store the batch.
 
         Args:
-            embeddings: The batch, shape (B, d) or fewer rows, un-normalised.
-            labels: Its classes, shape (B,), integer.
-            ref_emb: References of the first term, shape (N, d), by default the batch itself.
-            ref_labels: Their classes, shape (N,).
+            embeddings: The batch, shape (B, d) or fewer rows, not normalized.
+            labels: Classes of the batch, shape (B,), integer.
+            indices_tuple: Pairs or triplets of the first term, as from a miner; by default all. The batch is always
+                compared with all of the memory.
+            ref_emb: References of the first term, shape (N, d); by default the batch itself.
+            ref_labels: Classes of the references, shape (N,).
 
         Returns:
-            The loss, a scalar tensor in float32 (float64 for float64 input), under autocast too.
+            The loss, a scalar tensor in float32 (float64 for float64 input), also under autocast.
 
         Raises:
-            ValueError: On wrong shapes or dtypes, or a batch larger than ``batch_size``.
+            ValueError: On wrong shapes, dtypes or indices, or a batch larger than ``batch_size``.
         """
         _, most, dim = self.memory.shape
         check_embeddings("embeddings", embeddings, dim=dim)
         check_labels("labels", labels, len(embeddings))
         check_references(ref_emb, ref_labels, dim=dim)
         if len(embeddings) > most:
-            raise ValueError(f"embeddings: expected batch_size = {most} rows at most, got {len(embeddings)}")
-        if ref_emb is embeddings:  # the batch itself, in which no sample is paired with itself
-            ref_emb = ref_labels = None
+            raise ValueError(f"embeddings: expected at most batch_size = {most} rows, got {len(embeddings)}")
+        if ref_emb is embeddings:
+            ref_emb = None
         with torch.autocast(embeddings.device.type, enabled=False):
-            dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
-            batch = self._vectors(embeddings.to(dtype))
-            references = None if ref_emb is None else self._vectors(ref_emb.to(dtype))
-            total: Tensor = self.loss(batch, labels, ref_emb=references, ref_labels=ref_labels)
+            dtype = working_dtype(embeddings)
+            batch = normalized_for(self.loss, embeddings.to(dtype))
+            total = against_batch(self.loss, batch, labels, indices_tuple, ref_emb, ref_labels)
             if self._steps >= max(self.start, 1):
                 remembered, classes = self._remembered()
-                total = total + self.loss(
-                    batch, labels, ref_emb=self._vectors(remembered.to(dtype)), ref_labels=classes
-                )
+                total = total + against_references(self.loss, batch, labels, remembered.to(dtype), classes)
         if self.training:
             self._remember(embeddings.detach(), labels)
         return total
 
-    def _vectors(self, x: Tensor) -> Tensor:
-        """Give what ℓ compares: our losses apply φ (or what they were told) themselves."""
-        return x if isinstance(self.loss, PairLoss) else lipschitz_normalize(x)
-
     def _remembered(self) -> tuple[Tensor, Tensor]:
-        """Copy the batches in the memory, which changes before the gradient is taken: (N, d) and (N,)."""
+        """Return copies of the batches in memory, which change before backward: (N, d) and (N,)."""
         filled = min(self._steps, len(self.memory))
         memory, labels = self.memory[:filled], self.memory_labels[:filled]
         if all(size == self.memory.shape[1] for size in self._sizes[:filled]):
             return memory.flatten(0, 1).clone(), labels.flatten().clone()
-        there = torch.arange(self.memory.shape[1], device=memory.device) < self.sizes[:filled, None]
-        return memory[there], labels[there]
+        stored = torch.arange(self.memory.shape[1], device=memory.device) < self.sizes[:filled, None]
+        return memory[stored], labels[stored]
 
     def _remember(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Put a batch in the place of the oldest."""
+        """Store a batch in place of the oldest."""
         place, size = self._steps % len(self.memory), len(embeddings)
         self.memory[place, :size].copy_(embeddings)
         self.memory_labels[place, :size].copy_(labels)
@@ -141,12 +137,12 @@ class CrossBatchMemory(nn.Module):
         self._steps, self._sizes[place] = self._steps + 1, size
 
     def extra_repr(self) -> str:
-        """Show sizes in ``repr``."""
+        """Return sizes for ``repr``."""
         batches, size, dim = self.memory.shape
         return f"embedding_dim={dim}, memory_batches={batches}, batch_size={size}, start={self.start}"
 
 
 def _read_counts(module: nn.Module, incompatible_keys: Any) -> None:
-    """Take the counts over from the buffers of a loaded checkpoint."""
+    """Copy the counts from the buffers of a loaded checkpoint."""
     assert isinstance(module, CrossBatchMemory)
     module._steps, module._sizes = int(module.steps), module.sizes.tolist()

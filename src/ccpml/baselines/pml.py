@@ -1,8 +1,8 @@
-"""Losses of pytorch-metric-learning that compute what a rival's paper does, given the proxies by the rival.
+"""Losses of pytorch-metric-learning that compute what a baseline's paper does, called with proxies of the baseline.
 
-The library's losses own their proxies: each under another name, transposed, renamed between versions, and cast in
-place to the dtype of whatever batch comes. Here the proxies are the rival's, lent to the loss for each call, so
-that checkpoints and precision do not depend on the library. Imported only where such a loss is built.
+The losses of that library own their proxies: each under another name, transposed, renamed between versions, and cast in
+place to the dtype of the batch. Here the baseline owns the proxies and passes them to each call, so that checkpoints
+and precision do not depend on the library. This module is imported only when such a loss is built.
 """
 
 import math
@@ -14,41 +14,43 @@ from pytorch_metric_learning.distances import CosineSimilarity
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ccpml.pairwise.indices import Indices
+
 __all__ = ["ExternalProxyLoss", "arcface", "soft_triple"]
 
 
 class ExternalProxyLoss(nn.Module):
-    """A loss of pytorch-metric-learning without proxies of its own: it has no parameters and no state.
+    """A loss of pytorch-metric-learning whose proxies are an argument: it has no parameters and no state.
 
     Args:
         loss: The loss.
-        name: What it calls its proxies, stored as (d, C · K).
+        name: The name of its proxies, a parameter of shape (d, C · K).
 
     Raises:
-        RuntimeError: If the loss has no such parameter, or others beside it.
+        RuntimeError: If the loss has no such parameter, or others too.
     """
 
     def __init__(self, loss: nn.Module, name: str) -> None:
         super().__init__()
         if [own for own, _ in loss.named_parameters()] != [name]:
             raise RuntimeError(
-                f"{type(loss).__name__} of this pytorch-metric-learning does not keep its proxies as {name!r}; "
-                "install pytorch-metric-learning<3"
+                f"{type(loss).__name__} of pytorch-metric-learning: expected {name!r} as its only parameter, "
+                f"got {[own for own, _ in loss.named_parameters()]}; install pytorch-metric-learning<3"
             )
         loss.register_parameter(name, None)
         self.loss = loss
         self.name = name
 
-    def forward(self, x: Tensor, labels: Tensor, proxies: Tensor) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor, proxies: Tensor, indices_tuple: Indices | None = None) -> Tensor:
         """Compute the loss of a batch (B, d) with these proxies (C · K, d), of the same dtype."""
         if not len(x):
             return (x.sum() + proxies.sum()) * 0  # no terms
-        loss: Tensor = functional_call(self.loss, {self.name: proxies.T}, (x, labels))
+        loss: Tensor = functional_call(self.loss, {self.name: proxies.T}, (x, labels, indices_tuple))
         return loss
 
 
 class _OpenCosine(CosineSimilarity):  # type: ignore[misc]  # the library is untyped
-    """The cosine, kept within (−1, 1): at ±1 the angle's gradient is infinite, and NaN once multiplied by 0."""
+    """The cosine, clamped to (−1, 1): at ±1 the gradient of the angle is infinite, and NaN once multiplied by 0."""
 
     def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
         cosines: Tensor = super().compute_mat(query_emb, ref_emb)
@@ -70,6 +72,6 @@ def arcface(
 def soft_triple(
     num_classes: int, embedding_dim: int, centers_per_class: int, scale: float, gamma: float, margin: float
 ) -> ExternalProxyLoss:
-    """Build SoftTriple without the centres' regulariser."""
+    """Build SoftTriple without the regularizer of the centers."""
     options = {"centers_per_class": centers_per_class, "la": scale, "gamma": gamma, "margin": margin}
     return ExternalProxyLoss(losses.SoftTripleLoss(num_classes, embedding_dim, **options), "fc")

@@ -1,10 +1,11 @@
-"""ProxyAnchor: the proxy is the anchor, the samples of the batch its positives and negatives."""
+"""ProxyAnchor: proxies are the anchors, samples of the batch their positives and negatives."""
 
 import torch
 from torch import Tensor, nn
 
 from ccpml.baselines.proxy_loss import ProxyLoss, cosines
 from ccpml.method.checks import check_number
+from ccpml.pairwise.indices import Indices, sample_weights
 
 __all__ = ["ProxyAnchorLoss"]
 
@@ -16,7 +17,8 @@ class ProxyAnchorLoss(ProxyLoss):
     + (1/|P|) Σ_{p ∈ P} log(1 + Σ_{x ∈ X_p⁻} e^{α(s(x,p) + δ)}),
 
     with s the cosine, P all proxies, P⁺ those with a sample of their class in the batch, X_p⁺ and X_p⁻ the samples
-    of p's class and of others. References take the place of P, several to a class.
+    of p's class and of others. References replace P and may be several per class. The weight w of a sample adds w − 1
+    to its exponents.
 
     Args:
         num_classes: C.
@@ -25,10 +27,10 @@ class ProxyAnchorLoss(ProxyLoss):
         alpha: α.
 
     Attributes:
-        proxies: Shape (C, 1, d), drawn from N(0, 2/C), as the authors do.
+        proxies: Shape (C, 1, d), initialized from N(0, 2/C), as by the authors.
 
     Raises:
-        ValueError: If a parameter is out of its range.
+        ValueError: If a parameter is out of range.
 
     Example:
         >>> loss = ProxyAnchorLoss(num_classes=10, embedding_dim=4)
@@ -51,12 +53,15 @@ class ProxyAnchorLoss(ProxyLoss):
         """Draw the proxies from N(0, 2/C)."""
         nn.init.normal_(self.proxies, std=(2 / len(self.proxies)) ** 0.5)
 
-    def compare(self, x: Tensor, labels: Tensor, proxies: Tensor, proxy_labels: Tensor | None) -> Tensor:
+    def compare(
+        self, x: Tensor, labels: Tensor, proxies: Tensor, proxy_labels: Tensor | None, indices_tuple: Indices | None
+    ) -> Tensor:
         """Compute the loss; see `ProxyLoss.compare`."""
         similarities = cosines(x, proxies)  # (B, M)
         positive = self.same_class(labels, proxy_labels)
-        pull = _log1p_sum_exp(self.alpha * (self.margin - similarities), positive)  # (M,)
-        push = _log1p_sum_exp(self.alpha * (self.margin + similarities), ~positive)
+        weights = sample_weights(indices_tuple, x, anchors_only=proxy_labels is not None)[:, None] - 1
+        pull = _log1p_sum_exp(self.alpha * (self.margin - similarities) + weights, positive)  # (M,)
+        push = _log1p_sum_exp(self.alpha * (self.margin + similarities) + weights, ~positive)
         with_positives = positive.any(0).sum().clamp(min=1)
         return pull.sum() / with_positives + push.sum() / max(len(proxies), 1)
 

@@ -1,10 +1,11 @@
-"""SoftTriple: several centres per class, a sample's class similarity a soft maximum over them."""
+"""SoftTriple: several centers per class; the similarity to a class is a soft maximum over its centers."""
 
 import torch
 from torch import Tensor, nn
 
 from ccpml.baselines.proxy_loss import ProxyLoss
 from ccpml.method.checks import check_number
+from ccpml.pairwise.indices import Indices
 
 __all__ = ["SoftTripleLoss"]
 
@@ -13,12 +14,12 @@ class SoftTripleLoss(ProxyLoss):
     """SoftTriple.
 
     Mean over samples of −log( e^{λ(S_y − δ)} / (e^{λ(S_y − δ)} + Σ_{c ≠ y} e^{λ S_c}) ), where the similarity to a
-    class is S_c = Σ_k softmax_k(s(x, w_ck)/γ) s(x, w_ck) over its centres, s the cosine; plus τ times the regulariser
+    class is S_c = Σ_k softmax_k(s(x, w_ck)/γ) s(x, w_ck) over its centers, s the cosine; plus τ times the regularizer
 
         Σ_c Σ_{j<k} √(2 + 1e-5 − 2 s(w_cj, w_ck)) / (C K (K − 1)),
 
-    which draws the centres of a class together. The first part is pytorch-metric-learning's; the second is
-    computed within each class, in O(C K²) memory.
+    which pulls the centers of a class together. The first part is computed by pytorch-metric-learning, the second
+    within each class, in O(C K²) memory.
 
     Args:
         num_classes: C.
@@ -30,10 +31,10 @@ class SoftTripleLoss(ProxyLoss):
         centers_per_class: K.
 
     Attributes:
-        proxies: The centres, shape (C, K, d), drawn uniformly from ±1/√(C K), as the authors do.
+        proxies: The centers, shape (C, K, d), initialized uniformly from ±1/√(C K), as by the authors.
 
     Raises:
-        ValueError: If a parameter is out of its range.
+        ValueError: If a parameter is out of range.
 
     Example:
         >>> loss = SoftTripleLoss(num_classes=10, embedding_dim=4, centers_per_class=2)
@@ -66,20 +67,22 @@ class SoftTripleLoss(ProxyLoss):
         self.classification = soft_triple(num_classes, embedding_dim, centers_per_class, scale, gamma, margin)
 
     def reset_parameters(self) -> None:
-        """Draw the centres uniformly from ±1/√(C K)."""
+        """Draw the centers uniformly from ±1/√(C K)."""
         classes, centers, _ = self.proxies.shape
         bound = (classes * centers) ** -0.5
         nn.init.uniform_(self.proxies, -bound, bound)
 
-    def compare(self, x: Tensor, labels: Tensor, proxies: Tensor, proxy_labels: Tensor | None) -> Tensor:
+    def compare(
+        self, x: Tensor, labels: Tensor, proxies: Tensor, proxy_labels: Tensor | None, indices_tuple: Indices | None
+    ) -> Tensor:
         """Compute the loss; see `ProxyLoss.compare`."""
-        loss: Tensor = self.classification(x, labels, proxies)
+        loss: Tensor = self.classification(x, labels, proxies, indices_tuple)
         if self.tau and self.proxies.shape[1] > 1:
             loss = loss + self.tau * self._spread(proxies.view(self.proxies.shape))
         return loss
 
     def _spread(self, centers: Tensor) -> Tensor:
-        """Compute the regulariser, half the mean distance of two centres of a class: (C, K, d) to a scalar."""
+        """Compute the regularizer, half the mean distance between two centers of a class: (C, K, d) to a scalar."""
         classes, per_class, _ = centers.shape
         unit = nn.functional.normalize(centers, dim=2)
         one, other = torch.triu_indices(per_class, per_class, offset=1, device=centers.device)

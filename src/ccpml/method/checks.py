@@ -23,6 +23,13 @@ def check_number(name: str, value: float, above: float = -math.inf) -> None:
         )
 
 
+def check_sizes(**sizes: int) -> None:
+    """Raise ValueError unless each is a positive integer."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name}: expected an integer of at least 1, got {size!r}")
+
+
 def check_references(ref_emb: Tensor | None, ref_labels: Tensor | None, dim: int) -> None:
     """Raise ValueError unless both or neither are given, with as many labels as references of dimension ``dim``."""
     if (ref_emb is None) != (ref_labels is None):

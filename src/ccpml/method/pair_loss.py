@@ -1,4 +1,4 @@
-"""What the four pair losses share: the calling convention, normalisation, and what each must define."""
+"""The base class of pair losses: the calling convention, normalization, and the choice of references."""
 
 from typing import Any, ClassVar, Literal
 
@@ -6,30 +6,47 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.method.checks import check_embeddings, check_labels, check_references
+from ccpml.method.metric_loss import MetricLoss, working_dtype
 from ccpml.method.normalize import lipschitz_normalize
-from ccpml.pairwise.pairs import Pairs, ReferenceSet, pair_loss
+from ccpml.pairwise.engine import ReferenceSet, pair_loss
+from ccpml.pairwise.equation import FastEquation, PairEquation
+from ccpml.pairwise.indices import Indices, check_indices, indexed_pair_loss
 
 __all__ = ["Normalization", "PairLoss"]
 
 Normalization = Literal["lipschitz", "l2"] | None
 
 
-class PairLoss(nn.Module):
-    """What the four losses share: normalisation, and which pairs are positive or negative.
+class PairLoss(MetricLoss, PairEquation):
+    """A loss over pairs of samples and references.
 
-    The calling convention is pytorch-metric-learning's, so either library's losses work in the other's place.
-    Computed in float32 (float64 for float64 input), under autocast too. Gradients are of first order alone: with
-    ``create_graph`` they raise RuntimeError.
+    A subclass defines `accumulate` and `loss` in plain PyTorch. References in blocks, bounded memory, gradients,
+    proxies in `CCPLoss`, and proxies sharded over ranks follow from these two.
+
+    The loss is computed in float32 (float64 for float64 input), also under autocast. Without ``indices_tuple``, only
+    first-order gradients are supported; ``create_graph=True`` raises RuntimeError.
 
     Args:
-        normalize: How embeddings and references are normalised before they are compared: ``"lipschitz"`` (φ,
-            the paper's), ``"l2"``, or ``None`` to take them as they are.
+        normalize: Normalization of embeddings and references before they are compared: ``"lipschitz"`` (φ, the
+            paper's), ``"l2"``, or ``None`` for none.
 
     Raises:
         ValueError: If ``normalize`` is none of these.
 
+    Example:
+        >>> class Hinge(PairLoss):
+        ...     def accumulate(self, pairs):  # S of positives below 1, of negatives above 0
+        ...         return ((1 - pairs.values) * pairs.positive + pairs.values.relu() * pairs.negative).sum()
+        ...     def loss(self, sums):
+        ...         return sums
+        >>> Hinge()(torch.eye(2), torch.tensor([0, 0]))
+        tensor(2.)
+
     Source: Gürbüz et al., WACV 2024, Section 3 and supplement.
     """
+
+    fast: ClassVar[type[FastEquation] | None] = None
+    """The same equation with its derivative in closed form, if any; unused in subclasses that redefine the equation."""
 
     def __init__(self, normalize: Normalization = "lipschitz") -> None:
         super().__init__()
@@ -41,30 +58,38 @@ class PairLoss(nn.Module):
         self,
         embeddings: Tensor,
         labels: Tensor,
+        indices_tuple: Indices | None = None,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> Tensor:
         """Compute the loss of a batch against references.
 
         Args:
-            embeddings: The anchors, shape (B, d), un-normalised, floating point.
-            labels: Their classes, shape (B,), integer.
+            embeddings: The anchors, shape (B, d), not normalized, floating point.
+            labels: Classes of the anchors, shape (B,), integer.
+            indices_tuple: Pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative) to
+                compare, as index vectors; by default all that the labels allow. See
+                `ccpml.pairwise.indices.indexed_pair_loss`.
             ref_emb: The references, shape (M, d); by default the batch itself, a sample never paired with itself.
-            ref_labels: Their classes, shape (M,); given if and only if ``ref_emb`` is.
+            ref_labels: Classes of the references, shape (M,); required with ``ref_emb``.
 
         Returns:
             The loss, a scalar tensor in float32 (float64 for float64 input).
 
         Raises:
-            ValueError: On a wrong shape or dtype, or if only one of ``ref_emb`` and ``ref_labels`` is given.
+            ValueError: On a wrong shape, dtype or index, or if only one of ``ref_emb`` and ``ref_labels`` is given.
         """
         check_embeddings("embeddings", embeddings)
         check_labels("labels", labels, len(embeddings))
         check_references(ref_emb, ref_labels, dim=embeddings.shape[1])
-        if ref_emb is None or ref_labels is None or ref_emb is embeddings:
-            same = labels if ref_labels is None else ref_labels
-            return self.against(embeddings, labels, embeddings, same, within=True)
-        return self.against(embeddings, labels, ref_emb, ref_labels)
+        within = ref_emb is None or ref_emb is embeddings
+        y = embeddings if ref_emb is None else ref_emb
+        if indices_tuple is not None:
+            check_indices(indices_tuple, len(embeddings), len(y))
+            with torch.autocast(embeddings.device.type, enabled=False):
+                x, y = (self._normalized(v.to(working_dtype(embeddings))) for v in (embeddings, y))
+                return indexed_pair_loss(self, x, y, indices_tuple)
+        return self.against(embeddings, labels, y, labels if ref_labels is None else ref_labels, within=within)
 
     def against(
         self,
@@ -77,59 +102,42 @@ class PairLoss(nn.Module):
         most_positives: int | None = None,
         group: Any = None,
     ) -> Tensor:
-        """Compute the loss as ``forward`` does, of input that was checked.
+        """Compute the loss as ``forward`` does, without checking the input.
 
         Args:
-            x: The anchors, shape (B, d), un-normalised.
-            labels: Their classes, shape (B,).
-            y: The references, shape (M, d), un-normalised.
-            ref_labels: Their classes, shape (M,).
+            x: The anchors, shape (B, d), not normalized.
+            labels: Classes of the anchors, shape (B,).
+            y: The references, shape (M, d), not normalized.
+            ref_labels: Classes of the references, shape (M,).
             within: Whether the references are the batch itself.
-            most_positives: P, at least the references of any anchor's class; None to count them, for which an
-                accelerator must be waited for.
-            group: The process group whose ranks hold a part of the references each, and all the same batch; the loss is
-                that against all of them.
+            most_positives: P, an upper bound of the references of an anchor's class; by default they are counted, which
+                makes the host wait for an accelerator.
+            group: Process group whose ranks hold a part of the references each, and the same batch; the loss is that
+                against the references of all ranks.
 
         Returns:
             The loss, a scalar tensor in float32 (float64 for float64 input).
         """
-        if not self.ranks_positives or len(labels) == 0:
+        if not self.uses_positive_distances or len(labels) == 0:
             most_positives = 0
         elif most_positives is None:
             most_positives = len(y) if within else int((labels[:, None] == ref_labels).sum(1).max())
         with torch.autocast(x.device.type, enabled=False):
-            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            dtype = working_dtype(x)
             references = ReferenceSet(labels, ref_labels, self._normalized, within, most_positives, group)
-            return pair_loss(self, self._normalized(x.to(dtype)), y.to(dtype), references)
+            equation, parameters = self._equation(len(x)), tuple(self.parameters())
+            return pair_loss(equation, self._normalized(x.to(dtype)), y.to(dtype), references, parameters)
 
-    distances: ClassVar[bool] = False
-    """Whether the loss compares by distances D, or else by inner products S."""
-
-    ranks_positives: ClassVar[bool] = False
-    """Whether ``positive_distances`` holds the D of each anchor's positives, rising, (B, P); else it is (B, 0)."""
-
-    def accumulate(self, pairs: Pairs, positive_distances: Tensor) -> Tensor:
-        """Take the sums over a block of references from which ``value`` makes ℓ; each loss defines them."""
-        raise NotImplementedError  # abstract: each loss is its own equation
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        """Put together the sums of two blocks."""
-        return one + other
-
-    def loss(self, sums: Tensor, positive_distances: Tensor) -> Tensor:
-        """Compute ℓ, a scalar, from the sums over all references; each loss defines it."""
-        raise NotImplementedError  # abstract: each loss is its own equation
-
-    def gradient(self, pairs: Pairs, sums: Tensor, positive_distances: Tensor) -> Tensor:
-        """Compute ∂ℓ/∂D or ∂ℓ/∂S of the pairs of a block, (B, m); each loss defines it."""
-        raise NotImplementedError  # abstract: each loss is its own equation
+    def _equation(self, anchors: int) -> PairEquation:
+        """Return the fast form of the equation, unless a subclass of the class that names it redefines the equation."""
+        if self.fast is None:
+            return self
+        owner = next(kind for kind in type(self).__mro__ if "fast" in vars(kind))
+        parts = ("accumulate", "merge", "loss", "uses_distances", "uses_positive_distances")
+        unchanged = all(getattr(type(self), name) is getattr(owner, name) for name in parts)
+        return self.fast(self, anchors) if unchanged and not any(name in vars(self) for name in parts) else self
 
     def _normalized(self, x: Tensor) -> Tensor:
         if self.normalize == "lipschitz":
             return lipschitz_normalize(x)
         return nn.functional.normalize(x, dim=1) if self.normalize == "l2" else x
-
-    def extra_repr(self) -> str:
-        """Show the parameters in ``repr``."""
-        own = {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "training"}
-        return ", ".join(f"{name}={value!r}" for name, value in own.items())

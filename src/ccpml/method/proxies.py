@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.distributed import gather_rows, rank_range
+from ccpml.method.checks import check_sizes
 
 __all__ = ["ClassProxies"]
 
@@ -38,10 +39,7 @@ class ClassProxies(nn.Module):
 
     def __init__(self, num_classes: int, embedding_dim: int, proxies_per_class: int) -> None:
         super().__init__()
-        sizes = {"num_classes": num_classes, "proxies_per_class": proxies_per_class, "embedding_dim": embedding_dim}
-        for name, size in sizes.items():
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}: expected an integer of at least 1, got {size!r}")
+        check_sizes(num_classes=num_classes, proxies_per_class=proxies_per_class, embedding_dim=embedding_dim)
         self.num_classes = num_classes
         self.classes = range(num_classes)
         self.group: Any = None

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from ccpml.pairwise import pairs
+from ccpml.pairwise import engine
 from tests.method.test_losses import LOSSES, each_loss
 
 
 def value_and_gradients(loss, x, labels, y, ref_labels):
     x, y = x.clone().requires_grad_(), y.clone().requires_grad_()
-    value = loss(x, labels, y, ref_labels)
+    value = loss(x, labels, None, y, ref_labels)
     value.backward()
     return value.detach(), x.grad, y.grad
 
@@ -18,13 +18,13 @@ def test_many_blocks_equal_one(loss, kept, monkeypatch):
     x, y = torch.randn(5, 6, dtype=torch.float64), torch.randn(700, 6, dtype=torch.float64)
     labels, ref_labels = torch.tensor([0, 0, 3, 9, 70]), torch.arange(700) % 60  # 70 has no positive
     whole = value_and_gradients(loss, x, labels, y, ref_labels)
-    monkeypatch.setattr(pairs, "_KEPT", kept)
-    monkeypatch.setitem(pairs._BLOCK, "cpu", 1)  # the least: 256 references
+    monkeypatch.setattr(engine, "_KEPT", kept)
+    monkeypatch.setitem(engine._BLOCK, "cpu", 1)  # the least: 256 references
     for one, other in zip(value_and_gradients(loss, x, labels, y, ref_labels), whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.ranks_positives])
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.uses_positive_distances])
 @pytest.mark.parametrize("positives", [3, 40])
 def test_the_two_ways_to_count_triplets_agree(loss, positives, monkeypatch):
     x, y = torch.randn(6, 4), torch.randn(90, 4)
@@ -32,7 +32,7 @@ def test_the_two_ways_to_count_triplets_agree(loss, positives, monkeypatch):
     ref_labels[positives + 1] = 1
     ways = []
     for few in (0, 100):
-        monkeypatch.setattr("ccpml.method.losses._SEARCH_THRESHOLD", few)
+        monkeypatch.setattr("ccpml.method.losses.fast._SEARCH_THRESHOLD", few)
         ways.append(value_and_gradients(loss, x, labels, y, ref_labels))
     for one, other in zip(*ways, strict=True):
         torch.testing.assert_close(one, other)
@@ -50,18 +50,18 @@ def test_a_loss_can_be_taken_twice(loss):
 @each_loss
 def test_references_without_gradients_are_left_alone(loss):
     x, y = torch.randn(4, 3, requires_grad=True), torch.randn(7, 3)
-    loss(x, torch.tensor([0, 0, 1, 1]), y, torch.arange(7) % 2).backward()
+    loss(x, torch.tensor([0, 0, 1, 1]), None, y, torch.arange(7) % 2).backward()
     assert x.grad.abs().sum() > 0
     assert y.grad is None
 
 
-@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.distances])
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.uses_distances])
 def test_where_two_vectors_meet_there_is_no_gradient_and_beside_it_there_is(loss):
     x = torch.nn.functional.normalize(torch.randn(1, 128), dim=1)
     y = torch.cat([x + 1e-4 * torch.nn.functional.normalize(torch.randn(1, 128), dim=1), x, x])
     x.requires_grad_()
     y.requires_grad_()
-    value = loss(x, torch.tensor([0]), y, torch.tensor([1, 1, 0]))
+    value = loss(x, torch.tensor([0]), None, y, torch.tensor([1, 1, 0]))
     value.backward()
     assert y.grad[1:].count_nonzero() == 0
     assert y.grad[0].norm() > 0.1

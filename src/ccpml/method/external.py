@@ -1,0 +1,93 @@
+"""Any pair loss as ℓ: ours, and those and the wrappers of pytorch-metric-learning."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ccpml.distributed import gather_batch
+from ccpml.method.normalize import lipschitz_normalize
+from ccpml.method.pair_loss import PairLoss
+from ccpml.pairwise.indices import Indices
+
+__all__ = ["against_batch", "against_references", "joint_batch", "normalized_for"]
+
+
+def normalized_for(loss: nn.Module, x: Tensor) -> Tensor:
+    """Return what a loss is called with: φ(x), or x itself for our losses, which normalize themselves."""
+    ours = all(isinstance(part, PairLoss) for _, part in _weighted_losses(loss))
+    return x if ours else lipschitz_normalize(x)
+
+
+def against_batch(
+    loss: nn.Module,
+    batch: Tensor,
+    labels: Tensor,
+    indices_tuple: Indices | None,
+    ref_emb: Tensor | None,
+    ref_labels: Tensor | None,
+) -> Tensor:
+    """Compute ℓ(e, e), or ℓ(e, references) if references are given; the batch is as `normalized_for` returns it."""
+    options: dict[str, Any] = {} if indices_tuple is None else {"indices_tuple": indices_tuple}
+    if ref_emb is not None:
+        options |= {"ref_emb": normalized_for(loss, ref_emb.to(batch.dtype)), "ref_labels": ref_labels}
+    value: Tensor = loss(batch, labels, **options)
+    return value
+
+
+def joint_batch(loss: nn.Module, batch: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the batch of all ranks for a loss that contains a ``DistributedLossWrapper``, otherwise this batch."""
+    return gather_batch(batch, labels) if any(map(_is_distributed, loss.modules())) else (batch, labels)
+
+
+def against_references(
+    loss: nn.Module,
+    batch: Tensor,
+    labels: Tensor,
+    references: Tensor,
+    ref_labels: Tensor,
+    *,
+    most_positives: int | None = None,
+    group: Any = None,
+) -> Tensor:
+    """Compute ℓ(e, q) over all pairs with references, also of a wrapper that takes none.
+
+    A wrapper stands for the losses within it: ``MultipleLosses`` for their weighted sum, without its miners, which mine
+    within a batch; ``CrossBatchMemory`` and ``DistributedLossWrapper`` for their loss.
+
+    Args:
+        loss: ℓ.
+        batch: The batch, shape (B, d), as `normalized_for` returns it.
+        labels: Its classes, shape (B,).
+        references: References, shape (M, d), not normalized.
+        ref_labels: Their classes, shape (M,).
+        most_positives: See `PairLoss.against`.
+        group: See `PairLoss.against`.
+    """
+    references, total = normalized_for(loss, references), batch.new_zeros(())
+    for weight, part in _weighted_losses(loss):
+        if isinstance(part, PairLoss):
+            term = part.against(batch, labels, references, ref_labels, most_positives=most_positives, group=group)
+        else:
+            term = part(batch, labels, ref_emb=references, ref_labels=ref_labels)
+        total = total + weight * term
+    return total
+
+
+def _weighted_losses(loss: Any, weight: float = 1.0) -> list[tuple[float, nn.Module]]:
+    """Return the losses within wrappers of pytorch-metric-learning, with their weights."""
+    if _is(loss, "MultipleLosses"):
+        parts = loss.losses.items() if isinstance(loss.losses, nn.ModuleDict) else enumerate(loss.losses)
+        return [one for key, part in parts for one in _weighted_losses(part, weight * loss.weights[key])]
+    if _is(loss, "CrossBatchMemory") or _is_distributed(loss):
+        return _weighted_losses(loss.loss, weight)
+    return [(weight, loss)]
+
+
+def _is(loss: nn.Module, name: str) -> bool:
+    """Whether this is a wrapper of pytorch-metric-learning, which the method does not import."""
+    kinds = type(loss).__mro__
+    return any(kind.__name__ == name and kind.__module__.startswith("pytorch_metric_learning.") for kind in kinds)
+
+
+def _is_distributed(loss: nn.Module) -> bool:
+    return _is(loss, "DistributedLossWrapper")

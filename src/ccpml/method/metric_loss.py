@@ -1,0 +1,50 @@
+"""What all losses share: the calling convention of pytorch-metric-learning."""
+
+import sys
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MetricLoss", "working_dtype"]
+
+
+class MetricLoss(nn.Module):
+    """A loss called as those of pytorch-metric-learning are.
+
+    ``loss(embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None)`` returns a scalar tensor, so the
+    losses, miners and wrappers of each library work with those of the other.
+    """
+
+    @property  # type: ignore[misc]  # isinstance reads it; nobody assigns it
+    def __class__(self) -> Any:
+        """The type; once pytorch-metric-learning is imported, also a subclass of its base class.
+
+        Its ``DistributedLossWrapper`` accepts nothing else, and this package does not import it for that.
+        """
+        library, own = sys.modules.get("pytorch_metric_learning.losses.base_metric_loss_function"), type(self)
+        return own if library is None else _joint_class(own, library.BaseMetricLossFunction)  # type: ignore[arg-type]
+
+    def __reduce__(self) -> Any:
+        """Pickle by the type itself, which ``__class__`` may not be."""
+        return _new, (type(self),), self.__dict__
+
+    def extra_repr(self) -> str:
+        """Return the parameters for ``repr``."""
+        shown = {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "training"}
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+
+def working_dtype(*tensors: Tensor) -> torch.dtype:
+    """Return the dtype a loss computes in: float64 if any tensor is, otherwise float32."""
+    return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
+
+
+@cache
+def _joint_class(own: Any, other: Any) -> Any:
+    return type(own.__name__, (own, other), {"__module__": own.__module__, "__qualname__": own.__qualname__})
+
+
+def _new(kind: type[MetricLoss]) -> MetricLoss:
+    return kind.__new__(kind)

@@ -1,0 +1,209 @@
+"""All pairs of a batch and its references, a block of references at a time.
+
+A pair loss is a function of the values of its pairs, distances or inner products, through a few sums over the
+references. One pass over blocks of references accumulates the sums, a second one the gradient. Up to `_KEPT` values are
+kept in between; beyond that they are computed again. Ranks that hold a part of the references each exchange only the
+sums and the gradient of the anchors.
+
+Shapes: B anchors (the batch), M references, m references of a block, d dimensions, P positives of an anchor at most.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ccpml.distributed import own_rank
+from ccpml.pairwise.derivatives import ByAutograd, InClosedForm, add_up, parts_of_ranks
+from ccpml.pairwise.distances import euclidean_distances
+from ccpml.pairwise.equation import NEGATIVE_FILL, FastEquation, PairEquation, Pairs, fill_where_zero
+
+__all__ = ["ReferenceSet", "pair_loss"]
+
+_KEPT = 2**25
+"""Values kept from the first pass to the second: 128 MiB in float32."""
+
+_BLOCK = {"cpu": 2**17, "cuda": 2**24}
+"""Pairs of a block: few enough for a CPU's cache, enough to keep a GPU busy."""
+
+
+@dataclass(frozen=True)
+class ReferenceSet:
+    """The references a batch is compared with.
+
+    Attributes:
+        labels: Classes of the anchors, (B,).
+        ref_labels: Classes of the references, (M,).
+        normalize: Normalizes a block of references, (m, d).
+        within: Whether the references are the batch itself; a sample is never paired with itself.
+        most_positives: P, an upper bound; 0 if the equation does not use the positives' distances.
+        group: The process group whose ranks hold a part of the references each; None if all are on this rank.
+    """
+
+    labels: Tensor
+    ref_labels: Tensor
+    normalize: Callable[[Tensor], Tensor]
+    within: bool = False
+    most_positives: int = 0
+    group: Any = None
+
+    def positive(self, rows: slice, values: Tensor) -> Tensor:
+        """Return P⁺ of a block of references, (B, m), in the dtype of its values."""
+        positive = torch.eq(self.labels[:, None], self.ref_labels[rows], out=torch.empty_like(values))
+        self._exclude_self(positive, rows)
+        return positive
+
+    def pairs(self, rows: slice, values: Tensor, positive_distances: Tensor, positive_columns: Tensor) -> Pairs:
+        """Return the pairs of a block of references, given their values and the positives among all references."""
+        positive = self.positive(rows, values)
+        negative = 1 - positive
+        self._exclude_self(negative, rows)
+        here = (positive_columns >= rows.start) & (positive_columns < rows.stop)
+        return Pairs(
+            values, positive, negative, positive_distances, torch.where(here, positive_columns - rows.start, -1)
+        )
+
+    def _exclude_self(self, mask: Tensor, rows: slice) -> None:
+        if self.within:
+            mask.diagonal(-rows.start).zero_()
+
+
+_Blocks = Iterable[tuple[slice, Tensor]]
+"""The rows of the references in each block, and the values of its pairs, (B, m)."""
+
+
+def pair_loss(
+    equation: PairEquation, x: Tensor, y: Tensor, references: ReferenceSet, parameters: Sequence[Tensor] = ()
+) -> Tensor:
+    """Compute ℓ of anchors against references.
+
+    Args:
+        equation: The loss.
+        x: Normalized anchors, shape (B, d), float32 or float64.
+        y: References, shape (M, d), not yet normalized, of the same dtype.
+        references: Their classes, and how they are compared.
+        parameters: Trainable parameters of the equation, if any.
+
+    Returns:
+        ℓ, a scalar tensor with first-order gradients; 0 for an empty batch. With a group, ℓ against the references of
+        all ranks, the same on each; likewise the gradients of ``x`` and the parameters, while that of ``y`` is of its
+        own.
+    """
+    if len(x) == 0:
+        return (x.sum() + y.sum()) * 0
+    loss: Tensor = _PairLoss.apply(x, y, equation, references, *parameters)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _PairLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, equation: PairEquation, references: ReferenceSet, *parameters: Tensor
+    ) -> Tensor:
+        blocks: _Blocks = _ComputedBlocks(equation, x.detach(), y.detach(), references)
+        if len(x) * len(y) <= _KEPT:
+            blocks = list(blocks)
+        ctx.save_for_backward(x, y, *parameters)
+        ctx.equation, ctx.references, ctx.blocks = equation, references, blocks
+        ctx.positives = _positives(x, blocks, references)
+        sums = [equation.accumulate(references.pairs(rows, values, *ctx.positives)) for rows, values in blocks]
+        ranks = parts_of_ranks(reduce(equation.merge, sums), references.group)
+        total = reduce(equation.merge, ranks)
+        ctx.sums = total if isinstance(equation, FastEquation) else (sums, ranks)
+        return equation.loss(total).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph: what follows would be left out of the graph, silently
+            raise RuntimeError("pair loss: expected create_graph=False, as only first-order gradients are supported")
+        x, y, *parameters = ctx.saved_tensors
+        references, by_distance = ctx.references, ctx.equation.uses_distances
+        needs_x, needs_y = ctx.needs_input_grad[:2]
+        grad_x = torch.zeros_like(x) if needs_x else None
+        grad_y = torch.empty_like(y) if needs_y else None
+        with torch.autocast(x.device.type, enabled=False):
+            derivative = _derivative(ctx, parameters)
+            for block, (rows, values) in enumerate(ctx.blocks):
+                slopes = derivative(block, references.pairs(rows, values, *ctx.positives)).mul_(gradients[0])  # (B, m)
+                if by_distance:  # ∂D/∂x = (x − y) / D, and 0 where D = 0
+                    apart = torch.gt(values, 0, out=torch.empty_like(values))
+                    slopes = slopes.mul_(apart).div_(values.clamp(min=torch.finfo(values.dtype).tiny))
+                with torch.enable_grad():
+                    raw = y[rows].detach().requires_grad_(needs_y)
+                    vectors = references.normalize(raw)  # (m, d)
+                if grad_x is not None:
+                    grad_x.addmm_(slopes, vectors.detach(), alpha=-1 if by_distance else 1)
+                    if by_distance:
+                        grad_x.addcmul_(x, slopes.sum(1)[:, None])
+                if grad_y is not None:
+                    through = slopes.T @ x  # (m, d)
+                    if by_distance:
+                        through.neg_().addcmul_(vectors.detach(), slopes.sum(0)[:, None])
+                    grad_y[rows] = torch.autograd.grad(vectors, raw, through)[0]
+            if grad_x is not None:
+                add_up(grad_x, references.group)
+            return grad_x, grad_y, None, None, *derivative.by_parameters(gradients[0])
+
+
+def _derivative(ctx: Any, parameters: list[Tensor]) -> InClosedForm | ByAutograd:
+    """Return what computes ∂ℓ/∂values block by block."""
+    if isinstance(ctx.equation, FastEquation):
+        return InClosedForm(ctx.equation, ctx.sums)
+    references, blocks = ctx.references, ctx.blocks if ctx.references.most_positives else ()
+    pairs = (references.pairs(rows, values, *ctx.positives) for rows, values in blocks)
+    block_sums, rank_sums = ctx.sums
+    return ByAutograd(ctx.equation, parameters, block_sums, rank_sums, pairs, references.group)
+
+
+@dataclass(frozen=True)
+class _ComputedBlocks:
+    """The values of all pairs, block by block, computed again in each iteration."""
+
+    equation: PairEquation
+    x: Tensor
+    y: Tensor
+    references: ReferenceSet
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        x, y, references = self.x, self.y, self.references
+        size = max(256, _BLOCK.get(x.device.type, _BLOCK["cpu"]) // len(x))
+        if not isinstance(self.equation, FastEquation):  # a definition may compare every positive with every reference
+            size = max(1, size // max(1, references.most_positives))
+        elif references.within:
+            size = max(1, len(y))
+        for start in range(0, max(1, len(y)), size):
+            rows = slice(start, start + size)
+            vectors = references.normalize(y[rows])  # (m, d)
+            yield rows, euclidean_distances(x, vectors) if self.equation.uses_distances else x @ vectors.T
+
+
+def _positives(x: Tensor, blocks: _Blocks, references: ReferenceSet) -> tuple[Tensor, Tensor]:
+    """Find each anchor's positives: their distances, ascending, and their rows among this rank's references.
+
+    Both are of shape (B, P). An anchor with fewer than P has `NEGATIVE_FILL` first; rows are −1 there, and for
+    references of other ranks.
+    """
+    most = references.most_positives
+    distances, rows = x.new_empty(len(x), 0), references.labels.new_empty(len(x), 0, dtype=torch.int64)
+    if most == 0:
+        return distances, rows
+    for block, values in blocks:
+        some, columns = fill_where_zero(references.positive(block, values), values).topk(
+            min(most, values.shape[1]), dim=1
+        )
+        distances, rows = torch.cat([distances, some], dim=1), torch.cat([rows, columns + block.start], dim=1)
+        distances, order = distances.topk(min(most, distances.shape[1]), dim=1)
+        rows = rows.gather(1, order)
+    missing = (0, most - distances.shape[1])
+    distances = torch.nn.functional.pad(distances, missing, value=NEGATIVE_FILL)
+    rows = torch.nn.functional.pad(rows, missing, value=-1)
+    ranks = parts_of_ranks(distances, references.group)
+    mine = 0 if references.group is None else own_rank(references.group)
+    distances, order = torch.cat(ranks, dim=1).topk(most, dim=1)
+    others = torch.full_like(rows, -1)
+    rows = torch.cat([rows if rank == mine else others for rank in range(len(ranks))], dim=1).gather(1, order)
+    rows = rows.masked_fill(distances < NEGATIVE_FILL / 2, -1)  # padding
+    return distances.flip(1).contiguous(), rows.flip(1)
