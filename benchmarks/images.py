@@ -173,7 +173,7 @@ PEERS: dict[str, Callable[[Path], Step]] = {
 }
 ROWS: dict[str, Callable[[Path], Step]] = {
     **PEERS,
-    "decoding alone: simplejpeg": decoding,
+    "decoding only: simplejpeg": decoding,
     "ccpml": lambda folder: ours(folder, packed=False),
     "ccpml: packed cache": lambda folder: ours(folder, packed=True),
 }

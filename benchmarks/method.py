@@ -1,4 +1,4 @@
-"""Time and memory of the method's parts at the size of SOP: losses against proxies, k-centre, the pull.
+"""Time and memory of the method's parts at the size of SOP: losses against proxies, k-center, the pull.
 
 Run ``python -m benchmarks.method``. Each row runs in a process of its own, so that its peak of memory is its own;
 times are the median of several repetitions after a warm-up. The rows of losses are whole steps of the proxies:
@@ -102,7 +102,7 @@ def k_center(classes: int, pool: int, k: int) -> Callable[[], Step]:
 
 
 def batched_k_center(classes: int, pool: int, k: int) -> Callable[[], Step]:
-    """k-centre as one would write it, all distances within a class by matrix products."""
+    """k-center as one would write it, all distances within a class by matrix products."""
 
     def set_up() -> Step:
         points, centers, rows = torch.randn(classes, pool, DIM), torch.randn(classes, k, DIM), torch.arange(classes)
@@ -155,10 +155,10 @@ ROWS: dict[str, dict[str, Callable[[], Step]]] = {
         "triplet: ccpml, all classes": ours("TripletMarginLoss", 0.0451, **MILLION),
     },
     "The other parts": {
-        "k-centre, 11,318 × 7, K = 4: ccpml": k_center(11_318, 7, 4),
-        "k-centre, 11,318 × 7, K = 4: plain, batched": batched_k_center(11_318, 7, 4),
-        "k-centre, 100 × 12, K = 8: ccpml": k_center(100, 12, 8),
-        "k-centre, 100 × 12, K = 8: plain, batched": batched_k_center(100, 12, 8),
+        "k-center, 11,318 × 7, K = 4: ccpml": k_center(11_318, 7, 4),
+        "k-center, 11,318 × 7, K = 4: plain, batched": batched_k_center(11_318, 7, 4),
+        "k-center, 100 × 12, K = 8: ccpml": k_center(100, 12, 8),
+        "k-center, 100 × 12, K = 8: plain, batched": batched_k_center(100, 12, 8),
         "pull, 25.6 M weights": pull,
     },
 }
@@ -174,7 +174,7 @@ def measure(name: str, seed: int) -> None:
         step()
         seconds.append(time.perf_counter() - start)
     times = sorted(1e3 * each for each in seconds[2:])
-    print(json.dumps({"ms": statistics.median(times), "least": times[0], "mib": peak_mib() - before}))
+    print(json.dumps({"ms": statistics.median(times), "minimum": times[0], "mib": peak_mib() - before}))
 
 
 def main() -> None:
@@ -194,8 +194,8 @@ def main() -> None:
             if isinstance(found, str):
                 table[name] = f"failed: {found}"
             else:
-                table[name] = [f"{found['ms']:.1f}", f"{found['least']:.1f}", f"{found['mib']:,.0f}"]
-        print_table(["ms, median of 15", "least", "MiB above the data"], table)
+                table[name] = [f"{found['ms']:.1f}", f"{found['minimum']:.1f}", f"{found['mib']:,.0f}"]
+        print_table(["ms, median of 15", "minimum", "MiB above the data"], table)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def main() -> None:
                 f"{1e3 * found['copies']:.1f}",
             ]
         )
-    print_table(["s per step", "loss and pull, ms", "of the step", "best copies, ms a validation"], table)
+    print_table(["s per step", "loss and pull, ms", "fraction of the step", "best copies, ms per validation"], table)
 
 
 if __name__ == "__main__":
