@@ -89,3 +89,23 @@ def test_a_check_ends_at_once_at_ctrl_c_and_says_how_it_goes_on(tmp_path: Path) 
     assert process.returncode == 130
     assert f"go on with: ccpml data check folder:{folder}" in err
     assert "Traceback" not in err
+
+
+def test_errors_of_the_data_have_hints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = ["--data-root", str(tmp_path)]
+    assert main(["data", "check", "cub", *root]) == 1
+    assert "cub: not found in" in (error := capsys.readouterr().err)
+    assert "pass --data-root" in error
+    gone = next((make_cub(tmp_path) / "images").rglob("*.jpg"))
+    content = gone.read_bytes()
+    gone.unlink()
+    assert main(["data", "cache", "cub", *root]) == 1
+    assert "--allow-partial" in capsys.readouterr().err
+    gone.write_bytes(b"no image")
+    assert main(["train", "cub", *root, "--backbone", "small_conv", "--run", str(tmp_path / "run")]) == 1
+    assert "--skip-bad-images" in capsys.readouterr().err
+    gone.write_bytes(content)
+    assert main(["data", "cache", "cub", *root]) == 0
+    os.utime(gone)
+    assert main(["train", "cub", *root, "--backbone", "small_conv", "--run", str(tmp_path / "run")]) == 1
+    assert "`ccpml data cache` builds it again" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Folders of pictures and their caches."""
+"""Folders of images and their caches."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from ccpml.data import load_folder
 from ccpml.data.images.cache import cache_folder, pack_source, use_cache
 from ccpml.data.sources.source import Source
 from ccpml.data_name import DataName
-from tests.data.pictures import encoded, smooth
+from tests.data.image_files import encoded, smooth
 
-NAME = DataName("folder", "pictures")
+NAME = DataName("folder", "photos")
 
 
 def fill(folder: Path, count: int = 6) -> Path:
-    """Two classes of pictures of all kinds."""
-    pictures = [
+    """Fill a folder with two classes of images of all kinds."""
+    files = [
         encoded(smooth(90, 120), "JPEG", quality=95),
         encoded(smooth(300, 61, 1), "PNG"),
         encoded(Image.fromarray(smooth(80, 70)).convert("CMYK"), "JPEG", quality=95),
@@ -27,7 +27,7 @@ def fill(folder: Path, count: int = 6) -> Path:
     for number in range(count):
         path = folder / names[number % 6].replace("/", f"/{number // 6 or ''}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(pictures[number % 6])
+        path.write_bytes(files[number % 6])
     return folder
 
 

@@ -20,7 +20,7 @@ from ccpml.data import (
     train_loader,
 )
 from ccpml.data.seeds import CROPS, generator
-from tests.data.pictures import encoded, smooth
+from tests.data.image_files import encoded, smooth
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_items_are_channels_first_and_depend_on_the_draw_alone(table: ImageTable
     assert len(dataset) == 14
 
 
-def test_items_are_what_pillow_crops_and_resizes(table: ImageTable) -> None:
+def test_items_equal_crops_of_pillow(table: ImageTable) -> None:
     transform = TrainTransform(16)
     dataset = ImageDataset(table, transform, channels=3, seed=1)
     for row in range(14):
@@ -63,7 +63,7 @@ def test_items_are_what_pillow_crops_and_resizes(table: ImageTable) -> None:
         assert np.abs(dataset[Draw(2, row, 0)][0].numpy().transpose(1, 2, 0) - expected).max() <= 2
 
 
-def test_training_is_the_same_with_any_number_of_workers(table: ImageTable) -> None:
+def test_batches_do_not_depend_on_the_number_of_workers(table: ImageTable) -> None:
     dataset = ImageDataset(table, TrainTransform(16), channels=3, seed=0)
     steps = ClassBalancedBatches(table.labels, 2, 3, seed=0).steps(1, 6)
     here, there = (everything(train_loader(dataset, steps, workers)) for workers in (0, 2))
@@ -75,16 +75,16 @@ def test_training_is_the_same_with_any_number_of_workers(table: ImageTable) -> N
         assert labels.dtype == torch.int64
 
 
-def test_pools_load_too(table: ImageTable) -> None:
+def test_pools_can_be_loaded(table: ImageTable) -> None:
     dataset = ImageDataset(table, TrainTransform(16), channels=1)
     batches = everything(train_loader(dataset, in_chunks(pool_draws(table.labels, 3, 0, 0), 5)))
     labels = torch.cat([labels for _, labels in batches]).reshape(4, 3)
     assert torch.equal(labels, torch.arange(4)[:, None].expand(4, 3))
     images = torch.cat([images for images, _ in batches])
-    assert len({image.numpy().tobytes() for image in images}) == 12  # repeated rows have other crops
+    assert len({image.numpy().tobytes() for image in images}) == 12  # repeated rows have different crops
 
 
-def test_evaluation_is_in_order_and_leaves_the_global_generator_alone(table: ImageTable) -> None:
+def test_evaluation_is_in_order_and_keeps_the_global_random_state(table: ImageTable) -> None:
     loaders = [eval_loader(table, EvalTransform(16), 3, batch_size=4, workers=workers) for workers in (0, 2)]
     torch.manual_seed(0)
     state = torch.get_rng_state()
@@ -107,7 +107,7 @@ def test_images_in_memory() -> None:
     assert ImageDataset(table, transform, channels=1)[0][0].shape == (1, 8, 8)
 
 
-def test_a_bad_image_is_named_from_a_worker_too(tmp_path: Path) -> None:
+def test_a_bad_image_is_named_by_a_worker(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
     table = ImageTable((tmp_path / "bad.png",), np.array([0]), ("a",))
     for workers in (0, 1):

@@ -34,7 +34,7 @@ def test_unknown_names(wrong: str) -> None:
 
 
 def test_a_benchmark_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same table, its pixels from the packed file; a cache of too small images is left alone."""
+    """The same table with pixels from the packed file; a cache of smaller images is not used."""
     small_counts(monkeypatch)
     folder = make_inshop(tmp_path)
     home = build_cache("inshop", tmp_path, side=32, progress=False)

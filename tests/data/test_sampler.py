@@ -33,7 +33,7 @@ def test_batches_follow_the_rule(labels: np.ndarray, per_class: int, data: st.Da
             batch = batches.batch(step)
             assert len(batch) == p * per_class
             assert {draw.epoch for draw in batch} == {round_number}
-            assert len(set(batch)) == len(batch)  # a row that comes again is another copy
+            assert len(set(batch)) == len(batch)  # a repeated row has another copy number
             groups = [(key, list(rows)) for key, rows in groupby(batch, lambda draw: int(labels[draw.row]))]
             assert [len(rows) for _, rows in groups] == [per_class] * p
             seen += [key for key, _ in groups]
@@ -42,12 +42,12 @@ def test_batches_follow_the_rule(labels: np.ndarray, per_class: int, data: st.Da
                 counts = Counter(draw.row for draw in rows)
                 assert set(counts.values()) <= {per_class // size, -(-per_class // size)}
                 assert all(sorted(d.copy for d in rows if d.row == row) == list(range(n)) for row, n in counts.items())
-        assert len(set(seen)) == len(seen)  # within a round a class comes at most once
+        assert len(set(seen)) == len(seen)  # a class occurs at most once in a round
 
 
 @settings(max_examples=40, deadline=None)
 @given(labelled(min_classes=4), st.sampled_from([1, 2, 4]), st.integers(0, 50))
-def test_ranks_together_are_one_process(labels: np.ndarray, world_size: int, step: int) -> None:
+def test_the_shares_of_the_ranks_are_the_batch_of_one_process(labels: np.ndarray, world_size: int, step: int) -> None:
     whole = ClassBalancedBatches(labels, 4, 3, seed=1).batch(step)
     parts = [ClassBalancedBatches(labels, 4, 3, 1, rank, world_size).batch(step) for rank in range(world_size)]
     assert [draw for part in parts for draw in part] == whole
@@ -64,7 +64,7 @@ def test_batches_have_no_state() -> None:
     assert len({tuple(batch) for batch in forwards}) == 20
 
 
-def test_all_images_come_equally_often() -> None:
+def test_all_images_are_drawn_equally_often() -> None:
     labels = np.arange(40) // 8
     batches = ClassBalancedBatches(labels, 2, 4, seed=0)
     counts = Counter(draw.row for batch in batches.steps(0, 2000) for draw in batch)
@@ -112,14 +112,14 @@ def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None
 
 @settings(max_examples=60, deadline=None)
 @given(labelled(), st.integers(1, 15), st.integers(0, 5))
-def test_pools_exhaust_a_class_before_they_start_again(labels: np.ndarray, b: int, draw: int) -> None:
+def test_pools_exhaust_a_class_before_repeating(labels: np.ndarray, b: int, draw: int) -> None:
     rows = pool_rows(labels, b, seed=3, draw=draw)
     assert rows.dtype == np.int64
     assert rows.shape == (labels.max() + 1, b)
     assert np.array_equal(labels[rows], np.arange(len(rows))[:, None].repeat(b, 1))
     for label, chosen in enumerate(rows.tolist()):
         size = int((labels == label).sum())
-        for start in range(0, b, size):  # each turn is without replacement
+        for start in range(0, b, size):  # each repetition is without replacement
             turn = chosen[start : start + size]
             assert len(set(turn)) == len(turn)
     draws = pool_draws(labels, b, seed=3, draw=draw)
@@ -128,7 +128,7 @@ def test_pools_exhaust_a_class_before_they_start_again(labels: np.ndarray, b: in
     assert {d.epoch for d in draws} == {-1 - draw}
 
 
-def test_each_pool_is_fresh_and_repeatable() -> None:
+def test_pools_are_distinct_and_reproducible() -> None:
     labels = np.arange(200) // 20
     pools = [pool_rows(labels, 5, seed=0, draw=draw) for draw in range(5)]
     assert len({pool.tobytes() for pool in pools}) == 5
@@ -138,7 +138,7 @@ def test_each_pool_is_fresh_and_repeatable() -> None:
         pool_rows(labels, 0, seed=0, draw=0)
 
 
-def test_pools_choose_all_images_equally_often() -> None:
+def test_pools_draw_all_images_equally_often() -> None:
     counts = np.bincount(np.concatenate([pool_rows([0] * 10, 3, 0, d).ravel() for d in range(2000)]), minlength=10)
     assert (np.abs(counts - 600) < 5 * 600**0.5).all()
 
@@ -152,7 +152,7 @@ def test_chunks() -> None:
 
 
 def test_large_sets_are_quick() -> None:
-    """The size of SOP; generous, as test machines are busy."""
+    """The size of SOP, with a generous limit since test machines are busy."""
     labels = np.concatenate([np.arange(11318), np.random.default_rng(0).integers(0, 11318, 48233)])
     start = time.perf_counter()
     ClassBalancedBatches(labels, 8, 4, seed=0).batch(0)

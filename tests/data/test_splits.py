@@ -31,7 +31,7 @@ def test_folds_are_contiguous_even_and_complete(classes: int, folds: int) -> Non
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_the_protocol_tests_the_second_half_and_validates_a_quarter_of_the_first() -> None:
+def test_the_second_half_is_for_testing_and_a_quarter_of_the_first_for_validation() -> None:
     table = table_of(200)
     validated = []
     for fold in range(4):
@@ -54,7 +54,7 @@ def test_patterns_choose_the_test_classes() -> None:
         split_classes(table_of(16), [])
 
 
-def test_a_name_with_brackets_is_matched_as_it_is() -> None:
+def test_names_with_brackets_match_literally() -> None:
     table = table_of(6)
     table = ImageTable(table.images, table.labels, ("x[1]", "b", "c", "d", "e", "f[2]"))
     assert split_classes(table, ["x[1]", "f[2]"], folds=2).test.class_names == ("x[1]", "f[2]")
@@ -83,7 +83,7 @@ def own(*splits: SplitName) -> Source:
     return Source(table, dict(zip(table.class_names, splits, strict=True)))
 
 
-def test_a_split_of_its_own_is_kept() -> None:
+def test_own_split_is_kept() -> None:
     source = own("test", "train", "validation", "train", "validation", "test")
     splits = make_splits(source)
     assert [numbers(part) for part in (splits.train, splits.validation, splits.test)] == [[1, 3], [2, 4], [0, 5]]
@@ -93,7 +93,7 @@ def test_a_split_of_its_own_is_kept() -> None:
         make_splits(source, ["a/*"])
 
 
-def test_a_fold_of_train_validates_where_no_class_does() -> None:
+def test_a_split_without_validation_classes_uses_a_fold() -> None:
     splits = make_splits(own(*["train"] * 8, "test", "test"))
     assert numbers(splits.validation) == [0, 1]
     assert numbers(splits.train) == [2, 3, 4, 5, 6, 7]
@@ -103,13 +103,13 @@ def test_a_fold_of_train_validates_where_no_class_does() -> None:
         make_splits(own("test", "test", "validation", "validation"))
 
 
-def test_without_a_split_of_its_own_classes_are_split() -> None:
+def test_without_own_split() -> None:
     source = Source(table_of(16))
     assert numbers(make_splits(source).validation) == [0, 1]
     assert numbers(make_splits(source, ["a/*"], folds=2, fold=1).validation) == [9, 11, 13, 15]
 
 
-def test_something_can_be_found() -> None:
+def test_a_query_needs_a_match() -> None:
     with pytest.raises(ValueError, match="validation: expected a class with at least two images"):
         split_classes(table_of(16, per_class=1))
     good = split_classes(table_of(16))
@@ -117,7 +117,7 @@ def test_something_can_be_found() -> None:
         Splits(good.train, good.train, good.test)
 
 
-def test_roles_stay_in_test_and_leave_train() -> None:
+def test_roles_are_kept_in_test_and_dropped_in_train() -> None:
     splits = split_classes(table_of(16, 2, ["query", "gallery"]))
     assert splits.train.roles is None
     assert splits.test.roles is not None

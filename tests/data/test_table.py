@@ -32,7 +32,7 @@ def test_subset_follows_the_ids_and_keeps_names_roles_and_numbers(table: ImageTa
     assert part.select([3]).name_of(0) == "set[5]"
 
 
-def test_select_drops_lost_classes_and_keeps_the_order(table: ImageTable) -> None:
+def test_select_drops_empty_classes_and_keeps_the_order(table: ImageTable) -> None:
     part = table.select([5, 0])
     assert part.class_names == ("b", "c")
     assert part.labels.tolist() == [0, 1]
@@ -67,7 +67,7 @@ def test_paths() -> None:
         ({"numbers": np.array([1])}, "numbers: expected 3 integers"),
     ],
 )
-def test_parts_that_do_not_fit(change: dict[str, Any], message: str) -> None:
+def test_inconsistent_arguments(change: dict[str, Any], message: str) -> None:
     good: dict[str, Any] = {
         "images": np.zeros((3, 4, 4), np.uint8),
         "labels": np.array([0, 1, 1]),
@@ -79,12 +79,12 @@ def test_parts_that_do_not_fit(change: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize("ids", [[], [0, 0], [3], [-1]])
-def test_subset_of_impossible_classes(table: ImageTable, ids: list[int]) -> None:
+def test_subset_of_invalid_classes(table: ImageTable, ids: list[int]) -> None:
     with pytest.raises(ValueError, match="class_ids"):
         table.subset(ids)
 
 
 @pytest.mark.parametrize("rows", [[], [6], [-1], np.ones(5, bool), np.zeros(6, bool)])
-def test_selection_of_impossible_rows(table: ImageTable, rows: Any) -> None:
+def test_select_of_invalid_rows(table: ImageTable, rows: Any) -> None:
     with pytest.raises(ValueError, match="rows"):
         table.select(rows)

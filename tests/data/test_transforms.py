@@ -7,32 +7,32 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ccpml.data import EvalTransform, TrainTransform, decode_image
-from tests.data.pictures import encoded, smooth
+from tests.data.image_files import encoded, smooth
 
 sides = st.integers(1, 400)
 
 
 @settings(max_examples=100, deadline=None)
 @given(sides, sides, st.integers(0, 999))
-def test_crops_lie_in_the_image_and_have_the_area_and_aspect(width: int, height: int, seed: int) -> None:
+def test_crops_are_inside_the_image_with_area_and_aspect_in_range(width: int, height: int, seed: int) -> None:
     left, top, w, h = TrainTransform(8).crop(width, height, np.random.default_rng(seed))
     assert 0 <= left < left + w <= width
     assert 0 <= top < top + h <= height
-    # up to the rounding of either side to whole pixels
+    # up to the rounding of each side to pixels
     assert (w - 0.51) / (h + 0.51) <= 4 / 3
     assert (w + 0.51) / (h - 0.51 if h > 1 else 0.1) >= 3 / 4
     if max(width, height) <= 2 * min(width, height):
         assert (w + 0.51) * (h + 0.51) >= 0.16 * width * height
 
 
-def test_crops_are_distributed_as_said() -> None:
+def test_distribution_of_crops() -> None:
     transform, rng = TrainTransform(8), np.random.default_rng(0)
     boxes = np.array([transform.crop(1000, 1000, rng) for _ in range(4000)])
     left, top, w, h = boxes.T
     area, aspect = w * h / 1e6, np.log(w / h)
     assert area.min() < 0.17
     assert area.max() > 0.95
-    small = area < 0.7  # of these, none is refused: uniform in [0.16, 0.7], and symmetric in the aspect
+    small = area < 0.7  # none of these is rejected: area uniform in [0.16, 0.7], aspect symmetric
     assert abs(area[small].mean() - 0.43) < 0.01
     assert abs(aspect[small].mean()) < 0.01
     assert abs(aspect[small].std() - np.log(4 / 3) / 3**0.5) < 0.01
@@ -40,7 +40,7 @@ def test_crops_are_distributed_as_said() -> None:
         assert abs((offset / np.maximum(room, 1)).mean() - 0.5) < 0.02
 
 
-def test_a_crop_that_never_fits_is_the_largest_central_one() -> None:
+def test_the_largest_center_crop_if_none_fits() -> None:
     rng = np.random.default_rng(0)
     assert TrainTransform(8).crop(1000, 10, rng) == (493, 0, 13, 10)
     assert TrainTransform(8).crop(9, 1000, rng) == (0, 494, 9, 12)
@@ -49,7 +49,7 @@ def test_a_crop_that_never_fits_is_the_largest_central_one() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_whole_images_are_resized_as_pillow_does(channels: int) -> None:
+def test_full_images_are_resized_as_by_pillow(channels: int) -> None:
     pixels = smooth(90, 90, channels).reshape(90, 90, channels)
     whole = TrainTransform(32, min_area=1.0, flip=False, aspect=(1.0, 1.0))
     expected = np.asarray(Image.fromarray(pixels.squeeze()).resize((32, 32), Image.Resampling.BILINEAR))
@@ -64,20 +64,20 @@ def test_whole_images_are_resized_as_pillow_does(channels: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(sides, sides, st.integers(1, 60), st.integers(0, 999))
-def test_color_is_cropped_then_resized_as_pillow_does_up_to_rounding(
-    width: int, height: int, size: int, seed: int
-) -> None:
+def test_color_crops_equal_those_of_pillow_up_to_rounding(width: int, height: int, size: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     view = TrainTransform(size).view(pixels.shape, np.random.default_rng(seed))
     expected = Image.fromarray(pixels).crop(view.box).resize((size, size), Image.Resampling.BILINEAR)
     difference = np.abs(view.of(pixels).astype(int) - np.asarray(expected)[:, :: -1 if view.flip else 1])
-    assert difference.max() <= 2  # of noise, rounded in either direction
+    assert difference.max() <= 2  # noise, rounded in either direction
     assert difference.mean() <= 0.5
 
 
 @settings(max_examples=60, deadline=None)
 @given(sides, sides, st.integers(1, 60), st.integers(0, 999))
-def test_gray_crops_are_pillows_own_and_reach_beyond_the_box(width: int, height: int, size: int, seed: int) -> None:
+def test_gray_crops_equal_those_of_pillow_with_pixels_around_the_box(
+    width: int, height: int, size: int, seed: int
+) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 1), dtype=np.uint8)
     view = TrainTransform(size).view(pixels.shape, np.random.default_rng(seed))
     expected = Image.fromarray(pixels[:, :, 0]).resize((size, size), Image.Resampling.BILINEAR, box=view.box)
@@ -86,7 +86,7 @@ def test_gray_crops_are_pillows_own_and_reach_beyond_the_box(width: int, height:
 
 @settings(max_examples=60, deadline=None)
 @given(sides, sides, st.sampled_from([1, 3]), st.integers(1, 60), st.integers(0, 999))
-def test_a_view_needs_its_rows_and_no_more(width: int, height: int, channels: int, size: int, seed: int) -> None:
+def test_a_view_needs_only_its_rows(width: int, height: int, channels: int, size: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
     for transform in (TrainTransform(size), EvalTransform(size)):
         view = transform.view(pixels.shape, np.random.default_rng(seed))
@@ -101,8 +101,8 @@ def test_equal_generators_give_equal_crops() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (512, 512), (256, 384), (100, 200), (768, 512)])
-def test_eval_is_resize_then_central_crop(height: int, width: int) -> None:
-    """The two steps are the oracle, at sizes where neither rounds: the one pass gives the same."""
+def test_eval_is_resize_then_center_crop(height: int, width: int) -> None:
+    """The two steps are the reference, at sizes where neither rounds."""
     pixels = smooth(height, width)
     transform = EvalTransform(226, resize=256)
     scale = 256 / min(height, width)
@@ -112,7 +112,7 @@ def test_eval_is_resize_then_central_crop(height: int, width: int) -> None:
     assert np.abs(transform(pixels).astype(int) - expected).max() <= 1
 
 
-def test_the_default_proportion_is_the_papers() -> None:
+def test_the_default_proportion_is_that_of_the_paper() -> None:
     assert EvalTransform(227).side == 256
     assert EvalTransform(224).side == 253
     assert EvalTransform(64).side == 72
@@ -121,7 +121,7 @@ def test_the_default_proportion_is_the_papers() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(sides, sides, st.sampled_from([1, 3]), st.integers(1, 40), st.integers(0, 9))
-def test_any_image_comes_out_square(height: int, width: int, channels: int, size: int, extra: int) -> None:
+def test_results_are_square(height: int, width: int, channels: int, size: int, extra: int) -> None:
     pixels = np.full((height, width, channels), 77, np.uint8)
     for transform in (TrainTransform(size), EvalTransform(size), EvalTransform(size, resize=size + extra)):
         result = transform(pixels, np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""What the loaders' processes leave behind: nothing, however they end."""
+"""Worker processes of the loaders leave nothing behind, however they end."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ from ccpml.data import (
     load_source,
     train_loader,
 )
-from tests.data.pictures import encoded, smooth
+from tests.data.image_files import encoded, smooth
 
 resource = pytest.importorskip("resource")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at /proc")
@@ -38,7 +38,7 @@ def open_files() -> int:
 
 
 class Watched(ImageDataset):
-    """In place of classes, it gives the open files and the peak of memory, MiB, of the process that reads."""
+    """A dataset that returns open files and peak memory (MiB) of the loading process instead of the class."""
 
     def __getitem__(self, draw: Draw | int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         image, _ = super().__getitem__(draw)
@@ -55,8 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_memory_and_open_files_stay_as_they_are(folder: Path, packed: bool) -> None:
-    """An image kept of each draw would be 36 MiB an epoch, a file 64; batches that are underway hold a few."""
+def test_memory_and_open_files_do_not_grow(folder: Path, packed: bool) -> None:
+    """Keeping one image per draw would take 36 MiB per epoch; keeping a file open, 64 files."""
     if packed:
         build_cache(f"folder:{folder}", progress=False)
     table = load_source(f"folder:{folder}", side=256 if packed else None).table
@@ -76,7 +76,7 @@ def test_memory_and_open_files_stay_as_they_are(folder: Path, packed: bool) -> N
 def no_process_left() -> Iterator[None]:
     before = set(multiprocessing.active_children())
     yield
-    deadline = time.monotonic() + 4  # torch terminates after five seconds what does not end by itself
+    deadline = time.monotonic() + 4  # torch terminates workers after five seconds
     while set(multiprocessing.active_children()) - before:
         assert time.monotonic() < deadline, "workers are still there"
         time.sleep(0.02)
@@ -88,7 +88,7 @@ def four_squares(persistent: bool = False) -> torch.utils.data.DataLoader[tuple[
     return train_loader(ImageDataset(table, TrainTransform(8), 3), steps, workers=2, persistent=persistent)
 
 
-def test_workers_end_with_the_epoch_or_a_break_or_the_loader() -> None:
+def test_workers_end_with_the_epoch_a_break_or_the_loader() -> None:
     with no_process_left():
         assert len(list(four_squares())) == 9
     with no_process_left():
@@ -101,7 +101,7 @@ def test_workers_end_with_the_epoch_or_a_break_or_the_loader() -> None:
         del loader
 
 
-def test_workers_end_with_an_exception_of_one_or_of_the_loop(tmp_path: Path) -> None:
+def test_workers_end_with_an_exception(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
     table = ImageTable((tmp_path / "bad.png",), np.array([0]), ("a",))
     loader = train_loader(ImageDataset(table, TrainTransform(8), 3), [[Draw(0, 0)]] * 5, workers=2)
@@ -148,10 +148,10 @@ def test_workers_end_quietly_with_the_main_process(end: str) -> None:
         workers = [int(number) for number in process.stdout.readline().split()]
         assert len(workers) == 2
         if end == "Ctrl-C":
-            os.killpg(process.pid, signal.SIGINT)  # what a terminal does: to the whole group
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the process group
         else:
             process.send_signal(signal.SIGINT if "INT" in end else signal.SIGKILL)
-        out, err = process.communicate(timeout=30)  # their ends of the pipes are closed then too
+        out, err = process.communicate(timeout=30)  # returns when the workers have closed their ends of the pipes, too
         deadline = time.monotonic() + 20
         while any(map(runs, workers)) and time.monotonic() < deadline:
             time.sleep(0.02)

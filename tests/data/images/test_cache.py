@@ -18,7 +18,7 @@ from ccpml.data_name import DataName
 from tests.data.caches import NAME, content, fill, packed
 
 
-def test_pixels_are_those_of_the_files_resized(tmp_path: Path) -> None:
+def test_packed_pixels_are_the_resized_files(tmp_path: Path) -> None:
     source, cached = load_folder(fill(tmp_path)), packed(tmp_path)
     sizes = {}
     for original, small in zip(source.table.images, cached.table.images, strict=True):
@@ -41,7 +41,7 @@ def test_pixels_are_those_of_the_files_resized(tmp_path: Path) -> None:
     }
 
 
-def test_tables_of_packed_images_are_like_those_of_files(tmp_path: Path) -> None:
+def test_tables_of_packed_images(tmp_path: Path) -> None:
     source, cached = load_folder(fill(tmp_path)), packed(tmp_path)
     table = cached.table
     names = [source.table.name_of(row) for row in range(6)]
@@ -79,7 +79,7 @@ def test_the_cache_moves_with_its_folder(tmp_path: Path, monkeypatch: pytest.Mon
         ("/data/1.jpg", "/d", "/data/1.jpg"),
     ],
 )
-def test_keys(path: str, folder: str, key: str) -> None:
+def test_index_keys(path: str, folder: str, key: str) -> None:
     assert index_key(Path(path), Path(folder)) == key
 
 
@@ -134,7 +134,7 @@ def test_changed_files_and_damaged_caches_are_named(tmp_path: Path, file: str, h
     assert file.startswith("b/") or content(tmp_path) == before
 
 
-def test_images_that_were_added_are_named(tmp_path: Path) -> None:
+def test_added_images_are_named(tmp_path: Path) -> None:
     packed(fill(tmp_path))
     shutil.copy(tmp_path / "b/3.jpeg", tmp_path / "b/4.jpg")
     with pytest.raises(ValueError, match=r"4\.jpg not found in it"):
@@ -164,7 +164,7 @@ def test_an_edited_index_is_refused(tmp_path: Path, edit: dict[str, Any]) -> Non
         read_index(file.parent)
 
 
-def test_what_is_lost_while_in_use_is_an_error_that_names_the_image(tmp_path: Path) -> None:
+def test_a_pack_damaged_while_in_use_is_an_error_that_names_the_image(tmp_path: Path) -> None:
     images = packed(fill(tmp_path)).table.images
     read_image(images[5], 3)
     home = cache_folder(tmp_path, NAME)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from ccpml.data import BadImagesError, load_folder, read_image
 from ccpml.data.images import cache_build as building
@@ -19,14 +20,20 @@ from tests.data.caches import NAME, content, fill, packed
 from tests.locks import held_by_another_process
 
 
-@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 300))
-def test_sizes(height: int, width: int, side: int) -> None:
-    h, w = building._scaled(height, width, side)
-    if min(height, width) <= side:
-        assert (h, w) == (height, width)
-    else:
-        assert min(h, w) == side
-        assert abs(h * width - w * height) <= max(height, width) / 2 + 1e-9
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 400), st.integers(1, 400)), min_size=1, max_size=5), st.integers(1, 300))
+def test_sizes(tmp_path_factory: pytest.TempPathFactory, sizes: list[tuple[int, int]], side: int) -> None:
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "class").mkdir()
+    for number, size in enumerate(sizes):
+        Image.new("L", size).save(folder / f"class/{number}.png")
+    for (width, height), image in zip(sizes, packed(folder, side).table.images, strict=True):
+        assert isinstance(image, PackedImage)
+        if min(height, width) <= side:
+            assert (image.height, image.width) == (height, width)
+        else:
+            assert min(image.height, image.width) == side
+            assert abs(image.height * width - image.width * height) <= max(height, width) / 2 + 1e-9
 
 
 def test_a_complete_cache_is_verified_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +47,7 @@ def test_a_complete_cache_is_verified_and_kept(tmp_path: Path, monkeypatch: pyte
     assert len(before) == 2
 
 
-def test_damaged_pixels_are_found_and_mended_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_damaged_pixels_are_packed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached = packed(fill(tmp_path))
     before = content(tmp_path)
     image = cached.table.images[4]
@@ -55,14 +62,14 @@ def test_damaged_pixels_are_found_and_mended_alone(tmp_path: Path, monkeypatch: 
     assert content(tmp_path) == before
 
 
-def test_a_disk_that_forgets_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_that_read_back_differently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "_damaged", lambda pack, entries, progress: entries[:1])
     with pytest.raises(ValueError, match="pixels read back differ"):
         packed(fill(tmp_path))
     assert not cache_folder(tmp_path, NAME).exists()
 
 
-def test_bad_images_are_collected_and_there_is_no_cache(tmp_path: Path) -> None:
+def test_bad_images_are_listed_and_no_cache_is_made(tmp_path: Path) -> None:
     fill(tmp_path)
     good = (tmp_path / "a/1.jpg").read_bytes()
     (tmp_path / "a/1.jpg").write_bytes(good[: len(good) // 2])
@@ -83,7 +90,7 @@ def test_bad_images_are_collected_and_there_is_no_cache(tmp_path: Path) -> None:
     assert len(packed(tmp_path).table) == 6
 
 
-def test_a_cache_survives_a_source_that_cannot_be_read_for_once(tmp_path: Path) -> None:
+def test_a_cache_is_kept_if_a_source_is_temporarily_unreadable(tmp_path: Path) -> None:
     source = load_folder(fill(tmp_path))
     packed(tmp_path)
     before = content(tmp_path)
@@ -95,7 +102,7 @@ def test_a_cache_survives_a_source_that_cannot_be_read_for_once(tmp_path: Path) 
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, stop_at: int = -1) -> list[Path]:
-    """Files that a build reads from now on; Ctrl-C comes at one of them."""
+    """Return a list that collects the files that builds read; raise KeyboardInterrupt at one of them."""
     read: list[Path] = []
 
     def read_and_count(path: Path, *args: Any, **options: Any) -> np.ndarray:
@@ -108,9 +115,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, stop_at: int = -1) -> list[Path]:
     return read
 
 
-def test_a_build_that_was_stopped_goes_on_and_gives_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_build_resumes_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = load_folder(fill(tmp_path, 60))
     counted(monkeypatch, stop_at=30)
     with pytest.raises(KeyboardInterrupt):
@@ -137,19 +142,17 @@ SCRIPT = """
     def read_some(path, *args, **options):
         count.append(path)
         while len(count) > 40:
-            sys.stdout.write("40\\n")  # whole, for other threads say so too
+            sys.stdout.write("40\\n")  # in one piece, since other threads write too
             sys.stdout.flush()
             sys.stdin.read()
         return read(path, *args, **options)
     cache_build.read_image = read_some
     folder = Path(sys.argv[1])
-    pack_source(load_folder(folder), DataName("folder", "pictures"), 32, progress=False)
+    pack_source(load_folder(folder), DataName("folder", "photos"), 32, progress=False)
 """
 
 
-def test_a_build_that_was_killed_goes_on_and_gives_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_build_resumes_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = load_folder(fill(tmp_path, 60))
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -166,7 +169,9 @@ def test_a_build_that_was_killed_goes_on_and_gives_the_same_bytes(
     assert content(tmp_path) == resumed
 
 
-def test_a_journal_cut_off_in_a_line_is_read_up_to_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_journal_is_read_up_to_its_last_complete_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     packed(fill(tmp_path))
     before = content(tmp_path)
     shutil.rmtree(tmp_path / ".ccpml-cache")
@@ -191,14 +196,14 @@ def test_another_side_makes_another_cache(tmp_path: Path) -> None:
         packed(tmp_path, side=0)
 
 
-def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"the cache needs 16\.8 MB, got 1\.0 MB of free space"):
         packed(fill(tmp_path))
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable(tmp_path: Path) -> None:
     fill(tmp_path)
     tmp_path.chmod(0o500)
     try:
@@ -208,7 +213,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
-def test_a_file_in_the_way(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / ".ccpml-cache").touch()
     with pytest.raises(ValueError, match="the cache cannot be written"):

@@ -12,7 +12,7 @@ from PIL import Image
 from ccpml.data import BadImageError, decode_image
 from ccpml.data.images.jpeg import decode_jpeg, jpeg_size
 from ccpml.data.images.read import read_part
-from tests.data.pictures import encoded, smooth
+from tests.data.image_files import encoded, smooth
 
 
 class Rows(NamedTuple):
@@ -42,7 +42,7 @@ def samplings(pixels: NDArray[np.uint8]) -> list[bytes]:
 @given(
     st.integers(1, 200), st.integers(1, 90), st.integers(1, 210), st.sampled_from([None, 1, 7, 20]), st.integers(0, 99)
 )
-def test_the_first_rows_are_those_of_the_whole(
+def test_the_first_rows_equal_those_of_the_full_image(
     height: int, width: int, rows: int, min_size: int | None, seed: int
 ) -> None:
     for data in samplings(noisy(height, width, seed)):
@@ -51,14 +51,14 @@ def test_the_first_rows_are_those_of_the_whole(
             assert np.array_equal(top_of(data, rows, channels, min_size), whole[:rows])
 
 
-def test_the_first_rows_are_what_pillow_decodes() -> None:
+def test_the_first_rows_are_decoded_as_by_pillow() -> None:
     data = encoded(smooth(200, 120), "JPEG", quality=92)
     with Image.open(io.BytesIO(data)) as image:
         expected = np.asarray(image.convert("RGB"))[:70].astype(int)
     assert np.abs(top_of(data, 70) - expected).max() <= 1
 
 
-def test_no_more_than_the_rows_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_rows_needed_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     heights, decode = [], simplejpeg.decode_jpeg
 
     def decode_and_note(*args: object, **options: object) -> NDArray[np.uint8]:
@@ -70,14 +70,14 @@ def test_no_more_than_the_rows_is_decoded(monkeypatch: pytest.MonkeyPatch) -> No
     files = samplings(noisy(200, 60))
     for data in files:
         top_of(data, 50)
-    assert heights == [64] * 6 + [200] + [64] * 3  # of a progressive one, scans are in layers
+    assert heights == [64] * 6 + [200] + [64] * 3  # progressive files have all rows in each scan
     heights.clear()
     cut_off, trailing = files[0][:-2], files[0] + b"\0"
     several_scans = files[0].replace(b"\xff\xda\x00\x0c\x03", b"\xff\xda\x00\x0c\x01")
     assert several_scans != files[0]
     for data in (cut_off, trailing, several_scans):
         decode_jpeg(data, 3, None, lambda shape: Rows(shape, 50))
-    assert 64 not in heights  # whether they are complete only decoding them all can tell
+    assert 64 not in heights  # only decoding all of them shows whether they are complete
 
 
 def test_sizes() -> None:
@@ -89,14 +89,14 @@ def test_sizes() -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
-def test_a_part_of_a_truncated_file_is_refused(share: float) -> None:
+def test_a_part_of_a_truncated_file_is_not_decoded(share: float) -> None:
     data = encoded(noisy(200, 120), "JPEG")
     short = data[: int(len(data) * share)]
     assert jpeg_size(short) is None or decode_jpeg(short, 3, None, lambda shape: Rows(shape, 9)) is None
 
 
-def test_damage_is_what_pillow_makes_of_it() -> None:
-    """Pillow goes on after damage; so does a part, to the same pixels."""
+def test_damaged_data_are_decoded_as_by_pillow() -> None:
+    """Pillow continues after damage, and so does a part, with the same pixels."""
     data = bytearray(encoded(noisy(200, 120), "JPEG"))
     data[len(data) // 4] ^= 0x55
     with Image.open(io.BytesIO(data)) as image:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ccpml.data.images.read import BadImageError, decode_image, header_is_gray, read_image
-from tests.data.pictures import encoded, smooth
+from tests.data.image_files import encoded, smooth
 
 COLOR = smooth(40, 60)
 GRAY = smooth(40, 60, 1)
@@ -27,7 +27,7 @@ def off_by(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> int:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
-def test_lossless_files_come_back_exactly(kind: str, tmp_path: Path) -> None:
+def test_lossless_files_are_read_exactly(kind: str, tmp_path: Path) -> None:
     for pixels in (COLOR, GRAY):
         path = tmp_path / "image"
         path.write_bytes(encoded(pixels, kind))
@@ -37,7 +37,7 @@ def test_lossless_files_come_back_exactly(kind: str, tmp_path: Path) -> None:
         assert np.array_equal(read_image(str(path), 1), as_gray)
 
 
-def test_jpeg_is_what_pillow_decodes() -> None:
+def test_jpeg_is_decoded_as_by_pillow() -> None:
     for pixels in (COLOR, GRAY):
         data = encoded(pixels, "JPEG", quality=92)
         with Image.open(io.BytesIO(data)) as image:
@@ -91,7 +91,7 @@ def test_pixels_without_a_known_range_are_refused() -> None:
             decode_image(encoded(Image.fromarray(array), "TIFF"), 1)
 
 
-def test_transparency_is_laid_on_white() -> None:
+def test_transparent_images_are_composed_onto_white() -> None:
     rgba = np.zeros((4, 4, 4), np.uint8)
     rgba[:2, :, 3] = 255
     expected = np.array([0, 0, 255, 255])
@@ -119,7 +119,7 @@ def test_one_pixel_wide() -> None:
         assert decode_image(encoded(COLOR[:, :1].copy(), kind), 3, min_size=8).shape == (40, 1, 3)
 
 
-def test_reduced_size_keeps_the_shorter_side_and_the_picture() -> None:
+def test_reduced_size() -> None:
     data = encoded(smooth(400, 640), "JPEG", quality=95)
     shapes = [decode_image(data, 3, min_size).shape[:2] for min_size in (None, 201, 200, 101, 100, 1)]
     assert shapes == [(400, 640), (400, 640), (200, 320), (150, 240), (100, 160), (50, 80)]
@@ -152,7 +152,7 @@ def test_truncated(kind: str, share: float, tmp_path: Path) -> None:
     assert "\n" not in caught.value.reason
 
 
-def test_what_is_no_image(tmp_path: Path) -> None:
+def test_files_that_are_not_images(tmp_path: Path) -> None:
     contents = {
         "empty.png": (b"", "empty"),
         "text.jpg": (b"hello, world", "known format"),
@@ -168,8 +168,8 @@ def test_what_is_no_image(tmp_path: Path) -> None:
                 read(path)
 
 
-def test_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit in (2000, 500):  # a warning of Pillow's, and an error
+def test_huge_images_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in (2000, 500):  # Pillow warns, or raises an error
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         for kind in ("PNG", "JPEG"):
             with pytest.raises(BadImageError, match=r"bomb\.png: too large: more than"):
@@ -177,7 +177,7 @@ def test_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_bombs_are_refused_where_warnings_are_not_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_images_are_refused_if_warnings_are_not_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
     with pytest.raises(BadImageError, match="too large"):
         decode_image(encoded(COLOR, "PNG"), 3)
@@ -185,7 +185,7 @@ def test_bombs_are_refused_where_warnings_are_not_errors(monkeypatch: pytest.Mon
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]), st.data())
-def test_damaged_files_are_read_or_refused_and_nothing_else(kind: str, data: st.DataObject) -> None:
+def test_damaged_files_are_read_or_raise_bad_image_error(kind: str, data: st.DataObject) -> None:
     content = bytearray(encoded(COLOR, kind))
     for _ in range(data.draw(st.integers(1, 5))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -197,7 +197,7 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(kind: str, data: st.
     assert pixels.shape[2] == 3
 
 
-def test_headers_tell_gray(tmp_path: Path) -> None:
+def test_gray_according_to_the_header(tmp_path: Path) -> None:
     gray = Image.fromarray(GRAY)
     wide = Image.fromarray(GRAY.astype(np.uint16) * 257)
     cases = [

@@ -115,7 +115,7 @@ def test_missing_and_extra_files_are_named(copy: tuple[str, Path], tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_counts_are_the_published_ones(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_counts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # restore the published counts
     dict(LAYOUTS.values())[name](tmp_path)
     published = {
@@ -171,7 +171,7 @@ def test_errors_in_an_index_name_the_line(tmp_path: Path, file: str, old: str, n
         load_benchmark("cub", tmp_path, allow_partial=True)
 
 
-def test_an_image_that_is_listed_twice(tmp_path: Path) -> None:
+def test_an_image_listed_twice(tmp_path: Path) -> None:
     folder = make_cub(tmp_path)
     edit(folder / "images.txt", "Bird #1", "Bird #0")
     with pytest.raises(ValueError, match=r"line 2: .* is listed before \(.*line 1\)"):

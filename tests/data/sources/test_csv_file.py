@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from ccpml.data import load_csv
-from tests.data.pictures import touch
+from tests.data.image_files import touch
 
 
 def csv_of(folder: Path, text: str, encoding: str = "utf-8") -> Path:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from ccpml.data import load_folder
-from tests.data.pictures import touch
+from tests.data.image_files import touch
 
 
 def test_folders_are_classes(tmp_path: Path) -> None:

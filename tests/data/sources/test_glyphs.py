@@ -135,7 +135,7 @@ class TestCache:
         assert "drawing glyphs" in printed.err
         assert printed.out == ""
 
-    def test_second_time_is_read_not_drawn(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_second_time_the_file_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         first = load_glyphs(tmp_path, progress=False)
         monkeypatch.delattr(glyphs, "render_glyphs")
         second = load_glyphs(tmp_path, progress=False)

@@ -79,7 +79,7 @@ def test_nothing_is_written_outside(tmp_path: Path, to: Path, name: str, kind: s
         {"type": tarfile.FIFOTYPE},
     ],
 )
-def test_links_out_and_devices_are_refused(tmp_path: Path, to: Path, member: dict[str, Any]) -> None:
+def test_links_that_lead_out_and_devices_are_refused(tmp_path: Path, to: Path, member: dict[str, Any]) -> None:
     file = make_tar(tmp_path / "x", ("set/thing", member), ("set/thing/a.txt", b"a"))
     with pytest.raises(ValueError, match="refused"):
         unpack(file, to, 10**6, progress=False)

@@ -5,7 +5,7 @@ import pytest
 
 from ccpml.data import BadImageError, BadImagesError, ImageTable, all_gray, check_images
 from ccpml.data.upkeep.check import SkippableImagesError
-from tests.data.pictures import encoded, smooth
+from tests.data.image_files import encoded, smooth
 
 
 def table_of(folder: Path, kinds: str) -> ImageTable:

@@ -39,7 +39,7 @@ def site(archive: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         yield site
 
 
-def test_from_the_address_to_the_folder(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_downloads_and_unpacks(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "new" / "root"
     folder = fetch_benchmark("cub", root, progress=False)
     assert folder == root / "CUB_200_2011"
