@@ -1,4 +1,4 @@
-"""Run a function on the ranks of a gloo group, each a process of its own."""
+"""Run a function on the ranks of a gloo group, one process each."""
 
 import os
 import sys
@@ -12,14 +12,14 @@ import torch
 
 
 def run_on_ranks(function, world_size, *args, timeout=120):
-    """Give ``function(*args)`` of every rank, in their order; whatever fails on a rank, or takes too long, fails here.
+    """Return ``function(*args)`` of each rank, in the order of the ranks; raise if a rank fails or time is up.
 
     Args:
-        function: A module's own function, so that it can be sent to a process. It finds the group as
-            ``torch.distributed.group.WORLD``; what it returns must pickle.
-        world_size: How many ranks.
-        args: Its arguments.
-        timeout: Seconds that all of it may take.
+        function: A function at the top level of a module, so that it can be pickled, as can its result. Its group is
+            ``torch.distributed.group.WORLD``.
+        world_size: Number of ranks.
+        args: Arguments of the function.
+        timeout: Time limit in seconds.
     """
     with tempfile.TemporaryDirectory() as folder:
         spawned = torch.multiprocessing.spawn(_rank, (world_size, folder, function, args), world_size, join=False)
@@ -27,7 +27,7 @@ def run_on_ranks(function, world_size, *args, timeout=120):
         try:
             while not spawned.join(timeout=1):
                 if time.monotonic() > end:
-                    raise TimeoutError(f"the ranks took longer than {timeout} s")
+                    raise TimeoutError(f"expected the ranks to end within {timeout} s")
         except torch.multiprocessing.ProcessRaisedException as failure:
             raise AssertionError(str(failure)) from None
         finally:
@@ -51,4 +51,4 @@ def _rank(rank, world_size, folder, function, args):
     torch.distributed.destroy_process_group()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # gloo's threads outlive a group that something still holds, and one that wakes up late aborts the end
+    os._exit(0)  # without waiting for gloo's threads, which can abort the end of the interpreter

@@ -112,7 +112,7 @@ def test_a_killed_rank_ends_the_run(folder, tmp_path, number, code):
     os.kill(ranks_beside(process.pid)[0], number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert f"error: the training cannot go on without rank 1 (exit code {code})" in error
+    assert f"error: training stopped: rank 1 failed (exit code {code})" in error
     assert "Traceback" not in error
 
 

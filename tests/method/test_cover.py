@@ -43,7 +43,7 @@ def test_equals_the_definition(seed, classes, b, m, ties, data):
 
 
 def test_greedy_is_within_twice_the_best_cover():
-    """The guarantee of greedy k-centre (Gonzalez 1985), against the best cover by enumeration."""
+    """The guarantee of greedy k-center (Gonzalez 1985), checked by enumerating all covers."""
     points = torch.randn(5, 9, 2, dtype=torch.float64)
     chosen = greedy_k_center(points, points[:, :0], 3)
     radius = covering_radius(points, points.take_along_dim(chosen[:, :, None], 1))
@@ -107,10 +107,10 @@ def test_dtypes(dtype):
         (lambda p: covering_radius(p, p[:, :0]), "expected at least one each, got 6 and 0"),
         (lambda p: average_covering_radius(p[0], torch.arange(5)), r"labels: expected integers \(6,\)"),
         (lambda p: average_covering_radius(p[0, :0], torch.arange(0)), "at least one sample"),
-        (lambda p: average_interclass_distance(p[0], torch.zeros(6, dtype=torch.int64)), "at least two classes"),
+        (lambda p: average_interclass_distance(p[0], torch.zeros(6, dtype=torch.int64)), "at least two classes, got 1"),
     ],
 )
-def test_wrong_input_is_named(call, message):
+def test_wrong_input_raises(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.randn(3, 6, 4))
 

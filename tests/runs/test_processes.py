@@ -1,11 +1,11 @@
-"""A process group leaves no thread behind that could meet an interpreter that is ending."""
+"""Threads of a process group end before the interpreter does."""
 
 import subprocess
 import sys
 
 import pytest
 
-# atexit calls what was registered last first: the threads are counted after all that `process_group_ended` does.
+# atexit calls the last registered function first, so threads are counted after `process_group_cleanup` is done.
 FAILING = """
 import atexit
 import sys
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import distributed
 
-from ccpml.runs.processes import process_group_ended
+from ccpml.runs.processes import process_group_cleanup
 
 
 def gloo_threads():
@@ -22,15 +22,15 @@ def gloo_threads():
 
 def fail():
     held = [distributed.group.WORLD]
-    held.append(held)  # as a trainer holds itself
+    held.append(held)  # a reference cycle, as a trainer has
     raise OSError(f"{gloo_threads()} threads")
 
 
 atexit.register(lambda: print(gloo_threads()))
 distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
-distributed.barrier()  # a thread of the group has run, so it bears its name; one that has only been made does not
+distributed.barrier()  # a thread of the group gets its name once it has run
 try:
-    with process_group_ended():
+    with process_group_cleanup():
         fail()
 except OSError as error:
     print(error)
@@ -38,7 +38,7 @@ except OSError as error:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in Linux's /proc")
-def test_a_failure_leaves_no_thread_of_the_group(tmp_path):
+def test_no_thread_of_the_group_is_left_after_a_failure(tmp_path):
     command = [sys.executable, "-c", FAILING, str(tmp_path / "store")]
     finished = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     before, after = finished.stdout.splitlines()

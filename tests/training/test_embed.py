@@ -12,7 +12,7 @@ def network():
 
 def test_embeds_all_batches_in_order_in_eval_mode():
     module, x = network(), torch.randn(10, 3)
-    module(x)  # running statistics that differ from a batch's
+    module(x)  # running statistics that differ from those of a batch
     labels = torch.arange(10, dtype=torch.int32)
     seen = []
     embeddings, classes = embed(module, [(x[:4], labels[:4]), (x[4:], labels[4:])], progress=seen.append)
@@ -29,7 +29,7 @@ def network_in_eval(module, x):
         return module(x)
 
 
-def test_the_network_is_left_as_it_was():
+def test_the_mode_of_each_submodule_is_restored():
     module = network().train()
     module[1].eval()  # a frozen BatchNorm stays frozen
     statistics = module[1].running_mean.clone()

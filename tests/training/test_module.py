@@ -46,7 +46,7 @@ def test_the_optimizer_trains_network_and_proxies_alike():
         assert (group["lr"], group["weight_decay"], group["betas"]) == (1e-2, 0.5, (0.9, 0.999))
 
 
-def test_proxies_of_a_rival_may_learn_faster():
+def test_proxies_can_have_their_own_learning_rate():
     network, proxies = make(proxy_lr_factor=100.0).configure_optimizers().param_groups
     assert (network["lr"], proxies["lr"]) == (1e-2, 1.0)
 

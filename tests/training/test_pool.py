@@ -11,7 +11,7 @@ TABLE = ImageTable(IMAGES.reshape(-1, 32, 32), np.arange(4).repeat(5), tuple("ab
 
 
 class Mean(nn.Module):
-    """Mean and deviation of the pixels: easy to check."""
+    """Mean and standard deviation of the pixels."""
 
     def __init__(self):
         super().__init__()

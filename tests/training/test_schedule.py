@@ -12,7 +12,7 @@ def trainer(optimizer, score=0.5, step=0):
     )
 
 
-def test_the_rate_falls_to_a_tenth_after_ten_validations_without_improvement_and_goes_on_from_a_checkpoint():
+def test_the_rate_falls_to_a_tenth_after_ten_validations_without_improvement_also_across_a_resume():
     weight = nn.Parameter(torch.zeros(1))
     rates = []
     optimizer = torch.optim.Adam([weight], lr=1.0)
@@ -30,7 +30,7 @@ def test_the_rate_falls_to_a_tenth_after_ten_validations_without_improvement_and
     assert [round(rate, 6) for rate in rates] == [1.0] * 12 + [0.1] * 11 + [0.01] * 2
 
 
-def test_only_what_is_not_frozen_learns_during_the_warm_up():
+def test_a_frozen_module_does_not_change_during_the_warm_up():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1, weight_decay=0.1)
     callback = Warmup(model[0], steps=2)

@@ -1,4 +1,4 @@
-"""Covers: greedy k-centre, covering radii, and the distance between classes.
+"""Greedy k-center, covering radii, and the distance between classes.
 
 Shapes: C classes, b points of each, m centres of each, d dimensions.
 """
@@ -10,21 +10,21 @@ from ccpml.method.checks import check_embeddings, check_labels, check_points
 
 __all__ = ["average_covering_radius", "average_interclass_distance", "covering_radius", "greedy_k_center"]
 
-_BLOCK = 2**20
-"""Numbers in the points of a block of classes."""
+_MAX_BLOCK = 2**20
+"""Largest number of elements in a block of classes on a CPU, so that it stays in the cache."""
 
 
 @torch.no_grad()
 def greedy_k_center(points: Tensor, centers: Tensor, k: int) -> Tensor:
-    """Choose ``k`` points of every class, each the farthest from the centres there are by then.
+    """Choose ``k`` points of each class, each the farthest from the centers and the points chosen before.
 
-    With m_i the distance of point i to its nearest centre, k times: take argmax m, add it to the centres,
-    m ← min(m, d(·, taken)). Ties go to the lowest index. All classes are treated at once.
+    With m_i the distance of point i to its nearest center, k times: take argmax m, add it to the centers,
+    m ← min(m, d(·, taken)). Ties go to the lowest index. It is batched over classes.
 
     Args:
         points: The pool, shape (C, b, d), floating point.
-        centers: Centres already there, shape (C, m, d); m may be 0, and then the first point of a class is taken first.
-        k: How many to choose, 1..b.
+        centers: Initial centers, shape (C, m, d). With m = 0, the first point of each class is chosen first.
+        k: Number of points to choose per class, 1..b.
 
     Returns:
         Indices into axis 1 of ``points`` in the order of choice, shape (C, k), int64.
@@ -37,33 +37,33 @@ def greedy_k_center(points: Tensor, centers: Tensor, k: int) -> Tensor:
         >>> greedy_k_center(points, centers=torch.zeros(1, 1, 1), k=3)
         tensor([[1, 3, 2]])
 
-    Source: Gürbüz et al., WACV 2024, Section 4 (the core-set choice of Sener & Savarese, ICLR 2018).
+    Source: Gürbüz et al., WACV 2024, Section 4 (the core-set selection of Sener & Savarese, ICLR 2018).
     """
     check_points("points", points)
     check_points("centers", centers, like=points)
     if not 1 <= k <= points.shape[1]:
         raise ValueError(f"k: expected 1..{points.shape[1]} (the points of a class), got {k}")
-    points, centers = _alike(points, centers)
+    points, centers = _promote(points, centers)
     size = points.shape[0]
-    if points.device.type == "cpu":  # by the block, whose points stay in the cache from choice to choice
-        size = _BLOCK // max(1, points.shape[1] * points.shape[2])
+    if points.device.type == "cpu":
+        size = _MAX_BLOCK // max(1, points.shape[1] * points.shape[2])
     blocks = zip(torch.split(points, max(1, size)), torch.split(centers, max(1, size)), strict=True)
-    return torch.cat([_greedy(some, _nearest(some, there), k) for some, there in blocks])
+    return torch.cat([_greedy(block, _nearest(block, initial), k) for block, initial in blocks])
 
 
 @torch.no_grad()
 def covering_radius(points: Tensor, centers: Tensor) -> Tensor:
-    """Find the smallest radius at which balls around a class's centres cover all its points.
+    """Return the smallest radius at which balls around the centers of a class cover all its points.
 
     Args:
         points: Shape (C, b, d), floating point, b ≥ 1.
         centers: Shape (C, m, d), m ≥ 1.
 
     Returns:
-        max over points of the distance to the nearest centre, shape (C,).
+        The largest distance of a point to its nearest center, shape (C,).
 
     Raises:
-        ValueError: On wrong shapes or dtypes, or without points or centres.
+        ValueError: On wrong shapes or dtypes, or without points or centers.
 
     Example:
         >>> covering_radius(torch.tensor([[[0.0], [2.0], [7.0]]]), torch.tensor([[[0.0], [6.0]]]))
@@ -75,22 +75,22 @@ def covering_radius(points: Tensor, centers: Tensor) -> Tensor:
     check_points("centers", centers, like=points)
     if points.shape[1] == 0 or centers.shape[1] == 0:
         raise ValueError(f"points, centers: expected at least one each, got {points.shape[1]} and {centers.shape[1]}")
-    return _nearest(*_alike(points, centers)).amax(1).to(points.dtype)
+    return _nearest(*_promote(points, centers)).amax(1).to(points.dtype)
 
 
 @torch.no_grad()
 def average_covering_radius(embeddings: Tensor, labels: Tensor) -> float:
-    """Measure how widely the classes of a labelled set are spread, as the paper does.
+    """Return the average covering radius of a labeled set, the paper's measure of the spread of classes.
 
-    For each class and each k = 1..n (n its samples), the radius of the greedy k-centre cover by k of its samples;
-    averaged over k, then over classes. The greedy choice starts as the method does, from the origin.
+    It is the radius of the greedy k-center cover of a class by k of its n samples, averaged over k = 1..n and then over
+    classes. As in the method, the greedy choice starts away from the origin.
 
     Args:
         embeddings: Shape (N, d), floating point, N ≥ 1.
-        labels: Shape (N,), integer; any class ids.
+        labels: Classes, shape (N,), any integers.
 
     Returns:
-        The average covering radius, in the embedding's own units.
+        The average covering radius, a distance between embeddings.
 
     Raises:
         ValueError: On wrong shapes or dtypes, or without samples.
@@ -107,7 +107,7 @@ def average_covering_radius(embeddings: Tensor, labels: Tensor) -> float:
     sizes = torch.unique(labels, return_counts=True)[1]  # (C,)
     first = sizes.cumsum(0) - sizes
     total = 0.0
-    for n in torch.unique(sizes).tolist():  # classes of one size are covered together
+    for n in torch.unique(sizes).tolist():  # classes of the same size at once
         rows = order[first[sizes == n, None] + torch.arange(n, device=order.device)]  # (classes, n)
         points = embeddings[rows]
         radii = _radii(points, _greedy(points, points.norm(dim=-1), n))  # (classes, n)
@@ -117,14 +117,16 @@ def average_covering_radius(embeddings: Tensor, labels: Tensor) -> float:
 
 @torch.no_grad()
 def average_interclass_distance(embeddings: Tensor, labels: Tensor) -> float:
-    """Measure the mean Euclidean distance over all pairs of samples of different classes.
+    """Return the mean Euclidean distance over all pairs of samples of different classes.
+
+    Memory grows linearly with N.
 
     Args:
         embeddings: Shape (N, d), floating point.
-        labels: Shape (N,), integer, of two classes at least.
+        labels: Classes, at least two, shape (N,), any integers.
 
     Returns:
-        The average inter-class distance. Memory is bounded whatever N is.
+        The average inter-class distance.
 
     Raises:
         ValueError: On wrong shapes or dtypes, or with fewer than two classes.
@@ -137,12 +139,12 @@ def average_interclass_distance(embeddings: Tensor, labels: Tensor) -> float:
     """
     embeddings = _checked_set(embeddings, labels)
     total, pairs = 0.0, 0
-    for some, their_labels in zip(torch.split(embeddings, 1024), torch.split(labels, 1024), strict=True):
-        different = their_labels[:, None] != labels
-        total += (torch.cdist(some, embeddings) * different).sum(dtype=torch.float64).item()
+    for block, block_labels in zip(torch.split(embeddings, 1024), torch.split(labels, 1024), strict=True):
+        different = block_labels[:, None] != labels
+        total += (torch.cdist(block, embeddings) * different).sum(dtype=torch.float64).item()
         pairs += int(different.sum())
     if pairs == 0:
-        raise ValueError("labels: expected at least two classes, got one")
+        raise ValueError("labels: expected at least two classes, got 1")
     return total / pairs
 
 
@@ -150,7 +152,7 @@ def _precise(x: Tensor) -> Tensor:
     return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
 
 
-def _alike(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+def _promote(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(_precise(points).dtype, centers.dtype)
     return points.to(dtype), centers.to(dtype)
 
@@ -164,7 +166,7 @@ def _checked_set(embeddings: Tensor, labels: Tensor) -> Tensor:
 
 
 def _nearest(points: Tensor, centers: Tensor) -> Tensor:
-    """Give m: distances to the nearest centre, (C, b); infinite without centres."""
+    """Return m, the distances to the nearest center, (C, b); infinite without centers."""
     nearest = points.new_full(points.shape[:2], torch.inf)
     differences = torch.empty_like(points)
     for center in centers.unbind(1):
@@ -173,15 +175,15 @@ def _nearest(points: Tensor, centers: Tensor) -> Tensor:
 
 
 def _distances(points: Tensor, center: Tensor, differences: Tensor) -> Tensor:
-    """Give distances of each class's points (C, b, d) to its centre (C, d), from differences: free of cancellation."""
+    """Return distances of points (C, b, d) to centers (C, d), from differences: no cancellation."""
     distances: Tensor = torch.linalg.vector_norm(torch.sub(points, center[:, None], out=differences), dim=2)
     return distances
 
 
 def _greedy(points: Tensor, nearest: Tensor, k: int) -> Tensor:
-    """Choose k points greedily, given the distances to the nearest centre that is there, (C, b): indices, (C, k)."""
+    """Return the indices of k greedily chosen points, (C, k), given distances to the nearest center, (C, b)."""
     classes, differences = torch.arange(len(points), device=points.device), torch.empty_like(points)
-    chosen = [nearest.argmax(1)]  # the first of equals
+    chosen = [nearest.argmax(1)]  # of ties, the lowest index
     while len(chosen) < k:
         taken = points[classes, chosen[-1]]  # (C, d)
         nearest = torch.minimum(nearest, _distances(points, taken, differences))
@@ -190,7 +192,7 @@ def _greedy(points: Tensor, nearest: Tensor, k: int) -> Tensor:
 
 
 def _radii(points: Tensor, chosen: Tensor) -> Tensor:
-    """Give the radii of the covers by the first 1..k of the chosen points, (C, k)."""
+    """Return the radii of the covers by the first 1..k chosen points, (C, k)."""
     classes, differences = torch.arange(len(points), device=points.device), torch.empty_like(points)
     covered, radii = points.new_full(points.shape[:2], torch.inf), []
     for one in chosen.unbind(1):

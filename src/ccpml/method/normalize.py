@@ -1,4 +1,4 @@
-"""The Lipschitz normalisation φ."""
+"""The Lipschitz normalization φ."""
 
 from typing import Any
 
@@ -12,9 +12,8 @@ __all__ = ["lipschitz_normalize"]
 def lipschitz_normalize(x: Tensor) -> Tensor:
     """Project vectors onto the unit ball: φ(v) = v / max(1, ‖v‖).
 
-    A vector inside the unit ball (‖v‖ ≤ 1) is left alone and passes its gradient on unchanged; one outside
-    is scaled to length 1 and loses the radial part of its gradient. φ is 2-Lipschitz, which plain
-    ℓ₂ normalisation is not near the origin.
+    Inside the unit ball (‖v‖ ≤ 1), φ is the identity. Outside, it scales a vector to length 1, and the gradient loses
+    its radial part. φ is 2-Lipschitz; plain ℓ₂ normalization is not Lipschitz at the origin.
 
     Args:
         x: Vectors along the last axis, shape (..., d), floating point.
@@ -40,7 +39,7 @@ def lipschitz_normalize(x: Tensor) -> Tensor:
 
 
 class _Lipschitz(torch.autograd.Function):
-    """φ, with its gradient written out: g inside; outside g/‖v‖ less its radial part."""
+    """φ with its gradient: inside the ball g, outside (g − radial part of g) / ‖v‖."""
 
     @staticmethod
     def forward(ctx: Any, v: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""The processes of a training on several devices, a rank each: the first starts the others on its machine.
+"""Start and end the processes of a training, one rank each.
 
-Where torchrun has started them all, as on several machines, there is nothing to start.
+The main process starts the others on its machine, unless torchrun has started them all, as on several machines.
 """
 
 import atexit
@@ -25,45 +25,49 @@ __all__ = [
     "local_and_node_counts",
     "lost_contact",
     "other_ranks",
-    "process_group_ended",
+    "process_group_cleanup",
 ]
 
 RANK = "CCPML_RANK"
-"""Tells the processes that the first one starts which they are."""
+"""Environment variable with the rank of a process that the main process started."""
 
 
 def launch_rank() -> int:
-    """Give this process's number among those that train the same run; 0 where it is alone."""
+    """Return the rank as which this process was started; 0 for a process alone."""
     return int(os.environ["RANK"] if _by_torchrun() else os.environ.get(RANK, "0"))
 
 
 def is_main_process() -> bool:
-    """Say whether this process is the one that writes."""
+    """Whether this process is the one that writes files."""
     return launch_rank() == 0
 
 
 def local_and_node_counts(ranks: int) -> tuple[int, int]:
-    """Give the processes on this machine, and the machines: what was asked for, or what torchrun has started."""
+    """Return the number of processes on this machine and the number of machines.
+
+    Args:
+        ranks: Number of processes to start; torchrun's own number takes precedence.
+    """
     if not _by_torchrun():
         return ranks, 1
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
-    return here, int(os.environ["WORLD_SIZE"]) // here
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    return local, int(os.environ["WORLD_SIZE"]) // local
 
 
 @contextmanager
 def other_ranks(run: Path, ranks: int, threads: int) -> Iterator[None]:
-    """Have the other ranks train a run too while this process, the first, does; afterwards there are none.
+    """Run the other ranks of a training while the block, in the main process, trains; end them afterwards.
 
     Args:
-        run: The run directory; it has its settings.
-        ranks: How many there are.
-        threads: CPU threads of each.
+        run: Run directory with the settings.
+        ranks: Number of ranks, including the main process.
+        threads: CPU threads per rank.
 
     Raises:
-        RuntimeError: If one of them failed; it has said why on standard error.
+        RuntimeError: If another rank failed; it prints its error to standard error.
     """
     if ranks == 1 or _by_torchrun():
-        with process_group_ended():
+        with process_group_cleanup():
             yield
         return
     with _environment(ranks, threads):
@@ -75,58 +79,40 @@ def other_ranks(run: Path, ranks: int, threads: int) -> Iterator[None]:
             for rank in range(1, ranks)
         ]
         try:
-            with process_group_ended():
+            with process_group_cleanup():
                 yield
             _wait(processes, 60)
-            _require_success(processes)
+            _check_exit_codes(processes)
         except Exception as error:
-            if lost_contact(error):  # it is the other that failed, and about to end
+            if lost_contact(error):  # another rank is the cause, and is about to end
                 _wait(processes, 5)
-                _require_success(processes)
+                _check_exit_codes(processes)
             raise
         finally:
             _end(processes)
 
 
 @contextmanager
-def _environment(ranks: int, threads: int) -> Iterator[None]:
-    """Set what Lightning and torch must know to find each other, for as long as it lasts."""
-    ours = {
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0", "LOCAL_RANK": "0"},
-        **{"WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": str(threads)},
-    }
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
+def process_group_cleanup() -> Iterator[None]:
+    """Destroy the process group after the block: threads that outlive the interpreter would abort it."""
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+            atexit.register(gc.collect)  # threads end with the last reference, which a traceback may hold
 
 
 def lost_contact(error: BaseException) -> bool:
-    """Say whether an error is that another rank has gone, rather than the cause."""
+    """Whether an error means that another rank has ended, rather than being the cause itself."""
     words = ("gloo", "NCCL", "Connection")
     return isinstance(error, distributed.DistError) or (
         type(error) is RuntimeError and any(word in str(error) for word in words)
     )
 
 
-@contextmanager
-def process_group_ended() -> Iterator[None]:
-    """Take the process group apart afterwards: its threads must not outlive the interpreter, or that aborts."""
-    try:
-        yield
-    finally:
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.destroy_process_group()
-            atexit.register(gc.collect)  # its threads end with its last reference, and a failure's traceback has some
-
-
 def exit_with_parent(parent: int) -> None:
-    """Stop this process, as by SIGTERM, once its parent is gone: two processes must never train one run."""
+    """Send SIGTERM to this process once its parent has ended, so that no two processes train one run."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -136,23 +122,41 @@ def exit_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _require_success(processes: "list[subprocess.Popen[bytes]]") -> None:
-    """Raise RuntimeError if one has failed."""
+@contextmanager
+def _environment(ranks: int, threads: int) -> Iterator[None]:
+    """Set the variables by which Lightning and torch connect the ranks, for the duration of the block."""
+    variables = {
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0", "LOCAL_RANK": "0"},
+        **{"WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": str(threads)},
+    }
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _check_exit_codes(processes: "list[subprocess.Popen[bytes]]") -> None:
+    """Raise RuntimeError if a process has failed."""
     codes = {rank: process.poll() for rank, process in enumerate(processes, 1)}
-    failed = ", ".join(f"{rank} (exit code {code})" for rank, code in codes.items() if code)
+    failed = ", ".join(f"rank {rank} failed (exit code {code})" for rank, code in codes.items() if code)
     if failed:
-        raise RuntimeError(f"the training cannot go on without rank {failed}; what it said stands above, if anything")
+        raise RuntimeError(f"training stopped: {failed}; its error, if any, is printed above")
 
 
 def _wait(processes: "list[subprocess.Popen[bytes]]", seconds: float) -> None:
-    """Wait until all have ended, but not for long."""
+    """Wait until all processes have ended, at most for some seconds."""
     end = time.monotonic() + seconds
     while any(process.poll() is None for process in processes) and time.monotonic() < end:
         time.sleep(0.05)
 
 
 def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
-    """End those that have not ended; there is nothing that they would have to save."""
+    """End the processes that still run; they have nothing to save."""
     for process in processes:
         process.send_signal(signal.SIGTERM)
     _wait(processes, 2)

@@ -1,4 +1,4 @@
-"""A rank beside the first one of a training on several devices: ``python -m ccpml.runs.rank <run>``."""
+"""One of the other ranks of a training on several devices: ``python -m ccpml.runs.rank <run>``."""
 
 import os
 import signal
@@ -9,9 +9,9 @@ from ccpml.runs.processes import exit_with_parent
 
 
 def main(path: Path) -> int:
-    """Train with the first rank, which decides when to stop and writes; return 0, or 1 for a failure."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first one, which ends the others
-    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))  # Lightning's would wait for the others
+    """Train with the main process, which writes and decides when to stop; return 0, or 1 for a failure."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C and ends this one
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))  # Lightning's waits for the other ranks
     exit_with_parent(os.getppid())
     from ccpml.runs.processes import launch_rank, lost_contact
     from ccpml.runs.train import resume
@@ -19,7 +19,7 @@ def main(path: Path) -> int:
     try:
         resume(path, progress=False)
     except Exception as error:
-        if lost_contact(error):  # the first rank has gone, or tells why not
+        if lost_contact(error):  # the main process has ended, or reports why this one has
             return 1
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"ccpml: rank {launch_rank()}: {message}", file=sys.stderr)

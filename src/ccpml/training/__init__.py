@@ -1,4 +1,4 @@
-"""The Lightning module, the CCP callback and the pool, schedules."""
+"""Training with Lightning: module, CCP callback, pool and schedules."""
 
 from ccpml.training.callback import CCPCallback
 from ccpml.training.embed import embed

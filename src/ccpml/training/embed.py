@@ -1,7 +1,7 @@
-"""Embeddings of whole sets, by a network in eval mode."""
+"""Embed whole data sets with a network in eval mode."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +9,9 @@ from torch import Tensor, nn
 __all__ = ["embed", "eval_mode"]
 
 
-class eval_mode:  # noqa: N801  # reads as the statement that it is: with eval_mode(module)
-    """Run a block with a module in eval mode and without gradients; afterwards each part trains as it did before.
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Run a block with a module in eval mode and without gradients; restore the mode of each submodule afterwards.
 
     Example:
         >>> module = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
@@ -20,19 +21,13 @@ class eval_mode:  # noqa: N801  # reads as the statement that it is: with eval_m
         >>> module[0].training, module[1].training
         (True, False)
     """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self._no_grad = torch.no_grad()
-
-    def __enter__(self) -> None:
-        self._training = [part for part in self.module.modules() if part.training]
-        self.module.eval()
-        self._no_grad.__enter__()
-
-    def __exit__(self, *exc: Any) -> None:
-        self._no_grad.__exit__(*exc)
-        for part in self._training:
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part in training:
             part.training = True
 
 
@@ -45,13 +40,13 @@ def embed(
     """Embed all batches with a network in eval mode.
 
     Args:
-        module: From images (B, C, H, W) to embeddings (B, d).
-        batches: Images, and their labels (B,).
-        device: Where the module is.
+        module: Network from images (B, C, H, W) to embeddings (B, d).
+        batches: Images and labels (B,).
+        device: Device of the module.
         progress: Called with the number of images after each batch.
 
     Returns:
-        Embeddings as the network gives them, float32 (N, d), and labels, int64 (N,), both on the CPU.
+        Embeddings, not normalized, float32 (N, d), and labels, int64 (N,), both on the CPU.
 
     Example:
         >>> embeddings, labels = embed(nn.Flatten(), [(torch.ones(2, 1, 3, 3), torch.tensor([0, 1]))])

@@ -1,4 +1,4 @@
-"""The pool: embeddings of b images of every class, from which proxies are chosen."""
+"""The pool: embeddings of b images of each class, from which proxies are chosen."""
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +11,15 @@ __all__ = ["EmbeddingPool"]
 
 
 class EmbeddingPool:
-    """Embeddings of b images per class, by the network in eval mode.
+    """Embeddings of b images per class by the network in eval mode.
 
-    Which images and which crops is a function of the dataset's seed and the number of the pool alone.
+    The choice of images and crops is a function of the seed of the dataset and the number of the pool.
 
     Args:
-        dataset: The training images, with the transform that the pool shall have (the authors': training's).
+        dataset: Training images, with the transform of the pool (in the authors' code, that of training).
         per_class: b.
-        batch_size: Images embedded at a time.
-        workers: Processes that read images.
+        batch_size: Number of images embedded at a time.
+        workers: Number of processes that read images.
 
     Example:
         >>> import numpy as np
@@ -43,15 +43,16 @@ class EmbeddingPool:
         """Embed a pool.
 
         Args:
-            module: From images to embeddings; it has a ``device``, as a LightningModule has.
-            draw: Number of the pool; each gives other images.
+            module: Network from images to embeddings with an attribute ``device``, such as a LightningModule.
+            draw: Number of the pool.
 
         Returns:
-            Embeddings, (C, b, d); on several ranks, those of this rank's share of the classes.
+            Embeddings, (C, b, d); on several ranks, those of this rank's classes.
         """
         draws = pool_draws(self.dataset.table.labels, self.per_class, self.dataset.seed, draw)
-        mine = rank_range(len(draws) // self.per_class)
-        start = min(mine.start, len(draws) // self.per_class - 1)  # a rank without classes embeds one, which tells d
+        classes = len(draws) // self.per_class
+        mine = rank_range(classes)
+        start = min(mine.start, classes - 1)  # a rank without classes embeds one all the same, for the dimension
         draws = draws[self.per_class * start : self.per_class * max(mine.stop, start + 1)]
         device = torch.device(getattr(module, "device", "cpu"))
         batches = train_loader(

@@ -1,4 +1,4 @@
-"""What changes while a training goes on: the learning rate, and which weights learn."""
+"""Schedules: the learning rate, and which weights are trained."""
 
 import math
 from typing import Any
@@ -11,13 +11,13 @@ __all__ = ["ReduceOnPlateau", "Warmup"]
 
 
 class ReduceOnPlateau(L.Callback):
-    """Divide the learning rate by ten whenever a score has not improved in ten validations (torch's defaults).
+    """Divide the learning rate by ten when a score has not improved for ten validations (torch's defaults).
 
-    Unlike a scheduler in Lightning's own care it acts within the validation, so that a checkpoint written right
-    after it holds the new rate, and a resumed run goes on by it.
+    Unlike Lightning's own scheduling it acts within the validation: a checkpoint written right after holds the new
+    rate.
 
     Args:
-        monitor: Name of the logged score; the higher the better.
+        monitor: Name of the logged score to maximize.
 
     Example:
         >>> callback = ReduceOnPlateau()  # L.Trainer(callbacks=[callback])
@@ -31,35 +31,35 @@ class ReduceOnPlateau(L.Callback):
         self._state: dict[str, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the optimiser, and go on from a checkpoint where there is one."""
+        """Create the scheduler of the optimizer, with the state of a loaded checkpoint."""
         self._scheduler = ReduceLROnPlateau(trainer.optimizers[0], mode="max", factor=0.1, patience=10)
         if self._state:
             self._scheduler.load_state_dict(self._state)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the score."""
+        """Step with the score."""
         score = float(trainer.callback_metrics.get(self.monitor, math.nan))
         if self._scheduler is not None and math.isfinite(score) and not trainer.sanity_checking:
             self._scheduler.step(score)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what a resumed run needs."""
+        """Return what a resumed run needs."""
         return self._state if self._scheduler is None else dict(self._scheduler.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Keep the state of a checkpoint for ``on_train_start``."""
         self._state = state_dict
 
 
 class Warmup(L.Callback):
-    """For a number of steps let all weights but those of a module learn.
+    """Freeze a module for the first steps.
 
-    The rivals with proxies of their own begin so: one pass through the training images in which the embedding layer and
-    the proxies alone learn, the backbone being as it was pretrained.
+    Baselines with proxies start with one pass through the training images in which the pretrained backbone is frozen,
+    so that only the embedding layer and the proxies are trained.
 
     Args:
-        frozen: The module that does not learn yet; most often the backbone.
-        steps: For how many.
+        frozen: The module to freeze, usually the backbone.
+        steps: Number of steps.
     """
 
     def __init__(self, frozen: nn.Module, steps: int) -> None:
@@ -67,7 +67,7 @@ class Warmup(L.Callback):
         self.steps = steps
 
     def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
-        """Drop the gradients of what does not learn yet: the optimiser then leaves it alone, weight decay included."""
+        """Drop the gradients of the frozen module; the optimizer then skips it, weight decay included."""
         if trainer.global_step < self.steps:
             for weight in self.frozen.parameters():
                 weight.grad = None
