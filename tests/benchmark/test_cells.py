@@ -64,7 +64,7 @@ def test_a_benchmark_killed_in_the_middle_and_restarted_gives_the_same(whole, fo
         "from pathlib import Path; from ccpml.runs.settings import Settings\n"
         "from ccpml.benchmark.cells import run_cells\n"
         "from ccpml.benchmark.protocol import Benchmark, table_rows\n"
-        f"base = Settings(**{made.base.as_dict()!r})\n"
+        f"base = Settings.from_dict({made.base.as_dict()!r})\n"
         f"run_cells(Benchmark(base, table_rows(['c2'], ['plain']), Path({str(made.out)!r}), folds=(0, 1)), ['cpu'], 2)"
     )
     process = subprocess.Popen([sys.executable, "-c", program])
@@ -83,19 +83,19 @@ def test_a_benchmark_killed_in_the_middle_and_restarted_gives_the_same(whole, fo
 def test_how_many_cells_at_once_changes_no_score(folder, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    made = benchmark(folder, tmp_path / "out", threads=None)
+    made = benchmark(folder, tmp_path / "out", threads="auto")
     assert begin(made, at_once=2).base.threads == 3
     assert begin(made, at_once=6).base.threads == 3
     assert begin(benchmark(folder, tmp_path / "out", threads=1), at_once=6).base.threads == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert begin(benchmark(folder, tmp_path / "other", threads=None), at_once=2).base.threads == 5
+    assert begin(benchmark(folder, tmp_path / "other", threads="auto"), at_once=2).base.threads == 5
 
 
 def test_what_a_process_left_that_was_killed_as_it_made_the_directory(folder, tmp_path):
     made = benchmark(folder, tmp_path / "out")
     cell = next(begin(made).cells())
     cell.path.mkdir(parents=True)
-    (cell.path / ".settings.123.tmp.yaml").touch()
+    (cell.path / ".experiment.123.tmp.yaml").touch()
     assert run_cells(made, ["cpu"], 2).failed == {}
     assert not list(cell.path.glob(".*.tmp*"))
 
@@ -130,9 +130,9 @@ def test_other_settings_need_another_place(whole, folder, tmp_path):
     begin(benchmark(folder, whole.out, threads=2))  # and so is another machine
     with pytest.raises(FileExistsError, match=r"other settings .lr: None there, 0.1 now"):
         begin(benchmark(folder, whole.out, lr=0.1))
-    begin(benchmark(folder, whole.out, (Row("triplet", "ccp", "free", {"strength": 0.0}),)))
+    begin(benchmark(folder, whole.out, (Row("triplet", "ccp", "free", {"projections.strength": 0.0}),)))
     with pytest.raises(FileExistsError, match=r"triplet-ccp-free: .*0.0. there, .*1.0. now"):
-        begin(benchmark(folder, whole.out, (Row("triplet", "ccp", "free", {"strength": 1.0}),)))
+        begin(benchmark(folder, whole.out, (Row("triplet", "ccp", "free", {"projections.strength": 1.0}),)))
     (tmp_path / "thesis.txt").write_text("irreplaceable")
     with pytest.raises(FileExistsError, match="something that is no benchmark"):
         begin(benchmark(folder, tmp_path))
@@ -142,12 +142,12 @@ def test_two_processes_do_not_train_one_run(whole):
     run = RunDirectory(next(whole.cells()).path)
     program = (
         "import sys; from pathlib import Path; from ccpml.runs.directory import RunDirectory\n"
-        "with RunDirectory(Path(sys.argv[1])).locked(patience=0.1): print('held')"
+        "with RunDirectory(Path(sys.argv[1])).locked(timeout=0.1): print('held')"
     )
     command = [sys.executable, "-c", program, str(run.path)]
     with run.locked():
         other = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "another process trains this run" in other.stderr
+    assert "another process is training this run" in other.stderr
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "held\n"
 
 

@@ -29,7 +29,7 @@ def test_losses_and_methods_are_crossed_and_rivals_have_one_row():
 @pytest.mark.parametrize(
     ("losses", "methods", "message"),
     [
-        (["c3"], ["ccp"], "losses: expected some of c1"),
+        (["c3"], ["ccp"], "loss: expected one of contrastive .c2."),
         (["c1"], ["mine"], "methods: expected some of plain, ccp, xbm, xbm-s, got 'mine'"),
         (["c1", "cosine_contrastive"], ["ccp"], "losses: expected one or more, each once"),
         ([], ["ccp"], "losses: expected one or more, each once, got none"),
@@ -58,7 +58,7 @@ def test_a_cell_has_the_settings_of_its_row():
     assert settings["C1-XBM"].memory_batches == 1400
     assert settings["C1-XBM-S"].memory_batches == 400
     assert (settings["C1"].method, settings["C1-XBM-S"].method) == ("plain", "xbm")
-    assert (settings["SoftTriple"].classes_per_batch, settings["SoftTriple"].scale) == (32, 100.0)
+    assert (settings["SoftTriple"].classes_per_batch, settings["SoftTriple"].loss_parameters["scale"]) == (32, 100.0)
     assert settings["C1"].classes_per_batch == 8
 
 
@@ -84,7 +84,7 @@ def test_variants():
     rows = variant_rows(["c2", "proxy_anchor"], "hot:lr=1e-2,projections.rewind=true,method=plain")
     assert [(row.loss, row.method) for row in rows] == [("contrastive", "plain"), ("proxy_anchor", "plain")]
     cell = next(iter(benchmark(variant_rows(["c2"], "free:projections.strength=0,proxies_per_class=2")).cells()))
-    assert (cell.settings.strength, cell.settings.proxies_per_class, cell.settings.method) == (0, 2, "ccp")
+    assert (cell.settings.projections.strength, cell.settings.proxies_per_class, cell.settings.method) == (0, 2, "ccp")
     assert cell.row.title == "C2-CCP (free)"
 
 
@@ -146,7 +146,7 @@ def test_values_are_read_by_type():
         "pooling": "max",
         "backbone": "timm:vit",
     }
-    assert isinstance(changes["strength"], float)
+    assert isinstance(changes["projections.strength"], float)
 
 
 def test_the_conventional_setting():
