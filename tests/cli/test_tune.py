@@ -53,8 +53,8 @@ def test_every_trial_is_a_run_whose_test_classes_were_not_scored(study):
         assert not run.finished
         assert not run.embeddings.exists()
         settings = run.settings()
-        assert (settings.strength, settings.proxies_per_class) == (
-            float(row["strength"]),
+        assert (settings.projections.strength, settings.proxies_per_class) == (
+            float(row["projections.strength"]),
             int(row["proxies_per_class"]),
         )
         assert float(row["map_at_r"]) == max(step["map_at_r"] for step in run.metrics())
@@ -79,7 +79,8 @@ def test_the_same_command_says_it_again(study, arguments, capsys):
     assert "trials    3: " in out
     assert "best      trial" in out
     assert f"ccpml train --resume '{study}/trial-000" in out
-    for name in ("trials.csv", "best.yaml", "history.png", "slices.png", "contour-strength-proxies_per_class.png"):
+    contour = "contour-projections.strength-proxies_per_class.png"
+    for name in ("trials.csv", "best.yaml", "history.png", "slices.png", contour):
         assert str(study / name) in out
         assert (study / name).stat().st_size > 0
 
@@ -138,21 +139,21 @@ def test_all_trials_failing_is_exit_code_1(arguments, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "expected one or more settings"),
-        (["--search", "speed=1..2"], "'speed' is no setting; there are pos_margin, "),
-        (["--search", "loss=1..2"], "'loss' is no number; there are "),
-        (["--search", "lr=0..1"], "lr: expected a number above 0, got 0.0"),
-        (["--search", "lr=1..2", "--search=lr=3,4"], "search lr: it is there twice"),
+        ([], "search: expected a preset"),
+        (["--search", "speed=1..2"], "expected a numeric setting, got 'speed'; numeric settings are "),
+        (["--search", "loss=1..2"], "expected a numeric setting, got 'loss'"),
+        (["--search", "lr=0..1"], "search lr: expected a finite number > 0, got 0.0"),
+        (["--search", "lr=1..2", "--search=lr=3,4"], "search lr: given twice"),
         (["--search"], "--search"),
         (["--preset", "nonsense"], "preset"),
         (["--preset", "lambda-proxies", "--method", "plain"], "no effect with method plain"),
         (["--preset", "lambda-proxies", "--pool_size", "12"], "at most pool_size = 12, got 16"),
         (["--preset", "lambda-proxies", "--trials", "0"], "--trials: expected at least 1, got 0"),
         (["--preset", "lambda-proxies", "--trials", "many"], "trials"),
-        (["--preset", "lambda-proxies", "--timeout", "-1"], "--timeout: expected seconds above 0"),
+        (["--preset", "lambda-proxies", "--timeout", "-1"], "--timeout: expected a finite number of seconds > 0"),
         (["--preset", "lambda-proxies", "--out", ""], "--out: expected a value, got nothing"),
-        (["--preset", "lambda-proxies", "--out", "a{b}"], "a{b}: a storage URL cannot hold"),
-        (["--preset", "lambda-proxies", "--lr", "0"], "lr: expected a number above 0"),
+        (["--preset", "lambda-proxies", "--out", "a{b}"], "--out: expected a path without {, }, ? and %"),
+        (["--preset", "lambda-proxies", "--lr", "0"], "lr: expected a finite number > 0"),
         (["--preset", "lambda-proxies", "--nonsense", "0"], "nonsense"),
         (["--preset", "lambda-proxies", "--data", "folder:/no/such"], "folder:/no/such: folder not found"),
     ],
@@ -170,7 +171,7 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(options, message, tmp_path,
 def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
     (tmp_path / "notes.txt").touch()
     assert main(["tune", "glyphs", "--preset", "lambda-proxies", "--out", str(tmp_path)]) == 2
-    assert "there is something that is no study; choose another place with --out" in capsys.readouterr().err
+    assert "not the folder of a study; choose another --out or --study" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

@@ -8,9 +8,9 @@ pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
 
 from ccpml.report.tuning import _Scale, _surface, draw_contour, draw_history, draw_search, draw_slices
 from ccpml.runs.settings import Settings
+from ccpml.tuning.results import Result
 from ccpml.tuning.search_space import Choices, Range
 from ccpml.tuning.study import Search
-from ccpml.tuning.tune import Result
 
 STRENGTH = Range("strength", 1e-6, 0.1, log=True)
 PROXIES = Range("proxies_per_class", 1, 16)

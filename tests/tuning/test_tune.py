@@ -1,4 +1,4 @@
-"""The logic of a search, with a made-up training; `tests/cli/test_tune.py` trains."""
+"""The logic of a search, with a fake training function; `tests/cli/test_tune.py` trains."""
 
 import csv
 import math
@@ -20,20 +20,21 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from ccpml.tuning import trials
-from ccpml.tuning.study import Search, open_study, suggest
-from ccpml.tuning.tune import Begin, best_of, importances, run_search
+from ccpml.tuning.results import best_of, importances
+from ccpml.tuning.study import Search, StudyExistsError, open_study, suggest
+from ccpml.tuning.tune import TrialStarted, run_search
 
 STEPS = 4
 
 
 @pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk():
-    def hurry(connection, _):
+def _no_disk_synchronization():
+    def disable(connection, _):
         connection.execute("PRAGMA synchronous = OFF")
 
-    event.listen(Engine, "connect", hurry)
+    event.listen(Engine, "connect", disable)
     yield
-    event.remove(Engine, "connect", hurry)
+    event.remove(Engine, "connect", disable)
 
 
 def height(settings):
@@ -42,9 +43,9 @@ def height(settings):
 
 
 def climb(settings, path, watcher):
-    """Like a training: validations at steps 2, 4 ...; what it reported before a resume it reports again."""
+    """Like a training: validations at steps 2, 4, ...; validations before a resume are reported again."""
     for validation in range(1, STEPS + 1):
-        if watcher.see(2 * validation, height(settings) * validation / STEPS, validation == STEPS):
+        if watcher.report(2 * validation, height(settings) * validation / STEPS, validation == STEPS):
             break
     return max(watcher.scores.values())
 
@@ -56,7 +57,7 @@ def search(tmp_path):
     return Search(base, space, tmp_path / "out", "s", trials=4, startup_trials=2, warmup_validations=1)
 
 
-def told(results):
+def summary(results):
     return [(one.number, one.state, one.values, one.score) for one in results]
 
 
@@ -85,41 +86,43 @@ def test_trials_are_scored_and_written(search):
         "run",
         "reason",
     ]
-    assert [float(row["projections.strength"]) for row in rows] == [one.values["projections.strength"] for one in results]
+    assert [float(row["projections.strength"]) for row in rows] == [
+        one.values["projections.strength"] for one in results
+    ]
     assert float(rows[best.number]["map_at_r"]) == best.score
     settings = Settings.from_dict(yaml.safe_load((search.out / "best.yaml").read_text()))
     assert (settings.projections.strength, settings.proxies_per_class) == tuple(best.values.values())
     assert settings.pool_size == max(12, best.values["proxies_per_class"])
-    assert [isinstance(event, Begin) for event in events] == [True, False] * 4
-    assert events[-1].left is None
-    assert events[1].left > 0
+    assert [isinstance(event, TrialStarted) for event in events] == [True, False] * 4
+    assert events[-1].seconds_left is None
+    assert events[1].seconds_left > 0
 
 
-def test_the_same_call_goes_on_and_more_trials_extend_it(search, tmp_path):
+def test_the_same_call_resumes_and_more_trials_extend_a_study(search, tmp_path):
     first = run_search(replace(search, trials=2), train=climb)
     assert run_search(replace(search, trials=2), train=None) == first
     more = run_search(search, train=climb)
     assert more[:2] == first
     elsewhere = replace(search, out=tmp_path / "elsewhere")
-    assert told(run_search(elsewhere, train=climb)) == told(more)
+    assert summary(run_search(elsewhere, train=climb)) == summary(more)
     other = replace(search, base=replace(search.base, seed=1), out=tmp_path / "other")
-    assert told(run_search(other, train=climb))[0] != told(more)[0]
+    assert summary(run_search(other, train=climb))[0] != summary(more)[0]
 
 
 class Killed(BaseException):
-    """What no code of ours catches, as a kill -9."""
+    """Stands for kill -9: no code catches it."""
 
 
 def dying_at(number, validation):
     def train(settings, path, watcher):
-        report = watcher.see
+        report = watcher.report
 
-        def see(step, *rest):
+        def report_or_die(step, *rest):
             if watcher.trial.number == number and step == 2 * validation:
                 raise Killed
             return report(step, *rest)
 
-        watcher.see = see
+        watcher.report = report_or_die
         path.mkdir(parents=True, exist_ok=True)
         return climb(settings, path, watcher)
 
@@ -127,7 +130,7 @@ def dying_at(number, validation):
 
 
 @pytest.mark.parametrize("validation", [1, 3])
-def test_a_killed_study_goes_on_to_the_same_trials(search, tmp_path, validation):
+def test_a_killed_study_resumes_to_the_same_trials(search, tmp_path, validation):
     search = replace(search, trials=16, startup_trials=12)  # the first ten are drawn at random
     whole = run_search(replace(search, out=tmp_path / "whole"), train=climb)
     assert {"complete", "pruned"} == {one.state for one in whole}
@@ -135,22 +138,22 @@ def test_a_killed_study_goes_on_to_the_same_trials(search, tmp_path, validation)
         with pytest.raises(Killed):
             run_search(search, train=dying_at(number, validation))
     events = []
-    assert told(run_search(search, events.append, climb)) == told(whole)
+    assert summary(run_search(search, events.append, climb)) == summary(whole)
     assert (events[0].number, events[0].resumed, events[0].values) == (number, True, whole[number].values)
-    assert not any(event.resumed for event in events[1:] if isinstance(event, Begin))
+    assert not any(event.resumed for event in events[1:] if isinstance(event, TrialStarted))
 
 
-def test_a_trial_killed_between_its_values_gets_the_same(search, tmp_path):
+def test_a_trial_killed_while_sampling_gets_the_same_values(search, tmp_path):
     whole = run_search(replace(search, out=tmp_path / "whole", trials=1), train=climb)
     trial = open_study(search).optuna.ask()
     suggest(trial, search.space[:1])
-    assert told(run_search(replace(search, trials=1), train=climb)) == told(whole)
+    assert summary(run_search(replace(search, trials=1), train=climb)) == summary(whole)
 
 
 def test_a_trial_killed_after_it_was_pruned_stays_pruned(search):
     def lagging(settings, path, watcher):
-        watcher.see(2, -1.0)
-        assert watcher.see(4, -1.0)
+        watcher.report(2, -1.0)
+        assert watcher.report(4, -1.0)
         raise Killed
 
     run_search(replace(search, trials=3), train=climb)
@@ -160,18 +163,18 @@ def test_a_trial_killed_after_it_was_pruned_stays_pruned(search):
     assert (last.state, last.score) == ("pruned", -1.0)
 
 
-def test_pruning_waits_for_its_warm_up_and_can_be_left_out(search, tmp_path):
+def test_pruning_waits_for_the_warmup_and_can_be_disabled(search, tmp_path):
     def lagging(settings, path, watcher):
         first = watcher.trial.number < 2
         for validation in range(1, STEPS + 1):
-            if watcher.see(validation, 0.5 if first else 0.1, validation == STEPS):
+            if watcher.report(validation, 0.5 if first else 0.1, validation == STEPS):
                 return 0.1
         return 0.5 if first else 0.1
 
     for settings, steps in (
         ({"warmup_validations": 1}, {2}),
         ({"warmup_validations": 2}, {3}),
-        ({"warmup_validations": 3}, {4}),  # where it ends anyway: it is complete
+        ({"warmup_validations": 3}, {4}),  # it ends here anyway, so it is complete
         ({"pruner": "none"}, {4}),
         ({"startup_trials": 3}, {4}),
     ):
@@ -182,7 +185,7 @@ def test_pruning_waits_for_its_warm_up_and_can_be_left_out(search, tmp_path):
         assert last.state == ("complete" if steps == {4} else "pruned")
 
 
-def test_failures_are_recorded_and_the_others_go_on(search):
+def test_failures_are_recorded_and_do_not_end_the_search(search):
     reasons = {0: MemoryError(), 1: RuntimeError("CUDA\nout of memory"), 2: ValueError("diverged")}
 
     def failing(settings, path, watcher):
@@ -198,23 +201,23 @@ def test_failures_are_recorded_and_the_others_go_on(search):
         "MemoryError",
         "RuntimeError: CUDA out of memory",
         "diverged",
-        "its validation MAP@R is nan",
+        "validation MAP@R: expected a finite number, got nan",
         "",
     ]
     assert "CUDA out of memory" in (search.out / "trials.csv").read_text()
 
 
-def test_a_search_none_of_whose_trials_can_begin_ends(search):
+def test_a_search_ends_if_no_trial_can_start(search):
     def failing(settings, path, watcher):
         raise ValueError("no images")
 
-    with pytest.raises(RuntimeError, match="3 trials could not begin: no images"):
+    with pytest.raises(RuntimeError, match="3 trials failed before training: no images"):
         run_search(replace(search, trials=50), train=failing)
-    results = run_search(search, train=climb)  # mended
+    results = run_search(search, train=climb)
     assert [one.state for one in results] == ["failed"] * 3 + ["complete"]
 
 
-def test_values_that_do_not_go_together_are_pruned_with_the_reason(search):
+def test_contradicting_values_are_pruned_with_a_reason(search):
     space = search_space(search.base, ["fold=0..4", "folds=2..5"])
     results = run_search(replace(search, space=space, trials=8), train=lambda settings, path, watcher: 0.5)
     refused = [one for one in results if one.values["fold"] >= one.values["folds"]]
@@ -224,7 +227,7 @@ def test_values_that_do_not_go_together_are_pruned_with_the_reason(search):
     assert 0 < len(refused) < 8
 
 
-def test_there_are_never_more_proxies_than_pool(search):
+def test_there_are_never_more_proxies_than_the_pool_has_samples(search):
     space = search_space(search.base, ["proxies_per_class=1..6", "pool_size=2..6"])
     results = run_search(replace(search, space=space, trials=6), train=lambda settings, path, watcher: 0.5)
     assert {one.state for one in results} == {"complete"}
@@ -233,26 +236,26 @@ def test_there_are_never_more_proxies_than_pool(search):
 
 def test_other_settings_and_other_folders_are_refused(search, tmp_path):
     run_search(replace(search, trials=1), train=climb)
-    with pytest.raises(FileExistsError, match=r"lr: None there, 0\.5 now"):
+    with pytest.raises(StudyExistsError, match=r"lr: was None, is 0\.5"):
         run_search(replace(search, base=replace(search.base, lr=0.5)))
-    with pytest.raises(FileExistsError, match=r"proxies_per_class=1\.\.16.* there, projections.strength=0\.0\.\."):
+    with pytest.raises(StudyExistsError, match=r"search: was .*_per_class=1\.\.16.*, is .*strength=0\.0\.\."):
         run_search(replace(search, space=search_space(search.base, ["projections.strength=0..1"])))
     run_search(replace(search, trials=1, base=replace(search.base, device="cpu", threads=2)), train=None)
-    with pytest.raises(FileExistsError, match="there is a study with study s, not t"):
+    with pytest.raises(StudyExistsError, match="holds another study"):
         run_search(replace(search, name="t"))
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").touch()
-    with pytest.raises(FileExistsError, match="something that is no study"):
+    with pytest.raises(StudyExistsError, match="not the folder of a study"):
         run_search(replace(search, out=tmp_path / "photos"))
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.png"]
-    with pytest.raises(FileExistsError, match="is a file"):
+    with pytest.raises(StudyExistsError, match="expected a folder, got a file"):
         run_search(replace(search, out=tmp_path / "photos" / "a.png"))
     search.path(0).mkdir()
     (search.out / "study.db").unlink()
-    with pytest.raises(FileExistsError, match="runs of a study that is no longer in its storage"):
+    with pytest.raises(StudyExistsError, match="runs of a study that is not in the storage"):
         run_search(search)
     (search.out / "study.yaml").write_text("nonsense")
-    with pytest.raises(FileExistsError, match=r"study\.yaml: damaged"):
+    with pytest.raises(StudyExistsError, match=r"study\.yaml: damaged"):
         run_search(search)
 
 
@@ -262,13 +265,13 @@ def test_a_storage_that_cannot_be_opened_is_named_without_its_password(search):
     with pytest.raises(ValueError, match=r"storage nosuch://me:\*\*\*@host/db: cannot be opened") as error:
         run_search(replace(search, storage="nosuch://me:secret@host/db", out=search.out / "other"))
     assert "secret" not in str(error.value)
-    assert not (search.out / "other" / "study.yaml").exists(), "the folder is free for a storage that can"
-    (search.out.parent / "study.db").write_bytes(b"no data base" * 100)
+    assert not (search.out / "other" / "study.yaml").exists(), "the folder must not be claimed"
+    (search.out.parent / "study.db").write_bytes(b"not a database" * 100)
     with pytest.raises(ValueError, match="cannot be opened"):
         run_search(replace(search, storage=f"sqlite:///{search.out.parent}/study.db", out=search.out / "third"))
 
 
-def test_no_trial_begins_after_the_time_is_over(search):
+def test_no_trial_starts_after_the_timeout(search):
     def slow(settings, path, watcher):
         time.sleep(0.3)
         return 0.5
@@ -300,7 +303,7 @@ def test_importances_need_enough_trials(search):
     assert next(iter(shares)) == "projections.strength"
 
 
-def test_a_trial_whose_process_is_killed_again_and_again_fails(search):
+def test_a_trial_whose_process_is_killed_repeatedly_fails(search):
     events = []
     for _ in range(3):
         with pytest.raises(Killed):
@@ -310,7 +313,7 @@ def test_a_trial_whose_process_is_killed_again_and_again_fails(search):
     assert "killed 3 times after step 0; is the memory too small?" in results[0].reason
 
 
-def test_a_trial_that_was_stopped_on_purpose_may_be_stopped_often(search):
+def test_a_trial_may_be_stopped_any_number_of_times(search):
     def stopping(settings, path, watcher):
         raise KeyboardInterrupt
 
@@ -320,8 +323,8 @@ def test_a_trial_that_was_stopped_on_purpose_may_be_stopped_often(search):
     assert [one.state for one in run_search(replace(search, trials=1), train=climb)] == ["complete"]
 
 
-HOLD = """
-import sys, time
+HOLD_TRIAL = """
+import os, sys, time
 from pathlib import Path
 from ccpml.runs.settings import Settings
 from ccpml.tuning.search_space import search_space
@@ -329,6 +332,9 @@ from ccpml.tuning.study import Search
 from ccpml.tuning.tune import run_search
 
 def wait(settings, path, watcher):
+    if os.fork() == 0:  # like a worker of a data loader, which outlives a killed parent for some seconds
+        time.sleep(20)
+        os._exit(0)
     path.mkdir()
     time.sleep(60)
 
@@ -338,8 +344,8 @@ run_search(search, train=wait)
 """
 
 
-def test_a_living_process_keeps_its_trial_and_a_dead_one_does_not(search):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(search.out)])
+def test_a_live_process_keeps_its_trial_and_a_dead_one_does_not(search):
+    process = subprocess.Popen([sys.executable, "-c", HOLD_TRIAL, str(search.out)])
     try:
         while not search.path(0).exists():
             assert process.poll() is None
@@ -355,7 +361,7 @@ def test_a_living_process_keeps_its_trial_and_a_dead_one_does_not(search):
     assert (events[0].number, events[0].resumed) == (0, True)
 
 
-def test_machines_that_share_a_study_leave_each_other_alone_until_one_is_lost(search, tmp_path, monkeypatch):
+def test_machines_that_share_a_study_do_not_claim_each_others_trials_until_one_is_lost(search, tmp_path, monkeypatch):
     here = replace(search, storage=f"sqlite:///{tmp_path}/shared.db", trials=2)
     there = replace(here, out=tmp_path / "there")
     with pytest.raises(Killed):
@@ -364,7 +370,7 @@ def test_machines_that_share_a_study_leave_each_other_alone_until_one_is_lost(se
     assert [one.state for one in results] == ["running", "complete"]
     assert results[0].run == str(there.path(0))
 
-    monkeypatch.setattr(trials, "_SILENCE", -1.0)  # as if time had passed
+    monkeypatch.setattr(trials, "_LOST_AFTER_SECONDS", -1.0)  # as if that time had passed
     results = run_search(here, train=climb)
     assert [one.state for one in results] == ["failed", "complete", "complete"]
     assert results[2].values == results[0].values
@@ -372,7 +378,7 @@ def test_machines_that_share_a_study_leave_each_other_alone_until_one_is_lost(se
     assert run_search(here, train=None) == results
 
 
-def test_what_a_machine_that_was_believed_lost_tells_is_ignored(search, tmp_path):
+def test_the_end_of_a_trial_that_was_declared_lost_is_ignored(search, tmp_path):
     shared = replace(search, storage=f"sqlite:///{tmp_path}/shared.db", trials=1)
 
     def lost(settings, path, watcher):
@@ -382,11 +388,11 @@ def test_what_a_machine_that_was_believed_lost_tells_is_ignored(search, tmp_path
     assert [one.state for one in run_search(shared, train=lost)] == ["failed"]
 
 
-def test_a_trial_of_another_machine_in_the_same_folder_is_taken_up_when_it_is_silent(search, monkeypatch):
+def test_a_trial_of_another_machine_in_the_same_folder_is_reclaimed_when_silent(search, monkeypatch):
     monkeypatch.setattr(trials.platform, "node", lambda: "other")
     with pytest.raises(Killed):
         run_search(search, train=dying_at(0, 1))
     monkeypatch.setattr(trials.platform, "node", lambda: "this")
     assert [one.state for one in run_search(replace(search, trials=2), train=climb)] == ["running", "complete"]
-    monkeypatch.setattr(trials, "_SILENCE", -1.0)
+    monkeypatch.setattr(trials, "_LOST_AFTER_SECONDS", -1.0)
     assert [one.state for one in run_search(replace(search, trials=2), train=climb)] == ["complete", "complete"]

@@ -46,6 +46,7 @@ _HINTS = {
     "BenchmarkNotFoundError": "pass --data-root, or download it with `ccpml data fetch`",
     "CacheError": "`ccpml data cache` builds it again",
     "IncompleteBenchmarkError": "`ccpml data check` lists all differences, --allow-partial accepts them",
+    "StudyExistsError": "choose another --out or --study",
     "SkippableImagesError": "--skip-bad-images leaves them out",
 }
 """What to do on the command line about the errors of the libraries, by the name of their class."""

@@ -13,9 +13,10 @@ from ccpml.data_name import DataName
 
 if TYPE_CHECKING:
     from ccpml.runs.settings import Settings
+    from ccpml.tuning.results import Result
     from ccpml.tuning.search_space import Field
     from ccpml.tuning.study import Search
-    from ccpml.tuning.tune import Begin, End, Result
+    from ccpml.tuning.tune import TrialEnded, TrialStarted
 
 
 def tune(arguments: list[str]) -> int:
@@ -28,7 +29,8 @@ def tune(arguments: list[str]) -> int:
 
     from ccpml.report.tuning import draw_search
     from ccpml.runs.callbacks import Stopped
-    from ccpml.tuning.tune import importances, run_search
+    from ccpml.tuning.results import importances
+    from ccpml.tuning.tune import run_search
 
     try:
         results = run_search(search, lambda event: _say(search, event))
@@ -115,11 +117,12 @@ def _default_name(settings: "Settings") -> str:
     return f"{data}-{settings.loss}-{settings.method}"
 
 
-def _say(search: "Search", event: "Begin | End") -> None:
+def _say(search: "Search", event: "TrialStarted | TrialEnded") -> None:
     """Write a line as a trial begins and as it ends."""
-    from ccpml.tuning.tune import Begin, best_of
+    from ccpml.tuning.results import best_of
+    from ccpml.tuning.tune import TrialStarted
 
-    if isinstance(event, Begin):
+    if isinstance(event, TrialStarted):
         begins = "goes on" if event.resumed else "begins"
         line = f"trial {event.number} {begins}: {_values(event.values)}"
     else:
@@ -128,14 +131,14 @@ def _say(search: "Search", event: "Begin | End") -> None:
         line = f"trial {result.number} {result.state}, {ended} of {search.trials} ended: {_values(result.values)}: "
         line += result.reason or f"MAP@R {result.score:.4f}"
         line += f" (best {best.score:.4f}, trial {best.number})" if best is not None else ""
-        line += f", about {_clock(event.left)} left" if event.left else ""
+        line += f", about {_clock(event.seconds_left)} left" if event.seconds_left else ""
     print(line, file=sys.stderr, flush=True)
 
 
 def _print_summary(
     search: "Search", results: "Sequence[Result]", shares: Mapping[str, float], pictures: Sequence[Path]
 ) -> None:
-    from ccpml.tuning.tune import best_of
+    from ccpml.tuning.results import best_of
 
     states = [result.state for result in results]
     counted = [f"{states.count(state)} {state}" for state in sorted(set(states), key=states.index)]

@@ -15,9 +15,9 @@ from matplotlib.tri import Triangulation
 from numpy.typing import NDArray
 
 from ccpml.report.style import COLORS, INK, MUTED, PAPER, WIDTH, Picture, style
+from ccpml.tuning.results import Result, best_of
 from ccpml.tuning.search_space import Choices, Field, Range
 from ccpml.tuning.study import Search
-from ccpml.tuning.tune import Result, best_of
 
 __all__ = ["draw_contour", "draw_history", "draw_search", "draw_slices"]
 
@@ -176,7 +176,9 @@ class _Scale:
     @staticmethod
     def _ticks(field: Range) -> list[float]:
         if not field.log:
-            places = MaxNLocator(nbins=8, integer=field.whole, steps=[1, 2, 5, 10]).tick_values(field.low, field.high)
+            places = MaxNLocator(nbins=8, integer=field.is_integer, steps=[1, 2, 5, 10]).tick_values(
+                field.low, field.high
+            )
             return [float(place) for place in places if field.low <= place <= field.high]
         decades = range(int(np.floor(np.log10(field.low))), int(np.ceil(np.log10(field.high))) + 1)
         for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):

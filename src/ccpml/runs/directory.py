@@ -160,6 +160,13 @@ class RunDirectory:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.metrics_file}: damaged: {error}") from error
 
+    def last_metrics(self) -> dict[str, float]:
+        """Return the last row of ``metrics.csv``; empty if there is none, or the file cannot be read."""
+        try:
+            return (self.metrics() or [{}])[-1]
+        except (OSError, ValueError):
+            return {}
+
     def weights(self) -> dict[str, Tensor]:
         """Read the best weights: the network's under ``model.``, the criterion's under ``criterion.``.
 

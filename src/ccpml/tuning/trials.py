@@ -1,4 +1,4 @@
-"""Who trains which trial of a study: new ones, those of processes that died, those of machines that were lost."""
+"""Which process trains which trial of a study: new trials, those of dead processes, and those of lost machines."""
 
 import contextlib
 import datetime
@@ -7,34 +7,35 @@ import platform
 import threading
 import time
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import lightning as L
 import optuna
+from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from ccpml.runs.locks import LOCKS_HOLD, try_lock, waiting_lock
 from ccpml.tuning.study import Search, Study, suggest
 
-__all__ = ["Held", "Watcher", "take_trial"]
+__all__ = ["ClaimedTrial", "Watcher", "claim_trial"]
 
-_BEAT = 20.0
-_SILENCE = 300.0
-"""Seconds between a process's signs of life, and without one until it is given up."""
+_HEARTBEAT_SECONDS = 20.0
+_LOST_AFTER_SECONDS = 300.0
+"""Seconds without a heartbeat after which a trial of another machine is lost."""
 
-_DEATHS = 3
+MAX_DEATHS = 3
+"""Processes that may die after the same step of a trial before it fails."""
 
 
 class Watcher(L.Callback):
-    """Report the validations of a trial to its study, and stop it where it is pruned.
+    """Report the validations of a trial to its study, and stop a trial that is pruned.
 
     Args:
-        trial: Optuna's.
-        warmup: Validations that it has before it can be pruned.
+        trial: The trial of Optuna.
+        warmup: Validations before the trial can be pruned.
 
     Attributes:
-        pruned: Whether it was.
-        scores: What was reported, by step; also before a resume.
+        pruned: Whether the trial was pruned.
+        scores: The reported scores by step, including those before a resume.
     """
 
     def __init__(self, trial: optuna.Trial, warmup: int) -> None:
@@ -44,16 +45,13 @@ class Watcher(L.Callback):
         self.pruned = "pruned_at" in frozen.user_attrs
         self.scores = dict(frozen.intermediate_values)
 
-    def see(self, step: int, score: float, last: bool = False) -> bool:
-        """Report a validation.
+    def report(self, step: int, score: float, last: bool = False) -> bool:
+        """Report a validation; return whether to stop.
 
         Args:
-            step: When it was.
-            score: MAP@R; after a resume it may have been reported before.
-            last: Whether the training ends here anyway.
-
-        Returns:
-            Whether to stop.
+            step: Step of the validation.
+            score: MAP@R. A score that was reported before a resume is not reported again.
+            last: Whether training ends here anyway.
         """
         if step not in self.scores:
             self.trial.report(score, step)
@@ -64,52 +62,52 @@ class Watcher(L.Callback):
         return self.pruned
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report, and stop if told so."""
+        """Report the validation, and stop training if the trial is pruned."""
         last = trainer.should_stop or trainer.current_epoch + 1 >= (trainer.max_epochs or math.inf)
-        if self.see(trainer.global_step, float(trainer.callback_metrics["map_at_r"]), last):
+        if self.report(trainer.global_step, float(trainer.callback_metrics["map_at_r"]), last):
             trainer.should_stop = True
 
 
-class Held:
-    """A trial that this process trains: while it is held, no other takes it.
+class ClaimedTrial:
+    """A trial that this process trains. As a context manager it sends heartbeats, and releases the claim at the end.
 
     Args:
-        trial: Optuna's.
-        values: Of the fields.
-        lock: The lock on it.
-        resumed: Whether another process began it.
+        trial: The trial of Optuna.
+        values: Its values by field.
+        lock: The acquired lock of the trial, which keeps other processes from claiming it.
+        resumed: Whether another process started the trial.
 
     Attributes:
-        number: The trial's.
+        number: Number of the trial.
     """
 
-    def __init__(self, trial: optuna.Trial, values: dict[str, Any], lock: IO[str], resumed: bool) -> None:
+    def __init__(self, trial: optuna.Trial, values: dict[str, Any], lock: FileLock, resumed: bool) -> None:
         self.trial = trial
         self.values = values
         self.resumed = resumed
         self.number = trial.number
         self._lock = lock
-        self._over = threading.Event()
-        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._ended = threading.Event()
+        self._heartbeat = threading.Thread(target=self._send_heartbeats, daemon=True)
 
-    def __enter__(self) -> "Held":
-        self._beating.start()
+    def __enter__(self) -> "ClaimedTrial":
+        self._heartbeat.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
-        self._beating.join()
-        self._lock.close()
+        self._ended.set()
+        self._heartbeat.join()
+        self._lock.release()
 
     def finish(self, state: TrialState, score: float | None = None, **notes: Any) -> None:
-        """Tell the study how it ended; nothing happens if others have given it up meanwhile.
+        """Write the end of the trial to the study, unless another machine has declared it lost.
 
         Args:
-            state: How.
-            score: If it is complete.
-            notes: What to write beside it.
+            state: The final state.
+            score: The score of a complete trial.
+            notes: User attributes of the trial.
         """
         try:
             for name, value in notes.items():
@@ -119,94 +117,87 @@ class Held:
             if not self.trial.storage.get_trial(self.trial._trial_id).state.is_finished():
                 raise
 
-    def _beat(self) -> None:
-        while not self._over.wait(_BEAT):
-            with contextlib.suppress(Exception):  # the storage may be back next time
+    def _send_heartbeats(self) -> None:
+        while not self._ended.wait(_HEARTBEAT_SECONDS):
+            with contextlib.suppress(Exception):  # the storage may be back at the next heartbeat
                 self.trial.set_user_attr("alive", time.time())
 
 
-def take_trial(search: Search, study: Study) -> Held | None:
-    """Give the next trial to train: one that a process left here when it died, or else a new one.
-
-    Args:
-        search: What is searched.
-        study: Its study.
-
-    Returns:
-        None if there are as many as wanted.
-    """
-    with waiting_lock(search.lock("take")):
-        if search.storage is not None:  # else all processes share the folder, and its locks
-            _give_up_lost(study)
+def claim_trial(search: Search, study: Study) -> ClaimedTrial | None:
+    """Return the next trial to train: one whose process died, or else a new one; None if the study has enough."""
+    with search.lock("claim"):
+        if search.storage is not None:  # otherwise all processes share the folder and its locks
+            _requeue_lost(study)
         for frozen in study.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            held = _take_up(search, study, frozen)
-            if held is not None:
-                return held
+            reclaimed = _reclaim(search, study, frozen)
+            if reclaimed is not None:
+                return reclaimed
         trials = study.optuna.get_trials(deepcopy=False)
-        if (
-            sum(frozen.state != TrialState.WAITING and "lost" not in frozen.user_attrs for frozen in trials)
-            >= search.trials
-        ):
-            return None
-        return _hold(search, study, study.optuna.ask())
+        started = [each for each in trials if each.state != TrialState.WAITING and "lost" not in each.user_attrs]
+        return _claim(search, study, study.optuna.ask()) if len(started) < search.trials else None
 
 
-def _hold(search: Search, study: Study, trial: optuna.Trial, resumed: bool = False) -> Held | None:
-    lock = try_lock(search.lock(f"trial-{trial.number:04d}"))
-    if lock is None:
+def _reclaim(search: Search, study: Study, frozen: FrozenTrial) -> ClaimedTrial | None:
+    """Claim a running trial of this folder if its process is dead; fail it if that has happened too often."""
+    folder_id = frozen.user_attrs.get("folder_id")
+    if folder_id != study.folder_id and not (folder_id is None and search.storage is None):
         return None
-    if resumed and trial.storage.get_trial(trial._trial_id).state != TrialState.RUNNING:
-        lock.close()  # it ended between the two looks
+    # Locks show whether a process of this machine is alive; heartbeats, one of another machine.
+    if frozen.user_attrs.get("host", platform.node()) != platform.node() and not _is_silent(frozen):
         return None
-    marks = {"alive": time.time(), "host": platform.node(), "run": str(search.path(trial.number).resolve())}
-    for name, value in {**marks, "place": study.place}.items():
-        trial.set_user_attr(name, value)
-    return Held(trial, suggest(trial, search.space), lock, resumed)
-
-
-def _take_up(search: Search, study: Study, frozen: FrozenTrial) -> Held | None:
-    """Take a trial that runs no more; a lock tells, where both processes were on this machine."""
-    place = frozen.user_attrs.get("place")
-    if place != study.place and not (place is None and search.storage is None):
-        return None
-    here = LOCKS_HOLD and frozen.user_attrs.get("host", platform.node()) == platform.node()
-    if not here and not _silent(frozen):
-        return None
-    held = _hold(search, study, optuna.Trial(study.optuna, frozen._trial_id), resumed=True)
-    if held is None:
+    claimed = _claim(search, study, optuna.Trial(study.optuna, frozen._trial_id), resumed=True)
+    if claimed is None:
         return None
     step = max(frozen.intermediate_values, default=0)
-    before = frozen.user_attrs.get("died", [step, 0])
-    deaths = before[1] + 1 if before[0] == step else 1
+    last_step, deaths = frozen.user_attrs.get("died", [step, 0])
+    deaths = deaths + 1 if last_step == step else 1
     if frozen.user_attrs.get("stopped"):
         deaths = 0
-        held.trial.set_user_attr("stopped", False)
-    held.trial.set_user_attr("died", [step, deaths])
-    if deaths >= _DEATHS:
-        reason = f"its process was killed {deaths} times after step {step}; is the memory too small?"
-        with held:
-            held.finish(TrialState.FAIL, reason=reason)
+        claimed.trial.set_user_attr("stopped", False)
+    claimed.trial.set_user_attr("died", [step, deaths])
+    if deaths >= MAX_DEATHS:
+        with claimed:
+            claimed.finish(
+                TrialState.FAIL,
+                reason=f"its process was killed {deaths} times after step {step}; is the memory too small?",
+            )
         return None
-    return held
+    return claimed
 
 
-def _silent(frozen: FrozenTrial) -> bool:
-    """Say whether nothing was heard of a trial's process for long."""
+def _claim(search: Search, study: Study, trial: optuna.Trial, resumed: bool = False) -> ClaimedTrial | None:
+    lock = search.lock(f"trial-{trial.number:04d}")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    if resumed and trial.storage.get_trial(trial._trial_id).state != TrialState.RUNNING:
+        lock.release()  # it ended after it was listed
+        return None
+    marks = {"alive": time.time(), "host": platform.node(), "run": str(search.path(trial.number).resolve())}
+    for name, value in {**marks, "folder_id": study.folder_id}.items():
+        trial.set_user_attr(name, value)
+    return ClaimedTrial(trial, suggest(trial, search.space), lock, resumed)
+
+
+def _is_silent(frozen: FrozenTrial) -> bool:
+    """Whether the process of a trial has sent no heartbeat for a long time."""
     if "alive" in frozen.user_attrs:
-        return bool(time.time() - frozen.user_attrs["alive"] > _SILENCE)
-    begun = frozen.datetime_start  # by the clock of another time zone, perhaps
-    return begun is not None and datetime.datetime.now() - begun > datetime.timedelta(days=2)
+        return bool(time.time() - frozen.user_attrs["alive"] > _LOST_AFTER_SECONDS)
+    started = frozen.datetime_start  # local time, perhaps of another time zone
+    return started is not None and datetime.datetime.now() - started > datetime.timedelta(days=2)
 
 
-def _give_up_lost(study: Study) -> None:
-    """Let trials of machines of which nothing was heard for long be tried again with the same values."""
+def _requeue_lost(study: Study) -> None:
+    """Fail the trials of lost machines, and queue their values again."""
     for frozen in study.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if frozen.user_attrs.get("place") == study.place or not _silent(frozen):
+        if frozen.user_attrs.get("folder_id") == study.folder_id or not _is_silent(frozen):
             continue
         host = frozen.user_attrs.get("host", "its machine")
-        with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):  # another gave it up
+        with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):  # another machine did it
             trial = optuna.Trial(study.optuna, frozen._trial_id)
             trial.set_user_attr("lost", True)
-            trial.set_user_attr("reason", f"nothing was heard of {host} for {_SILENCE / 60:.0f} minutes; tried again")
+            minutes = f"{_LOST_AFTER_SECONDS / 60:.0f} minutes"
+            trial.set_user_attr("reason", f"no heartbeat from {host} for {minutes}; tried again")
             study.optuna.tell(frozen.number, state=TrialState.FAIL)
             study.optuna.enqueue_trial(frozen.params)

@@ -1,0 +1,98 @@
+"""Values of single settings: which a setting takes, how they are read, and how two sets of them differ."""
+
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+
+from ccpml.runs.settings import setting_types
+
+__all__ = ["INCIDENTAL", "differences", "is_numeric", "read_value", "value_options"]
+
+INCIDENTAL = frozenset({"device", "threads", "workers", "data_root"})
+"""Settings that decide where and how fast a run is trained, not what it is."""
+
+
+def value_options(name: str) -> tuple[Any, ...]:
+    """Return the types and the single values that a setting takes.
+
+    Args:
+        name: Name of the setting, as in `setting_types`.
+
+    Example:
+        >>> value_options("lr"), value_options("channels")
+        ((<class 'float'>, <class 'NoneType'>), (1, 3, 'auto'))
+    """
+    return tuple(_flatten(setting_types()[name]))
+
+
+def _flatten(hint: Any) -> list[Any]:
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    if get_origin(hint) in {Union, UnionType}:
+        return [option for member in get_args(hint) for option in _flatten(member)]
+    return [hint]
+
+
+def is_numeric(name: str) -> bool:
+    """Whether a setting takes numbers.
+
+    Example:
+        >>> is_numeric("lr"), is_numeric("channels"), is_numeric("loss")
+        (True, True, False)
+    """
+    return any(option in {int, float} or type(option) in {int, float} for option in value_options(name))
+
+
+def read_value(name: str, value: Any) -> Any:
+    """Return the value of a setting in its own type.
+
+    Args:
+        name: Name of the setting, as in `setting_types`.
+        value: Text as on the command line, or a value from a YAML file.
+
+    Raises:
+        ValueError: If the setting does not take the value.
+
+    Example:
+        >>> read_value("lr", "1e-4"), read_value("proxies_per_class", "null"), read_value("channels", "auto")
+        (0.0001, None, 'auto')
+    """
+    options, is_text = value_options(name), isinstance(value, str)
+    plain = _parse(value) if is_text else value
+    for option in options:
+        if type(plain) is type(option) and plain == option:
+            return plain
+    if type(plain) in options and type(plain) in {bool, int, NoneType}:
+        return plain
+    if float in options and isinstance(value, str | int | float) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if (str in options and is_text and value) or (list[str] in options and isinstance(value, list)):
+        return value
+    names = ["null" if option is NoneType else getattr(option, "__name__", str(option)) for option in options]
+    raise ValueError(f"{name}: expected {' or '.join(names)}, got {value!r}")
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return a phrase for each setting that differs, except for incidental ones.
+
+    Example:
+        >>> differences({"lr": 0.1, "device": "cpu"}, {"lr": 0.2, "device": "cuda"})
+        ['lr: was 0.1, is 0.2']
+    """
+    return [
+        f"{name}: was {before.get(name)}, is {after.get(name)}"
+        for name in {**before, **after}
+        if name not in INCIDENTAL and before.get(name) != after.get(name)
+    ]

@@ -1,0 +1,120 @@
+"""The trials of a search as they are now: read from the study, compared, and written as ``trials.csv``."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optuna
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+
+from ccpml.files import write_text
+from ccpml.runs.directory import RunDirectory
+from ccpml.runs.settings import Settings
+from ccpml.tuning.search_space import with_values
+from ccpml.tuning.study import Search, Study, open_study
+
+__all__ = ["Result", "best_of", "importances", "read_results", "write_results"]
+
+State = Literal["complete", "pruned", "failed", "running", "waiting"]
+_STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trial as it is now.
+
+    Attributes:
+        number: Number of the trial, from 0.
+        state: complete, pruned, failed, running (here or on another machine) or waiting.
+        values: Values by field.
+        score: Best MAP@R on the validation classes so far; None before the first validation.
+        seconds: Seconds of training.
+        run: Run directory, on the machine ``host``.
+        host: Name of the machine.
+        reason: Why the trial failed or was refused.
+        started: Whether training started.
+        lost: Whether its machine was lost, so that its values are tried again.
+    """
+
+    number: int
+    state: State
+    values: dict[str, Any]
+    score: float | None = None
+    seconds: float | None = None
+    run: str = ""
+    host: str = ""
+    reason: str = ""
+    started: bool = True
+    lost: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the trial is over."""
+        return self.state not in {"waiting", "running"}
+
+
+def read_results(search: Search, study: Study) -> list[Result]:
+    """Return all trials of a study."""
+    return [_result(search, frozen) for frozen in study.optuna.get_trials(deepcopy=False)]
+
+
+def _result(search: Search, frozen: FrozenTrial) -> Result:
+    notes = frozen.user_attrs
+    scores = [value for value in frozen.intermediate_values.values() if math.isfinite(value)]
+    return Result(
+        number=frozen.number,
+        state=_STATES[frozen.state],
+        values={field.name: frozen.params[field.name] for field in search.space if field.name in frozen.params},
+        score=frozen.value if frozen.state == TrialState.COMPLETE else max(scores, default=None),
+        **{name: notes[name] for name in ("seconds", "run", "host", "reason", "started", "lost") if name in notes},
+    )
+
+
+def best_of(results: Sequence[Result]) -> Result | None:
+    """Return the best complete trial, the first one of a tie; None if no trial is complete."""
+    complete = [result for result in results if result.state == "complete" and result.score is not None]
+    return max(complete, key=lambda result: (result.score or 0.0, -result.number), default=None)
+
+
+def importances(search: Search) -> dict[str, float]:
+    """Return Optuna's importance of each field, largest first; empty with fewer than ten complete trials."""
+    study = open_study(search).optuna
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(complete) < 10 or len(search.space) < 2 or len({trial.value for trial in complete}) < 2:
+        return {}
+    return optuna.importance.get_param_importances(study)
+
+
+def write_results(search: Search, results: Sequence[Result]) -> None:
+    """Write ``trials.csv``, and ``best.yaml``, the settings of the best trial."""
+    names = [field.name for field in search.space]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["number", "state", *names, "map_at_r", "seconds", "host", "run", "reason"])
+    for result in results:
+        values = [result.values.get(name, "") for name in names]
+        measured = ["" if value is None else value for value in (result.score, result.seconds)]
+        writer.writerow([result.number, result.state, *values, *measured, result.host, result.run, result.reason])
+    write_text(search.out / "trials.csv", text.getvalue())
+    best = best_of(results)
+    if best is not None:
+        content = yaml.safe_dump(_settings(search, best).as_dict(), sort_keys=False, allow_unicode=True)
+        write_text(search.out / "best.yaml", content)
+
+
+def _settings(search: Search, result: Result) -> Settings:
+    """Return the settings of a trial, from its run directory if that is on this machine."""
+    run = RunDirectory(search.path(result.number))
+    if run.settings_file.is_file():
+        return run.settings()
+    return with_values(search.base, result.values).resolved()
