@@ -78,7 +78,7 @@ def test_duplicate_names(tmp_path: Path) -> None:
         ({"relative_im_path": "car_ims/1.jpg", "class": 0.0}, "annotation 1: class not found"),
         ({"relative_im_path": "car_ims/1.jpg", "class": "x"}, "annotation 1: class not found"),
         ({"relative_im_path": "car_ims/1.jpg", "test": 0.0}, "annotation 1: class not found"),
-        ({"class": 1.0, "test": 0.0}, "annotation 1: field relative_im_path not found"),
+        ({"class": 1.0, "test": 0.0}, "annotation 1: field relative_im_path or fname not found"),
     ],
 )
 def test_invalid_annotations(tmp_path: Path, entry: dict[str, Any], message: str) -> None:

@@ -4,11 +4,9 @@ import json
 import os
 import shutil
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from PIL import Image
 
@@ -24,6 +22,7 @@ from ccpml.data.images.cache_index import (
     write_index,
 )
 from ccpml.data.images.read import BadImage, BadImageError, BadImagesError, read_header, read_image
+from ccpml.data.threads import in_threads
 from ccpml.files import require_space, write_text
 from ccpml.progress import progress_bar
 
@@ -31,9 +30,6 @@ __all__ = ["build"]
 
 _JOURNAL: Final = "journal.jsonl"
 _COMMIT_INTERVAL: Final = 256  # images that a killed build may have to pack again
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class _Job(NamedTuple):
@@ -122,7 +118,7 @@ def _plan(
         return Entry(*key, 0, *_scaled(header.height, header.width, side), 1 if header.gray else 3)
 
     jobs, bad, end = list[_Job](), list[BadImage](), 0
-    found_entries = progress_bar(len(paths), "image", "reading headers", over=_in_threads(look, paths), shown=progress)
+    found_entries = progress_bar(len(paths), "image", "reading headers", over=in_threads(look, paths), shown=progress)
     for row, (path, found) in enumerate(found_entries):
         if isinstance(found, str):
             bad.append(BadImage(row, str(path), found))
@@ -150,7 +146,7 @@ def _pack(jobs: Sequence[_Job], pack: Path, done: dict[Entry, Entry], side: int,
             fresh.clear()
 
         try:
-            for job, result in _in_threads(lambda job: _pixels(job, side), jobs):
+            for job, result in in_threads(lambda job: _pixels(job, side), jobs):
                 if isinstance(result, str):
                     bad.append(BadImage(job.row, str(job.path), result))
                 else:
@@ -253,20 +249,3 @@ def _damaged(pack: Path, entries: Sequence[Entry], progress: bool) -> list[Entry
 
 def _bad_images(bad: Sequence[BadImage], total: int) -> BadImagesError:
     return BadImagesError(sorted(bad), total, "no cache was made; repair or remove them, and build it again to resume")
-
-
-def _in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-    """Yield items and the results of ``work`` in order; a pool of threads works a few items ahead."""
-    threads = min(16, os.cpu_count() or 1)
-    ahead = deque[tuple[T, Future[R]]]()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="cache")
-    try:
-        for item in items:
-            ahead.append((item, pool.submit(work, item)))
-            if len(ahead) >= 4 * threads:
-                first, future = ahead.popleft()
-                yield first, future.result()
-        for first, future in ahead:
-            yield first, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)

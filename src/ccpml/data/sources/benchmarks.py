@@ -15,7 +15,7 @@ import numpy as np
 from ccpml.data.sources.cars196 import read_cars196
 from ccpml.data.sources.image_index import ImageIndex, IndexedImage
 from ccpml.data.sources.layouts import read_cub, read_inshop, read_sop
-from ccpml.data.sources.source import IMAGE_SUFFIXES, Source
+from ccpml.data.sources.source import IMAGE_SUFFIXES, Source, check_distinct, check_one_split
 from ccpml.data.table import ImageTable
 from ccpml.data_name import BENCHMARKS
 
@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 MAX_LISTED: Final = 3
+_ADVICE: Final = "unpack the archive again"
 
 
 class _Part(NamedTuple):
@@ -185,8 +186,9 @@ def find_benchmark(name: str, data_root: Path | str | None = None) -> BenchmarkO
     """
     folder = benchmark_folder(name, data_root)
     index = _benchmark(name).read(folder)
-    _check_distinct(index.images)
-    _check_one_split(index.images)
+    check_distinct(((image.path, image.path, image.where) for image in index.images), _ADVICE)
+    splits = ((image.class_id, image.class_name, image.split, image.where) for image in index.images)
+    check_one_split(splits, _ADVICE)
     present = {path for place in index.folders for path in _images_below(place)}
     listed = {os.path.join(index.base, image.path): image for image in index.images}
     missing = [image for path, image in listed.items() if path not in present and not os.path.isfile(path)]
@@ -236,25 +238,6 @@ def _images_below(folder: Path) -> Iterable[str]:
         for name in files:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                 yield os.path.join(place, name)
-
-
-def _check_distinct(images: Sequence[IndexedImage]) -> None:
-    first: dict[object, IndexedImage] = {}
-    for image in images:
-        other = first.setdefault(image.path, image)
-        if other is not image:
-            raise ValueError(f"{image.where}: {image.path} is listed before ({other.where}); unpack the archive again")
-
-
-def _check_one_split(images: Sequence[IndexedImage]) -> None:
-    first: dict[int | str, IndexedImage] = {}
-    for image in images:
-        other = first.setdefault(image.class_id, image)
-        if other.split != image.split:
-            raise ValueError(
-                f"{image.where}: class {image.class_name} is in {image.split}, but in {other.split} before "
-                f"({other.where}); unpack the archive again"
-            )
 
 
 def _source(name: str, folder: Path, base: Path, images: Sequence[IndexedImage]) -> Source:

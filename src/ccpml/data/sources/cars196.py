@@ -12,6 +12,8 @@ from ccpml.data.sources.layouts import missing_numbers, split_by_number
 __all__ = ["read_cars196"]
 
 _TEST_LABELS: Final = "cars_test_annos_withlabels.mat"
+_PATH_FIELDS: Final = ("relative_im_path", "fname")
+_Annotation = tuple[PurePosixPath, int, str]
 
 
 def read_cars196(folder: Path) -> ImageIndex:
@@ -31,13 +33,11 @@ def read_cars196(folder: Path) -> ImageIndex:
 def _read_single(folder: Path) -> ImageIndex:
     file = folder / "cars_annos.mat"
     content = _load(file)
-    found = []
-    for number, entry in enumerate(_entries(content, file), 1):
-        where = f"{file}, annotation {number}"
-        path = relative_path(_text(entry, ("relative_im_path", "fname"), where), where)
-        found.append((path if len(path.parts) > 1 else "car_ims" / path, _class_id(entry, where), where))
-    gaps = missing_numbers(_numbers(found), "image number", file)
-    return _index(found, _names(content.get("class_names")), folder, [folder / "car_ims"], [file], gaps)
+    found = [
+        (path if len(path.parts) > 1 else "car_ims" / path, class_id, where)
+        for path, class_id, where in _annotations(file, content)
+    ]
+    return _index(found, _names(content.get("class_names")), folder, [folder / "car_ims"], [file], _gaps(found, file))
 
 
 def _read_devkit(folder: Path) -> ImageIndex:
@@ -51,28 +51,25 @@ def _read_devkit(folder: Path) -> ImageIndex:
                 f"{file}: index file not found; expected cars_annos.mat and car_ims/, or cars_train/, cars_test/, "
                 f"devkit/ and {_TEST_LABELS}"
             )
-    found, folders, gaps = list[tuple[PurePosixPath, int, str]](), [], list[str]()
+    found, folders, gaps = list[_Annotation](), list[Path](), list[str]()
     for file, part in ((train, "cars_train"), (test, "cars_test")):
         nested = PurePosixPath(part, part) if (folder / part / part).is_dir() else PurePosixPath(part)
+        annotations = _annotations(file, _load(file))
+        found += [(nested / path, class_id, where) for path, class_id, where in annotations]
         folders.append(folder / nested)
-        of_part = []
-        for number, entry in enumerate(_entries(_load(file), file), 1):
-            where = f"{file}, annotation {number}"
-            path = nested / relative_path(_text(entry, ("fname", "relative_im_path"), where), where)
-            of_part.append((path, _class_id(entry, where), where))
-        gaps += missing_numbers(_numbers(of_part), "image number", file)
-        found += of_part
+        gaps += _gaps(annotations, file)
     names = _names(_load(meta).get("class_names")) if meta.is_file() else []
     return _index(found, names, folder, folders, [train, test, *([meta] if names else [])], gaps)
 
 
-def _numbers(found: list[tuple[PurePosixPath, int, str]]) -> list[int]:
-    """Return the numbers of the image files that are named by one."""
-    return [int(path.stem) for path, _, _ in found if path.stem.isascii() and path.stem.isdigit()]
+def _gaps(annotations: list[_Annotation], file: Path) -> list[str]:
+    """Describe the missing numbers of image files that are named by a number."""
+    stems = [path.stem for path, _, _ in annotations]
+    return missing_numbers([int(stem) for stem in stems if stem.isascii() and stem.isdigit()], "image number", file)
 
 
 def _index(
-    found: list[tuple[PurePosixPath, int, str]],
+    found: list[_Annotation],
     names: list[str],
     folder: Path,
     folders: list[Path],
@@ -102,19 +99,21 @@ def _load(file: Path) -> dict[str, Any]:
     return content
 
 
-def _entries(content: dict[str, Any], file: Path) -> list[Any]:
+def _annotations(file: Path, content: dict[str, Any]) -> list[_Annotation]:
+    """Return path, class, and file and entry of each annotation."""
     annotations = content.get("annotations")
     entries = [] if annotations is None else list(np.atleast_1d(annotations))
     if not entries or any(not getattr(entry.dtype, "names", None) for entry in entries):
         raise ValueError(f"{file}: no annotations found; unpack the archive again")
-    return entries
-
-
-def _text(entry: Any, fields: tuple[str, ...], where: str) -> str:
-    for field in fields:
-        if field in entry.dtype.names:
-            return str(np.squeeze(entry[field])).strip()
-    raise ValueError(f"{where}: field {fields[0]} not found; unpack the archive again")
+    found = []
+    for number, entry in enumerate(entries, 1):
+        where = f"{file}, annotation {number}"
+        field = next((name for name in _PATH_FIELDS if name in entry.dtype.names), None)
+        if field is None:
+            raise ValueError(f"{where}: field {' or '.join(_PATH_FIELDS)} not found; unpack the archive again")
+        path = relative_path(str(np.squeeze(entry[field])).strip(), where)
+        found.append((path, _class_id(entry, where), where))
+    return found
 
 
 def _class_id(entry: Any, where: str) -> int:

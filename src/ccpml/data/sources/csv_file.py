@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from ccpml.data.sources.source import Source, SplitName
+from ccpml.data.sources.source import Source, SplitName, check_distinct, check_one_split
 from ccpml.data.table import ImageTable
 
 __all__ = ["load_csv"]
@@ -46,9 +46,12 @@ def load_csv(file: Path | str) -> Source:
     """
     file = Path(file).expanduser()
     rows = _read_csv(file)
-    split_of_class = _split_of_class(rows)
-    _check_unique_paths(rows)
+    splits = ((row.label, repr(row.label), row.split, row.where) for row in rows)
+    check_one_split(splits, "put each class in one split only")
+    paths = ((row.path.resolve(), row.path, row.where) for row in rows)  # other spellings and links are the same image
+    check_distinct(paths, "remove one of the lines")
     _check_roles(rows)
+    split_of_class = {row.label: row.split for row in rows if row.split is not None}
     label_of: dict[str, int] = {}
     for row in rows:
         label_of.setdefault(row.label, len(label_of))
@@ -59,7 +62,7 @@ def load_csv(file: Path | str) -> Source:
         roles=np.array([row.role for row in rows]) if any(row.role for row in rows) else None,
         name=file.stem,
     )
-    return Source(table, split_of_class, file.parent)
+    return Source(table, split_of_class or None, file.parent)
 
 
 def _read_csv(file: Path) -> list[_Row]:
@@ -119,27 +122,6 @@ def _row(fields: list[str], header: list[str], where: str, folder: Path) -> _Row
     if not path.is_file():
         raise ValueError(f"{where}: image {path} not found; paths are relative to the folder of the CSV file")
     return _Row(where, path, cell["label"], split, role)
-
-
-def _split_of_class(rows: list[_Row]) -> dict[str, SplitName] | None:
-    """Return the split of each class, after checking that it is unique."""
-    first: dict[str, _Row] = {}
-    for row in rows:
-        other = first.setdefault(row.label, row)
-        if other.split != row.split:
-            raise ValueError(
-                f"{row.where}: class {row.label!r} is in {row.split}, but in {other.split} before ({other.where}); "
-                "put each class in one split only"
-            )
-    return {row.label: row.split for row in first.values() if row.split is not None} or None
-
-
-def _check_unique_paths(rows: list[_Row]) -> None:
-    first: dict[Path, _Row] = {}
-    for row in rows:
-        other = first.setdefault(row.path.resolve(), row)  # other spellings and links are the same image
-        if other is not row:
-            raise ValueError(f"{row.where}: {row.path} is listed before ({other.where}); remove one of the lines")
 
 
 def _check_roles(rows: list[_Row]) -> None:

@@ -1,8 +1,6 @@
 """Check of all images of a table before a long run: which are unreadable, and whether all are gray."""
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import numpy as np
 from ccpml.data.images.packed import PackedImage
 from ccpml.data.images.read import BadImage, BadImageError, BadImagesError, header_is_gray, read_image
 from ccpml.data.table import ImageTable
+from ccpml.data.threads import in_threads
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.progress import progress_bar
 
@@ -77,17 +76,12 @@ def unreadable(images: Sequence[Path | PackedImage], progress: bool, log: CheckL
     """
     rows = [row for row, x in enumerate(images) if log is None or not (isinstance(x, Path) and log.known(x))]
     reasons: list[str | None] = [None] * len(images)
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="check-images")
-    try:
-        answers = pool.map(_reason, (images[row] for row in rows))
-        shown, done = progress and bool(rows), len(images) - len(rows)
-        bar = progress_bar(len(images), "image", "checking images", over=answers, initial=done, shown=shown)
-        for row, reason in zip(rows, bar, strict=True):
-            reasons[row], image = reason, images[row]
-            if log is not None and reason is None and isinstance(image, Path):
-                log.record(image)
-    finally:
-        pool.shutdown(cancel_futures=True)  # on Ctrl-C, finish only the images being decoded
+    results = in_threads(lambda row: _reason(images[row]), rows)
+    shown, done = progress and bool(rows), len(images) - len(rows)
+    for row, reason in progress_bar(len(images), "image", "checking images", over=results, initial=done, shown=shown):
+        reasons[row], image = reason, images[row]
+        if log is not None and reason is None and isinstance(image, Path):
+            log.record(image)
     return reasons
 
 

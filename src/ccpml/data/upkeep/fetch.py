@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ccpml.data.sources.benchmarks import BenchmarkNotFoundError, BenchmarkOnDisk, benchmark_folder, find_benchmark
+from ccpml.data.sources.benchmarks import BenchmarkNotFoundError, BenchmarkOnDisk, find_benchmark
 from ccpml.data.upkeep.archives import unpack
 from ccpml.data_name import BENCHMARKS
 from ccpml.download import download, file_digest
@@ -101,10 +101,9 @@ def fetch_benchmark(name: str, data_root: Path | str, progress: bool = True) -> 
 
 def _present(name: str, root: Path) -> BenchmarkOnDisk | None:
     try:
-        benchmark_folder(name, root)
+        return find_benchmark(name, root)
     except BenchmarkNotFoundError:
         return None
-    return find_benchmark(name, root)
 
 
 def _fetch(archive: _Archive, root: Path, progress: bool) -> Path:
