@@ -1,7 +1,7 @@
-"""What each cost grows with: proxies, batch, samples, and ranks on this machine.
+"""Time and memory against the number of proxies, batch size, samples and ranks.
 
-Run ``python -m benchmarks.scaling``. Each row runs in a process of its own. Ranks share the cores of one machine, so
-that their rows show memory, and that work is shared, rather than speed.
+Run ``python -m benchmarks.scaling``. Each row runs in its own process. Ranks share the cores of one machine, so
+their rows show memory and shared work rather than speed.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SHARDED, RANKS = 400_000, (1, 2, 4)
 
 
 def loss_step(classes: int, batch: int, group: object = None) -> Callable[[], object]:
-    """Set up a step of the proxies: forward, backward, Adam."""
+    """Return a step of the proxies: forward, backward, Adam."""
     from ccpml import CCPLoss, TripletMarginLoss
 
     criterion = CCPLoss(TripletMarginLoss(0.0451), classes, DIM, 1, group=group)
@@ -48,7 +48,7 @@ def evaluation(samples: int) -> Callable[[], object]:
 
 
 def timed(step: Callable[[], object], count: int) -> dict[str, float]:
-    """Time a step, and give the memory that it and its data take beyond that of the libraries."""
+    """Return the median time of a step and the peak memory of the process."""
     seconds = []
     for _ in range(count):
         start = time.perf_counter()
@@ -58,9 +58,9 @@ def timed(step: Callable[[], object], count: int) -> dict[str, float]:
 
 
 def measure(kind: str, size: int, batch: int) -> None:
-    """Measure one row here, and print it as JSON."""
+    """Measure one row in this process and print it as JSON."""
     torch.manual_seed(0)
-    import ccpml  # noqa: F401  # its memory is not the step's
+    import ccpml  # noqa: F401  # its memory does not count
 
     before = peak_mib()
     if kind == "ranks":
@@ -73,7 +73,7 @@ def measure(kind: str, size: int, batch: int) -> None:
 
 
 def on_ranks(ranks: int) -> dict[str, float]:
-    """Run the step with sharded proxies on some ranks; give the time of the slowest, and the most memory of one."""
+    """Run the step with sharded proxies on some ranks; return the time and memory of the worst rank."""
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.spawn(_rank, (ranks, folder), ranks)
         found = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(ranks)]
@@ -115,11 +115,11 @@ def main() -> None:
     cases = {f"{size:,} proxies, batch 32": (size, 32) for size in PROXIES}
     cases |= {f"{PROXIES[1]:,} proxies, batch {batch}": (PROXIES[1], batch) for batch in BATCHES[1:]}
     print_table(["ms", "MiB"], rows("proxies", cases))
-    print("\n### evaluate, five samples a class\n")
+    print("\n### evaluate, five samples per class\n")
     print_table(["ms", "MiB"], rows("samples", {f"{size:,} samples": (size, 0) for size in SAMPLES}))
-    print(f"\n### A step with {SHARDED:,} proxies sharded over ranks of a thread each, batch 32\n")
+    print(f"\n### A step with {SHARDED:,} proxies sharded over ranks of one thread each, batch 32\n")
     cases = {f"{ranks} rank{'s' * (ranks > 1)}": (0, ranks) for ranks in RANKS}
-    print_table(["ms, slowest rank", "MiB a rank"], rows("ranks", cases))
+    print_table(["ms, slowest rank", "MiB per rank"], rows("ranks", cases))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What CCP adds to a training step of ResNet-50, and what the options for speed save.
+"""What CCP adds to a training step of ResNet-50, and what the speed options save.
 
-Run ``python -m benchmarks.step``. A step is forward, backward, pull, clipping and Adam on images of 227 × 227 that are
-in memory; each row runs in a process of its own.
+Run ``python -m benchmarks.step``. A step is forward, backward, pull, clipping and Adam on images of 227 × 227 in
+memory. Each row runs in its own process.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def set_up(
     bfloat16: bool = False,
     compiled: bool = False,
 ) -> dict[str, Callable[[], object]]:
-    """Set up a step, and apart from it the parts that are the method's: its loss, the pull, and the best copies."""
+    """Return a step, and the parts of the method apart: its loss with the pull, and the best copies."""
     from ccpml import AlternatingProjections, CCPLoss, ContrastiveLoss
     from ccpml.models import create_model
 

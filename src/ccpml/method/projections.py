@@ -92,8 +92,8 @@ class AlternatingProjections:
         self.options = ProjectionOptions.of(options, fields)
         self.group = group
         self.started = False
-        self._anchor = None
-        self._begin_instance(0)
+        self.instance, self.strength_now, self._anchor = 0, 0.0, None
+        self._forget_best()
 
     def start(self, pool: Pool) -> None:
         """Begin the first instance: proxies at the k-centers of the pool, away from the origin, and no anchor.
@@ -105,8 +105,8 @@ class AlternatingProjections:
             ValueError: If the pool has a wrong shape, too few points per class, or is not finite.
         """
         self._choose_proxies(pool, centers=torch.zeros_like(self.criterion.proxies[:, :1]))
-        self._anchor = None
-        self._begin_instance(0)
+        self.instance, self.strength_now, self._anchor = 0, 0.0, None
+        self._forget_best()
         self.started = True
 
     @torch.no_grad()
@@ -125,15 +125,15 @@ class AlternatingProjections:
         stepped = None if weights is None else {id(weight) for weight in weights}
         own = weights_of(self.model, self.criterion)
         self._anchor = to_devices_of(own, self._anchor)  # the model may have been moved
-        weights, anchors, gradients = [], [], []
+        pulled, anchors, gradients = [], [], []
         for name, weight in own.items():
             among = stepped is None or id(weight) in stepped
             if among and weight.requires_grad and weight.grad is not None and name in self._anchor:
-                weights.append(weight)
+                pulled.append(weight)
                 anchors.append(self._anchor[name])
                 gradients.append(weight.grad)
         if gradients:
-            torch._foreach_add_(gradients, torch._foreach_sub(weights, anchors), alpha=self.strength_now)  # λ (θ − θ_k)
+            torch._foreach_add_(gradients, torch._foreach_sub(pulled, anchors), alpha=self.strength_now)
 
     def observe(self, score: float) -> bool:
         """Record the score of a validation, and return whether the instance has converged.
@@ -183,13 +183,15 @@ class AlternatingProjections:
             raise RuntimeError("project: call observe(score) at least once in this instance first")
         if self.options.reset_proxy_state:
             self._check_optimizer(optimizer)
-        state = state_of(self.model, self.criterion)
-        with restored(state, self._best) if self.options.rewind else nullcontext():
+        rewound = restored(state_of(self.model, self.criterion), self._best) if self.options.rewind else nullcontext()
+        with rewound:
             self._choose_proxies(pool, centers=self.best_proxies)
         if self.options.reset_proxy_state and optimizer is not None:
             optimizer.state.pop(self.criterion.proxies, None)
-        self._anchor = {name: self._best[name] for name in weights_of(self.model, self.criterion)}
-        self._begin_instance(self.instance + 1)
+        self._anchor = {name: self._best[name] for name in weights_of(self.model, self.criterion)}  # θ_k
+        self.instance += 1
+        self.strength_now = self.options.strength * self.options.decay**self.instance
+        self._forget_best()
 
     @torch.no_grad()
     def _choose_proxies(self, pool: Pool, centers: Tensor) -> None:
@@ -204,9 +206,7 @@ class AlternatingProjections:
             chosen = greedy_k_center(points, centers, proxies.shape[1])  # (C, K)
         proxies.copy_(criterion.join_rows(points.take_along_dim(chosen[:, :, None], dim=1), self.group))
 
-    def _begin_instance(self, k: int) -> None:
-        self.instance = k
-        self.strength_now = self.options.strength * self.options.decay**k if k else 0.0
+    def _forget_best(self) -> None:
         self.best_score, self.stale = None, 0
         self._best, self.best_proxies = {}, None
 
@@ -225,7 +225,7 @@ class AlternatingProjections:
 
         With sharded proxies it holds those of all ranks, as the criterion's ``state_dict`` does; all ranks call it.
         """
-        best_proxies = self.best_proxies
+        best_proxies = None if self.best_proxies is None else self.criterion.gather_classes(self.best_proxies.clone())
         return {
             "started": self.started,
             "instance": self.instance,
@@ -234,7 +234,7 @@ class AlternatingProjections:
             "stale": self.stale,
             "anchor": None if self._anchor is None else clones(self._anchor),
             "best": clones(self._best),
-            "best_proxies": None if best_proxies is None else self.criterion.gather_classes(best_proxies).clone(),
+            "best_proxies": best_proxies,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

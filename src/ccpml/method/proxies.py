@@ -68,8 +68,11 @@ class ClassProxies(nn.Module):
         return rows[self.classes.start : self.classes.stop].clone()
 
     def gather_classes(self, rows: Tensor) -> Tensor:
-        """Return a row for each class, given those of this rank's classes. All ranks call it."""
-        return rows if self.group is None else gather_rows(rows, self.group)
+        """Return a row for each class, given those of this rank's classes. All ranks call it.
+
+        Rows of shards are gathered on the CPU, as those of all classes may not fit the device.
+        """
+        return rows if self.group is None else gather_rows(rows, self.group).cpu()
 
     def rows_of_rank(self, rows: Tensor, group: Any = None) -> Tensor:
         """Return the rows of the classes for which this rank chooses proxies, given those or a row for each class.
@@ -98,7 +101,7 @@ class ClassProxies(nn.Module):
             optimizer.register_load_state_dict_pre_hook(self._own_moments)
 
     def _gather_moments(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        return self._map_moments(optimizer, state, lambda moment: self.gather_classes(moment).cpu())
+        return self._map_moments(optimizer, state, self.gather_classes)
 
     def _own_moments(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         return self._map_moments(optimizer, state, self.own_classes)
@@ -121,7 +124,7 @@ class ClassProxies(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.group is not None:
-            destination[f"{prefix}proxies"] = self.gather_classes(self.proxies.detach()).cpu()
+            destination[f"{prefix}proxies"] = self.gather_classes(self.proxies.detach())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(f"{prefix}proxies")
