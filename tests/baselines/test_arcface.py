@@ -14,7 +14,7 @@ def by_definition(x, labels, centers, margin, scale):
     unit = lambda v: v / np.linalg.norm(v, axis=-1, keepdims=True)  # noqa: E731
     terms = []
     for e, y in zip(unit(x), labels, strict=True):
-        angles = np.arccos(np.clip((unit(centers) @ e).max(axis=1), -1, 1))  # (C,), to the nearest centre
+        angles = np.arccos(np.clip((unit(centers) @ e).max(axis=1), -1, 1))  # (C,), to the nearest center
         logits = np.cos(angles)
         within = angles[y] + margin <= math.pi
         logits[y] = np.cos(angles[y] + margin) if within else np.cos(angles[y]) - margin * math.sin(margin)
@@ -48,22 +48,22 @@ def test_the_loss_rises_with_the_angle_past_half_a_turn_too():
 
 def test_pml_computes_the_same():
     x, labels = torch.randn(9, 8, requires_grad=True), torch.arange(9)
-    for ours, peer in (
+    for ours, theirs in (
         (ArcFaceLoss(10, 8), pml_losses.ArcFaceLoss(num_classes=10, embedding_size=8, margin=math.degrees(0.5))),
         (
             SubCenterArcFaceLoss(10, 8),
             pml_losses.SubCenterArcFaceLoss(num_classes=10, embedding_size=8, margin=math.degrees(0.5), sub_centers=3),
         ),
     ):
-        peer.W.data = ours.proxies.data.flatten(0, 1).T.clone()
-        value, expected = ours(x, labels), peer(x, labels)
+        theirs.W.data = ours.proxies.data.flatten(0, 1).T.clone()
+        value, expected = ours(x, labels), theirs(x, labels)
         torch.testing.assert_close(value, expected)
-        gradients = torch.autograd.grad(value, (x, ours.proxies)), torch.autograd.grad(expected, (x, peer.W))
+        gradients = torch.autograd.grad(value, (x, ours.proxies)), torch.autograd.grad(expected, (x, theirs.W))
         torch.testing.assert_close(gradients[0][0], gradients[1][0])
         torch.testing.assert_close(gradients[0][1].flatten(0, 1).T, gradients[1][1])
 
 
-def test_only_the_nearest_centre_of_a_class_learns():
+def test_only_the_nearest_center_of_a_class_learns():
     loss = SubCenterArcFaceLoss(3, 8, centers_per_class=4)
     loss(torch.randn(1, 8), torch.tensor([1])).backward()
     assert ((loss.proxies.grad.norm(dim=2) > 0).sum(1) <= 1).all()

@@ -69,11 +69,11 @@ def test_pml_computes_the_same_for_a_sum_over_pairs():
     """It puts the batch in first and leaves out the sample itself: for a sum over pairs that is ours, in one term."""
     size, memory_batches = 4, 3
     pairs = pml_losses.ContrastiveLoss(1 - 1e-5, 0.5, distance=CosineSimilarity(), reducer=SumReducer())
-    peer = pml_losses.CrossBatchMemory(pairs, D, memory_size=(memory_batches + 1) * size)
+    theirs = pml_losses.CrossBatchMemory(pairs, D, memory_size=(memory_batches + 1) * size)
     ours = CrossBatchMemory(CosineContrastiveLoss(0.5, normalize="l2"), D, memory_batches, size, start=0)
     for x, labels in batches(0, [size] * 9, torch.float32):
-        torch.testing.assert_close(ours(x, labels) * size, peer(x, labels))
-    assert set(peer.state_dict()) == {"embedding_memory", "label_memory"}  # its place in the memory is not kept
+        torch.testing.assert_close(ours(x, labels) * size, theirs(x, labels))
+    assert set(theirs.state_dict()) == {"embedding_memory", "label_memory"}  # its place in the memory is not kept
 
 
 def test_no_sample_is_paired_with_itself():

@@ -47,11 +47,11 @@ def test_equals_the_definition(seed, batch, references):
 
 def test_pml_computes_the_same_with_one_proxy_per_class():
     x, labels = torch.randn(9, 8, requires_grad=True), torch.arange(9) // 2
-    ours, peer = ProxyAnchorLoss(10, 8), pml_losses.ProxyAnchorLoss(10, 8)
-    peer.proxies.data = ours.proxies.data[:, 0].clone()
-    value, expected = ours(x, labels), peer(x, labels)
+    ours, theirs = ProxyAnchorLoss(10, 8), pml_losses.ProxyAnchorLoss(10, 8)
+    theirs.proxies.data = ours.proxies.data[:, 0].clone()
+    value, expected = ours(x, labels), theirs(x, labels)
     torch.testing.assert_close(value, expected)
-    gradients = torch.autograd.grad(value, (x, ours.proxies)), torch.autograd.grad(expected, (x, peer.proxies))
+    gradients = torch.autograd.grad(value, (x, ours.proxies)), torch.autograd.grad(expected, (x, theirs.proxies))
     torch.testing.assert_close(gradients[0][0], gradients[1][0])
     torch.testing.assert_close(gradients[0][1][:, 0], gradients[1][1])
 

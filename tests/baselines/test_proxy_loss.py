@@ -1,24 +1,27 @@
-"""What holds for every rival with proxies of its own."""
+"""Properties of every loss with its own proxies."""
 
 import copy
+import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytorch_metric_learning import losses as pml_losses
+from pytorch_metric_learning import miners
 
 from ccpml import baselines
 
 C, D = 6, 5
-RIVALS = {
+LOSSES = {
     "ProxyAnchor": lambda: baselines.ProxyAnchorLoss(C, D, alpha=8),
     "ProxyNCA": lambda: baselines.ProxyNCALoss(C, D),
     "SoftTriple": lambda: baselines.SoftTripleLoss(C, D, centers_per_class=3),
     "ArcFace": lambda: baselines.ArcFaceLoss(C, D, scale=8),
     "SubCenterArcFace": lambda: baselines.SubCenterArcFaceLoss(C, D, scale=8),
 }
-each_rival = pytest.mark.parametrize("rival", RIVALS)
-takes_references = pytest.mark.parametrize("rival", ["ProxyAnchor", "ProxyNCA"])
+each_loss = pytest.mark.parametrize("name", LOSSES)
+takes_references = pytest.mark.parametrize("name", ["ProxyAnchor", "ProxyNCA"])
 
 
 def sample(seed, size=7, dtype=torch.float64):
@@ -35,12 +38,12 @@ def value_and_gradients(loss, x, labels, *references):
     return value.detach(), x.grad, loss.proxies.grad
 
 
-@each_rival
+@each_loss
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 10**6), st.integers(1, 9))
-def test_the_order_of_the_batch_does_not_matter(rival, seed, size):
+def test_the_order_of_the_batch_does_not_matter(name, seed, size):
     torch.manual_seed(seed)
-    loss, (x, labels) = RIVALS[rival]().double(), sample(seed, size)
+    loss, (x, labels) = LOSSES[name]().double(), sample(seed, size)
     order = torch.randperm(size)
     value, grad, proxies = value_and_gradients(loss, x, labels)
     shuffled, grad_shuffled, proxies_shuffled = value_and_gradients(loss, x[order], labels[order])
@@ -49,23 +52,23 @@ def test_the_order_of_the_batch_does_not_matter(rival, seed, size):
     torch.testing.assert_close(proxies_shuffled, proxies)
 
 
-@each_rival
+@each_loss
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 10**6))
-def test_the_names_of_the_classes_do_not_matter(rival, seed):
+def test_the_names_of_the_classes_do_not_matter(name, seed):
     torch.manual_seed(seed)
-    loss, (x, labels) = RIVALS[rival]().double(), sample(seed)
+    loss, (x, labels) = LOSSES[name]().double(), sample(seed)
     renamed, order = copy.deepcopy(loss), torch.randperm(C)
     renamed.proxies.data[order] = loss.proxies.data
     torch.testing.assert_close(renamed(x, order[labels]), loss(x, labels))
 
 
-@each_rival
+@each_loss
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 10**6), st.floats(1e-3, 1e3))
-def test_the_lengths_of_embeddings_and_proxies_do_not_matter(rival, seed, scale):
+def test_the_lengths_of_embeddings_and_proxies_do_not_matter(name, seed, scale):
     torch.manual_seed(seed)
-    loss, (x, labels) = RIVALS[rival]().double(), sample(seed)
+    loss, (x, labels) = LOSSES[name]().double(), sample(seed)
     value, grad, _ = value_and_gradients(loss, x, labels)
     torch.testing.assert_close((grad * x).sum(1), torch.zeros(len(x), dtype=x.dtype))  # none along the embedding
     longer = x * torch.rand(len(x), 1, dtype=x.dtype).add(0.1) * scale
@@ -74,9 +77,9 @@ def test_the_lengths_of_embeddings_and_proxies_do_not_matter(rival, seed, scale)
     torch.testing.assert_close(loss(x, labels), value)
 
 
-@each_rival
-def test_gradcheck(rival):
-    loss, (x, labels) = RIVALS[rival]().double(), sample(3)
+@each_loss
+def test_gradcheck(name):
+    loss, (x, labels) = LOSSES[name]().double(), sample(3)
 
     def call(x, proxies):
         return torch.func.functional_call(loss, {"proxies": proxies}, (x, labels))
@@ -85,34 +88,34 @@ def test_gradcheck(rival):
 
 
 @takes_references
-def test_gradcheck_of_references(rival):
-    loss, (x, labels) = RIVALS[rival](), sample(3)
+def test_gradcheck_of_references(name):
+    loss, (x, labels) = LOSSES[name](), sample(3)
     y, ref_labels = sample(4, 9)
     assert torch.autograd.gradcheck(lambda x, y: loss(x, labels, None, y, ref_labels), (x, y))
 
 
 @takes_references
-def test_references_take_the_place_of_the_proxies(rival):
-    loss, (x, labels) = RIVALS[rival]().double(), sample(5)
+def test_references_take_the_place_of_the_proxies(name):
+    loss, (x, labels) = LOSSES[name]().double(), sample(5)
     own = loss(x, labels)
     torch.testing.assert_close(loss(x, labels, None, loss.proxies.flatten(0, 1), torch.arange(C)), own, rtol=0, atol=0)
     big = 2**24 + torch.arange(C)  # references bring classes of their own, which float32 could not tell apart
     torch.testing.assert_close(loss(x, big[labels], None, loss.proxies.flatten(0, 1), big), own, rtol=0, atol=0)
 
 
-@each_rival
-def test_the_state_is_the_proxies(rival):
-    loss = RIVALS[rival]()
+@each_loss
+def test_the_state_is_the_proxies(name):
+    loss = LOSSES[name]()
     assert list(loss.state_dict()) == ["proxies"] == [name for name, _ in loss.named_parameters()]
     assert loss.proxies.shape[::2] == (C, D)
-    other, (x, labels) = RIVALS[rival](), sample(0, dtype=torch.float32)
+    other, (x, labels) = LOSSES[name](), sample(0, dtype=torch.float32)
     other.load_state_dict(loss.state_dict())
     torch.testing.assert_close(other(x, labels), loss(x, labels), rtol=0, atol=0)
 
 
-@each_rival
-def test_training_lowers_the_loss(rival):
-    loss, (x, _) = RIVALS[rival](), sample(0, C, torch.float32)
+@each_loss
+def test_training_lowers_the_loss(name):
+    loss, (x, _) = LOSSES[name](), sample(0, C, torch.float32)
     optimizer = torch.optim.Adam([{"params": [x]}, {"params": loss.parameters(), "lr": 0.1}], lr=0.01)
     values = []
     for _ in range(50):
@@ -124,9 +127,9 @@ def test_training_lowers_the_loss(rival):
     assert values[-1] < values[0] / 2
 
 
-@each_rival
-def test_half_precision_is_computed_in_float32(rival):
-    loss, (x, labels) = RIVALS[rival](), sample(0, dtype=torch.float32)
+@each_loss
+def test_half_precision_is_computed_in_float32(name):
+    loss, (x, labels) = LOSSES[name](), sample(0, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         under = loss(x, labels)
     torch.testing.assert_close(under, loss(x, labels), rtol=0, atol=0)
@@ -150,30 +153,30 @@ EDGES = {
 }
 
 
-@each_rival
+@each_loss
 @pytest.mark.parametrize("edge", EDGES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_edges_are_finite(rival, edge, dtype):
-    loss, (x, labels) = RIVALS[rival](), EDGES[edge]()
+def test_edges_are_finite(name, edge, dtype):
+    loss, (x, labels) = LOSSES[name](), EDGES[edge]()
     value, grad, proxies = value_and_gradients(loss, x.to(dtype), labels)
     assert value.shape == ()
     for number in (value, grad, proxies):
         assert torch.isfinite(number).all()
 
 
-@each_rival
+@each_loss
 @pytest.mark.parametrize("opposite", [1, -1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_an_embedding_at_its_proxy_has_a_finite_gradient(rival, opposite, dtype):
-    loss = RIVALS[rival]()
+def test_an_embedding_at_its_proxy_has_a_finite_gradient(name, opposite, dtype):
+    loss = LOSSES[name]()
     x = opposite * loss.proxies.detach()[:, 0].to(dtype)
     for number in value_and_gradients(loss, x, torch.arange(C)):
         assert torch.isfinite(number).all()
 
 
-@each_rival
-def test_proxies_of_a_class_that_meet_have_a_finite_gradient(rival):
-    loss, (x, labels) = RIVALS[rival](), sample(0, dtype=torch.float32)
+@each_loss
+def test_proxies_of_a_class_that_meet_have_a_finite_gradient(name):
+    loss, (x, labels) = LOSSES[name](), sample(0, dtype=torch.float32)
     loss.proxies.data[:] = loss.proxies.data[:, :1]
     for number in value_and_gradients(loss, x, labels):
         assert torch.isfinite(number).all()
@@ -181,8 +184,8 @@ def test_proxies_of_a_class_that_meet_have_a_finite_gradient(rival):
 
 @takes_references
 @pytest.mark.parametrize("count", [0, 3])
-def test_no_terms_are_zero_with_zero_gradient(rival, count):
-    loss = RIVALS[rival]()
+def test_no_terms_are_zero_with_zero_gradient(name, count):
+    loss = LOSSES[name]()
     x, y = torch.randn(0 if count else 4, D, requires_grad=True), torch.randn(count, D, requires_grad=True)
     value = loss(x, torch.zeros(len(x), dtype=torch.int64), None, y, torch.arange(count))
     value.backward()
@@ -191,9 +194,9 @@ def test_no_terms_are_zero_with_zero_gradient(rival, count):
     assert y.grad is None or y.grad.count_nonzero() == 0
 
 
-@each_rival
-def test_wrong_input_is_named(rival):
-    loss = RIVALS[rival]()
+@each_loss
+def test_wrong_input_is_named(name):
+    loss = LOSSES[name]()
     with pytest.raises(ValueError, match=rf"embeddings: expected floating point \(n, {D}\), got .* \(2, 3\)"):
         loss(torch.randn(2, 3), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match=r"labels: expected integers \(2,\), got torch.float32"):
@@ -209,7 +212,55 @@ def test_wrong_input_is_named(rival):
         type(loss)(C, 2.5)
 
 
-@pytest.mark.parametrize("rival", ["SoftTriple", "ArcFace", "SubCenterArcFace"])
-def test_references_are_refused_where_they_make_no_sense(rival):
+@pytest.mark.parametrize("name", ["SoftTriple", "ArcFace", "SubCenterArcFace"])
+def test_references_are_refused_where_they_make_no_sense(name):
     with pytest.raises(ValueError, match=r"ref_emb: expected none, since .* compares only with its own proxies"):
-        RIVALS[rival]()(torch.randn(2, D), torch.tensor([0, 1]), None, torch.randn(2, D), torch.tensor([0, 1]))
+        LOSSES[name]()(torch.randn(2, D), torch.tensor([0, 1]), None, torch.randn(2, D), torch.tensor([0, 1]))
+
+
+PML = {
+    "ProxyAnchor": (lambda: pml_losses.ProxyAnchorLoss(C, D, alpha=8), "proxies", False),
+    "ProxyNCA": (lambda: pml_losses.ProxyNCALoss(C, D, softmax_scale=1 / 0.22), "proxies", False),
+    "SoftTriple": (lambda: pml_losses.SoftTripleLoss(C, D, centers_per_class=3), "fc", True),
+    "ArcFace": (lambda: pml_losses.ArcFaceLoss(C, D, margin=math.degrees(0.5), scale=8), "W", True),
+    "SubCenterArcFace": (
+        lambda: pml_losses.SubCenterArcFaceLoss(
+            num_classes=C, embedding_size=D, margin=math.degrees(0.5), scale=8, sub_centers=3
+        ),
+        "W",
+        True,
+    ),
+}
+
+
+@each_loss
+@pytest.mark.parametrize("miner", [None, miners.MultiSimilarityMiner(), miners.TripletMarginMiner()])
+def test_indices_weight_the_samples_as_in_pml(name, miner):
+    (x, _), labels = sample(0, 8), torch.arange(8) // 2
+    mined = None if miner is None else miner(x.detach(), labels)
+    ours, (make, parameter, transposed) = LOSSES[name]().double(), PML[name]
+    ours.tau = 0  # SoftTriple's regularizer is not weighted
+    theirs = make()
+    proxies = ours.proxies.data.flatten(0, 1)
+    getattr(theirs, parameter).data = (proxies.T if transposed else proxies).clone()
+    value, expected = ours(x, labels, mined), theirs(x, labels, mined)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, x)[0] for loss in (value, expected)))
+    if mined is not None:
+        assert value != ours(x, labels)
+
+
+@takes_references
+def test_anchors_alone_weight_the_samples_where_the_rest_are_references(name):
+    loss, (x, labels), (y, ref_labels) = LOSSES[name]().double(), sample(3), sample(4, 9)
+    indices = (torch.tensor([0, 0, 1]), torch.tensor([8, 7, 8]), torch.tensor([6, 6, 5]))
+    value = loss(x, labels, indices, y, ref_labels)
+    others = (indices[0], torch.tensor([0, 1, 2]), torch.tensor([3, 3, 3]))
+    torch.testing.assert_close(loss(x, labels, others, y, ref_labels), value)
+    assert value != loss(x, labels, None, y, ref_labels)
+
+
+@each_loss
+def test_wrong_indices_are_named(name):
+    with pytest.raises(ValueError, match=r"indices_tuple\[1\]: expected rows 0..1, got 2..2"):
+        LOSSES[name]()(torch.randn(2, D), torch.arange(2), (torch.tensor([0]), torch.tensor([2]), torch.tensor([1])))

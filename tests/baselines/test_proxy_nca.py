@@ -54,13 +54,13 @@ def test_the_authors_temperature_of_squared_distances():
 
 def test_pml_computes_the_same_while_its_softmax_does_not_underflow():
     x, labels = torch.randn(9, 8, requires_grad=True), torch.arange(9)
-    ours, peer = ProxyNCALoss(10, 8, temperature=0.11), pml_losses.ProxyNCALoss(10, 8, softmax_scale=1 / 0.22)
-    peer.proxies.data = ours.proxies.data[:, 0].clone()
-    torch.testing.assert_close(ours(x, labels), peer(x, labels))
+    ours, theirs = ProxyNCALoss(10, 8, temperature=0.11), pml_losses.ProxyNCALoss(10, 8, softmax_scale=1 / 0.22)
+    theirs.proxies.data = ours.proxies.data[:, 0].clone()
+    torch.testing.assert_close(ours(x, labels), theirs(x, labels))
 
     x, y, labels = torch.eye(4)[:2].requires_grad_(), torch.eye(4)[[1, 0]], torch.arange(2)  # each at the other's
-    peer, ours = pml_losses.NCALoss(softmax_scale=1 / 0.01), ProxyNCALoss(2, 4, temperature=0.005)
-    assert peer(x, labels, ref_emb=y, ref_labels=labels).isnan()  # it leaves out the worst samples: all of them
+    theirs, ours = pml_losses.NCALoss(softmax_scale=1 / 0.01), ProxyNCALoss(2, 4, temperature=0.005)
+    assert theirs(x, labels, ref_emb=y, ref_labels=labels).isnan()  # it leaves out the worst samples: all of them
     assert ours(x, labels, None, y, labels).item() == pytest.approx(200)
     torch.testing.assert_close(
         torch.autograd.grad(ours(x, labels, None, y, labels), x)[0].norm(dim=1), torch.full((2,), 100.0)

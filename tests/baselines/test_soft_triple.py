@@ -45,21 +45,21 @@ def test_pml_computes_the_same_with_its_regulariser_in_quadratic_memory():
     x, labels = torch.randn(9, 8, requires_grad=True), torch.arange(9)
     ours = SoftTripleLoss(10, 8, centers_per_class=3)
     for tau, regularizer in ((0.0, None), (0.2, SparseCentersRegularizer(10, 3))):
-        peer = pml_losses.SoftTripleLoss(
+        theirs = pml_losses.SoftTripleLoss(
             10, 8, centers_per_class=3, weight_regularizer=regularizer, weight_reg_weight=tau
         )
-        peer.fc.data = ours.proxies.data.flatten(0, 1).T.clone()
+        theirs.fc.data = ours.proxies.data.flatten(0, 1).T.clone()
         ours.tau = tau
-        torch.testing.assert_close(ours(x, labels), peer(x, labels), rtol=1e-5, atol=1e-5)  # its √ has 1e-7 for 1e-5
+        torch.testing.assert_close(ours(x, labels), theirs(x, labels), rtol=1e-5, atol=1e-5)  # its √ has 1e-7 for 1e-5
 
 
-def test_gradients_of_both_terms_reach_the_centres():
+def test_gradients_of_both_terms_reach_the_centers():
     loss = SoftTripleLoss(4, 8, centers_per_class=2)
     loss(torch.randn(1, 8), torch.tensor([0])).backward()
     assert (loss.proxies.grad.flatten(1).norm(dim=1) > 0).all()
     alone = SoftTripleLoss(4, 8, centers_per_class=2, tau=0.5)
     alone(torch.randn(0, 8), torch.zeros(0, dtype=torch.int64)).backward()
-    assert (alone.proxies.grad.norm(dim=2) > 0).all()  # the centres' own term needs no batch
+    assert (alone.proxies.grad.norm(dim=2) > 0).all()  # the centers' own term needs no batch
 
 
 def test_the_regulariser_works_within_classes():

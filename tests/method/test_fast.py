@@ -23,10 +23,7 @@ def assert_both_agree(loss, x, labels, *references):
     found = []
     for way in (loss, definition_of(loss)):
         leaves = [v.detach().clone().requires_grad_() for v in (x, *references[:1])]
-        if references:
-            value = way(leaves[0], labels, None, leaves[1], references[1])
-        else:
-            value = way(leaves[0], labels)
+        value = way(leaves[0], labels, None, *leaves[1:], *references[1:])
         found.append([value.detach(), *torch.autograd.grad(3 * value, leaves)])
     assert found[0][0].dtype == found[1][0].dtype
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32

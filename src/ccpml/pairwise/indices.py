@@ -19,7 +19,8 @@ def check_indices(indices: object, batch: int, references: int) -> None:
     """Raise ValueError unless these are index tensors of triplets or pairs, within range where they are on the CPU."""
     name, expected = "indices_tuple", "(anchor, positive, negative) or (anchor, positive, anchor, negative)"
     if not isinstance(indices, tuple | list) or len(indices) not in {3, 4}:
-        raise ValueError(f"{name}: expected {expected}, got {type(indices).__name__}")
+        got = f"a tuple of {len(indices)}" if isinstance(indices, tuple) else type(indices).__name__
+        raise ValueError(f"{name}: expected {expected}, got {got}")
     anchors = {0} if len(indices) == 3 else {0, 2}
     for position, index in enumerate(indices):
         if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype not in {torch.int32, torch.int64}:
