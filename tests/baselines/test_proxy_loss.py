@@ -220,7 +220,7 @@ def test_references_are_refused_where_they_make_no_sense(name):
 
 PML = {
     "ProxyAnchor": (lambda: pml_losses.ProxyAnchorLoss(C, D, alpha=8), "proxies", False),
-    "ProxyNCA": (lambda: pml_losses.ProxyNCALoss(C, D, softmax_scale=1 / 0.22), "proxies", False),
+    "ProxyNCA": (lambda: pml_losses.ProxyNCALoss(C, D, softmax_scale=1 / (2 * 0.1)), "proxies", False),
     "SoftTriple": (lambda: pml_losses.SoftTripleLoss(C, D, centers_per_class=3), "fc", True),
     "ArcFace": (lambda: pml_losses.ArcFaceLoss(C, D, margin=math.degrees(0.5), scale=8), "W", True),
     "SubCenterArcFace": (
