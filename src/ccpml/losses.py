@@ -72,9 +72,9 @@ class LossEntry:
 
         Example:
             >>> LOSSES["triplet"].describe_method("xbm"), LOSSES["arcface"].describe_method("plain")
-            ('cross-batch memory (XBM)', 'trained proxies of its own')
+            ('cross-batch memory (XBM)', 'with proxies of its own')
         """
-        return "trained proxies of its own" if self.has_proxies else METHODS[method].description
+        return "with proxies of its own" if self.has_proxies else METHODS[method].description
 
     def defaults_for(self, data: str) -> dict[str, float]:
         """Return the values of all parameters on a data set."""

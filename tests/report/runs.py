@@ -1,4 +1,4 @@
-"""Run directories made by hand: what a finished run leaves, without training one."""
+"""Finished run directories, written without training."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ NAMES = (
     "plain",
     "single",
 )
-"""Class names as strangers' folders have them; the last class has one image."""
+"""Unusual class names; the last class has one image."""
 
 PROXIES, PER_CLASS, DIM = 3, 6, 8
 SCORES = {
@@ -47,7 +47,7 @@ def make_run(
     data: str = "folder:<b>photos</b>",
     validations: int = 6,
 ) -> RunDirectory:
-    """Write a run of some validations, the last but one of which was the best."""
+    """Write a finished run; the best validation is the last but one."""
     run = RunDirectory.create(folder, Settings(data=data, method=method, embedding_dim=DIM, seed=3).resolved())
     rng = np.random.default_rng(0)
     _write_metrics(run, rng, validations, instances if method == "ccp" else None)

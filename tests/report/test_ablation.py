@@ -12,26 +12,26 @@ from tests.benchmark.finished import drawn, make_benchmark
 
 
 def drawn_pixels(file: Path) -> int:
-    """The number of pixels that are not paper."""
+    """The number of pixels that are not background."""
     with Image.open(file) as picture:
         return int((np.asarray(picture.convert("L")) < 250).sum())
 
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[ablation.Figure]:
-    """The figures that are drawn."""
+    """All figures drawn by the test."""
     made: list[ablation.Figure] = []
 
-    class Noted(ablation.Figure):
+    class Recorded(ablation.Figure):
         def __init__(self, *args: object, **options: object) -> None:
             super().__init__(*args, **options)  # type: ignore[arg-type]
             made.append(self)
 
-    monkeypatch.setattr(ablation, "Figure", Noted)
+    monkeypatch.setattr(ablation, "Figure", Recorded)
     return made
 
 
-def test_an_ablation_shows_each_value_and_each_repeat(tmp_path: Path, figures: list[ablation.Figure]) -> None:
+def test_an_ablation_shows_all_values_and_repeats(tmp_path: Path, figures: list[ablation.Figure]) -> None:
     rows = ablation_rows("batch", ["c2", "ms"])
     made = make_benchmark(tmp_path / "out", rows=rows, folds=1, repeats=2, ablation="batch")
     file = draw_ablation(made, gather(made, progress=False), made.out)
@@ -46,10 +46,10 @@ def test_an_ablation_shows_each_value_and_each_repeat(tmp_path: Path, figures: l
     assert sorted(small) == pytest.approx(expected)
     assert sum(line.get_marker() == "." for line in validation.lines) == len(rows)
     dotted = {line.get_xdata()[0] for line in test.lines if line.get_linestyle() == ":"}
-    assert dotted == {1}, "32 is what all others have"
+    assert dotted == {1}, "32 is the default"
 
 
-def test_values_that_are_words(tmp_path: Path, figures: list[ablation.Figure]) -> None:
+def test_an_ablation_of_words_labels_its_axis_with_them(tmp_path: Path, figures: list[ablation.Figure]) -> None:
     made = make_benchmark(
         tmp_path / "out", rows=ablation_rows("augmentation", ["c2"]), folds=1, repeats=1, ablation="augmentation"
     )
@@ -57,7 +57,7 @@ def test_values_that_are_words(tmp_path: Path, figures: list[ablation.Figure]) -
     assert [label.get_text() for label in figures[0].axes[0].get_xticklabels()] == ["train", "eval"]
 
 
-def test_a_table_shows_each_row_and_the_papers_figures(tmp_path: Path, figures: list[ablation.Figure]) -> None:
+def test_a_table_shows_all_rows_and_the_scores_of_the_paper(tmp_path: Path, figures: list[ablation.Figure]) -> None:
     made = make_benchmark(tmp_path / "out", ["c2", "proxy_anchor"], data="cub", folds=4, repeats=2)
     results = gather(made, progress=False)
     file = draw_table(made, results, made.out)
@@ -70,7 +70,7 @@ def test_a_table_shows_each_row_and_the_papers_figures(tmp_path: Path, figures: 
     assert means == pytest.approx([100 * result.separated["map_at_r"].mean for result in results])
 
 
-def test_rows_without_models_leave_a_gap(tmp_path: Path) -> None:
+def test_rows_without_models_are_drawn_empty(tmp_path: Path) -> None:
     made = make_benchmark(tmp_path / "out", repeats=1)
     for cell in made.cells():
         (cell.path / "scores.json").unlink()

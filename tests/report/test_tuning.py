@@ -6,7 +6,7 @@ from PIL import Image
 
 pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
 
-from ccpml.report.tuning import _Scale, _surface, draw_contour, draw_history, draw_search, draw_slices
+from ccpml.report.tuning import Scale, draw_contour, draw_history, draw_search, draw_slices, triangulate
 from ccpml.runs.settings import Settings
 from ccpml.tuning.results import Result
 from ccpml.tuning.search_space import Choices, Range
@@ -38,7 +38,7 @@ def pixels(picture):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 40])
-def test_a_search_is_drawn_whole(tmp_path, count):
+def test_a_search_has_all_its_pictures(tmp_path, count):
     search = Search(Settings(), SPACE, tmp_path, "s")
     paths = draw_search(search, results(count), {"strength": 0.7, "proxies_per_class": 0.2, "lr": 0.1})
     assert [path.name for path in paths] == [
@@ -53,13 +53,13 @@ def test_a_search_is_drawn_whole(tmp_path, count):
             assert min(image.size) > 300
 
 
-def test_nothing_is_drawn_without_a_score(tmp_path):
+def test_a_search_without_a_score_has_no_pictures(tmp_path):
     search = Search(Settings(), SPACE, tmp_path, "s")
     assert draw_search(search, results(3, states=("failed", "running")), {}) == []
     assert not list(tmp_path.iterdir())
 
 
-def test_only_pruned_trials_or_equal_scores_are_drawn_too():
+def test_pruned_trials_and_equal_scores_can_be_drawn():
     for made in (
         results(4, states=("pruned",)),
         [Result(one.number, "complete", one.values, 0.0) for one in results(9, states=("complete",))],
@@ -70,7 +70,7 @@ def test_only_pruned_trials_or_equal_scores_are_drawn_too():
         assert draw_contour(STRENGTH, PROXIES, made).png
 
 
-def test_the_contour_shows_a_surface_between_complete_trials_alone():
+def test_the_contour_shows_atriangulate_between_complete_trials_alone():
     made = results(30, states=("complete",))
     colored = [len(np.unique(pixels(draw_contour(STRENGTH, PROXIES, some)), axis=0)) for some in (made, made[:1])]
     pruned = [Result(one.number, "pruned", one.values, one.score) for one in made]
@@ -79,14 +79,14 @@ def test_the_contour_shows_a_surface_between_complete_trials_alone():
     assert share[0] < 0.7 < share[1]
 
 
-def test_a_surface_has_the_mean_where_values_repeat_and_none_on_a_line():
+def test_atriangulate_has_the_mean_where_values_repeat_and_none_on_a_line():
     x, y = np.array([0.0, 1, 0, 1, 1]), np.array([0.0, 0, 1, 1, 1])
-    triangles, means = _surface(x, y, np.array([0.1, 0.2, 0.3, 0.4, 0.6]))
+    triangles, means = triangulate(x, y, np.array([0.1, 0.2, 0.3, 0.4, 0.6]))
     assert len(triangles.triangles) == 2
     np.testing.assert_allclose(sorted(means), [0.1, 0.2, 0.3, 0.5])
-    assert _surface(x, x, np.arange(5.0)) is None
-    assert _surface(x, np.zeros(5), np.arange(5.0)) is None
-    assert _surface(x[:2], y[:2], np.arange(2.0)) is None
+    assert triangulate(x, x, np.arange(5.0)) is None
+    assert triangulate(x, np.zeros(5), np.arange(5.0)) is None
+    assert triangulate(x[:2], y[:2], np.arange(2.0)) is None
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,10 @@ def test_a_surface_has_the_mean_where_values_repeat_and_none_on_a_line():
     ],
 )
 def test_ticks_are_round_numbers(field, ticks):
-    assert _Scale._ticks(field) == pytest.approx(ticks)
-    places = _Scale(field).place(ticks)
-    assert np.all(np.diff(places) > 0)
+    assert Scale(field).ticks() == pytest.approx(ticks)
+    positions = Scale(field).positions(ticks)
+    assert np.all(np.diff(positions) > 0)
 
 
-def test_choices_stand_side_by_side_in_their_order():
-    np.testing.assert_array_equal(_Scale(RATE).place([1e-3, 1e-5, 1e-4]), [2, 0, 1])
+def test_choices_are_placed_by_their_order():
+    np.testing.assert_array_equal(Scale(RATE).positions([1e-3, 1e-5, 1e-4]), [2, 0, 1])

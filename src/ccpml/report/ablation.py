@@ -1,9 +1,9 @@
-"""The result of a benchmark as one picture: what an ablation varies, or the rows of a table side by side."""
+"""One picture of the result of a benchmark: scores over the setting that an ablation varies, or the rows of a table."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,16 +19,17 @@ from ccpml.report.style import COLORS, INK, MUTED, PAPER, WIDTH, Picture, legibl
 __all__ = ["draw_ablation", "draw_table"]
 
 _SCORES: Final = {
-    "validation": "Validation MAP@R at its best",
+    "validation": "Best validation MAP@R",
     "separated": "Test MAP@R, single models",
     "concatenated": "Test MAP@R, concatenated",
     "last": "Test MAP@R, last step",
 }
 _MARKERS: Final = "osD^vPX<>"
+_DIAMOND: Final[Any] = {"color": PAPER, "markeredgecolor": INK, "markersize": 7}
 
 
 class _Point(NamedTuple):
-    """A row's score in per cent: that of each repeat, their mean, and their deviation (0 for one alone)."""
+    """Score of a row in percent: of each repeat, their mean, and their standard deviation (0 for one repeat)."""
 
     repeats: list[float]
     mean: float
@@ -36,11 +37,11 @@ class _Point(NamedTuple):
 
 
 def draw_ablation(benchmark: Benchmark, results: Sequence[RowResult], to: Path) -> Path:
-    """Draw what an ablation found: MAP@R on validation and test classes over what it varies.
+    """Draw an ablation: MAP@R on validation and test classes over the setting that it varies.
 
     Args:
-        benchmark: The benchmark, an ablation.
-        results: What `gather` gives.
+        benchmark: The ablation.
+        results: Results of its rows.
         to: Folder of the picture.
 
     Returns:
@@ -48,34 +49,34 @@ def draw_ablation(benchmark: Benchmark, results: Sequence[RowResult], to: Path) 
     """
     values = list(dict.fromkeys(str(result.row.value) for result in results))
     default = [values.index(str(result.row.value)) for result in results if _is_default(benchmark, result.row)]
-    families = [list(of_one) for _, of_one in groupby(results, lambda result: _family(result.row))]
+    families = [list(family) for _, family in groupby(results, lambda result: _family(result.row))]
     one_loss = len({result.row.loss for result in results}) == 1
     title = ablation_title(str(benchmark.ablation))
     with style():
         figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
         for axes, score in zip(figure.subplots(1, 2), ("validation", "separated"), strict=True):
-            for number, of_one in enumerate(families):
+            for number, family in enumerate(families):
                 shift = 0.12 * (number - (len(families) - 1) / 2)
-                color = _color(of_one[0].row) if one_loss else COLORS[number % len(COLORS)]
-                _line(axes, values, of_one, score, shift, (color, _MARKERS[number % len(_MARKERS)]))
+                color = _color(family[0].row) if one_loss else COLORS[number % len(COLORS)]
+                _line(axes, values, family, score, shift, (color, _MARKERS[number % len(_MARKERS)]))
             for place in default[:1]:
                 axes.axvline(place, color=INK, linewidth=1.8, linestyle=":", zorder=1)
             names = [shorten(legible(value), 12) for value in values]
             axes.set_xticks(range(len(values)), names, rotation=30 if sum(map(len, names)) > 30 else 0)
             axes.set_xlim(-0.6, len(values) - 0.4)
-            label = f"{title} (dotted: as without the ablation)" if default else title
-            axes.set(title=_SCORES[score], xlabel=label, ylabel="per cent")
+            label = f"{title} (dotted: default)" if default else title
+            axes.set(title=_SCORES[score], xlabel=label, ylabel="percent")
         if len(families) > 1:
             figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(families), 6))
-        return _written(figure, "ablation.png", f"MAP@R on validation and test classes over {title}", to)
+        return Picture.of(figure, "ablation.png", f"MAP@R on validation and test classes over {title}").write(to)
 
 
 def draw_table(benchmark: Benchmark, results: Sequence[RowResult], to: Path) -> Path:
-    """Draw the rows of a table: the test MAP@R of each, by losses.
+    """Draw the rows of a table: the test MAP@R of each, grouped by loss.
 
     Args:
         benchmark: The benchmark.
-        results: What `gather` gives.
+        results: Results of its rows.
         to: Folder of the picture.
 
     Returns:
@@ -84,27 +85,26 @@ def draw_table(benchmark: Benchmark, results: Sequence[RowResult], to: Path) -> 
     shown = ["concatenated", "separated"] if len(benchmark.folds) > 1 else ["separated", "last"]
     shown = [score for score in shown if any(_point(result, score) for result in results)] or shown[:1]
     places = _places(results)
+    papers = [paper_scores(benchmark.base.data, result.row) or {} for result in results]
+    if benchmark.protocol != "mlrc":
+        papers = [{} for _ in results]
     with style():
         figure = Figure(figsize=(WIDTH, 1.6 + 0.3 * (max(places, default=0) + 1)), layout="constrained")
         every = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
         for axes, score in zip(every, shown, strict=True):
-            for result, place in zip(results, places, strict=True):
+            for result, place, paper in zip(results, places, papers, strict=True):
                 _dot(axes, result, score, place)
-                paper = paper_scores(benchmark.base.data, result.row) if benchmark.protocol == "mlrc" else None
-                if paper and score in paper:
-                    axes.plot(
-                        100 * paper[score]["map_at_r"], place, "d", color=PAPER, markeredgecolor=INK, markersize=7
-                    )
-            axes.set(title=_SCORES[score], xlabel="per cent")
+                if score in paper:
+                    axes.plot(100 * paper[score]["map_at_r"], place, "d", **_DIAMOND)
+            axes.set(title=_SCORES[score], xlabel="percent")
             axes.margins(x=0.08)
             axes.grid(visible=False, axis="y")
         every[0].set_yticks(places, [shorten(legible(result.row.title), 40) for result in results])
         every[0].invert_yaxis()
-        keys = "Large: mean over repeats, bar: standard deviation; small: each repeat"
-        if any(paper_scores(benchmark.base.data, result.row) for result in results) and benchmark.protocol == "mlrc":
-            keys += "; diamond: the paper"
+        keys = "Large: mean over repeats; bar: standard deviation; small: single repeats"
+        keys += "; diamond: the paper" if any(papers) else ""
         figure.supxlabel(keys, color=MUTED, fontsize=9)
-        return _written(figure, "table.png", "Test MAP@R of each row", to)
+        return Picture.of(figure, "table.png", "Test MAP@R of each row").write(to)
 
 
 def _family(row: Row) -> Row:
@@ -119,13 +119,13 @@ def _color(row: Row) -> str:
 
 
 def _is_default(benchmark: Benchmark, row: Row) -> bool:
-    """Say whether a row changes nothing."""
+    """Whether a row has the settings of the benchmark unchanged."""
     plain = next(benchmark.models(_family(row), 0)).settings
     return next(benchmark.models(row, 0)).settings == plain
 
 
 def _point(result: RowResult, score: str) -> _Point | None:
-    """Give a score of a row; None if no model has it."""
+    """Return a score of a row; None if no model has it."""
     if score == "concatenated":
         found: Mapping[int, float] = {r: scores["map_at_r"] for r, scores in result.ensembles.of_repeats().items()}
     else:
@@ -142,21 +142,21 @@ def _point(result: RowResult, score: str) -> _Point | None:
 
 
 def _line(
-    axes: Axes, values: list[str], of_one: Sequence[RowResult], score: str, shift: float, look: tuple[str, str]
+    axes: Axes, values: list[str], family: Sequence[RowResult], score: str, shift: float, look: tuple[str, str]
 ) -> None:
-    """Draw a loss with a method over the values, in a color and with a marker."""
+    """Draw the scores of a loss with a method over the values of the setting."""
     color, marker = look
-    found = [(values.index(str(x.row.value)) + shift, point) for x in of_one if (point := _point(x, score)) is not None]
+    found = [(values.index(str(x.row.value)) + shift, point) for x in family if (point := _point(x, score)) is not None]
     for place, point in found:
         if len(point.repeats) > 1:
             axes.plot([place] * len(point.repeats), point.repeats, ".", color=color, alpha=0.45, markersize=5)
     places, means, stds = [p for p, _ in found], [x.mean for _, x in found], [x.std for _, x in found]
-    label = _family(of_one[0].row).title
+    label = _family(family[0].row).title
     axes.errorbar(places, means, stds, color=color, marker=marker, capsize=3, label=label, elinewidth=1, markersize=6)
 
 
 def _dot(axes: Axes, result: RowResult, score: str, place: float) -> None:
-    """Draw a row's score."""
+    """Draw the score of a row."""
     point = _point(result, score)
     if point is None:
         return
@@ -167,15 +167,10 @@ def _dot(axes: Axes, result: RowResult, score: str, place: float) -> None:
 
 
 def _places(results: Sequence[RowResult]) -> list[float]:
-    """Give each row its height, rows of one loss together."""
+    """Return the height of each row, with rows of one loss together."""
     places, height = list[float](), -1.0
     for number, result in enumerate(results):
         apart = number > 0 and results[number - 1].row.loss != result.row.loss
         height += 1.5 if apart else 1.0
         places.append(height)
     return places
-
-
-def _written(figure: Figure, name: str, about: str, to: Path) -> Path:
-    Picture.of(figure, name, about).write(to)
-    return to / name

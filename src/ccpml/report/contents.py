@@ -1,10 +1,11 @@
-"""What the sections of a report share: the files of the run, read once, and the pictures drawn so far."""
+"""The content of a run that the sections of a report share, read once."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ccpml.losses import METHODS
 from ccpml.report import page
 from ccpml.report.curves import History
 from ccpml.report.embedded import read_embedded
@@ -18,18 +19,18 @@ __all__ = ["Report"]
 
 @dataclass
 class Report:
-    """A report in the making.
+    """A finished run, as the sections of its report read it.
 
     Attributes:
-        run: The run.
-        settings: Its settings.
-        scores: The content of ``scores.json``.
+        run: Directory of the run.
+        settings: Settings of the run.
+        scores: Content of ``scores.json``.
         pictures: Pictures drawn so far.
-        history: Its metrics over the steps.
-        train: Embeddings of training images, None if there are none.
-        test: Embeddings of test images, None if there are none.
-        test_map_at_r: MAP@R of each test image, (N,), NaN for images that are not queries.
-        images: Small versions of the images.
+        history: Metrics of each validation.
+        train: Embeddings of the training images; None if there is no file.
+        test: Embeddings of the test images; None if there is no file.
+        test_map_at_r: MAP@R of each test image, (N,); NaN for images that are no query.
+        images: Thumbnails of the images.
     """
 
     run: RunDirectory
@@ -45,11 +46,11 @@ class Report:
         self.test_map_at_r = np.empty(0) if self.test is None else self.test.map_at_r()
 
     @property
-    def ccp(self) -> bool:
-        """Whether there are proxies."""
-        return self.settings.method == "ccp"
+    def has_projections(self) -> bool:
+        """Whether the method of the run solves a sequence of problem instances with proxies."""
+        return METHODS[self.settings.method].has_projections
 
     def figure(self, picture: Picture, caption: str) -> str:
-        """Add a picture, which is also written to a file, and return it as HTML."""
+        """Return a picture and its caption as HTML; the picture is also written to ``pictures/`` of the run."""
         self.pictures.append(picture)
         return page.figure(picture, caption)

@@ -1,4 +1,4 @@
-"""The classes that are covered worst, with a few of their images."""
+"""The classes with the largest covering radius, and some of their images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,25 +15,24 @@ from ccpml.report.images import Images
 from ccpml.report.style import Picture, legible, shorten
 from ccpml.report.tiles import Row, Tile, draw_rows
 
-__all__ = ["ClassCover", "draw_covers", "worst_by_proxies", "worst_by_samples"]
+__all__ = ["MAX_CLASSES", "MAX_SAMPLES", "ClassCover", "draw_covers", "worst_by_proxies", "worst_by_samples"]
 
-_WORST: Final = 10
-_IMAGES: Final = 10
-MOST_CLASSES: Final = 5000
-MOST_SAMPLES: Final = 100
-"""Of larger sets as many classes, evenly spaced, and of larger classes as many images, are measured."""
+_SHOWN: Final = 10
+MAX_CLASSES: Final = 5000
+MAX_SAMPLES: Final = 100
+"""Numbers of classes, and of images of a class, that are measured; of more, as many are chosen evenly."""
 
 
 @dataclass(frozen=True)
 class ClassCover:
-    """How a class is covered.
+    """How well a class is covered.
 
     Attributes:
-        name: The class's.
-        label: The class's.
-        images: How many of its images are known.
-        radius: Its covering radius, by the measure of its table.
-        map_at_r: Mean over its queries; None if none of them has anything to find.
+        name: Name of the class.
+        label: Label of the class.
+        images: Number of its images.
+        radius: Its covering radius.
+        map_at_r: Mean over its queries; None if it has none.
     """
 
     name: str
@@ -44,22 +43,27 @@ class ClassCover:
 
 
 def worst_by_samples(split: Embedded, map_at_r: NDArray[np.float64]) -> list[ClassCover]:
-    """Find the classes with the largest average covering radius of their own samples."""
+    """Return the classes with the largest average covering radius of their own samples.
+
+    Args:
+        split: Images of the classes.
+        map_at_r: Score of each image, (N,).
+    """
 
     def radius(rows: NDArray[np.int64], _: int) -> float:
-        points = torch.from_numpy(split.embeddings[_evenly(rows, MOST_SAMPLES)])
+        points = torch.from_numpy(split.embeddings[_evenly(rows, MAX_SAMPLES)])
         return average_covering_radius(points, torch.zeros(len(points), dtype=torch.int64))
 
     return _worst(split, map_at_r, radius)
 
 
 def worst_by_proxies(split: Embedded, map_at_r: NDArray[np.float64], proxies: Tensor) -> list[ClassCover]:
-    """Find the classes whose farthest sample is farthest from its nearest proxy.
+    """Return the classes whose farthest sample is farthest from its nearest proxy.
 
     Args:
-        split: Training images; their labels number the proxies.
-        map_at_r: Of each image.
-        proxies: As they are stored, (C, K, d).
+        split: Training images; their labels index the proxies.
+        map_at_r: Score of each image, (N,).
+        proxies: Not normalized, (C, K, d).
     """
     normalized = lipschitz_normalize(proxies)
 
@@ -71,37 +75,29 @@ def worst_by_proxies(split: Embedded, map_at_r: NDArray[np.float64], proxies: Te
 
 
 def draw_covers(name: str, what: str, worst: Sequence[ClassCover], split: Embedded, images: Images) -> Picture:
-    """Draw the classes, a row of images for each."""
+    """Draw a row of images for each class."""
     rows = []
     for cover in worst:
-        own = _evenly(np.flatnonzero(split.labels == cover.label), _IMAGES)
+        own = _evenly(np.flatnonzero(split.labels == cover.label), _SHOWN)
         score = "" if cover.map_at_r is None else f"   MAP@R {cover.map_at_r:.3f}"
         title = f"{shorten(legible(cover.name), 80)}   radius {cover.radius:.3f}{score}"
         rows.append(Row(title, [Tile(images.small(split.paths[row])) for row in own]))
     names = ", ".join(cover.name for cover in worst)
-    return Picture.of(draw_rows(rows, _IMAGES), name, f"Images of {what}: {names}.")
+    return Picture.of(draw_rows(rows, _SHOWN), name, f"Images of {what}: {names}.")
 
 
 def _worst(
     split: Embedded, map_at_r: NDArray[np.float64], radius: Callable[[NDArray[np.int64], int], float]
 ) -> list[ClassCover]:
-    """Measure each class by its rows and label, and keep those with the largest radius, the largest first."""
+    """Return the classes with the largest radius, a function of the rows and the label of a class, largest first."""
     order = np.argsort(split.labels, kind="stable")
-    labels, first, sizes = np.unique(split.labels[order], return_index=True, return_counts=True)
-    measured = [
-        (radius(order[first[i] : first[i] + sizes[i]], int(labels[i])), int(i))
-        for i in _evenly(np.arange(len(labels)), MOST_CLASSES)
-    ]
+    labels, starts = np.unique(split.labels[order], return_index=True)
+    rows = np.split(order, starts[1:])
+    measured = [(radius(rows[i], int(labels[i])), int(i)) for i in _evenly(np.arange(len(labels)), MAX_CLASSES)]
     measured.sort(key=lambda pair: -pair[0])
     return [
-        ClassCover(
-            name=split.class_names[labels[i]],
-            label=int(labels[i]),
-            images=int(sizes[i]),
-            radius=value,
-            map_at_r=_mean(map_at_r[order[first[i] : first[i] + sizes[i]]]),
-        )
-        for value, i in measured[:_WORST]
+        ClassCover(split.class_names[labels[i]], int(labels[i]), len(rows[i]), value, _mean(map_at_r[rows[i]]))
+        for value, i in measured[:_SHOWN]
     ]
 
 
@@ -110,8 +106,8 @@ def _mean(scores: NDArray[np.float64]) -> float | None:
     return float(known.mean()) if known.size else None
 
 
-def _evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Keep as many rows at most, evenly spaced."""
-    if len(rows) <= most:
+def _evenly(rows: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """Return at most ``limit`` of the rows, evenly spaced."""
+    if len(rows) <= limit:
         return rows
-    return rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
+    return rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]

@@ -1,7 +1,8 @@
-"""Curves over steps: scores and loss, and the geometry of the classes; instance switches marked."""
+"""Curves over steps: score, loss, and the geometry of the classes, with a mark where an instance converged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,18 +15,18 @@ from ccpml.report.style import COLORS, INK, MUTED, PAPER, WIDTH, Picture
 __all__ = ["History", "draw_geometry", "draw_progress"]
 
 _TRAIN, _VALIDATION, _PROXIES, _SPREAD = COLORS[0], COLORS[4], COLORS[2], COLORS[3]
-_LABELLED = 12
-"""More switches than this are marked, but not numbered."""
+_MAX_NUMBERED = 12
+"""More switches than this are marked but not numbered."""
 
 
 @dataclass(frozen=True)
 class History:
-    """The rows of ``metrics.csv``, and when instances converged.
+    """The validations of a run.
 
     Attributes:
-        rows: Numbers by column, a row for each validation.
-        best_step: The step of the best validation.
-        switches: The step at which each instance converged, in their order.
+        rows: The rows of ``metrics.csv``, one per validation: numbers by column.
+        best_step: Step of the best validation.
+        switches: Step at which each instance converged, in order.
     """
 
     rows: Sequence[dict[str, float]]
@@ -34,7 +35,7 @@ class History:
 
     @classmethod
     def of(cls, rows: Sequence[dict[str, float]], best_step: int) -> "History":
-        """Find the switches by the column ``instance``."""
+        """Return the history, with the switches that the column ``instance`` shows."""
         switches, before = [], 0.0
         for row in rows:
             if row.get("instance", 0) > before:
@@ -43,48 +44,48 @@ class History:
         return cls(rows, best_step, tuple(switches))
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """Give a column, NaN where it is empty."""
+        """Return a column, NaN where it is empty."""
         return np.array([row.get(name, np.nan) for row in self.rows])
 
     @property
     def numbered(self) -> bool:
-        """Whether the switches are few enough for a number and a diamond each."""
-        return 0 < len(self.switches) <= _LABELLED
+        """Whether the switches are few enough to be numbered."""
+        return 0 < len(self.switches) <= _MAX_NUMBERED
 
     @property
-    def room(self) -> float:
-        """The room that numbers need below an axes' title, in points."""
+    def title_pad(self) -> float:
+        """Space below the title of the axes, in points, with room for numbers."""
         return 18 if self.numbered else 8
 
     def has(self, name: str) -> bool:
-        """Say whether a column has numbers."""
+        """Whether a column has numbers."""
         return bool(np.isfinite(self.column(name)).any())
 
 
 def draw_progress(history: History) -> Picture:
-    """Draw MAP@R on validation and training loss."""
+    """Draw MAP@R on the validation classes and the training loss."""
     figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     _line(top, history, "map_at_r", _VALIDATION, "")
     _line(bottom, history, "loss", _TRAIN, "")
-    top.set_title("MAP@R on validation", pad=history.room)
+    top.set_title("MAP@R on validation", pad=history.title_pad)
     bottom.set_title("Training loss")
     top.set_xlabel("")
     top.margins(y=0.14)
-    _mark_switches([top, bottom], history)
+    _mark_switches(top, history)
+    _mark_switches(bottom, history, numbers=False)
     best = [row for row in history.rows if row["step"] == history.best_step]
     if best:
         value = best[0]["map_at_r"]
         top.plot([history.best_step], [value], marker="*", markersize=14, color=_VALIDATION, markeredgecolor=PAPER)
         _note(top, history, history.best_step, value, f"best {value:.4f}")
-    alt = (
-        f"Curves over {_last(history):,} steps: MAP@R on validation, best at step {history.best_step:,}; training loss"
-    )
-    return Picture.of(figure, "progress.png", alt + _switches_in_words(history))
+    steps = int(history.rows[-1]["step"])
+    alt = f"Curves over {steps:,} steps: MAP@R on validation, best at step {history.best_step:,}; training loss"
+    return Picture.of(figure, "progress.png", alt + _describe_switches(history))
 
 
 def draw_geometry(history: History) -> Picture:
-    """Draw covering radii and distances."""
+    """Draw covering radii, distances between classes, and, where there are proxies, their radius and spread."""
     with_proxies = history.has("proxy_covering_radius")
     count = 3 if with_proxies else 2
     figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
@@ -93,17 +94,17 @@ def draw_geometry(history: History) -> Picture:
     for axis, title, name in zip(axes, titles, ("covering_radius", "interclass_distance"), strict=False):
         _line(axis, history, f"train_{name}", _TRAIN, "training classes")
         _line(axis, history, f"val_{name}", _VALIDATION, "validation classes")
-        axis.set_title(title, pad=history.room)
+        axis.set_title(title, pad=history.title_pad)
     if with_proxies:
         _line(axes[2], history, "proxy_covering_radius", _PROXIES, "covering radius")
         _line(axes[2], history, "proxy_spread", _SPREAD, "spread")
-        axes[2].set_title(titles[2], pad=history.room)
-    _mark_switches(axes, history)
+        axes[2].set_title(titles[2], pad=history.title_pad)
     for axis in axes:
+        _mark_switches(axis, history)
         axis.set_ylim(bottom=0, top=axis.get_ylim()[1] * 1.02)
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, handlelength=1.4, columnspacing=1.2)
     shown = ", ".join(title.lower() for title in titles[:count])
-    return Picture.of(figure, "geometry.png", f"Curves over steps: {shown}" + _switches_in_words(history))
+    return Picture.of(figure, "geometry.png", f"Curves over steps: {shown}" + _describe_switches(history))
 
 
 def _line(axis: Axes, history: History, name: str, color: str, label: str) -> None:
@@ -111,50 +112,35 @@ def _line(axis: Axes, history: History, name: str, color: str, label: str) -> No
     axis.plot(history.column("step"), history.column(name), color=color, label=label, marker=marker)
     switches = history.switches if history.numbered else ()
     switched = [row for row in history.rows if row["step"] in switches and name in row]
-    axis.plot(
-        [row["step"] for row in switched],
-        [row[name] for row in switched],
-        color=color,
-        marker="D",
-        markersize=6,
-        markeredgecolor=PAPER,
-        linestyle="",
-    )
+    diamond: dict[str, Any] = {"marker": "D", "markersize": 6, "markeredgecolor": PAPER, "linestyle": ""}
+    axis.plot([row["step"] for row in switched], [row[name] for row in switched], color=color, **diamond)
     axis.set_xlabel("step")
     axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axis.margins(x=0.03)
 
 
-def _mark_switches(axes: Sequence[Axes], history: History) -> None:
-    """Draw a vertical line where an instance converged, numbered at the top of the axes."""
-    for axis in axes:
-        for number, step in enumerate(history.switches, start=1):
-            axis.axvline(step, color=MUTED, linewidth=1.0 if history.numbered else 0.6, linestyle=(0, (4, 3)), zorder=1)
-            if axis.get_title(loc="left") != "Training loss" and history.numbered:
-                axis.annotate(
-                    str(number),
-                    (step, 1),
-                    (0, 3),
-                    xycoords=("data", "axes fraction"),
-                    textcoords="offset points",
-                    ha="center",
-                    va="bottom",
-                    fontsize=8.5,
-                    color=MUTED,
-                )
+def _mark_switches(axis: Axes, history: History, numbers: bool = True) -> None:
+    """Draw a vertical line where each instance converged, with its number above the axes."""
+    width = 1.0 if history.numbered else 0.6
+    above: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    above |= {"ha": "center", "va": "bottom", "fontsize": 8.5, "color": MUTED}
+    for number, step in enumerate(history.switches, start=1):
+        axis.axvline(step, color=MUTED, linewidth=width, linestyle=(0, (4, 3)), zorder=1)
+        if numbers and history.numbered:
+            axis.annotate(str(number), (step, 1), (0, 3), **above)
 
 
 def _note(axis: Axes, history: History, step: int, value: float, text: str) -> None:
-    """Write above a point."""
+    """Write a text above a point."""
     first, last = history.rows[0]["step"], history.rows[-1]["step"]
-    place = (step - first) / max(last - first, 1)
+    position = (step - first) / max(last - first, 1)
     axis.annotate(
         text,
         (step, value),
         (0, 9),
         textcoords="offset points",
-        ha="left" if place < 0.08 else "right" if place > 0.92 else "center",
+        ha="left" if position < 0.08 else "right" if position > 0.92 else "center",
         va="bottom",
         color=INK,
         fontweight="bold",
@@ -162,13 +148,9 @@ def _note(axis: Axes, history: History, step: int, value: float, text: str) -> N
     )
 
 
-def _last(history: History) -> int:
-    return int(history.rows[-1]["step"])
-
-
-def _switches_in_words(history: History) -> str:
+def _describe_switches(history: History) -> str:
     if not history.switches:
         return "."
-    shown = ", ".join(f"{step:,}" for step in history.switches[:_LABELLED])
-    more = "" if len(history.switches) <= _LABELLED else " and more"
+    shown = ", ".join(f"{step:,}" for step in history.switches[:_MAX_NUMBERED])
+    more = "" if len(history.switches) <= _MAX_NUMBERED else " and more"
     return f"; instances converged at steps {shown}{more}."

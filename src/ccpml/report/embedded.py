@@ -1,4 +1,4 @@
-"""What a finished run's .npz files say: embeddings with their names, and the instances on the way."""
+"""The files of a finished run that hold vectors: embeddings, instances and proxies."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ccpml.retrieval import RetrievalScores, evaluate
+from ccpml.retrieval import evaluate
 from ccpml.runs.directory import RunDirectory
 
 __all__ = ["Embedded", "Instance", "read_embedded", "read_instance_files", "read_proxies"]
@@ -16,14 +16,14 @@ __all__ = ["Embedded", "Instance", "read_embedded", "read_instance_files", "read
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """A split as the best weights see it.
+    """The embeddings of a split by the best weights.
 
     Attributes:
         embeddings: φ-normalized, (N, d).
         labels: (N,).
         class_names: (C,).
         paths: Names of the images, (N,).
-        roles: ``query``, ``gallery`` or nothing for each image, (N,).
+        roles: ``query``, ``gallery`` or empty for each image, (N,).
     """
 
     embeddings: NDArray[np.float32]
@@ -34,48 +34,43 @@ class Embedded:
 
     @property
     def has_roles(self) -> bool:
-        """Whether queries search a gallery, rather than each other."""
+        """Whether queries search a gallery rather than each other."""
         return bool((self.roles == "query").any())
 
     def queries(self) -> NDArray[np.int64]:
-        """Give the rows of the queries."""
+        """Return the rows of the queries."""
         return np.flatnonzero(self.roles == "query") if self.has_roles else np.arange(len(self.labels))
 
     def gallery(self) -> NDArray[np.int64]:
-        """Give the rows that are searched."""
+        """Return the rows that are searched."""
         return np.flatnonzero(self.roles == "gallery") if self.has_roles else np.arange(len(self.labels))
 
     def map_at_r(self) -> NDArray[np.float64]:
-        """Score each query, as the run's test did: (N,), NaN for what is no query or has nothing to find."""
+        """Return the score of each image as a query, (N,); NaN for images that are no query or have no reference."""
         scores = np.full(len(self.labels), np.nan)
+        x, y, rows, others = self.embeddings, self.labels, self.queries(), self.gallery()
+        references = (x[others], y[others]) if self.has_roles else ()
         try:
-            per_query = self._evaluate().per_query
-        except ValueError:  # no query has anything to find
+            per_query = evaluate(x[rows], y[rows], *references, per_query=True).per_query
+        except ValueError:  # no query has a reference
             return scores
-        assert per_query is not None  # asked for
-        scores[self.queries()] = per_query.map_at_r
+        assert per_query is not None
+        scores[rows] = per_query.map_at_r
         return scores
-
-    def _evaluate(self) -> RetrievalScores:
-        if not self.has_roles:
-            return evaluate(self.embeddings, self.labels, per_query=True)
-        rows, others = self.queries(), self.gallery()
-        x, y = self.embeddings, self.labels
-        return evaluate(x[rows], y[rows], x[others], y[others], per_query=True)
 
 
 @dataclass(frozen=True, eq=False)
 class Instance:
-    """A moment of a run, as the map shows it: some classes and their proxies.
+    """Samples of some classes, and their proxies, at one step of a run: a panel of the map.
 
     Attributes:
-        title: What moment.
+        title: Title of the panel.
         classes: Labels of the classes, (c,).
         class_names: (c,).
         samples: (n, d).
-        labels: Of the samples, (n,).
-        converged: Proxies as they were trained, (c, K, d), or None.
-        following: The proxies chosen next, (c, K, d), or None.
+        labels: Labels of the samples, (n,).
+        converged: Trained proxies, (c, K, d), or None.
+        following: Proxies of the next instance, (c, K, d), or None.
     """
 
     title: str
@@ -88,7 +83,7 @@ class Instance:
 
     @classmethod
     def read(cls, path: Path) -> "Instance":
-        """Read what training recorded of an instance."""
+        """Read the record of an instance that training left."""
         with np.load(path, allow_pickle=False) as file:
             number, step = int(path.stem), int(file["step"])
             return cls(
@@ -103,7 +98,7 @@ class Instance:
 
 
 def read_embedded(run: RunDirectory, split: str) -> Embedded | None:
-    """Read a split's embeddings; None if the file is gone."""
+    """Read the embeddings of a split; None if there is no file."""
     path = run.embeddings / f"{split}.npz"
     if not path.is_file():
         return None
@@ -118,18 +113,18 @@ def read_embedded(run: RunDirectory, split: str) -> Embedded | None:
 
 
 def read_instance_files(run: RunDirectory) -> list[Path]:
-    """Give the files of the instances in their order."""
+    """Return the files of the instances, in order."""
     return sorted((path for path in run.instances.glob("*.npz") if path.stem.isdigit()), key=lambda p: int(p.stem))
 
 
 def read_proxies(run: RunDirectory) -> Tensor | None:
-    """Read the proxies that belong to the best weights, as they are stored, (C, K, d); None without any."""
+    """Read the proxies of the best weights, not normalized, (C, K, d); None if there are none."""
     if not run.weights_file.is_file():
         return None
     from safetensors import safe_open
 
     with safe_open(run.weights_file, framework="pt") as file:
-        if "criterion.proxies" not in file.keys():  # noqa: SIM118  # not a mapping
+        if "criterion.proxies" not in file.keys():  # noqa: SIM118  # a file of safetensors is no mapping
             return None
         proxies: Tensor = file.get_tensor("criterion.proxies")
     return proxies.to(torch.float32)

@@ -1,4 +1,4 @@
-"""A few test queries and what they found, from the worst to the best."""
+"""A few test queries with their nearest neighbors, from the worst query to the best."""
 
 from typing import Final
 
@@ -11,59 +11,51 @@ from ccpml.report.style import Picture, legible, shorten
 from ccpml.report.tiles import Row, Tile, draw_rows
 from ccpml.retrieval import nearest_neighbors
 
-__all__ = ["choose_queries", "draw_gallery"]
+__all__ = ["choose_queries", "draw_gallery", "neighbors_of"]
 
 _QUERIES: Final = 8
 _NEIGHBORS: Final = 9
 
 
 def choose_queries(map_at_r: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
-    """Choose queries whose MAP@R spread evenly from the worst to the best; the seed decides among equals.
+    """Choose queries at even ranks between the worst and the best MAP@R.
 
     Args:
-        map_at_r: Of each image, (N,), NaN for what is no query.
-        seed: The run's.
+        map_at_r: Score of each image, (N,); NaN for images that are no query.
+        seed: Random seed of the order of queries with equal scores.
 
     Returns:
         Rows, from the lowest score to the highest, at most 8.
     """
-    rows = np.flatnonzero(np.isfinite(map_at_r))
-    rows = np.random.default_rng(seed).permutation(rows)
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(np.isfinite(map_at_r)))
     rows = rows[np.argsort(map_at_r[rows], kind="stable")]
-    places = np.linspace(0, len(rows) - 1, min(_QUERIES, len(rows))).round().astype(np.int64)
-    return rows[places]
+    return rows[np.linspace(0, len(rows) - 1, min(_QUERIES, len(rows))).round().astype(np.int64)]
+
+
+def neighbors_of(test: Embedded, queries: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return the rows of the nearest neighbors of each query, without the query itself, at most 9."""
+    gallery = test.gallery()
+    k = min(_NEIGHBORS + (not test.has_roles), len(gallery))
+    indices = nearest_neighbors(test.embeddings[queries], test.embeddings[gallery], k)[1].numpy()
+    return [gallery[near][gallery[near] != query][:_NEIGHBORS] for query, near in zip(queries, indices, strict=True)]
 
 
 def draw_gallery(test: Embedded, map_at_r: NDArray[np.float64], images: Images, seed: int) -> Picture | None:
-    """Draw queries and their nearest neighbors; None if no query has anything to find."""
-    chosen = choose_queries(map_at_r, seed)
-    if not chosen.size:
+    """Draw queries and their nearest neighbors; None if no query has a reference."""
+    queries = choose_queries(map_at_r, seed)
+    if not queries.size:
         return None
-    found = _neighbors(test, chosen)
-    rows = [
-        _row(test, query, neighbors, float(map_at_r[query]), images)
-        for query, neighbors in zip(chosen, found, strict=True)
-    ]
-    right = [
-        int((test.labels[neighbors] == test.labels[query]).sum())
-        for query, neighbors in zip(chosen, found, strict=True)
-    ]
-    alt = f"{len(rows)} test queries, each with its {len(found[0])} nearest neighbors, of which are of its class: "
-    return Picture.of(draw_rows(rows, 1 + _NEIGHBORS), "gallery.png", alt + ", ".join(map(str, right)) + ".")
-
-
-def _neighbors(test: Embedded, chosen: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Find the nearest of each chosen query, itself left out: rows."""
-    gallery = test.gallery()
-    k = min(_NEIGHBORS + (not test.has_roles), len(gallery))
-    indices = nearest_neighbors(test.embeddings[chosen], test.embeddings[gallery], k)[1].numpy()
-    return [gallery[near][gallery[near] != query][:_NEIGHBORS] for query, near in zip(chosen, indices, strict=True)]
-
-
-def _row(test: Embedded, query: int, neighbors: NDArray[np.int64], score: float, images: Images) -> Row:
-    own = test.class_names[test.labels[query]]
-    tiles = [Tile(images.small(test.paths[query]), "query")]
-    for row in neighbors:
-        label = test.labels[row]
-        tiles.append(Tile(images.small(test.paths[row]), test.class_names[label], bool(label == test.labels[query])))
-    return Row(f"{shorten(legible(own), 90)}   MAP@R {score:.3f}", tiles, lead=1)
+    rows, correct = [], []
+    for query, neighbors in zip(queries, neighbors_of(test, queries), strict=True):
+        right = test.labels[neighbors] == test.labels[query]
+        names = [test.class_names[label] for label in test.labels[neighbors]]
+        tiles = [Tile(images.small(test.paths[query]), "query")]
+        tiles += [
+            Tile(images.small(test.paths[row]), name, bool(is_right))
+            for row, name, is_right in zip(neighbors, names, right, strict=True)
+        ]
+        title = f"{shorten(legible(test.class_names[test.labels[query]]), 90)}   MAP@R {map_at_r[query]:.3f}"
+        rows.append(Row(title, tiles, lead=1))
+        correct.append(f"{right.sum()} of {len(right)}")
+    alt = f"{len(rows)} test queries and their nearest neighbors. Neighbors of the query's class: {', '.join(correct)}."
+    return Picture.of(draw_rows(rows, 1 + _NEIGHBORS), "gallery.png", alt)

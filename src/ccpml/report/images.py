@@ -1,4 +1,4 @@
-"""The images behind embeddings, small: from files, or from the set that comes with the package."""
+"""Thumbnails of the images behind embeddings: from files, or from the glyphs that come with the package."""
 
 import re
 from functools import cached_property
@@ -18,13 +18,13 @@ _SIDE: Final = 160
 
 
 class Images:
-    """Find an image by the name that a run's embeddings give it.
+    """Thumbnails by the names of the images, as the files of embeddings have them.
 
     Args:
-        data: The run's data, as its experiment names them.
+        data: Data of the run, as in its settings.
 
     Attributes:
-        missing: Names of those that were asked for and could not be read.
+        missing: Names of images that could not be read.
     """
 
     def __init__(self, data: str) -> None:
@@ -32,7 +32,7 @@ class Images:
         self.missing = set[str]()
 
     def small(self, name: str) -> Pixels | None:
-        """Read an image and make it small, (h, w, 3); None, and counted as missing, if it is gone or unreadable."""
+        """Return the thumbnail of an image, (h, w, 3); None, noted in ``missing``, if it cannot be read."""
         try:
             pixels = read_image(self._find(name), 3, min_size=_SIDE)
         except (ValueError, IndexError, OSError):

@@ -1,6 +1,6 @@
-"""Maps of some classes in two dimensions, one for each instance, as in the paper's figures 1 and 2."""
+"""Maps of some classes in two dimensions, one panel per instance, as in figures 1 and 2 of the paper."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,12 +17,12 @@ from ccpml.method import lipschitz_normalize
 from ccpml.report.embedded import Embedded, Instance
 from ccpml.report.style import COLORS, INK, MUTED, WIDTH, Picture, legible, shorten
 
-__all__ = ["choose_instances", "draw_maps", "last_instance"]
+__all__ = ["ProjectedInstance", "choose_instances", "draw_maps", "last_instance"]
 
 _PANELS: Final = 8
 _CLASSES: Final = 6
 _SAMPLES: Final = 60
-"""Samples of a class at most on the map of a finished run."""
+"""Largest number of samples of a class in the panel of the best weights."""
 
 _LEGEND: Final[Any] = {"loc": "upper left", "handletextpad": 0.3, "columnspacing": 1.4, "borderaxespad": 0}
 
@@ -30,24 +30,24 @@ Points = NDArray[np.float64]
 
 
 def choose_instances(files: Sequence[Path]) -> list[Path]:
-    """Choose evenly among the instances, the first and the last included, if there are too many to show."""
+    """Return at most 8 of the files, evenly spaced, the first and the last among them."""
     if len(files) <= _PANELS:
         return list(files)
     return [files[i] for i in np.linspace(0, len(files) - 1, _PANELS).round().astype(int)]
 
 
 def last_instance(train: Embedded, proxies: Tensor | None, like: Instance | None, step: int) -> Instance:
-    """Give the end of the run: training images by the best weights, with the proxies that belong to them.
+    """Return the last panel: training images and proxies by the best weights.
 
     Args:
         train: Training images.
-        proxies: As they are stored, (C, K, d), or None.
-        like: An instance of the same run, whose classes are shown; None chooses classes evenly.
-        step: Of the best weights.
+        proxies: Not normalized, (C, K, d), or None.
+        like: Instance of the same run that has the classes to show; None chooses classes evenly.
+        step: Step of the best weights.
     """
-    there = np.unique(train.labels)
-    even = there[np.linspace(0, len(there) - 1, min(_CLASSES, len(there))).round().astype(int)]
-    classes = even if like is None else np.intersect1d(like.classes, there)
+    present = np.unique(train.labels)
+    even = present[np.linspace(0, len(present) - 1, min(_CLASSES, len(present))).round().astype(int)]
+    classes = even if like is None else np.intersect1d(like.classes, present)
     classes = classes if classes.size else even
     rows = np.concatenate([np.flatnonzero(train.labels == label)[:_SAMPLES] for label in classes])
     converged = None
@@ -64,20 +64,20 @@ def last_instance(train: Embedded, proxies: Tensor | None, like: Instance | None
 
 
 def draw_maps(instances: Sequence[Instance]) -> Picture:
-    """Draw a panel for each instance."""
+    """Draw a panel for each instance; a single one is large, with its legend on the right."""
     if len(instances) == 1:
-        return _draw_one(instances[0])
+        return _draw_single(instances[0])
     columns = 4 if len(instances) in {4, 7, 8} else min(3, len(instances))
     rows = -(-len(instances) // columns)
     side = WIDTH / columns
     figure = Figure(figsize=(WIDTH, rows * (side + 0.15) + 0.95), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.9 / figure.get_figheight()))  # type: ignore[union-attr, call-arg]  # the constrained one
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.9 / figure.get_figheight()))  # type: ignore[union-attr, call-arg]  # the declared type is too wide
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     colors = _colors(instances)
-    before: dict[int, Points] = {}
+    means: dict[int, Points] = {}
     for axis, instance in zip(axes, instances, strict=False):
-        flat = _Flat.of(instance, before)
-        before = flat.means
+        flat = ProjectedInstance.of(instance, means)
+        means = flat.means
         _draw_panel(axis, instance, flat, colors)
     for axis in axes[len(instances) :]:
         axis.set_axis_off()
@@ -88,26 +88,25 @@ def draw_maps(instances: Sequence[Instance]) -> Picture:
     return Picture.of(figure, "maps.png", f"Maps of the classes {', '.join(colors)}, in {len(instances)} panels.")
 
 
-def _draw_one(instance: Instance) -> Picture:
-    """Draw a single panel, large, with its legend to the right."""
+def _draw_single(instance: Instance) -> Picture:
     figure = Figure(figsize=(WIDTH, 5.5))
     axis = figure.add_axes((0.01, 0.02, 0.51, 0.91))
     colors = _colors([instance])
-    _draw_panel(axis, instance, _Flat.of(instance, {}), colors, scale=2.5)
+    _draw_panel(axis, instance, ProjectedInstance.of(instance, {}), colors, scale=2.5)
     classes, marks = _legend([instance], colors)
     figure.legend(handles=classes + marks, bbox_to_anchor=(0.56, 0.92), labelspacing=0.8, **_LEGEND)
     return Picture.of(figure, "maps.png", f"Map of the classes {', '.join(colors)}.")
 
 
 @dataclass(frozen=True)
-class _Flat:
-    """A panel's points in two dimensions.
+class ProjectedInstance:
+    """The points of an instance in two dimensions.
 
     Attributes:
         samples: (n, 2).
         converged: (c, K, 2) or None.
         following: (c, K, 2) or None.
-        means: Of each class's samples, by label.
+        means: Mean of the samples of each class, by label.
     """
 
     samples: Points
@@ -116,73 +115,61 @@ class _Flat:
     means: dict[int, Points]
 
     @classmethod
-    def of(cls, instance: Instance, before: dict[int, Points]) -> "_Flat":
-        """Project by principal components, turned so that the classes lie as near as may be to the panel before."""
+    def of(cls, instance: Instance, previous: dict[int, Points]) -> "ProjectedInstance":
+        """Project on two principal components, rotated or reflected towards the class means of the previous panel."""
         sets = [instance.samples, instance.converged, instance.following]
-        points = [np.reshape(part, (-1, instance.samples.shape[1])) for part in sets if part is not None]
-        flat = _principal(np.concatenate(points).astype(np.float64))
-        parts = iter(np.split(flat, np.cumsum([len(part) for part in points])[:-1]))
-        shaped = [None if part is None else next(parts).reshape(*part.shape[:-1], 2) for part in sets]
-        samples = shaped[0]
+        dim = instance.samples.shape[1]
+        points = np.concatenate([part.reshape(-1, dim) for part in sets if part is not None], dtype=np.float64)
+        center, axes = points.mean(0), _principal_axes(points)
+        labels = np.unique(instance.labels)
+        means = {int(c): (instance.samples[instance.labels == c].mean(0) - center) @ axes for c in labels}
+        rotation = _align(means, previous)
+        samples, converged, following = (None if part is None else (part - center) @ axes @ rotation for part in sets)
         assert samples is not None
-        means = {int(c): samples[instance.labels == c].mean(0) for c in np.unique(instance.labels)}
-        turn = _turn(means, before)
-        samples, converged, following = (None if part is None else part @ turn for part in shaped)
-        assert samples is not None
-        return cls(samples, converged, following, {label: mean @ turn for label, mean in means.items()})
+        return cls(samples, converged, following, {label: mean @ rotation for label, mean in means.items()})
+
+    def all_points(self) -> Points:
+        """Return samples and proxies together, (N, 2)."""
+        parts = (self.samples, self.converged, self.following)
+        return np.concatenate([part.reshape(-1, 2) for part in parts if part is not None])
 
 
-def _principal(points: Points) -> Points:
-    """Project on the first two principal components."""
-    centerd = points - points.mean(0)
-    if centerd.shape[1] < 2:
-        centerd = np.pad(centerd, ((0, 0), (0, 1)))
-    axes = np.linalg.svd(centerd, full_matrices=False)[2][:2]
-    if len(axes) < 2:
-        return np.pad(centerd @ axes.T, ((0, 0), (0, 1)))
-    signs = np.sign(axes[np.arange(2), np.abs(axes).argmax(1)])  # else the machine would choose
-    projected: Points = centerd @ (axes * signs[:, None]).T
-    return projected
+def _principal_axes(points: Points) -> Points:
+    """Return the first two principal axes, (d, 2); zero where the points have fewer dimensions."""
+    axes = np.linalg.svd(points - points.mean(0), full_matrices=False)[2][:2]
+    signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])  # the SVD leaves them open
+    return np.pad((axes * signs[:, None]).T, ((0, 0), (0, 2 - len(axes))))
 
 
-def _turn(means: dict[int, Points], before: dict[int, Points]) -> Points:
-    """Find the rotation or reflection that brings class means nearest to what they were (Procrustes)."""
-    common = sorted(means.keys() & before.keys())
+def _align(means: dict[int, Points], previous: dict[int, Points]) -> Points:
+    """Return the rotation or reflection that brings class means nearest to the previous ones (Procrustes)."""
+    common = sorted(means.keys() & previous.keys())
     if not common:
         return np.eye(2)
-    u, _, v = np.linalg.svd(np.array([means[c] for c in common]).T @ np.array([before[c] for c in common]))
-    turn: Points = u @ v
-    return turn
+    u, _, v = np.linalg.svd(np.array([means[c] for c in common]).T @ np.array([previous[c] for c in common]))
+    rotation: Points = u @ v
+    return rotation
 
 
-def _draw_panel(axis: Axes, instance: Instance, flat: _Flat, colors: dict[str, str], scale: float = 1) -> None:
+def _draw_panel(
+    axis: Axes, instance: Instance, flat: ProjectedInstance, colors: dict[str, str], scale: float = 1
+) -> None:
+    square: dict[str, Any] = {"s": 42 * scale, "marker": "s", "edgecolors": INK, "linewidths": 0.9}
+    ring: dict[str, Any] = {"s": 58 * scale, "marker": "o", "facecolors": "none", "linewidths": 1.7}
     for number, (label, name) in enumerate(zip(instance.classes, instance.class_names, strict=True)):
-        color = colors[name]
-        _scatter(axis, flat.samples[instance.labels == label], s=9 * scale, color=color, alpha=0.75, linewidths=0)
+        samples = flat.samples[instance.labels == label]
+        axis.scatter(samples[:, 0], samples[:, 1], s=9 * scale, color=colors[name], alpha=0.75, linewidths=0)
         if flat.converged is not None:
-            _scatter(
-                axis, flat.converged[number], s=42 * scale, marker="s", color=color, edgecolors=INK, linewidths=0.9
-            )
+            axis.scatter(*flat.converged[number].T, color=colors[name], **square)
         if flat.following is not None:
-            ring = {"marker": "o", "facecolors": "none", "edgecolors": color, "linewidths": 1.7}
-            _scatter(axis, flat.following[number], s=58 * scale, **ring)
-    axis.set_title(instance.title)
-    axis.set_xticks([])
-    axis.set_yticks([])
+            axis.scatter(*flat.following[number].T, edgecolors=colors[name], **ring)
+    axis.set(title=instance.title, xticks=[], yticks=[])
     axis.spines[["top", "right"]].set_visible(True)
-    _frame(axis, np.concatenate([part.reshape(-1, 2) for part in _parts(flat)]))
-
-
-def _scatter(axis: Axes, points: Points, **how: Any) -> None:
-    axis.scatter(points[:, 0], points[:, 1], **how)
-
-
-def _parts(flat: _Flat) -> Iterable[Points]:
-    return (part for part in (flat.samples, flat.converged, flat.following) if part is not None)
+    _frame(axis, flat.all_points())
 
 
 def _frame(axis: Axes, points: Points) -> None:
-    """Show a square around the points, with a bar of a round length in its corner, as the panels differ in scale."""
+    """Set square limits around the points, and draw a scale bar of a round length."""
     low, high = points.min(0), points.max(0)
     side = 1.2 * float((high - low).max()) or 1.0
     left, bottom = (low + high) / 2 - side / 2
@@ -191,9 +178,8 @@ def _frame(axis: Axes, points: Points) -> None:
     length = power * max(m for m in (1, 2, 5) if m * power <= side / 4 * 1.0001)
     x, y = left + 0.04 * side, bottom - 0.02 * side
     axis.plot([x, x + length], [y, y], color=MUTED, linewidth=2, solid_capstyle="butt")
-    axis.annotate(
-        f"{length:g}", (x + length, y), (4, 0), textcoords="offset points", va="center", fontsize=8.5, color=MUTED
-    )
+    offset: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8.5, "color": MUTED}
+    axis.annotate(f"{length:g}", (x + length, y), (4, 0), **offset)
 
 
 def _colors(instances: Sequence[Instance]) -> dict[str, str]:
@@ -202,15 +188,12 @@ def _colors(instances: Sequence[Instance]) -> dict[str, str]:
 
 
 def _legend(instances: Sequence[Instance], colors: dict[str, str]) -> tuple[list[Line2D], list[Line2D]]:
-    """Give the legend's entries: of the classes, and of the marks."""
+    """Return the entries of the legend: classes and marks."""
 
     def mark(label: str, **how: Any) -> Line2D:
         return Line2D([], [], linestyle="", label=label, **how)
 
-    classes = [
-        mark(shorten(legible(n), 44 if len(instances) == 1 else 30), marker="o", markersize=6, color=c)
-        for n, c in colors.items()
-    ]
+    classes = [mark(shorten(legible(n), 30), marker="o", markersize=6, color=c) for n, c in colors.items()]
     marks = [mark("sample", marker="o", markersize=3.5, color=MUTED)]
     if any(instance.converged is not None for instance in instances):
         marks.append(mark("converged proxy", marker="s", markersize=7, color="#c5ccd3", markeredgecolor=INK))

@@ -1,4 +1,4 @@
-"""The page: HTML that stands by itself, without scripts and without anything from elsewhere."""
+"""HTML of the page: self-contained, without scripts or external resources."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -36,6 +36,10 @@ pre { margin: .5rem 0 1rem; padding: .75rem 1rem; background: #f4f6f8; border-ra
   overflow-wrap: anywhere; }
 details { margin: .5rem 0; }
 summary { cursor: pointer; color: #0b5c97; }
+@media (max-width: 640px) {
+  th { white-space: normal; overflow-wrap: normal; }
+  figure img { max-width: none; width: 720px; }
+}
 @media print {
   body { max-width: none; padding: 0; font-size: 11pt; }
   h2 { break-after: avoid; }
@@ -46,7 +50,7 @@ summary { cursor: pointer; color: #0b5c97; }
 
 
 def document(title: str, body: Iterable[str]) -> str:
-    """Give the whole page; the body is HTML, the title plain text."""
+    """Return the whole page, from a plain-text title and HTML."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -63,51 +67,51 @@ def document(title: str, body: Iterable[str]) -> str:
 
 
 def section(title: str, *parts: str) -> str:
-    """Give a section; its parts are HTML."""
+    """Return a section, from a plain-text title and HTML."""
     return f"<section>\n<h2>{text(title)}</h2>\n{''.join(parts)}</section>\n"
 
 
 def paragraph(words: str, lead: bool = False) -> str:
-    """Give a paragraph of plain text."""
+    """Return a paragraph of plain text."""
     return '<p class="lead">' + text(words) + "</p>\n" if lead else f"<p>{text(words)}</p>\n"
 
 
 def code(lines: str) -> str:
-    """Give commands or settings."""
+    """Return lines of code."""
     return f"<pre>{text(lines)}</pre>\n"
 
 
 def listing(items: Iterable[str]) -> str:
-    """Give a list of plain texts."""
+    """Return a list of plain texts."""
     return "<ul>\n" + "".join(f"<li>{text(item)}</li>\n" for item in items) + "</ul>\n"
 
 
 def details(summary: str, *parts: str) -> str:
-    """Fold HTML away under a plain text."""
+    """Return HTML folded under a plain-text summary."""
     return f"<details>\n<summary>{text(summary)}</summary>\n{''.join(parts)}</details>\n"
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:
-    """Give a table of names and plain texts."""
+    """Return a table of two columns, names and values, from plain text."""
     body = "".join(f'<tr><th scope="row">{text(name)}</th><td>{text(value)}</td></tr>\n' for name, value in rows)
     return f"<table>\n{body}</table>\n"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "numbers") -> str:
-    """Give a table of numbers, in plain text, the first column perhaps a name."""
+    """Return a table with a header, from plain text."""
     head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in header)
     body = "".join(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
     return f'<div class="scroll"><table class="{kind}">\n<tr>{head}</tr>\n{body}</table></div>\n'
 
 
 def figure(picture: Picture, caption: str) -> str:
-    """Give a picture, and in plain text what it shows."""
+    """Return a picture with its plain-text caption."""
     source = "data:image/png;base64," + base64.b64encode(picture.png).decode("ascii")
     image = f'<img src="{source}" alt="{text(picture.alt)}" width="{picture.width}" height="{picture.height}">'
-    return f"<figure>\n{image}\n<figcaption>{text(caption)}</figcaption>\n</figure>\n"
+    return f'<figure>\n<div class="scroll">{image}</div>\n<figcaption>{text(caption)}</figcaption>\n</figure>\n'
 
 
 def text(value: str) -> str:
-    """Escape, and replace what HTML cannot hold: control characters, and halves of surrogate pairs."""
+    """Return plain text escaped, with control characters and lone surrogates replaced."""
     allowed = "".join(c if c.isprintable() or c in "\n\t " or ord(c) >= 0xA0 else "�" for c in value)
     return escape(allowed.encode("utf-8", "replace").decode("utf-8"))

@@ -1,15 +1,20 @@
-"""Sections of a report, in order. Each yields HTML, or nothing if the run has nothing to show."""
+"""Sections of the report, in order.
+
+A section is a function that takes a `Report` and yields HTML, or nothing if the run has nothing to show. To add a
+picture, write a function that draws a figure with matplotlib, renders it by `Picture.of(figure, name, alt)`, and yields
+`page.section(title, report.figure(picture, caption))`; then add the function to `SECTIONS`.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from ccpml.report import head, page
 from ccpml.report.contents import Report
 from ccpml.report.covers import (
-    MOST_CLASSES,
-    MOST_SAMPLES,
+    MAX_CLASSES,
+    MAX_SAMPLES,
     ClassCover,
     draw_covers,
     worst_by_proxies,
@@ -32,19 +37,19 @@ def _head(report: Report) -> Iterator[str]:
 
 def _progress(report: Report) -> Iterator[str]:
     if not report.history.rows:
-        yield page.section("Training", page.paragraph("The run has no metrics.csv: there are no curves to draw."))
+        yield page.section("Training", page.paragraph("The run has no metrics.csv, so there are no curves."))
         return
     caption = (
-        "MAP@R on the validation classes, which training never sees, and the training loss (the mean since the "
-        "validation before). The star marks the best validation, whose weights were tested."
+        "MAP@R on the validation classes, which are not trained on, and the training loss, averaged since the previous "
+        "validation. The star marks the best validation; its weights were tested."
     )
     if report.history.switches:
         caption += (
             " A dashed line marks where a problem instance converged: its solution becomes the anchor of the next "
             "instance, whose proxies are newly selected samples."
         )
-    elif report.ccp:
-        caption += " No problem instance converged within these steps, so there was no alternating projection yet."
+    elif report.has_projections:
+        caption += " No problem instance converged within these steps, so there was no alternating projection."
     yield page.section("Training", report.figure(draw_progress(report.history), caption))
 
 
@@ -53,15 +58,15 @@ def _geometry(report: Report) -> Iterator[str]:
         return
     caption = (
         "The average covering radius is the radius of the greedy k-center cover of a class by k of its samples, "
-        "averaged over k and over classes: how widely classes are spread. The average inter-class distance is the mean "
-        "distance between samples of different classes: the smaller the radius against it, the better."
+        "averaged over k and over classes; it measures how widely classes are spread. The average inter-class distance "
+        "is the mean distance between samples of different classes. A small radius relative to the distance is good."
     )
     if report.history.has("proxy_covering_radius"):
         caption += (
-            " The proxies' covering radius is the smallest at which balls around a class's proxies cover its samples "
-            "(the generalization gap of proxy training is bounded by it); their spread is their mean distance from "
-            "their own center, near zero where the proxies of a class coalesce. Where an instance has converged, "
-            "the next proxies are measured, just chosen."
+            " The covering radius of the proxies is the smallest radius at which balls around the proxies of a class "
+            "cover its samples; it bounds the generalization gap of training with proxies. Their spread is the mean "
+            "distance from their center, near zero where the proxies of a class coalesce. Where an instance converged, "
+            "the values are those of the newly selected proxies."
         )
     yield page.section("Geometry of the classes", report.figure(draw_geometry(report.history), caption))
 
@@ -72,24 +77,24 @@ def _maps(report: Report) -> Iterator[str]:
     instances = [Instance.read(path) for path in chosen]
     if report.train is not None:
         like = instances[-1] if instances else None
-        proxies = read_proxies(report.run) if report.ccp else None
-        instances.append(last_instance(report.train, proxies, like, report.history.best_step))
+        instances.append(last_instance(report.train, _proxies(report), like, report.history.best_step))
     if not instances:
         return
     caption = (
-        "Some training classes in two dimensions, by the first two principal components (PCA) of what a panel shows"
+        "Some training classes in two dimensions: the first two principal components (PCA) of each panel. The bar "
+        "shows the scale. Small dots are samples, colored by class."
     )
-    caption += ", fitted for each panel; the bar gives the scale. Small marks are samples, colored by class."
-    if report.ccp:
+    if report.has_projections:
         caption += (
-            " Each panel shows an instance when it has converged: squares are its proxies as trained, circles the "
-            "next proxies, samples selected by greedy k-center away from the squares so that they cover the class."
+            " Each panel shows an instance at convergence. Squares are its trained proxies. Circles are the proxies of "
+            "the next instance: samples selected by greedy k-center, far from the squares, to cover the class."
         )
         if report.train is not None:
-            caption += " The last panel shows the weights that were tested, with their proxies."
+            caption += " The last panel shows the tested weights with their proxies."
     if len(chosen) < len(files):
-        caption += f" Of {len(files)} recorded instances {len(chosen)} are shown, evenly chosen."
-    yield page.section("Samples and proxies", report.figure(draw_maps(instances), caption))
+        caption += f" {len(chosen)} of {len(files)} recorded instances are shown, evenly spaced."
+    title = "Training samples and proxies" if report.has_projections else "Training samples"
+    yield page.section(title, report.figure(draw_maps(instances), caption))
 
 
 def _gallery(report: Report) -> Iterator[str]:
@@ -101,61 +106,59 @@ def _gallery(report: Report) -> Iterator[str]:
         return
     among = "the gallery" if report.test.has_roles else "all other test images"
     caption = (
-        f"Test queries of classes never seen in training, left, and their nearest neighbors among {among}, the "
-        "nearest first: ✓ in a green frame is of the query's class, ✗ in a dashed red frame is not. The queries are "
-        f"chosen by rule: sorted by their MAP@R (equals shuffled by seed {seed}), evenly from the worst to the best."
+        f"Test queries (left) of classes never seen in training, and their nearest neighbors among {among}, nearest "
+        "first. A green frame with ✓ marks the query's class, a dashed red frame with ✗ another class. Queries are "
+        f"chosen at even ranks from the lowest to the highest MAP@R; seed {seed} orders those with equal scores."
     )
-    yield page.section("What test queries find", report.figure(picture, caption))
+    yield page.section("Nearest neighbors of test queries", report.figure(picture, caption))
 
 
 def _covers(report: Report) -> Iterator[str]:
-    parts = []
+    parts: list[str] = []
+    average = "average covering radius: the radius of the greedy k-center cover by k of its samples, averaged over k"
     if report.test is not None:
         worst = worst_by_samples(report.test, report.test_map_at_r)
-        measure = "average covering radius: that of the greedy k-center cover by k of its samples, averaged over k"
-        parts += _covers_of(report, "test", report.test, worst, measure, "as in the test scores")
+        parts += _worst_classes(report, "test", report.test, worst, average)
     if report.train is not None:
-        worst, measure = _worst_of_training(report, report.train, report.train.map_at_r())
-        parts += _covers_of(report, "training", report.train, worst, measure, "among these images themselves")
+        proxies, map_at_r = _proxies(report), report.train.map_at_r()
+        if proxies is not None and report.train.labels.max() < len(proxies):
+            worst = worst_by_proxies(report.train, map_at_r, proxies)
+            measure = "covering radius of its proxies: the largest distance of a sample from the nearest proxy"
+        else:
+            worst, measure = worst_by_samples(report.train, map_at_r), average
+        parts += _worst_classes(report, "training", report.train, worst, measure)
     if parts:
-        yield page.section("The classes covered worst", *parts)
+        yield page.section("Classes with the largest covering radius", *parts)
 
 
-def _worst_of_training(report: Report, train: Embedded, map_at_r: NDArray[np.float64]) -> tuple[list[ClassCover], str]:
-    proxies = read_proxies(report.run) if report.ccp else None
-    if proxies is not None and train.labels.max() < len(proxies):
-        measure = "covering radius of its proxies: the distance of its farthest sample from the nearest of them"
-        return worst_by_proxies(train, map_at_r, proxies), measure
-    return worst_by_samples(train, map_at_r), "average covering radius of its samples"
-
-
-def _covers_of(
-    report: Report, what: str, split: Embedded, worst: Sequence[ClassCover], measure: str, scored: str
-) -> list[str]:
-    name = f"worst_{what}.png"
+def _worst_classes(
+    report: Report, what: str, split: Embedded, worst: Sequence[ClassCover], measure: str
+) -> Iterator[str]:
+    references = "the gallery" if split.has_roles else f"all other {what} images"
     caption = (
-        f"The {len(worst)} {what} classes with the largest radius, some of their images, and the mean MAP@R of their "
-        f"images {scored}. The radius is the {measure}."
+        f"The {len(worst)} {what} classes with the largest radius, with some of their images and their mean MAP@R "
+        f"among {references}. The radius of a class is the {measure}."
     )
     sizes = np.unique(split.labels, return_counts=True)[1]
-    if len(sizes) > MOST_CLASSES or sizes.max() > MOST_SAMPLES:
-        caption += f" Measured on at most {MOST_CLASSES:,} classes and {MOST_SAMPLES} images of each, evenly chosen."
+    if len(sizes) > MAX_CLASSES or sizes.max() > MAX_SAMPLES:
+        caption += f" At most {MAX_CLASSES:,} classes and {MAX_SAMPLES} images of each were measured, evenly spaced."
     rows = [
         (c.name, f"{c.images:,}", f"{c.radius:.4f}", "–" if c.map_at_r is None else f"{c.map_at_r:.4f}") for c in worst
     ]
-    return [
-        f"<h3>{what.capitalize()} classes</h3>\n",
-        report.figure(draw_covers(name, f"the {what} classes covered worst", worst, split, report.images), caption),
-        page.details("The numbers", page.table(("class", "images", "radius", "MAP@R"), rows)),
-    ]
+    about = f"the {what} classes with the largest covering radius"
+    yield f"<h3>{what.capitalize()} classes</h3>\n"
+    yield report.figure(draw_covers(f"worst_{what}.png", about, worst, split, report.images), caption)
+    yield page.details("The numbers", page.table(("class", "images", "radius", "MAP@R"), rows))
 
 
 def _missing(report: Report) -> Iterator[str]:
     if report.images.missing:
         count = len(report.images.missing)
-        yield page.paragraph(
-            f"{count} of the images shown could no longer be read: gray squares stand in their places."
-        )
+        yield page.paragraph(f"{count} of the images could no longer be read; gray squares stand in for them.")
+
+
+def _proxies(report: Report) -> Tensor | None:
+    return read_proxies(report.run) if report.has_projections else None
 
 
 SECTIONS: Sequence[Callable[[Report], Iterator[str]]] = (

@@ -1,4 +1,4 @@
-"""How pictures look: one palette, one set of sizes, and names that any font can show."""
+"""The look of all pictures: colors, sizes, fonts, and text that the font can show."""
 
 import io
 import unicodedata
@@ -32,15 +32,15 @@ __all__ = [
 ]
 
 WIDTH: Final = 10.0
-"""Width of a picture in inches; the page shows it about 1,000 pixels wide."""
+"""Width of a picture in inches; the page shows 100 pixels per inch."""
 
 INK, MUTED, PAPER = "#1f2933", "#6b7680", "#ffffff"
 RIGHT, WRONG = "#00825a", "#cc3311"
 COLORS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc6fa4", "#d55e00", "#56b4e9")
-"""Okabe and Ito's colors, which color-blind readers tell apart."""
+"""The palette of Okabe and Ito, which color-blind readers can distinguish."""
 
 _DPI: Final = 144
-_SETTINGS: Final[Any] = {  # matplotlib's own type of these names differs by version
+_SETTINGS: Final[Any] = {  # Any, as the type that matplotlib declares differs by version
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "axes.titlesize": 10.5,
@@ -70,7 +70,7 @@ _SETTINGS: Final[Any] = {  # matplotlib's own type of these names differs by ver
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw in this package's style, whatever the user's own settings of matplotlib are."""
+    """Draw in the style of the report, independent of the user's matplotlib settings."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS)
@@ -79,14 +79,14 @@ def style() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Picture:
-    """A finished picture.
+    """A rendered picture.
 
     Attributes:
-        name: Its file's name.
-        alt: What it shows, for those who cannot see it.
-        png: The file.
-        width: In pixels of the page.
-        height: In pixels of the page.
+        name: File name, ``<name>.png``.
+        alt: Alternative text: what the picture shows, for readers who cannot see it.
+        png: Content of the file.
+        width: Width on the page, in pixels.
+        height: Height on the page, in pixels.
     """
 
     name: str
@@ -104,20 +104,25 @@ class Picture:
         width, height = (round(100 * inches) for inches in figure.get_size_inches())
         return cls(name, alt, buffer.getvalue(), width, height)
 
-    def write(self, folder: Path) -> None:
-        """Write the file into a folder, whole."""
+    def write(self, folder: Path) -> Path:
+        """Write the file into a folder, and return its path."""
         write_whole(folder / self.name, lambda to: to.write_bytes(self.png))
+        return folder / self.name
 
 
 def legible(text: str) -> str:
-    """Write what the pictures' font lacks, and what cannot be printed, by its code point: ``U+4E2D``."""
-    known = _characters()
-    return "".join(c if ord(c) in known and _prints(c) else f"U+{ord(c):04X}" for c in text)
+    """Replace characters that the font lacks or that cannot be printed by their code points, ``U+4E2D``."""
+    return "".join(c if _is_legible(c) else f"U+{ord(c):04X}" for c in text)
 
 
 def two_lines(name: str, width: int) -> str:
-    """Fit a class's name in two lines, broken after a slash, a space or a hyphen if one is there; cut what is over."""
-    text = legible(name)
+    r"""Return the legible name of a class, cut to two lines, broken after a slash, space or hyphen if there is one.
+
+    Example:
+        >>> two_lines("scripts/Korean/character01", 12)
+        'Korean/\ncharacter01'
+    """
+    text = shorten(legible(name), 2 * width)
     if len(text) <= width:
         return text
     cut = max(text.rfind(c, 1, width) for c in "/ _-") + 1 or width
@@ -126,12 +131,19 @@ def two_lines(name: str, width: int) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """Cut a legible text at a width."""
+    """Cut a legible text to a width: first the leading folders of a path, then the end.
+
+    Example:
+        >>> shorten("scripts/Korean/character01", 20), shorten("Black-footed albatross", 12)
+        ('Korean/character01', 'Black-foote…')
+    """
+    while len(text) > width and "/" in text.rstrip("/"):
+        text = text.partition("/")[2]
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
 
-def _prints(character: str) -> bool:
-    return character == " " or unicodedata.category(character)[0] not in "CZ"
+def _is_legible(character: str) -> bool:
+    return ord(character) in _characters() and (character == " " or unicodedata.category(character)[0] not in "CZ")
 
 
 @cache

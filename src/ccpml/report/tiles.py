@@ -1,4 +1,4 @@
-"""Rows of small images with captions, right and wrong ones framed and marked."""
+"""Rows of small images with captions; correct and wrong neighbors have frames and marks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ __all__ = ["Row", "Tile", "draw_rows"]
 _GAP: Final = 0.1
 _TITLE: Final = 0.3
 _LINE: Final = 0.155
-"""Heights in inches: of a row's title with its room, and of a caption's line."""
+"""Heights in inches: the title of a row, and a line of a caption."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +25,8 @@ class Tile:
 
     Attributes:
         image: Pixels, (h, w, 3); None draws a placeholder.
-        caption: The name of its class; may be empty.
-        right: Whether it is of the query's class; None where that is no question.
+        caption: Name of its class; may be empty.
+        right: Whether it is of the query's class; None for no mark.
     """
 
     image: Pixels | None
@@ -39,9 +39,9 @@ class Row:
     """A row of images.
 
     Attributes:
-        title: Above it, legible.
-        tiles: Its images.
-        lead: How many of them stand apart at its beginning (the query).
+        title: Legible text above the images.
+        tiles: The images.
+        lead: Number of leading images set apart from the others (the query).
     """
 
     title: str
@@ -54,7 +54,7 @@ def draw_rows(rows: Sequence[Row], per_row: int) -> Figure:
 
     Args:
         rows: The rows.
-        per_row: The images for which there is room in a row.
+        per_row: Largest number of images in a row.
     """
     lead = _GAP * 2 * any(row.lead for row in rows)
     side = (WIDTH - 0.1 - lead) / per_row - _GAP
@@ -90,7 +90,7 @@ def _draw_tile(axis: Axes, tile: Tile, left: float, top: float, side: float) -> 
 
 
 def _draw_image(axis: Axes, image: Pixels, left: float, top: float, side: float) -> None:
-    """Fit an image into the square, its proportions kept."""
+    """Draw an image within the square, keeping its aspect ratio."""
     height, width = image.shape[:2]
     w, h = side * width / max(height, width), side * height / max(height, width)
     x, y = left + (side - w) / 2, top + (side - h) / 2
@@ -99,7 +99,7 @@ def _draw_image(axis: Axes, image: Pixels, left: float, top: float, side: float)
 
 
 def _mark(axis: Axes, right: bool, left: float, top: float, side: float) -> None:
-    """Frame it, and say the same by a sign and by the line, for those to whom the colors are one."""
+    """Draw frame and sign; the sign and the dashes tell right from wrong without color."""
     color, sign = (RIGHT, "✓") if right else (WRONG, "✗")
     frame: dict[str, Any] = {"fill": False, "linewidth": 2.4, "zorder": 3}
     if right:

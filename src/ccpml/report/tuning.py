@@ -1,4 +1,4 @@
-"""Pictures of a search: its history, each setting against the score, and each two settings."""
+"""Pictures of a search: scores over trials, over each setting, and over each pair of settings."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,19 +12,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.tri import Triangulation
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ccpml.report.style import COLORS, INK, MUTED, PAPER, WIDTH, Picture, style
 from ccpml.tuning.results import Result, best_of
-from ccpml.tuning.search_space import Choices, Field, Range
+from ccpml.tuning.search_space import Choices, Field
 from ccpml.tuning.study import Search
 
-__all__ = ["draw_contour", "draw_history", "draw_search", "draw_slices"]
+__all__ = ["Scale", "draw_contour", "draw_history", "draw_search", "draw_slices", "triangulate"]
 
 _SCORE = "MAP@R on the validation classes"
-_COMPLETE, _PRUNED = COLORS[0], INK
 _COLUMNS = 3
-_NAMES: Final = {
+_LABELS: Final = {
     "projections.strength": "strength λ",
     "proxies_per_class": "proxies per class K",
     "pool_size": "pool size b",
@@ -36,33 +35,32 @@ def draw_search(search: Search, results: Sequence[Result], shares: Mapping[str, 
     """Draw a search into its folder: ``history.png``, ``slices.png``, ``contour-<field>-<field>.png`` for each pair.
 
     Args:
-        search: What was searched.
+        search: The search.
         results: Its trials.
-        shares: The importance of each field, if it is known.
+        shares: Importance of each field, as a fraction, where it is known.
 
     Returns:
-        The pictures; none if no trial has a score.
+        The files; none if no trial has a score.
     """
     if not any(result.score is not None for result in results):
         return []
     with style():
         pictures = [draw_history(results), draw_slices(search.space, results, shares)]
         pictures += [draw_contour(x, y, results) for x, y in combinations(search.space, 2)]
-    for picture in pictures:
-        picture.write(search.out)
-    return [search.out / picture.name for picture in pictures]
+    return [picture.write(search.out) for picture in pictures]
 
 
 def draw_history(results: Sequence[Result]) -> Picture:
-    """Draw the score of each trial, and the best so far."""
+    """Draw the score of each trial, and the best up to it."""
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axis = figure.subplots()
-    complete, pruned = _scored(results, "complete"), _scored(results, "pruned")
-    _points(axis, [one.number for one in complete], complete, "complete")
-    _points(axis, [one.number for one in pruned], pruned, "pruned")
+    for state in ("complete", "pruned"):
+        shown = _scored(results, state)
+        _points(axis, [result.number for result in shown], _scores(shown), state)
+    complete = _scored(results, "complete")
     if complete:
-        numbers = np.array([one.number for one in complete])  # (n,)
-        best = np.maximum.accumulate([_score(one) for one in complete])  # (n,)
+        numbers = [result.number for result in complete]
+        best = np.maximum.accumulate(_scores(complete))  # (n,)
         last = max(result.number for result in results)
         axis.step([*numbers, last], [*best, best[-1]], where="post", color=INK, linewidth=1.2, label="best so far")
     failed = [result.number for result in results if result.state == "failed"]
@@ -71,12 +69,12 @@ def draw_history(results: Sequence[Result]) -> Picture:
         axis.plot(failed, [0.02] * len(failed), "x", color=MUTED, transform=bottom, label="failed", markersize=6)
     best_trial = best_of(results)
     if best_trial is not None:
-        _star(axis, best_trial.number, best_trial)
+        _star(axis, best_trial.number, _scores([best_trial])[0], best_trial)
     axis.set(title="Trials", xlabel="trial", ylabel=_SCORE)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
     axis.margins(x=0.03, y=0.12)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=5, handlelength=1.4)
-    return Picture.of(figure, "history.png", f"The scores of {len(results)} trials, and the best so far.")
+    return Picture.of(figure, "history.png", f"Scores of {len(results)} trials, and the best so far.")
 
 
 def draw_slices(space: Sequence[Field], results: Sequence[Result], shares: Mapping[str, float]) -> Picture:
@@ -87,14 +85,14 @@ def draw_slices(space: Sequence[Field], results: Sequence[Result], shares: Mappi
     best = best_of(results)
     axes = np.array(figure.subplots(rows, columns, sharey=True, squeeze=False)).ravel()
     for axis, field in zip(axes, space, strict=False):
-        scale = _Scale(field)
+        scale = Scale(field)
         for state in ("complete", "pruned"):
             shown = _scored(results, state)
-            _points(axis, scale.places(shown), shown, state)
+            _points(axis, scale.positions_of(shown), _scores(shown), state)
         if best is not None:
-            _star(axis, scale.places([best])[0], best)
+            _star(axis, scale.positions_of([best])[0], _scores([best])[0], best)
         axis.set_title(scale.label)
-        scale.mark(axis, "x")
+        scale.apply(axis, "x")
         axis.set_xlabel(f"importance {100 * shares[field.name]:.0f} %" if field.name in shares else "")
         axis.margins(y=0.12)
     for axis in axes[len(space) :]:
@@ -103,42 +101,33 @@ def draw_slices(space: Sequence[Field], results: Sequence[Result], shares: Mappi
         axis.set_ylabel(_SCORE)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, handlelength=1.4)
     names = ", ".join(field.name for field in space)
-    return Picture.of(figure, "slices.png", f"The scores of the trials over {names}.")
+    return Picture.of(figure, "slices.png", f"Scores of the trials over {names}.")
 
 
 def draw_contour(x: Field, y: Field, results: Sequence[Result]) -> Picture:
-    """Draw the score over two fields, interpolated between the trials that are complete."""
+    """Draw the score over two fields, interpolated between complete trials."""
     figure = Figure(figsize=(0.75 * WIDTH, 5.2), layout="constrained")
     axis = figure.subplots()
-    across, up = _Scale(x), _Scale(y)
+    across, up = Scale(x), Scale(y)
     complete, pruned = _scored(results, "complete"), _scored(results, "pruned")
-    scores = np.array([_score(one) for one in complete])  # (n,)
-    if len(complete):
+    scores = _scores(complete)
+    if complete:
         low, high = scores.min(), max(scores.max(), scores.min() + 1e-6)
-        surface = _surface(across.places(complete), up.places(complete), scores)
+        positions = across.positions_of(complete), up.positions_of(complete)
+        surface = triangulate(*positions, scores)
         if surface is not None and scores.max() > scores.min():
             levels = np.linspace(low, high, 11)
             axis.tricontourf(surface[0], surface[1], levels=levels, cmap="viridis", alpha=0.85)
-        shown = axis.scatter(
-            *(across.places(complete), up.places(complete)),
-            c=scores,
-            cmap="viridis",
-            vmin=low,
-            vmax=high,
-            s=42,
-            edgecolors=PAPER,
-            linewidths=1.0,
-            zorder=3,
-            label="complete",
-        )
+        look: dict[str, Any] = {"s": 42, "edgecolors": PAPER, "linewidths": 1.0, "zorder": 3, "label": "complete"}
+        shown = axis.scatter(*positions, c=scores, cmap="viridis", vmin=low, vmax=high, **look)
         figure.colorbar(shown, ax=axis, label=_SCORE)
-    _points(axis, across.places(pruned), pruned, "pruned", up.places(pruned))
+    _points(axis, across.positions_of(pruned), up.positions_of(pruned), "pruned")
     best = best_of(results)
     if best is not None:
-        axis.plot(across.places([best]), up.places([best]), zorder=5, label=f"best {_score(best):.4f}", **_STAR)
+        _star(axis, across.positions_of([best])[0], up.positions_of([best])[0], best)
     axis.set(title=f"{across.label} and {up.label}", xlabel=across.label, ylabel=up.label)
-    across.mark(axis, "x")
-    up.mark(axis, "y")
+    across.apply(axis, "x")
+    up.apply(axis, "y")
     axis.grid(visible=False)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, handlelength=1.4)
     alt = f"MAP@R on the validation classes over {x.name} and {y.name}, {len(complete)} complete trials."
@@ -146,40 +135,41 @@ def draw_contour(x: Field, y: Field, results: Sequence[Result]) -> Picture:
 
 
 @dataclass(frozen=True)
-class _Scale:
-    """Where a field's values lie on an axis: by their logarithm, as they are, or side by side."""
+class Scale:
+    """The axis of a field: logarithmic, linear, or one position per choice.
+
+    Attributes:
+        field: A field of a search.
+    """
 
     field: Field
 
     @property
     def label(self) -> str:
-        return _NAMES.get(self.field.name, self.field.name)
+        """Label of the axis."""
+        return _LABELS.get(self.field.name, self.field.name)
 
-    def places(self, results: Sequence[Result]) -> NDArray[np.float64]:
-        """Give the place of each result, (n,)."""
-        return self.place([result.values[self.field.name] for result in results])
+    def positions_of(self, results: Sequence[Result]) -> NDArray[np.float64]:
+        """Return the position of each result, (n,)."""
+        return self.positions([result.values[self.field.name] for result in results])
 
-    def place(self, values: Sequence[float]) -> NDArray[np.float64]:
+    def positions(self, values: Sequence[float]) -> NDArray[np.float64]:
+        """Return the position of each value, (n,)."""
         if isinstance(self.field, Choices):
             order = sorted(self.field.values)
             return np.array([order.index(value) for value in values], dtype=float)
         return np.log10(values) if self.field.log else np.asarray(values, dtype=float)
 
-    def mark(self, axis: Axes, side: str) -> None:
-        """Set the limits and ticks of an axis."""
-        values = self._ticks(self.field) if isinstance(self.field, Range) else sorted(self.field.values)
-        first, last = self.place([min(self.field.extremes), max(self.field.extremes)])
-        margin = 0.05 * (last - first)
-        axis.set(**{f"{side}lim": (first - margin, last + margin)})
-        axis.set(**{f"{side}ticks": self.place(values), f"{side}ticklabels": [_short(value) for value in values]})
-
-    @staticmethod
-    def _ticks(field: Range) -> list[float]:
+    def ticks(self) -> list[float]:
+        """Return the values to label: all choices, or round numbers."""
+        field = self.field
+        if isinstance(field, Choices):
+            return sorted(field.values)
         if not field.log:
-            places = MaxNLocator(nbins=8, integer=field.is_integer, steps=[1, 2, 5, 10]).tick_values(
+            even = MaxNLocator(nbins=8, integer=field.is_integer, steps=[1, 2, 5, 10]).tick_values(
                 field.low, field.high
             )
-            return [float(place) for place in places if field.low <= place <= field.high]
+            return [float(tick) for tick in even if field.low <= tick <= field.high]
         decades = range(int(np.floor(np.log10(field.low))), int(np.ceil(np.log10(field.high))) + 1)
         for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
             ticks = [factor * 10.0**decade for decade in decades for factor in factors]
@@ -188,60 +178,46 @@ class _Scale:
                 break
         return ticks[:: -(-len(ticks) // 9)] if len(ticks) > 1 else [field.low, field.high]
 
+    def apply(self, axis: Axes, side: str) -> None:
+        """Set limits and ticks of the side ``x`` or ``y``."""
+        first, last = self.positions([min(self.field.extremes), max(self.field.extremes)])
+        margin = 0.05 * (last - first)
+        labels = [re.sub(r"e\+?(-?)0*", r"e\1", f"{tick:g}") for tick in self.ticks()]  # 1e-6, not 1e-06
+        axis.set(**{f"{side}lim": (first - margin, last + margin)})
+        axis.set(**{f"{side}ticks": self.positions(self.ticks()), f"{side}ticklabels": labels})
 
-def _short(value: float) -> str:
-    """Write a number as people do: 1e-6, not 1e-06."""
-    return re.sub(r"e([+-])0*", r"e\1", f"{value:g}").replace("e+", "e")
 
-
-def _surface(
+def triangulate(
     x: NDArray[np.float64], y: NDArray[np.float64], scores: NDArray[np.float64]
 ) -> tuple[Triangulation, NDArray[np.float64]] | None:
-    """Give triangles between places, and the mean score at each; None if there are none but on a line."""
-    places, of = np.unique(np.stack([x, y], axis=1), axis=0, return_inverse=True)  # (m, 2), (n,)
-    means = np.bincount(of.ravel(), scores) / np.bincount(of.ravel())  # (m,)
-    span = places.max(axis=0) - places.min(axis=0)  # (2,)
-    if len(places) < 3 or not span.all():
+    """Return triangles between the distinct points (x, y) and the mean score of each; None if all lie on a line."""
+    points, index = np.unique(np.stack([x, y], axis=1), axis=0, return_inverse=True)  # (m, 2), (n,)
+    means = np.bincount(index.ravel(), scores) / np.bincount(index.ravel())  # (m,)
+    span = points.max(axis=0) - points.min(axis=0)  # (2,)
+    if len(points) < 3 or not span.all():
         return None
-    unit = (places - places.min(axis=0)) / span  # (m, 2)
+    unit = (points - points.min(axis=0)) / span  # (m, 2)
     if np.linalg.matrix_rank(unit - unit.mean(axis=0), tol=1e-6) < 2:
         return None
     triangles = Triangulation(unit[:, 0], unit[:, 1]).triangles
-    return Triangulation(places[:, 0], places[:, 1], triangles), means
+    return Triangulation(points[:, 0], points[:, 1], triangles), means
 
 
 def _scored(results: Sequence[Result], state: str) -> list[Result]:
     return [result for result in results if result.state == state and result.score is not None]
 
 
-def _score(result: Result) -> float:
-    assert result.score is not None
-    return result.score
+def _scores(results: Sequence[Result]) -> NDArray[np.float64]:
+    return np.array([result.score for result in results], dtype=float)
 
 
-def _points(
-    axis: Axes,
-    x: Sequence[float] | NDArray[np.float64],
-    results: Sequence[Result],
-    state: str,
-    y: NDArray[np.float64] | None = None,
-) -> None:
-    """Draw results as points; those that were pruned are hollow."""
-    if not results:
-        return
-    heights = [_score(one) for one in results] if y is None else y
-    hollow = state == "pruned"
-    axis.plot(
-        x,
-        heights,
-        marker="v" if hollow else "o",
-        color=_PRUNED if hollow else _COMPLETE,
-        markerfacecolor="none" if hollow else _COMPLETE,
-        markersize=5,
-        linestyle="",
-        label="pruned, at its best" if hollow and y is None else state,
-    )
+def _points(axis: Axes, x: ArrayLike, y: ArrayLike, state: str) -> None:
+    """Draw results of a state as points, pruned ones hollow."""
+    hollow: dict[str, Any] = {"marker": "v", "color": INK, "markerfacecolor": "none"}
+    look = hollow if state == "pruned" else {"marker": "o", "color": COLORS[0]}
+    if np.size(x):
+        axis.plot(x, y, markersize=5, linestyle="", label=state, **look)
 
 
-def _star(axis: Axes, x: float, best: Result) -> None:
-    axis.plot([x], [_score(best)], zorder=5, label=f"best {_score(best):.4f}", **_STAR)
+def _star(axis: Axes, x: float, y: float, best: Result) -> None:
+    axis.plot([x], [y], zorder=5, label=f"best {best.score:.4f}", **_STAR)
