@@ -16,13 +16,13 @@ def toy_images(classes: int, per_class: int, side: int = 32) -> np.ndarray:
     return (0.6 * patterns + 40 + noise).clip(0, 255).astype(np.uint8)
 
 
-def toy_folder(root: Path, classes: int = 12, per_class: int = 5) -> Path:
+def toy_folder(root: Path, classes: int = 12, per_class: int = 5, suffix: str = ".png") -> Path:
     """Write them as a folder of class folders."""
     for label, images in enumerate(toy_images(classes, per_class)):
         folder = root / f"group{label // 4}" / f"class{label:02d}"
         folder.mkdir(parents=True)
         for number, image in enumerate(images):
-            Image.fromarray(image).save(folder / f"{number}.png")
+            Image.fromarray(image).save(folder / f"{number}{suffix}")
     return root
 
 
