@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ccpml.distributed import check_identical
 from ccpml.retrieval.inputs import ArrayLike, as_embeddings, as_labels, as_positive_int
 from ccpml.retrieval.neighbors import CHUNK_ELEMENTS, ExactSearch
 from ccpml.retrieval.scoring import Scoring
-from ccpml.retrieval.share import Share
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -159,15 +159,14 @@ def evaluate(
     if gallery_embeddings is not None and gallery_labels is not None:
         y = as_embeddings("gallery_embeddings", gallery_embeddings, like=x)
         y_labels = as_labels("gallery_labels", gallery_labels, "gallery_embeddings", y)
-    share = Share(group)
-    share.check_identical(
-        embeddings=x, labels=x_labels, gallery_embeddings=x if y is None else y, gallery_labels=y_labels
-    )
+    if group is not None:
+        gallery = x if y is None else y
+        check_identical(group, embeddings=x, labels=x_labels, gallery_embeddings=gallery, gallery_labels=y_labels)
     x_classes, y_classes, relevant = _match_classes(x_labels, y_labels, within=y is None)
     if not relevant.any():
         raise ValueError(f"labels: expected a query whose class has another reference, got none among {len(x)} queries")
     needed = torch.where(relevant > 0, relevant.clamp(min=max(recall_at, default=1)), 0)
-    scoring = Scoring(ExactSearch(x, y), x_classes, y_classes, relevant, share, progress)
+    scoring = Scoring(ExactSearch(x, y), x_classes, y_classes, relevant, group, progress)
     table = scoring.table(needed, chunk_elements).cpu().numpy()
     return _mean_scores(table, recall_at, per_query)
 
@@ -190,12 +189,12 @@ def _match_classes(x_labels: Tensor, y_labels: Tensor, *, within: bool) -> tuple
 def _mean_scores(table: npt.NDArray[np.float64], recall_at: tuple[int, ...], per_query: bool) -> RetrievalScores:
     """Average a table (4, Q) over the queries that count."""
     counted = table[:, ~np.isnan(table[0])]
-    map_at_r, precision_at_1, r_precision = (float(row.mean()) for row in counted[:3])
+    map_at_r, precision_at_1, r_precision, misses_before_first_hit = counted
     return RetrievalScores(
-        map_at_r=map_at_r,
-        precision_at_1=precision_at_1,
-        r_precision=r_precision,
-        recall_at={k: float((counted[3] < k).mean()) for k in recall_at},
+        map_at_r=float(map_at_r.mean()),
+        precision_at_1=float(precision_at_1.mean()),
+        r_precision=float(r_precision.mean()),
+        recall_at={k: float((misses_before_first_hit < k).mean()) for k in recall_at},
         num_queries=counted.shape[1],
         num_skipped=table.shape[1] - counted.shape[1],
         per_query=PerQuery(*table[:3]) if per_query else None,

@@ -5,14 +5,18 @@ the query itself not counted.
 """
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ccpml.distributed import all_reduce_sum, own_rank, world_size
 from ccpml.retrieval.metrics import query_metrics
 from ccpml.retrieval.neighbors import ExactSearch
-from ccpml.retrieval.share import Share
 from ccpml.retrieval.tiles import MAX_NEIGHBORS, few_nearest, tile_side
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["Scoring"]
 
@@ -37,7 +41,7 @@ class Scoring:
         x_classes: Classes of the queries, shape (Q,), -1 where no reference has the class.
         y_classes: Classes of the references, shape (G,).
         relevant: R, shape (Q,).
-        share: This rank's share of the work.
+        group: Ranks that share the work; None if this process works alone, even if there are other ranks.
         progress: Called with the number of queries scored (by all ranks, if they are equally fast) and the number of
             queries that count.
     """
@@ -48,10 +52,11 @@ class Scoring:
         x_classes: Tensor,
         y_classes: Tensor,
         relevant: Tensor,
-        share: Share,
+        group: "ProcessGroup | None",
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        self.search, self.share, self.progress = search, share, progress
+        self.search, self.group, self.progress = search, group, progress
+        self._rank, self._ranks = (0, 1) if group is None else (own_rank(group), world_size(group))
         self.x_classes, self.y_classes, self.relevant = x_classes, y_classes, relevant
         self._total, self._reported = int((relevant > 0).sum()), 0
         self._table = torch.zeros(4, len(relevant), dtype=torch.float64, device=_float64_device(relevant))
@@ -70,14 +75,15 @@ class Scoring:
         if int(few.sum()) * len(self.y_classes) >= _MIN_PAIRS_FOR_TILES:
             self._score_by_tiles(few, needed, chunk_elements)
         self._score_by_chunks(needed, chunk_elements)
-        table = self.share.all_reduce_sum(self._table)
+        table = self._sum_over_ranks(self._table)
         table[:, (self.relevant == 0).to(table.device)] = torch.nan
         return table
 
     def _score_by_tiles(self, few: Tensor, needed: Tensor, chunk_elements: int) -> None:
         """Score queries that need few neighbors, and set ``needed`` to 0 unless a query has too many near-ties."""
         count = int(few.sum())
-        own = few & self.share.owns(torch.arange(len(few), device=few.device) // tile_side(self.search.queries))
+        row_of_tiles = torch.arange(len(few), device=few.device) // tile_side(self.search.queries)
+        own = few & (row_of_tiles % self._ranks == self._rank)
         wanted = torch.where(own, needed, 0)
         capacity = max(chunk_elements, 2 * int((wanted + _SPARE_CANDIDATES)[own].sum()))
         found, undecided = few_nearest(
@@ -86,12 +92,12 @@ class Scoring:
         size = max(1, chunk_elements // (_ELEMENTS_PER_NEIGHBOR * found.shape[1]))
         for rows in torch.split((own & ~undecided).nonzero()[:, 0], size):
             self._score(rows, found[rows])
-        needed[few & (self.share.all_reduce_sum(undecided.int()) == 0)] = 0
+        needed[few & (self._sum_over_ranks(undecided.int()) == 0)] = 0
 
     def _score_by_chunks(self, needed: Tensor, chunk_elements: int) -> None:
         remaining = int((needed > 0).sum())
         for number, (rows, k) in enumerate(self._chunks(needed, chunk_elements)):
-            if self.share.owns(number):
+            if number % self._ranks == self._rank:
                 self._score(rows, self.search.nearest(rows, k))
             remaining -= len(rows)
             self._report(self._total - remaining)
@@ -112,6 +118,9 @@ class Scoring:
         device = self._table.device
         metrics = query_metrics(hits.to(device), self.relevant[rows].to(device))
         self._table[:, rows.to(device)] = torch.stack(metrics)
+
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+        return values if self.group is None else all_reduce_sum(values, self.group)
 
     def _report(self, done: int) -> None:
         if self.progress is not None and done > self._reported:
