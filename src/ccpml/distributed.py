@@ -75,8 +75,7 @@ def gather_batch(embeddings: Tensor, labels: Tensor, group: Any = None) -> tuple
         raise ValueError(f"labels: expected {len(embeddings)}, one for each embedding, got {len(labels)}")
     if world_size(group) == 1:
         return embeddings, labels
-    if embeddings.dtype in {torch.float16, torch.bfloat16}:  # losses compute in float32 anyway
-        embeddings = embeddings.float()
+    embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))  # as losses do
     joined: Tensor = _Gather.apply(embeddings, group)  # type: ignore[no-untyped-call]  # torch's apply is untyped
     return joined, torch.cat(all_gather(labels, group))
 
@@ -104,19 +103,23 @@ def gather_rows(rows: Tensor, group: Any = None) -> Tensor:
 
 
 def all_gather(x: Tensor, group: Any = None) -> list[Tensor]:
-    """Return the tensors of all ranks, which have the same shape, in the order of the ranks, without gradients."""
+    """Return the tensors of all ranks, which have the same shape, in the order of the ranks, without gradients.
+
+    They are on the device of ``x``, whatever the device on which the group communicates.
+    """
     if world_size(group) == 1:
         return [x]
-    parts = [torch.empty_like(x) for _ in range(world_size(group))]
-    distributed.all_gather(parts, x.detach().contiguous(), group=group)
-    return parts
+    own = x.detach().to(_device(x, group)).contiguous()
+    parts = [torch.empty_like(own) for _ in range(world_size(group))]
+    distributed.all_gather(parts, own, group=group)
+    return [part.to(x.device) for part in parts]
 
 
 def all_reduce_sum(x: Tensor, group: Any = None) -> Tensor:
-    """Return the sum of a tensor over the ranks, on the device of ``x``."""
+    """Return the sum of a tensor over the ranks."""
     if world_size(group) == 1:
         return x
-    total = x.to(_device(group), copy=True)
+    total = x.to(_device(x, group), copy=True)
     distributed.all_reduce(total, group=group)
     return total.to(x.device)
 
@@ -133,7 +136,7 @@ def check_identical(group: Any = None, **tensors: Tensor) -> None:
     """
     if world_size(group) == 1:
         return
-    digests = torch.stack([_digest(tensor) for tensor in tensors.values()]).to(_device(group))  # (tensors, 2)
+    digests = torch.stack([_digest(tensor) for tensor in tensors.values()])  # (tensors, 2)
     ranks = torch.stack(all_gather(digests, group))
     different = (ranks != ranks[0]).any(dim=2).any(dim=0).tolist()
     for name, differs in zip(tensors, different, strict=True):
@@ -149,10 +152,12 @@ def _digest(values: Tensor) -> Tensor:
     return torch.stack([weights.new_tensor(len(rows)), (rows * weights).sum()])
 
 
-def _device(group: Any) -> torch.device:
-    """Return the device on which the group exchanges tensors."""
-    on_gpu = distributed.get_backend(group) == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+def _device(x: Tensor, group: Any) -> torch.device:
+    """Return the device on which the group can exchange a tensor."""
+    backend = distributed.get_backend(group)
+    if backend == "nccl" and not x.is_cuda:
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu") if backend == "gloo" else x.device
 
 
 class _Gather(torch.autograd.Function):

@@ -192,7 +192,7 @@ def test_resetting_the_proxy_state_needs_the_optimizer_of_the_proxies():
     projections.start(pool)
     projections.observe(0.1)
     before = criterion.proxies.detach().clone()
-    for optimizer, got in ((None, "None"), (torch.optim.SGD(model.parameters()), "one without them")):
+    for optimizer, got in ((None, "none"), (torch.optim.SGD(model.parameters()), "1 without them")):
         with pytest.raises(ValueError, match=f"reset_proxy_state: expected the optimizer of the proxies, got {got}"):
             projections.project(pool, optimizer)
     assert torch.equal(criterion.proxies, before)

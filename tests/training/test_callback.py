@@ -123,7 +123,7 @@ class NetworkAlone(OwnModule):
 
 
 def test_reset_proxy_state_needs_an_optimizer_of_the_proxies():
-    with pytest.raises(ValueError, match="reset_proxy_state: expected the optimizer of the proxies, got None"):
+    with pytest.raises(ValueError, match="expected the optimizer of the proxies, got 1 without them"):
         fit(NetworkAlone(), CCPCallback(pool, "score", patience=1, reset_proxy_state=True))
 
 

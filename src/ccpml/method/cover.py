@@ -1,6 +1,6 @@
 """Greedy k-center, covering radii, and the distance between classes.
 
-Shapes: C classes, b points of each, m centres of each, d dimensions.
+Shapes: C classes, b points of each, m centers of each, d dimensions.
 """
 
 import torch
@@ -148,12 +148,8 @@ def average_interclass_distance(embeddings: Tensor, labels: Tensor) -> float:
     return total / pairs
 
 
-def _precise(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
-
-
 def _promote(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(_precise(points).dtype, centers.dtype)
+    dtype = torch.promote_types(torch.promote_types(points.dtype, centers.dtype), torch.float32)
     return points.to(dtype), centers.to(dtype)
 
 
@@ -162,7 +158,7 @@ def _checked_set(embeddings: Tensor, labels: Tensor) -> Tensor:
     check_labels("labels", labels, len(embeddings))
     if len(embeddings) == 0:
         raise ValueError("embeddings: expected at least one sample, got none")
-    return _precise(embeddings)
+    return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
 
 def _nearest(points: Tensor, centers: Tensor) -> Tensor:

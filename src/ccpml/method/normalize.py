@@ -33,7 +33,7 @@ def lipschitz_normalize(x: Tensor) -> Tensor:
     """
     if not x.is_floating_point() or x.ndim == 0:
         raise ValueError(f"x: expected floating-point vectors (..., d), got {x.dtype} of shape {tuple(x.shape)}")
-    v = x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
+    v = x.to(torch.promote_types(x.dtype, torch.float32))
     normalized: Tensor = _Lipschitz.apply(v)  # type: ignore[no-untyped-call]  # torch's apply is untyped
     return normalized.to(x.dtype)
 

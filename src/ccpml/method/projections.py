@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ccpml.method.ccp import CCPLoss
 from ccpml.method.checks import check_pool
@@ -163,7 +164,7 @@ class AlternatingProjections:
             self.stale += 1
         return self.stale >= self.options.patience
 
-    def project(self, pool: Pool, optimizer: torch.optim.Optimizer | None = None) -> None:
+    def project(self, pool: Pool, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:
         """Begin the next instance from the best of this one.
 
         θ_k ← the best weights, λ_now ← λ · decay^k, proxies ← the k-centers of a fresh pool, away from the best
@@ -171,23 +172,23 @@ class AlternatingProjections:
 
         Args:
             pool: See `Pool`; embeddings of fresh samples.
-            optimizer: The optimizer of the proxies; required by the option ``reset_proxy_state``.
+            optimizer: The optimizer of the proxies, or several of which one has them; required by the option
+                ``reset_proxy_state``.
 
         Raises:
-            ValueError: If the pool has a wrong shape, too few points per class, or is not finite; if
-                ``reset_proxy_state`` is set and ``optimizer`` is None or does not have the proxies.
+            ValueError: If the pool has a wrong shape, too few points per class, or is not finite; or if
+                ``reset_proxy_state`` is set and no optimizer has the proxies.
             RuntimeError: If called before `start` or before the first `observe` of the instance.
         """
         self._require_start()
         if self.best_proxies is None:
             raise RuntimeError("project: call observe(score) at least once in this instance first")
-        if self.options.reset_proxy_state:
-            self._check_optimizer(optimizer)
+        reset = self._optimizer_of_proxies(optimizer) if self.options.reset_proxy_state else None
         rewound = restored(state_of(self.model, self.criterion), self._best) if self.options.rewind else nullcontext()
         with rewound:
             self._choose_proxies(pool, centers=self.best_proxies)
-        if self.options.reset_proxy_state and optimizer is not None:
-            optimizer.state.pop(self.criterion.proxies, None)
+        if reset is not None:
+            reset.state.pop(self.criterion.proxies, None)
         self._anchor = {name: self._best[name] for name in weights_of(self.model, self.criterion)}  # θ_k
         self.instance += 1
         self.strength_now = self.options.strength * self.options.decay**self.instance
@@ -214,11 +215,13 @@ class AlternatingProjections:
         if not self.started:
             raise RuntimeError("AlternatingProjections: call start(pool) first")
 
-    def _check_optimizer(self, optimizer: torch.optim.Optimizer | None) -> None:
-        groups = [] if optimizer is None else optimizer.param_groups
-        if not any(weight is self.criterion.proxies for group in groups for weight in group["params"]):
-            got = "None" if optimizer is None else "one without them"
-            raise ValueError(f"reset_proxy_state: expected the optimizer of the proxies, got {got}")
+    def _optimizer_of_proxies(self, given: Optimizer | Iterable[Optimizer] | None) -> Optimizer:
+        optimizers = [given] if isinstance(given, Optimizer) else list(given or ())
+        for optimizer in optimizers:
+            if any(weight is self.criterion.proxies for group in optimizer.param_groups for weight in group["params"]):
+                return optimizer
+        got = f"{len(optimizers)} without them" if optimizers else "none"
+        raise ValueError(f"reset_proxy_state: expected the optimizer of the proxies, got {got}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of what a resumed run needs: tensors and plain numbers.

@@ -102,7 +102,7 @@ class CCPCallback(L.Callback):
         score: float = trainer.strategy.broadcast(float(logged_score))
         if self.projections.observe(score):
             best, draw = self.projections.best_proxies, self.projections.instance + 1
-            self.projections.project(lambda: self.pool(pl_module, draw), self._optimizer_of_proxies(trainer))
+            self.projections.project(lambda: self.pool(pl_module, draw), trainer.optimizers)
             self.converged = best
 
     def state_dict(self) -> dict[str, Any]:
@@ -123,10 +123,3 @@ class CCPCallback(L.Callback):
         self.projections.load_state_dict(state_dict["projections"])
         converged = state_dict["converged"]
         self.converged = None if converged is None else self.projections.criterion.own_classes(converged)
-
-    def _optimizer_of_proxies(self, trainer: L.Trainer) -> torch.optim.Optimizer | None:
-        proxies = self.projections.criterion.proxies
-        for optimizer in trainer.optimizers:
-            if any(weight is proxies for group in optimizer.param_groups for weight in group["params"]):
-                return optimizer
-        return None
