@@ -172,7 +172,7 @@ def test_huge_images_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in (2000, 500):  # Pillow warns, or raises an error
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         for kind in ("PNG", "JPEG"):
-            with pytest.raises(BadImageError, match=r"bomb\.png: too large: more than"):
+            with pytest.raises(BadImageError, match=r"bomb\.png: too large"):
                 decode_image(encoded(COLOR, kind), 3, name="bomb.png")
 
 

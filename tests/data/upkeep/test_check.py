@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def test_bad_images_are_counted_and_listed(tmp_path: Path) -> None:
     assert len(lines) == 12
     assert lines[-1] == "  and 6 more"
     assert [image.row for image in caught.value.bad] == list(range(3, 19))
+    assert pickle.loads(pickle.dumps(caught.value)).bad == caught.value.bad
 
 
 def test_bad_images_and_empty_classes_are_left_out(tmp_path: Path) -> None:

@@ -65,9 +65,9 @@ def use_cache(source: Source, name: DataName, side: int = 0) -> Source:
     for path in map(_file_of, images):
         entry = entry_of.get(index_key(path, source.folder))
         if entry is None:
-            raise CacheError(home, f"{path} not found in it")
+            raise CacheError.of(home, f"{path} not found in it")
         if file_state(path) != (entry.size, entry.mtime_ns):
-            raise CacheError(home, f"{path} has changed or was removed since it was packed")
+            raise CacheError.of(home, f"{path} has changed or was removed since it was packed")
         packed.append(entry.packed(path, pack))
     return replace(source, table=replace(source.table, images=tuple(packed)))
 

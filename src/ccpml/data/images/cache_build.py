@@ -248,4 +248,6 @@ def _damaged(pack: Path, entries: Sequence[Entry], progress: bool) -> list[Entry
 
 
 def _bad_images(bad: Sequence[BadImage], total: int) -> BadImagesError:
-    return BadImagesError(sorted(bad), total, "no cache was made; repair or remove them, and build it again to resume")
+    return BadImagesError.of(
+        sorted(bad), total, "no cache was made; repair or remove them, and build it again to resume"
+    )

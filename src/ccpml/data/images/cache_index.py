@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from ccpml.data.images.packed import PackedImage
 from ccpml.files import write_text
@@ -30,15 +30,12 @@ _NAME = "index.json"
 
 
 class CacheError(ValueError):
-    """A cache that is damaged or out of date.
+    """A cache that is damaged or out of date."""
 
-    Args:
-        folder: Folder of the cache.
-        reason: What is wrong with it.
-    """
-
-    def __init__(self, folder: Path, reason: str) -> None:
-        super().__init__(f"{folder}: cache cannot be used: {reason}; build it again, or remove it")
+    @classmethod
+    def of(cls, folder: Path, reason: str) -> Self:
+        """Return the error of the cache in a folder."""
+        return cls(f"{folder}: cache cannot be used: {reason}; build it again, or remove it")
 
 
 class Entry(NamedTuple):
@@ -147,9 +144,9 @@ def load_index(folder: Path) -> Index:
         if content["pack"] != index.pack_name:
             raise ValueError("images and name of the packed file do not match")
     except OSError as error:
-        raise CacheError(folder, f"{file.name} cannot be read ({error.strerror or error})") from error
+        raise CacheError.of(folder, f"{file.name} cannot be read ({error.strerror or error})") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CacheError(folder, f"{file.name} is invalid ({error})") from error
+        raise CacheError.of(folder, f"{file.name} is invalid ({error})") from error
     return index
 
 
@@ -164,7 +161,7 @@ def read_index(folder: Path) -> Index:
     size = pack.stat().st_size if pack.is_file() else None
     if size != index.size:
         got = "not found" if size is None else f"expected {index.size:,} bytes, got {size:,}"
-        raise CacheError(folder, f"{pack.name}: {got}")
+        raise CacheError.of(folder, f"{pack.name}: {got}")
     return index
 
 

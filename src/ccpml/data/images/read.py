@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,22 +69,28 @@ class BadImage(NamedTuple):
 class BadImagesError(ValueError):
     """Images that cannot be read.
 
-    Args:
-        bad: The images; the message lists the first ten.
-        total: Number of images that were checked.
-        advice: What to do.
-
     Attributes:
         bad: The images.
     """
 
-    def __init__(self, bad: Sequence[BadImage], total: int, advice: str) -> None:
+    def __init__(self, message: str, bad: Sequence[BadImage] = ()) -> None:
+        super().__init__(message)
+        self.bad = list(bad)
+
+    @classmethod
+    def of(cls, bad: Sequence[BadImage], total: int, advice: str) -> Self:
+        """Return the error of unreadable images; its message lists the first ten.
+
+        Args:
+            bad: The images.
+            total: Number of images that were checked.
+            advice: What to do.
+        """
         lines = [f"{len(bad):,} of {total:,} images cannot be read; {advice}:"]
         lines += [f"  {name}: {reason}" for _, name, reason in bad[:MAX_LISTED]]
         if len(bad) > MAX_LISTED:
             lines.append(f"  and {len(bad) - MAX_LISTED:,} more")
-        super().__init__("\n".join(lines))
-        self.bad = list(bad)
+        return cls("\n".join(lines), bad)
 
 
 class Header(NamedTuple):
@@ -202,9 +208,7 @@ def _decode(
         raise BadImageError("the file is empty", name)
     size = jpeg_size(data)
     if size is not None:
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and size.width * size.height > limit:
-            raise BadImageError(_too_large(), name)
+        _check_size(size.height, size.width, name)
         decoded = decode_jpeg(data, channels, min_size, part)
         if decoded is not None:
             return decoded
@@ -246,16 +250,14 @@ def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     """Open an image of a known format; exceptions of Pillow, here and in the body, become a ``BadImageError``."""
     try:
         with Image.open(file, formats=_FORMATS) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise BadImageError(_too_large(), name)
+            _check_size(image.height, image.width, name)
             yield image
     except BadImageError as error:
         raise BadImageError(error.reason, name) from None
     except UnidentifiedImageError as error:
         raise BadImageError("not an image of a known format, or damaged header", name) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadImageError(_too_large(), name) from error
+        raise BadImageError("too large", name) from error
     except OSError as error:
         why = f"opened ({error.strerror})" if error.errno is not None else f"decoded ({error})"
         raise BadImageError(f"cannot be {why}", name) from error
@@ -265,8 +267,12 @@ def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
         raise BadImageError(f"cannot be decoded ({error})", name) from error
 
 
-def _too_large() -> str:
-    return f"too large: more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
+def _check_size(height: int, width: int, name: str) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and height * width > limit:
+        raise BadImageError(
+            f"too large: expected at most {limit / 1e6:.0f} million pixels, got {height} × {width}", name
+        )
 
 
 def _convert_pillow(image: Image.Image, channels: int) -> NDArray[np.uint8]:

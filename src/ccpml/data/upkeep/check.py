@@ -46,9 +46,9 @@ def check_images(
     if not bad:
         return table, []
     if len(bad) == len(table):
-        raise BadImagesError(bad, len(table), "check that these are images")
+        raise BadImagesError.of(bad, len(table), "check that these are images")
     if not skip_bad:
-        raise SkippableImagesError(bad, len(table), "repair, remove or skip them")
+        raise SkippableImagesError.of(bad, len(table), "repair, remove or skip them")
     return table.select(np.array([why is None for why in reasons])), bad
 
 
