@@ -1,5 +1,6 @@
-# make demo   sets up .venv and trains on the embedded data: scores, and a report to look at
-# make test   sets up .venv and runs all tests
+# make demo   set up .venv, train on the embedded data set, print scores and write a report
+# make test   set up .venv, run all tests
+# make lint, doctest, docs, bench   the other checks, the pages, and the tables of docs/benchmarks.md
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
@@ -23,7 +24,7 @@ doctest: .venv/installed-dev
 	$(BIN)/python -m pytest --override-ini addopts= --doctest-modules src/ccpml
 
 docs: .venv/installed-dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: .venv/installed-dev .venv-peers/installed
 	$(BIN)/python -m benchmarks
@@ -37,17 +38,17 @@ clean:
 	@touch $@
 
 .venv/installed: .venv/created pyproject.toml constraints.txt
-	@echo "installing ccpml into .venv (the first time this takes minutes) ..."
+	@echo "installing ccpml into .venv (takes minutes the first time) ..."
 	$(PIP) --editable .
 	@touch $@
 
 .venv/installed-dev: .venv/created pyproject.toml constraints.txt
-	@echo "installing ccpml and its development tools into .venv (the first time this takes minutes) ..."
+	@echo "installing ccpml and its development tools into .venv (takes minutes the first time) ..."
 	$(PIP) --editable '.[dev]'
 	@touch $@ .venv/installed
 
 .venv-peers/installed: .venv/created benchmarks/requirements.txt constraints.txt
-	@echo "installing the peers of the benchmarks into .venv-peers (the first time this takes minutes) ..."
+	@echo "installing other libraries for the benchmarks into .venv-peers (takes minutes the first time) ..."
 	$(PYTHON) -m venv .venv-peers
 	@grep '^torch==' constraints.txt > .venv-peers/constraints.txt
 	.venv-peers/bin/python -m pip install --disable-pip-version-check --quiet \
