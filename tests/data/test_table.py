@@ -88,3 +88,13 @@ def test_subset_of_invalid_classes(table: ImageTable, ids: list[int]) -> None:
 def test_select_of_invalid_rows(table: ImageTable, rows: Any) -> None:
     with pytest.raises(ValueError, match="rows"):
         table.select(rows)
+
+
+def test_classes_are_ordered_by_first_appearance() -> None:
+    paths = [Path(f"{number}.png") for number in range(4)]
+    table = ImageTable.from_classes(paths, ["b", "a", "b", "c"], ["query", "", "", "gallery"], "set")
+    assert table.class_names == ("b", "a", "c")
+    assert table.labels.tolist() == [0, 1, 0, 2]
+    assert table.roles is not None
+    assert table.roles.tolist() == ["query", "", "", "gallery"]
+    assert ImageTable.from_classes(paths, ["a"] * 4, [""] * 4).roles is None

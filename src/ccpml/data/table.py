@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -62,6 +63,22 @@ class ImageTable:
         _check_classes(self.labels, self.class_names)
         if self.roles is not None:
             object.__setattr__(self, "roles", _checked_roles(self.roles, len(self.images)))
+
+    @classmethod
+    def from_classes(
+        cls, images: Sequence[Path], classes: Sequence[str], roles: Sequence[str] = (), name: str = "images"
+    ) -> Self:
+        """Return the table of images with the given class names, which are ordered by first appearance.
+
+        Args:
+            images: Paths, (N,).
+            classes: Name of the class of each image, (N,).
+            roles: Role of each image, (N,), or nothing.
+            name: Name of the set.
+        """
+        label_of = {class_name: label for label, class_name in enumerate(dict.fromkeys(classes))}
+        labels = np.array([label_of[class_name] for class_name in classes], dtype=np.int64)
+        return cls(tuple(images), labels, tuple(label_of), np.array(roles) if any(roles) else None, name)
 
     def __len__(self) -> int:
         return len(self.images)

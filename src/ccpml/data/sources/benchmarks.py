@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from ccpml.data.sources.cars196 import read_cars196
 from ccpml.data.sources.image_index import ImageIndex, IndexedImage
 from ccpml.data.sources.layouts import read_cub, read_inshop, read_sop
@@ -242,23 +240,14 @@ def _images_below(folder: Path) -> Iterable[str]:
 
 def _source(name: str, folder: Path, base: Path, images: Sequence[IndexedImage]) -> Source:
     images = sorted(images, key=lambda image: image.class_id)
-    names = _distinct_names(images)
-    label_of = {class_id: label for label, class_id in enumerate(names)}
-    table = ImageTable(
-        images=tuple(base / image.path for image in images),
-        labels=np.array([label_of[image.class_id] for image in images]),
-        class_names=tuple(names.values()),
-        roles=np.array([image.role for image in images]) if any(image.role for image in images) else None,
-        name=name,
-    )
-    return Source(table, {names[image.class_id]: image.split for image in images}, folder)
-
-
-def _distinct_names(images: Sequence[IndexedImage]) -> dict[int | str, str]:
-    """Return the name of each class; names that two classes share get the class number appended."""
-    names = {image.class_id: image.class_name for image in images}
-    twice = {name for name, count in Counter(names.values()).items() if count > 1}
-    return {class_id: f"{name} ({class_id})" if name in twice else name for class_id, name in names.items()}
+    name_of = {image.class_id: image.class_name for image in images}
+    shared = {class_name for class_name, count in Counter(name_of.values()).items() if count > 1}
+    for class_id, class_name in name_of.items():
+        name_of[class_id] = f"{class_name} ({class_id})" if class_name in shared else class_name
+    classes = [name_of[image.class_id] for image in images]
+    paths, roles = [base / image.path for image in images], [image.role for image in images]
+    split_of_class = {class_name: image.split for class_name, image in zip(classes, images, strict=True)}
+    return Source(ImageTable.from_classes(paths, classes, roles, name), split_of_class, folder)
 
 
 def _some(names: Iterable[str]) -> str:

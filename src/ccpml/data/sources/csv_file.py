@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from ccpml.data.sources.source import Source, SplitName, check_distinct, check_one_split
 from ccpml.data.table import ImageTable
 
@@ -52,16 +50,8 @@ def load_csv(file: Path | str) -> Source:
     check_distinct(paths, "remove one of the lines")
     _check_roles(rows)
     split_of_class = {row.label: row.split for row in rows if row.split is not None}
-    label_of: dict[str, int] = {}
-    for row in rows:
-        label_of.setdefault(row.label, len(label_of))
-    table = ImageTable(
-        images=tuple(row.path for row in rows),
-        labels=np.array([label_of[row.label] for row in rows]),
-        class_names=tuple(label_of),
-        roles=np.array([row.role for row in rows]) if any(row.role for row in rows) else None,
-        name=file.stem,
-    )
+    images, classes, roles = zip(*((row.path, row.label, row.role) for row in rows), strict=True)
+    table = ImageTable.from_classes(images, classes, roles, file.stem)
     return Source(table, split_of_class or None, file.parent)
 
 

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from ccpml.data.sources.source import IMAGE_SUFFIXES, Source
 from ccpml.data.table import ImageTable
 
@@ -35,10 +33,9 @@ def load_folder(path: Path | str) -> Source:
             "itself; move it into a subfolder named after its class"
         )
     folders = sorted(found, key=lambda folder: folder.relative_to(root).parts)
-    images = tuple(image for folder in folders for image in found[folder])
-    labels = np.repeat(np.arange(len(folders)), [len(found[folder]) for folder in folders])
-    names = tuple(folder.relative_to(root).as_posix() for folder in folders)
-    return Source(ImageTable(images, labels, names, name=root.name), folder=root)
+    images = [image for folder in folders for image in found[folder]]
+    classes = [folder.relative_to(root).as_posix() for folder in folders for _ in found[folder]]
+    return Source(ImageTable.from_classes(images, classes, name=root.name), folder=root)
 
 
 def _folders_with_images(root: Path) -> Iterator[tuple[Path, list[Path]]]:
