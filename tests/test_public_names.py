@@ -29,7 +29,7 @@ OF_RUNS = ["train", "load_run", "Run"]  # in this order; their examples need dat
 NAMESPACE = {"torch": torch, "Path": Path, **{name: getattr(ccpml, name) for name in ccpml.__all__}}
 
 
-@pytest.mark.parametrize("name", sorted({*ccpml.__all__} - {*OF_RUNS, "PairLoss"}))
+@pytest.mark.parametrize("name", sorted({*ccpml.__all__} - {*OF_RUNS}))
 def test_example_runs(name):
     [test] = doctest.DocTestFinder(recurse=False).find(getattr(ccpml, name), name, globs=dict(NAMESPACE))
     report = []
