@@ -1,4 +1,4 @@
-"""Benchmarks made by hand: cells as finished runs leave them, without training one."""
+"""Finished benchmarks without training: files of cells as a run writes them."""
 
 import json
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ccpml.benchmark.protocol import Benchmark, Cell, Row, table_rows
+from ccpml.benchmark.protocol import Benchmark, Cell, Row
+from ccpml.benchmark.rows import table_rows
 from ccpml.files import write_arrays, write_text
 from ccpml.runs.settings import Settings
 
@@ -35,14 +36,14 @@ def make_benchmark(
 
 
 def embeddings_of(seed: int) -> np.ndarray:
-    """Embeddings whose classes overlap: (30, 4), those of a seed always the same."""
+    """Return embeddings (30, 4) of overlapping classes; the same seed gives the same embeddings."""
     rng = np.random.default_rng(seed)
     centers = rng.normal(size=(CLASSES, DIM)).repeat(PER_CLASS, 0)
     return (0.4 * centers + 0.5 * rng.normal(size=(CLASSES * PER_CLASS, DIM))).astype(np.float32)
 
 
 def make_cell(cell: Cell, seed: int) -> None:
-    """Write what a finished run leaves; its scores are drawn, and known by `drawn`."""
+    """Write the files of a finished run with random scores, those of `drawn`."""
     cell.path.mkdir(parents=True)
     test = drawn(seed)
     scores = {
@@ -76,7 +77,7 @@ def make_cell(cell: Cell, seed: int) -> None:
 
 
 def drawn(seed: int) -> dict[str, float]:
-    """The test scores of a cell."""
+    """Return the test scores of a cell."""
     rng = np.random.default_rng(1000 + seed)
     names = ("map_at_r", "precision_at_1", "r_precision", "recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8")
     return {name: float(rng.uniform(0.2, 0.7)) for name in names}

@@ -37,17 +37,17 @@ def test_the_batch_ablation_goes_from_16_to_128_images(loss, per_class):
         assert cell.settings.classes_per_batch * cell.settings.samples_per_class == cell.row.value
 
 
-def test_values_that_other_settings_rule_out_are_left_out():
+def test_values_that_contradict_other_settings_are_left_out():
     assert [row.value for row in ablation_rows("batch", ["c2"], ["ccp"], Settings(samples_per_class=32))] == [
         *(32, 64, 128)
     ]
     assert {row.value for row in ablation_rows("pool", ["c2"])} == {8, 12, 16, 24, 32}
     assert {row.value for row in ablation_rows("pool", ["c2"], base=Settings(data="sop"))} >= {4, 7}
-    with pytest.raises(ValueError, match="ablation: no value of pool goes with the other settings"):
+    with pytest.raises(ValueError, match="ablation: every value of pool contradicts the other settings"):
         ablation_rows("pool", ["c2"], base=Settings(proxies_per_class=99, pool_size=99))
 
 
-def test_more_proxies_than_the_pool_has_points_enlarge_it_alone():
+def test_a_pool_size_that_is_left_open_grows_with_the_proxies():
     pools = {row.value: row.changes.get("pool_size") for row in ablation_rows("proxies", ["c2"])}
     assert set(pools.values()) == {None}
     pools = {
@@ -61,15 +61,15 @@ def test_more_proxies_than_the_pool_has_points_enlarge_it_alone():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("colour", ["c2"]), "ablation: expected one of strength"),
+        (("color", ["c2"]), "ablation: expected one of strength"),
         (("lr=1e-3,1e-3", ["c2"]), "ablation: expected each value once"),
         (("lr=fast", ["c2"]), "lr: expected float or null, got 'fast'"),
-        (("strength", ["c2"], ["plain"]), "strength: it has no effect with method plain, only with ccp"),
-        (("rewind", ["proxy_anchor"]), "projections.rewind: it has no effect with method plain, only with ccp"),
-        (("memory_start=1,2", ["c2"]), "memory_start: it has no effect with method ccp, only with xbm"),
-        (("margin=0.1,0.2", ["c2"]), "margin: it has no effect on contrastive, only on cosine_contrastive, triplet"),
+        (("strength", ["c2"], ["plain"]), "strength: has no effect with method plain, only with ccp"),
+        (("rewind", ["proxy_anchor"]), "projections.rewind: has no effect with method plain, only with ccp"),
+        (("memory_start=1,2", ["c2"]), "memory_start: has no effect with method ccp, only with xbm"),
+        (("margin=0.1,0.2", ["c2"]), "margin: has no effect on contrastive, only on cosine_contrastive, triplet"),
     ],
 )
-def test_what_cannot_be_varied_is_said(arguments, message):
+def test_wrong_ablations_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         ablation_rows(*arguments)

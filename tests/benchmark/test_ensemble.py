@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ccpml.benchmark import ensemble
-from ccpml.benchmark.ensemble import concatenate, score_ensembles
+from ccpml.benchmark.ensemble import score_ensembles
 from ccpml.files import write_arrays
 from tests.benchmark.finished import CLASSES, PER_CLASS, embeddings_of, make_benchmark
 
@@ -28,9 +28,10 @@ def by_definition(parts: list[np.ndarray]) -> dict[str, float]:
     }
 
 
-def test_an_ensemble_from_its_definition(tmp_path: Path) -> None:
+def test_an_ensemble_is_scored_by_its_definition(tmp_path: Path) -> None:
     made = make_benchmark(tmp_path / "out", folds=4, repeats=1, methods=["plain"])
-    scores = concatenate([cell.path for cell in made.cells()]).as_dict()
+    found = score_ensembles(made, list(made.cells()), progress=False)["contrastive-plain"]
+    scores = found.scores[0, 0, 0, 0]
     expected = by_definition([embeddings_of(seed) for seed in range(4)])
     assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
@@ -47,7 +48,7 @@ def test_all_combinations_of_models_and_those_of_one_repeat(tmp_path: Path) -> N
     assert found.of_repeats()[1] == found.scores[1, 1]
 
 
-def test_what_is_scored_is_remembered_until_embeddings_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_are_kept_until_embeddings_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_benchmark(tmp_path / "out", methods=["plain"])
     cells = list(made.cells())
     first = score_ensembles(made, cells, progress=False)
@@ -60,14 +61,14 @@ def test_what_is_scored_is_remembered_until_embeddings_change(tmp_path: Path, mo
     with np.load(file) as arrays:
         write_arrays(file, **{**arrays, "embeddings": embeddings_of(77)})
     again = score_ensembles(made, cells, progress=False)
-    assert len(scored) == 2, "the two combinations that it is part of, of four"
+    assert len(scored) == 2, "it is part of two of the four combinations"
     assert again != first
-    remembered = tmp_path / "out" / "ensembles" / "contrastive-plain.json"
-    remembered.write_text("{cut off")
+    kept = tmp_path / "out" / "ensembles" / "contrastive-plain.json"
+    kept.write_text("{cut off")
     assert score_ensembles(made, cells, progress=False) == again
 
 
-def test_a_model_whose_embeddings_are_damaged_takes_no_part(tmp_path: Path) -> None:
+def test_models_with_damaged_embeddings_are_left_out(tmp_path: Path) -> None:
     made = make_benchmark(tmp_path / "out", methods=["plain"])
     cells = list(made.cells())
     (cells[0].path / "embeddings" / "test.npz").write_bytes(b"PK damaged")
@@ -79,23 +80,21 @@ def test_a_model_whose_embeddings_are_damaged_takes_no_part(tmp_path: Path) -> N
     assert all("embeddings" in problem for problem in found.problems)
 
 
-def test_models_of_other_images_do_not_mix(tmp_path: Path) -> None:
+def test_models_of_other_images_are_not_mixed(tmp_path: Path) -> None:
     made = make_benchmark(tmp_path / "out", methods=["plain"], repeats=1)
-    first, second = (cell.path for cell in made.cells())
-    file = second / "embeddings" / "test.npz"
+    cells = list(made.cells())
+    file = cells[1].path / "embeddings" / "test.npz"
     with np.load(file) as arrays:
         write_arrays(file, **{**arrays, "paths": arrays["paths"][::-1]})
-    with pytest.raises(ValueError, match=r"its test images are not those of .*row 0"):
-        concatenate([first, second])
+    found = score_ensembles(made, cells, progress=False)["contrastive-plain"]
+    assert found.scores == {}
+    assert "expected the test images of" in found.problems[0]
+    assert "other paths, from row 0 on" in found.problems[0]
     found = score_ensembles(made, list(made.cells()), progress=False)["contrastive-plain"]
     assert found.scores == {}
     assert "train it again on the same data" in found.problems[0]
 
 
-def test_nothing_to_join(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="one run or more"):
-        concatenate([])
-    with pytest.raises(FileNotFoundError, match="embeddings are not there"):
-        concatenate([tmp_path])
+def test_a_single_fold_has_no_ensembles(tmp_path: Path) -> None:
     made = make_benchmark(tmp_path / "out", methods=["plain"], folds=1)
     assert score_ensembles(made, list(made.cells()), progress=False)["contrastive-plain"].scores == {}

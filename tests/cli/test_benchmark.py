@@ -126,12 +126,12 @@ def test_damaged_cells_are_made_again(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["glyphs", "--losses", "c9"], "losses: expected some of c1"),
-        (["glyphs", "--methods", "mine"], "methods: expected some of plain"),
+        (["glyphs", "--losses", "c9"], "loss: expected one of contrastive (c2)"),
+        (["glyphs", "--methods", "mine"], "methods: expected some of ccp"),
         (["glyphs", "--protocol", "fair"], "protocol"),
         (["glyphs", "--ablation", "colour"], "ablation: expected one of strength"),
         (["glyphs", "--ablation", "lr=fast"], "lr"),
-        (["glyphs", "--variant", "x"], "variant: expected name:field=value"),
+        (["glyphs", "--variant", "x"], "variant: expected name:setting=value"),
         (["glyphs", "--variant", "a:lr=1", "--variant", "a:lr=2"], "--variant: each needs a name of its own"),
         (["glyphs", "--repeats", "0"], "--repeats: expected at least 1, got 0"),
         (["glyphs", "--fold", "1"], "--fold: the cells of a benchmark vary it"),
@@ -146,10 +146,10 @@ def test_damaged_cells_are_made_again(folder, tmp_path, capsys):
         ),
         (["glyphs", "--ablation", "strength", "--variant", "a:lr=1"], "--variant: goes with a table"),
         (["glyphs", "--ablation", "strength", "--row-settings", "x"], "--row_settings: goes with a table"),
-        (["glyphs", "--ablation", "strength", "--methods", "plain"], "strength: it has no effect with method plain"),
+        (["glyphs", "--ablation", "strength", "--methods", "plain"], "has no effect with method plain"),
         (["glyphs", "--out="], "--out: expected a folder, got nothing"),
         (["glyphs", "--repeats", "x"], "--repeats: expected int, got something else"),
-        (["glyphs", "--out", f"{__file__}/x"], f"{__file__} is a file; choose another place with --out"),
+        (["glyphs", "--out", f"{__file__}/x"], f"{__file__}: expected a folder, got a file; choose another --out"),
         (["glyphs", "--at-once", "0"], "--at_once: expected at least 1, got 0"),
     ],
 )

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ccpml.benchmark.protocol import Benchmark, table_rows
-from ccpml.benchmark.results import gather
-from ccpml.benchmark.tables import write_tables
+from ccpml.benchmark.outputs import write_outputs
+from ccpml.benchmark.protocol import Benchmark
+from ccpml.benchmark.results import collect_results
+from ccpml.benchmark.rows import table_rows
 from ccpml.cli import main
 from ccpml.losses import LOSSES, METHODS
 from ccpml.report import covers, gallery
@@ -46,8 +47,8 @@ def test_a_loss_is_trained_reported_tabled_and_resumed(loss: str, method: str, d
     assert (run.settings().loss, run.settings().method) == (loss, method)
     check_report(run)
 
-    results = gather(benchmark, progress=False)
-    write_tables(benchmark, results)
+    results = collect_results(benchmark, progress=False)
+    write_outputs(benchmark, results)
     draw_table(benchmark, results, benchmark.out)
     title = "-".join(filter(None, (LOSSES[loss].title, METHODS[method].title)))
     row = next(line for line in (benchmark.out / "table.md").read_text().splitlines() if line.startswith(f"| {title} "))

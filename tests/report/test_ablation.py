@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ccpml.benchmark.ablations import ablation_rows
-from ccpml.benchmark.results import gather
+from ccpml.benchmark.results import collect_results
 from ccpml.report import ablation
 from ccpml.report.ablation import draw_ablation, draw_table
 from tests.benchmark.finished import drawn, make_benchmark
@@ -34,7 +34,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[ablation.Figure]:
 def test_an_ablation_shows_all_values_and_repeats(tmp_path: Path, figures: list[ablation.Figure]) -> None:
     rows = ablation_rows("batch", ["c2", "ms"])
     made = make_benchmark(tmp_path / "out", rows=rows, folds=1, repeats=2, ablation="batch")
-    file = draw_ablation(made, gather(made, progress=False), made.out)
+    file = draw_ablation(made, collect_results(made, progress=False), made.out)
     assert file == made.out / "ablation.png"
     assert drawn_pixels(file) > 1000
     validation, test = figures[0].axes
@@ -53,13 +53,13 @@ def test_an_ablation_of_words_labels_its_axis_with_them(tmp_path: Path, figures:
     made = make_benchmark(
         tmp_path / "out", rows=ablation_rows("augmentation", ["c2"]), folds=1, repeats=1, ablation="augmentation"
     )
-    draw_ablation(made, gather(made, progress=False), made.out)
+    draw_ablation(made, collect_results(made, progress=False), made.out)
     assert [label.get_text() for label in figures[0].axes[0].get_xticklabels()] == ["train", "eval"]
 
 
 def test_a_table_shows_all_rows_and_the_scores_of_the_paper(tmp_path: Path, figures: list[ablation.Figure]) -> None:
     made = make_benchmark(tmp_path / "out", ["c2", "proxy_anchor"], data="cub", folds=4, repeats=2)
-    results = gather(made, progress=False)
+    results = collect_results(made, progress=False)
     file = draw_table(made, results, made.out)
     assert file == made.out / "table.png"
     concatenated, separated = figures[0].axes
@@ -74,4 +74,4 @@ def test_rows_without_models_are_drawn_empty(tmp_path: Path) -> None:
     made = make_benchmark(tmp_path / "out", repeats=1)
     for cell in made.cells():
         (cell.path / "scores.json").unlink()
-    assert drawn_pixels(draw_table(made, gather(made, progress=False), made.out)) > 0
+    assert drawn_pixels(draw_table(made, collect_results(made, progress=False), made.out)) > 0

@@ -1,35 +1,37 @@
-"""Ablations: one setting varied, and the rows that this makes."""
+"""The rows of an ablation: one setting varies."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ccpml.benchmark.protocol import FIELDS, Row, read_value, table_rows
+from ccpml.benchmark.protocol import Row
+from ccpml.benchmark.rows import ROW_SETTINGS, table_rows
 from ccpml.runs.presets import read_preset
 from ccpml.runs.settings import Settings
-from ccpml.tuning.search_space import check_effect
+from ccpml.runs.values import read_value
+from ccpml.tuning.search_space import check_effect, with_pool_size
 
 __all__ = ["ABLATIONS", "ablation_rows", "ablation_title"]
 
 ABLATIONS = tuple(read_preset("ablations"))
-"""Names of ours."""
+"""Names of the presets."""
 
 
 def ablation_rows(
     ablation: str, losses: Sequence[str], methods: Sequence[str] | None = None, base: Settings | None = None
 ) -> tuple[Row, ...]:
-    """Give the rows of an ablation: one of ours by its name, or any setting as ``field=value,value``.
+    """Return the rows of an ablation: a preset by its name, or any setting as ``setting=value,value``.
 
-    Of one of ours, the values that do not go with the other settings are left out. More proxies than the pool has
-    points enlarge it, unless its size was given.
+    Values of a preset that contradict the other settings are left out. A pool size that was left open grows with the
+    proxies per class.
 
     Args:
-        ablation: Which.
-        losses: Of each, the rows.
-        methods: Of each, the rows; None are those that the ablation is about, or ccp.
-        base: The other settings.
+        ablation: The ablation.
+        losses: Names of the losses.
+        methods: The methods; None stands for those of the preset, or ccp.
+        base: Settings shared by all rows.
 
     Raises:
-        ValueError: If there is no such ablation, it is written otherwise, or a loss and method do not depend on it.
+        ValueError: If the ablation is unknown or cannot be parsed, or the setting has no effect on a row.
 
     Example:
         >>> [row.title for row in ablation_rows("rewind", ["c2"])]
@@ -37,66 +39,56 @@ def ablation_rows(
         >>> [row.title for row in ablation_rows("lr=1e-4,1e-3", ["c2"], ["plain"])]
         ['C2 (lr=0.0001)', 'C2 (lr=0.001)']
     """
-    name, equals, values = ablation.partition("=")
-    if equals and name in FIELDS and values:
-        axis: dict[str, Any] = {"field": name, "values": [read_value(name, value) for value in values.split(",")]}
-        if len(set(axis["values"])) < len(axis["values"]):
-            raise ValueError(f"ablation: expected each value once, got {ablation!r}")
-    elif ablation in ABLATIONS:
-        axis = read_preset("ablations")[ablation]
-    else:
-        raise ValueError(
-            f"ablation: expected one of {', '.join(ABLATIONS)}, or a setting as field=value,value, got {ablation!r}"
-        )
-    methods = methods or axis.get("methods", ["ccp"])
+    axis, base = _parse(ablation), base or Settings()
+    name = ablation.partition("=")[0]
     rows = []
-    for row in table_rows(losses, methods):
-        others = _others(base or Settings(), row)
-        check_effect(others, axis["field"])
-        for label in axis.get("images") or axis["values"]:
-            changes = _changes(others, axis["field"], label, of_images="images" in axis)
-            if not equals and not _goes(others, changes):
+    for row in table_rows(losses, methods or axis.get("methods", ["ccp"])):
+        # Parameters belong to single losses; the benchmark adds them.
+        settings = base.changed({**row.settings(base.data), "loss_parameters": {}})
+        check_effect(settings, axis["field"])
+        for value in axis.get("images") or axis["values"]:
+            changes = _changes(settings, axis, value)
+            if ablation in ABLATIONS and not _is_valid(settings, changes):
                 continue
-            variant = f"{name}={_shown(label)}"
-            rows.append(Row(row.loss, row.method, variant, changes, _label(label)))
+            text = f"{value:g}" if isinstance(value, float) else str(value).lower()
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            rows.append(Row(row.loss, row.method, f"{name}={text}", changes, value if is_number else text))
     if not rows:
-        raise ValueError(f"ablation: no value of {name} goes with the other settings; give some as field=value,value")
+        raise ValueError(f"ablation: every value of {name} contradicts the other settings; pass setting=value,value")
     return tuple(rows)
 
 
-def _others(base: Settings, row: Row) -> Settings:
-    """Give the settings of a row, but for parameters of the loss, which are the benchmark's to add."""
-    settings: dict[str, Any] = {"loss": row.loss, "method": row.method.partition("-")[0]}
-    return base.changed({**settings, "loss_parameters": {}})
+def _parse(ablation: str) -> dict[str, Any]:
+    """Return the setting that varies and its values, as in the presets."""
+    if ablation in ABLATIONS:
+        preset: dict[str, Any] = read_preset("ablations")[ablation]
+        return preset
+    name, _, texts = ablation.partition("=")
+    if name not in ROW_SETTINGS or not texts:
+        raise ValueError(f"ablation: expected one of {', '.join(ABLATIONS)}, or setting=value,value, got {ablation!r}")
+    values = [read_value(name, text) for text in texts.split(",")]
+    if len(set(values)) < len(values):
+        raise ValueError(f"ablation: expected each value once, got {ablation!r}")
+    return {"field": name, "values": values}
 
 
-def _changes(others: Settings, name: str, label: Any, of_images: bool) -> dict[str, Any]:
-    """Give the settings that stand for a value on an ablation's axis: a batch size is one of so many classes."""
-    if of_images:
-        per_class = others.resolved().samples_per_class
-        return {name: label // per_class if label % per_class == 0 else 0}
-    if name == "proxies_per_class" and others.pool_size is None and label > others.resolved().pool_size:
-        return {name: label, "pool_size": label}
-    return {name: label}
+def _changes(settings: Settings, axis: Mapping[str, Any], value: Any) -> dict[str, Any]:
+    """Return the settings of a value on the axis. Images of a batch are converted to classes; 0 is not valid."""
+    if "images" in axis:
+        per_class = settings.resolved().samples_per_class
+        return {axis["field"]: 0 if value % per_class else value // per_class}
+    return with_pool_size(settings, {axis["field"]: value})
 
 
-def _goes(others: Settings, changes: Mapping[str, Any]) -> bool:
+def _is_valid(settings: Settings, changes: Mapping[str, Any]) -> bool:
     try:
-        others.changed(changes).resolved()
+        settings.changed(changes).resolved()
     except ValueError:
         return False
     return True
 
 
 def ablation_title(ablation: str) -> str:
-    """Say what an ablation varies, for the axis of its figure."""
+    """Return what an ablation varies, for titles and the axis of its figure."""
     title: str = read_preset("ablations").get(ablation, {}).get("title", ablation.partition("=")[0])
     return title
-
-
-def _shown(label: Any) -> str:
-    return f"{label:g}" if isinstance(label, float) else str(label).lower()
-
-
-def _label(label: Any) -> float | str:
-    return label if isinstance(label, int | float) and not isinstance(label, bool) else _shown(label)

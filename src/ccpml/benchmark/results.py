@@ -1,18 +1,16 @@
-"""From the finished cells of a benchmark to what its rows come to: means, deviations, gains."""
+"""Collect the finished cells of a benchmark: scores of each row, their deviations, and gains over the plain loss."""
 
 import statistics
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from scipy.stats import ttest_rel
-
 from ccpml.benchmark.ensemble import Ensembles, score_ensembles
-from ccpml.benchmark.protocol import Benchmark, Cell, Row
+from ccpml.benchmark.protocol import METRICS, Benchmark, Cell, Row
+from ccpml.benchmark.spread import Gain, Spread
 from ccpml.runs.directory import RunDirectory
 
-__all__ = ["Gain", "Model", "RowResult", "Spread", "best_settings", "gather"]
+__all__ = ["CellResult", "RowResult", "best_settings", "collect_results"]
 
 Scores = Mapping[str, float]
 
@@ -23,83 +21,13 @@ _GEOMETRY = (
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Numbers by their mean and their sample standard deviation.
-
-    Attributes:
-        mean: Their mean.
-        std: With n − 1 in the denominator; None for a single number.
-        count: n.
-    """
-
-    mean: float
-    std: float | None
-    count: int
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> "Spread":
-        """Take mean and deviation.
-
-        Raises:
-            ValueError: If there are no values.
-
-        Example:
-            >>> Spread.of([1.0, 2.0, 3.0])
-            Spread(mean=2.0, std=1.0, count=3)
-        """
-        values = [float(value) for value in values]
-        if not values:
-            raise ValueError("values: expected one or more, got none")
-        std = statistics.stdev(values) if len(values) > 1 else None
-        return cls(statistics.fmean(values), std, len(values))
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What a row gains over another, repeat by repeat: the same seeds on the same data.
-
-    Attributes:
-        over: Name of the other row.
-        mean: Mean difference.
-        std: Sample standard deviation of the differences; None for a single one.
-        count: Repeats that both have.
-        won: Repeats in which the difference is positive.
-        p: Two-sided p-value of the paired t-test; None where it is undefined: for a single difference, or equal ones.
-    """
-
-    over: str
-    mean: float
-    std: float | None
-    count: int
-    won: int
-    p: float | None
-
-    @classmethod
-    def of(cls, over: str, ours: Sequence[float], theirs: Sequence[float]) -> "Gain":
-        """Compare paired scores.
-
-        Example:
-            >>> Gain.of("plain", [0.5, 0.75], [0.25, 0.25]).mean
-            0.375
-        """
-        differences = [mine - other for mine, other in zip(ours, theirs, strict=True)]
-        spread, won = Spread.of(differences), sum(difference > 0 for difference in differences)
-        p = None
-        if spread.std:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # differences that are all but equal
-                p = float(ttest_rel(ours, theirs).pvalue)
-        return cls(over, spread.mean, spread.std, spread.count, won, p)
-
-
-@dataclass(frozen=True)
-class Model:
+class CellResult:
     """A finished cell.
 
     Attributes:
-        cell: Which.
-        scores: What its ``scores.json`` holds.
-        history: The rows of its ``metrics.csv``, by column.
+        cell: The cell.
+        scores: Content of its ``scores.json``.
+        history: Rows of its ``metrics.csv``, by column.
     """
 
     cell: Cell
@@ -112,7 +40,7 @@ class Model:
         return self.history[-1] if self.history else {}
 
     @classmethod
-    def read(cls, cell: Cell) -> "Model":
+    def read(cls, cell: Cell) -> "CellResult":
         """Read a cell.
 
         Raises:
@@ -121,42 +49,43 @@ class Model:
         """
         run = RunDirectory(cell.path)
         scores = run.scores()
-        again = f"remove {run.scores_file}, and the same command scores the run again"
+        damaged = f"{run.scores_file}: not the scores of a finished run"
+        way_out = "remove it and start the benchmark again"
         try:
             numbers = [scores["validation"]["map_at_r"], scores["steps"], scores["instances"]]
             numbers += [value for name in ("test", "test_last") for value in scores.get(name, {}).values()]
-            missing = {"map_at_r", "precision_at_1", "r_precision"} - scores["test"].keys()
+            missing = METRICS.keys() - scores["test"].keys()
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{run.scores_file}: not the scores of a finished run ({error!r}); {again}") from error
+            raise ValueError(f"{damaged} ({error!r}); {way_out}") from error
         if missing or not all(isinstance(number, int | float) for number in numbers):
-            raise ValueError(f"{run.scores_file}: not the scores of a finished run; {again}")
+            raise ValueError(f"{damaged}; {way_out}")
         return cls(cell, scores, run.metrics())
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """What a row comes to. Scores are in 0..1, by name.
+    """The result of a row. Scores are in 0..1, by name.
 
     Attributes:
         row: The row.
-        models: Its finished cells.
-        expected: How many cells it has.
-        separated: The mean of a repeat's models, each by itself, by the weights of its best validation; over repeats.
-        last: The same by the weights of the last step, where they were tested.
-        concatenated: The ensemble of a repeat's own models; over repeats, which are independent.
-        combinations: The ensembles of all combinations of models from any repeats, as the paper's authors do.
-        ensembles: Every single one.
-        validation: MAP@R on the validation classes at its best; over repeats.
-        gains: In test MAP@R over the plain loss, for ``separated``, ``last`` and ``concatenated``.
-        steps: Steps trained; over models.
-        instances: Projections made; over models.
-        seconds: Seconds trained; over models.
+        cells: Its finished cells.
+        expected: Number of cells that it should have.
+        separated: Mean of the models of a repeat, by the weights of the best validation; over repeats.
+        last: The same by the weights of the last step, if they were tested.
+        concatenated: Ensemble of the models of a repeat; over repeats, which are independent.
+        combinations: Ensembles of all combinations of models of any repeats, as the paper's authors average them.
+        ensembles: Each single ensemble.
+        validation: Best MAP@R on the validation classes; over repeats.
+        gains: Gains in test MAP@R over the plain loss, for ``separated``, ``last`` and ``concatenated``.
+        steps: Training steps; over models.
+        instances: Projections; over models.
+        seconds: Seconds of training; over models.
         geometry: Covering radii and distances at the last validation; over models.
-        problems: Cells that are missing, and what else went wrong.
+        problems: Cells that are missing, and other errors.
     """
 
     row: Row
-    models: tuple[Model, ...]
+    cells: tuple[CellResult, ...]
     expected: int
     separated: Mapping[str, Spread]
     last: Mapping[str, Spread]
@@ -172,12 +101,12 @@ class RowResult:
     problems: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Give all numbers, unrounded, for JSON: those that another run of the same cells would have too."""
+        """Return all numbers for JSON, unrounded, except those that differ between two runs of the same cells."""
         spreads = ("separated", "last", "concatenated", "combinations", "geometry", "gains")
         return {
             "title": self.row.title,
             **asdict(self.row),
-            "models": len(self.models),
+            "models": len(self.cells),
             "models_expected": self.expected,
             **{name: {key: asdict(value) for key, value in getattr(self, name).items()} for name in spreads},
             **{
@@ -185,145 +114,137 @@ class RowResult:
                 for name in ("validation", "steps", "instances")
             },
             "ensembles": [{"repeats": list(repeats), **scores} for repeats, scores in self.ensembles.scores.items()],
-            "cells": [{"repeat": model.cell.repeat, "fold": model.cell.fold, **model.scores} for model in self.models],
+            "cells": [{"repeat": each.cell.repeat, "fold": each.cell.fold, **each.scores} for each in self.cells],
             "problems": list(self.problems),
         }
 
 
-def gather(benchmark: Benchmark, progress: bool = True) -> list[RowResult]:
+def collect_results(benchmark: Benchmark, progress: bool = True) -> list[RowResult]:
     """Read the finished cells of a benchmark, score their ensembles, and compare the rows.
 
-    Cells that are missing or damaged leave the others standing; the result says which they are.
+    Missing and damaged cells are listed in the result and do not affect the others.
 
     Args:
         benchmark: The benchmark.
-        progress: Show a line of progress on standard error.
+        progress: Whether to show a progress bar on standard error.
 
     Returns:
-        A result for each row, in their order.
+        The result of each row, in order.
     """
-    models: dict[str, list[Model]] = {row.name: [] for row in benchmark.rows}
+    cells: dict[str, list[CellResult]] = {row.name: [] for row in benchmark.rows}
     problems: dict[str, list[str]] = {row.name: [] for row in benchmark.rows}
     for cell in benchmark.cells():
         try:
-            models[cell.row.name].append(Model.read(cell))
+            cells[cell.row.name].append(CellResult.read(cell))
         except FileNotFoundError:
-            problems[cell.row.name].append(f"{cell.title}: not finished{_why(cell)}")
+            reason = cell.last_message()
+            problems[cell.row.name].append(f"{cell.title}: not finished{reason and f': {reason}'}")
         except (OSError, ValueError) as error:
             problems[cell.row.name].append(f"{cell.title}: {error}")
-    cells = [model.cell for found in models.values() for model in found]
-    ensembles = score_ensembles(benchmark, cells, progress)
+    finished = [each.cell for of_row in cells.values() for each in of_row]
+    ensembles = score_ensembles(benchmark, finished, progress)
     return [
-        _row_result(benchmark, row, models, ensembles, [*problems[row.name], *ensembles[row.name].problems])
+        _row_result(benchmark, row, cells, ensembles, [*problems[row.name], *ensembles[row.name].problems])
         for row in benchmark.rows
     ]
-
-
-def best_settings(results: Sequence[RowResult]) -> dict[str, dict[str, Any]]:
-    """Give for each loss and method of an ablation the settings that did best on validation classes.
-
-    Args:
-        results: What `gather` gives.
-
-    Returns:
-        Settings by the name of the loss and method, as `with_settings` takes them.
-    """
-    found: dict[str, list[tuple[float, dict[str, Any]]]] = {}
-    for result in results:
-        if result.validation is not None:
-            name = replace(result.row, variant="").name
-            found.setdefault(name, []).append((result.validation.mean, dict(result.row.changes)))
-    return {name: max(tried, key=lambda pair: pair[0])[1] for name, tried in found.items()}
-
-
-def _why(cell: Cell) -> str:
-    """Give the last line of a cell's log, if there is one."""
-    try:
-        log = cell.path.with_name(f"{cell.path.name}.log").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    lines = log.strip().splitlines()
-    return f": {' '.join(lines[-1].split())}" if lines else ""
 
 
 def _row_result(
     benchmark: Benchmark,
     row: Row,
-    models: Mapping[str, Sequence[Model]],
+    cells: Mapping[str, Sequence[CellResult]],
     ensembles: Mapping[str, Ensembles],
     problems: Sequence[str],
 ) -> RowResult:
-    mine, repeats = models[row.name], ensembles[row.name].of_repeats()
-    over = _plain(benchmark.rows, row)
-    gains: dict[str, Gain | None] = {}
-    if over is not None:
-        theirs = ensembles[over.name].of_repeats()
-        both = sorted(repeats.keys() & theirs.keys())
-        ours = [repeats[repeat]["map_at_r"] for repeat in both]
-        gains["concatenated"] = Gain.of(over.name, ours, [theirs[r]["map_at_r"] for r in both]) if both else None
-        for name, key in (("separated", "test"), ("last", "test_last")):
-            gains[name] = _gain(over, mine, models[over.name], key)
+    own = cells[row.name]
     return RowResult(
         row=row,
-        models=tuple(mine),
+        cells=tuple(own),
         expected=benchmark.repeats * len(benchmark.folds),
-        separated=_over_repeats(mine, lambda model: model.scores["test"]),
-        last=_over_repeats(mine, lambda model: model.scores.get("test_last", {})),
-        concatenated=_spreads(list(repeats.values())),
-        combinations=_spreads(list(ensembles[row.name].scores.values())),
+        separated=_over_repeats(own, lambda cell: cell.scores["test"]),
+        last=_over_repeats(own, lambda cell: cell.scores.get("test_last", {})),
+        concatenated=_spreads(ensembles[row.name].of_repeats().values()),
+        combinations=_spreads(ensembles[row.name].scores.values()),
         ensembles=ensembles[row.name],
-        validation=_over_repeats(mine, lambda model: model.scores["validation"]).get("map_at_r"),
-        gains={name: gain for name, gain in gains.items() if gain is not None},
-        steps=_spread(model.scores["steps"] for model in mine),
-        instances=_spread(model.scores["instances"] for model in mine),
-        seconds=_spread(model.metrics["seconds"] for model in mine if "seconds" in model.metrics),
-        geometry=_spreads(
-            [{name: model.metrics[name] for name in _GEOMETRY if name in model.metrics} for model in mine]
-        ),
+        validation=_over_repeats(own, lambda cell: cell.scores["validation"]).get("map_at_r"),
+        gains=_gains(benchmark.rows, row, cells, ensembles),
+        steps=_spread(cell.scores["steps"] for cell in own),
+        instances=_spread(cell.scores["instances"] for cell in own),
+        seconds=_spread(cell.metrics["seconds"] for cell in own if "seconds" in cell.metrics),
+        geometry=_spreads([{name: cell.metrics[name] for name in _GEOMETRY if name in cell.metrics} for cell in own]),
         problems=tuple(problems),
     )
 
 
-def _plain(rows: Sequence[Row], row: Row) -> Row | None:
-    """Find the plain loss to compare a row with: with the same setting changed if there is one, else as it is."""
+def _gains(
+    rows: Sequence[Row],
+    row: Row,
+    cells: Mapping[str, Sequence[CellResult]],
+    ensembles: Mapping[str, Ensembles],
+) -> dict[str, Gain]:
+    """Compare a row with the plain loss of the same variant, or else of no variant."""
     plain = {other.variant: other for other in rows if other.loss == row.loss and other.method == "plain"}
-    found = plain.get("") if row.method == "plain" else plain.get(row.variant, plain.get(""))
-    return None if found is None or found.name == row.name else found
+    over = plain.get("") if row.method == "plain" else plain.get(row.variant, plain.get(""))
+    if over is None or over.name == row.name:
+        return {}
+    pairs = {}
+    repeats = [ensembles[name].of_repeats() for name in (row.name, over.name)]
+    pairs["concatenated"] = [{repeat: scores["map_at_r"] for repeat, scores in each.items()} for each in repeats]
+    for name, key in (("separated", "test"), ("last", "test_last")):
+        pairs[name] = _paired_means(cells[row.name], cells[over.name], key)
+    gains = {}
+    for name, (ours, theirs) in pairs.items():
+        common = sorted(ours.keys() & theirs.keys())
+        if common:
+            gains[name] = Gain.of(over.name, [ours[repeat] for repeat in common], [theirs[repeat] for repeat in common])
+    return gains
 
 
-def _gain(over: Row, ours: Sequence[Model], theirs: Sequence[Model], key: str) -> Gain | None:
-    """Compare the means of each repeat's models, over the folds that both have."""
-    mine, others = (
-        {(model.cell.repeat, model.cell.fold): model.scores[key]["map_at_r"] for model in models if key in model.scores}
-        for models in (ours, theirs)
-    )
-    both = sorted(mine.keys() & others.keys())
-    repeats = sorted({repeat for repeat, _ in both})
-    means = [
-        [statistics.fmean(scores[place] for place in both if place[0] == repeat) for repeat in repeats]
-        for scores in (mine, others)
+def _paired_means(ours: Sequence[CellResult], theirs: Sequence[CellResult], key: str) -> list[dict[int, float]]:
+    """Return the mean MAP@R of each repeat, for both rows, over the folds that both have."""
+    scores = [
+        {(each.cell.repeat, each.cell.fold): each.scores[key]["map_at_r"] for each in cells if key in each.scores}
+        for cells in (ours, theirs)
     ]
-    return Gain.of(over.name, *means) if repeats else None
+    common = sorted(scores[0].keys() & scores[1].keys())
+    return [
+        {
+            repeat: statistics.fmean(of_row[cell] for cell in common if cell[0] == repeat)
+            for repeat in dict.fromkeys(repeat for repeat, _ in common)
+        }
+        for of_row in scores
+    ]
 
 
-def _over_repeats(models: Sequence[Model], scores: Callable[[Model], Scores]) -> dict[str, Spread]:
-    """Average the models of each repeat; then take the spread over repeats."""
+def _over_repeats(cells: Sequence[CellResult], scores: Callable[[CellResult], Scores]) -> dict[str, Spread]:
+    """Average the models of each repeat; then compute the spread over repeats."""
     repeats: dict[int, list[Scores]] = {}
-    for model in models:
-        repeats.setdefault(model.cell.repeat, []).append(scores(model))
-    return _spreads([_means(of_one) for of_one in repeats.values()])
+    for each in cells:
+        repeats.setdefault(each.cell.repeat, []).append(scores(each))
+    return _spreads([{name: spread.mean for name, spread in _spreads(each).items()} for each in repeats.values()])
 
 
-def _means(scores: Sequence[Scores]) -> dict[str, float]:
-    return {name: spread.mean for name, spread in _spreads(scores).items()}
-
-
-def _spreads(scores: Sequence[Scores]) -> dict[str, Spread]:
-    """Take the spread of each score, over those that have it."""
-    names = dict.fromkeys(name for one in scores for name in one if not name.startswith("num_"))
-    return {name: Spread.of(one[name] for one in scores if name in one) for name in names}
+def _spreads(scores: Iterable[Scores]) -> dict[str, Spread]:
+    """Compute the spread of each score, over those that have it."""
+    scores = list(scores)
+    names = dict.fromkeys(name for each in scores for name in each if not name.startswith("num_"))
+    return {name: Spread.of(each[name] for each in scores if name in each) for name in names}
 
 
 def _spread(values: Iterable[float]) -> Spread | None:
     values = list(values)
     return Spread.of(values) if values else None
+
+
+def best_settings(results: Sequence[RowResult]) -> dict[str, dict[str, Any]]:
+    """Return the settings that are best on the validation classes, for each loss and method of an ablation.
+
+    Returns:
+        Settings by the name of the loss and method, as `with_row_settings` takes them.
+    """
+    tried: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+    for result in results:
+        if result.validation is not None:
+            name = replace(result.row, variant="").name
+            tried.setdefault(name, []).append((result.validation.mean, dict(result.row.changes)))
+    return {name: max(pairs, key=lambda pair: pair[0])[1] for name, pairs in tried.items()}

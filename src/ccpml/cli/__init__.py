@@ -46,6 +46,7 @@ _HINTS = {
     "BenchmarkNotFoundError": "pass --data-root, or download it with `ccpml data fetch`",
     "CacheError": "`ccpml data cache` builds it again",
     "IncompleteBenchmarkError": "`ccpml data check` lists all differences, --allow-partial accepts them",
+    "BenchmarkExistsError": "choose another --out, or pass the settings that it started with",
     "StudyExistsError": "choose another --out or --study",
     "SkippableImagesError": "--skip-bad-images leaves them out",
 }

@@ -25,27 +25,28 @@ def benchmark(arguments: list[str]) -> int:
     parsed, to_do = parse_benchmark(arguments)
     check_settings(to_do.base)
 
-    from ccpml.benchmark.cells import begin, run_cells
+    from ccpml.benchmark.prepare import prepare_benchmark
+    from ccpml.benchmark.runner import run_cells
     from ccpml.cli.board import Board
     from ccpml.files import write_text
 
     devices = _devices(parsed.get("devices") or to_do.base.device)
     at_once = parsed.get("at_once") or len(devices)
-    to_do = begin(to_do, at_once)
+    to_do = prepare_benchmark(to_do, at_once)
     try:
         with Board(to_do) as board:
             progress = run_cells(to_do, devices, at_once, board.show)
 
-        from ccpml.benchmark.results import best_settings, gather
-        from ccpml.benchmark.tables import write_tables
+        from ccpml.benchmark.outputs import write_outputs
+        from ccpml.benchmark.results import best_settings, collect_results
         from ccpml.report.ablation import draw_ablation, draw_table
 
-        results = gather(to_do)
+        results = collect_results(to_do)
     except KeyboardInterrupt:
         way_on = shlex.join(["ccpml", "benchmark", *arguments])
         print(f"ccpml: stopped, what is finished stays in {to_do.out}; go on with: {way_on}", file=sys.stderr)
         return 130
-    places = write_tables(to_do, results)
+    places = write_outputs(to_do, results)
     if to_do.ablation:
         places.append(to_do.out / "best.yaml")
         write_text(places[-1], yaml.safe_dump(best_settings(results), sort_keys=False))
@@ -146,7 +147,7 @@ def _require_takers(to_do: "Benchmark") -> None:
 
 def _rows(parsed: Any, settings: "Settings") -> "tuple[Row, ...]":
     from ccpml.benchmark.ablations import ablation_rows
-    from ccpml.benchmark.protocol import table_rows, variant_rows, with_settings
+    from ccpml.benchmark.rows import table_rows, variant_rows, with_row_settings
 
     losses = _list(parsed.losses)
     if parsed.ablation is not None:
@@ -159,7 +160,7 @@ def _rows(parsed: Any, settings: "Settings") -> "tuple[Row, ...]":
     for variant in parsed.variant:
         rows += variant_rows(losses, variant)
     if parsed.row_settings is not None:
-        rows = with_settings(rows, _read_yaml("--row_settings", parsed.row_settings))
+        rows = with_row_settings(rows, _read_yaml("--row_settings", parsed.row_settings))
     names = [row.name for row in rows]
     if len(set(names)) < len(names):
         raise UsageError("--variant: each needs a name of its own")

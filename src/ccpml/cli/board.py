@@ -10,8 +10,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ccpml.benchmark.cells import Progress, read_scores, read_state
 from ccpml.benchmark.protocol import Benchmark
+from ccpml.benchmark.runner import Progress
+from ccpml.runs.directory import RunDirectory
 
 __all__ = ["Board"]
 
@@ -73,7 +74,7 @@ class Board:
             finished = [cell for cell in progress.finished if cell.row.name == row.name]
             for cell in finished:
                 if str(cell.path) not in self._scores:
-                    self._scores[str(cell.path)] = read_scores(cell)["validation"]["map_at_r"]
+                    self._scores[str(cell.path)] = RunDirectory(cell.path).scores()["validation"]["map_at_r"]
             scores = [self._scores[str(cell.path)] for cell in finished]
             failed = sum(title.startswith(f"{row.title}, ") for title in progress.failed)
             mean = f"{100 * statistics.mean(scores):.2f}" if scores else ""
@@ -83,7 +84,7 @@ class Board:
     def _running(self, progress: Progress) -> list[Text]:
         lines = []
         for running in progress.running:
-            state = read_state(running.cell)
+            state = RunDirectory(running.cell.path).last_metrics()
             steps, seconds = state.get("step", 0), time.monotonic() - running.started
             how_far = f"step {steps:,.0f}, validation MAP@R {100 * state['map_at_r']:.2f}" if state else "starting"
             most = running.cell.settings.max_steps
@@ -95,7 +96,7 @@ class Board:
         return lines
 
     def _summary(self, progress: Progress) -> Text:
-        left = progress.time_left()
+        left = progress.seconds_left()
         failed = f", {len(progress.failed)} failed" if progress.failed else ""
         time_left = f", {_clock(left)} left" if left is not None and progress.running else ""
         return Text(f"{len(progress.finished)} of {progress.total} cells finished{failed}{time_left}")

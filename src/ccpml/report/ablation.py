@@ -85,9 +85,7 @@ def draw_table(benchmark: Benchmark, results: Sequence[RowResult], to: Path) -> 
     shown = ["concatenated", "separated"] if len(benchmark.folds) > 1 else ["separated", "last"]
     shown = [score for score in shown if any(_point(result, score) for result in results)] or shown[:1]
     places = _places(results)
-    papers = [paper_scores(benchmark.base.data, result.row) or {} for result in results]
-    if benchmark.protocol != "mlrc":
-        papers = [{} for _ in results]
+    papers = [paper_scores(benchmark, result.row) or {} for result in results]
     with style():
         figure = Figure(figsize=(WIDTH, 1.6 + 0.3 * (max(places, default=0) + 1)), layout="constrained")
         every = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
@@ -120,8 +118,8 @@ def _color(row: Row) -> str:
 
 def _is_default(benchmark: Benchmark, row: Row) -> bool:
     """Whether a row has the settings of the benchmark unchanged."""
-    plain = next(benchmark.models(_family(row), 0)).settings
-    return next(benchmark.models(row, 0)).settings == plain
+    plain = next(benchmark.row_cells(_family(row), 0)).settings
+    return next(benchmark.row_cells(row, 0)).settings == plain
 
 
 def _point(result: RowResult, score: str) -> _Point | None:
@@ -131,7 +129,7 @@ def _point(result: RowResult, score: str) -> _Point | None:
     else:
         key = {"validation": "validation", "separated": "test", "last": "test_last"}[score]
         models: dict[int, list[float]] = {}
-        for model in result.models:
+        for model in result.cells:
             if key in model.scores:
                 models.setdefault(model.cell.repeat, []).append(model.scores[key]["map_at_r"])
         found = {repeat: float(np.mean(scores)) for repeat, scores in models.items()}

@@ -11,7 +11,17 @@ from ccpml.runs.presets import read_preset
 from ccpml.runs.settings import Settings, setting_types
 from ccpml.runs.values import is_numeric, read_value, value_options
 
-__all__ = ["SEARCHES", "Choices", "Field", "Range", "check_effect", "parse_field", "search_space", "with_values"]
+__all__ = [
+    "SEARCHES",
+    "Choices",
+    "Field",
+    "Range",
+    "check_effect",
+    "parse_field",
+    "search_space",
+    "with_pool_size",
+    "with_values",
+]
 
 SEARCHES = tuple(read_preset("searches"))
 """Names of the presets."""
@@ -221,7 +231,17 @@ def with_values(base: Settings, values: Mapping[str, Any]) -> Settings:
         >>> with_values(Settings(), {"proxies_per_class": 16}).pool_size
         16
     """
-    changes = dict(values)
-    if "proxies_per_class" in values and "pool_size" not in values and base.pool_size is None:
-        changes["pool_size"] = max(values["proxies_per_class"], base.resolved().pool_size)
-    return base.changed(changes)
+    return base.changed(with_pool_size(base, values))
+
+
+def with_pool_size(base: Settings, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with the pool size that they need, if it was left open.
+
+    Example:
+        >>> with_pool_size(Settings(), {"proxies_per_class": 16})
+        {'proxies_per_class': 16, 'pool_size': 16}
+    """
+    proxies = values.get("proxies_per_class")
+    if proxies and "pool_size" not in values and base.pool_size is None and proxies > base.resolved().pool_size:
+        return {**values, "pool_size": proxies}
+    return dict(values)

@@ -1,4 +1,4 @@
-"""Train one cell of a benchmark in a process of its own: ``python -m ccpml.benchmark.cell <settings> <run>``."""
+"""Train one cell of a benchmark in its own process: ``python -m ccpml.benchmark.cell_process <settings> <run>``."""
 
 import json
 import os
@@ -12,11 +12,11 @@ from ccpml.runs.settings import ResolvedSettings
 
 
 def main(settings: Path, path: Path) -> int:
-    """Train, or go on with, a run; return 0, 1 for a failure, or 128 and the number of the signal that stopped it."""
+    """Train or resume a run; return 0, 1 after a failure, or 128 + the number of the signal that stopped it."""
     from ccpml.runs.callbacks import Stopped
     from ccpml.runs.train import resume, train
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a benchmark in a shell's background would ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit SIG_IGN
     exit_with_parent(os.getppid())
     try:
         if RunDirectory(path).settings_file.is_file():
@@ -26,7 +26,7 @@ def main(settings: Path, path: Path) -> int:
     except (Stopped, KeyboardInterrupt) as stopped:
         return 128 + getattr(stopped, "number", signal.SIGINT)
     except Exception as error:
-        print(f"{' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        print(" ".join(str(error).split()) or type(error).__name__, file=sys.stderr)
         return 1
     return 0
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from ccpml.benchmark.ablations import ablation_rows
+from ccpml.benchmark.outputs import write_outputs
 from ccpml.benchmark.paper import paper_scores
-from ccpml.benchmark.results import gather
-from ccpml.benchmark.table import Table
-from ccpml.benchmark.tables import write_tables
+from ccpml.benchmark.results import collect_results
+from ccpml.benchmark.text_table import TextTable
 from tests.benchmark.finished import make_benchmark
 
 
@@ -24,10 +24,10 @@ def tables_of(text: str) -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def test_all_four_say_the_same(tmp_path: Path) -> None:
+def test_all_files_have_the_same_scores(tmp_path: Path) -> None:
     made = make_benchmark(tmp_path / "out", ["c2", "ms", "proxy_anchor"], ["plain", "ccp"])
-    results = gather(made, progress=False)
-    files = write_tables(made, results)
+    results = collect_results(made, progress=False)
+    files = write_outputs(made, results)
     assert {file.name for file in files} >= {"table.md", "table.csv", "table.tex", "table.json"}
     text = (made.out / "table.md").read_text()
     tables = tables_of(text)
@@ -49,17 +49,17 @@ def test_all_four_say_the_same(tmp_path: Path) -> None:
     assert combined["C2"]["combinations"] == "4"
     assert "over 2 independent repeats (seeds 0 to 1)" in text
     assert "2^2 = 4 of them" in " ".join(text.split())
-    assert "1 do not, as no other image is of their class" in text
+    assert "1 do not, since no other image is of their class" in text
     assert "commit abc" in text
     change = tables["Covering radius and distance between classes: end of the first instance → end of training"][0]
     assert change["validation classes radius"] == "0.500 → 0.250 (4 fell)"
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == len(tables)
 
 
-def test_beside_the_paper(tmp_path: Path) -> None:
+def test_comparison_with_the_paper(tmp_path: Path) -> None:
     made = make_benchmark(tmp_path / "out", data="cub", folds=4, repeats=1)
-    results = gather(made, progress=False)
-    write_tables(made, results)
+    results = collect_results(made, progress=False)
+    write_outputs(made, results)
     text = (made.out / "table.md").read_text()
     row = tables_of(text)["The paper's figures (and by how much ours exceed them)"][1]
     ours = 100 * results[1].concatenated["map_at_r"].mean
@@ -69,12 +69,12 @@ def test_beside_the_paper(tmp_path: Path) -> None:
     assert line["paper_concatenated_map_at_r"] == "28.02"
     assert float(line["minus_paper_concatenated_map_at_r"]) == pytest.approx(ours - 28.02, abs=0.006)
     assert "The settings differ from the paper's: embedding_dim 4" in text
-    assert paper_scores("cub", results[1].row) == json.loads((made.out / "table.json").read_text())["rows"][1]["paper"]
+    assert paper_scores(made, results[1].row) == json.loads((made.out / "table.json").read_text())["rows"][1]["paper"]
 
 
 def test_one_repeat_is_written_without_deviations(tmp_path: Path) -> None:
     made = make_benchmark(tmp_path / "out", repeats=1)
-    write_tables(made, gather(made, progress=False))
+    write_outputs(made, collect_results(made, progress=False))
     text = (made.out / "table.md").read_text()
     assert "One repeat (seed 0), so there is no standard deviation." in text
     assert "±" not in text
@@ -83,17 +83,17 @@ def test_one_repeat_is_written_without_deviations(tmp_path: Path) -> None:
 def test_the_same_cells_give_the_same_tables(tmp_path: Path) -> None:
     one, two = (make_benchmark(tmp_path / name) for name in ("one", "two"))
     for made in (one, two):
-        write_tables(made, gather(made, progress=False))
+        write_outputs(made, collect_results(made, progress=False))
     for name in ("table.md", "table.csv", "table.tex", "table.json"):
         assert (one.out / name).read_bytes() == (two.out / name).read_bytes()
 
 
-def test_what_is_missing_is_said(tmp_path: Path) -> None:
+def test_missing_cells_are_listed(tmp_path: Path) -> None:
     made = make_benchmark(tmp_path / "out")
     for cell in made.cells():
         if cell.row.method == "ccp":
             (cell.path / "scores.json").unlink()
-    write_tables(made, gather(made, progress=False))
+    write_outputs(made, collect_results(made, progress=False))
     text = (made.out / "table.md").read_text()
     assert "## Missing" in text
     assert "C2-CCP, repeat 1, fold 1: not finished" in text
@@ -103,7 +103,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
 
 def test_an_ablation_has_tables_of_single_models(tmp_path: Path) -> None:
     made = make_benchmark(tmp_path / "out", rows=ablation_rows("rewind", ["c2"]), folds=1, ablation="rewind")
-    write_tables(made, gather(made, progress=False))
+    write_outputs(made, collect_results(made, progress=False))
     text = (made.out / "table.md").read_text()
     assert "ablation of rewind to the instance's best" in text
     assert [row[""] for row in tables_of(text)["Test by the weights of the best validation, 4-D"]] == [
@@ -112,17 +112,17 @@ def test_an_ablation_has_tables_of_single_models(tmp_path: Path) -> None:
     ]
 
 
-def test_partial_data_are_called_so(tmp_path: Path) -> None:
+def test_partial_data_are_marked(tmp_path: Path) -> None:
     made = make_benchmark(tmp_path / "out", methods=["plain"], repeats=1)
     for cell in made.cells():
         file = cell.path / "scores.json"
         file.write_text(file.read_text().replace('"partial": false', '"partial": true'))
-    write_tables(made, gather(made, progress=False))
+    write_outputs(made, collect_results(made, progress=False))
     assert "The data are PARTIAL" in (made.out / "table.md").read_text()
 
 
-def test_latex_has_no_character_that_it_would_read_otherwise() -> None:
-    table = Table("50 % of a_b & c~d^e\\f {g} #1 $x$ <y>", (("", "漢 ±"),), (("r_1", "-1.25 ± 0.50"),))
+def test_special_characters_are_escaped_in_latex() -> None:
+    table = TextTable("50 % of a_b & c~d^e\\f {g} #1 $x$ <y>", (("", "漢 ±"),), (("r_1", "-1.25 ± 0.50"),))
     tex = table.tex()
     body = tex[tex.index(r"\caption{") : tex.index(r"\begin{tabular}")]
     assert r"50 \% of a\_b \& c\textasciitilde{}d\textasciicircum{}e\textbackslash{}f \{g\} \#1 \$x\$ $<$y$>$" in body

@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -9,8 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
-from ccpml.benchmark.cells import Progress, begin, read_scores, run_cells
-from ccpml.benchmark.protocol import Benchmark, Row, table_rows
+from ccpml.benchmark.prepare import BenchmarkExistsError, prepare_benchmark
+from ccpml.benchmark.protocol import Benchmark, Row
+from ccpml.benchmark.rows import table_rows
+from ccpml.benchmark.runner import Progress, run_cells
 from ccpml.runs.directory import RunDirectory
 from tests.toy import quick_settings, toy_folder
 
@@ -27,14 +28,17 @@ def benchmark(folder, out, rows=None, repeats=1, **settings):
 
 
 def scores(benchmark):
-    return {str(cell.path.relative_to(benchmark.out)): read_scores(cell)["test"] for cell in benchmark.cells()}
+    return {
+        str(cell.path.relative_to(benchmark.out)): RunDirectory(cell.path).scores()["test"]
+        for cell in benchmark.cells()
+    }
 
 
 @pytest.fixture(scope="module")
 def whole(folder, tmp_path_factory):
     """A benchmark that ran to its end without interruption."""
     made = benchmark(folder, tmp_path_factory.mktemp("whole") / "out")
-    begin(made)
+    prepare_benchmark(made)
     progress = run_cells(made, ["cpu"], at_once=2)
     assert (len(progress.finished), progress.failed) == (2, {})
     return made
@@ -53,17 +57,18 @@ def test_finished_cells_are_skipped(whole):
     before = {cell.path: (cell.path / "scores.json").stat().st_mtime_ns for cell in whole.cells()}
     seen = []
     progress = run_cells(whole, ["cpu"], 1, lambda progress: seen.append(len(progress.finished)))
-    assert (len(progress.finished), progress.seconds, seen) == (2, [], [2])
+    assert (len(progress.finished), progress.durations, seen) == (2, [], [2])
     assert before == {cell.path: (cell.path / "scores.json").stat().st_mtime_ns for cell in whole.cells()}
 
 
-def test_a_benchmark_killed_in_the_middle_and_restarted_gives_the_same(whole, folder, tmp_path):
+def test_a_benchmark_that_is_killed_and_restarted_gives_the_same_scores(whole, folder, tmp_path):
     made = benchmark(folder, tmp_path / "out")
-    begin(made)
+    prepare_benchmark(made)
     program = (
         "from pathlib import Path; from ccpml.runs.settings import Settings\n"
-        "from ccpml.benchmark.cells import run_cells\n"
-        "from ccpml.benchmark.protocol import Benchmark, table_rows\n"
+        "from ccpml.benchmark.protocol import Benchmark\n"
+        "from ccpml.benchmark.rows import table_rows\n"
+        "from ccpml.benchmark.runner import run_cells\n"
         f"base = Settings.from_dict({made.base.as_dict()!r})\n"
         f"run_cells(Benchmark(base, table_rows(['c2'], ['plain']), Path({str(made.out)!r}), folds=(0, 1)), ['cpu'], 2)"
     )
@@ -84,36 +89,36 @@ def test_how_many_cells_at_once_changes_no_score(folder, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     made = benchmark(folder, tmp_path / "out", threads="auto")
-    assert begin(made, at_once=2).base.threads == 3
-    assert begin(made, at_once=6).base.threads == 3
-    assert begin(benchmark(folder, tmp_path / "out", threads=1), at_once=6).base.threads == 1
+    assert prepare_benchmark(made, at_once=2).base.threads == 3
+    assert prepare_benchmark(made, at_once=6).base.threads == 3
+    assert prepare_benchmark(benchmark(folder, tmp_path / "out", threads=1), at_once=6).base.threads == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert begin(benchmark(folder, tmp_path / "other", threads="auto"), at_once=2).base.threads == 5
+    assert prepare_benchmark(benchmark(folder, tmp_path / "other", threads="auto"), at_once=2).base.threads == 5
 
 
-def test_what_a_process_left_that_was_killed_as_it_made_the_directory(folder, tmp_path):
+def test_leftovers_of_a_process_killed_while_creating_the_run_are_removed(folder, tmp_path):
     made = benchmark(folder, tmp_path / "out")
-    cell = next(begin(made).cells())
+    cell = next(prepare_benchmark(made).cells())
     cell.path.mkdir(parents=True)
     (cell.path / ".experiment.123.tmp.yaml").touch()
     assert run_cells(made, ["cpu"], 2).failed == {}
     assert not list(cell.path.glob(".*.tmp*"))
 
 
-def test_a_cell_that_fails_is_reported_and_the_others_go_on(folder, tmp_path):
+def test_a_cell_that_fails_is_reported_and_does_not_stop_the_others(folder, tmp_path):
     rows = (Row("contrastive", "plain", "large", {"classes_per_batch": 100}), Row("contrastive", "plain"))
     made = benchmark(folder, tmp_path / "out", rows)
-    begin(made)
+    prepare_benchmark(made)
     progress = run_cells(made, ["cpu"], at_once=2)
     assert {cell.row.variant for cell in progress.finished} == {""}
     assert len(progress.finished) == 2
     assert set(progress.failed) == {f"C2 (large), repeat 0, fold {fold}" for fold in (0, 1)}
-    assert all("a batch needs 100 classes and there are 3" in why for why in progress.failed.values())
+    assert all("classes per batch: expected at most 3" in why for why in progress.failed.values())
 
 
-def test_ctrl_c_stops_the_cells_which_then_go_on(whole, folder, tmp_path):
+def test_cells_stopped_by_ctrl_c_resume(whole, folder, tmp_path):
     made = benchmark(folder, tmp_path / "out")
-    begin(made)
+    prepare_benchmark(made)
 
     def interrupt(progress):
         if any((one.cell.path / "checkpoints" / "last.ckpt").exists() for one in progress.running):
@@ -125,20 +130,22 @@ def test_ctrl_c_stops_the_cells_which_then_go_on(whole, folder, tmp_path):
     assert scores(made) == scores(whole)
 
 
-def test_other_settings_need_another_place(whole, folder, tmp_path):
-    begin(benchmark(folder, whole.out, table_rows(["c2", "ms"], ["plain"]), repeats=2))  # more of the same is welcome
-    begin(benchmark(folder, whole.out, threads=2))  # and so is another machine
-    with pytest.raises(FileExistsError, match=r"other settings .lr: None there, 0.1 now"):
-        begin(benchmark(folder, whole.out, lr=0.1))
-    begin(benchmark(folder, whole.out, (Row("triplet", "ccp", "free", {"projections.strength": 0.0}),)))
-    with pytest.raises(FileExistsError, match=r"triplet-ccp-free: .*0.0. there, .*1.0. now"):
-        begin(benchmark(folder, whole.out, (Row("triplet", "ccp", "free", {"projections.strength": 1.0}),)))
+def test_a_benchmark_with_other_settings_is_refused(whole, folder, tmp_path):
+    prepare_benchmark(
+        benchmark(folder, whole.out, table_rows(["c2", "ms"], ["plain"]), repeats=2)
+    )  # rows and repeats may be added
+    prepare_benchmark(benchmark(folder, whole.out, threads=2))  # another machine
+    with pytest.raises(BenchmarkExistsError, match=r"other settings .lr: was None, is 0.1"):
+        prepare_benchmark(benchmark(folder, whole.out, lr=0.1))
+    prepare_benchmark(benchmark(folder, whole.out, (Row("triplet", "ccp", "free", {"projections.strength": 0.0}),)))
+    with pytest.raises(BenchmarkExistsError, match=r"triplet-ccp-free: was .*0.0., is .*1.0."):
+        prepare_benchmark(benchmark(folder, whole.out, (Row("triplet", "ccp", "free", {"projections.strength": 1.0}),)))
     (tmp_path / "thesis.txt").write_text("irreplaceable")
-    with pytest.raises(FileExistsError, match="something that is no benchmark"):
-        begin(benchmark(folder, tmp_path))
+    with pytest.raises(BenchmarkExistsError, match="not the folder of a benchmark"):
+        prepare_benchmark(benchmark(folder, tmp_path))
 
 
-def test_two_processes_do_not_train_one_run(whole):
+def test_two_processes_cannot_train_one_run(whole):
     run = RunDirectory(next(whole.cells()).path)
     program = (
         "import sys; from pathlib import Path; from ccpml.runs.directory import RunDirectory\n"
@@ -151,13 +158,8 @@ def test_two_processes_do_not_train_one_run(whole):
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "held\n"
 
 
-def test_time_left_is_that_of_the_cells_not_begun_and_of_the_rest_of_those_running():
+def test_the_time_left_is_estimated_from_the_finished_cells():
     progress = Progress(total=10, at_once=2)
-    assert progress.time_left() is None
-    progress.finished, progress.seconds = [None] * 4, [10.0, 20.0]
-    assert progress.time_left() == pytest.approx(6 * 15 / 2)
-
-
-def test_the_scores_of_a_cell_are_those_in_its_file(whole):
-    cell = next(whole.cells())
-    assert read_scores(cell) == json.loads((cell.path / "scores.json").read_text())
+    assert progress.seconds_left() is None
+    progress.finished, progress.durations = [None] * 4, [10.0, 20.0]
+    assert progress.seconds_left() == pytest.approx(6 * 15 / 2)

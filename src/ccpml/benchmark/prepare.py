@@ -1,0 +1,100 @@
+"""Prepare a benchmark: check its settings and data, and write ``benchmark.yaml`` or compare with an earlier one."""
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import yaml
+
+from ccpml.benchmark.protocol import Benchmark
+from ccpml.data import load_source, make_splits
+from ccpml.files import write_text
+from ccpml.runs.values import differences
+
+__all__ = ["BenchmarkExistsError", "prepare_benchmark"]
+
+
+class BenchmarkExistsError(FileExistsError):
+    """The folder of a benchmark holds something else."""
+
+
+def prepare_benchmark(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
+    """Write what the benchmark is, or check that an earlier call had the same settings.
+
+    Rows and repeats may differ, since more of them extend a table. The settings that all cells share may not.
+
+    Args:
+        benchmark: The benchmark.
+        at_once: Number of cells that will be trained at the same time.
+
+    Returns:
+        The benchmark with a fixed number of threads per cell: the given one, or that of the first call. Results are
+        equal bit for bit for equal threads, however many cells are trained at once.
+
+    Raises:
+        BenchmarkExistsError: If the folder holds something else, or a benchmark with other settings.
+        ValueError: If settings contradict each other, or the data cannot be loaded or split; nothing is written.
+    """
+    list(benchmark.cells())
+    existing = next(path for path in (benchmark.out, *benchmark.out.parents) if path.exists())
+    if not existing.is_dir():
+        raise BenchmarkExistsError(f"{existing}: expected a folder, got a file")
+    _check_splits(benchmark)
+    found = _read_earlier(benchmark)
+    threads = benchmark.base.threads
+    if threads == "auto":
+        threads = found.get("threads") or _threads_per_cell(at_once)
+    content = {
+        **_shared(benchmark),
+        "settings": benchmark.settings,
+        "repeats": benchmark.repeats,
+        "threads": threads,
+        "rows": {**found.get("rows", {}), **_row_changes(benchmark)},
+    }
+    file = benchmark.out / "benchmark.yaml"
+    write_text(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return replace(benchmark, base=replace(benchmark.base, threads=threads))
+
+
+def _check_splits(benchmark: Benchmark) -> None:
+    """Load and split the images once, so that an error in them is reported once and not by every cell."""
+    settings = benchmark.base.resolved()
+    source = load_source(settings.data, settings.data_root or None, settings.allow_partial)
+    for fold in benchmark.folds:
+        make_splits(source, settings.test_classes or None, settings.folds, fold)
+
+
+def _read_earlier(benchmark: Benchmark) -> dict[str, Any]:
+    """Return the ``benchmark.yaml`` of an earlier call, which must be of the same benchmark; empty if there is none."""
+    out, file = benchmark.out, benchmark.out / "benchmark.yaml"
+    if not file.is_file():
+        if out.exists() and any(out.iterdir()):
+            raise BenchmarkExistsError(f"{out}: already exists and is not the folder of a benchmark")
+        return {}
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), dict) for name in ("settings", "rows")):
+        raise BenchmarkExistsError(f"{file}: damaged")
+    shared, rows = _shared(benchmark), _row_changes(benchmark)
+    changed = differences({name: found.get(name) for name in shared}, shared)
+    changed += differences(found["settings"], benchmark.settings)
+    changed += differences(found["rows"], {name: rows.get(name, row) for name, row in found["rows"].items()})
+    if changed:
+        raise BenchmarkExistsError(f"{out}: holds a benchmark with other settings ({'; '.join(changed)})")
+    return found
+
+
+def _shared(benchmark: Benchmark) -> dict[str, Any]:
+    return {"protocol": benchmark.protocol, "ablation": benchmark.ablation, "folds": list(benchmark.folds)}
+
+
+def _row_changes(benchmark: Benchmark) -> dict[str, dict[str, Any]]:
+    return {row.name: dict(row.changes) for row in benchmark.rows}
+
+
+def _threads_per_cell(at_once: int) -> int:
+    """Return OMP_NUM_THREADS if it is set, otherwise the share of the cores of each of ``at_once`` cells."""
+    requested = os.environ.get("OMP_NUM_THREADS", "")
+    return int(requested) if requested.isdigit() and int(requested) else max(1, (os.cpu_count() or 1) // at_once)

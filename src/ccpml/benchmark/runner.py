@@ -1,0 +1,192 @@
+"""Train the cells of a benchmark, each in its own process, several at once. Finished cells are skipped."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ccpml.benchmark.protocol import Benchmark, Cell
+from ccpml.files import write_json
+from ccpml.runs.directory import RunDirectory
+
+__all__ = ["Progress", "RunningCell", "run_cells"]
+
+
+@dataclass
+class RunningCell:
+    """A cell in training.
+
+    Attributes:
+        cell: The cell.
+        device: Device that it is trained on.
+        process: Its process.
+        started: Start time, by the monotonic clock.
+    """
+
+    cell: Cell
+    device: str
+    process: "subprocess.Popen[bytes]"
+    started: float
+
+
+@dataclass
+class Progress:
+    """Progress of a benchmark.
+
+    Attributes:
+        total: Number of cells.
+        at_once: Number of cells trained at the same time.
+        finished: Cells that have their scores, including those of earlier calls.
+        failed: Reasons of the cells that failed, by title.
+        running: Cells in training.
+        durations: Seconds of each cell that finished in this call.
+    """
+
+    total: int
+    at_once: int
+    finished: list[Cell] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    running: list[RunningCell] = field(default_factory=list)
+    durations: list[float] = field(default_factory=list)
+
+    def seconds_left(self) -> float | None:
+        """Return the estimated seconds that remain; None before the first cell has finished."""
+        if not self.durations:
+            return None
+        mean = sum(self.durations) / len(self.durations)
+        remaining = self.total - len(self.finished) - len(self.failed)
+        elapsed = sum(min(time.monotonic() - running.started, mean) for running in self.running)
+        return max(0.0, remaining * mean - elapsed) / self.at_once
+
+
+def run_cells(
+    benchmark: Benchmark,
+    devices: Sequence[str],
+    at_once: int,
+    watch: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Train all cells that are not finished.
+
+    Finished cells are skipped and killed cells resumed. A cell that fails is recorded and does not stop the others.
+
+    Args:
+        benchmark: The benchmark.
+        devices: Devices as in `Settings`, assigned to the cells in turn.
+        at_once: Number of cells to train at the same time.
+        watch: Function called about once a second, and after each cell.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, when all running cells have written their checkpoints.
+    """
+    cells = list(benchmark.cells())
+    progress = Progress(len(cells), at_once)
+    progress.finished += [cell for cell in cells if _is_finished(benchmark, cell)]
+    waiting = deque(cell for cell in cells if cell not in progress.finished)
+    free = deque(devices[i % len(devices)] for i in range(at_once))
+    with _sigterm_as_interrupt():
+        try:
+            while waiting or progress.running:
+                while waiting and free:
+                    progress.running.append(_start(waiting.popleft(), free.popleft()))
+                watch(progress)
+                _wait(progress.running)
+                for ended in [running for running in progress.running if running.process.poll() is not None]:
+                    progress.running.remove(ended)
+                    free.append(ended.device)
+                    _record_end(progress, ended)
+            watch(progress)
+        except BaseException:
+            _stop(progress.running)
+            raise
+    return progress
+
+
+def _is_finished(benchmark: Benchmark, cell: Cell) -> bool:
+    """Whether a cell has its scores, and its embeddings if ensembles need them.
+
+    Scores that are damaged or lack their embeddings are removed, so that the cell is scored again.
+    """
+    run = RunDirectory(cell.path)
+    try:
+        scores = run.scores()
+        complete = "test" in scores and "validation" in scores
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, TypeError):
+        complete = False
+    if complete and (len(benchmark.folds) == 1 or (run.embeddings / "test.npz").is_file()):
+        return True
+    run.scores_file.unlink()
+    return False
+
+
+def _start(cell: Cell, device: str) -> RunningCell:
+    """Start the process of a cell, in a session of its own, so that Ctrl-C reaches it once and only through us."""
+    write_json(cell.settings_file, {**cell.settings.as_dict(), "device": device})
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if cell.settings.threads != "auto":
+        environment["OMP_NUM_THREADS"] = str(cell.settings.threads)
+    with cell.log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ccpml.benchmark.cell_process", str(cell.settings_file), str(cell.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+    return RunningCell(cell, device, process, time.monotonic())
+
+
+def _wait(running: Sequence[RunningCell], seconds: float = 1.0) -> None:
+    """Wait until a process has ended, at most for some seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and all(each.process.poll() is None for each in running):
+        time.sleep(0.05)
+
+
+def _record_end(progress: Progress, ended: RunningCell) -> None:
+    cell, code = ended.cell, ended.process.returncode
+    if RunDirectory(cell.path).finished:
+        progress.finished.append(cell)
+        progress.durations.append(time.monotonic() - ended.started)
+        return
+    reason = cell.last_message() or (f"killed by signal {-code}" if code < 0 else f"ended with code {code}")
+    progress.failed[cell.title] = f"{reason} ({cell.log_file})"
+
+
+def _stop(running: Sequence[RunningCell]) -> None:
+    """Stop all cells after their current step, and wait for them; a second Ctrl-C stops them at once."""
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGKILL):
+        for each in running:
+            if each.process.poll() is None:
+                each.process.send_signal(number)
+        try:
+            for each in running:
+                each.process.wait()
+        except KeyboardInterrupt:
+            continue
+        return
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Make SIGTERM raise KeyboardInterrupt, as Ctrl-C does. Only the main thread can change handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
