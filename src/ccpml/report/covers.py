@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccpml.method import average_covering_radius, covering_radius, lipschitz_normalize
-from ccpml.report.embedded import Embedded
+from ccpml.report.embedded import Embedded, evenly_spaced
 from ccpml.report.images import Images
 from ccpml.report.style import Picture, legible, shorten
 from ccpml.report.tiles import Row, Tile, draw_rows
@@ -51,7 +51,7 @@ def worst_by_samples(split: Embedded, map_at_r: NDArray[np.float64]) -> list[Cla
     """
 
     def radius(rows: NDArray[np.int64], _: int) -> float:
-        points = torch.from_numpy(split.embeddings[_evenly(rows, MAX_SAMPLES)])
+        points = torch.from_numpy(split.embeddings[rows[evenly_spaced(len(rows), MAX_SAMPLES)]])
         return average_covering_radius(points, torch.zeros(len(points), dtype=torch.int64))
 
     return _worst(split, map_at_r, radius)
@@ -78,7 +78,8 @@ def draw_covers(name: str, what: str, worst: Sequence[ClassCover], split: Embedd
     """Draw a row of images for each class."""
     rows = []
     for cover in worst:
-        own = _evenly(np.flatnonzero(split.labels == cover.label), _SHOWN)
+        own = np.flatnonzero(split.labels == cover.label)
+        own = own[evenly_spaced(len(own), _SHOWN)]
         score = "" if cover.map_at_r is None else f"   MAP@R {cover.map_at_r:.3f}"
         title = f"{shorten(legible(cover.name), 80)}   radius {cover.radius:.3f}{score}"
         rows.append(Row(title, [Tile(images.small(split.paths[row])) for row in own]))
@@ -93,7 +94,7 @@ def _worst(
     order = np.argsort(split.labels, kind="stable")
     labels, starts = np.unique(split.labels[order], return_index=True)
     rows = np.split(order, starts[1:])
-    measured = [(radius(rows[i], int(labels[i])), int(i)) for i in _evenly(np.arange(len(labels)), MAX_CLASSES)]
+    measured = [(radius(rows[i], int(labels[i])), int(i)) for i in evenly_spaced(len(labels), MAX_CLASSES)]
     measured.sort(key=lambda pair: -pair[0])
     return [
         ClassCover(split.class_names[labels[i]], int(labels[i]), len(rows[i]), value, _mean(map_at_r[rows[i]]))
@@ -104,10 +105,3 @@ def _worst(
 def _mean(scores: NDArray[np.float64]) -> float | None:
     known = scores[np.isfinite(scores)]
     return float(known.mean()) if known.size else None
-
-
-def _evenly(rows: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-    """Return at most ``limit`` of the rows, evenly spaced."""
-    if len(rows) <= limit:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]

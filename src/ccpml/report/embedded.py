@@ -11,7 +11,7 @@ from torch import Tensor
 from ccpml.retrieval import evaluate
 from ccpml.runs.directory import RunDirectory
 
-__all__ = ["Embedded", "Instance", "read_embedded", "read_instance_files", "read_proxies"]
+__all__ = ["Embedded", "Instance", "evenly_spaced", "read_embedded", "read_instance_files", "read_proxies"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +39,14 @@ class Embedded:
 
     def queries(self) -> NDArray[np.int64]:
         """Return the rows of the queries."""
-        return np.flatnonzero(self.roles == "query") if self.has_roles else np.arange(len(self.labels))
+        return self._rows("query")
 
     def gallery(self) -> NDArray[np.int64]:
         """Return the rows that are searched."""
-        return np.flatnonzero(self.roles == "gallery") if self.has_roles else np.arange(len(self.labels))
+        return self._rows("gallery")
+
+    def _rows(self, role: str) -> NDArray[np.int64]:
+        return np.flatnonzero(self.roles == role) if self.has_roles else np.arange(len(self.labels))
 
     def map_at_r(self) -> NDArray[np.float64]:
         """Return the score of each image as a query, (N,); NaN for images that are no query or have no reference."""
@@ -95,6 +98,16 @@ class Instance:
                 converged=file["converged"] if "converged" in file.files else None,
                 following=file["next"],
             )
+
+
+def evenly_spaced(count: int, limit: int) -> NDArray[np.int64]:
+    """Return at most ``limit`` of the indices 0..count − 1, evenly spaced, the first and the last among them.
+
+    Example:
+        >>> evenly_spaced(9, 3)
+        array([0, 4, 8])
+    """
+    return np.linspace(0, count - 1, min(count, limit)).round().astype(np.int64)
 
 
 def read_embedded(run: RunDirectory, split: str) -> Embedded | None:

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ccpml.report.embedded import Embedded
+from ccpml.report.embedded import Embedded, evenly_spaced
 from ccpml.report.images import Images
 from ccpml.report.style import Picture, legible, shorten
 from ccpml.report.tiles import Row, Tile, draw_rows
@@ -29,7 +29,7 @@ def choose_queries(map_at_r: NDArray[np.float64], seed: int) -> NDArray[np.int64
     """
     rows = np.random.default_rng(seed).permutation(np.flatnonzero(np.isfinite(map_at_r)))
     rows = rows[np.argsort(map_at_r[rows], kind="stable")]
-    return rows[np.linspace(0, len(rows) - 1, min(_QUERIES, len(rows))).round().astype(np.int64)]
+    return rows[evenly_spaced(len(rows), _QUERIES)]
 
 
 def neighbors_of(test: Embedded, queries: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccpml.method import lipschitz_normalize
-from ccpml.report.embedded import Embedded, Instance
+from ccpml.report.embedded import Embedded, Instance, evenly_spaced
 from ccpml.report.style import COLORS, INK, MUTED, WIDTH, Picture, legible, shorten
 
 __all__ = ["ProjectedInstance", "choose_instances", "draw_maps", "last_instance"]
@@ -31,9 +31,7 @@ Points = NDArray[np.float64]
 
 def choose_instances(files: Sequence[Path]) -> list[Path]:
     """Return at most 8 of the files, evenly spaced, the first and the last among them."""
-    if len(files) <= _PANELS:
-        return list(files)
-    return [files[i] for i in np.linspace(0, len(files) - 1, _PANELS).round().astype(int)]
+    return [files[i] for i in evenly_spaced(len(files), _PANELS)]
 
 
 def last_instance(train: Embedded, proxies: Tensor | None, like: Instance | None, step: int) -> Instance:
@@ -46,7 +44,7 @@ def last_instance(train: Embedded, proxies: Tensor | None, like: Instance | None
         step: Step of the best weights.
     """
     present = np.unique(train.labels)
-    even = present[np.linspace(0, len(present) - 1, min(_CLASSES, len(present))).round().astype(int)]
+    even = present[evenly_spaced(len(present), _CLASSES)]
     classes = even if like is None else np.intersect1d(like.classes, present)
     classes = classes if classes.size else even
     rows = np.concatenate([np.flatnonzero(train.labels == label)[:_SAMPLES] for label in classes])

@@ -76,9 +76,8 @@ def draw_rows(rows: Sequence[Row], per_row: int) -> Figure:
 def _draw_tile(axis: Axes, tile: Tile, left: float, top: float, side: float) -> None:
     axis.add_patch(Rectangle((left, top), side, side, facecolor="#eef1f3", edgecolor="none"))
     if tile.image is None:
-        axis.text(
-            left + side / 2, top + side / 2, "image\nnot found", ha="center", va="center", fontsize=8, color=MUTED
-        )
+        middle = left + side / 2, top + side / 2
+        axis.text(*middle, "image\nnot found", ha="center", va="center", fontsize=8, color=MUTED)
     else:
         _draw_image(axis, tile.image, left, top, side)
     if tile.right is None:
@@ -107,15 +106,6 @@ def _mark(axis: Axes, right: bool, left: float, top: float, side: float) -> None
     else:
         axis.add_patch(Rectangle((left, top), side, side, edgecolor="#f6d2c8", **frame))
         axis.add_patch(Rectangle((left, top), side, side, edgecolor=color, linestyle=(0, (4, 1.5)), **frame))
-    corner = left + side - 0.1, top + 0.1
-    axis.text(
-        *corner,
-        sign,
-        ha="center",
-        va="center",
-        fontsize=9,
-        fontweight="bold",
-        color="white",
-        zorder=5,
-        bbox={"boxstyle": "circle,pad=0.15", "facecolor": color, "edgecolor": "white", "linewidth": 0.8},
-    )
+    badge = {"boxstyle": "circle,pad=0.15", "facecolor": color, "edgecolor": "white", "linewidth": 0.8}
+    look: dict[str, Any] = {"fontsize": 9, "fontweight": "bold", "color": "white", "zorder": 5, "bbox": badge}
+    axis.text(left + side - 0.1, top + 0.1, sign, ha="center", va="center", **look)

@@ -121,7 +121,7 @@ def draw_contour(x: Field, y: Field, results: Sequence[Result]) -> Picture:
         look: dict[str, Any] = {"s": 42, "edgecolors": PAPER, "linewidths": 1.0, "zorder": 3, "label": "complete"}
         shown = axis.scatter(*positions, c=scores, cmap="viridis", vmin=low, vmax=high, **look)
         figure.colorbar(shown, ax=axis, label=_SCORE)
-    _points(axis, across.positions_of(pruned), up.positions_of(pruned), "pruned")
+    _points(axis, across.positions_of(pruned), up.positions_of(pruned), "pruned", "pruned")
     best = best_of(results)
     if best is not None:
         _star(axis, across.positions_of([best])[0], up.positions_of([best])[0], best)
@@ -211,12 +211,12 @@ def _scores(results: Sequence[Result]) -> NDArray[np.float64]:
     return np.array([result.score for result in results], dtype=float)
 
 
-def _points(axis: Axes, x: ArrayLike, y: ArrayLike, state: str) -> None:
+def _points(axis: Axes, x: ArrayLike, y: ArrayLike, state: str, pruned: str = "pruned: best score") -> None:
     """Draw results of a state as points, pruned ones hollow."""
     hollow: dict[str, Any] = {"marker": "v", "color": INK, "markerfacecolor": "none"}
     look = hollow if state == "pruned" else {"marker": "o", "color": COLORS[0]}
     if np.size(x):
-        axis.plot(x, y, markersize=5, linestyle="", label=state, **look)
+        axis.plot(x, y, markersize=5, linestyle="", label=pruned if state == "pruned" else state, **look)
 
 
 def _star(axis: Axes, x: float, y: float, best: Result) -> None:
