@@ -36,7 +36,9 @@ def against_batch(
 
 def joint_batch(loss: nn.Module, batch: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the batch of all ranks for a loss that contains a ``DistributedLossWrapper``, otherwise this batch."""
-    return gather_batch(batch, labels) if any(map(_is_distributed, loss.modules())) else (batch, labels)
+    if isinstance(loss, PairLoss) or not any(map(_is_distributed, loss.modules())):
+        return batch, labels
+    return gather_batch(batch, labels)
 
 
 def against_references(
@@ -60,21 +62,21 @@ def against_references(
         labels: Its classes, shape (B,).
         references: References, shape (M, d), not normalized.
         ref_labels: Their classes, shape (M,).
-        most_positives: See `PairLoss.against`.
-        group: See `PairLoss.against`.
+        most_positives: See `PairLoss.against`; concerns our losses alone.
+        group: See `PairLoss.against`; concerns our losses alone.
     """
+    if isinstance(loss, PairLoss):
+        return loss.against(batch, labels, references, ref_labels, most_positives=most_positives, group=group)
     references, total = normalized_for(loss, references), batch.new_zeros(())
     for weight, part in _weighted_losses(loss):
-        if isinstance(part, PairLoss):
-            term = part.against(batch, labels, references, ref_labels, most_positives=most_positives, group=group)
-        else:
-            term = part(batch, labels, ref_emb=references, ref_labels=ref_labels)
-        total = total + weight * term
+        total = total + weight * part(batch, labels, ref_emb=references, ref_labels=ref_labels)
     return total
 
 
 def _weighted_losses(loss: Any, weight: float = 1.0) -> list[tuple[float, nn.Module]]:
     """Return the losses within wrappers of pytorch-metric-learning, with their weights."""
+    if isinstance(loss, PairLoss):
+        return [(weight, loss)]
     if _is(loss, "MultipleLosses"):
         parts = loss.losses.items() if isinstance(loss.losses, nn.ModuleDict) else enumerate(loss.losses)
         return [one for key, part in parts for one in _weighted_losses(part, weight * loss.weights[key])]

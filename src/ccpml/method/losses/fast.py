@@ -1,7 +1,17 @@
 """The four pair losses with their derivatives in closed form, computed in place.
 
-Each computes exactly what its definition in the file beside it says, without a graph, and is used in its place unless a
-subclass redefines the equation. MEASURED
+Each computes what its definition in the file of the same name says, without a graph, and is used instead of it unless a
+subclass redefines the equation. What this saves in a whole training step (forward, backward and Adam; 11,318 × 4
+proxies of dimension 128, batch 32, one CPU thread; `python -m benchmarks.method` has both):
+
+| loss | by definition | in closed form |
+|---|---|---|
+| C2 | 93 ms | 64 ms |
+| C1 | 63 ms | 48 ms |
+| Triplet | 189 ms | 67 ms |
+| MS | 90 ms | 62 ms |
+
+The triplet loss also takes O(B · m) memory instead of O(B · P · m), whatever the number of positives.
 
 Shapes: B anchors (the batch), m references of a block, P positives of an anchor at most.
 """
