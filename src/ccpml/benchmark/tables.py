@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from ccpml.benchmark.instances import changes
 from ccpml.benchmark.paper import paper_scores
 from ccpml.benchmark.protocol import METRICS, Benchmark
 from ccpml.benchmark.results import RowResult
 from ccpml.benchmark.spread import Gain, Spread, percent
 from ccpml.benchmark.text_table import TextTable
-from ccpml.runs.instances import changes
 
 __all__ = ["GEOMETRY", "RECALLS", "make_tables"]
 

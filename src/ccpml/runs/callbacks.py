@@ -32,12 +32,7 @@ COLUMNS = (
 
 
 class Stopped(Exception):  # noqa: N818  # not an error: the user requested it
-    """The run was stopped by Ctrl-C or SIGTERM.
-
-    Args:
-        message: Where it stopped.
-        number: Number of the signal.
-    """
+    """The run was stopped by the signal ``number``, Ctrl-C or SIGTERM."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -88,11 +83,7 @@ class RestoreSigterm(L.Callback):
 
 
 class ReseedEachEpoch(L.Callback):
-    """Make torch's generator (dropout) a function of the seed, the step at the start of the epoch, and the rank.
-
-    Args:
-        seed: The run's seed.
-    """
+    """Make torch's generator (dropout) a function of the seed, the step at the start of the epoch, and the rank."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -169,8 +160,7 @@ class Recorder(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resumed run needs."""
-        names = ("rows", "best_score", "best_step", "stale", "_instance")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("rows", "best_score", "best_step", "stale", "_instance")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state."""
@@ -204,11 +194,11 @@ class Recorder(L.Callback):
         projections, converged = self.ccp.projections, self.ccp.converged
         gather = projections.criterion.gather_classes
         shown = picture_classes(snapshot.labels)
-        samples = torch.isin(snapshot.labels, shown)
+        samples, names = torch.isin(snapshot.labels, shown), np.array(self.geometry.table.class_names)
         arrays: dict[str, Any] = {
             "step": trainer.global_step,
             "classes": shown.numpy(),
-            "class_names": np.array([self._name(label) for label in shown.tolist()]),
+            "class_names": names[np.searchsorted(self.geometry.classes, shown.numpy())],
             "samples": snapshot.embeddings[samples].numpy(),
             "labels": snapshot.labels[samples].numpy(),
             "next": lipschitz_normalize(gather(projections.criterion.proxies.detach()).cpu()[shown]).numpy(),
@@ -218,9 +208,6 @@ class Recorder(L.Callback):
         self._instance = projections.instance
         if trainer.is_global_zero:
             write_arrays(self.run.instances / f"{self._instance:03d}.npz", **arrays)
-
-    def _name(self, label: int) -> str:
-        return self.geometry.table.class_names[int(np.searchsorted(self.geometry.classes, label))]
 
 
 class Checkpoints(L.Callback):
@@ -289,37 +276,30 @@ class Progress(L.Callback):
         """Draw the line."""
         if trainer.is_global_zero:
             self._bar = progress_bar(self.total, "step", initial=trainer.global_step)
-            self._show()
+            self.on_validation_end()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Count the step."""
         if self._bar is not None:
             self._bar.update()
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show the new numbers."""
-        self._show()
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave the line as it is."""
-        self._close()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the line as it is, so that the message starts on its own line."""
-        self._close()
-
-    def _close(self) -> None:
+    def teardown(self, *_: Any) -> None:
+        """Leave the line as it is; a message after it starts on its own line."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
-    def _show(self) -> None:
+    def on_exception(self, *_: Any) -> None:
+        """Leave the line as it is."""
+        self.teardown()
+
+    def on_validation_end(self, *_: Any) -> None:
+        """Show the new numbers."""
         if self._bar is None or not self.recorder.rows:
             return
         row = self.recorder.rows[-1]
         parts = [f"loss {row['loss']:.3f}", f"MAP@R {row['map_at_r']:.3f} (best {self.recorder.best_score:.3f})"]
         if "instance" in row:
             parts.append(f"instance {row['instance']:.0f}")
-        radius = row.get("proxy_covering_radius", row["train_covering_radius"])
-        parts.append(f"radius {radius:.3f}")
+        parts.append(f"radius {row.get('proxy_covering_radius', row['train_covering_radius']):.3f}")
         self._bar.set_postfix_str(", ".join(parts), refresh=False)

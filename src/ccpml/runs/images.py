@@ -35,11 +35,7 @@ class RunImages:
     channels: Literal[1, 3]
 
     def fingerprint(self, packed: bool | None = None) -> str:
-        """Return a digest of which images of which classes are in which split, not of their pixels.
-
-        Args:
-            packed: Whether to take them as coming from a cache; None for what is the case.
-        """
+        """Return a digest of which images of which classes are in which split, and whether they are cached (packed)."""
         digest = hashlib.sha256()
         for table in (self.splits.train, self.splits.validation, self.splits.test):
             names = [table.name_of(row) for row in range(len(table))]

@@ -118,13 +118,7 @@ def load_run(path: Path | str) -> Run:
 
 
 class Evaluation(NamedTuple):
-    """Scores of a run.
-
-    Attributes:
-        scores: Retrieval scores.
-        size: Number of classes and images, in words.
-        clusters: Scores of a clustering, if requested.
-    """
+    """Scores of a run on ``size``, the number of classes and images in words; of a clustering too, if requested."""
 
     scores: RetrievalScores
     size: str
@@ -188,14 +182,8 @@ def embed_run(
 ) -> int:
     """Embed all images of some data and write them to an .npz file.
 
-    Args:
-        path: The directory of a run with weights.
-        data: Data as in `Settings`.
-        to: The file: φ-normalized ``embeddings`` (N, d), ``labels`` (N,), ``class_names`` (C,), ``paths`` (N,) and
-            ``roles`` (N,).
-        data_root: As for `evaluate_run`.
-        allow_partial: As for `evaluate_run`.
-        skip_bad: Whether unreadable images are left out.
+    The file has φ-normalized ``embeddings`` (N, d), ``labels`` (N,), ``class_names`` (C,), ``paths`` (N,) and ``roles``
+    (N,). Arguments are those of `evaluate_run`.
 
     Returns:
         N.

@@ -27,8 +27,7 @@ class Settings:
         data_root: Folder of cub, cars196, sop and inshop as they were unpacked; null is $CCPML_DATA.
         allow_partial: Whether a benchmark may differ from the published numbers of images and classes.
         method: ccp; xbm (cross-batch memory); or plain: the loss alone, within the batch.
-        loss: contrastive (C2), cosine_contrastive (C1), triplet, multi_similarity; or, with method plain, a loss that
-            has proxies of its own: proxy_anchor, proxy_nca (ProxyNCA++), soft_triple, arcface, subcenter_arcface.
+        loss: Name of a loss in the table of losses; a loss that has proxies of its own takes method plain.
         loss_parameters: Parameters of the loss by name; those not given have the values of the table of losses.
         projections: Options of the alternating projections of CCP.
         proxies_per_class: K of CCP.
@@ -48,7 +47,7 @@ class Settings:
         folds: Contiguous parts into which the other classes are cut, one of which validates.
         fold: That part, from 0; auto is the data's own validation classes, or else part 0.
         skip_bad_images: Whether unreadable images are left out, rather than an error.
-        backbone: small_conv, bn_inception, resnet50, or timm:<name>.
+        backbone: Name of a backbone in the table of backbones, such as small_conv or timm:<name>.
         embedding_dim: d.
         pooling: avg, max, or avg+max.
         weights: Initial weights of the backbone: imagenet (from the hub cache, or downloaded), a file (.safetensors,
@@ -137,7 +136,7 @@ class Settings:
     def __post_init__(self) -> None:
         self._check_loss()
         for names, expected, valid in _RANGES:
-            for name in names:
+            for name in names.split():
                 value = getattr(self, name)
                 if value not in (None, "auto") and not valid(value):
                     raise ValueError(f"{name}: expected {expected}, got {value!r}")
@@ -146,9 +145,7 @@ class Settings:
         if self.fold != "auto" and not 0 <= self.fold < self.folds:
             raise ValueError(f"fold: expected one of folds = {self.folds}, 0..{self.folds - 1}, got {self.fold}")
         if self.ranks > 1 and ":" in self.device:
-            raise ValueError(
-                f"device: expected a kind of device, one for each of ranks = {self.ranks}, got {self.device}"
-            )
+            raise ValueError(f"device: expected a kind of device, for {self.ranks} ranks, got {self.device}")
         if self.shard_proxies and (self.method != "ccp" or self.ranks == 1):
             raise ValueError(
                 f"shard_proxies: expected method ccp and at least 2 ranks, got method {self.method} and "
@@ -310,29 +307,18 @@ def _finite(value: float) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-_RANGES: tuple[tuple[tuple[str, ...], str, Any], ...] = (
-    (
-        (
-            *("proxies_per_class", "pool_size", "embedding_dim", "image_size", "classes_per_batch", "patience"),
-            *("ranks", "samples_per_class", "max_steps", "validate_every", "threads", "memory_batches"),
-        ),
-        "at least 1",
-        lambda value: value >= 1,
-    ),
-    (("folds",), "at least 2", lambda value: value >= 2),
-    (("lr", "clip_norm", "proxy_lr_factor"), "a finite number > 0", lambda value: _finite(value) and value > 0),
-    (
-        ("weight_decay", "pair_weight", "proxy_weight", "workers", "memory_start", "warmup_epochs"),
-        "a finite number >= 0",
-        lambda value: _finite(value) and value >= 0,
-    ),
-    (("class_rate",), "a fraction in (0, 1]", lambda value: 0 < value <= 1),
-    (("seed",), "0..2147483647", lambda value: 0 <= value < 2**31),
-    (
-        ("device",),
-        "auto, cpu, cuda, cuda:<number> or mps",
-        lambda value: re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value),
-    ),
+_COUNTS = "proxies_per_class pool_size embedding_dim image_size classes_per_batch samples_per_class max_steps " + (
+    "validate_every patience ranks threads memory_batches"
+)
+_WEIGHTS = "weight_decay pair_weight proxy_weight workers memory_start warmup_epochs"
+_RANGES: tuple[tuple[str, str, Any], ...] = (
+    (_COUNTS, "at least 1", lambda value: value >= 1),
+    ("folds", "at least 2", lambda value: value >= 2),
+    ("lr clip_norm proxy_lr_factor", "a finite number > 0", lambda value: _finite(value) and value > 0),
+    (_WEIGHTS, "a finite number >= 0", lambda value: _finite(value) and value >= 0),
+    ("class_rate", "a fraction in (0, 1]", lambda value: 0 < value <= 1),
+    ("seed", "0..2147483647", lambda value: 0 <= value < 2**31),
+    ("device", "auto, cpu, cuda, cuda:<number> or mps", re.compile(r"auto|cpu|mps|cuda(:\d+)?").fullmatch),
 )
 
 # Pair losses need positives in the batch; losses that have proxies do not, and learn their proxies faster.

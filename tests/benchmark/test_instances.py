@@ -1,6 +1,6 @@
 import pytest
 
-from ccpml.runs.instances import Change, changes
+from ccpml.benchmark.instances import Change, changes
 
 
 def history(*rows: tuple[int, float]) -> list[dict[str, float]]:
