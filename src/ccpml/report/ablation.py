@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from ccpml.benchmark.ablations import ablation_title
 from ccpml.benchmark.paper import paper_scores
-from ccpml.benchmark.protocol import Benchmark, Row
+from ccpml.benchmark.protocol import ROW_METHODS, Benchmark, Row
 from ccpml.benchmark.results import RowResult
-from ccpml.losses import LOSSES, METHODS
+from ccpml.losses import LOSSES
 from ccpml.report.style import COLORS, INK, MUTED, PAPER, WIDTH, Picture, legible, shorten, style
 
 __all__ = ["draw_ablation", "draw_table"]
@@ -111,9 +111,8 @@ def _family(row: Row) -> Row:
 
 def _color(row: Row) -> str:
     """Return a color for each method, and one for all losses with proxies of their own."""
-    kinds = [*METHODS, "proxies"]
-    kind = "proxies" if LOSSES[row.loss].has_proxies else row.method.partition("-")[0]
-    return COLORS[kinds.index(kind) % len(COLORS)]
+    number = len(ROW_METHODS) if LOSSES[row.loss].has_proxies else ROW_METHODS.index(row.method)
+    return COLORS[number % len(COLORS)]
 
 
 def _is_default(benchmark: Benchmark, row: Row) -> bool:

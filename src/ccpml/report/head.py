@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ccpml.benchmark.protocol import METRICS
 from ccpml.losses import LOSSES, METHODS
 from ccpml.report import page
 from ccpml.runs.directory import RunDirectory
@@ -11,13 +12,7 @@ from ccpml.runs.settings import ResolvedSettings
 
 __all__ = ["about", "reproduce", "test_scores", "title"]
 
-_NAMES: Final = {
-    "map_at_r": "MAP@R",
-    "precision_at_1": "P@1",
-    "r_precision": "P@R",
-    "num_queries": "queries",
-    "num_skipped": "left out",
-}
+_NAMES: Final = {**METRICS, "num_queries": "queries", "num_skipped": "left out"}
 
 
 def title(run: RunDirectory, settings: ResolvedSettings) -> str:
