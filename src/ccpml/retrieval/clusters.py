@@ -1,10 +1,6 @@
-"""Agreement of k-means clusters with classes: NMI and AMI.
+"""Agreement of k-means clusters with classes: NMI and AMI. Shapes: N vectors, d dimensions, k clusters."""
 
-Shapes: N vectors, d dimensions, k clusters.
-"""
-
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ccpml.retrieval.inputs import ArrayLike, as_embeddings, as_labels, as_positive_int
+from ccpml.retrieval.inputs import ArrayLike, Progress, as_embeddings, as_labels, as_positive_int
 
 __all__ = ["ClusterScores", "cluster_scores", "nmi_and_ami"]
 
@@ -40,16 +36,11 @@ class ClusterScores:
 
     def as_dict(self) -> dict[str, float | int]:
         """Return the scores as one flat mapping for JSON and loggers."""
-        return {"nmi": self.nmi, "ami": self.ami, "num_clusters": self.num_clusters}
+        return asdict(self)
 
 
 def cluster_scores(
-    embeddings: ArrayLike,
-    labels: ArrayLike,
-    *,
-    iterations: int = 25,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    embeddings: ArrayLike, labels: ArrayLike, *, iterations: int = 25, seed: int = 0, progress: Progress | None = None
 ) -> ClusterScores:
     """Cluster embeddings by k-means, with k the number of classes, and compare the clusters with the classes.
 
@@ -90,8 +81,7 @@ def cluster_scores(
     classes = torch.unique(as_labels("labels", labels, "embeddings", x), return_inverse=True)[1].cpu()
     k = int(classes.max()) + 1
     clusters = _k_means(_standardize(x), k, iterations, seed, progress)
-    nmi, ami = nmi_and_ami(classes, torch.from_numpy(clusters))
-    return ClusterScores(nmi=nmi, ami=ami, num_clusters=k)
+    return ClusterScores(*nmi_and_ami(classes, torch.from_numpy(clusters)), num_clusters=k)
 
 
 def _standardize(x: Tensor) -> npt.NDArray[np.float32]:
@@ -104,22 +94,21 @@ def _standardize(x: Tensor) -> npt.NDArray[np.float32]:
 
 
 def _k_means(
-    x: npt.NDArray[np.float32], k: int, iterations: int, seed: int, progress: Callable[[int, int], None] | None
+    x: npt.NDArray[np.float32], k: int, iterations: int, seed: int, progress: Progress | None
 ) -> npt.NDArray[np.int64]:
     """Return the cluster of each point, shape (N,)."""
     try:
         import faiss
     except ModuleNotFoundError:
         raise ModuleNotFoundError("faiss: not installed, required for NMI and AMI; pip install faiss-cpu") from None
-    options = {"niter": 1, "min_points_per_centroid": 1, "max_points_per_centroid": len(x), "verbose": False}
-    k_means: Any = faiss.Kmeans(x.shape[1], k, **options)
+    k_means: Any = faiss.Kmeans(x.shape[1], k, niter=1, min_points_per_centroid=1, max_points_per_centroid=len(x))
     centroids = x[np.sort(np.random.default_rng(seed).choice(len(x), k, replace=False))]
     for iteration in range(1, iterations + 1):
         previous = centroids
         k_means.train(x, init_centroids=previous)
         centroids = k_means.centroids.copy()
         converged = np.array_equal(centroids, previous)
-        if progress is not None:
+        if progress:
             progress(iterations if converged else iteration, iterations)
         if converged:
             break

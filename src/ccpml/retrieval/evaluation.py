@@ -1,40 +1,27 @@
-"""Exact retrieval scores of a set of embeddings: MAP@R, P@1, R-precision and Recall@k.
+"""Exact retrieval scores of a set of embeddings; the metrics are defined in `ccpml.retrieval.metrics`.
 
-The metrics are defined in `ccpml.retrieval.metrics`.
-
-Shapes: Q queries, G references, d dimensions. R is the number of references of a query's class, the query itself not
-counted.
+Shapes: Q queries, G references, d dimensions. R is the number of references of a query's class other than the query.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from ccpml.distributed import check_identical
-from ccpml.retrieval.inputs import ArrayLike, as_embeddings, as_labels, as_positive_int
+from ccpml.retrieval.inputs import ArrayLike, Progress, as_embeddings, as_labels, as_positive_int
 from ccpml.retrieval.neighbors import CHUNK_ELEMENTS, ExactSearch
 from ccpml.retrieval.scoring import Scoring
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 __all__ = ["PerQuery", "RetrievalScores", "evaluate"]
 
 
 @dataclass(frozen=True, eq=False)
 class PerQuery:
-    """Scores of each query, in the order of the input; NaN for skipped queries.
-
-    Attributes:
-        map_at_r: MAP@R, shape (Q,), float64.
-        precision_at_1: P@1, shape (Q,), float64.
-        r_precision: P@R, shape (Q,), float64.
-    """
+    """MAP@R, P@1 and P@R of each query, shape (Q,), in the order of the input; NaN for skipped queries."""
 
     map_at_r: npt.NDArray[np.float64]
     precision_at_1: npt.NDArray[np.float64]
@@ -98,8 +85,8 @@ def evaluate(
     *,
     per_query: bool = False,
     chunk_elements: int = CHUNK_ELEMENTS,
-    progress: Callable[[int, int], None] | None = None,
-    group: "ProcessGroup | None" = None,
+    progress: Progress | None = None,
+    group: ProcessGroup | None = None,
 ) -> RetrievalScores:
     """Compute exact retrieval scores, each embedding a query against all others or against a gallery.
 
@@ -162,28 +149,14 @@ def evaluate(
     if group is not None:
         gallery = x if y is None else y
         check_identical(group, embeddings=x, labels=x_labels, gallery_embeddings=gallery, gallery_labels=y_labels)
-    x_classes, y_classes, relevant = _match_classes(x_labels, y_labels, within=y is None)
+    known, classes = torch.unique(torch.cat([x_labels, y_labels]), return_inverse=True)
+    sizes = classes[len(x) :].bincount(minlength=len(known))  # references of each class
+    relevant = sizes[classes[: len(x)]] - int(y is None)  # R, (Q,)
     if not relevant.any():
         raise ValueError(f"labels: expected a query whose class has another reference, got none among {len(x)} queries")
     needed = torch.where(relevant > 0, relevant.clamp(min=max(recall_at, default=1)), 0)
-    scoring = Scoring(ExactSearch(x, y), x_classes, y_classes, relevant, group, progress)
-    table = scoring.table(needed, chunk_elements).cpu().numpy()
-    return _mean_scores(table, recall_at, per_query)
-
-
-def _match_classes(x_labels: Tensor, y_labels: Tensor, *, within: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Number the classes of the references, and count the references of each query's class.
-
-    Returns:
-        Classes of the queries, shape (Q,), −1 where no reference has the class; classes of the references, shape (G,);
-        R, shape (Q,).
-    """
-    known, y_classes, sizes = torch.unique(y_labels, return_inverse=True, return_counts=True)
-    nearest = torch.searchsorted(known, x_labels).clamp_(max=len(known) - 1)
-    found = known[nearest] == x_labels
-    x_classes = torch.where(found, nearest, -1)
-    relevant = torch.where(found, sizes[nearest] - int(within), 0)
-    return x_classes, y_classes, relevant
+    scoring = Scoring(ExactSearch(x, y), x_labels, y_labels, relevant, chunk_elements, group, progress)
+    return _mean_scores(scoring.table(needed).cpu().numpy(), recall_at, per_query)
 
 
 def _mean_scores(table: npt.NDArray[np.float64], recall_at: tuple[int, ...], per_query: bool) -> RetrievalScores:

@@ -1,8 +1,6 @@
-"""Validation of what retrieval accepts: NumPy or torch, any float and integer dtype.
+"""Validation of what retrieval accepts: NumPy or torch, any float and integer dtype."""
 
-Shapes: N vectors, d dimensions.
-"""
-
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,9 +8,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["ArrayLike", "as_embeddings", "as_labels", "as_positive_int"]
+__all__ = ["ArrayLike", "Progress", "as_embeddings", "as_labels", "as_positive_int"]
 
 ArrayLike = Tensor | npt.NDArray[Any]
+
+Progress = Callable[[int, int], None]
+"""Called with the number of steps done and of all steps."""
 
 
 def as_embeddings(name: str, value: ArrayLike, like: Tensor | None = None) -> Tensor:
@@ -22,9 +23,6 @@ def as_embeddings(name: str, value: ArrayLike, like: Tensor | None = None) -> Te
         name: Name of the argument, for messages.
         value: Embeddings, shape (N, d). float64 is kept; every other floating-point dtype becomes float32.
         like: Embeddings to which these are compared: d must agree, and the result is on their device.
-
-    Raises:
-        ValueError: On a wrong dtype or shape, an empty set, or a value that is NaN or infinite.
     """
     x = value.detach() if isinstance(value, Tensor) else _float_tensor(name, value)
     if not x.is_floating_point():
@@ -35,28 +33,15 @@ def as_embeddings(name: str, value: ArrayLike, like: Tensor | None = None) -> Te
         raise ValueError(f"{name}: expected shape {expected}, got {tuple(x.shape)}")
     x = x if x.dtype == torch.float64 else x.float()
     x = x if like is None else x.to(like.device)
-    finite = torch.isfinite(x).all(dim=1)
-    if not finite.all():
-        row = int((~finite).nonzero()[0])
-        bad = x[row][~torch.isfinite(x[row])][0].item()
-        raise ValueError(
-            f"{name}: expected finite values, got {bad} in row {row} (the first of {int((~finite).sum())})"
-        )
+    rows = (~torch.isfinite(x).all(dim=1)).nonzero()[:, 0]
+    if len(rows):
+        bad = x[rows[0]][~torch.isfinite(x[rows[0]])][0].item()
+        raise ValueError(f"{name}: expected finite values, got {bad} in row {int(rows[0])} (the first of {len(rows)})")
     return x
 
 
 def as_labels(name: str, value: ArrayLike, embeddings_name: str, embeddings: Tensor) -> Tensor:
-    """Return labels as int64, shape (N,), on the device of their embeddings.
-
-    Args:
-        name: Name of the argument, for messages.
-        value: Class ids, shape (N,), any integer dtype, any values.
-        embeddings_name: Name of the argument that holds the embeddings, for messages.
-        embeddings: Embeddings, shape (N, d).
-
-    Raises:
-        ValueError: If the labels are not integers or not one per embedding.
-    """
+    """Return labels of any integer dtype as int64, shape (N,), on the device of their embeddings, one per embedding."""
     if isinstance(value, Tensor):
         integer = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
     else:

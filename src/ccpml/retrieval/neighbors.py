@@ -19,11 +19,7 @@ _ROWS_PER_PART = 2**14
 
 
 def nearest_neighbors(
-    queries: ArrayLike,
-    gallery: ArrayLike | None = None,
-    k: int = 10,
-    *,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    queries: ArrayLike, gallery: ArrayLike | None = None, k: int = 10, *, chunk_elements: int = CHUNK_ELEMENTS
 ) -> tuple[Tensor, Tensor]:
     """Find the k nearest gallery vectors of each query by Euclidean distance, exactly.
 
@@ -62,8 +58,7 @@ def nearest_neighbors(
     distances = torch.empty(len(x), k, dtype=dtype, device=x.device)
     indices = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
     size = search.rows_per_chunk(chunk_elements, k * x.shape[1])
-    for start in range(0, len(x), size):
-        rows = torch.arange(start, min(start + size, len(x)), device=x.device)
+    for rows in torch.split(torch.arange(len(x), device=x.device), size):
         chunk_distances, indices[rows] = search.sort_by_distance(rows, search.nearest(rows, k))
         distances[rows] = chunk_distances.to(dtype)
     return distances, indices
@@ -92,15 +87,7 @@ class ExactSearch:
         return max(1, elements // max(len(self.gallery), elements_per_row))
 
     def nearest(self, rows: Tensor, k: int) -> Tensor:
-        """Return the k nearest of some queries, nearest first, the lower index first among equal distances.
-
-        Args:
-            rows: Indices of the queries, shape (q,).
-            k: Number of neighbors, from 1 to ``available``.
-
-        Returns:
-            Indices into the gallery, shape (q, k), int64.
-        """
+        """Return the indices (q, k) of the nearest of queries ``rows`` (q,), the lower first among equal distances."""
         if len(self._scores) < len(rows):
             self._scores = self._bias.new_empty(len(rows), len(self.gallery))
         scores = self._scores[: len(rows)]
@@ -110,15 +97,7 @@ class ExactSearch:
         return _top_k(scores, k)
 
     def sort_by_distance(self, rows: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the distances of neighbors from differences, and sort by distance, then index.
-
-        Args:
-            rows: Indices of the queries, shape (q,).
-            indices: Their neighbors, shape (q, k).
-
-        Returns:
-            Distances and indices, both (q, k).
-        """
+        """Compute the distances of neighbors (q, k) from differences; return both, sorted by distance, then index."""
         indices = indices.sort(dim=1).values
         squares = (self.queries[rows][:, None] - self.gallery[indices]).square_().sum(dim=2)
         squares, order = squares.sort(dim=1, stable=True)
@@ -140,8 +119,7 @@ def _top_k(scores: Tensor, k: int) -> Tensor:
     equal = values[:, 1:] == values[:, :-1]
     values, indices = values[:, :k], indices[:, :k]
     rows = equal[:, : k - 1].any(dim=1).nonzero()[:, 0]
-    if len(rows):
-        indices[rows] = _sort_rows(values[rows], indices[rows])
+    indices[rows] = _sort_rows(values[rows], indices[rows])
     rows = equal[:, k - 1 :].any(dim=1).nonzero()[:, 0]
     if len(rows):
         indices[rows] = _top_k_by_scan(scores[rows], values[rows, -1:], k)
@@ -165,15 +143,12 @@ def _sort_rows(values: Tensor, indices: Tensor) -> Tensor:
 
 
 def _condition(queries: Tensor, gallery: Tensor | None) -> tuple[Tensor, Tensor, float]:
-    """Convert vectors to float64 such that 2 x·y − |y|² is accurate; distances keep their order.
+    """Return vectors in float64 such that 2 x·y − |y|² is accurate, and the factor from their distances to the input's.
 
     Two corrections leave ordinary embeddings unchanged. If squares would overflow or underflow, vectors are scaled by a
     power of two, which is exact. If a set is far from the origin relative to its spread, as in a collapsed network, one
     of its vectors is subtracted from all, which is exact for nearby floats. On mps, which has no float64, the result is
     float32.
-
-    Returns:
-        The queries, the gallery, and the factor from their distances to those of the input.
     """
     y = queries if gallery is None else gallery
     dtype = torch.float32 if queries.device.type == "mps" else torch.float64

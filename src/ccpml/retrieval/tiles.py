@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ccpml.retrieval.neighbors import ExactSearch, squared_lengths
 
@@ -120,9 +121,7 @@ class _Tiles:
         self.column_offsets = torch.arange(self.block, device=self.left.device) * side
 
     def _pad(self, values: Tensor, fill: float) -> Tensor:
-        result = values.new_full((len(self.left),), fill)
-        result[: len(values)] = values
-        return result
+        return pad(values, (0, len(self.left) - len(values)), value=fill)
 
     def visit(self) -> Iterator[float]:
         """Visit the tiles of wanted queries; yield the fraction done every few tiles."""
@@ -211,18 +210,14 @@ class _Tiles:
             self._prune()
             query, reference, score = self.found[0]
             self._drop_queries(query, self.max_candidates)
+            kept = torch.isfinite(self.threshold).index_select(0, query) & (reference < len(self.search.gallery))
             for start in range(0, size, _QUERIES_PER_SORT):
-                part = ((query >= start) & (query < start + _QUERIES_PER_SORT)).nonzero()[:, 0]
-                self._fill(nearest, query[part].long(), reference[part].long(), score[part])
+                part = (kept & (query >= start) & (query < start + _QUERIES_PER_SORT)).nonzero()[:, 0]
+                of, found = self._sort(query[part].long(), reference[part].long(), score[part])
+                position = _positions(of)
+                among = position < self.wanted[of]
+                nearest[of[among], position[among]] = found[among]
         return nearest, torch.isinf(self.threshold[:size]) & (self.wanted > 0)
-
-    def _fill(self, nearest: Tensor, query: Tensor, reference: Tensor, score: Tensor) -> None:
-        """Fill in the nearest of some queries, given all their candidates."""
-        kept = torch.isfinite(self.threshold)[query] & (reference < len(self.search.gallery))
-        query, reference = self._sort(query[kept], reference[kept], score[kept])
-        position = _positions(query)
-        among = position < self.wanted[query]
-        nearest[query[among], position[among]] = reference[among]
 
     def _sort(self, query: Tensor, reference: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
         """Sort by query, distance and index; distances are computed in float64 where rounding could matter."""
@@ -233,9 +228,8 @@ class _Tiles:
         unsure = torch.zeros(len(self.wanted), dtype=torch.bool, device=query.device)
         unsure[query[1:][near]] = True
         again = unsure[query].nonzero()[:, 0]
-        if len(again):
-            of, candidates = query[again], reference[again]
-            reference[again] = candidates[_sort_order(of, candidates, self._squared_distances(of, candidates))]
+        of, candidates = query[again], reference[again]
+        reference[again] = candidates[_sort_order(of, candidates, self._squared_distances(of, candidates))]
         return query, reference
 
     def _squared_distances(self, query: Tensor, reference: Tensor) -> Tensor:
