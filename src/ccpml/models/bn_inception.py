@@ -59,9 +59,8 @@ class BNInception(Backbone):
         if min(height, width) < 7:
             raise ValueError(f"images: expected at least 7 × 7 for bn_inception, got {height} × {width}")
         images = images.contiguous(memory_format=torch.channels_last)
-        features = _halve(self._unit("conv1_7x7_s2", images))
-        features = self._unit("conv2_3x3", self._unit("conv2_3x3_reduce", features))
-        features = _halve(features)
+        features = _halve(self._apply_units(images, "conv1_7x7_s2"))
+        features = _halve(self._apply_units(features, "conv2_3x3_reduce", "conv2_3x3"))
         for name in _BLOCKS:
             features = self._block(name, features)
         return features
@@ -86,25 +85,19 @@ class BNInception(Backbone):
         self._add_unit(f"{name}_double_3x3_2", double, double, size=3, stride=stride)
         return one + three + double + (projection or before)
 
-    def _unit(self, name: str, features: Tensor) -> Tensor:
-        normalized: Tensor = getattr(self, f"{name}_bn")(getattr(self, name)(features))
-        return relu(normalized, inplace=True)
-
-    def _chain(self, block: str, units: tuple[str, ...], features: Tensor) -> Tensor:
-        for unit in units:
-            features = self._unit(f"{block}_{unit}", features)
+    def _apply_units(self, features: Tensor, *names: str) -> Tensor:
+        for name in names:
+            features = relu(getattr(self, f"{name}_bn")(getattr(self, name)(features)), inplace=True)
         return features
 
     def _block(self, name: str, features: Tensor) -> Tensor:
-        branches = [
-            self._chain(name, ("3x3_reduce", "3x3"), features),
-            self._chain(name, ("double_3x3_reduce", "double_3x3_1", "double_3x3_2"), features),
-        ]
+        single = self._apply_units(features, f"{name}_3x3_reduce", f"{name}_3x3")
+        double = self._apply_units(features, *(f"{name}_double_3x3_{unit}" for unit in ("reduce", "1", "2")))
         if not _BLOCKS[name][0]:
-            return torch.cat([*branches, _halve(features, padded=True)], 1)
+            return torch.cat([single, double, _halve(features, padded=True)], 1)
         pooled = max_pool2d(features, 3, 1, 1) if name == "inception_5b" else avg_pool2d(features, 3, 1, 1)
-        first = self._unit(f"{name}_1x1", features)
-        return torch.cat([first, *branches, self._unit(f"{name}_pool_proj", pooled)], 1)
+        first = self._apply_units(features, f"{name}_1x1")
+        return torch.cat([first, single, double, self._apply_units(pooled, f"{name}_pool_proj")], 1)
 
 
 def _halve(features: Tensor, padded: bool = False) -> Tensor:

@@ -44,34 +44,24 @@ def create_model(
 
     Example:
         >>> model = create_model("small_conv", embedding_dim=16, channels=1)
-        >>> model.linear.out_features, model.backbone.convention.channels
-        (16, 1)
         >>> import torch
         >>> model(torch.zeros(2, 1, 32, 32)).shape
         torch.Size([2, 16])
 
     Source: Gürbüz et al., WACV 2024, Section 5 (``bn_inception``, ``resnet50``).
     """
-    net = _create_backbone(backbone, channels, image_size, weights == "imagenet")
+    if channels not in {1, 3}:
+        raise ValueError(f"channels: expected 1 or 3, got {channels}")
+    entry = find_backbone(backbone)
+    if channels != 3 and not entry.takes_gray:
+        raise ValueError(f"channels: expected 3 for {backbone}, which also takes gray images, got {channels}")
+    arguments: tuple[object, ...] = (channels,) if entry.takes_gray else ()
+    if entry.variants:
+        arguments = backbone.partition(":")[2], image_size, weights == "imagenet"
+    net: Backbone = resolve_name(entry.path)(*arguments)
     if weights == "imagenet":
-        if not isinstance(net, TimmBackbone):
-            load_weights(net, imagenet_weights(backbone))
-    elif weights is not None:
+        weights = None if entry.variants else imagenet_weights(backbone)
+    if weights is not None:
         # published files use the layer names of timm itself
         load_weights(net.model if isinstance(net, TimmBackbone) else net, weights)
     return EmbeddingModel(net, embedding_dim, pooling, freeze_batchnorm)
-
-
-def _create_backbone(name: str, channels: int, image_size: int | None, pretrained: bool) -> Backbone:
-    if channels not in {1, 3}:
-        raise ValueError(f"channels: expected 1 or 3, got {channels}")
-    entry = find_backbone(name)
-    if channels != 3 and not entry.takes_gray:
-        raise ValueError(f"channels: expected 3 for {name}, which also takes gray images, got {channels}")
-    backbone_class = resolve_name(entry.path)
-    net: Backbone
-    if entry.variants:
-        net = backbone_class(name.partition(":")[2], image_size, pretrained)
-    else:
-        net = backbone_class(channels) if entry.takes_gray else backbone_class()
-    return net

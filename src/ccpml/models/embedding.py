@@ -13,35 +13,21 @@ Pooling = Literal["avg", "max", "avg+max"]
 
 @dataclass(frozen=True)
 class InputConvention:
-    """Format of the images that a backbone is trained on.
+    """Format of the images that a backbone is trained on."""
 
-    Attributes:
-        channels: 1 (gray) or 3.
-        image_size: Side of the images.
-        scale: Factor from [0, 1] to the range of the backbone.
-        mean: Mean subtracted from each channel after scaling.
-        std: Standard deviation by which each channel is then divided.
-        bgr: Whether the channels are blue, green, red; ``mean`` and ``std`` are then in that order.
-    """
-
-    channels: int
-    image_size: int
-    scale: float = 1.0
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.25,)
-    bgr: bool = False
+    channels: int  # 1 (gray) or 3
+    image_size: int  # side of the images
+    scale: float = 1.0  # factor from [0, 1] to the range of the backbone
+    mean: tuple[float, ...] = (0.5,)  # subtracted from each channel after scaling
+    std: tuple[float, ...] = (0.25,)  # divides each channel after that
+    bgr: bool = False  # whether the channels are blue, green, red; mean and std are then in that order
 
 
 class Backbone(nn.Module):
-    """Network from normalized images (B, C, H, W) to features (B, F, h, w).
-
-    Attributes:
-        convention: Format of the images.
-        out_channels: F.
-    """
+    """Network from normalized images (B, C, H, W) to features (B, F, h, w)."""
 
     convention: InputConvention
-    out_channels: int
+    out_channels: int  # F
 
 
 def freeze_batchnorm(module: nn.Module) -> None:
@@ -58,9 +44,7 @@ def freeze_batchnorm(module: nn.Module) -> None:
     """
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.eval()
-            for parameter in part.parameters():
-                parameter.requires_grad_(False)
+            part.eval().requires_grad_(False)
 
 
 class EmbeddingModel(nn.Module):
@@ -109,13 +93,7 @@ class EmbeddingModel(nn.Module):
             self.train()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed images.
-
-        Args:
-            images: RGB or gray, (B, C, H, W): uint8, or floating point in [0, 1].
-
-        Returns:
-            Embeddings, (B, d).
+        """Embed images (B, C, H, W), RGB or gray, uint8 or floating point in [0, 1]: embeddings (B, d).
 
         Raises:
             ValueError: On a wrong shape or dtype.

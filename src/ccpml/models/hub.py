@@ -17,14 +17,11 @@ def imagenet_weights(backbone: str, url: str | None = None) -> Path:
 
     The file is in torch's hub cache, ``$TORCH_HOME/hub/checkpoints`` or else ``~/.cache/torch/hub/checkpoints``, which
     other programs share. It is used only if its SHA-256 begins with the digits at the end of its name; a damaged file
-    is replaced. An interrupted download resumes.
+    is replaced. An interrupted download resumes. [`load_weights`][ccpml.models.load_weights] loads the file.
 
     Args:
         backbone: ``bn_inception`` or ``resnet50``.
         url: Address ``.../<name>-<first digits of the SHA-256>.pth`` to use instead of the published one.
-
-    Returns:
-        File for [`load_weights`][ccpml.models.load_weights].
 
     Raises:
         ValueError: If no weights are published for the backbone, or they cannot be downloaded.
@@ -48,21 +45,16 @@ def imagenet_weights(backbone: str, url: str | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):  # other ranks and trials start at the same time
             if not (path.is_file() and file_digest(path).startswith(begins)):
-                _download(address, path, begins)
+                print(f"downloading {address} to {path}", file=sys.stderr)
+                part = path.with_name(f"{path.name}.part")
+                download(address, part)
+                if not (digest := file_digest(part)).startswith(begins):
+                    part.unlink()
+                    raise ValueError(f"SHA-256: expected {begins}…, got {digest}")
+                part.replace(path)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"weights: {problem}{address} cannot be downloaded to {path} ({error}); download it on a machine with "
             "a network connection and put it there, or pass your copy as the weights"
         ) from error
     return path
-
-
-def _download(url: str, path: Path, begins: str) -> None:
-    print(f"downloading {url} to {path}", file=sys.stderr)
-    part = path.with_name(f"{path.name}.part")
-    download(url, part)
-    digest = file_digest(part)
-    if not digest.startswith(begins):
-        part.unlink()
-        raise ValueError(f"SHA-256: expected {begins}…, got {digest}")
-    part.replace(path)

@@ -42,11 +42,9 @@ class ResNet50(Backbone):
     def forward(self, images: Tensor) -> Tensor:
         """Compute features: (B, 3, H, W) to (B, 2048, h, w), h and w are H / 32 and W / 32, rounded up."""
         images = images.contiguous(memory_format=torch.channels_last)
-        features = relu(self.bn1(self.conv1(images)), inplace=True)
-        features = max_pool2d(features, 3, 2, padding=1)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            features = stage(features)
-        return features
+        features = max_pool2d(relu(self.bn1(self.conv1(images)), inplace=True), 3, 2, padding=1)
+        outputs: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(features))))
+        return outputs
 
 
 class _Bottleneck(nn.Module):

@@ -34,8 +34,7 @@ class SmallConv(Backbone):
             self.blocks.append(nn.Conv2d(before, after, 3, padding=1, bias=False))
             if before != after:  # all but the last; pooling first makes the rest of the block cheaper
                 self.blocks.append(nn.MaxPool2d(2))
-            self.blocks.append(nn.BatchNorm2d(after))
-            self.blocks.append(nn.ReLU(inplace=True))
+            self.blocks.extend([nn.BatchNorm2d(after), nn.ReLU(inplace=True)])
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
 
     def forward(self, images: Tensor) -> Tensor:

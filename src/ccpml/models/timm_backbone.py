@@ -1,5 +1,6 @@
 """Backbones of timm, the library of PyTorch image models."""
 
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
@@ -37,7 +38,12 @@ class TimmBackbone(Backbone):
 
     def __init__(self, name: str, image_size: int | None = None, pretrained: bool = False) -> None:
         super().__init__()
-        timm = _import_timm()
+        try:
+            import timm
+            import timm.data
+        except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
+            way_out = "pip install 'ccpml[timm]', with a torchvision built for the same torch"
+            raise RuntimeError(f"timm: cannot be imported ({error}); {way_out}") from error
         self.name = name
         config = _pretrained_config(timm, name)
         size = {"img_size": image_size} if image_size is not None and config and config.fixed_input_size else {}
@@ -59,14 +65,11 @@ class TimmBackbone(Backbone):
         except AssertionError as error:  # what timm's patch embeddings raise
             size = f"{images.shape[2]} × {images.shape[3]}"
             raise ValueError(f"images: timm's {self.name} does not take {size} ({error}); pass image_size") from error
-        if features.ndim == 3:
-            return self._select_tokens(features).transpose(1, 2).unsqueeze(3)
+        if features.ndim == 3:  # tokens (B, N, F)
+            has_class = getattr(self.model, "has_class_token", getattr(self.model, "cls_token", None) is not None)
+            tokens = features[:, :1] if has_class else features[:, getattr(self.model, "num_prefix_tokens", 0) :]
+            return tokens.transpose(1, 2).unsqueeze(3)
         return features if features.shape[1] == self.out_channels else features.permute(0, 3, 1, 2)
-
-    def _select_tokens(self, tokens: Tensor) -> Tensor:
-        """Select the class token, or all patch tokens if there is none: (B, N, F) to (B, n, F)."""
-        has_class = getattr(self.model, "has_class_token", getattr(self.model, "cls_token", None) is not None)
-        return tokens[:, :1] if has_class else tokens[:, getattr(self.model, "num_prefix_tokens", 0) :]
 
     def _load_published(self, timm: Any, size: dict[str, int]) -> None:
         """Load the weights from the complete network that timm publishes, which has a head and its own pooling."""
@@ -89,8 +92,7 @@ class TimmBackbone(Backbone):
 
     def _check_patches(self, image_size: int) -> None:
         """Check that the size is a whole number of patches: timm would ignore the last pixels."""
-        ratio = getattr(getattr(self.model, "patch_embed", None), "feat_ratio", None)
-        patch = ratio() if ratio else 1
+        patch = getattr(getattr(self.model, "patch_embed", None), "feat_ratio", lambda: 1)()
         if image_size % patch:
             below = image_size - image_size % patch
             nearest = f"{below} or {below + patch}" if below else f"{patch}"
@@ -102,11 +104,9 @@ class TimmBackbone(Backbone):
 
 def _pretrained_config(timm: Any, name: str) -> Any:
     """Return timm's configuration of a model, None if it has no published weights."""
-    try:
+    with suppress(RuntimeError):  # a known model, but an unknown variant
         if timm.is_model(name):
             return timm.get_pretrained_cfg(name)
-    except RuntimeError:  # a known model, but an unknown variant
-        pass
     close = get_close_matches(name, sorted({*timm.list_models(), *timm.list_models(pretrained=True)}))
     raise ValueError(f"backbone: {name!r} not found in timm; {', '.join(close) or 'timm.list_models() has all names'}")
 
@@ -117,13 +117,3 @@ def _create(timm: Any, name: str, size: dict[str, int]) -> Any:
     except (AssertionError, TypeError, RuntimeError, ValueError) as error:
         at = f" at image_size {size['img_size']}" if size else ""
         raise ValueError(f"backbone: timm's {name!r} does not return features before pooling{at} ({error})") from error
-
-
-def _import_timm() -> Any:
-    try:
-        import timm
-        import timm.data
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
-        way_out = "pip install 'ccpml[timm]', with a torchvision built for the same torch"
-        raise RuntimeError(f"timm: cannot be imported ({error}); {way_out}") from error
-    return timm

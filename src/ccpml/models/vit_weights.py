@@ -11,8 +11,7 @@ from torch.nn.functional import interpolate
 __all__ = ["fit_vit"]
 
 # DINOv2's official files have blocks in chunks, and other names for the layers of SwiGLU.
-_CHUNK = re.compile(r"^blocks\.\d+\.(?=\d+\.)")
-_RENAMED = {".mlp.w12.": ".mlp.fc1.", ".mlp.w3.": ".mlp.fc2."}
+_RENAMED = {r"^blocks\.\d+\.(?=\d+\.)": "blocks.", r"\.mlp\.w12\.": ".mlp.fc1.", r"\.mlp\.w3\.": ".mlp.fc2."}
 
 
 def fit_vit(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
@@ -21,10 +20,6 @@ def fit_vit(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tenso
     Layers are renamed and the mask token, which only pretraining uses, is dropped. With registers, which have no
     position, the position of the class token is added to the class token. Position embeddings of another image size are
     resampled bicubically, as in timm. Unknown tensors, and the weights of other modules, are returned unchanged.
-
-    Args:
-        tensors: Tensors of the file, by name.
-        module: Module that the weights are for.
     """
     own = module.state_dict()
     if "pos_embed" not in own or "pos_embed" not in tensors:
@@ -39,9 +34,8 @@ def fit_vit(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tenso
 
 
 def _rename(key: str) -> str:
-    key = _CHUNK.sub("blocks.", key)
     for official, name in _RENAMED.items():
-        key = key.replace(official, name)
+        key = re.sub(official, name, key)
     return key
 
 

@@ -26,15 +26,13 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
     Files are read as tensors, never as code. Differences in convention are resolved:
 
     - the contents of ``state_dict``, ``model``, ``model_state_dict``, or the ``teacher`` of DINO are used;
-    - prefixes ``module.``, ``_orig_mod.``, ``model.`` and ``backbone.`` shared by all keys (the head excepted) are
-      removed;
+    - prefixes ``module.``, ``_orig_mod.``, ``model.`` and ``backbone.`` of all keys (but the head's) are removed;
     - the ``best.safetensors`` of a run is reduced to its backbone, without the linear layer and the proxies;
     - the head (``last_linear.``, ``fc.``, ``classifier.``, ``head.``, ``linear.``, and the two of DINOv2) is ignored if
       the module has none;
     - ``num_batches_tracked`` may be missing, as in old files;
     - vectors may have the shape (1, C), as the BatchNorms of old files have;
-    - vision transformers may have the names of DINOv2's official files, and position embeddings of another image size,
-      which are resampled.
+    - vision transformers may have DINOv2's official names; position embeddings of another image size are resampled.
 
     Args:
         module: Module with parameters, usually a backbone.
@@ -52,10 +50,14 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
         >>> torch.equal(layer.weight, other.weight)
         True
     """
-    own = module.state_dict()
-    tensors = _adapt(_read(Path(path).expanduser()), module)
-    differences = _differences(tensors, own)
-    if differences:
+    own, tensors = module.state_dict(), _read(Path(path).expanduser())
+    run = {key.removeprefix(_RUN_PREFIX): tensor for key, tensor in tensors.items() if key.startswith(_RUN_PREFIX)}
+    tensors = fit_vit(_remove_prefixes(run or tensors, own), module)
+    tensors = {key: tensor for key, tensor in tensors.items() if key in own or not key.startswith(_HEADS)}
+    for key, tensor in tensors.items():
+        if key in own and own[key].ndim == 1 and tensor.shape == (1, *own[key].shape):
+            tensors[key] = tensor[0]
+    if differences := _differences(tensors, own):
         raise ValueError(f"weights: {path} does not fit {type(module).__name__}: {'; '.join(differences)}")
     module.load_state_dict({**own, **tensors})
 
@@ -65,10 +67,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"weights: expected a .safetensors, .pth or .pt file, got {path}")
     if not path.is_file():
         raise ValueError(f"weights: file not found: {path}")
-    content: object
     try:
         if path.suffix == ".safetensors":
-            content = safetensors.torch.load_file(path)
+            content: object = safetensors.torch.load_file(path)
         else:
             with torch.serialization.safe_globals([Namespace]):  # the arguments of a training: attributes only
                 content = torch.load(path, map_location="cpu", weights_only=True)
@@ -83,47 +84,31 @@ def _read(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _adapt(tensors: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Select the backbone of a run, remove prefixes and the head, convert ViTs to timm's names, and (1, C) to (C,)."""
-    own = module.state_dict()
-    run = {key.removeprefix(_RUN_PREFIX): tensor for key, tensor in tensors.items() if key.startswith(_RUN_PREFIX)}
-    tensors = fit_vit(_remove_prefixes(run or tensors, own), module)
-    tensors = {key: tensor for key, tensor in tensors.items() if key in own or not key.startswith(_HEADS)}
-    for key, tensor in tensors.items():
-        if key in own and own[key].ndim == 1 and tensor.shape == (1, *own[key].shape):
-            tensors[key] = tensor[0]
-    return tensors
-
-
 def _remove_prefixes(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Remove each prefix that all keys but the head's share and no key of the module has."""
     for prefix in _PREFIXES * 2:
         body = [key for key in tensors if not key.startswith(_HEADS)]
-        shared = body and all(key.startswith(prefix) for key in body)
-        if shared and not any(key.startswith(prefix) for key in own):
+        if body and all(key.startswith(prefix) for key in body) and not any(key.startswith(prefix) for key in own):
             tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
     return tensors
 
 
 def _differences(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
     """Return one phrase for each kind of difference."""
+    pairs = [(key, tensor, own[key]) for key, tensor in tensors.items() if key in own]
     kinds = {
         "missing": [key for key in own if key not in tensors and not key.endswith("num_batches_tracked")],
         "unexpected": [key for key in tensors if key not in own],
         "mis-shaped": [
-            f"{key} {tuple(tensor.shape)} instead of {tuple(own[key].shape)}"
-            for key, tensor in tensors.items()
-            if key in own and tensor.shape != own[key].shape
+            f"{key} {tuple(got.shape)} instead of {tuple(expected.shape)}"
+            for key, got, expected in pairs
+            if got.shape != expected.shape
         ],
         "not of real numbers": [
-            key
-            for key, tensor in tensors.items()
-            if key in own and own[key].is_floating_point() and not tensor.is_floating_point()
+            key for key, got, expected in pairs if expected.is_floating_point() and not got.is_floating_point()
         ],
-        "not finite": [key for key, tensor in tensors.items() if key in own and not tensor.isfinite().all()],
-        "negative": [
-            key for key, tensor in tensors.items() if key.endswith("running_var") and not (tensor.real >= 0).all()
-        ],
+        "not finite": [key for key, got, _ in pairs if not got.isfinite().all()],
+        "negative": [key for key, got, _ in pairs if key.endswith("running_var") and not (got.real >= 0).all()],
     }
     return [
         f"{len(keys)} {kind} ({', '.join(keys[:_MAX_LISTED])}{', ...' if len(keys) > _MAX_LISTED else ''})"
