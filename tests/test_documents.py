@@ -1,14 +1,15 @@
 """What README and docs show is run."""
 
+import contextlib
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from ccpml import train
 from ccpml.cli import VERBS
-from ccpml.cli.train import parse_train
 from tests.toy import quick_settings, toy_folder
 
 ROOT = Path(__file__).parents[1]
@@ -21,10 +22,11 @@ def blocks(page, language):
 
 CODE = [(page, code) for page in PAGES if page.name != "extend.md" for code in blocks(page, "python")]
 COMMANDS = [
-    (page, line.partition("#")[0])
+    (page, line)
     for page in PAGES
-    for block in blocks(page, "")
-    for line in block.splitlines()
+    for language in ("", "bash", "console")
+    for block in blocks(page, language)
+    for line in block.replace("\\\n", " ").removeprefix("$ ").splitlines()
     if line.startswith("ccpml ")
 ]
 
@@ -49,13 +51,15 @@ def test_python_runs(page, code, workplace, monkeypatch):
 
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS, ids=lambda value: getattr(value, "name", str(value)))
-def test_commands_are_understood(page, line, tmp_path):
-    _, verb, *arguments = shlex.split(line)
+def test_commands_are_understood(page, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, verb, *arguments = shlex.split(line, comments=True)
+    for file in (argument for argument in arguments if argument.endswith(".yaml")):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text("{}", encoding="utf-8")
     assert verb in VERBS
-    if verb == "train" and "--print_config" not in arguments:
-        (tmp_path / "settings.yaml").write_text("loss: triplet\n")
-        arguments = [str(tmp_path / "settings.yaml") if a.endswith(".yaml") else a for a in arguments]
-        assert parse_train(arguments)
+    with contextlib.suppress(SystemExit):  # --help, --print-config
+        import_module(f"ccpml.cli.{verb}").parse(arguments)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

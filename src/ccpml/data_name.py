@@ -87,6 +87,15 @@ class DataName:
         kind, colon, path = text.partition(":")
         return cls(kind, path) if path or not colon else cls(text)
 
+    @classmethod
+    def is_valid(cls, text: str) -> bool:
+        """Whether a text is the name of a set of images."""
+        try:
+            cls.parse(text)
+        except ValueError:
+            return False
+        return True
+
     def __str__(self) -> str:
         return f"{self.kind}:{self.path}" if self.path else self.kind
 

@@ -12,16 +12,11 @@ import yaml
 
 from ccpml.cli import main
 from ccpml.runs.directory import RunDirectory
-from tests.toy import QUICK, toy_folder
+from tests.toy import QUICK
 
 pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
 
 SEARCH = ["--preset", "lambda-proxies", "--search", "proxies_per_class=1..5", "--trials", "3", "--startup-trials", "1"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return toy_folder(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +66,7 @@ def test_the_best_run_can_be_tested_and_its_settings_trained(study, tmp_path, ca
     assert yaml.safe_load((study / "best.yaml").read_text())["pool_size"] == 12
 
 
-def test_the_same_command_says_it_again(study, arguments, capsys):
+def test_the_same_command_again_prints_the_same_results(study, arguments, capsys):
     before = rows(study)
     assert main([*arguments, *SEARCH, "--warmup_validations=1", "--out", str(study)]) == 0
     out = capsys.readouterr().out
@@ -85,7 +80,7 @@ def test_the_same_command_says_it_again(study, arguments, capsys):
         assert (study / name).stat().st_size > 0
 
 
-def test_a_study_that_is_killed_goes_on_to_the_same_trials(study, arguments, tmp_path):
+def test_a_killed_study_resumes_to_the_same_trials(study, arguments, tmp_path):
     out, moment = tmp_path / "killed", random.Random(os.getpid())
     command = [*arguments, *SEARCH, "--warmup_validations=1", "--out", str(out)]
     process = subprocess.Popen([sys.executable, "-m", "ccpml.cli", *command], stderr=subprocess.PIPE, text=True)
@@ -103,7 +98,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_trials(study, arguments, tmp
         assert pair[0].weights_file.read_bytes() == pair[1].weights_file.read_bytes()
 
 
-def test_ctrl_c_says_how_to_go_on(arguments, tmp_path, capsys):
+def test_ctrl_c_prints_how_to_resume(arguments, tmp_path, capsys):
     command = [
         *arguments,
         "--search",
@@ -122,7 +117,7 @@ def test_ctrl_c_says_how_to_go_on(arguments, tmp_path, capsys):
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert "stopped after step" in error
-    assert f"go on with: ccpml tune {arguments[1]} --classes_per_batch=3" in error
+    assert f"resume with: ccpml tune {arguments[1]} --classes_per_batch=3" in error
     assert "Traceback" not in error
 
 
@@ -145,14 +140,14 @@ def test_all_trials_failing_is_exit_code_1(arguments, tmp_path, capsys):
         (["--search", "lr=0..1"], "search lr: expected a finite number > 0, got 0.0"),
         (["--search", "lr=1..2", "--search=lr=3,4"], "search lr: given twice"),
         (["--search"], "--search"),
-        (["--preset", "nonsense"], "preset"),
+        (["--preset", "nonsense"], "preset: expected lambda-proxies, got 'nonsense'"),
         (["--preset", "lambda-proxies", "--method", "plain"], "no effect with method plain"),
         (["--preset", "lambda-proxies", "--pool_size", "12"], "at most pool_size = 12, got 16"),
-        (["--preset", "lambda-proxies", "--trials", "0"], "--trials: expected at least 1, got 0"),
-        (["--preset", "lambda-proxies", "--trials", "many"], "trials"),
-        (["--preset", "lambda-proxies", "--timeout", "-1"], "--timeout: expected a finite number of seconds > 0"),
-        (["--preset", "lambda-proxies", "--out", ""], "--out: expected a value, got nothing"),
-        (["--preset", "lambda-proxies", "--out", "a{b}"], "--out: expected a path without {, }, ? and %"),
+        (["--preset", "lambda-proxies", "--trials", "0"], "trials: expected at least 1, got 0"),
+        (["--preset", "lambda-proxies", "--trials", "many"], "trials: expected int, got 'many'"),
+        (["--preset", "lambda-proxies", "--timeout", "-1"], "timeout: expected a finite number of seconds > 0"),
+        (["--preset", "lambda-proxies", "--out", ""], "out: expected str, got ''"),
+        (["--preset", "lambda-proxies", "--out", "a{b}"], "out: expected a path without {, }, ? and %"),
         (["--preset", "lambda-proxies", "--lr", "0"], "lr: expected a finite number > 0"),
         (["--preset", "lambda-proxies", "--nonsense", "0"], "nonsense"),
         (["--preset", "lambda-proxies", "--data", "folder:/no/such"], "folder:/no/such: folder not found"),
@@ -168,17 +163,17 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(options, message, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
+def test_a_folder_that_is_not_a_study_is_not_touched(tmp_path, capsys):
     (tmp_path / "notes.txt").touch()
     assert main(["tune", "glyphs", "--preset", "lambda-proxies", "--out", str(tmp_path)]) == 2
     assert "not the folder of a study; choose another --out or --study" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_optuna_is_asked_for_where_it_is_not(tmp_path, monkeypatch, capsys):
+def test_an_error_says_how_to_install_optuna(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("ccpml.cli.tune.find_spec", lambda name: None if name == "optuna" else util.find_spec(name))
     assert main(["tune", "glyphs", "--preset", "lambda-proxies", "--out", str(tmp_path / "out")]) == 1
-    assert "ccpml tune needs Optuna, which is not here: pip install 'ccpml[tune]'" in capsys.readouterr().err
+    assert "ccpml tune needs Optuna, which is not installed; pip install 'ccpml[tune]'" in capsys.readouterr().err
 
 
 def test_the_core_does_not_import_optuna():

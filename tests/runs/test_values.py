@@ -34,9 +34,9 @@ def test_values_have_the_type_of_their_setting(name, value, expected):
         ("lr", True, "lr: expected float or null, got True"),
         ("proxies_per_class", "1.5", "proxies_per_class: expected int or null, got '1.5'"),
         ("embedding_dim", None, "embedding_dim: expected int, got None"),
-        ("projections.rewind", "1", "projections.rewind: expected bool, got '1'"),
-        ("pooling", "sum", "pooling: expected avg or max or avg[+]max, got 'sum'"),
-        ("channels", "2", "channels: expected 1 or 3 or auto, got '2'"),
+        ("projections.rewind", "1", "projections.rewind: expected true or false, got '1'"),
+        ("pooling", "sum", "pooling: expected avg, max or avg[+]max, got 'sum'"),
+        ("channels", "2", "channels: expected 1, 3 or auto, got '2'"),
     ],
 )
 def test_values_of_another_type_are_refused(name, value, message):

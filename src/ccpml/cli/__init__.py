@@ -1,56 +1,39 @@
-"""The command line: verbs, each of which imports what it needs when it is called."""
+"""The command line: one module per verb, imported when the verb is called."""
 
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from ccpml.cli.hints import hint_for
 from ccpml.cli.options import UsageError
 
-__all__ = ["main"]
+__all__ = ["VERBS", "main"]
 
 _HELP = """usage: ccpml <verb> ... [--debug]
 
-Deep metric learning with chance constraints: train embeddings that find images of things never seen in training.
+Deep metric learning with chance constraints: train embeddings that find images of classes not seen in training.
 
 verbs:
-  train      train on some classes, test on others, leave a run directory with a report
+  train      train on some classes, test on others, write a run directory with a report
   evaluate   score a run on its test classes or on other data
   embed      write a run's embeddings of some data to an .npz file
   report     write the report of a run again
-  benchmark  compare methods and losses under the fair protocol, or make an ablation: tables and figures
+  benchmark  compare methods and losses under a fair protocol, or run an ablation: tables and figures
   tune       search settings on the validation classes
-  data       check a benchmark's files, fetch them, or cache its images small
+  data       check images, download a benchmark, or cache images in a smaller size
 
-data are glyphs (they come with the package), cub, cars196, sop or inshop (below --data-root or $CCPML_DATA),
-folder:<path> (a class is a leaf folder), or csv:<file> (columns path,label[,split[,role]]).
+data are glyphs (in the package), cub, cars196, sop or inshop (below --data-root or $CCPML_DATA),
+folder:<path> (each leaf folder is a class), or csv:<file> (columns path,label[,split[,role]]).
 
   ccpml train glyphs                          the demonstration
   ccpml train folder:photos --loss triplet    your own images
-  ccpml benchmark cub --methods plain,ccp     the paper's table, where the images are at hand
+  ccpml benchmark cub --methods plain,ccp     the paper's table, if you have the images
   ccpml <verb> --help                         all options of a verb
   --debug                                     show the traceback of an error
 """
 
-VERBS = {
-    "train": "train",
-    "evaluate": "apply",
-    "embed": "apply",
-    "report": "apply",
-    "benchmark": "benchmark",
-    "tune": "tune",
-    "data": "data",
-}
-"""Each verb is a function of its name in a module of this package."""
-
-_HINTS = {
-    "BenchmarkNotFoundError": "pass --data-root, or download it with `ccpml data fetch`",
-    "CacheError": "`ccpml data cache` builds it again",
-    "IncompleteBenchmarkError": "`ccpml data check` lists all differences, --allow-partial accepts them",
-    "BenchmarkExistsError": "choose another --out, or pass the settings that it started with",
-    "StudyExistsError": "choose another --out or --study",
-    "SkippableImagesError": "--skip-bad-images leaves them out",
-}
-"""What to do on the command line about the errors of the libraries, by the name of their class."""
+VERBS = ("train", "evaluate", "embed", "report", "benchmark", "tune", "data")
+"""Each verb is a module of this package: ``parse`` reads its arguments, ``run`` reads and obeys them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         verb = arguments[0]
         if verb not in VERBS:
-            raise UsageError(f"unknown verb {verb!r}: expected one of {', '.join(VERBS)}")
-        code: int = getattr(import_module(f"ccpml.cli.{VERBS[verb]}"), verb)(arguments[1:])
+            raise UsageError(f"verb: expected one of {', '.join(VERBS)}, got {verb}")
+        code: int = import_module(f"ccpml.cli.{verb}").run(arguments[1:])
         return code
     except KeyboardInterrupt:
         print("ccpml: interrupted", file=sys.stderr)
@@ -78,9 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # the one place where errors become sentences
         if debug:
             raise
-        usage = isinstance(error, UsageError | FileExistsError)
         text = " ".join(str(error).split()) or type(error).__name__
-        if hint := _HINTS.get(type(error).__name__):
-            text = f"{text}; {hint}"
-        print(f"ccpml: error: {text}", file=sys.stderr)
-        return 2 if usage else 1
+        print(f"ccpml: error: {text}{hint_for(error)}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError | FileExistsError) else 1

@@ -1,47 +1,51 @@
-"""``ccpml data``: check a set of images, fetch a benchmark, or cache images small."""
+"""``ccpml data``: check images, download a benchmark, or cache images in a smaller size."""
 
+import argparse
 import os
 import shlex
 import sys
-from argparse import ArgumentParser
 from pathlib import Path
 
-from ccpml.cli.options import UsageError, parser, require_data, require_root
-
-_HELP = """usage: ccpml data check|fetch|cache <data> ... [--debug]
-
-  check   is it whole? layout, counts, checksums of the index files, and every image decoded; lists all that is wrong
-  fetch   download and unpack cub or sop, or say how to get cars196 or inshop
-  cache   write the images once with a shorter side of 256 pixels, so that no epoch decodes large files
-
-<data> is cub, cars196, sop or inshop (below --data-root or $CCPML_DATA), folder:<path> or csv:<file>.
-Each can be stopped at any point, and goes on from there when it is called again.
-
-  ccpml data <action> --help                  all options of an action
-"""
+from ccpml.cli.options import DATA, Parser, UsageError, add_data_options, check_data, check_data_root
+from ccpml.data_name import BENCHMARKS
 
 
-def data(arguments: list[str]) -> int:
-    """Check, fetch or cache images."""
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        print(_HELP, end="")
-        return 0 if arguments else 2
-    actions = {"check": _check, "fetch": _fetch, "cache": _cache}
-    if arguments[0] not in actions:
-        raise UsageError(f"unknown action {arguments[0]!r}: expected one of {', '.join(actions)}")
+def run(arguments: list[str]) -> int:
+    """Check, download or cache images."""
+    options = parse(arguments)
     try:
-        return actions[arguments[0]](arguments[1:])
+        return {"check": _check, "fetch": _fetch, "cache": _cache}[options.action](options)
     except KeyboardInterrupt:
-        way_on = shlex.join(["ccpml", "data", *arguments])
-        print(f"ccpml: stopped; what is done stays; go on with: {way_on}", file=sys.stderr)
+        command = shlex.join(["ccpml", "data", *arguments])
+        print(f"ccpml: interrupted; finished work is kept; resume with: {command}", file=sys.stderr)
         return 130
 
 
-def _check(arguments: list[str]) -> int:
-    command = _parser("check", "Check that a set of images is whole: exit code 0 if it is, 1 if not.")
-    options = command.parse_args(arguments)
-    require_data(options.data)
-    require_root(options.data, options.data_root)
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the arguments."""
+    parser = Parser(
+        prog="ccpml data", description="Check images, download a benchmark, or cache images in a smaller size."
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="check|fetch|cache")
+    check, fetch, cache = (
+        actions.add_parser(name, prog=f"ccpml data {name}", help=text, description=f"{text[0].upper()}{text[1:]}.")
+        for name, text in (
+            ("check", "check layout, counts and checksums, and decode each image; the exit code is 0 if all is well"),
+            ("fetch", "download and unpack cub or sop, or print how to get cars196 or inshop"),
+            ("cache", "write all images once in a smaller size, in a packed file that training reads instead"),
+        )
+    )
+    for action in (check, fetch, cache):
+        action.add_argument("data", help=", ".join(BENCHMARKS) if action is fetch else DATA)
+        add_data_options(action, "--data-root")
+    cache.add_argument("--side", type=int, default=256, help="shorter side of larger images (default: 256)")
+    add_data_options(cache, "--allow-partial")
+    return parser.parse_args(arguments)
+
+
+def _check(options: argparse.Namespace) -> int:
+    check_data(options.data)
+    check_data_root(options.data, options.data_root)
 
     from ccpml.data.upkeep.verify import verify_source
 
@@ -50,50 +54,35 @@ def _check(arguments: list[str]) -> int:
     for name, digest in found.checksums.items():
         print(f"  {name}  sha256 {digest}")
     if not found.problems:
-        print("all is as it should be: every image can be read" if not found.checksums else "whole, as published")
+        print("complete, as published" if found.checksums else "complete: every image can be read")
         return 0
-    print(f"{len(found.problems):,} {'thing is' if len(found.problems) == 1 else 'things are'} wrong:")
+    print(f"{len(found.problems):,} problem{'s' if len(found.problems) > 1 else ''}:")
     for problem in found.problems:
         print(f"  {problem}")
     return 1
 
 
-def _fetch(arguments: list[str]) -> int:
-    from ccpml.data_name import BENCHMARKS
-
-    command = _parser("fetch", "Download and unpack a benchmark, where an official address exists.")
-    options = command.parse_args(arguments)
+def _fetch(options: argparse.Namespace) -> int:
     if options.data not in BENCHMARKS:
-        raise UsageError(f"{options.data!r} is no benchmark: expected one of {', '.join(BENCHMARKS)}")
+        raise UsageError(f"data: expected one of {', '.join(BENCHMARKS)}, got {options.data}")
     root = options.data_root or os.environ.get("CCPML_DATA")
     if not root:
-        raise UsageError("where to? Give --data-root, or set CCPML_DATA")
+        raise UsageError(f"{options.data}: folder not given; pass --data-root or set CCPML_DATA")
 
     from ccpml.data.upkeep.fetch import fetch_benchmark
 
     folder = fetch_benchmark(options.data, Path(root).expanduser())
-    print(f"{folder}\nnext: ccpml data check {options.data} --data-root {root}")
+    print(f"{folder}\nnext: {shlex.join(['ccpml', 'data', 'check', options.data, '--data-root', root])}")
     return 0
 
 
-def _cache(arguments: list[str]) -> int:
-    command = _parser("cache", "Write a set's images once, smaller, in one packed file; training then reads that.")
-    command.add_argument("--side", type=int, default=256, help="shorter side of larger images (default: 256)")
-    command.add_argument("--allow-partial", action="store_true", help="take a benchmark that is not whole")
-    options = command.parse_args(arguments)
-    require_data(options.data)
-    require_root(options.data, options.data_root)
+def _cache(options: argparse.Namespace) -> int:
+    check_data(options.data)
+    check_data_root(options.data, options.data_root)
     if options.side < 1:
-        raise UsageError(f"--side: expected 1 or more, got {options.side}")
+        raise UsageError(f"--side: expected at least 1, got {options.side}")
 
     from ccpml.data import build_cache
 
     print(build_cache(options.data, options.data_root, options.allow_partial, options.side))
     return 0
-
-
-def _parser(action: str, description: str) -> ArgumentParser:
-    command = parser(f"data {action}", description)
-    command.add_argument("data", help="cub, cars196, sop, inshop, folder:<path> or csv:<file>")
-    command.add_argument("--data-root", help="where benchmarks lie (default: $CCPML_DATA)")
-    return command

@@ -1,70 +1,62 @@
-"""``ccpml train``."""
+"""``ccpml train``: train a run, or resume one, and write its report."""
 
-import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ccpml.cli.options import UsageError, check_settings, parse_settings, require_run, settings_parser
+from ccpml.cli.options import UsageError, check_run
+from ccpml.cli.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
-
-if TYPE_CHECKING:
-    from ccpml.runs.settings import Settings
+from ccpml.runs.settings import Settings
 
 
-def train(arguments: list[str]) -> int:
-    """Train a run, or go on with one; write its report."""
-    parsed, settings = parse_train(arguments)
-    run_path, resumed = parsed.get("run"), parsed.get("resume")
-    for flag, value in (("--run", run_path), ("--resume", resumed)):
-        if value == "":
-            raise UsageError(f"{flag}: expected a directory, got nothing")
-    if resumed is not None:
-        if len(arguments) > (1 if arguments[0].startswith("--resume=") else 2):
-            raise UsageError("--resume goes on with a run as it was begun: it takes no data and no other options")
-        path = require_run(Path(resumed))
+def run(arguments: list[str]) -> int:
+    """Train a run, or resume one; write its report."""
+    options, settings, *_ = parse(arguments)
+    if options.resume is not None:
+        path = check_run(Path(options.resume))
     else:
         check_settings(settings)
-        path = Path(run_path or _default_run(settings))
+        path = Path(options.run or _default_path(settings))
 
     from ccpml.report import write_report
-    from ccpml.runs import train as training
+    from ccpml.runs import train
     from ccpml.runs.callbacks import Stopped
     from ccpml.runs.processes import is_main_process
 
     try:
-        run = training.train(settings, path) if resumed is None else training.resume(path)
+        trained = train.train(settings, path) if options.resume is None else train.resume(path)
     except (Stopped, KeyboardInterrupt) as stopped:
         if not (path / "experiment.yaml").is_file():
             raise KeyboardInterrupt from stopped
-        way_on = shlex.join(["ccpml", "train", "--resume", str(path)])
-        print(f"ccpml: {str(stopped) or 'interrupted'}; go on with: {way_on}", file=sys.stderr)
+        command = shlex.join(["ccpml", "train", "--resume", str(path)])
+        print(f"ccpml: {str(stopped) or 'interrupted'}; resume with: {command}", file=sys.stderr)
         return 128 + getattr(stopped, "number", 2)
     if not is_main_process():
         return 0
-    report = write_report(run)
-    _print_scores(run.scores())
-    print(f"run     {run.path}\nreport  {report}")
+    report = write_report(trained)
+    _print_scores(trained.scores())
+    print(f"run     {trained.path}\nreport  {report}")
     return 0
 
 
-def parse_train(arguments: list[str]) -> tuple[Any, "Settings"]:
-    """Parse the options of ``train``: those of `Settings`, from a file and from flags, and where the run lies."""
-    command = settings_parser(
+def parse(arguments: list[str]) -> Parsed:
+    """Parse the arguments."""
+    parser = SettingsParser(
         "train",
-        "Train on some classes, test on others, leave a run directory with a report.",
+        "Train on some classes, test on others, write a run directory with a report.",
         "ccpml train <data> [options], or ccpml train --resume <run>",
     )
-    absent = argparse.SUPPRESS  # these are no settings: --print_config shows them only where they are given
-    command.add_argument(
-        "--run", default=absent, help="run directory (default: runs/<data>-<loss>-<method>-seed<seed>)"
-    )
-    command.add_argument("--resume", default=absent, help="go on with the run in this directory")
-    return parse_settings(command, arguments)
+    parser.option("run", (str,), "run directory (default: runs/<data>-<loss>-<method>-seed<seed>)")
+    parser.option("resume", (str,), "resume the run in this directory")
+    parsed = parser.parse(arguments)
+    if parsed.options.resume is not None and (parsed.given or parsed.options.run is not None):
+        raise UsageError("--resume: expected no data and no other options, because a run keeps its settings")
+    return parsed
 
 
-def _default_run(settings: "Settings") -> Path:
+def _default_path(settings: Settings) -> Path:
     name = DataName.parse(settings.data).label
     fold = "" if settings.fold == "auto" else f"-fold{settings.fold}"
     return Path("runs") / f"{name}-{settings.loss}-{settings.method}{fold}-seed{settings.seed}"

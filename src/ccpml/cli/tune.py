@@ -1,6 +1,5 @@
 """``ccpml tune``: search settings on the validation classes."""
 
-import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,24 +7,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ccpml.cli.options import UsageError, check_settings, parse_settings, settings_parser
+from ccpml.cli.options import UsageError, format_duration
+from ccpml.cli.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
+from ccpml.tuning.search_space import SEARCHES, Field, search_space
 
 if TYPE_CHECKING:
-    from ccpml.runs.settings import Settings
     from ccpml.tuning.results import Result
-    from ccpml.tuning.search_space import Field
     from ccpml.tuning.study import Search
     from ccpml.tuning.tune import TrialEnded, TrialStarted
 
 
-def tune(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
     """Search settings: train trials, write their table, the best settings and pictures."""
-    parsed, settings, space = parse_tune(arguments)
-    check_settings(settings)
+    parsed, space = parse(arguments)
+    check_settings(parsed.settings)
     if find_spec("optuna") is None:
-        raise ValueError("ccpml tune needs Optuna, which is not here: pip install 'ccpml[tune]'")
-    search = _search(parsed, settings, space)
+        raise ModuleNotFoundError("ccpml tune needs Optuna, which is not installed; pip install 'ccpml[tune]'")
+    search = _search(parsed, space)
 
     from ccpml.report.tuning import draw_search
     from ccpml.runs.callbacks import Stopped
@@ -33,105 +32,84 @@ def tune(arguments: list[str]) -> int:
     from ccpml.tuning.tune import run_search
 
     try:
-        results = run_search(search, lambda event: _say(search, event))
+        results = run_search(search, lambda event: _report(search, event))
         shares = importances(search)
         pictures = draw_search(search, results, shares)
     except (Stopped, KeyboardInterrupt) as stopped:
-        way_on = shlex.join(["ccpml", "tune", *arguments])
-        why = f"{str(stopped) or 'interrupted'}; what is finished stays in {search.out}"
-        print(f"ccpml: {why}; go on with: {way_on}", file=sys.stderr)
+        command = shlex.join(["ccpml", "tune", *arguments])
+        reason = f"{str(stopped) or 'interrupted'}; finished trials are kept in {search.out}"
+        print(f"ccpml: {reason}; resume with: {command}", file=sys.stderr)
         return 128 + getattr(stopped, "number", 2)
     _print_summary(search, results, shares, pictures)
     trained = [result for result in results if result.state not in {"waiting", "running"}]
     return 1 if trained and all(result.state == "failed" for result in trained) else 0
 
 
-def parse_tune(arguments: list[str]) -> "tuple[Any, Settings, tuple[Field, ...]]":
-    """Parse the options of ``tune``: those of `Settings`, which fields vary, and how they are searched."""
-    from ccpml.tuning.search_space import SEARCHES, search_space
-
-    command = settings_parser(
+def parse(arguments: list[str]) -> tuple[Parsed, tuple[Field, ...]]:
+    """Parse the arguments: options with settings, and the search space."""
+    parser = SettingsParser(
         "tune",
-        "Search settings on the validation classes; the test classes are never looked at.",
+        "Search settings on the validation classes; the test classes are not used.",
         "ccpml tune <data> --search <field>=<low>..<high>[:log] [options]",
     )
-    absent = argparse.SUPPRESS
-    command.add_argument(
-        "--search",
-        action="append",
-        default=[],
-        metavar="FIELD=LOW..HIGH[:log]|FIELD=VALUE,VALUE",
-        help="a numeric setting and its values; may be given several times",
-    )
-    command.add_argument("--preset", choices=SEARCHES, help="a search that comes with the package")
-    command.add_argument("--trials", type=int, default=50, help="in the whole study")
-    command.add_argument("--timeout", type=float, help="seconds after which no trial begins any more")
-    command.add_argument("--out", default=absent, help="folder (default: runs/tune/<data>-<loss>-<method>)")
-    command.add_argument("--study", default=absent, help="name of the study (default: <data>-<loss>-<method>)")
-    command.add_argument(
-        "--storage", default=absent, help="URL of Optuna's storage, which machines may share (default: <out>/study.db)"
-    )
-    command.add_argument(
-        "--pruner", choices=("median", "none"), default="median", help="median stops trials that lag behind the others"
-    )
-    command.add_argument(
-        "--startup_trials", type=int, default=5, help="complete trials before any is stopped for lagging"
-    )
-    command.add_argument(
-        "--warmup_validations", type=int, default=10, help="validations before a trial can be stopped for lagging"
-    )
-    parsed, settings = parse_settings(command, arguments)
-    for flag in ("out", "study", "storage"):
-        if parsed.get(flag) == "":
-            raise UsageError(f"--{flag}: expected a value, got nothing")
+    text = "a numeric setting and its values; may be repeated"
+    metavar = "FIELD=LOW..HIGH[:log]|FIELD=VALUE,VALUE"
+    parser.option("search", (list[str],), text, [], action="append", metavar=metavar)
+    parser.option("preset", SEARCHES, "a search that comes with the package")
+    parser.option("trials", (int,), "trials in the whole study (default: 50)", 50)
+    parser.option("timeout", (float,), "seconds after which no trial starts")
+    parser.option("out", (str,), "folder (default: runs/tune/<data>-<loss>-<method>)")
+    parser.option("study", (str,), "name of the study (default: <data>-<loss>-<method>)")
+    text = "URL of Optuna's storage, which several machines may share (default: <out>/study.db)"
+    parser.option("storage", (str,), text)
+    text = "median stops trials that are worse than the median of the others (default: median)"
+    parser.option("pruner", ("median", "none"), text, "median")
+    parser.option("startup_trials", (int,), "complete trials before the first is pruned (default: 5)", 5)
+    parser.option("warmup_validations", (int,), "validations before a trial can be pruned (default: 10)", 10)
+    parsed = parser.parse(arguments)
     try:
-        settings.resolved()
-        return parsed, settings, search_space(settings, parsed.search, parsed.preset)
+        return parsed, search_space(parsed.settings, parsed.options.search, parsed.options.preset)
     except ValueError as error:
         raise UsageError(error) from error
 
 
-def _search(parsed: Any, settings: "Settings", space: "tuple[Field, ...]") -> "Search":
+def _search(parsed: Parsed, space: tuple[Field, ...]) -> "Search":
     from ccpml.tuning.study import Search
 
-    name = _default_name(settings)
+    options, settings = parsed.options, parsed.settings
+    name = f"{DataName.parse(settings.data).label}-{settings.loss}-{settings.method}"
     try:
         return Search(
             base=settings,
             space=space,
-            out=Path(parsed.get("out") or Path("runs") / "tune" / name).expanduser(),
-            name=parsed.get("study") or name,
-            storage=parsed.get("storage"),
-            trials=parsed.trials,
-            timeout=parsed.timeout,
-            pruner=parsed.pruner,
-            startup_trials=parsed.startup_trials,
-            warmup_validations=parsed.warmup_validations,
+            out=Path(options.out or Path("runs", "tune", name)).expanduser(),
+            name=options.study or name,
+            storage=options.storage,
+            trials=options.trials,
+            timeout=options.timeout,
+            pruner=options.pruner,
+            startup_trials=options.startup_trials,
+            warmup_validations=options.warmup_validations,
         )
     except ValueError as error:
-        raise UsageError(f"--{error}") from error
+        raise UsageError(error) from error
 
 
-def _default_name(settings: "Settings") -> str:
-    data = DataName.parse(settings.data).label
-    return f"{data}-{settings.loss}-{settings.method}"
-
-
-def _say(search: "Search", event: "TrialStarted | TrialEnded") -> None:
-    """Write a line as a trial begins and as it ends."""
+def _report(search: "Search", event: "TrialStarted | TrialEnded") -> None:
+    """Print a line when a trial starts or ends."""
     from ccpml.tuning.results import best_of
     from ccpml.tuning.tune import TrialStarted
 
     if isinstance(event, TrialStarted):
-        begins = "goes on" if event.resumed else "begins"
-        line = f"trial {event.number} {begins}: {_values(event.values)}"
+        verb = "resumes" if event.resumed else "starts"
+        line = f"trial {event.number} {verb}: {_values(event.values)}"
     else:
         result, best = event.result, best_of(event.results)
         ended = sum(other.state not in {"waiting", "running"} for other in event.results)
         line = f"trial {result.number} {result.state}, {ended} of {search.trials} ended: {_values(result.values)}: "
         line += result.reason or f"MAP@R {result.score:.4f}"
         line += f" (best {best.score:.4f}, trial {best.number})" if best is not None else ""
-        line += f", about {_clock(event.seconds_left)} left" if event.seconds_left else ""
+        line += f", about {format_duration(event.seconds_left)} left" if event.seconds_left else ""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -157,8 +135,8 @@ def _print_summary(
     if best is not None:
         here = search.path(best.number)
         where = "" if here.exists() else f"  (on {best.host})"
-        run = str(here if here.exists() else best.run)
-        print(f"test it once, with nothing left to choose: {shlex.join(['ccpml', 'train', '--resume', run])}{where}")
+        best_run = str(here if here.exists() else best.run)
+        print(f"score it on the test classes: {shlex.join(['ccpml', 'train', '--resume', best_run])}{where}")
     for result in results:
         if result.state == "failed":
             print(f"ccpml: trial {result.number} failed: {result.reason}", file=sys.stderr)
@@ -168,9 +146,3 @@ def _values(values: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
     )
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,6 +1,6 @@
 """Values of single settings: which a setting takes, how they are read, and how two sets of them differ."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -45,12 +45,13 @@ def is_numeric(name: str) -> bool:
     return any(option in {int, float} or type(option) in {int, float} for option in value_options(name))
 
 
-def read_value(name: str, value: Any) -> Any:
+def read_value(name: str, value: Any, options: Sequence[Any] | None = None) -> Any:
     """Return the value of a setting in its own type.
 
     Args:
         name: Name of the setting, as in `setting_types`.
         value: Text as on the command line, or a value from a YAML file.
+        options: The types and the single values to choose from; by default those of the setting.
 
     Raises:
         ValueError: If the setting does not take the value.
@@ -59,8 +60,8 @@ def read_value(name: str, value: Any) -> Any:
         >>> read_value("lr", "1e-4"), read_value("proxies_per_class", "null"), read_value("channels", "auto")
         (0.0001, None, 'auto')
     """
-    options, is_text = value_options(name), isinstance(value, str)
-    plain = _parse(value) if is_text else value
+    options, is_text = options or value_options(name), isinstance(value, str)
+    plain = _parse(value) if is_text and value.strip() else value
     for option in options:
         if type(plain) is type(option) and plain == option:
             return plain
@@ -71,10 +72,14 @@ def read_value(name: str, value: Any) -> Any:
             return float(value)
         except ValueError:
             pass
-    if (str in options and is_text and value) or (list[str] in options and isinstance(value, list)):
+    if list[str] in options and isinstance(plain, list):
+        return plain
+    if str in options and is_text and value:
         return value
-    names = ["null" if option is NoneType else getattr(option, "__name__", str(option)) for option in options]
-    raise ValueError(f"{name}: expected {' or '.join(names)}, got {value!r}")
+    words = {NoneType: "null", bool: "true or false"}
+    *first, last = (words.get(option) or getattr(option, "__name__", str(option)) for option in options)
+    expected = f"{', '.join(first)} or {last}" if first else last
+    raise ValueError(f"{name}: expected {expected}, got {value!r}")
 
 
 def _parse(text: str) -> Any:

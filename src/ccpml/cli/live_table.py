@@ -1,4 +1,4 @@
-"""The live table of a benchmark: on a terminal it is redrawn, in a log it is a line now and then."""
+"""The live table of a benchmark: redrawn on a terminal, an occasional line in a log."""
 
 import statistics
 import sys
@@ -12,23 +12,24 @@ from rich.text import Text
 
 from ccpml.benchmark.protocol import Benchmark
 from ccpml.benchmark.runner import Progress
+from ccpml.cli.options import format_duration
 from ccpml.runs.directory import RunDirectory
 
-__all__ = ["Board"]
+__all__ = ["LiveTable"]
 
-_EVERY = 30.0
+_SECONDS_BETWEEN_LINES = 30.0
 
 
-class Board:
-    """Show how far a benchmark is: a row for each of its rows, the cells in training, and the time left.
+class LiveTable:
+    """Progress of a benchmark: each of its rows, the cells in training, and the time left.
 
     Args:
-        benchmark: What is trained.
+        benchmark: The benchmark.
 
     Example:
         ```python
-        with Board(benchmark) as board:
-            run_cells(benchmark, ["cpu"], 1, board.show)
+        with LiveTable(benchmark) as table:
+            run_cells(benchmark, ["cpu"], 1, table.show)
         ```
     """
 
@@ -36,11 +37,11 @@ class Board:
         self.benchmark = benchmark
         self._console = Console(stderr=True)
         self._live = Live(console=self._console, auto_refresh=False) if sys.stderr.isatty() else None
-        self._said = -_EVERY
+        self._last_line = -_SECONDS_BETWEEN_LINES
         self._ended = -1
         self._scores: dict[str, float] = {}
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "LiveTable":
         if self._live is not None:
             self._live.start()
         return self
@@ -52,15 +53,15 @@ class Board:
             self._live.stop()
 
     def show(self, progress: Progress) -> None:
-        """Show it as it is now."""
+        """Show the current progress."""
         if self._live is not None:
             self._live.update(
                 Group(self._table(progress), *self._running(progress), self._summary(progress)), refresh=True
             )
             return
         ended = len(progress.finished) + len(progress.failed)
-        if ended != self._ended or time.monotonic() - self._said > _EVERY:
-            self._said, self._ended = time.monotonic(), ended
+        if ended != self._ended or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line, self._ended = time.monotonic(), ended
             lines = [str(line) for line in (self._summary(progress), *self._running(progress))]
             print("\n  ".join(lines), file=sys.stderr, flush=True)
 
@@ -69,7 +70,7 @@ class Board:
         table.add_column("")
         for name in ("cells", "validation MAP@R", "failed"):
             table.add_column(name, justify="right")
-        of_each = self.benchmark.repeats * len(self.benchmark.folds)
+        per_row = self.benchmark.repeats * len(self.benchmark.folds)
         for row in self.benchmark.rows:
             finished = [cell for cell in progress.finished if cell.row.name == row.name]
             for cell in finished:
@@ -78,31 +79,20 @@ class Board:
             scores = [self._scores[str(cell.path)] for cell in finished]
             failed = sum(title.startswith(f"{row.title}, ") for title in progress.failed)
             mean = f"{100 * statistics.mean(scores):.2f}" if scores else ""
-            table.add_row(row.title, f"{len(finished)}/{of_each}", mean, str(failed) if failed else "")
+            table.add_row(row.title, f"{len(finished)}/{per_row}", mean, str(failed) if failed else "")
         return table
 
     def _running(self, progress: Progress) -> list[Text]:
         lines = []
         for running in progress.running:
-            state = RunDirectory(running.cell.path).last_metrics()
-            steps, seconds = state.get("step", 0), time.monotonic() - running.started
-            how_far = f"step {steps:,.0f}, validation MAP@R {100 * state['map_at_r']:.2f}" if state else "starting"
-            most = running.cell.settings.max_steps
-            lines.append(
-                Text(
-                    f"{running.cell.title} on {running.device}: {how_far} of at most {most:,} steps, {_clock(seconds)}"
-                )
-            )
+            row, max_steps = RunDirectory(running.cell.path).last_metrics(), running.cell.settings.max_steps
+            state = f"step {row['step']:,.0f}, validation MAP@R {100 * row['map_at_r']:.2f}" if row else "starting"
+            spent = format_duration(time.monotonic() - running.started)
+            lines.append(Text(f"{running.cell.title} on {running.device}: {state} of {max_steps:,} steps, {spent}"))
         return lines
 
     def _summary(self, progress: Progress) -> Text:
         left = progress.seconds_left()
         failed = f", {len(progress.failed)} failed" if progress.failed else ""
-        time_left = f", {_clock(left)} left" if left is not None and progress.running else ""
+        time_left = f", {format_duration(left)} left" if left is not None and progress.running else ""
         return Text(f"{len(progress.finished)} of {progress.total} cells finished{failed}{time_left}")
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,40 @@
+"""``ccpml embed``: write a run's embeddings of some data."""
+
+import argparse
+from pathlib import Path
+
+from ccpml.cli.options import DATA, Parser, UsageError, add_data_options, check_data, check_output, check_run
+
+
+def run(arguments: list[str]) -> int:
+    """Write a run's embeddings of some data."""
+    options = parse(arguments)
+    if options.output.suffix != ".npz":
+        raise UsageError(f"--output: expected a file that ends in .npz, got {options.output}")
+    check_output(options.output)
+    check_run(options.run)
+    check_data(options.data)
+
+    from ccpml.runs.inference import embed_run
+
+    count = embed_run(
+        options.run,
+        options.data,
+        options.output,
+        data_root=options.data_root,
+        allow_partial=options.allow_partial,
+        skip_bad=options.skip_bad_images,
+    )
+    print(f"{options.output}: {count:,} embeddings")
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the arguments."""
+    text = "Write a run's embeddings of some data, with labels and paths, to an .npz file."
+    parser = Parser(prog="ccpml embed", description=text)
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("data", help=DATA)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .npz file")
+    add_data_options(parser)
+    return parser.parse_intermixed_args(arguments)

@@ -1,0 +1,25 @@
+"""``ccpml report``: write the report of a run again."""
+
+import argparse
+from pathlib import Path
+
+from ccpml.cli.options import Parser, check_run
+
+
+def run(arguments: list[str]) -> int:
+    """Write the report of a run again and print its path."""
+    options = parse(arguments)
+    check_run(options.run)
+
+    from ccpml.report import write_report
+    from ccpml.runs.directory import RunDirectory
+
+    print(write_report(RunDirectory.open(options.run)))
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the arguments."""
+    parser = Parser(prog="ccpml report", description="Write the report of a run again: report.html and its pictures.")
+    parser.add_argument("run", type=Path, help="run directory")
+    return parser.parse_args(arguments)

@@ -1,0 +1,238 @@
+"""The parser of verbs that take the settings of a run, from a YAML file and from flags."""
+
+import argparse
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any, NamedTuple, NoReturn
+
+import docstring_parser
+import jsonargparse
+import yaml
+from jsonargparse._actions import ActionConfigFile
+
+from ccpml.cli.options import UsageError, check_data, check_data_root, parser_error
+from ccpml.data_name import DataName
+from ccpml.losses import LOSSES, parameter_names
+from ccpml.options import ProjectionOptions
+from ccpml.runs.settings import Settings, setting_types
+from ccpml.runs.values import read_value, value_options
+
+__all__ = ["Parsed", "SettingsParser", "check_settings", "read_yaml"]
+
+_SECTIONS = {
+    "data": ("data", "data_root", "allow_partial", "skip_bad_images", "test_classes", "folds", "fold"),
+    "method and loss": (),  # and what is in no other section
+    "network": (
+        *("backbone", "embedding_dim", "pooling", "weights", "freeze_batchnorm", "channels", "image_size"),
+        *("channels_last", "compile"),
+    ),
+    "training": (
+        *("augment", "classes_per_batch", "samples_per_class", "lr", "lr_schedule", "weight_decay", "clip_norm"),
+        *("max_steps", "validate_every", "patience", "score_last", "seed"),
+    ),
+    "machine": ("device", "ranks", "shard_proxies", "precision", "threads", "workers"),
+}
+
+
+class Parsed(NamedTuple):
+    """What a command line says.
+
+    Attributes:
+        options: The verb's own options.
+        settings: The settings of the run.
+        given: The settings that the command line or its file gives, by flat name.
+        parameters: Parameters of losses, if the verb has no option for the loss; they are not in ``settings``.
+    """
+
+    options: argparse.Namespace
+    settings: Settings
+    given: Mapping[str, Any]
+    parameters: Mapping[str, float]
+
+
+class SettingsParser(jsonargparse.ArgumentParser):
+    """Parser of a verb that takes the settings of a run.
+
+    Values stay as they are given until all are known, and are then read by `read_value`.
+
+    Args:
+        verb: Its name.
+        description: What it does.
+        usage: How it is called.
+        without: Settings that it does not take.
+    """
+
+    def __init__(self, verb: str, description: str, usage: str, without: Collection[str] = ()) -> None:
+        super().__init__(
+            prog=f"ccpml {verb}",
+            description=f"{description}\n\nSettings without a default have the value that suits the data, the backbone "
+            "or the loss.\nThose in a YAML file have the same names, with underscores.",
+            usage=usage,
+            allow_abbrev=False,
+            print_config=None,
+            formatter_class=_HelpFormatter,
+        )
+        self.without = without
+        self.own: dict[str, tuple[Any, ...]] = {"print_config": (bool,)}
+        self.data: list[str] = []
+        text = "YAML file of settings; flags after it take precedence"
+        self.add_argument("--config", action=_ConfigFile, metavar="FILE", help=text)
+        self.add_argument("--print-config", "--print_config", action="store_true", help="print the settings and exit")
+        self._add_settings()
+
+    def _add_settings(self) -> None:
+        sections = {title: self.add_argument_group(title) for title in _SECTIONS}
+        texts, defaults, absent = _setting_help(), Settings().flat(), argparse.SUPPRESS
+        sections["data"].add_argument("data", nargs="?", action=_Data, default=absent, help=texts["data"])
+        sections["data"].add_argument("--data", action=_Data, default=absent, help=absent)
+        for name in setting_types():
+            if name != "data" and name not in self.without:
+                section = next((title for title, names in _SECTIONS.items() if name in names), "method and loss")
+                default = defaults.get(name)
+                shown = str(default).lower() if isinstance(default, bool) else default
+                text = texts[name] if default is None else f"{texts[name]} (default: {shown})"
+                _add(sections[section], name, value_options(name), text, absent)
+
+    def option(self, name: str, options: tuple[Any, ...], text: str, default: Any = None, **arguments: Any) -> None:
+        """Add an option of the verb's own.
+
+        Args:
+            name: Its name, with underscores.
+            options: The types and the single values that it takes.
+            text: Its help.
+            default: Its default.
+            **arguments: What else argparse takes.
+        """
+        self.own[name] = options
+        _add(self, name, options, text, default, **arguments)
+
+    def add_data(self, namespace: Any, name: str) -> None:
+        """Store the name of the data; it may be given once."""
+        self.data.append(name)
+        if len(self.data) > 1:
+            raise UsageError(f"data given twice: {' and '.join(self.data)}")
+        namespace.data = name
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the usage error."""
+        word = message.removeprefix("unrecognized arguments: ")
+        if self.data and word != message and not word.startswith("-"):
+            self.add_data(None, word)
+        raise parser_error(message, self.prog, self._option_string_actions) from ex
+
+    def parse(
+        self, arguments: list[str], preset: Callable[[argparse.Namespace], Mapping[str, Any]] = lambda options: {}
+    ) -> Parsed:
+        """Parse a command line; with ``--print-config``, print the settings and exit.
+
+        Args:
+            arguments: What follows the verb.
+            preset: Settings by flat name that hold unless they are given, as the verb's own options say.
+
+        Raises:
+            UsageError: If the command line is wrong.
+        """
+        values = {name: value for name, value in vars(self.parse_args(arguments).as_flat()).items() if name != "config"}
+        of_losses = parameter_names()
+        try:
+            own = {name: values.pop(name) for name in self.own}
+            own |= {name: read_value(name, own[name], self.own[name]) for name in own if own[name] is not None}
+            unset = {name for name in values if name in of_losses and values[name] in (None, "null")}
+            given = {name: read_value(name, value) for name, value in values.items() if name not in unset}
+            apart = {name: given.pop(name) for name in of_losses if name in given and "loss" in self.without}
+            options = argparse.Namespace(**own)
+            settings = Settings().changed({**preset(options), **given})
+        except ValueError as error:
+            raise UsageError(error) from error
+        if options.print_config:
+            shown = {name: value for name, value in settings.as_dict().items() if name not in self.without}
+            print(yaml.safe_dump({**shown, **apart}, sort_keys=False, allow_unicode=True), end="")
+            raise SystemExit(0)
+        return Parsed(options, settings, given, apart)
+
+
+def read_yaml(path: str) -> Any:
+    """Read a YAML file; an empty one holds no settings."""
+    try:
+        return yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UsageError(f"cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError("not a YAML file") from error
+
+
+def check_settings(settings: Settings) -> None:
+    """Check what settings name, before heavy imports and long work."""
+    check_data(settings.data)
+    check_data_root(settings.data, settings.data_root)
+    weights = settings.weights
+    if weights not in {None, "none", "imagenet"} and not Path(str(weights)).expanduser().is_file():
+        raise UsageError(f"weights: expected a file, imagenet or none, got {weights}; file not found")
+    try:
+        settings.resolved()
+    except ValueError as error:
+        raise UsageError(error) from error
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Formatter that shows one spelling of an option, the one with dashes."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        text = super()._format_action_invocation(action)
+        hidden = [option for option in action.option_strings if "_" in option]
+        return ", ".join(part for part in text.split(", ") if part.split(" ")[0] not in hidden)
+
+
+class _Data(argparse.Action):
+    """The name of the data: the first word, or a flag."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        parser.add_data(namespace, values)
+
+
+class _Switch(argparse.Action):
+    """A flag with or without a value; a name of data after it is the data: ``--skip-bad-images folder:photos``."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if isinstance(values, str) and DataName.is_valid(values):
+            parser.add_data(namespace, values)
+            values = True
+        namespace[self.dest] = values
+
+
+class _ConfigFile(ActionConfigFile):
+    """A YAML file of settings; an error names the file."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        try:
+            content = read_yaml(values)
+            if not isinstance(content, dict):
+                raise UsageError("expected settings by name")
+            if content:
+                super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
+        except UsageError as error:
+            raise UsageError(f"{option_string} {values}: {error}") from error
+
+
+def _add(to: Any, name: str, options: tuple[Any, ...], text: str, default: Any, **arguments: Any) -> None:
+    """Add an option, spelled with dashes or with underscores."""
+    flags = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
+    if bool in options:
+        arguments |= {"action": _Switch, "nargs": "?", "const": True}
+    words = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false", NoneType: "", list[str]: ""}
+    arguments.setdefault("metavar", "|".join(filter(None, (words.get(each, str(each)) for each in options))))
+    to.add_argument(*flags, default=default, help=text.replace("%", "%%"), **arguments)
+
+
+def _setting_help() -> dict[str, str]:
+    """Return the help text of each setting, by its flat name."""
+    own, projections = (
+        {argument.arg_name: " ".join((argument.description or "").split()) for argument in documented.params}
+        for documented in map(docstring_parser.parse, (Settings.__doc__ or "", ProjectionOptions.__doc__ or ""))
+    )
+    texts = own | {f"projections.{name}": text for name, text in projections.items()}
+    for name, losses in parameter_names().items():
+        described = dict.fromkeys(LOSSES[loss].parameters[name].description for loss in losses)
+        texts[name] = f"{'; '.join(described)} ({', '.join(losses)})"
+    return texts

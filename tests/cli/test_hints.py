@@ -1,0 +1,40 @@
+"""The command line owns flags: errors of the library name things, and the hints are added at the end."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import ccpml
+from ccpml.cli import main
+from ccpml.cli.hints import HINTS
+
+SOURCE = Path(ccpml.__file__).parent
+MODULES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(SOURCE.rglob("*.py"))}
+LIBRARY = {file: tree for file, tree in MODULES.items() if SOURCE / "cli" not in file.parents}
+
+
+def test_no_message_of_the_library_names_a_flag() -> None:
+    found = [
+        f"{file.relative_to(SOURCE)}:{text.lineno}: {text.value}"
+        for file, tree in LIBRARY.items()
+        for statement in ast.walk(tree)
+        if isinstance(statement, ast.Raise)
+        for text in ast.walk(statement)
+        if isinstance(text, ast.Constant) and isinstance(text.value, str) and re.search(r"(?<![\w-])--\w", text.value)
+    ]
+    assert not found
+
+
+def test_every_hint_is_for_an_error_that_the_library_raises() -> None:
+    classes = {node.name for tree in LIBRARY.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    assert HINTS.keys() <= classes
+
+
+def test_a_hint_ends_the_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").touch()
+    assert main(["train", "glyphs", "--run", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"ccpml: error: {tmp_path}: ")
+    assert error.endswith("; resume it with `ccpml train --resume <run>`, or choose another directory with --run\n")

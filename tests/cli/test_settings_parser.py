@@ -1,0 +1,152 @@
+"""Settings from the command line and from files, without training anything."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ccpml.cli import main, train
+from ccpml.cli.options import UsageError
+from ccpml.runs.settings import Settings, setting_types
+
+
+def settings(*arguments: str) -> Settings:
+    return train.parse(list(arguments)).settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], {}),
+        (["cub"], {"data": "cub"}),
+        (["--data", "cub"], {"data": "cub"}),
+        (["--lr", "1e-3", "folder:photos"], {"lr": 1e-3, "data": "folder:photos"}),
+        (["cub", "--lr=1e-3", "--max-steps", "5"], {"data": "cub", "lr": 1e-3, "max_steps": 5}),
+        (["--max_steps=5", "--max-steps", "6"], {"max_steps": 6}),
+        (["--fold", "1", "--channels=3"], {"fold": 1, "channels": 3}),
+        (["--fold=auto", "--lr=null"], {"fold": "auto", "lr": None}),
+        (["--loss", "triplet", "--margin", "0.3"], {"loss": "triplet", "loss_parameters": {"margin": 0.3}}),
+        (["--loss", "triplet", "--margin=null"], {"loss": "triplet", "loss_parameters": {}}),
+        (["--test-classes", "Korean/*,Greek/*"], {"test_classes": "Korean/*,Greek/*"}),
+        (["--test-classes", "[a, b]"], {"test_classes": ["a", "b"]}),
+        (["--skip-bad-images"], {"skip_bad_images": True}),
+        (["--skip-bad-images", "cub"], {"skip_bad_images": True, "data": "cub"}),
+        (["--skip-bad-images", "false", "cub"], {"skip_bad_images": False, "data": "cub"}),
+        (["cub", "--skip_bad_images=true", "--lr", "1"], {"skip_bad_images": True, "data": "cub", "lr": 1.0}),
+        (["--compile", "yes", "--score-last", "on", "--channels-last=no"], {"compile": True, "score_last": True}),
+    ],
+)
+def test_spellings_of_options(arguments: list[str], expected: dict[str, object]) -> None:
+    parsed = settings(*arguments)
+    assert parsed == Settings(**expected)  # type: ignore[arg-type]
+
+
+def test_options_of_the_projections() -> None:
+    options = settings("--projections.strength=1e-3", "--projections.reset-proxy-state", "--patience=9")
+    assert options.projections.strength == 1e-3
+    assert options.projections.reset_proxy_state
+    assert (options.projections.patience, options.patience) == (Settings().projections.patience, 9)
+
+
+def test_flags_after_a_file_win_over_it(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    own = "loss: triplet\nmargin: 0.2\nlr: 1e-2\nskip_bad_images: yes\n"
+    file.write_text(f"{own}projections:\n  strength: 0.5\n  space: lipschitz\n")
+    parsed = settings("--seed=3", "--config", str(file), "--lr", "0.1", "--projections.strength=0.7")
+    expected = {"loss": "triplet", "margin": 0.2, "lr": 0.1, "skip_bad_images": True, "seed": 3}
+    changes = {**expected, "projections.strength": 0.7, "projections.space": "lipschitz"}
+    assert parsed == Settings().changed(changes)
+    assert settings("--lr", "0.1", "--config", str(file)).lr == 1e-2
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").touch()
+    assert settings("--config", str(tmp_path / "empty.yaml"), "--lr=1") == Settings(lr=1)
+
+
+FLAGS = [
+    *("csv:cats.csv", "--loss=triplet", "--margin", "0.3", "--projections.strength=1e-3", "--projections.rewind"),
+    *("--test-classes", "a*,b*", "--fold=2", "--channels", "3", "--lr-schedule=plateau", "--skip-bad-images"),
+]
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert not stop.value.code
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["--print_config", "--print-config"])
+def test_printed_settings_are_all_settings_and_nothing_else_and_make_the_same_run(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(capsys, "train", *FLAGS, flag, "--run", "somewhere")
+    assert yaml.safe_load(text).keys() == Settings().as_dict().keys() | {"margin"}
+    (tmp_path / "printed.yaml").write_text(text)
+    assert settings("--config", str(tmp_path / "printed.yaml")) == settings(*FLAGS)
+    assert printed(capsys, "train", "--config", str(tmp_path / "printed.yaml"), "--print-config") == text
+
+
+def test_settings_that_contradict_each_other_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--loss", "triplet", "--alpha=2", "--print-config"]) == 2
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["train", "tune", "benchmark"])
+def test_help_lists_every_setting_in_sections(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    help_text = printed(capsys, verb, "--help")
+    without = {"data", "method", "loss", "fold"} if verb == "benchmark" else {"data"}
+    for name in setting_types().keys() - without:
+        assert help_text.count(f"  --{name.replace('_', '-')} ") == 1
+    places = [
+        help_text.index(f"\n{title}:\n") for title in ("data", "method and loss", "network", "training", "machine")
+    ]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lr", "fast"], "lr: expected float or null, got 'fast'"),
+        (["--lr="], "lr: expected float or null, got ''"),
+        (["--lr"], "--lr: expected one argument"),
+        (["--max-steps", "1.5"], "max_steps: expected int or null, got '1.5'"),
+        (["--channels", "2"], "channels: expected 1, 3 or auto, got '2'"),
+        (["--pooling=median"], "pooling: expected avg, max or avg+max, got 'median'"),
+        (["--skip-bad-images", "maybe"], "skip_bad_images: expected true or false, got 'maybe'"),
+        (["--strength", "3"], "did you mean --projections.strength?"),
+        (["glyphs", "--nonsense=3"], "unrecognized arguments: --nonsense=3; see ccpml train --help"),
+        (["--proxy-per-class=3"], "did you mean --proxies-per-class?"),
+        (["glyphs", "--data", "folder:a"], "data given twice: glyphs and folder:a"),
+        (["glyphs", "--lr=1", "cub"], "data given twice: glyphs and cub"),
+        (["--skip-bad-images", "cub", "glyphs"], "data given twice: cub and glyphs"),
+        (["--loss", "triplet", "--alpha", "2"], "alpha: is a parameter of multi_similarity"),
+        (["--run", ""], "run: expected str, got ''"),
+        (["--config", "/no/such.yaml"], "--config /no/such.yaml: cannot be read"),
+    ],
+)
+def test_usage_errors_name_the_option_and_the_value(arguments: Sequence[str], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        settings(*arguments)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"lr: fast\n", "lr: expected float or null, got 'fast'"),
+        (b"compile: 3\n", "compile: expected true or false, got 3"),
+        (b"- lr\n", "settings.yaml: expected settings by name"),
+        (b"lr: [\n", "settings.yaml: not a YAML file"),
+        (b"lr: \xff\n", "settings.yaml: not a YAML file"),
+        (b"learning_rate: 1\n", "'learning_rate' is not accepted"),
+        (b"projections:\n  strenght: 1\n", "did you mean --projections.strength?"),
+    ],
+)
+def test_errors_in_a_file(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_bytes(content)
+    with pytest.raises(UsageError) as error:
+        settings("--config", str(tmp_path / "settings.yaml"))
+    assert message in str(error.value)
