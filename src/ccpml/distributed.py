@@ -11,6 +11,7 @@ from torch import Tensor, distributed
 
 __all__ = [
     "all_gather",
+    "all_ranks",
     "all_reduce_sum",
     "check_identical",
     "gather_batch",
@@ -29,6 +30,11 @@ def world_size(group: Any = None) -> int:
 def own_rank(group: Any = None) -> int:
     """Return the number of this rank within a group, by default among all ranks; 0 without a process group."""
     return distributed.get_rank(group) if world_size(group) > 1 else 0
+
+
+def all_ranks() -> Any:
+    """Return the process group of all ranks; None if there is one rank."""
+    return distributed.group.WORLD if world_size() > 1 else None
 
 
 def rank_range(count: int, group: Any = None) -> range:

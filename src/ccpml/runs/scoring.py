@@ -2,10 +2,10 @@
 
 import lightning as L
 import numpy as np
-from torch import Tensor, distributed
+from torch import Tensor
 
 from ccpml.data import ImageTable, pool_rows
-from ccpml.distributed import gather_rows
+from ccpml.distributed import all_ranks, gather_rows
 from ccpml.files import write_json
 from ccpml.retrieval import RetrievalScores
 from ccpml.runs.callbacks import Recorder
@@ -24,8 +24,7 @@ def score_test(parts: Parts, trainer: L.Trainer) -> tuple[Tensor, RetrievalScore
     """Embed and score the test classes by the current weights."""
     table = parts.images.splits.test
     embeddings, labels = _embed(parts, table, trainer)
-    ranks = distributed.group.WORLD if trainer.world_size > 1 else None
-    return embeddings, evaluate_with_roles(embeddings, labels, is_query(table), group=ranks)
+    return embeddings, evaluate_with_roles(embeddings, labels, is_query(table), group=all_ranks())
 
 
 def score_run(
@@ -74,5 +73,5 @@ def _embed(parts: Parts, table: ImageTable, trainer: L.Trainer) -> tuple[Tensor,
     """Embed a table by the current weights, each rank its share: embeddings (N, d) and labels (N,)."""
     device = trainer.strategy.root_device
     found = embed(parts.module.to(device), rank_batches(parts, table, trainer), device)
-    embeddings, labels = (gather_rows(rows.to(device)).cpu() for rows in found)
+    embeddings, labels = (gather_rows(rows) for rows in found)
     return embeddings, labels

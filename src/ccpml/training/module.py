@@ -4,10 +4,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from ccpml.distributed import all_reduce_sum, gather_batch, gather_rows
+from ccpml.distributed import all_ranks, all_reduce_sum, gather_batch, gather_rows, world_size
 from ccpml.method import CCPLoss, lipschitz_normalize
 from ccpml.retrieval import RetrievalScores, evaluate
 
@@ -107,15 +107,14 @@ class MetricLearning(L.LightningModule):
         if not torch.isfinite(embeddings).all():
             raise ValueError("embeddings: expected finite values, the training has diverged; try a lower learning rate")
         self.validation = embeddings, labels
-        ranks = distributed.group.WORLD if self.trainer.world_size > 1 else None
-        scores = evaluate_with_roles(embeddings, labels, self.is_query, group=ranks)
+        scores = evaluate_with_roles(embeddings, labels, self.is_query, group=all_ranks())
         for name in ("map_at_r", "precision_at_1", "r_precision"):
-            self.log(name, getattr(scores, name), sync_dist=ranks is not None)  # the same on each rank
+            self.log(name, getattr(scores, name), sync_dist=world_size() > 1)  # the same on each rank
 
     def configure_model(self) -> None:
         """Shard the proxies if requested, and have DDP ignore shards and what ranks keep equal by themselves."""
-        if self.shard_proxies and isinstance(self.criterion, CCPLoss) and self.criterion.group is None:
-            self.criterion.shard(distributed.group.WORLD)
+        if self.shard_proxies and world_size() > 1 and isinstance(self.criterion, CCPLoss) and not self._sharded():
+            self.criterion.shard(all_ranks())
         ignored = [name for name, _ in self.criterion.named_buffers()] + ["proxies"] * self._sharded()
         self._ddp_params_and_buffers_to_ignore = [f"criterion.{name}" for name in ignored]
 
