@@ -142,7 +142,7 @@ def test_a_batch_that_ranks_cannot_share_fails_before_anything_is_written(folder
     run = begin(folder, tmp_path / "run", ranks=3)
     failed = subprocess.run(run, check=False, capture_output=True, text=True)
     assert failed.returncode == 1
-    assert "4 classes per batch cannot be shared by 3 processes; take a multiple of 3" in failed.stderr
+    assert "expected a multiple of 3, the number of ranks, got 4" in failed.stderr
     assert not (tmp_path / "run").exists()
 
 
