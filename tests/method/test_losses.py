@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from pytorch_metric_learning import losses as pml_losses
 from pytorch_metric_learning.distances import LpDistance
 
-from ccpml import ContrastiveLoss, CosineContrastiveLoss, MultiSimilarityLoss, TripletMarginLoss
+from ccpml import (
+    ContrastiveLoss,
+    CosineContrastiveLoss,
+    MultiSimilarityLoss,
+    TripletMarginLoss,
+    covering_radius,
+    greedy_k_center,
+)
 from ccpml.method.normalize import lipschitz_normalize
 from tests.golden import assert_gradient
 
@@ -78,6 +85,46 @@ def test_equals_the_definition(loss, seed, batch, references, within):
     given_refs = () if within else (None, torch.from_numpy(y), torch.from_numpy(ref_labels))
     value = loss(torch.from_numpy(x), torch.from_numpy(labels), *given_refs)
     assert value.item() == pytest.approx(by_definition(loss, x, labels, y, ref_labels, within), rel=1e-9, abs=1e-12)
+
+
+def violations(alpha, beta, embeddings, references, sign):
+    """ℓ(z_i, z_j) of the paper for pairs of one class (sign 1) or of different classes (sign −1), (n, m)."""
+    distances = torch.cdist(lipschitz_normalize(embeddings), lipschitz_normalize(references))
+    return (sign * (distances - beta) + alpha).relu()
+
+
+def test_contrastive_terms_are_the_violations_of_the_paper():
+    alpha, beta = 0.1, 0.7
+    x, labels = torch.randn(9, 4, dtype=torch.float64), torch.arange(9) // 3
+    same = labels[:, None] == labels
+    terms = [
+        violations(alpha, beta, x, x, sign)[mask] for sign, mask in ((1, same & ~torch.eye(9).bool()), (-1, ~same))
+    ]
+    expected = sum(term.sum() / term.count_nonzero().clamp(min=1) for term in terms)
+    torch.testing.assert_close(ContrastiveLoss(beta - alpha, beta + alpha)(x, labels), expected)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 10**6), st.floats(0, 3), st.sampled_from([1, -1]))
+def test_violations_are_lipschitz_in_the_embedding(seed, scale, sign):
+    """Lemma 4.1, with the constant 2 of φ."""
+    generator = torch.Generator().manual_seed(seed)
+    x, y, references = (torch.randn(8, 3, dtype=torch.float64, generator=generator) * scale for _ in range(3))
+    change = violations(0.1, 0.7, x, references, sign) - violations(0.1, 0.7, y, references, sign)
+    assert (change.abs() <= 2 * (x - y).norm(dim=1, keepdim=True) + 1e-9).all()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_covering_radius_bounds_the_error_of_proxies(sign):
+    """Proposition 4.1: a violation of a sample differs by at most 2 δ_s from that of the proxy nearest to it."""
+    points, others = torch.randn(5, 20, 3, dtype=torch.float64), torch.randn(30, 3, dtype=torch.float64)
+    chosen = greedy_k_center(points, torch.zeros(5, 1, 3, dtype=torch.float64), 4)
+    proxies = points.take_along_dim(chosen[:, :, None], dim=1)
+    radii = covering_radius(points, proxies)
+    for samples, centers, radius in zip(points, proxies, radii, strict=True):
+        nearest = centers[torch.cdist(samples, centers).argmin(1)]
+        error = violations(0.1, 0.7, samples, others, sign) - violations(0.1, 0.7, nearest, others, sign)
+        assert error.abs().max() <= 2 * radius
 
 
 @each_loss
