@@ -283,7 +283,7 @@ class Progress(L.Callback):
         if self._bar is not None:
             self._bar.update()
 
-    def teardown(self, *_: Any) -> None:
+    def teardown(self, *_: Any, stage: str = "") -> None:
         """Leave the line as it is; a message after it starts on its own line."""
         if self._bar is not None:
             self._bar.close()
