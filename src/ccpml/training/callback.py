@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ccpml.method import AlternatingProjections, CCPLoss
 from ccpml.options import ProjectionOptions
@@ -43,6 +43,7 @@ class CCPCallback(L.Callback):
             logged or is not finite, or if ``reset_proxy_state`` is set and no optimizer has the proxies.
 
     Example:
+        >>> import torch
         >>> callback = CCPCallback(pool=lambda module, draw: torch.randn(10, 12, 64), monitor="val_map_at_r")
         >>> # trainer = L.Trainer(callbacks=[callback]); trainer.fit(module, ...)
 
@@ -84,9 +85,7 @@ class CCPCallback(L.Callback):
         if not self.projections.started:
             self.projections.start(lambda: self.pool(pl_module, 0))
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Add λ (θ − θ_k) to the gradients of the weights that this optimizer is about to step."""
         self.projections.pull(weight for group in optimizer.param_groups for weight in group["params"])
 
@@ -101,18 +100,16 @@ class CCPCallback(L.Callback):
         # Ranks that validate on different data must decide alike.
         score: float = trainer.strategy.broadcast(float(logged_score))
         if self.projections.observe(score):
-            best, draw = self.projections.best_proxies, self.projections.instance + 1
+            self.converged, draw = self.projections.best_proxies, self.projections.instance + 1
             self.projections.project(lambda: self.pool(pl_module, draw), trainer.optimizers)
-            self.converged = best
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
         if not hasattr(self, "projections"):  # not set up for training
             return {} if self._state is None else self._state
-        converged = self.converged
         return {
             "projections": self.projections.state_dict(),
-            "converged": None if converged is None else self.projections.criterion.gather_classes(converged),
+            "converged": None if self.converged is None else self.projections.criterion.gather_classes(self.converged),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

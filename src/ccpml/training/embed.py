@@ -11,16 +11,7 @@ __all__ = ["embed", "eval_mode"]
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Run a block with a module in eval mode and without gradients; restore the mode of each submodule afterwards.
-
-    Example:
-        >>> module = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
-        >>> with eval_mode(module):
-        ...     module[0].training
-        False
-        >>> module[0].training, module[1].training
-        (True, False)
-    """
+    """Run a block with a module in eval mode and without gradients; restore the mode of each submodule afterwards."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

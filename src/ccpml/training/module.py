@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Adam, Optimizer
 
 from ccpml.distributed import all_ranks, all_reduce_sum, gather_batch, gather_rows, world_size
 from ccpml.method import CCPLoss, lipschitz_normalize
@@ -19,11 +20,8 @@ def evaluate_with_roles(
 ) -> RetrievalScores:
     """Score φ-normalized embeddings: each image against all others or, with roles, queries against the gallery.
 
-    Args:
-        embeddings: Embeddings as the network returns them, (N, d).
-        labels: Classes, (N,).
-        is_query: Whether each image is a query or else in the gallery, bool (N,); None if each is both.
-        options: Options of `evaluate`.
+    ``is_query``, bool (N,), says whether each image is a query or else in the gallery; None if each is both. Options
+    are those of `evaluate`.
     """
     embeddings = lipschitz_normalize(embeddings)
     if is_query is None:
@@ -74,13 +72,9 @@ class MetricLearning(L.LightningModule):
         shard_proxies: bool = False,
     ) -> None:
         super().__init__()
-        self.model = model
-        self.criterion = criterion
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.is_query = is_query
-        self.proxy_lr_factor = proxy_lr_factor
-        self.shard_proxies = shard_proxies
+        self.model, self.criterion = model, criterion
+        self.lr, self.weight_decay, self.proxy_lr_factor = lr, weight_decay, proxy_lr_factor
+        self.is_query, self.shard_proxies = is_query, shard_proxies
         self.validation: tuple[Tensor, Tensor] | None = None
         self._outputs: list[tuple[Tensor, Tensor]] = []
 
@@ -119,10 +113,7 @@ class MetricLearning(L.LightningModule):
         self._ddp_params_and_buffers_to_ignore = [f"criterion.{name}" for name in ignored]
 
     def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip by the norm of all gradients, including those of the proxies on other ranks."""
         if gradient_clip_val is None or gradient_clip_algorithm == "value" or not self._sharded():
@@ -139,14 +130,12 @@ class MetricLearning(L.LightningModule):
         """Whether each rank holds the proxies of its classes alone."""
         return getattr(self.criterion, "group", None) is not None
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Optimizer:
         """Create Adam of the network and the criterion."""
-        groups = [
-            {"params": [weight for weight in part.parameters() if weight.requires_grad], "lr": lr}
-            for part, lr in ((self.model, self.lr), (self.criterion, self.lr * self.proxy_lr_factor))
-        ]
-        trained = [group for group in groups if group["params"]]
+        rates = {self.model: self.lr, self.criterion: self.lr * self.proxy_lr_factor}
+        trained = {part: [weight for weight in part.parameters() if weight.requires_grad] for part in rates}
+        groups = [{"params": weights, "lr": rates[part]} for part, weights in trained.items() if weights]
         # Fused Adam is faster. In mixed precision, Lightning cannot clip gradients for it.
         mixed = self._trainer is not None and str(self._trainer.precision).endswith("-mixed")
         fused = not mixed and {weight.device.type for weight in self.parameters()} <= {"cpu", "cuda"}
-        return torch.optim.Adam(trained, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+        return Adam(groups, lr=self.lr, weight_decay=self.weight_decay, fused=fused)

@@ -27,23 +27,19 @@ class EmbeddingPool:
         >>> from ccpml.data import EvalTransform, ImageDataset, ImageTable
         >>> table = ImageTable(np.zeros((3, 32, 32), np.uint8), np.array([0, 0, 1]), ("a", "b"))
         >>> pool = EmbeddingPool(ImageDataset(table, EvalTransform(8), channels=1), per_class=2)
-        >>> class Flat(nn.Flatten):
-        ...     device = "cpu"
-        >>> pool(Flat(), 0).shape
+        >>> pool(nn.Flatten(), 0).shape
         torch.Size([2, 2, 64])
     """
 
     def __init__(self, dataset: ImageDataset, per_class: int, batch_size: int = 128, workers: int = 0) -> None:
-        self.dataset = dataset
-        self.per_class = per_class
-        self.batch_size = batch_size
-        self.workers = workers
+        self.dataset, self.per_class = dataset, per_class
+        self.batch_size, self.workers = batch_size, workers
 
     def __call__(self, module: nn.Module, draw: int) -> Tensor:
         """Embed a pool.
 
         Args:
-            module: Network from images to embeddings with an attribute ``device``, such as a LightningModule.
+            module: Network from images to embeddings; its ``device`` (a LightningModule has one) is by default the CPU.
             draw: Number of the pool.
 
         Returns:
@@ -55,8 +51,7 @@ class EmbeddingPool:
         start = min(mine.start, classes - 1)  # a rank without classes embeds one all the same, for the dimension
         draws = draws[self.per_class * start : self.per_class * max(mine.stop, start + 1)]
         device = torch.device(getattr(module, "device", "cpu"))
-        batches = train_loader(
-            self.dataset, in_chunks(draws, self.batch_size), self.workers, pin_memory=device.type == "cuda"
-        )
+        chunks = in_chunks(draws, self.batch_size)
+        batches = train_loader(self.dataset, chunks, self.workers, pin_memory=device.type == "cuda")
         embeddings, _ = embed(module, batches, device)  # (C · b, d)
         return embeddings.view(-1, self.per_class, embeddings.shape[1])[: len(mine)]

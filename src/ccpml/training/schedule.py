@@ -11,22 +11,12 @@ __all__ = ["ReduceOnPlateau", "Warmup"]
 
 
 class ReduceOnPlateau(L.Callback):
-    """Divide the learning rate by ten when a score has not improved for ten validations (torch's defaults).
+    """Divide the learning rate by ten when MAP@R has not improved for ten validations (torch's defaults).
 
-    Unlike Lightning's own scheduling it acts within the validation: a checkpoint written right after holds the new
-    rate.
-
-    Args:
-        monitor: Name of the logged score to maximize.
-
-    Example:
-        >>> callback = ReduceOnPlateau()  # L.Trainer(callbacks=[callback])
-        >>> callback.state_dict()
-        {}
+    Unlike Lightning's own scheduling it acts within the validation: a checkpoint right after it holds the new rate.
     """
 
-    def __init__(self, monitor: str = "map_at_r") -> None:
-        self.monitor = monitor
+    def __init__(self) -> None:
         self._scheduler: ReduceLROnPlateau | None = None
         self._state: dict[str, Any] = {}
 
@@ -38,7 +28,7 @@ class ReduceOnPlateau(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Step with the score."""
-        score = float(trainer.callback_metrics.get(self.monitor, math.nan))
+        score = float(trainer.callback_metrics.get("map_at_r", math.nan))
         if self._scheduler is not None and math.isfinite(score) and not trainer.sanity_checking:
             self._scheduler.step(score)
 
@@ -56,15 +46,10 @@ class Warmup(L.Callback):
 
     Baselines with proxies start with one pass through the training images in which the pretrained backbone is frozen,
     so that only the embedding layer and the proxies are trained.
-
-    Args:
-        frozen: The module to freeze, usually the backbone.
-        steps: Number of steps.
     """
 
     def __init__(self, frozen: nn.Module, steps: int) -> None:
-        self.frozen = frozen
-        self.steps = steps
+        self.frozen, self.steps = frozen, steps
 
     def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
         """Drop the gradients of the frozen module; the optimizer then skips it, weight decay included."""
