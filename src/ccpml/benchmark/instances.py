@@ -4,9 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-__all__ = ["Change", "changes"]
+__all__ = ["MEASURES", "Change", "changes"]
 
-_MEASURES = ("train_covering_radius", "train_interclass_distance", "val_covering_radius", "val_interclass_distance")
+MEASURES = {
+    "train_covering_radius": ("training classes", "radius"),
+    "train_interclass_distance": ("training classes", "distance"),
+    "val_covering_radius": ("validation classes", "radius"),
+    "val_interclass_distance": ("validation classes", "distance"),
+}
+"""The compared columns of ``metrics.csv``, with the classes and the measure that each is about."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ def changes(histories: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Cha
         if first and len(first) < len(validations):
             ends.append((first[-1], validations[-1]))
     found = {}
-    for name in _MEASURES:
+    for name in MEASURES:
         if ends and all(name in before and name in after for before, after in ends):
             pairs = [(before[name], after[name]) for before, after in ends]
             fell = sum(after < before for before, after in pairs)

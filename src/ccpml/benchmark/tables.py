@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ccpml.benchmark.instances import changes
+from ccpml.benchmark.instances import MEASURES, changes
 from ccpml.benchmark.paper import paper_scores
 from ccpml.benchmark.protocol import METRICS, Benchmark
 from ccpml.benchmark.results import RowResult
@@ -108,20 +108,15 @@ def _training_table(results: Sequence[RowResult], write: "_Writer") -> TextTable
 
 def _instance_tables(results: Sequence[RowResult]) -> list[TextTable]:
     """Compare the geometry of the classes at the end of the first instance and at the end of training."""
-    columns = {
-        f"{split}_{measure}": (classes, name)
-        for split, classes in (("train", "training classes"), ("val", "validation classes"))
-        for measure, name in (("covering_radius", "radius"), ("interclass_distance", "distance"))
-    }
     rows = []
     for result in results:
         found = changes([cell.history for cell in result.cells])
         if found:
-            known = [found.get(name) for name in columns]
+            known = [found.get(name) for name in MEASURES]
             texts = [_NONE if x is None else f"{x.before:.3f} → {x.after:.3f} ({x.fell} fell)" for x in known]
             rows.append((result.row.title, *texts, str(max(x.count for x in found.values()))))
     title = "Covering radius and distance between classes: end of the first instance → end of training"
-    return [TextTable(title, (*columns.values(), ("", "models")), tuple(rows))] if rows else []
+    return [TextTable(title, (*MEASURES.values(), ("", "models")), tuple(rows))] if rows else []
 
 
 def _table(title: str, results: Sequence[RowResult], columns: Sequence[Column]) -> TextTable:

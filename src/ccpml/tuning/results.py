@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 import yaml
@@ -18,15 +18,6 @@ from ccpml.tuning.search_space import with_values
 from ccpml.tuning.study import Search, Study, open_study
 
 __all__ = ["Result", "best_of", "importances", "read_results", "write_results"]
-
-State = Literal["complete", "pruned", "failed", "running", "waiting"]
-_STATES: dict[TrialState, State] = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,7 @@ class Result:
     """
 
     number: int
-    state: State
+    state: str
     values: dict[str, Any]
     score: float | None = None
     seconds: float | None = None
@@ -73,7 +64,7 @@ def _result(search: Search, frozen: FrozenTrial) -> Result:
     scores = [value for value in frozen.intermediate_values.values() if math.isfinite(value)]
     return Result(
         number=frozen.number,
-        state=_STATES[frozen.state],
+        state="failed" if frozen.state == TrialState.FAIL else frozen.state.name.lower(),
         values={field.name: frozen.params[field.name] for field in search.space if field.name in frozen.params},
         score=frozen.value if frozen.state == TrialState.COMPLETE else max(scores, default=None),
         **{name: notes[name] for name in ("seconds", "run", "host", "reason", "started", "lost") if name in notes},
