@@ -4,6 +4,7 @@ import contextlib
 import re
 import shlex
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,16 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page, language):
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [content for name, content in found if name == language]
 
 
-CODE = [(page, code) for page in PAGES if page.name != "extend.md" for code in blocks(page, "python")]
+SHOWN = [page for page in PAGES if page.name != "extend.md"]  # test_extend runs that one
+CODE = [(page, code) for page in SHOWN for code in blocks(page, "python")]
+NAME = attrgetter("name")
 COMMANDS = [
     (page, line)
-    for page in PAGES
+    for page in SHOWN
     for language in ("", "bash", "console")
     for block in blocks(page, language)
     for line in block.replace("\\\n", " ").removeprefix("$ ").splitlines()
@@ -62,11 +66,27 @@ def test_commands_are_understood(page, line, tmp_path, monkeypatch):
         import_module(f"ccpml.cli.{verb}").parse(arguments)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def anchors(page):
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))], ids=NAME)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
+    for file, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8")):
+        if not file.startswith("http"):
+            target = page.parent / file if file else page
+            assert target.exists(), file
+            assert not anchor or anchor in anchors(target), f"{file}#{anchor}"
+
+
+def test_the_map_of_the_code_names_files_that_exist():
+    page = ROOT / "docs" / "extend.md"
+    section = page.read_text(encoding="utf-8").partition("## Map of the code")[2].partition("\n## ")[0]
+    paths = [path for path in re.findall(r"`([\w./]+)`", section) if "/" in path or path.endswith(".py")]
+    assert len(paths) > 15
+    for path in paths:
+        assert (ROOT / path).exists() or (ROOT / "src" / "ccpml" / path).exists(), path
 
 
 def test_there_is_something_to_check():

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["BACKBONES", "BackboneEntry", "find_backbone"]
+__all__ = ["BACKBONES", "BackboneEntry", "find_backbone", "known_backbones"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,16 @@ BACKBONES: dict[str, BackboneEntry] = {
 }
 
 
+def known_backbones() -> str:
+    """Return the names of all backbones, for messages.
+
+    Example:
+        >>> known_backbones()
+        'small_conv, bn_inception, resnet50, timm:<name>'
+    """
+    return ", ".join(f"{name}:<name>" if entry.variants else name for name, entry in BACKBONES.items())
+
+
 def find_backbone(name: str) -> BackboneEntry:
     """Return the entry of a backbone.
 
@@ -65,6 +75,5 @@ def find_backbone(name: str) -> BackboneEntry:
     kind, colon, variant = name.partition(":")
     entry = BACKBONES.get(kind)
     if entry is None or entry.variants != bool(variant) or entry.variants != bool(colon):
-        known = [f"{each}:<name>" if entry.variants else each for each, entry in BACKBONES.items()]
-        raise ValueError(f"backbone: expected one of {', '.join(known)}, got {name!r}")
+        raise ValueError(f"backbone: expected one of {known_backbones()}, got {name!r}")
     return entry

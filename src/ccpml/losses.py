@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["LOSSES", "METHODS", "LossEntry", "Method", "Parameter", "find_loss", "parameter_names"]
+__all__ = ["LOSSES", "METHODS", "LossEntry", "Method", "Parameter", "find_loss", "known_losses", "parameter_names"]
 
 
 @dataclass(frozen=True)
@@ -238,6 +238,16 @@ def parameter_names() -> dict[str, list[str]]:
     return names
 
 
+def known_losses() -> str:
+    """Return the names of all losses, with their short names, for messages.
+
+    Example:
+        >>> known_losses()[:48]
+        'contrastive (c2), cosine_contrastive (c1), tripl'
+    """
+    return ", ".join(f"{name} ({loss.short_name})" if loss.short_name else name for name, loss in LOSSES.items())
+
+
 def find_loss(name: str) -> str:
     """Return the full name of a loss, given that or its short name.
 
@@ -251,5 +261,4 @@ def find_loss(name: str) -> str:
     for full, entry in LOSSES.items():
         if name == full or (entry.short_name and name.lower() == entry.short_name):
             return full
-    known = ", ".join(f"{full} ({e.short_name})" if e.short_name else full for full, e in LOSSES.items())
-    raise ValueError(f"loss: expected one of {known}, got {name!r}")
+    raise ValueError(f"loss: expected one of {known_losses()}, got {name!r}")

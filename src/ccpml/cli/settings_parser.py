@@ -11,9 +11,10 @@ import jsonargparse
 import yaml
 from jsonargparse._actions import ActionConfigFile
 
+from ccpml.backbones import known_backbones
 from ccpml.cli.options import UsageError, check_data, check_data_root, parser_error
 from ccpml.data_name import DataName
-from ccpml.losses import LOSSES, parameter_names
+from ccpml.losses import LOSSES, known_losses, parameter_names
 from ccpml.options import ProjectionOptions
 from ccpml.runs.settings import Settings, setting_types
 from ccpml.runs.values import read_value, value_options
@@ -232,6 +233,8 @@ def _setting_help() -> dict[str, str]:
         for documented in map(docstring_parser.parse, (Settings.__doc__ or "", ProjectionOptions.__doc__ or ""))
     )
     texts = own | {f"projections.{name}": text for name, text in projections.items()}
+    texts["loss"] += f" Known: {known_losses()}."
+    texts["backbone"] += f" Known: {known_backbones()}."
     for name, losses in parameter_names().items():
         described = dict.fromkeys(LOSSES[loss].parameters[name].description for loss in losses)
         texts[name] = f"{'; '.join(described)} ({', '.join(losses)})"
