@@ -69,7 +69,7 @@ def test_only_the_nearest_center_of_a_class_learns():
     assert ((loss.proxies.grad.norm(dim=2) > 0).sum(1) <= 1).all()
 
 
-def test_proxies_start_as_the_authors_do():
+def test_initial_proxies_are_those_of_the_authors():
     assert ArcFaceLoss(50, 40).proxies.shape == (50, 1, 40)
     proxies = SubCenterArcFaceLoss(50, 40).proxies
     assert proxies.shape == (50, 3, 40)
@@ -77,7 +77,7 @@ def test_proxies_start_as_the_authors_do():
 
 
 @pytest.mark.parametrize("margin", [28.6, -0.1, float("nan"), math.pi])
-def test_a_margin_that_is_no_angle_in_radians_is_named(margin):
+def test_a_margin_outside_the_range_of_angles_raises(margin):
     for kind in (ArcFaceLoss, SubCenterArcFaceLoss):
         with pytest.raises(ValueError, match="margin: expected an angle in radians"):
             kind(3, 4, margin=margin)

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from pytorch_metric_learning import losses as pml_losses
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.reducers import SumReducer
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ccpml import ContrastiveLoss, CosineContrastiveLoss, MultiSimilarityLoss, TripletMarginLoss, lipschitz_normalize
 from ccpml.baselines import CrossBatchMemory
+from tests.synchronization import NoSynchronization
 
 D = 4
 LOSSES = [
@@ -66,27 +66,27 @@ def test_equals_the_definition(loss, seed, sizes, memory_batches, start):
 
 
 def test_pml_computes_the_same_for_a_sum_over_pairs():
-    """It puts the batch in first and leaves out the sample itself: for a sum over pairs that is ours, in one term."""
+    """It stores the batch first and excludes the sample itself: for a sum over pairs, both are equal."""
     size, memory_batches = 4, 3
     pairs = pml_losses.ContrastiveLoss(1 - 1e-5, 0.5, distance=CosineSimilarity(), reducer=SumReducer())
     theirs = pml_losses.CrossBatchMemory(pairs, D, memory_size=(memory_batches + 1) * size)
     ours = CrossBatchMemory(CosineContrastiveLoss(0.5, normalize="l2"), D, memory_batches, size, start=0)
     for x, labels in batches(0, [size] * 9, torch.float32):
         torch.testing.assert_close(ours(x, labels) * size, theirs(x, labels))
-    assert set(theirs.state_dict()) == {"embedding_memory", "label_memory"}  # its place in the memory is not kept
+    assert set(theirs.state_dict()) == {"embedding_memory", "label_memory"}  # the position in its memory is not saved
 
 
 def test_no_sample_is_paired_with_itself():
     loss = CosineContrastiveLoss()
     criterion = CrossBatchMemory(loss, D, memory_batches=2, batch_size=4, start=0)
     x, labels = torch.randn(4, D), torch.arange(4)
-    torch.testing.assert_close(criterion(x, labels), loss(x, labels))  # nothing is remembered yet
+    torch.testing.assert_close(criterion(x, labels), loss(x, labels))  # nothing is stored yet
     assert criterion(torch.randn(4, D), labels + 10) is not None
     torch.testing.assert_close(criterion.memory[0], x)
     torch.testing.assert_close(criterion.memory_labels[1], labels + 10)
 
 
-def test_uses_the_memory_after_the_start_alone():
+def test_uses_the_memory_only_after_start():
     class Counted(ContrastiveLoss):
         calls = 0
 
@@ -151,7 +151,7 @@ def test_evaluation_changes_nothing():
 
 
 @each_loss
-def test_half_precision_is_remembered_and_computed_in_float32(loss):
+def test_half_precision_is_stored_and_computed_in_float32(loss):
     criterion, expected = (CrossBatchMemory(loss, D, 3, 4, start=0) for _ in range(2))
     for x, labels in batches(0, [4, 4, 4], torch.bfloat16):
         x.requires_grad_()
@@ -171,7 +171,7 @@ def test_class_ids_beyond_float32_do_not_collide(loss):
         torch.testing.assert_close(big(x, 2**24 + labels), small(x, labels), rtol=0, atol=0)
 
 
-def test_references_are_those_of_the_first_term():
+def test_references_concern_the_first_term():
     loss = ContrastiveLoss()
     criterion = CrossBatchMemory(loss, D, 3, 4, start=0)
     (x, labels), (y, ref_labels), (z, others) = batches(0, [4, 4, 6], torch.float32)
@@ -204,7 +204,7 @@ def test_a_memory_of_the_papers_size():
     assert (criterion.memory_labels[5000 % 1400] == torch.arange(32) // 4).all()
 
 
-def test_wrong_input_is_named():
+def test_wrong_input_raises():
     criterion = CrossBatchMemory(ContrastiveLoss(), D, 3, 4)
     with pytest.raises(ValueError, match="embeddings: expected at most batch_size = 4 rows, got 5"):
         criterion(torch.randn(5, D), torch.arange(5))
@@ -222,18 +222,10 @@ def test_wrong_input_is_named():
         CrossBatchMemory(ContrastiveLoss(), D, 3, 4, start=-1)
 
 
-class NoWaiting(TorchDispatchMode):
-    """Refuses whatever would make the host wait for a device: values read, shapes that depend on values."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func.overloadpacket.__name__ not in {"_local_scalar_dense", "nonzero", "masked_select", "unique"}, func
-        return func(*args, **(kwargs or {}))
-
-
-def test_a_step_does_not_wait_for_the_device():
+def test_a_step_does_not_synchronize():
     criterion = CrossBatchMemory(CosineContrastiveLoss(), D, 3, 4, start=2)
     history = batches(0, [4] * 6, torch.float32)
-    with NoWaiting():
+    with NoSynchronization():
         for batch in history:
             criterion(*batch)
         with pytest.raises(AssertionError):

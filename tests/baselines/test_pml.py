@@ -18,7 +18,7 @@ def test_proxies_are_an_argument():
     assert loss.loss.W is None
 
 
-def test_a_loss_with_other_proxies_is_named():
+def test_unexpected_parameters_of_the_loss_raise():
     with pytest.raises(RuntimeError, match=r"ArcFaceLoss of .*: expected 'weight' as its only parameter"):
         ExternalProxyLoss(pml_losses.ArcFaceLoss(5, 4), "weight")
 

@@ -64,7 +64,7 @@ def test_large_exponents_do_not_overflow():
     assert torch.isfinite(x.grad).all()
 
 
-def test_proxies_start_as_the_authors_do():
+def test_initial_proxies_are_those_of_the_authors():
     torch.manual_seed(0)
     proxies = ProxyAnchorLoss(50, 400).proxies
     torch.manual_seed(0)
@@ -74,6 +74,6 @@ def test_proxies_start_as_the_authors_do():
 
 
 @pytest.mark.parametrize("option", [{"alpha": 0}, {"alpha": float("nan")}, {"margin": float("inf")}])
-def test_parameters_out_of_range_are_named(option):
+def test_parameters_out_of_range_raise(option):
     with pytest.raises(ValueError, match=f"{next(iter(option))}: expected a finite number"):
         ProxyAnchorLoss(3, 4, **option)

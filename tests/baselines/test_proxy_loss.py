@@ -70,7 +70,7 @@ def test_the_lengths_of_embeddings_and_proxies_do_not_matter(name, seed, scale):
     torch.manual_seed(seed)
     loss, (x, labels) = LOSSES[name]().double(), sample(seed)
     value, grad, _ = value_and_gradients(loss, x, labels)
-    torch.testing.assert_close((grad * x).sum(1), torch.zeros(len(x), dtype=x.dtype))  # none along the embedding
+    torch.testing.assert_close((grad * x).sum(1), torch.zeros(len(x), dtype=x.dtype))  # no radial part
     longer = x * torch.rand(len(x), 1, dtype=x.dtype).add(0.1) * scale
     torch.testing.assert_close(loss(longer, labels), value)
     loss.proxies.data *= scale
@@ -95,11 +95,11 @@ def test_gradcheck_of_references(name):
 
 
 @takes_references
-def test_references_take_the_place_of_the_proxies(name):
+def test_references_replace_the_proxies(name):
     loss, (x, labels) = LOSSES[name]().double(), sample(5)
     own = loss(x, labels)
     torch.testing.assert_close(loss(x, labels, None, loss.proxies.flatten(0, 1), torch.arange(C)), own, rtol=0, atol=0)
-    big = 2**24 + torch.arange(C)  # references bring classes of their own, which float32 could not tell apart
+    big = 2**24 + torch.arange(C)  # classes that float32 cannot distinguish
     torch.testing.assert_close(loss(x, big[labels], None, loss.proxies.flatten(0, 1), big), own, rtol=0, atol=0)
 
 
@@ -137,7 +137,7 @@ def test_half_precision_is_computed_in_float32(name):
     assert low.dtype == torch.float32
     torch.testing.assert_close(low, loss(x.bfloat16().float(), labels), rtol=0, atol=0)
     assert loss(x.double(), labels).dtype == torch.float64
-    assert loss.proxies.dtype == torch.float32  # the batch's precision is not the parameter's
+    assert loss.proxies.dtype == torch.float32  # the batch does not change the dtype of the parameter
 
 
 EDGES = {
@@ -167,7 +167,7 @@ def test_edges_are_finite(name, edge, dtype):
 @each_loss
 @pytest.mark.parametrize("opposite", [1, -1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_an_embedding_at_its_proxy_has_a_finite_gradient(name, opposite, dtype):
+def test_the_gradient_at_a_proxy_is_finite(name, opposite, dtype):
     loss = LOSSES[name]()
     x = opposite * loss.proxies.detach()[:, 0].to(dtype)
     for number in value_and_gradients(loss, x, torch.arange(C)):
@@ -175,7 +175,7 @@ def test_an_embedding_at_its_proxy_has_a_finite_gradient(name, opposite, dtype):
 
 
 @each_loss
-def test_proxies_of_a_class_that_meet_have_a_finite_gradient(name):
+def test_equal_proxies_of_a_class_have_a_finite_gradient(name):
     loss, (x, labels) = LOSSES[name](), sample(0, dtype=torch.float32)
     loss.proxies.data[:] = loss.proxies.data[:, :1]
     for number in value_and_gradients(loss, x, labels):
@@ -195,7 +195,7 @@ def test_no_terms_are_zero_with_zero_gradient(name, count):
 
 
 @each_loss
-def test_wrong_input_is_named(name):
+def test_wrong_input_raises(name):
     loss = LOSSES[name]()
     with pytest.raises(ValueError, match=rf"embeddings: expected floating point \(n, {D}\), got .* \(2, 3\)"):
         loss(torch.randn(2, 3), torch.tensor([0, 1]))
@@ -213,7 +213,7 @@ def test_wrong_input_is_named(name):
 
 
 @pytest.mark.parametrize("name", ["SoftTriple", "ArcFace", "SubCenterArcFace"])
-def test_references_are_refused_where_they_make_no_sense(name):
+def test_losses_without_references_raise(name):
     with pytest.raises(ValueError, match=r"ref_emb: expected none, since .* compares only with its own proxies"):
         LOSSES[name]()(torch.randn(2, D), torch.tensor([0, 1]), None, torch.randn(2, D), torch.tensor([0, 1]))
 
@@ -251,7 +251,7 @@ def test_indices_weight_the_samples_as_in_pml(name, miner):
 
 
 @takes_references
-def test_anchors_alone_weight_the_samples_where_the_rest_are_references(name):
+def test_only_anchors_weight_the_samples_with_references(name):
     loss, (x, labels), (y, ref_labels) = LOSSES[name]().double(), sample(3), sample(4, 9)
     indices = (torch.tensor([0, 0, 1]), torch.tensor([8, 7, 8]), torch.tensor([6, 6, 5]))
     value = loss(x, labels, indices, y, ref_labels)
@@ -261,6 +261,6 @@ def test_anchors_alone_weight_the_samples_where_the_rest_are_references(name):
 
 
 @each_loss
-def test_wrong_indices_are_named(name):
+def test_wrong_indices_raise(name):
     with pytest.raises(ValueError, match=r"indices_tuple\[1\]: expected rows 0..1, got 2..2"):
         LOSSES[name]()(torch.randn(2, D), torch.arange(2), (torch.tensor([0]), torch.tensor([2]), torch.tensor([1])))

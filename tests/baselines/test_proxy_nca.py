@@ -60,7 +60,9 @@ def test_pml_computes_the_same_while_its_softmax_does_not_underflow():
 
     x, y, labels = torch.eye(4)[:2].requires_grad_(), torch.eye(4)[[1, 0]], torch.arange(2)  # each at the other's
     theirs, ours = pml_losses.NCALoss(softmax_scale=1 / 0.01), ProxyNCALoss(2, 4, temperature=0.005)
-    assert theirs(x, labels, ref_emb=y, ref_labels=labels).isnan()  # it leaves out the worst samples: all of them
+    assert theirs(
+        x, labels, ref_emb=y, ref_labels=labels
+    ).isnan()  # it skips samples whose softmax underflows: here all
     assert ours(x, labels, None, y, labels).item() == pytest.approx(200)
     torch.testing.assert_close(
         torch.autograd.grad(ours(x, labels, None, y, labels), x)[0].norm(dim=1), torch.full((2,), 100.0)
@@ -76,12 +78,12 @@ def test_a_sample_without_a_positive_is_left_out():
     assert x.grad[2].count_nonzero() == 0
 
 
-def test_proxies_start_as_the_authors_do():
+def test_initial_proxies_are_those_of_the_authors():
     proxies = ProxyNCALoss(50, 400).proxies
     assert proxies.shape == (50, 1, 400)
     assert proxies.std().item() == pytest.approx(1 / 8, rel=0.02)
 
 
-def test_parameters_out_of_range_are_named():
+def test_parameters_out_of_range_raise():
     with pytest.raises(ValueError, match="temperature: expected a finite number > 0, got 0"):
         ProxyNCALoss(3, 4, temperature=0)

@@ -41,7 +41,7 @@ def test_equals_the_definition(seed, batch, classes, per_class):
     assert value.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-def test_pml_computes_the_same_with_its_regulariser_in_quadratic_memory():
+def test_pml_computes_the_same_with_its_regularizer_in_quadratic_memory():
     x, labels = torch.randn(9, 8, requires_grad=True), torch.arange(9)
     ours = SoftTripleLoss(10, 8, centers_per_class=3)
     for tau, regularizer in ((0.0, None), (0.2, SparseCentersRegularizer(10, 3))):
@@ -59,17 +59,17 @@ def test_gradients_of_both_terms_reach_the_centers():
     assert (loss.proxies.grad.flatten(1).norm(dim=1) > 0).all()
     alone = SoftTripleLoss(4, 8, centers_per_class=2, tau=0.5)
     alone(torch.randn(0, 8), torch.zeros(0, dtype=torch.int64)).backward()
-    assert (alone.proxies.grad.norm(dim=2) > 0).all()  # the centers' own term needs no batch
+    assert (alone.proxies.grad.norm(dim=2) > 0).all()  # the regularizer does not depend on the batch
 
 
-def test_the_regulariser_works_within_classes():
+def test_the_regularizer_works_within_classes():
     loss = SoftTripleLoss(11_318, 4, centers_per_class=10)  # (C K)² would be 51 GB
     value = loss(torch.randn(2, 4), torch.tensor([0, 11_317]))
     value.backward()
     assert torch.isfinite(loss.proxies.grad).all()
 
 
-def test_proxies_start_as_the_authors_do():
+def test_initial_proxies_are_those_of_the_authors():
     proxies = SoftTripleLoss(50, 40, centers_per_class=8).proxies
     assert proxies.shape == (50, 8, 40)
     reference = torch.nn.init.kaiming_uniform_(torch.empty(40, 400), a=5**0.5)
@@ -80,7 +80,7 @@ def test_proxies_start_as_the_authors_do():
 @pytest.mark.parametrize(
     "option", [{"scale": 0}, {"gamma": -1.0}, {"tau": -0.1}, {"tau": float("nan")}, {"margin": float("inf")}]
 )
-def test_parameters_out_of_range_are_named(option):
+def test_parameters_out_of_range_raise(option):
     with pytest.raises(ValueError, match=f"{next(iter(option))}: expected a finite number"):
         SoftTripleLoss(3, 4, **option)
     with pytest.raises(ValueError, match="centers_per_class: expected an integer of at least 1, got 0"):

@@ -3,13 +3,13 @@ import copy
 import pytest
 import torch
 from pytorch_metric_learning import losses as pml_losses
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ccpml import AlternatingProjections, CCPLoss, ContrastiveLoss, TripletMarginLoss
 from ccpml.method.external import normalized_for
 from ccpml.method.normalize import lipschitz_normalize
 from tests.golden import assert_gradient
 from tests.method.test_losses import GOLDEN
+from tests.synchronization import NoSynchronization
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -58,7 +58,7 @@ def test_is_a_module_with_proxies_as_its_parameter():
 
 
 @pytest.mark.parametrize(
-    "peer",
+    "theirs",
     [
         pml_losses.ContrastiveLoss(),
         pml_losses.TripletMarginLoss(),
@@ -66,16 +66,16 @@ def test_is_a_module_with_proxies_as_its_parameter():
         pml_losses.CircleLoss(),
         pml_losses.NTXentLoss(),
     ],
-    ids=lambda peer: type(peer).__name__,
+    ids=lambda theirs: type(theirs).__name__,
 )
-def test_wraps_losses_of_pytorch_metric_learning(peer):
+def test_wraps_losses_of_pytorch_metric_learning(theirs):
     x, labels = batch()
-    criterion = CCPLoss(peer, 5, 4, 3)
+    criterion = CCPLoss(theirs, 5, 4, 3)
     value = criterion(x, labels)
     value.backward()
     q = lipschitz_normalize(criterion.proxies.flatten(0, 1))
     e = lipschitz_normalize(x)
-    expected = 0.1 * peer(e, labels) + peer(e, labels, ref_emb=q, ref_labels=criterion.proxy_labels)
+    expected = 0.1 * theirs(e, labels) + theirs(e, labels, ref_emb=q, ref_labels=criterion.proxy_labels)
     torch.testing.assert_close(value, expected)
     assert criterion.proxies.grad.abs().sum() > 0
 
@@ -90,12 +90,12 @@ def test_half_precision_is_computed_in_float32():
 
 
 @pytest.mark.parametrize("labels", [torch.tensor([0, 5]), torch.tensor([-1, 0])])
-def test_labels_outside_the_classes_are_named(labels):
+def test_labels_out_of_range_raise(labels):
     with pytest.raises(ValueError, match=r"labels: expected classes 0\.\.4, got"):
         CCPLoss(ContrastiveLoss(), 5, 4, 3)(torch.randn(2, 4), labels)
 
 
-def test_wrong_sizes_are_named():
+def test_wrong_sizes_raise():
     with pytest.raises(ValueError, match=r"embeddings: expected floating point \(n, 4\), got .* \(2, 3\)"):
         CCPLoss(ContrastiveLoss(), 5, 4, 3)(torch.randn(2, 3), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="proxies_per_class: expected an integer of at least 1, got 0"):
@@ -113,7 +113,7 @@ def test_the_batch_as_its_own_reference_excludes_self(dtype):
 
 
 @pytest.mark.parametrize("loss", [ContrastiveLoss(), pml_losses.ContrastiveLoss()])
-def test_wrong_references_are_named(loss):
+def test_wrong_references_raise(loss):
     x, labels = batch()
     criterion = CCPLoss(loss, 5, 4, 3, pair_weight=0)
     with pytest.raises(ValueError, match=r"ref_emb: expected floating point \(n, 4\)"):
@@ -125,7 +125,7 @@ def test_wrong_references_are_named(loss):
 
 
 @pytest.mark.parametrize("loss", [TripletMarginLoss(0.1), pml_losses.ContrastiveLoss()])
-def test_a_step_compares_with_the_classes_drawn(loss):
+def test_a_step_uses_the_classes_drawn(loss):
     criterion, (x, _) = CCPLoss(loss, 40, 4, 3, class_rate=0.25), batch()
     labels = torch.tensor([0, 0, 39, 39, 7, 7, 7, 21])
     seen = []
@@ -152,10 +152,10 @@ def test_a_step_compares_with_the_classes_drawn(loss):
     whole = CCPLoss(loss, 40, 4, 3)
     with torch.no_grad():
         whole.proxies.copy_(criterion.proxies)
-    torch.testing.assert_close(criterion.eval()(x, labels), whole(x, labels))  # evaluation compares with all
+    torch.testing.assert_close(criterion.eval()(x, labels), whole(x, labels))  # evaluation uses all classes
 
 
-def test_classes_are_drawn_by_the_seed():
+def test_the_seed_determines_the_classes_drawn():
     labels = torch.tensor([1])
     drawn = [
         CCPLoss(ContrastiveLoss(), 100, 4, 1, class_rate=0.05, seed=seed).class_sampler(labels, range(100))
@@ -165,36 +165,27 @@ def test_classes_are_drawn_by_the_seed():
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_more_samples_than_classes_drawn_are_all_compared_with():
+def test_all_classes_of_the_batch_are_drawn():
     criterion, (x, labels) = CCPLoss(ContrastiveLoss(), 5, 4, 1, class_rate=0.01), batch()
     assert set(labels.tolist()) <= set(criterion.class_sampler(labels, criterion.classes).tolist())
     assert torch.isfinite(criterion(x, labels))
 
 
 @pytest.mark.parametrize("rate", [0, -0.5, 1.5, float("nan")])
-def test_a_rate_out_of_range_is_named(rate):
+def test_a_class_rate_out_of_range_raises(rate):
     with pytest.raises(ValueError, match=r"class_rate: expected a fraction in \(0, 1\]"):
         CCPLoss(ContrastiveLoss(), 5, 4, 1, class_rate=rate)
 
 
-def test_a_peers_loss_cannot_be_sharded():
+def test_a_loss_of_another_library_cannot_be_sharded():
     with pytest.raises(ValueError, match="group: sharded proxies need a PairLoss of ccpml, got ContrastiveLoss"):
         CCPLoss(pml_losses.ContrastiveLoss(), 5, 4, 1, group=object())
 
 
-class NoWaiting(TorchDispatchMode):
-    """Refuse what an accelerator's host would have to wait for: numbers, and shapes that depend on them."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        assert name not in {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "is_nonzero"}, name
-        return function(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("loss", GOLDEN.values(), ids=GOLDEN)
 @pytest.mark.parametrize("rate", [1.0, 0.5])
-def test_a_step_waits_for_no_device(loss, rate, monkeypatch):
-    for module in ("ccp", "pair_loss"):  # on a CPU labels are looked at, elsewhere by an assertion of the device
+def test_a_step_does_not_synchronize(loss, rate, monkeypatch):
+    for module in ("ccp", "pair_loss"):  # on a CPU, labels are read; elsewhere a device assertion checks them
         monkeypatch.setattr(f"ccpml.method.{module}.check_labels", lambda *args, **kwargs: None)
     criterion, net = CCPLoss(loss, 50, 4, 3, class_rate=rate), torch.nn.Linear(6, 4)
     projections = AlternatingProjections(net, criterion)
@@ -204,7 +195,7 @@ def test_a_step_waits_for_no_device(loss, rate, monkeypatch):
         else:
             projections.observe(score)
             projections.project(lambda: torch.randn(50, 4, 4))
-        with NoWaiting():
+        with NoSynchronization():
             criterion(net(torch.randn(8, 6)), torch.arange(8) // 2).backward()
             projections.pull()
     assert net.weight.grad.abs().sum() > 0
@@ -212,7 +203,7 @@ def test_a_step_waits_for_no_device(loss, rate, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("loss", GOLDEN.values(), ids=GOLDEN)
-def test_a_step_on_a_gpu_waits_for_nothing_and_equals_that_on_a_cpu(loss):
+def test_a_step_on_a_gpu_does_not_synchronize_and_equals_the_cpu(loss):
     criterion, x, labels = CCPLoss(loss, 50, 4, 3), torch.randn(8, 4), torch.arange(8) // 2
     results = []
     for device in ("cpu", "cuda"):

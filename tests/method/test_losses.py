@@ -166,8 +166,10 @@ def test_edges_are_finite(loss, edge, dtype, against_proxies):
 
 
 @pytest.mark.parametrize("loss", [ContrastiveLoss(0, 0.3), TripletMarginLoss(0.05)])
-def test_duplicates_pass_no_gradient(loss):
-    x = torch.randn(1, 128).repeat(6, 1).requires_grad_()  # all positives at distance zero, no direction to go
+def test_duplicates_have_zero_gradient(loss):
+    x = (
+        torch.randn(1, 128).repeat(6, 1).requires_grad_()
+    )  # all positives at distance 0, where the direction is undefined
     loss(x, torch.tensor([0, 0, 0, 1, 1, 1])).backward()
     assert x.grad.count_nonzero() == 0
 
@@ -207,13 +209,13 @@ def test_class_ids_beyond_float32_do_not_collide():
 def test_pml_computes_the_same_triplet_and_multi_similarity():
     x, labels = torch.randn(16, 8), torch.arange(16) // 4
     phi = lipschitz_normalize(x)
-    peer = pml_losses.TripletMarginLoss(margin=0.1, distance=LpDistance(normalize_embeddings=False))
-    torch.testing.assert_close(TripletMarginLoss(0.1)(x, labels), peer(phi, labels))
-    peer = pml_losses.MultiSimilarityLoss(2, 40, 0.5)
-    torch.testing.assert_close(MultiSimilarityLoss(2, 40, 0.5, normalize="l2")(x, labels), peer(x, labels))
+    theirs = pml_losses.TripletMarginLoss(margin=0.1, distance=LpDistance(normalize_embeddings=False))
+    torch.testing.assert_close(TripletMarginLoss(0.1)(x, labels), theirs(phi, labels))
+    theirs = pml_losses.MultiSimilarityLoss(2, 40, 0.5)
+    torch.testing.assert_close(MultiSimilarityLoss(2, 40, 0.5, normalize="l2")(x, labels), theirs(x, labels))
 
 
-def test_normalize_none_takes_vectors_as_they_are():
+def test_normalize_none_changes_nothing():
     x, labels = torch.randn(8, 4) * 3, torch.arange(8) // 2
     loss = ContrastiveLoss(0.1, 9.0, normalize=None)
     assert loss(x, labels) != ContrastiveLoss(0.1, 9.0)(x, labels)
@@ -222,7 +224,7 @@ def test_normalize_none_takes_vectors_as_they_are():
 
 
 def test_triplet_memory_is_batch_times_references():
-    """A class with thousands of positives: batch × positives × negatives would be 10 GB here."""
+    """With thousands of positives per class, batch × positives × negatives would take 10 GB."""
     x, y = torch.randn(16, 2, requires_grad=True), torch.randn(20_000, 2, requires_grad=True)
     loss = TripletMarginLoss(0.1)
     value = loss(x, torch.zeros(16, dtype=torch.int64), None, y, torch.arange(20_000) % 2)
@@ -253,12 +255,12 @@ def test_triplet_memory_is_batch_times_references():
         (lambda f: f(torch.ones(4, 2), torch.arange(4), None, torch.ones(3, 2)), "ref_emb, ref_labels: expected both"),
     ],
 )
-def test_wrong_input_is_named(call, message):
+def test_wrong_input_raises(call, message):
     with pytest.raises(ValueError, match=message):
         call(TripletMarginLoss())
 
 
-def test_wrong_normalization_is_named():
+def test_unknown_normalization_raises():
     with pytest.raises(ValueError, match="normalize: expected 'lipschitz', 'l2' or None, got 'cosine'"):
         ContrastiveLoss(normalize="cosine")
 
@@ -272,13 +274,13 @@ def test_wrong_normalization_is_named():
         (lambda: MultiSimilarityLoss()([[1.0]], torch.arange(1)), "embeddings: expected a torch.Tensor, got list"),
     ],
 )
-def test_wrong_parameters_are_named(make, message):
+def test_wrong_parameters_raise(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
 @pytest.mark.parametrize("loss", [ContrastiveLoss(), MultiSimilarityLoss()])
-def test_second_order_gradients_are_refused_rather_than_wrong(loss):
+def test_second_order_gradients_raise(loss):
     x = torch.randn(4, 3, requires_grad=True)
     with pytest.raises(RuntimeError, match="only first-order gradients"):
         torch.autograd.grad(loss(x, torch.tensor([0, 0, 1, 1])), x, create_graph=True)

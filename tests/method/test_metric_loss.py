@@ -127,7 +127,7 @@ def test_ccp_of_multiple_losses(loss):
 
 @each_loss
 def test_ccp_of_our_losses_in_a_wrapper_is_that_of_the_losses(loss):
-    """They normalize by themselves there, too."""
+    """There, too, they normalize by themselves."""
     x, labels = batch()
     loss = copy.deepcopy(loss)
     loss.normalize = None

@@ -56,8 +56,8 @@ class Lifted(PairLoss):
         return sums.sum()
 
 
-OWN = [Sigmoid, HardNegative, Lifted]
-each_own = pytest.mark.parametrize("kind", OWN)
+CUSTOM = [Sigmoid, HardNegative, Lifted]
+each_custom = pytest.mark.parametrize("kind", CUSTOM)
 X = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul_(0.6)
 LABELS = torch.tensor([0, 0, 1, 1, 2, 9])
 
@@ -76,9 +76,9 @@ def in_plain_torch(kind, x, labels, y, ref_labels, loss):
     return (triplets * same[:, :, None] * ~same[:, None, :]).sum()
 
 
-@each_own
+@each_custom
 @pytest.mark.parametrize(("kept", "block"), [(0, 1), (2**25, 1), (2**25, 2**17)])
-def test_an_own_loss_equals_itself_in_plain_torch(kind, kept, block, monkeypatch):
+def test_a_custom_loss_equals_itself_in_plain_torch(kind, kept, block, monkeypatch):
     monkeypatch.setattr(engine, "_KEPT", kept)
     monkeypatch.setitem(engine._BLOCK, "cpu", block)
     loss, found = kind().double(), []
@@ -91,8 +91,8 @@ def test_an_own_loss_equals_itself_in_plain_torch(kind, kept, block, monkeypatch
     torch.testing.assert_close(*found)
 
 
-@each_own
-def test_an_own_loss_never_pairs_a_sample_with_itself(kind):
+@each_custom
+def test_a_custom_loss_never_pairs_a_sample_with_itself(kind):
     """Within the batch it is the mean or sum over anchors of the loss of each against the others."""
     loss, others = kind().double(), ~torch.eye(6, dtype=torch.bool)
     alone = [loss(X[i : i + 1], LABELS[i : i + 1], None, X[others[i]], LABELS[others[i]]) for i in range(6)]
@@ -100,8 +100,8 @@ def test_an_own_loss_never_pairs_a_sample_with_itself(kind):
     torch.testing.assert_close(loss(X, LABELS), expected)
 
 
-@each_own
-def test_an_own_loss_takes_pairs_given_by_index(kind):
+@each_custom
+def test_a_custom_loss_takes_pairs_given_by_index(kind):
     loss, same = kind().double(), LABELS[:, None] == LABELS
     every = (*torch.where(same & ~torch.eye(6, dtype=torch.bool)), *torch.where(~same))
     torch.testing.assert_close(loss(X, LABELS, every), loss(X, LABELS))
@@ -110,7 +110,7 @@ def test_an_own_loss_takes_pairs_given_by_index(kind):
 def of_rank(sharded):
     """Values and gradients of CCP with losses computed from their definitions."""
     found = []
-    for kind in (*OWN, TripletMarginLoss, MultiSimilarityLoss):
+    for kind in (*CUSTOM, TripletMarginLoss, MultiSimilarityLoss):
         loss = kind()
         loss.fast = None
         torch.manual_seed(0)
@@ -123,7 +123,7 @@ def of_rank(sharded):
     return found
 
 
-def test_definitions_are_shared_by_ranks():
+def test_ranks_share_the_references_of_a_definition():
     alone = of_rank(sharded=False)
     for rank in run_on_ranks(of_rank, 2, True):
         torch.testing.assert_close(rank, alone)

@@ -11,7 +11,7 @@ def test_equals_direct_differences(dtype, tolerance):
     torch.testing.assert_close(euclidean_distances(x, y).double(), direct, rtol=tolerance, atol=tolerance)
 
 
-def test_equal_vectors_are_at_zero():
+def test_distances_of_equal_vectors_are_zero():
     x = torch.nn.functional.normalize(torch.randn(64, 128), dim=1)
     distances = euclidean_distances(x, torch.cat([x.clone(), x + 0.1]))
     assert torch.equal(distances[:, :64].diagonal(), torch.zeros(64))
@@ -19,7 +19,7 @@ def test_equal_vectors_are_at_zero():
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
-def test_vectors_that_nearly_meet_keep_their_distance(scale):
+def test_distances_of_nearly_equal_vectors_are_precise(scale):
     x = torch.nn.functional.normalize(torch.randn(32, 128), dim=1) * scale
     y = x + 1e-4 * scale * torch.nn.functional.normalize(torch.randn(32, 128), dim=1)
     exact = (x.double() - y.double()).norm(dim=1)

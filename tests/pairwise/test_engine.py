@@ -19,7 +19,7 @@ def test_many_blocks_equal_one(loss, kept, monkeypatch):
     labels, ref_labels = torch.tensor([0, 0, 3, 9, 70]), torch.arange(700) % 60  # 70 has no positive
     whole = value_and_gradients(loss, x, labels, y, ref_labels)
     monkeypatch.setattr(engine, "_KEPT", kept)
-    monkeypatch.setitem(engine._BLOCK, "cpu", 1)  # the least: 256 references
+    monkeypatch.setitem(engine._BLOCK, "cpu", 1)  # the minimum: 256 references
     for one, other in zip(value_and_gradients(loss, x, labels, y, ref_labels), whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-15)
 
@@ -39,7 +39,7 @@ def test_the_two_ways_to_count_triplets_agree(loss, positives, monkeypatch):
 
 
 @each_loss
-def test_a_loss_can_be_taken_twice(loss):
+def test_backward_can_be_called_twice(loss):
     x = torch.randn(4, 3, requires_grad=True)
     value = loss(x, torch.tensor([0, 0, 1, 1]))
     (once,) = torch.autograd.grad(value, x, retain_graph=True)
@@ -48,7 +48,7 @@ def test_a_loss_can_be_taken_twice(loss):
 
 
 @each_loss
-def test_references_without_gradients_are_left_alone(loss):
+def test_references_that_need_no_gradient_get_none(loss):
     x, y = torch.randn(4, 3, requires_grad=True), torch.randn(7, 3)
     loss(x, torch.tensor([0, 0, 1, 1]), None, y, torch.arange(7) % 2).backward()
     assert x.grad.abs().sum() > 0
@@ -56,7 +56,7 @@ def test_references_without_gradients_are_left_alone(loss):
 
 
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.uses_distances])
-def test_where_two_vectors_meet_there_is_no_gradient_and_beside_it_there_is(loss):
+def test_the_gradient_is_zero_at_equal_vectors_and_not_beside_them(loss):
     x = torch.nn.functional.normalize(torch.randn(1, 128), dim=1)
     y = torch.cat([x + 1e-4 * torch.nn.functional.normalize(torch.randn(1, 128), dim=1), x, x])
     x.requires_grad_()

@@ -119,7 +119,7 @@ def test_all_pairs_given_by_index_are_the_loss(name):
 
 
 def test_a_single_pair_counts():
-    """There it is left out: a tuple without two of anything is taken for an empty one."""
+    """Unlike in pytorch-metric-learning, where a tuple with at most one pair of each kind is 0."""
     x, labels, one = torch.eye(2, 4), torch.tensor([0, 0]), (torch.tensor([0]), torch.tensor([1]))
     none = (torch.zeros(0, dtype=torch.int64),) * 2
     assert SAME["contrastive"][1](x, labels, (*one, *none)) == 0
@@ -153,12 +153,12 @@ def test_dtypes(name, dtype):
         ((torch.arange(2),) * 3 + (torch.arange(1),), r"expected as many .*, got \[2, 2, 2, 1\]"),
     ],
 )
-def test_wrong_indices_are_named(indices, message):
+def test_wrong_indices_raise(indices, message):
     with pytest.raises(ValueError, match=message):
         ContrastiveLoss()(torch.randn(4, 2), torch.arange(4), indices)
 
 
-def test_references_and_anchors_have_ranges_of_their_own():
+def test_anchors_and_references_have_different_ranges():
     x, y, index = torch.randn(2, 3), torch.randn(5, 3), torch.tensor([4])
     indices = (torch.tensor([0]), index, torch.tensor([1]), index)
     ContrastiveLoss()(x, torch.arange(2), indices, y, torch.arange(5))
