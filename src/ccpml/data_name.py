@@ -11,15 +11,12 @@ __all__ = ["BENCHMARKS", "DATA_KINDS", "DataKind", "DataName", "known_names"]
 class DataKind(NamedTuple):
     """A kind of data.
 
-    Attributes:
-        loader: Import path of a function that returns a `ccpml.data.sources.source.Source`. It is called with the path,
-            if there is one; the loader of a benchmark with its name, the data root, and whether it may be incomplete.
-        path: What follows the colon: ``path`` (of a folder), ``file``, or nothing.
-        is_benchmark: Whether it is one of the paper's benchmarks.
+    The loader is a function that returns a `ccpml.data.sources.source.Source`. It is called with the path, if there is
+    one; the loader of a benchmark with its name, the data root, and whether it may be incomplete.
     """
 
-    loader: str
-    path: str = ""
+    loader: str  # import path
+    path: str = ""  # what follows the colon: ``path`` (of a folder), ``file``, or nothing
     is_benchmark: bool = False
 
 

@@ -87,14 +87,7 @@ def gather_batch(embeddings: Tensor, labels: Tensor, group: Any = None) -> tuple
 
 
 def gather_rows(rows: Tensor, group: Any = None) -> Tensor:
-    """Join the rows of all ranks, whose numbers may differ, without gradients.
-
-    Args:
-        rows: Rows of this rank, shape (n, ...).
-        group: Process group; by default all ranks.
-
-    Returns:
-        The rows of all ranks in the order of the ranks, the same on each rank.
+    """Join the rows (n, ...) of all ranks, of which n may differ, in the order of the ranks, without gradients.
 
     Example:
         >>> gather_rows(torch.tensor([1, 2]))
@@ -131,11 +124,7 @@ def all_reduce_sum(x: Tensor, group: Any = None) -> Tensor:
 
 
 def check_identical(group: Any = None, **tensors: Tensor) -> None:
-    """Check that all ranks hold the same tensors, by digests of their bits.
-
-    Args:
-        group: Process group; by default all ranks.
-        tensors: Tensors of 4 or 8 bytes per element, by name.
+    """Check that all ranks hold the same tensors, of 4 or 8 bytes per element, by digests of their bits.
 
     Raises:
         ValueError: On every rank, if a tensor differs between ranks; it names the first that does.

@@ -58,7 +58,6 @@ def download(url: str, part: Path, room: int = 0, progress: bool = True) -> None
 
     Raises:
         ValueError: If the server cannot be reached, does not have the file, or the disk is too full.
-        OSError: If the file cannot be written.
     """
     failures = 0
     while True:
@@ -77,13 +76,7 @@ def download(url: str, part: Path, room: int = 0, progress: bool = True) -> None
 
 
 def file_digest(file: Path, algorithm: str = "sha256", progress: bool = False) -> str:
-    """Return the checksum of a file in hexadecimal.
-
-    Args:
-        file: File to read.
-        algorithm: Name of a hash function of ``hashlib``.
-        progress: Whether to show a progress bar on standard error.
-    """
+    """Return the checksum of a file in hexadecimal, by a hash function of ``hashlib``."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with file.open("rb") as stream, progress_bar(_size(file) // _MB, "MB", "checksum", shown=progress) as bar:
         while chunk := stream.read(16 * _CHUNK):

@@ -31,12 +31,9 @@ class NoSpaceError(ValueError):
 
 
 def write_whole(path: Path, write: Callable[[Path], object], sync: bool = False) -> None:
-    """Write a file under a temporary name in the same folder and rename it when it is complete.
+    """Have ``write`` write a file under a temporary name in the same folder, and rename it when it is complete.
 
-    Args:
-        path: File to write; its folder is created if necessary.
-        write: Function that writes the file it is called with.
-        sync: Whether to flush the file to the disk before it is renamed.
+    The folder is created if necessary. With ``sync``, the file is flushed to the disk before it is renamed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")  # numpy requires the suffix
@@ -75,10 +72,10 @@ def write_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
 
 @contextmanager
 def exclusive_lock(path: Path, action: str) -> Iterator[None]:
-    """Hold a lock, which the system releases if the process dies.
+    """Hold a lock, which the system releases if the process dies; the lock file is not removed.
 
     Args:
-        path: Lock file, in an existing folder. It is not removed.
+        path: Lock file, in an existing folder.
         action: What the holder of the lock is doing, for the error.
 
     Raises:
@@ -93,12 +90,7 @@ def exclusive_lock(path: Path, action: str) -> Iterator[None]:
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
-    """Check that a disk has enough free space, with a small margin.
-
-    Args:
-        folder: An existing folder on the disk.
-        needed: Number of bytes.
-        what: What they are for.
+    """Check that the disk of a folder has enough free bytes for ``what``, with a small margin.
 
     Raises:
         NoSpaceError: If it has not.

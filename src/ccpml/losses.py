@@ -9,21 +9,13 @@ __all__ = ["LOSSES", "METHODS", "LossEntry", "Method", "Parameter", "find_loss",
 
 @dataclass(frozen=True)
 class Parameter:
-    """A number that a loss takes.
+    """A number that a loss takes."""
 
-    Args:
-        description: Its symbol and unit.
-        above: Exclusive lower bound.
-        least: Inclusive lower bound.
-        below: Exclusive upper bound.
-        whole: Whether it is an integer.
-    """
-
-    description: str
-    above: float = -math.inf
-    least: float = -math.inf
-    below: float = math.inf
-    whole: bool = False
+    description: str  # its symbol and unit
+    above: float = -math.inf  # exclusive lower bound
+    least: float = -math.inf  # inclusive lower bound
+    below: float = math.inf  # exclusive upper bound
+    whole: bool = False  # whether it is an integer
 
     def check(self, name: str, value: float) -> None:
         """Raise ValueError unless ``value`` is finite and in range."""
@@ -83,19 +75,12 @@ class LossEntry:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to train a pair loss.
+    """A way to train a pair loss."""
 
-    Args:
-        title: Name in tables; empty for the loss alone.
-        description: Name in reports.
-        settings: What reports say of its settings, a format string with their names.
-        has_projections: Whether it solves a sequence of problem instances with a projection after each.
-    """
-
-    title: str
-    description: str
-    settings: str = ""
-    has_projections: bool = False
+    title: str  # name in tables; empty for the loss alone
+    description: str  # name in reports
+    settings: str = ""  # what reports say of its settings, a format string with their names
+    has_projections: bool = False  # whether it solves a sequence of problem instances with a projection after each
 
 
 METHODS: dict[str, Method] = {
@@ -106,9 +91,7 @@ METHODS: dict[str, Method] = {
         has_projections=True,
     ),
     "xbm": Method(
-        "XBM",
-        "cross-batch memory (XBM)",
-        "{memory_batches} batches in the memory, used after step {memory_start:,}",
+        "XBM", "cross-batch memory (XBM)", "{memory_batches} batches in the memory, used after step {memory_start:,}"
     ),
     "plain": Method("", "pairs within the batch only"),
 }
@@ -123,10 +106,7 @@ LOSSES: dict[str, LossEntry] = {
         short_name="c2",
         description="contrastive with positive margin (C2)",
         path="ccpml.method.ContrastiveLoss",
-        parameters={
-            "pos_margin": Parameter("m⁺, a distance"),
-            "neg_margin": Parameter("m⁻, a distance"),
-        },
+        parameters={"pos_margin": Parameter("m⁺, a distance"), "neg_margin": Parameter("m⁻, a distance")},
         defaults={"pos_margin": 0.0, "neg_margin": 0.3841},
         data_defaults={
             "cars196": {"pos_margin": 0.2652, "neg_margin": 0.5409},
@@ -213,11 +193,7 @@ LOSSES: dict[str, LossEntry] = {
         title="SubCenter-ArcFace",
         description="SubCenter-ArcFace",
         path="ccpml.baselines.SubCenterArcFaceLoss",
-        parameters={
-            "margin": _ANGLE,
-            "scale": Parameter("s, the scale", above=0),
-            "centers_per_class": _CENTERS,
-        },
+        parameters={"margin": _ANGLE, "scale": Parameter("s, the scale", above=0), "centers_per_class": _CENTERS},
         defaults={"margin": 0.5, "scale": 64.0, "centers_per_class": 3},
         has_proxies=True,
     ),

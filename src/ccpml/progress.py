@@ -20,13 +20,7 @@ def progress_bar(
 ) -> "tqdm[Any]":
     """Return a progress bar with rate and remaining time.
 
-    Args:
-        total: Number of steps.
-        unit: Name of a step.
-        description: Text before the bar.
-        over: Iterable to wrap; the bar then advances with each item.
-        initial: Number of steps done before.
-        shown: Whether to show the bar.
+    Around an iterable, ``over``, it advances with each item. ``initial`` is the number of steps done before.
     """
     terminal = sys.stderr.isatty()
     return tqdm(
