@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccpml.data import ImageTable, Source, SplitName, Splits, fold_ranges, make_splits, split_classes
+from ccpml.data import ImageTable, Source, SplitName, Splits, make_splits
 
 
 def table_of(classes: int, per_class: int = 2, roles: Sequence[str] | None = None) -> ImageTable:
@@ -19,14 +19,26 @@ def numbers(table: ImageTable) -> list[int]:
     return [int(name[2:]) for name in table.class_names]
 
 
-@given(st.integers(2, 300), st.integers(2, 20))
+def own(*splits: SplitName) -> Source:
+    table = table_of(len(splits))
+    return Source(table, dict(zip(table.class_names, splits, strict=True)))
+
+
+def split_classes(
+    table: ImageTable, test_classes: list[str] | None = None, folds: int = 4, fold: int | None = None
+) -> Splits:
+    return make_splits(Source(table), test_classes, folds, fold)
+
+
+@given(st.integers(2, 120), st.integers(2, 12))
 def test_folds_are_contiguous_even_and_complete(classes: int, folds: int) -> None:
-    if classes < folds:
-        with pytest.raises(ValueError, match=f"expected at least {folds} classes for {folds} folds, got {classes}"):
-            fold_ranges(classes, folds)
+    source = own(*["train"] * classes, "test", "test")
+    if classes < 2 * folds:
+        few = rf"{folds} classes for {folds} folds, got {classes}\b|(train|validation): expected at least two classes"
+        with pytest.raises(ValueError, match=few):
+            make_splits(source, folds=folds, fold=folds - 1)
         return
-    parts = fold_ranges(classes, folds)
-    assert len(parts) == folds
+    parts = [numbers(make_splits(source, folds=folds, fold=fold).validation) for fold in range(folds)]
     assert [label for part in parts for label in part] == list(range(classes))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -50,7 +62,7 @@ def test_patterns_choose_the_test_classes() -> None:
     assert numbers(split_classes(table_of(16), ["b/00[13]", "a/002"]).test) == [1, 2, 3]
     with pytest.raises(ValueError, match=r"'c/\*' matches none of a/000, .* and 8 more"):
         split_classes(table_of(16), ["a/*", "c/*"])
-    with pytest.raises(ValueError, match="test: needs at least two classes, got 0 of 16"):
+    with pytest.raises(ValueError, match="test: expected at least two classes, got 0 of 16"):
         split_classes(table_of(16), [])
 
 
@@ -63,10 +75,10 @@ def test_names_with_brackets_match_literally() -> None:
 @pytest.mark.parametrize(
     ("classes", "patterns", "folds", "fold", "message"),
     [
-        (1, None, 4, 0, "test: needs at least two classes, got 0 of 1"),
+        (1, None, 4, 0, "test: expected at least two classes, got 0 of 1"),
         (6, None, 4, 0, "training and validation: expected at least 4 classes for 4 folds, got 3"),
         (8, None, 4, 0, "validation: expected at least two classes, got 1"),
-        (16, ["*"], 4, 0, "expected at least 4 classes for 4 folds, got 0"),
+        (16, ["*"], 4, 0, "train: expected at least two classes, got 0 of 16"),
         (16, ["a/000"], 4, 0, "test: expected at least two classes, got 1"),
         (16, None, 1, 0, "folds: expected 2 or more"),
         (16, None, 4, 4, r"fold: expected 0\.\.3, got 4"),
@@ -76,11 +88,6 @@ def test_names_with_brackets_match_literally() -> None:
 def test_too_few_classes(classes: int, patterns: list[str] | None, folds: int, fold: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         split_classes(table_of(classes), patterns, folds, fold)
-
-
-def own(*splits: SplitName) -> Source:
-    table = table_of(len(splits))
-    return Source(table, dict(zip(table.class_names, splits, strict=True)))
 
 
 def test_own_split_is_kept() -> None:
@@ -97,9 +104,9 @@ def test_a_split_without_validation_classes_uses_a_fold() -> None:
     splits = make_splits(own(*["train"] * 8, "test", "test"))
     assert numbers(splits.validation) == [0, 1]
     assert numbers(splits.train) == [2, 3, 4, 5, 6, 7]
-    with pytest.raises(ValueError, match="at least two classes in test, got 0"):
+    with pytest.raises(ValueError, match="test: expected at least two classes, got 0"):
         make_splits(own("train", "train", "validation", "validation"))
-    with pytest.raises(ValueError, match="at least two classes in train, got 0"):
+    with pytest.raises(ValueError, match="train: expected at least two classes, got 0"):
         make_splits(own("test", "test", "validation", "validation"))
 
 

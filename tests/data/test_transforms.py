@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ccpml.data import EvalTransform, TrainTransform, decode_image
+from ccpml.data import EvalTransform, TrainTransform, read_image
 from tests.data.image_files import encoded, smooth
 
 sides = st.integers(1, 400)
@@ -138,9 +138,9 @@ def test_reduced_jpegs_keep_what_the_transforms_need() -> None:
         assert size <= smallest < 1.3 * size
     assert EvalTransform(64).min_size == 144
     data, transform = encoded(smooth(600, 800), "JPEG", quality=95), EvalTransform(64)
-    reduced = decode_image(data, 3, transform.min_size)
+    reduced = read_image(data, 3, transform.min_size)
     assert reduced.shape == (150, 200, 3)
-    assert np.abs(transform(reduced).astype(int) - transform(decode_image(data, 3))).max() <= 2
+    assert np.abs(transform(reduced).astype(int) - transform(read_image(data, 3))).max() <= 2
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,14 @@
 
 from ccpml.data.dataset import ImageDataset, eval_loader, train_loader
 from ccpml.data.images.packed import PackedImage
-from ccpml.data.images.read import BadImage, BadImageError, BadImagesError, decode_image, read_image
+from ccpml.data.images.read import BadImage, BadImageError, BadImagesError, read_image
 from ccpml.data.loading import build_cache, load_source
 from ccpml.data.sampler import BatchRange, ClassBalancedBatches, Draw, in_chunks, pool_draws, pool_rows
 from ccpml.data.sources.benchmarks import load_benchmark
 from ccpml.data.sources.csv_file import load_csv
 from ccpml.data.sources.folder import load_folder
 from ccpml.data.sources.source import Source, SplitName
-from ccpml.data.splits import Splits, fold_ranges, make_splits, split_classes
+from ccpml.data.splits import Splits, make_splits
 from ccpml.data.table import ImageTable
 from ccpml.data.transforms import EvalTransform, TrainTransform, Transform
 from ccpml.data.upkeep.check import all_gray, check_images
@@ -33,9 +33,7 @@ __all__ = [
     "all_gray",
     "build_cache",
     "check_images",
-    "decode_image",
     "eval_loader",
-    "fold_ranges",
     "in_chunks",
     "load_benchmark",
     "load_csv",
@@ -45,6 +43,5 @@ __all__ = [
     "pool_draws",
     "pool_rows",
     "read_image",
-    "split_classes",
     "train_loader",
 ]

@@ -66,7 +66,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
 def train_loader(
     dataset: ImageDataset,
-    batches: Iterable[list[Draw]],
+    batches: Iterable[list[Draw] | list[int]],
     workers: int = 0,
     pin_memory: bool = False,
     persistent: bool = False,
@@ -75,12 +75,21 @@ def train_loader(
 
     Args:
         dataset: Images.
-        batches: Draws of each batch: a ``BatchRange`` or a list (such as a pool ``in_chunks``).
+        batches: Draws or rows of each batch: a ``BatchRange`` or a list (such as a pool ``in_chunks``).
         workers: Number of worker processes; 0 loads in this process.
         pin_memory: Whether to put batches in page-locked memory, for faster transfer to a GPU.
         persistent: Whether to keep the workers for the next iteration.
     """
-    return _loader(dataset, batches, workers, pin_memory, persistent)
+    return _Loader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        persistent_workers=persistent and workers > 0,
+        # DataLoader draws a base seed; a generator of its own keeps torch's global one unchanged.
+        generator=torch.Generator(),
+    )
 
 
 def eval_loader(
@@ -101,8 +110,7 @@ def eval_loader(
     """
     rows = list(range(len(table) * rank // world_size, len(table) * (rank + 1) // world_size))
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    dataset = ImageDataset(table, transform, channels)
-    return _loader(dataset, batches, workers, pin_memory, persistent=True)
+    return train_loader(ImageDataset(table, transform, channels), batches, workers, pin_memory, persistent=True)
 
 
 class _Loader(DataLoader[Any]):
@@ -121,21 +129,6 @@ class _Loader(DataLoader[Any]):
                 raise
             del batches
             raise error.with_traceback(None) from None
-
-
-def _loader(
-    dataset: ImageDataset, batches: Iterable[Any], workers: int, pin_memory: bool, persistent: bool
-) -> DataLoader[Any]:
-    return _Loader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
-        persistent_workers=persistent and workers > 0,
-        # DataLoader draws a base seed; a generator of its own keeps torch's global one unchanged.
-        generator=torch.Generator(),
-    )
 
 
 def _start_worker(_: int) -> None:

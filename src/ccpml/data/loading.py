@@ -41,9 +41,9 @@ def build_cache(
     """Build the cache of a set, or resume a build that was interrupted.
 
     Args:
-        name: As for `load_source`.
-        data_root: As for `load_source`.
-        allow_partial: As for `load_source`.
+        name: Name of the set; see `load_source` also for the next two arguments.
+        data_root: Folder of the benchmarks.
+        allow_partial: Whether to accept a part of a benchmark.
         side: Shorter side to which larger images are reduced.
         progress: Whether to show progress bars on standard error.
 

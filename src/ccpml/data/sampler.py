@@ -66,13 +66,14 @@ class ClassBalancedBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self._rows, self._starts, self._sizes = _by_class(np.asarray(labels))
+        labels = np.asarray(labels)
+        ends = np.cumsum(_class_sizes(labels))
+        self._rows = np.split(np.argsort(labels, kind="stable"), ends[:-1])  # of each class
         if classes_per_batch < 1 or samples_per_class < 1:
             raise ValueError(f"batch: expected at least 1 × 1 images, got {classes_per_batch} × {samples_per_class}")
-        if len(self._sizes) < classes_per_batch:
+        if len(self._rows) < classes_per_batch:
             raise ValueError(
-                f"classes per batch: expected at most {len(self._sizes)}, the number of classes, got "
-                f"{classes_per_batch}"
+                f"classes per batch: expected at most {len(self._rows)}, the number of classes, got {classes_per_batch}"
             )
         if not 0 <= rank < world_size:
             raise ValueError(f"rank: expected 0..{world_size - 1}, got {rank}")
@@ -90,7 +91,7 @@ class ClassBalancedBatches:
     @property
     def steps_per_round(self) -> int:
         """Number of batches in a round: ⌊C/P⌋."""
-        return len(self._sizes) // self.classes_per_batch
+        return len(self._rows) // self.classes_per_batch
 
     def batch(self, step: int) -> list[Draw]:
         """Return the share of this rank in the batch of a step: K draws for each of P / world_size classes."""
@@ -111,14 +112,14 @@ class ClassBalancedBatches:
     def _order(self, round_number: int) -> NDArray[np.int64]:
         """Return the order of the classes in a round; the last one is cached."""
         if self._round[0] != round_number:
-            order = generator(CLASSES, self.seed, round_number).permutation(len(self._sizes))
+            order = generator(CLASSES, self.seed, round_number).permutation(len(self._rows))
             self._round = (round_number, order)
         return self._round[1]
 
     def _of_class(self, label: int, round_number: int, random: np.random.Generator) -> list[Draw]:
-        size, start = int(self._sizes[label]), int(self._starts[label])
+        size = len(self._rows[label])
         order = random.choice(size, min(size, self.samples_per_class), replace=False)
-        rows = self._rows[start + order].tolist()
+        rows = self._rows[label][order].tolist()
         return [Draw(round_number, rows[i % size], i // size) for i in range(self.samples_per_class)]
 
 
@@ -156,8 +157,14 @@ def pool_rows(labels: Sequence[int] | NDArray[np.int64], per_class: int, seed: i
         >>> pool_rows([0, 1, 1, 1], per_class=3, seed=0, draw=0)[0].tolist()
         [0, 0, 0]
     """
-    rows, positions, starts = _pool(np.asarray(labels), per_class, seed, draw)
-    chosen: NDArray[np.int64] = rows[starts[:, None] + positions]
+    if per_class < 1:
+        raise ValueError(f"per_class: expected 1 or more, got {per_class}")
+    labels = np.asarray(labels)
+    sizes = _class_sizes(labels)
+    # A single shuffle suffices for repeated classes: their last, incomplete repetition is still a random choice.
+    rows = np.lexsort((generator(POOL, seed, draw).random(len(labels)), labels)).astype(np.int64)
+    starts = np.cumsum(sizes) - sizes
+    chosen: NDArray[np.int64] = rows[starts[:, None] + np.arange(per_class) % sizes[:, None]]
     return chosen
 
 
@@ -166,46 +173,22 @@ def pool_draws(labels: Sequence[int] | NDArray[np.int64], per_class: int, seed: 
 
     Repeated rows have different ``copy`` numbers, and ``epoch`` is -1 - draw, so that the crops differ from those of
     training and of other pools.
-
-    Raises:
-        ValueError: As for ``pool_rows``.
     """
-    rows, positions, starts = _pool(np.asarray(labels), per_class, seed, draw)
-    sizes = np.diff(starts, append=len(rows))
-    copies = np.arange(per_class) // sizes[:, None]
-    chosen = rows[starts[:, None] + positions]
-    pairs = zip(chosen.ravel().tolist(), copies.ravel().tolist(), strict=True)
+    rows = pool_rows(labels, per_class, seed, draw)
+    copies = np.arange(per_class) // np.bincount(labels)[:, None]
+    pairs = zip(rows.ravel().tolist(), copies.ravel().tolist(), strict=True)
     return [Draw(-1 - draw, row, copy) for row, copy in pairs]
 
 
 def in_chunks(draws: Sequence[Draw], size: int) -> list[list[Draw]]:
-    """Cut draws into batches; the last may be smaller.
-
-    Raises:
-        ValueError: If ``size`` is less than 1.
-    """
+    """Cut draws into batches; the last may be smaller."""
     if size < 1:
         raise ValueError(f"size: expected 1 or more, got {size}")
     return [list(draws[start : start + size]) for start in range(0, len(draws), size)]
 
 
-def _pool(
-    labels: NDArray[np.int64], per_class: int, seed: int, draw: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Shuffle within all classes: return rows by class (N,), positions to take (C, b), starts of classes (C,).
-
-    A single shuffle suffices for repeated classes: their last, incomplete repetition is still a random choice.
-    """
-    if per_class < 1:
-        raise ValueError(f"per_class: expected 1 or more, got {per_class}")
-    _, starts, sizes = _by_class(labels)
-    keys = generator(POOL, seed, draw).random(len(labels))
-    rows = np.lexsort((keys, labels)).astype(np.int64)
-    return rows, np.arange(per_class) % sizes[:, None], starts
-
-
-def _by_class(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Sort rows by class: return rows (N,), and the start and size of each class (C,)."""
+def _class_sizes(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of images of each class, (C,), after checking the labels."""
     if labels.ndim != 1 or not labels.size or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels: expected integers of shape (N,), got {labels.dtype} of {labels.shape}")
     if labels.min() < 0:
@@ -213,5 +196,4 @@ def _by_class(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.
     sizes = np.bincount(labels).astype(np.int64)
     if not sizes.all():
         raise ValueError(f"labels: expected contiguous classes, got no image of class {int(np.argmin(sizes))}")
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-    return np.argsort(labels, kind="stable").astype(np.int64), starts, sizes
+    return sizes

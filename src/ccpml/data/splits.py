@@ -7,7 +7,6 @@ cut into contiguous folds, one for validation and the others for training.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from ccpml.data.sources.source import Source
 from ccpml.data.table import ImageTable
 
-__all__ = ["Splits", "fold_ranges", "make_splits", "split_classes"]
+__all__ = ["Splits", "make_splits"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,104 +56,67 @@ class Splits:
 def make_splits(
     source: Source, test_classes: Sequence[str] | None = None, folds: int = 4, fold: int | None = None
 ) -> Splits:
-    """Split a source by its own split, or else by halves and folds.
+    """Split a source by its own split, or else into test classes and folds of the others.
 
     Args:
         source: Images. If their own split has no validation classes, or ``fold`` is given, the classes that are not
             for testing are cut into folds.
-        test_classes: Patterns of the test classes, for a source without a split; see ``split_classes``.
-        folds: Number of folds.
-        fold: Number of the validation fold. None: the source's own validation classes, or else fold 0.
+        test_classes: Names or shell patterns (``Greek/*``) of the test classes, for a source without a split; by
+            default the second half of the classes in the order of their labels.
+        folds: Number of contiguous folds, at least two.
+        fold: Number of the validation fold, 0..folds-1; the other folds are for training. None: the source's own
+            validation classes, or else fold 0.
 
     Raises:
-        ValueError: If ``test_classes`` is given for a source with a split, the split lacks training or test classes,
-            or as in ``split_classes``.
+        ValueError: If ``test_classes`` is given for a source with a split, a pattern matches no class, the fold does
+            not exist, or there are too few classes.
     """
     table, split_of_class = source.table, source.split_of_class
     if split_of_class is None:
-        return split_classes(table, test_classes, folds, fold or 0)
-    if test_classes is not None:
+        splits = np.where(_is_test(table.class_names, test_classes), "test", "train")
+    elif test_classes is not None:
         raise ValueError("test classes: expected none, as the data have their own split; remove one of the two")
-    splits = np.array([split_of_class[name] for name in table.class_names])
+    else:
+        splits = np.array([split_of_class[name] for name in table.class_names])
     train, validation, test = (np.flatnonzero(splits == s) for s in ("train", "validation", "test"))
     for split, classes in (("train", train), ("test", test)):
         if not classes.size:
-            raise ValueError(f"split of the data: expected at least two classes in {split}, got 0; add some")
+            raise ValueError(f"{split}: expected at least two classes, got 0 of {table.num_classes}; add classes")
     if fold is not None or not validation.size:
         train, validation = _cut_fold(np.flatnonzero(splits != "test"), folds, fold or 0)
     return Splits(table.subset(train), table.subset(validation), table.subset(test))
 
 
-def split_classes(
-    table: ImageTable, test_classes: Sequence[str] | None = None, folds: int = 4, fold: int = 0
-) -> Splits:
-    """Split the classes of a table into test classes and folds of the others.
+def _cut_fold(classes: NDArray[np.intp], folds: int, fold: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Cut classes into contiguous folds whose sizes differ by at most one, larger ones first.
 
-    Args:
-        table: All images.
-        test_classes: Names or shell patterns (``Greek/*``) of the test classes; by default the second half of the
-            classes in the order of their labels.
-        folds: Number of contiguous folds of the other classes, at least two.
-        fold: Number of the validation fold, 0..folds-1; the other folds are for training.
-
-    Raises:
-        ValueError: If a pattern matches no class, the fold does not exist, or there are too few classes.
-    """
-    if test_classes is None:
-        is_test = np.arange(table.num_classes) >= table.num_classes - table.num_classes // 2
-    else:
-        is_test = _matching(table.class_names, test_classes)
-    if not is_test.any():
-        raise ValueError(f"test: needs at least two classes, got 0 of {table.num_classes}")
-    train, validation = _cut_fold(np.flatnonzero(~is_test), folds, fold)
-    return Splits(table.subset(train), table.subset(validation), table.subset(np.flatnonzero(is_test)))
-
-
-def fold_ranges(num_classes: int, folds: int) -> tuple[range, ...]:
-    """Cut 0..num_classes-1 into contiguous ranges whose sizes differ by at most one, larger ones first.
-
-    Raises:
-        ValueError: If there are fewer than two folds, or fewer classes than folds.
-
-    Example:
-        >>> fold_ranges(10, 4)
-        (range(0, 3), range(3, 6), range(6, 8), range(8, 10))
+    Returns:
+        The training and the validation classes.
     """
     if folds < 2:
         raise ValueError(f"folds: expected 2 or more, got {folds}")
-    if num_classes < folds:
+    if len(classes) < folds:
         raise ValueError(
-            f"training and validation: expected at least {folds} classes for {folds} folds, got {num_classes}; add "
+            f"training and validation: expected at least {folds} classes for {folds} folds, got {len(classes)}; add "
             "classes, or use fewer folds"
         )
-    size, larger = divmod(num_classes, folds)
-    starts = [part * size + min(part, larger) for part in range(folds + 1)]
-    return tuple(range(start, stop) for start, stop in pairwise(starts))
-
-
-def _cut_fold(classes: NDArray[np.intp], folds: int, fold: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the training and the validation classes."""
-    parts = fold_ranges(len(classes), folds)
     if not 0 <= fold < folds:
         raise ValueError(f"fold: expected 0..{folds - 1}, got {fold}")
-    validates = np.zeros(len(classes), dtype=bool)
-    validates[parts[fold].start : parts[fold].stop] = True
-    return classes[~validates], classes[validates]
+    parts = np.array_split(classes, folds)
+    return np.concatenate(parts[:fold] + parts[fold + 1 :]), parts[fold]
 
 
-def _matching(names: Sequence[str], patterns: Sequence[str]) -> NDArray[np.bool_]:
+def _is_test(names: Sequence[str], patterns: Sequence[str] | None) -> NDArray[np.bool_]:
+    if patterns is None:
+        return np.arange(len(names)) >= len(names) - len(names) // 2
     matches = np.zeros(len(names), dtype=bool)
     for pattern in patterns:
         hits = np.array([name == pattern or fnmatchcase(name, pattern) for name in names])
         if not hits.any():
-            raise ValueError(f"test classes: {pattern!r} matches none of {_some(names)}")
+            some = ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
+            raise ValueError(f"test classes: {pattern!r} matches none of {some}")
         matches |= hits
     return matches
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:8])
-    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8:,} more"
 
 
 def _checked(split: str, table: ImageTable) -> ImageTable:

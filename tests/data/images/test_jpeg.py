@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from ccpml.data import BadImageError, decode_image
+from ccpml.data import BadImageError, read_image
 from ccpml.data.images.jpeg import decode_jpeg, jpeg_size
 from ccpml.data.images.read import read_part
 from tests.data.image_files import encoded, smooth
@@ -47,7 +47,7 @@ def test_the_first_rows_equal_those_of_the_full_image(
 ) -> None:
     for data in samplings(noisy(height, width, seed)):
         for channels in (1, 3):
-            whole = decode_image(data, channels, min_size)
+            whole = read_image(data, channels, min_size)
             assert np.array_equal(top_of(data, rows, channels, min_size), whole[:rows])
 
 
@@ -101,7 +101,7 @@ def test_damaged_data_are_decoded_as_by_pillow() -> None:
     data[len(data) // 4] ^= 0x55
     with Image.open(io.BytesIO(data)) as image:
         expected = np.asarray(image.convert("RGB"))
-    assert not np.array_equal(expected, decode_image(encoded(noisy(200, 120), "JPEG"), 3))
+    assert not np.array_equal(expected, read_image(encoded(noisy(200, 120), "JPEG"), 3))
     assert np.abs(top_of(bytes(data), 100).astype(int) - expected[:100]).max() <= 1
 
 
@@ -118,7 +118,7 @@ def test_parts_of_all_sources(tmp_path_factory: pytest.TempPathFactory) -> None:
         path.write_bytes(encoded(pixels, kind))
         found, needed = read_part(path, 3, part)
         assert needed == ((50, 40, 3), 10)
-        assert np.array_equal(found[:10], decode_image(path.read_bytes(), 3)[:10])
+        assert np.array_equal(found[:10], read_image(path.read_bytes(), 3)[:10])
     assert read_part(pixels, 3, part)[0] is pixels
     assert asked == [(50, 40, 3)] * 3
     with pytest.raises(BadImageError, match="cannot be opened"):

@@ -9,7 +9,6 @@ from ccpml.data import check_images, load_benchmark, load_source, make_splits
 from ccpml.data.sources.benchmarks import (
     BenchmarkNotFoundError,
     IncompleteBenchmarkError,
-    benchmark_folder,
     find_benchmark,
 )
 from ccpml.data_name import BENCHMARKS
@@ -60,10 +59,10 @@ def test_labels_are_those_of_the_files(tmp_path: Path) -> None:
 
 def test_usual_folders(copy: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, folder = copy
-    assert benchmark_folder(name, folder) == folder
-    assert benchmark_folder(name, str(tmp_path)) == folder
+    assert find_benchmark(name, folder).folder == folder
+    assert find_benchmark(name, str(tmp_path)).folder == folder
     folder.rename(tmp_path / name)
-    assert benchmark_folder(name, tmp_path) == tmp_path / name
+    assert find_benchmark(name, tmp_path).folder == tmp_path / name
     monkeypatch.setenv("CCPML_DATA", str(tmp_path))
     assert len(load_source(name).table) == 40
     (tmp_path / name).rename(tmp_path / "elsewhere")

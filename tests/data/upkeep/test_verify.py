@@ -97,7 +97,6 @@ def test_an_interrupted_verification_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[Path]
 ) -> None:
     make_cub(tmp_path)
-    monkeypatch.setattr("ccpml.data.upkeep.check_log._FLUSH_INTERVAL", 1)
     read = check.read_image
 
     def read_some(path: Path, channels: int) -> object:

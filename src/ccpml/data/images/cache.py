@@ -23,11 +23,7 @@ _FOLDER: Final = ".ccpml-cache"
 
 
 def cache_folder(folder: Path, name: DataName) -> Path:
-    """Return the folder of the cache of a set.
-
-    Args:
-        folder: Folder of the images.
-        name: Name of the set.
+    """Return the folder of the cache of the set with a name whose images are in a folder.
 
     Example:
         >>> cache_folder(Path("birds"), DataName.parse("csv:birds/half.csv")).as_posix()
@@ -37,15 +33,9 @@ def cache_folder(folder: Path, name: DataName) -> Path:
 
 
 def use_cache(source: Source, name: DataName, side: int = 0) -> Source:
-    """Return a set with packed images instead of paths if it has a cache. Pixels are not read.
+    """Return a set with all its images packed if it has a cache of the given shorter side or larger.
 
-    Args:
-        source: Set of images.
-        name: Its name.
-        side: Required shorter side; a cache of smaller images is not used.
-
-    Returns:
-        The set with all its images packed; unchanged if there is no complete cache or the images are in memory.
+    Pixels are not read. A set in memory or without a complete cache is returned unchanged.
 
     Raises:
         CacheError: If the cache is damaged, or an image is not in it or has changed since.
@@ -68,7 +58,7 @@ def use_cache(source: Source, name: DataName, side: int = 0) -> Source:
             raise CacheError.of(home, f"{path} not found in it")
         if file_state(path) != (entry.size, entry.mtime_ns):
             raise CacheError.of(home, f"{path} has changed or was removed since it was packed")
-        packed.append(entry.packed(path, pack))
+        packed.append(PackedImage(path, pack, entry.offset, entry.height, entry.width, entry.channels))
     return replace(source, table=replace(source.table, images=tuple(packed)))
 
 
@@ -77,16 +67,7 @@ def pack_source(source: Source, name: DataName, side: int = 256, progress: bool 
 
     The shorter side becomes ``side``, bilinear and antialiased, with the aspect ratio kept. Images whose shorter side
     is not longer are stored unchanged. An interrupted build resumes. An existing cache is verified: it is built again
-    if images have changed, and damaged pixels are repaired.
-
-    Args:
-        source: Set of images.
-        name: Its name.
-        side: Shorter side of larger images.
-        progress: Whether to show progress bars on standard error.
-
-    Returns:
-        Folder of the cache.
+    if images have changed, and damaged pixels are repaired. Returns the folder of the cache.
 
     Raises:
         BadImagesError: If images cannot be read; no cache is made.

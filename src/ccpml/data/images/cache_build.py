@@ -5,22 +5,14 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from PIL import Image
 
-from ccpml.data.images.cache_index import (
-    VERSION,
-    Entry,
-    Index,
-    entry_from,
-    file_state,
-    index_key,
-    load_index,
-    read_index,
-    write_index,
-)
+from ccpml.data.images import cache_index
+from ccpml.data.images.cache_index import CacheError, Entry, Index, entry_from, file_state, index_key
 from ccpml.data.images.read import BadImage, BadImageError, BadImagesError, read_header, read_image
 from ccpml.data.threads import in_threads
 from ccpml.files import require_space, write_text
@@ -41,14 +33,7 @@ class _Job(NamedTuple):
 
 
 def build(paths: Sequence[Path], folder: Path, home: Path, side: int, progress: bool) -> None:
-    """Build a cache, or complete or repair an existing one.
-
-    Args:
-        paths: Image files.
-        folder: Folder of the images.
-        home: Folder of the cache, in an existing folder.
-        side: Shorter side of larger images.
-        progress: Whether to show progress bars on standard error.
+    """Build the cache of the images of a folder in ``home``, or complete or repair an existing one.
 
     Raises:
         BadImagesError: If images cannot be read.
@@ -79,7 +64,7 @@ def build(paths: Sequence[Path], folder: Path, home: Path, side: int, progress: 
             break
     else:
         raise ValueError(f"{pack}: pixels read back differ from those written; check the disk")
-    write_index(partial, Index(side, [done[entry] for entry in plan.entries]))
+    cache_index.write_index(partial, Index(side, [done[entry] for entry in plan.entries]))
     partial.replace(home)
     (home / _JOURNAL).unlink()
 
@@ -187,24 +172,18 @@ def _scaled(height: int, width: int, side: int) -> tuple[int, int]:
 
 def _recorded(folder: Path, side: int) -> list[Entry]:
     """Return the entries of a journal or an index, as far as it can be read."""
-    try:
+    entries = list[Entry]()
+    with suppress(OSError, ValueError):
         head, *lines = (folder / _JOURNAL).read_bytes().splitlines()
-        if json.loads(head) == [VERSION, side]:
-            return [entry for entry in map(_entry_of_line, lines) if entry is not None]
-    except (OSError, ValueError):
-        pass
-    try:
-        index = load_index(folder)
-    except ValueError:
-        return []
-    return list(index.entries) if index.side == side else []
-
-
-def _entry_of_line(line: bytes) -> Entry | None:
-    try:
-        return entry_from(json.loads(line))
-    except ValueError:  # a line that was cut off
-        return None
+        if json.loads(head) == [cache_index.VERSION, side]:
+            for line in lines:
+                with suppress(ValueError):  # a line that was cut off
+                    entries.append(entry_from(json.loads(line)))
+            return entries
+    with suppress(CacheError):
+        index = cache_index.load_index(folder)
+        return list(index.entries) if index.side == side else []
+    return []
 
 
 def _prepare(partial: Path, plan: Index, done: Iterable[Entry]) -> Path:
@@ -219,7 +198,7 @@ def _prepare(partial: Path, plan: Index, done: Iterable[Entry]) -> Path:
     pack.touch()
     used = getattr(pack.stat(), "st_blocks", 0) * 512
     require_space(partial, max(0, plan.size - used), "the cache")
-    lines = [json.dumps(line) for line in ([VERSION, plan.side], *done)]
+    lines = [json.dumps(line) for line in ([cache_index.VERSION, plan.side], *done)]
     write_text(partial / _JOURNAL, "\n".join(lines) + "\n")
     (partial / "index.json").unlink(missing_ok=True)
     os.truncate(pack, plan.size)
@@ -229,11 +208,10 @@ def _prepare(partial: Path, plan: Index, done: Iterable[Entry]) -> Path:
 def _is_complete(home: Path, plan: Index, progress: bool) -> bool:
     """Whether a cache matches the plan and is undamaged."""
     try:
-        index = read_index(home)
-    except ValueError:
+        index = cache_index.read_index(home)
+    except CacheError:
         return False
-    same = index.side == plan.side and [entry.plan for entry in index.entries] == plan.entries
-    return same and not _damaged(home / index.pack_name, index.entries, progress)
+    return index.pack_name == plan.pack_name and not _damaged(home / index.pack_name, index.entries, progress)
 
 
 def _damaged(pack: Path, entries: Sequence[Entry], progress: bool) -> list[Entry]:

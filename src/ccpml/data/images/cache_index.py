@@ -3,34 +3,22 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-from ccpml.data.images.packed import PackedImage
 from ccpml.files import write_text
 
-__all__ = [
-    "VERSION",
-    "CacheError",
-    "Entry",
-    "Index",
-    "entry_from",
-    "file_state",
-    "index_key",
-    "load_index",
-    "read_index",
-    "write_index",
-]
+__all__ = ["CacheError", "Entry", "Index", "file_state", "index_key", "load_index", "read_index", "write_index"]
 
 #: Version of the format; increase it when the index, the pack or the pixels change.
 VERSION: Final = 1
 
-_NAME = "index.json"
+_NAME: Final = "index.json"
 
 
 class CacheError(ValueError):
-    """A cache that is damaged or out of date."""
+    """A cache that is missing, damaged or out of date."""
 
     @classmethod
     def of(cls, folder: Path, reason: str) -> Self:
@@ -39,17 +27,10 @@ class CacheError(ValueError):
 
 
 class Entry(NamedTuple):
-    """An image of a cache.
+    """An image of a cache: the state of its file, and the position of its pixels in the pack.
 
-    Attributes:
-        key: Its file, relative to the folder of the images.
-        size: Size of the file in bytes.
-        mtime_ns: Time of the last change of the file.
-        offset: Offset of its pixels in the pack.
-        height: H.
-        width: W.
-        channels: C, 1 for gray, 3 for RGB.
-        crc32: Checksum of its pixels; -1 before they are packed.
+    ``key`` is the file, relative to the folder of the images; ``crc32`` the checksum of the pixels, -1 before they
+    are packed.
     """
 
     key: str
@@ -60,10 +41,6 @@ class Entry(NamedTuple):
     width: int
     channels: int
     crc32: int = -1
-
-    def packed(self, path: Path, pack: Path) -> PackedImage:
-        """Return the image as stored in a table."""
-        return PackedImage(path, pack, self.offset, self.height, self.width, self.channels)
 
     @property
     def length(self) -> int:
@@ -77,12 +54,7 @@ class Entry(NamedTuple):
 
 
 class Index(NamedTuple):
-    """The images of a cache, in the order of their pixels.
-
-    Attributes:
-        side: Shorter side of reduced images.
-        entries: Images.
-    """
+    """The images of a cache, in the order of their pixels; larger images were reduced to the shorter side ``side``."""
 
     side: int
     entries: Sequence[Entry]
@@ -130,17 +102,13 @@ def write_index(folder: Path, index: Index) -> None:
 
 
 def load_index(folder: Path) -> Index:
-    """Read the index of the cache in a folder.
-
-    Raises:
-        CacheError: If it is missing or invalid.
-    """
+    """Read the index of the cache in a folder; raise a ``CacheError`` if it is missing or invalid."""
     file = folder / _NAME
     try:
         content = json.loads(file.read_bytes())
         if content["version"] != VERSION:
             raise ValueError(f"version: expected {VERSION}, got {content['version']!r}")
-        index = Index(content["side"], _entries(content["images"]))
+        index = Index(content["side"], [entry_from(row) for row in content["images"]])
         if content["pack"] != index.pack_name:
             raise ValueError("images and name of the packed file do not match")
     except OSError as error:
@@ -151,11 +119,7 @@ def load_index(folder: Path) -> Index:
 
 
 def read_index(folder: Path) -> Index:
-    """Read the index of the cache in a folder, and check the size of the packed file.
-
-    Raises:
-        CacheError: If either is missing or invalid.
-    """
+    """Read the index like ``load_index``, and check the size of the packed file."""
     index = load_index(folder)
     pack = folder / index.pack_name
     size = pack.stat().st_size if pack.is_file() else None
@@ -165,19 +129,8 @@ def read_index(folder: Path) -> Index:
     return index
 
 
-def _entries(rows: Iterable[Any]) -> list[Entry]:
-    entries, end = list[Entry](), 0
-    for row in rows:
-        entry = entry_from(row)
-        if entry is None or entry.offset != end:
-            raise ValueError(f"entry {len(entries)} of the images")
-        entries.append(entry)
-        end += entry.length
-    return entries
-
-
-def entry_from(row: Any) -> Entry | None:
-    """Return the entry that a parsed line describes; None if it describes none."""
+def entry_from(row: Any) -> Entry:
+    """Return the entry that a parsed line describes; raise a ``ValueError`` if it describes none."""
     valid = (
         isinstance(row, list)
         and len(row) == len(Entry._fields)
@@ -187,4 +140,6 @@ def entry_from(row: Any) -> Entry | None:
         and row[4] > 0 < row[5]
         and row[6] in {1, 3}
     )
-    return Entry(*row) if valid else None
+    if not valid:
+        raise ValueError(f"expected the entry of an image, got {row!r:.80}")
+    return Entry(*row)

@@ -33,11 +33,7 @@ class _Size(NamedTuple):
 
 
 def jpeg_size(data: bytes) -> _Size | None:
-    """Return height and width of a gray or color JPEG; None for other data or a damaged header.
-
-    Args:
-        data: Contents of the file.
-    """
+    """Return height and width of a gray or color JPEG; None for other data or a damaged header."""
     if data[:3] != b"\xff\xd8\xff":
         return None
     try:
@@ -50,14 +46,7 @@ def jpeg_size(data: bytes) -> _Size | None:
 def decode_jpeg(
     data: bytes, channels: int, min_size: int | None, part: Callable[[tuple[int, ...]], P]
 ) -> tuple[NDArray[np.uint8], P] | None:
-    """Decode the rows of a JPEG that are needed.
-
-    Args:
-        data: Contents of the file, for which ``jpeg_size`` is not None.
-        channels: C, 1 for gray or 3 for RGB.
-        min_size: If given, the image may be decoded at half its size or less, as long as its shorter side is at
-            least this.
-        part: Function that returns the part needed of an image of shape (H, W, C).
+    """Decode the rows of a JPEG that are needed; see ``read_part`` for the arguments.
 
     Returns:
         Pixels, uint8 (rows, W, C), and the part; None if simplejpeg's strict decoder fails, so that Pillow decides.

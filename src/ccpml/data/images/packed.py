@@ -14,17 +14,7 @@ __all__ = ["PackedImage", "read_packed"]
 class PackedImage(NamedTuple):
     """Position of the pixels of an image in a packed file. Pickles without the pixels.
 
-    Attributes:
-        path: File from which the image was made; it names the image.
-        pack: Packed file.
-        offset: Offset of the first byte.
-        height: H.
-        width: W.
-        channels: C, 1 for gray, 3 for RGB.
-
-    Example:
-        >>> PackedImage(Path("a.jpg"), Path("pixels.bin"), 0, 256, 341, 3).size
-        261888
+    ``path`` is the file from which the image was made; it names the image.
     """
 
     path: Path
@@ -41,12 +31,7 @@ class PackedImage(NamedTuple):
 
 
 def read_packed(image: PackedImage) -> NDArray[np.uint8]:
-    """Return a read-only view of the pixels of an image in its pack: uint8, (H, W, C).
-
-    Raises:
-        ValueError: If the packed file is truncated.
-        OSError: If it cannot be opened.
-    """
+    """Return a read-only view of the pixels of an image in its pack: uint8, (H, W, C)."""
     pack = _mapped(image.pack)
     if pack.size() < image.offset + image.size:  # current size of the file: reading beyond it would kill the process
         raise ValueError(f"packed file {image.pack} is truncated")

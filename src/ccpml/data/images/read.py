@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,7 @@ __all__ = [
     "BadImage",
     "BadImageError",
     "BadImagesError",
-    "Header",
-    "decode_image",
-    "header_is_gray",
+    "ImageLike",
     "read_header",
     "read_image",
     "read_part",
@@ -37,14 +35,12 @@ _GRAY_MODES: Final = frozenset({"1", "L", "LA", "La", "I"})
 
 P = TypeVar("P", bound=Part)
 
+#: A file, its contents, a packed image, or an array: uint8, (H, W), (H, W, 1) or (H, W, 3).
+ImageLike: TypeAlias = Path | str | bytes | PackedImage | NDArray[np.uint8]
+
 
 class BadImageError(ValueError):
-    """An image that cannot be read.
-
-    Attributes:
-        name: File or other name of the image; may be empty.
-        reason: Why it cannot be read.
-    """
+    """An image that cannot be read, with its ``name`` (empty if it has none) and the ``reason``."""
 
     def __init__(self, reason: str, name: str = "") -> None:
         super().__init__(f"{name}: {reason}" if name else reason)
@@ -53,13 +49,7 @@ class BadImageError(ValueError):
 
 
 class BadImage(NamedTuple):
-    """An unreadable image.
-
-    Attributes:
-        row: Its row in the table.
-        name: Its name.
-        reason: Why it cannot be read.
-    """
+    """An unreadable image: its row in the table, its name, and why it cannot be read."""
 
     row: int
     name: str
@@ -67,11 +57,7 @@ class BadImage(NamedTuple):
 
 
 class BadImagesError(ValueError):
-    """Images that cannot be read.
-
-    Attributes:
-        bad: The images.
-    """
+    """Images that cannot be read, in the attribute ``bad``."""
 
     def __init__(self, message: str, bad: Sequence[BadImage] = ()) -> None:
         super().__init__(message)
@@ -79,13 +65,7 @@ class BadImagesError(ValueError):
 
     @classmethod
     def of(cls, bad: Sequence[BadImage], total: int, advice: str) -> Self:
-        """Return the error of unreadable images; its message lists the first ten.
-
-        Args:
-            bad: The images.
-            total: Number of images that were checked.
-            advice: What to do.
-        """
+        """Return the error of unreadable images among ``total``; its message lists the first ten."""
         lines = [f"{len(bad):,} of {total:,} images cannot be read; {advice}:"]
         lines += [f"  {name}: {reason}" for _, name, reason in bad[:MAX_LISTED]]
         if len(bad) > MAX_LISTED:
@@ -93,14 +73,8 @@ class BadImagesError(ValueError):
         return cls("\n".join(lines), bad)
 
 
-class Header(NamedTuple):
-    """Contents of the header of an image file.
-
-    Attributes:
-        height: H.
-        width: W.
-        gray: Whether it is stored in gray with 1, 8 or 16 bits, with or without alpha.
-    """
+class _Header(NamedTuple):
+    """Size of an image, and whether it is stored in gray with 1, 8 or 16 bits, with or without alpha."""
 
     height: int
     width: int
@@ -116,16 +90,14 @@ class _Whole:
         pass
 
 
-def read_image(
-    source: Path | str | PackedImage | NDArray[np.uint8], channels: int, min_size: int | None = None
-) -> NDArray[np.uint8]:
+def read_image(source: ImageLike, channels: int, min_size: int | None = None) -> NDArray[np.uint8]:
     """Read an image as uint8 pixels, (H, W, C).
 
     Gray is repeated to obtain color; color becomes gray by luma (ITU-R 601). Transparent images are composed onto
     white, 16 bits are scaled to 8, and only the first frame of an animation is read.
 
     Args:
-        source: An image file, a packed image, or an array: uint8, (H, W), (H, W, 1) or (H, W, 3).
+        source: An image file, its contents, a packed image, or an array: uint8, (H, W), (H, W, 1) or (H, W, 3).
         channels: C, 1 for gray or 3 for RGB.
         min_size: If given, a JPEG may be decoded at half its size or less, as long as its shorter side is at least
             this. (Sizes between half and full decode no faster.)
@@ -143,27 +115,20 @@ def read_image(
 
 
 def read_part(
-    source: Path | str | PackedImage | NDArray[np.uint8],
-    channels: int,
-    part: Callable[[tuple[int, ...]], P],
-    min_size: int | None = None,
+    source: ImageLike, channels: int, part: Callable[[tuple[int, ...]], P], min_size: int | None = None
 ) -> tuple[NDArray[np.uint8], P]:
-    """Read the upper rows of an image, at least as many as are needed.
+    """Read the upper rows of an image, at least as many as are needed, otherwise like ``read_image``.
 
-    The other rows are not decoded, so damage there may go unnoticed.
+    The other rows are not decoded, so damage there may go unnoticed. The pixels may be read-only.
 
     Args:
-        source: As for ``read_image``.
-        channels: C, 1 for gray or 3 for RGB.
+        source: Image.
+        channels: C.
         part: Function that returns the part needed of an image of shape (H, W, C); may be called twice.
-        min_size: As for ``read_image``.
+        min_size: Shorter side that suffices.
 
     Returns:
-        Pixels as from ``read_image``, (rows or more, W, C), possibly read-only, and the result of ``part``.
-
-    Raises:
-        BadImageError: As for ``read_image``.
-        ValueError: As for ``read_image``.
+        Pixels, (rows or more, W, C), and the result of ``part``.
 
     Example:
         >>> from ccpml.data import TrainTransform
@@ -173,37 +138,16 @@ def read_part(
         >>> view.of(pixels).shape
         (8, 8, 3)
     """
-    _check_channels(channels)
+    if channels not in {1, 3}:
+        raise ValueError(f"channels: expected 1 (gray) or 3 (RGB), got {channels}")
     if isinstance(source, np.ndarray | PackedImage):
         pixels = _convert_array(source if isinstance(source, np.ndarray) else _unpacked(source), channels)
         return pixels, part(pixels.shape)
+    name = "" if isinstance(source, bytes) else str(source)
     try:
-        data = Path(source).read_bytes()
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
-        raise BadImageError(f"cannot be opened ({error.strerror or error})", str(source)) from error
-    return _decode(data, channels, part, min_size, str(source))
-
-
-def decode_image(data: bytes, channels: int, min_size: int | None = None, name: str = "") -> NDArray[np.uint8]:
-    """Decode the bytes of an image file to uint8 pixels, (H, W, C); see ``read_image``.
-
-    Args:
-        data: Contents of the file.
-        channels: C, 1 for gray or 3 for RGB.
-        min_size: As for ``read_image``.
-        name: Name of the image in errors.
-
-    Raises:
-        BadImageError: If it cannot be decoded.
-        ValueError: If ``channels`` is neither 1 nor 3.
-    """
-    _check_channels(channels)
-    return _decode(data, channels, _Whole, min_size, name)[0]
-
-
-def _decode(
-    data: bytes, channels: int, part: Callable[[tuple[int, ...]], P], min_size: int | None, name: str
-) -> tuple[NDArray[np.uint8], P]:
+        raise BadImageError(f"cannot be opened ({error.strerror or error})", name) from error
     if not data:
         raise BadImageError("the file is empty", name)
     size = jpeg_size(data)
@@ -217,23 +161,14 @@ def _decode(
         return pixels, part(pixels.shape)
 
 
-def read_header(source: Path | str) -> Header:
+def read_header(file: Path) -> _Header:
     """Read the header of an image file.
 
     Raises:
-        BadImageError: If the header cannot be read.
+        BadImageError: If it cannot be read.
     """
-    with _opened(Path(source), str(source)) as image:
-        return Header(image.height, image.width, image.mode in _GRAY_MODES or image.mode.startswith("I;16"))
-
-
-def header_is_gray(source: Path | str | PackedImage) -> bool:
-    """Whether an image is gray, according to the header of its file or its packed channels.
-
-    Raises:
-        BadImageError: If the header cannot be read.
-    """
-    return source.channels == 1 if isinstance(source, PackedImage) else read_header(source).gray
+    with _opened(file, str(file)) as image:
+        return _Header(image.height, image.width, image.mode in _GRAY_MODES or image.mode.startswith("I;16"))
 
 
 def _unpacked(image: PackedImage) -> NDArray[np.uint8]:
@@ -276,7 +211,6 @@ def _check_size(height: int, width: int, name: str) -> None:
 
 
 def _convert_pillow(image: Image.Image, channels: int) -> NDArray[np.uint8]:
-    """Return the pixels of a Pillow image."""
     image.load()
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = Image.fromarray(_from_16_bits(np.asarray(image)))
@@ -307,8 +241,3 @@ def _convert_array(array: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]
     if channels == 3:
         return np.repeat(array, 3, axis=2)
     return np.array(Image.fromarray(array).convert("L"))[:, :, None]
-
-
-def _check_channels(channels: int) -> None:
-    if channels not in {1, 3}:
-        raise ValueError(f"channels: expected 1 (gray) or 3 (RGB), got {channels}")

@@ -17,14 +17,7 @@ from ccpml.data.sources.source import IMAGE_SUFFIXES, Source, check_distinct, ch
 from ccpml.data.table import ImageTable
 from ccpml.data_name import BENCHMARKS
 
-__all__ = [
-    "BenchmarkNotFoundError",
-    "BenchmarkOnDisk",
-    "IncompleteBenchmarkError",
-    "benchmark_folder",
-    "find_benchmark",
-    "load_benchmark",
-]
+__all__ = ["BenchmarkNotFoundError", "BenchmarkOnDisk", "IncompleteBenchmarkError", "find_benchmark", "load_benchmark"]
 
 MAX_LISTED: Final = 3
 _ADVICE: Final = "unpack the archive again"
@@ -98,7 +91,6 @@ class BenchmarkOnDisk:
     """A benchmark as found on disk, compared with what was published.
 
     Attributes:
-        name: Name of the benchmark.
         folder: Its folder.
         index: Contents of its index files.
         missing: Images that are listed but do not exist.
@@ -106,12 +98,17 @@ class BenchmarkOnDisk:
         wrong: Other differences: gaps in the index, and counts.
     """
 
-    name: str
     folder: Path
     index: ImageIndex
     missing: list[IndexedImage]
     extra: list[Path]
     wrong: list[str]
+
+    @property
+    def present(self) -> list[IndexedImage]:
+        """Images that are listed and exist."""
+        missing = {image.path for image in self.missing}
+        return [image for image in self.index.images if image.path not in missing]
 
     @property
     def problems(self) -> list[str]:
@@ -145,34 +142,16 @@ def load_benchmark(name: str, data_root: Path | str | None = None, allow_partial
         ValueError: If an index file is invalid.
     """
     found = find_benchmark(name, data_root)
-    images = found.index.images
+    images = found.present
     if found.problems:
         if not allow_partial:
             raise IncompleteBenchmarkError(
                 f"{name}: not as published: {'; '.join(found.problems)}; add what is missing, or allow a part"
             )
-        missing = {image.path for image in found.missing}
-        images = [image for image in images if image.path not in missing]
         print(f"{name}: PARTIAL, {len(images):,} images: {'; '.join(found.problems)}", file=sys.stderr)
     if not images:
         raise BenchmarkNotFoundError(f"{found.folder}: no images of {name} found")
     return _source(name, found.folder, found.index.base, images)
-
-
-def benchmark_folder(name: str, data_root: Path | str | None = None) -> Path:
-    """Return the folder of a benchmark: the data root itself, or one of the usual names in it.
-
-    Raises:
-        BenchmarkNotFoundError: If the data root is unknown, or does not contain the benchmark.
-        ValueError: If there is no such benchmark.
-    """
-    benchmark = _benchmark(name)
-    root = _root(name, data_root)
-    for folder in (root, *(root / usual for usual in benchmark.folders)):
-        if any((folder / mark).exists() for mark in benchmark.marks):
-            return folder
-    usual = " or ".join(str(root / usual) for usual in benchmark.folders[:2])
-    raise BenchmarkNotFoundError(f"{name}: not found in {root}: expected {benchmark.marks[0]} there or in {usual}")
 
 
 def find_benchmark(name: str, data_root: Path | str | None = None) -> BenchmarkOnDisk:
@@ -182,8 +161,10 @@ def find_benchmark(name: str, data_root: Path | str | None = None) -> BenchmarkO
         BenchmarkNotFoundError: If there is no such benchmark in the data root.
         ValueError: If there is no such benchmark at all, or its index is invalid.
     """
-    folder = benchmark_folder(name, data_root)
-    index = _benchmark(name).read(folder)
+    if name not in _BENCHMARKS:
+        raise ValueError(f"benchmark: expected {', '.join(BENCHMARKS)}, got {name!r}")
+    folder = _folder(name, _root(name, data_root))
+    index = _BENCHMARKS[name].read(folder)
     check_distinct(((image.path, image.path, image.where) for image in index.images), _ADVICE)
     splits = ((image.class_id, image.class_name, image.split, image.where) for image in index.images)
     check_one_split(splits, _ADVICE)
@@ -191,13 +172,17 @@ def find_benchmark(name: str, data_root: Path | str | None = None) -> BenchmarkO
     listed = {os.path.join(index.base, image.path): image for image in index.images}
     missing = [image for path, image in listed.items() if path not in present and not os.path.isfile(path)]
     extra = [Path(path) for path in sorted(present - listed.keys())]
-    return BenchmarkOnDisk(name, folder, index, missing, extra, _wrong(name, index))
+    return BenchmarkOnDisk(folder, index, missing, extra, _wrong(name, index))
 
 
-def _benchmark(name: str) -> _Benchmark:
-    if name not in _BENCHMARKS:
-        raise ValueError(f"benchmark: expected {', '.join(BENCHMARKS)}, got {name!r}")
-    return _BENCHMARKS[name]
+def _folder(name: str, root: Path) -> Path:
+    """Return the folder of a benchmark: the data root itself, or one of the usual names in it."""
+    benchmark = _BENCHMARKS[name]
+    for folder in (root, *(root / usual for usual in benchmark.folders)):
+        if any((folder / mark).exists() for mark in benchmark.marks):
+            return folder
+    usual = " or ".join(str(root / usual) for usual in benchmark.folders[:2])
+    raise BenchmarkNotFoundError(f"{name}: not found in {root}: expected {benchmark.marks[0]} there or in {usual}")
 
 
 def _root(name: str, data_root: Path | str | None) -> Path:
@@ -241,9 +226,8 @@ def _images_below(folder: Path) -> Iterable[str]:
 def _source(name: str, folder: Path, base: Path, images: Sequence[IndexedImage]) -> Source:
     images = sorted(images, key=lambda image: image.class_id)
     name_of = {image.class_id: image.class_name for image in images}
-    shared = {class_name for class_name, count in Counter(name_of.values()).items() if count > 1}
-    for class_id, class_name in name_of.items():
-        name_of[class_id] = f"{class_name} ({class_id})" if class_name in shared else class_name
+    count = Counter(name_of.values())
+    name_of |= {number: f"{shared} ({number})" for number, shared in name_of.items() if count[shared] > 1}
     classes = [name_of[image.class_id] for image in images]
     paths, roles = [base / image.path for image in images], [image.role for image in images]
     split_of_class = {class_name: image.split for class_name, image in zip(classes, images, strict=True)}

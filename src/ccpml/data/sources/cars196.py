@@ -19,10 +19,8 @@ _Annotation = tuple[PurePosixPath, int, str]
 def read_cars196(folder: Path) -> ImageIndex:
     """Read Cars196: classes 1 to 98 are for training, 99 to 196 for testing, in either layout.
 
-    Cars196's own two parts do not matter: they cut each class in two.
-
-    Raises:
-        ValueError: If an index file is invalid; the message names the file and the entry.
+    Cars196's own two parts do not matter: they cut each class in two. An invalid index file raises a ``ValueError``
+    that names the file and the entry.
     """
     single, devkit = (folder / "cars_annos.mat").is_file(), (folder / "devkit" / "cars_train_annos.mat").is_file()
     if single and devkit:  # use the index whose images exist
@@ -69,19 +67,14 @@ def _gaps(annotations: list[_Annotation], file: Path) -> list[str]:
 
 
 def _index(
-    found: list[_Annotation],
-    names: list[str],
-    folder: Path,
-    folders: list[Path],
-    index_files: list[Path],
-    gaps: list[str],
+    found: list[_Annotation], names: list[str], folder: Path, folders: list[Path], files: list[Path], gaps: list[str]
 ) -> ImageIndex:
     split = split_by_number({class_id for _, class_id, _ in found} | set(range(1, len(names) + 1)), 98)
     images = []
     for path, class_id, where in sorted(found, key=lambda image: image[1]):
         name = names[class_id - 1] if class_id <= len(names) else f"class {class_id}"
         images.append(IndexedImage(path, class_id, name, split(class_id), "", where))
-    return ImageIndex(images, folder, folders, index_files, gaps)
+    return ImageIndex(images, folder, folders, files, gaps)
 
 
 def _load(file: Path) -> dict[str, Any]:

@@ -3,19 +3,14 @@
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 from ccpml.data.sources.source import Source, SplitName, check_distinct, check_one_split
 from ccpml.data.table import ImageTable
 
 __all__ = ["load_csv"]
 
-_SPLITS: Final[Mapping[str, SplitName]] = {
-    "train": "train",
-    "validation": "validation",
-    "val": "validation",
-    "test": "test",
-}
+_SPLITS: Final[Mapping[str, SplitName]] = {"val": "validation", **{name: name for name in get_args(SplitName)}}
 
 
 class _Row(NamedTuple):
@@ -99,12 +94,10 @@ def _row(fields: list[str], header: list[str], where: str, folder: Path) -> _Row
     for name in ("path", "label"):
         if not cell[name]:
             raise ValueError(f"{where}: {name} is empty; fill it in or remove the line")
-    split: SplitName | None = None
-    if "split" in cell:
-        split = _SPLITS.get(cell["split"].lower())
-        if split is None:
-            got = repr(cell["split"]) if cell["split"] else "nothing"
-            raise ValueError(f"{where}: split: expected train, validation (or val) or test, got {got}")
+    split = _SPLITS.get(cell.get("split", "").lower())
+    if split is None and "split" in cell:
+        got = repr(cell["split"]) if cell["split"] else "nothing"
+        raise ValueError(f"{where}: split: expected train, validation (or val) or test, got {got}")
     role = cell.get("role", "").lower()
     if role not in {"", "query", "gallery"}:
         raise ValueError(f"{where}: role: expected query, gallery or nothing, got {cell['role']!r}")

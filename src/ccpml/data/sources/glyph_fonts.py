@@ -22,9 +22,8 @@ import functools
 import importlib.util
 import re
 import unicodedata
-from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,15 +64,8 @@ _SHAPE_BLUR = 1.5
 _STRETCH = 1.4
 
 
-@dataclass(frozen=True)
-class GlyphClass:
-    """A class: a character, its script and its split.
-
-    Attributes:
-        char: Character.
-        script: Script as shown, such as ``"Greek"``.
-        split: ``"train"``, ``"validation"`` or ``"test"``.
-    """
+class GlyphClass(NamedTuple):
+    """A class: a character, its script as shown, such as ``"Greek"``, and its split."""
 
     char: str
     script: str
@@ -90,11 +82,7 @@ class GlyphClass:
 
 
 def font_folder() -> Path:
-    """Return the folder of the fonts that ship with matplotlib, without importing matplotlib.
-
-    Raises:
-        FileNotFoundError: If matplotlib is not installed, or its fonts are missing.
-    """
+    """Return the folder of the fonts that ship with matplotlib, without importing matplotlib."""
     spec = importlib.util.find_spec("matplotlib")
     if spec is None or spec.origin is None:
         raise FileNotFoundError("matplotlib: not installed; its fonts are needed to draw the glyphs")
@@ -110,11 +98,7 @@ def font_folder() -> Path:
 
 @functools.cache
 def faces() -> dict[str, frozenset[int]]:
-    """Return the code points drawn by each trusted face, by file stem, in alphabetical order.
-
-    Raises:
-        FileNotFoundError: If the fonts, or the reference faces among them, are missing.
-    """
+    """Return the code points drawn by each trusted face, by file stem, in alphabetical order."""
     from fontTools.ttLib import TTFont
 
     found: dict[str, frozenset[int]] = {}
@@ -163,13 +147,8 @@ def candidates() -> list[GlyphClass]:
 def shapes(chars: list[str], face: str) -> NDArray[np.float32]:
     """Return the shape of each character as defined by rule 3: centered, blurred, with zero mean and unit norm.
 
-    Args:
-        chars: C characters.
-        face: File stem of the face.
-
-    Returns:
-        Array of shape (C, 1024); the dot product of two rows is the correlation of their shapes. Rows of
-        characters that the face lacks are zero.
+    The dot product of two rows, (C, 1024), is the correlation of their shapes. Rows of characters that the face lacks
+    are zero.
     """
     rows = np.zeros((len(chars), _SHAPE_SIDE**2), dtype=np.float32)
     for row, char in zip(rows, chars, strict=True):
@@ -187,31 +166,14 @@ def shapes(chars: list[str], face: str) -> NDArray[np.float32]:
     return rows
 
 
-def similarities(chars: list[str]) -> NDArray[np.float32]:
-    """Return the largest correlation of each pair of characters over the reference faces, (C, C)."""
-    best = np.full((len(chars), len(chars)), -1.0, dtype=np.float32)
-    for face in REFERENCE_FACES:
-        rows = shapes(chars, face)
-        np.maximum(best, rows @ rows.T, out=best)
-    return best
-
-
-def first_of_lookalikes(similar: NDArray[np.float32], threshold: float) -> list[int]:
-    """Return the rows that remain if each row that is similar to an earlier remaining one is dropped.
-
-    >>> first_of_lookalikes(np.array([[1, 0.9, 0], [0.9, 1, 0.9], [0, 0.9, 1]], dtype=np.float32), 0.8)
-    [0, 2]
-    """
-    kept: list[int] = []
-    for row, alike in enumerate(similar > threshold):
-        if not alike[kept].any():
-            kept.append(row)
-    return kept
-
-
 @functools.cache
 def glyph_classes() -> tuple[GlyphClass, ...]:
     """Return the classes of the data set, ordered by split and then by code point."""
     pool = candidates()
-    kept = first_of_lookalikes(similarities([item.char for item in pool]), LOOKALIKE)
+    rows = [shapes([item.char for item in pool], face) for face in REFERENCE_FACES]
+    lookalike = np.max([x @ x.T for x in rows], axis=0) > LOOKALIKE
+    kept: list[int] = []
+    for row, lookalikes in enumerate(lookalike):
+        if not lookalikes[kept].any():
+            kept.append(row)
     return tuple(sorted((pool[row] for row in kept), key=lambda item: (SPLITS.index(item.split), item.char)))

@@ -62,9 +62,6 @@ def load_glyphs(cache_dir: Path | None = None, progress: bool = True) -> Source:
 
     Raises:
         FileNotFoundError: If matplotlib's fonts are missing.
-
-    Warns:
-        UserWarning: If the cache file cannot be written.
     """
     path = _cache_path(cache_dir)
     cached = _read(path)
@@ -86,17 +83,7 @@ def load_glyphs(cache_dir: Path | None = None, progress: bool = True) -> Source:
 
 
 def render_glyphs(chars: Sequence[str], progress: bool = False) -> NDArray[np.uint8]:
-    """Return the images of each character, :data:`IMAGES_PER_CLASS` per character, in order.
-
-    Args:
-        chars: C characters; each must be drawn by at least one trusted face.
-        progress: Whether to show a progress bar on standard error.
-
-    Returns:
-        uint8 of shape (C * IMAGES_PER_CLASS, 64, 64).
-
-    Raises:
-        ValueError: If no face draws a character.
+    """Return the images of C characters, :data:`IMAGES_PER_CLASS` of each: uint8, (C · IMAGES_PER_CLASS, 64, 64).
 
     >>> render_glyphs("αЖ").shape
     (32, 64, 64)
@@ -107,18 +94,13 @@ def render_glyphs(chars: Sequence[str], progress: bool = False) -> NDArray[np.ui
 
 
 def render_glyph(char: str, number: int) -> NDArray[np.uint8]:
-    """Return one image of a character, uint8 of shape (64, 64); deterministic.
-
-    Raises:
-        ValueError: If no face draws the character.
-    """
+    """Return one image of a character, uint8 of shape (64, 64); raise a ``ValueError`` if no face draws it."""
     having = [face for face, codes in faces().items() if ord(char) in codes]
     ink = draw(char, having[number % len(having)]) if having else None
     if ink is None:
         raise ValueError(f"U+{ord(char):04X}: not drawn by any trusted face")
     rng = np.random.Generator(np.random.PCG64([ord(char), number]))
-    image = _place(_weigh(ink, rng), ink.size, rng)
-    return _soil(image, rng)
+    return _soil(_place(_weigh(ink, rng), ink.size, rng), rng)
 
 
 def _weigh(ink: Image.Image, rng: np.random.Generator) -> Image.Image:

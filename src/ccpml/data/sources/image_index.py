@@ -14,13 +14,7 @@ __all__ = ["ImageIndex", "IndexedImage", "Line", "positive_int", "read_lines", "
 class IndexedImage(NamedTuple):
     """An image listed in an index file.
 
-    Attributes:
-        path: Its file, relative to ``ImageIndex.base``.
-        class_id: Number of its class, or its name if classes are not numbered.
-        class_name: Name of its class.
-        split: Split of its class.
-        role: ``"query"``, ``"gallery"`` or ``""``.
-        where: Index file and line, for errors.
+    ``class_id`` is the name of the class if classes are not numbered; ``where`` names index file and line, for errors.
     """
 
     path: PurePosixPath
@@ -58,11 +52,7 @@ class Line(NamedTuple):
 
 
 def read_lines(file: Path) -> Iterator[Line]:
-    """Yield the non-empty lines of an index file: UTF-8 with or without a byte order mark, any line ending.
-
-    Raises:
-        ValueError: If the file is missing, unreadable, not UTF-8 or empty.
-    """
+    """Yield the non-empty lines of an index file: UTF-8 with or without a byte order mark, any line ending."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
@@ -80,11 +70,7 @@ def read_lines(file: Path) -> Iterator[Line]:
 
 
 def relative_path(text: str, where: str) -> PurePosixPath:
-    """Return a path after checking that it stays inside its folder.
-
-    Raises:
-        ValueError: If it is empty, absolute or leads out of the folder.
-    """
+    """Return a path after checking that it is neither empty nor absolute, and does not lead out of its folder."""
     path = PurePosixPath(text)
     if not path.name or Path(text).anchor or {"", ".."} & set(re.split(r"[\\/]", text)) or "\0" in text:
         raise ValueError(f"{where}: expected a path inside the benchmark, got {text!r}; unpack the archive again")
@@ -92,11 +78,7 @@ def relative_path(text: str, where: str) -> PurePosixPath:
 
 
 def positive_int(text: str, what: str, where: str) -> int:
-    """Parse a positive integer.
-
-    Raises:
-        ValueError: If the text is not one.
-    """
+    """Parse a positive integer; ``what`` and ``where`` name it in the error."""
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise ValueError(f"{where}: {what}: expected a positive integer, got {text!r}")
     return int(text)

@@ -1,4 +1,7 @@
-"""Index files of CUB-200-2011, Stanford Online Products and In-Shop, as their archives unpack."""
+"""Index files of CUB-200-2011, Stanford Online Products and In-Shop, as their archives unpack.
+
+Each reader raises a ``ValueError`` that names the line if an index file is invalid.
+"""
 
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -23,9 +26,6 @@ def read_cub(folder: Path) -> ImageIndex:
     """Read CUB-200-2011: ``images.txt``, ``image_class_labels.txt``, ``images/``, and ``classes.txt`` if it exists.
 
     Classes 1 to 100 are for training, 101 to 200 for testing.
-
-    Raises:
-        ValueError: If an index file is invalid; the message names the line.
     """
     paths = _numbered(folder / "images.txt", "image id", "path")
     class_of = _numbered(folder / "image_class_labels.txt", "image id", "class id")
@@ -56,11 +56,7 @@ def read_cub(folder: Path) -> ImageIndex:
 
 
 def read_sop(folder: Path) -> ImageIndex:
-    """Read Stanford Online Products: ``Ebay_train.txt`` and ``Ebay_test.txt``, and a folder for each super-class.
-
-    Raises:
-        ValueError: If an index file is invalid; the message names the line.
-    """
+    """Read Stanford Online Products: ``Ebay_train.txt`` and ``Ebay_test.txt``, and a folder for each super-class."""
     images: list[IndexedImage] = []
     numbers: dict[int, str] = {}
     names: dict[int, str] = {}
@@ -85,11 +81,7 @@ def read_sop(folder: Path) -> ImageIndex:
 
 
 def read_inshop(folder: Path) -> ImageIndex:
-    """Read In-Shop Clothes Retrieval: ``Eval/list_eval_partition.txt``, and images below ``Img/`` or ``img/``.
-
-    Raises:
-        ValueError: If the index file is invalid; the message names the line.
-    """
+    """Read In-Shop Clothes Retrieval: ``Eval/list_eval_partition.txt``, and images below ``Img/`` or ``img/``."""
     file = folder / "Eval" / "list_eval_partition.txt"
     images: list[IndexedImage] = []
     count: int | None = None
@@ -121,12 +113,10 @@ def read_inshop(folder: Path) -> ImageIndex:
 
 def _inshop_base(folder: Path, images: list[IndexedImage]) -> tuple[Path, list[IndexedImage]]:
     """Return the folder to which paths are relative: ``img.zip`` may be unpacked in ``Img/``, beside it, or as it."""
-    without = [
-        image._replace(path=PurePosixPath(*image.path.parts[1:]))
-        if image.path.parts[0] == "img" and len(image.path.parts) > 2
-        else image
-        for image in images
-    ]
+    without = []
+    for image in images:
+        top, *rest = image.path.parts
+        without.append(image._replace(path=PurePosixPath(*rest)) if top == "img" and len(rest) > 1 else image)
     bases = [(folder / "Img", images), (folder, images)]
     bases += [(folder / place, without) for place in ("Img", "Img/img", "img/img")]
     for base, named in bases:

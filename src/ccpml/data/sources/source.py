@@ -46,9 +46,6 @@ def check_distinct(images: Iterable[tuple[Hashable, object, str]], advice: str) 
     Args:
         images: Key, name, and file and line of each image.
         advice: What to do about duplicates.
-
-    Raises:
-        ValueError: If two images have the same key.
     """
     first: dict[Hashable, str] = {}
     for key, name, where in images:
@@ -63,9 +60,6 @@ def check_one_split(images: Iterable[tuple[Hashable, object, SplitName | None, s
     Args:
         images: Class, its name, its split, and file and line of each image.
         advice: What to do about classes in two splits.
-
-    Raises:
-        ValueError: If a class is in two splits.
     """
     first: dict[Hashable, tuple[SplitName | None, str]] = {}
     for class_id, name, split, where in images:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ccpml.data.images.packed import PackedImage
-from ccpml.data.images.read import BadImage, BadImageError, BadImagesError, header_is_gray, read_image
+from ccpml.data.images.read import BadImage, BadImageError, BadImagesError, read_header, read_image
 from ccpml.data.table import ImageTable
 from ccpml.data.threads import in_threads
 from ccpml.data.upkeep.check_log import CheckLog
@@ -63,17 +63,11 @@ def all_gray(table: ImageTable) -> bool:
     """
     if isinstance(table.images, np.ndarray):
         return table.images.ndim == 3
-    return all(header_is_gray(image) for image in table.images)
+    return all(x.channels == 1 if isinstance(x, PackedImage) else read_header(x).gray for x in table.images)
 
 
 def unreadable(images: Sequence[Path | PackedImage], progress: bool, log: CheckLog | None = None) -> list[str | None]:
-    """Return for each image why it cannot be read, or None; images are decoded in a pool of threads.
-
-    Args:
-        images: Image files or packed images.
-        progress: Whether to show a progress bar on standard error.
-        log: Record of readable images, which are not decoded again; readable images are added.
-    """
+    """Return for each image why it cannot be read, or None; decode those that ``log`` does not record as readable."""
     rows = [row for row, x in enumerate(images) if log is None or not (isinstance(x, Path) and log.known(x))]
     reasons: list[str | None] = [None] * len(images)
     results = in_threads(lambda row: _reason(images[row]), rows)

@@ -1,7 +1,6 @@
 """Record of the images that a check has found readable, so that checks resume and are not repeated."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,17 +14,12 @@ from ccpml.files import exclusive_lock
 __all__ = ["CheckLog"]
 
 _FOLDER: Final = ".ccpml-check"
-_FLUSH_INTERVAL: Final = 256  # images
 
 
 class CheckLog:
-    """The readable images of a folder: one line for each with name, size and time of last change.
+    """The readable images of a set in a folder: one line for each with name, size and time of last change.
 
     Files that have changed since are not known. Unreadable files are not recorded, so that they are tried again.
-
-    Args:
-        folder: Folder of the images.
-        name: Name of the set.
     """
 
     def __init__(self, folder: Path, name: DataName) -> None:
@@ -33,7 +27,6 @@ class CheckLog:
         self.file = folder / _FOLDER / f"{name.file_stem}.jsonl"
         self._readable = set(self._read())
         self._stream: IO[str] | None = None
-        self._unflushed = 0
 
     def known(self, path: Path) -> bool:
         """Whether a file in its present state was found readable."""
@@ -47,10 +40,6 @@ class CheckLog:
         self._readable.add(state)
         if self._stream is not None:
             self._stream.write(f"{json.dumps(state)}\n")
-            self._unflushed += 1
-            if self._unflushed == _FLUSH_INTERVAL:
-                self._stream.flush()
-                self._unflushed = 0
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -61,24 +50,19 @@ class CheckLog:
         """
         try:
             self.file.parent.mkdir(exist_ok=True)
-            stream = self.file.open("a", encoding="ascii")
+            stream = self.file.open("a", buffering=1, encoding="ascii")  # each line is written at once
         except OSError as error:
             print(f"{self.file.parent}: cannot be written ({error.strerror}); results are not kept", file=sys.stderr)
             yield
             return
         with stream, exclusive_lock(self.file.with_suffix(".lock"), "checking these images"):
-            if self.file.stat().st_size and not self._ends_with_newline():
+            if self.file.read_bytes()[-1:] not in {b"", b"\n"}:
                 stream.write("\n")  # the last line was cut off when a check was killed
             self._stream = stream
             try:
                 yield
             finally:
                 self._stream = None
-
-    def _ends_with_newline(self) -> bool:
-        with self.file.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
 
     def _state(self, path: Path) -> tuple[str, int, int] | None:
         state = file_state(path)

@@ -2,12 +2,12 @@
 
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ccpml.data.sources.benchmarks import BenchmarkNotFoundError, BenchmarkOnDisk, find_benchmark
+from ccpml.data.sources.benchmarks import BenchmarkNotFoundError, find_benchmark
 from ccpml.data.upkeep.archives import unpack
-from ccpml.data_name import BENCHMARKS
 from ccpml.download import download, file_digest
 from ccpml.files import NoSpaceError, exclusive_lock, require_space
 
@@ -77,9 +77,8 @@ def fetch_benchmark(name: str, data_root: Path | str, progress: bool = True) -> 
             be downloaded, is not the published one or is refused, or the disk is full or not writable.
     """
     root = Path(data_root)
-    if name not in BENCHMARKS:
-        raise ValueError(f"benchmark: expected {', '.join(BENCHMARKS)}, got {name!r}")
-    if root.is_dir() and (found := _present(name, root)) is not None:
+    with suppress(BenchmarkNotFoundError):
+        found = find_benchmark(name, root)
         if found.problems:
             raise ValueError(
                 f"{found.folder}: {name} exists but is incomplete: {'; '.join(found.problems)}; complete it, or remove "
@@ -97,13 +96,6 @@ def fetch_benchmark(name: str, data_root: Path | str, progress: bool = True) -> 
         raise ValueError(
             f"{error.filename or root}: cannot be written ({error.strerror or error}); choose another folder"
         ) from error
-
-
-def _present(name: str, root: Path) -> BenchmarkOnDisk | None:
-    try:
-        return find_benchmark(name, root)
-    except BenchmarkNotFoundError:
-        return None
 
 
 def _fetch(archive: _Archive, root: Path, progress: bool) -> Path:
@@ -137,11 +129,7 @@ def _fetch(archive: _Archive, root: Path, progress: bool) -> Path:
 
 
 def _download(archive: _Archive, part: Path, progress: bool) -> None:
-    """Download from the first address that works.
-
-    Raises:
-        ValueError: If none does; the message has the reason for each.
-    """
+    """Download from the first address that works; the error has the reason for each if none does."""
     failures = []
     for url in archive.urls:
         try:
@@ -157,11 +145,7 @@ def _download(archive: _Archive, part: Path, progress: bool) -> None:
 
 
 def _check(file: Path, md5: str, progress: bool) -> None:
-    """Compare a file with its published checksum; one that differs is renamed, so that it is not resumed.
-
-    Raises:
-        ValueError: If it differs.
-    """
+    """Compare a file with its published checksum; one that differs is renamed, so that it is not resumed."""
     digest = file_digest(file, "md5", progress)
     if digest != md5:
         renamed = file.with_name(f"{file.name.removesuffix('.part')}.damaged")

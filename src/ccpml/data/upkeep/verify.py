@@ -1,13 +1,12 @@
 """Verification of a set of images: layout, counts, checksums of the index files, and every image decoded."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-import numpy as np
 
 from ccpml.data.loading import load_source
 from ccpml.data.sources.benchmarks import BenchmarkOnDisk, find_benchmark
@@ -48,12 +47,7 @@ def verify_source(name: str, data_root: Path | str | None = None, progress: bool
     decoded. For a folder or a CSV file: each image can be decoded.
 
     Readable images are recorded in ``.ccpml-check`` in the folder of the images, so that an interrupted verification
-    resumes, and a run does not decode them again before it starts.
-
-    Args:
-        name: As for `load_source`.
-        data_root: As for `load_source`.
-        progress: Whether to show a progress bar on standard error.
+    resumes, and a run does not decode them again before it starts. The arguments are those of `load_source`.
 
     Raises:
         ValueError: If the set is not found, an index file is invalid, or another process is verifying it.
@@ -73,8 +67,7 @@ def verify_source(name: str, data_root: Path | str | None = None, progress: bool
 def _verify_benchmark(name: DataName, data_root: Path | str | None, progress: bool) -> Verified:
     found = find_benchmark(name.kind, data_root)
     index = found.index
-    missing = {image.path for image in found.missing}
-    paths = [index.base / image.path for image in index.images if image.path not in missing]
+    paths = [index.base / image.path for image in found.present]
     unreadable_images = _decode(paths, found.folder, name, progress)
     checksums = {str(file.relative_to(found.folder)): file_digest(file) for file in index.index_files}
     memory = CheckLog(found.folder, name).file.with_suffix(".json")
@@ -99,15 +92,13 @@ def _decode(paths: Sequence[Path], folder: Path, name: DataName, progress: bool)
 
 
 def _contents(found: BenchmarkOnDisk) -> list[str]:
-    images = found.index.images
-    splits = np.array([image.split for image in images])
-    roles = np.array([image.role for image in images])
     contents = []
     for split, words in (("train", "training"), ("test", "test")):
-        classes = len({image.class_id for image in images if image.split == split})
-        text = f"{int((splits == split).sum()):,} {words} images of {classes:,} classes"
-        if (roles[splits == split] != "").any():
-            text += f" ({int((roles == 'query').sum()):,} queries, {int((roles == 'gallery').sum()):,} in the gallery)"
+        images = [image for image in found.index.images if image.split == split]
+        text = f"{len(images):,} {words} images of {len({image.class_id for image in images}):,} classes"
+        roles = Counter(image.role for image in images)
+        if roles["query"] or roles["gallery"]:
+            text += f" ({roles['query']:,} queries, {roles['gallery']:,} in the gallery)"
         contents.append(text)
     return contents
 
