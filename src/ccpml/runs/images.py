@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ccpml.backbones import find_backbone
 from ccpml.data import BadImage, ImageTable, Splits, all_gray, check_images, load_source, make_splits
+from ccpml.data.images.cache_index import CacheError
 from ccpml.data.sources.source import Source
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.data_name import DataName
@@ -47,14 +48,15 @@ class RunImages:
         """Check that a run started with these images.
 
         Raises:
-            ValueError: If it did not. The message says whether only the cache differs.
+            CacheError: If they are the same, but were cached then and are not now.
+            ValueError: If they differ otherwise; the message says whether only the cache does.
         """
         if fingerprint == self.fingerprint():
             return
         if fingerprint == self.fingerprint(packed=True):
-            raise ValueError(
-                f"{run}: the run started with cached images, and the cache is missing or too small; build it again "
-                "with `ccpml data cache`, or start a new run"
+            raise CacheError(
+                f"{run}: the run started with cached images, and the cache is missing or too small; start a new run, or "
+                "build the cache again"
             )
         if fingerprint == self.fingerprint(packed=False):
             raise ValueError(
