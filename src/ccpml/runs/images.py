@@ -55,8 +55,8 @@ class RunImages:
             return
         if fingerprint == self.fingerprint(packed=True):
             raise CacheError(
-                f"{run}: the run started with cached images, and the cache is missing or too small; start a new run, or "
-                "build the cache again"
+                f"{run}: the run started with cached images, and the cache is missing or too small; build it again, "
+                "or start a new run"
             )
         if fingerprint == self.fingerprint(packed=False):
             raise ValueError(

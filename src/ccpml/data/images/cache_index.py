@@ -9,7 +9,18 @@ from typing import Any, Final, NamedTuple, Self
 
 from ccpml.files import write_text
 
-__all__ = ["CacheError", "Entry", "Index", "file_state", "index_key", "load_index", "read_index", "write_index"]
+__all__ = [
+    "VERSION",
+    "CacheError",
+    "Entry",
+    "Index",
+    "entry_from",
+    "file_state",
+    "index_key",
+    "load_index",
+    "read_index",
+    "write_index",
+]
 
 #: Version of the format; increase it when the index, the pack or the pixels change.
 VERSION: Final = 1

@@ -117,18 +117,13 @@ def read_image(source: ImageLike, channels: int, min_size: int | None = None) ->
 def read_part(
     source: ImageLike, channels: int, part: Callable[[tuple[int, ...]], P], min_size: int | None = None
 ) -> tuple[NDArray[np.uint8], P]:
-    """Read the upper rows of an image, at least as many as are needed, otherwise like ``read_image``.
+    """Read the upper rows of an image: those that are needed, or more. Otherwise like ``read_image``.
 
-    The other rows are not decoded, so damage there may go unnoticed. The pixels may be read-only.
-
-    Args:
-        source: Image.
-        channels: C.
-        part: Function that returns the part needed of an image of shape (H, W, C); may be called twice.
-        min_size: Shorter side that suffices.
+    ``part`` returns the part that is needed of an image of shape (H, W, C); it may be called twice. Rows below it are
+    not decoded, so damage there may go unnoticed.
 
     Returns:
-        Pixels, (rows or more, W, C), and the result of ``part``.
+        Pixels, (rows or more, W, C), possibly read-only, and the result of ``part``.
 
     Example:
         >>> from ccpml.data import TrainTransform
