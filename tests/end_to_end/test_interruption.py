@@ -1,4 +1,4 @@
-"""Runs that are killed or stopped go on to the result of one that was not."""
+"""Runs that are killed or stopped resume to the result of an uninterrupted run."""
 
 import os
 import random
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     return toy_folder(tmp_path_factory.mktemp("toy"))
 
 
-def begin(folder, path, **options):
+def start_command(folder, path, **options):
     flags = [f"--{name}={value}" for name, value in {**SETTINGS, **options}.items()]
     return command("train", f"folder:{folder}", *flags, "--run", path)
 
@@ -31,8 +31,8 @@ def begin(folder, path, **options):
 @pytest.fixture(scope="module")
 def uninterrupted(folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run"
-    subprocess.run(begin(folder, path), check=True, capture_output=True)
-    assert '"instances": 0' not in (path / "scores.json").read_text()  # projections are part of the test
+    subprocess.run(start_command(folder, path), check=True, capture_output=True)
+    assert '"instances": 0' not in (path / "scores.json").read_text()  # so that resuming projections is tested too
     return path
 
 
@@ -45,7 +45,7 @@ def wait_for_rows(path, rows, process):
     pytest.fail(f"the run ended before it could be interrupted: {process.communicate()}")
 
 
-def same(path, other):
+def assert_same(path, other):
     assert (path / "scores.json").read_text() == (other / "scores.json").read_text()
     assert (path / "checkpoints/best.safetensors").read_bytes() == (other / "checkpoints/best.safetensors").read_bytes()
     without_seconds = [
@@ -60,7 +60,7 @@ def same(path, other):
 
 def test_a_run_killed_at_random_steps_resumes_to_the_same_result(folder, uninterrupted, tmp_path):
     path, moment = tmp_path / "run", random.Random(os.getpid())
-    start = begin(folder, path)
+    start = start_command(folder, path)
     for rows in (moment.randint(1, 6), moment.randint(8, 14)):
         process = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         wait_for_rows(path, rows, process)
@@ -70,12 +70,12 @@ def test_a_run_killed_at_random_steps_resumes_to_the_same_result(folder, uninter
         start = command("train", "--resume", path)
     assert not (path / "scores.json").exists()
     subprocess.run(start, check=True, capture_output=True)
-    same(path, uninterrupted)
+    assert_same(path, uninterrupted)
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_anew(folder, uninterrupted, tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_restarts(folder, uninterrupted, tmp_path):
     path = tmp_path / "run"
-    process = subprocess.Popen(begin(folder, path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(start_command(folder, path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (path / "experiment.yaml").is_file():
         time.sleep(0.01)
         assert process.poll() is None
@@ -83,20 +83,20 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(folder, uninterrup
     process.wait()
     assert not (path / "checkpoints" / "last.ckpt").exists()
     subprocess.run(command("train", "--resume", path), check=True, capture_output=True)
-    same(path, uninterrupted)
+    assert_same(path, uninterrupted)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_ends_after_the_step_and_says_how_to_resume(folder, uninterrupted, tmp_path, number, code):
+def test_a_signal_stops_the_run_after_the_step_and_prints_how_to_resume(folder, uninterrupted, tmp_path, number, code):
     path = tmp_path / "a run"
-    process = subprocess.Popen(begin(folder, path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(start_command(folder, path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for_rows(path, 2, process)
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in error
-    assert f"ccpml train --resume '{path}'" in error
+    assert f"resume with: ccpml train --resume '{path}'" in error
     assert not (path / "scores.json").exists()
     finished = subprocess.run(command("train", "--resume", path), check=True, capture_output=True, text=True)
     assert "MAP@R" in finished.stdout
-    same(path, uninterrupted)
+    assert_same(path, uninterrupted)
