@@ -135,7 +135,7 @@ def test_parameters_of_losses_apply_to_the_losses_that_take_them() -> None:
         ("--ablation strength --row-settings x", "--row-settings: expected a table, got an ablation"),
         ("--row-settings /no/such.yaml", "--row-settings /no/such.yaml: cannot be read"),
         ("--ablation strength --methods plain", "has no effect with method plain"),
-        ("--out=", "out: expected str, got ''"),
+        ("--out=", "--out: expected a value, got nothing"),
         (f"--out {__file__}/x", f"{__file__}: expected a folder, got a file; choose another --out"),
         ("--repeats x", "repeats: expected int, got 'x'"),
         ("--repeats 0", "repeats: expected at least 1, got 0"),

@@ -123,7 +123,7 @@ def test_help_lists_every_setting_in_sections(verb: str, capsys: pytest.CaptureF
         (["glyphs", "--lr=1", "cub"], "data given twice: glyphs and cub"),
         (["--skip-bad-images", "cub", "glyphs"], "data given twice: cub and glyphs"),
         (["--loss", "triplet", "--alpha", "2"], "alpha: is a parameter of multi_similarity"),
-        (["--run", ""], "run: expected str, got ''"),
+        (["--run", ""], "--run: expected a value, got nothing"),
         (["--config", "/no/such.yaml"], "--config /no/such.yaml: cannot be read"),
     ],
 )

@@ -146,7 +146,7 @@ def test_all_trials_failing_is_exit_code_1(arguments, tmp_path, capsys):
         (["--preset", "lambda-proxies", "--trials", "0"], "trials: expected at least 1, got 0"),
         (["--preset", "lambda-proxies", "--trials", "many"], "trials: expected int, got 'many'"),
         (["--preset", "lambda-proxies", "--timeout", "-1"], "timeout: expected a finite number of seconds > 0"),
-        (["--preset", "lambda-proxies", "--out", ""], "out: expected str, got ''"),
+        (["--preset", "lambda-proxies", "--out", ""], "--out: expected a value, got nothing"),
         (["--preset", "lambda-proxies", "--out", "a{b}"], "out: expected a path without {, }, ? and %"),
         (["--preset", "lambda-proxies", "--lr", "0"], "lr: expected a finite number > 0"),
         (["--preset", "lambda-proxies", "--nonsense", "0"], "nonsense"),

@@ -138,6 +138,8 @@ class SettingsParser(jsonargparse.ArgumentParser):
         of_losses = parameter_names()
         try:
             own = {name: values.pop(name) for name in self.own}
+            if empty := [name for name, value in own.items() if value == ""]:
+                raise UsageError(f"--{empty[0].replace('_', '-')}: expected a value, got nothing")
             own |= {name: read_value(name, own[name], self.own[name]) for name in own if own[name] is not None}
             unset = {name for name in values if name in of_losses and values[name] in (None, "null")}
             given = {name: read_value(name, value) for name, value in values.items() if name not in unset}

@@ -74,7 +74,7 @@ def read_value(name: str, value: Any, options: Sequence[Any] | None = None) -> A
             pass
     if list[str] in options and isinstance(plain, list):
         return plain
-    if str in options and is_text and value:
+    if str in options and is_text:
         return value
     words = {NoneType: "null", bool: "true or false"}
     *first, last = (words.get(option) or getattr(option, "__name__", str(option)) for option in options)
