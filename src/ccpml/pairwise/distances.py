@@ -1,4 +1,4 @@
-"""Euclidean distances that stay exact where two vectors meet."""
+"""Euclidean distances that are exactly 0 for equal vectors."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,11 @@ __all__ = ["euclidean_distances"]
 
 
 def euclidean_distances(x: Tensor, y: Tensor) -> Tensor:
-    """Euclidean distance of every row of ``x`` to every row of ``y``, without gradients.
+    """Return the Euclidean distance of each row of ``x`` to each row of ``y``, without gradients.
 
-    D_ij = ‖x_i − y_j‖ by ‖x‖² + ‖y‖² − 2 x·y in float64: the speed of a matrix product without its cancellation.
-    In float32 the expansion would turn equal vectors into ones at distance 3e-4. In float64 its rounding error
-    is at most about d · 1e-16 of ‖x‖² + ‖y‖²; a squared distance within that is 0: the vectors are equal.
+    D_ij = ‖x_i − y_j‖ is expanded as ‖x‖² + ‖y‖² − 2 x·y in float64: as fast as a matrix product, without cancellation.
+    In float32, equal vectors would be at a distance of 3e-4. In float64, the rounding error is at most about d · 1e-16 of
+    ‖x‖² + ‖y‖²; a squared distance within that is set to 0.
 
     Args:
         x: Vectors, shape (B, d), float32 or float64.
