@@ -10,8 +10,8 @@ def euclidean_distances(x: Tensor, y: Tensor) -> Tensor:
     """Return the Euclidean distance of each row of ``x`` to each row of ``y``, without gradients.
 
     D_ij = ‖x_i − y_j‖ is expanded as ‖x‖² + ‖y‖² − 2 x·y in float64: as fast as a matrix product, without cancellation.
-    In float32, equal vectors would be at a distance of 3e-4. In float64, the rounding error is at most about d · 1e-16 of
-    ‖x‖² + ‖y‖²; a squared distance within that is set to 0.
+    In float32, equal vectors would be at a distance of 3e-4. In float64, the rounding error is at most about d · 1e-16
+    of ‖x‖² + ‖y‖²; a squared distance within that is set to 0.
 
     Args:
         x: Vectors, shape (B, d), float32 or float64.
