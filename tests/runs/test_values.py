@@ -18,6 +18,7 @@ from ccpml.runs.values import differences, is_numeric, read_value
         ("pooling", "avg+max", "avg+max"),
         ("backbone", "timm:vit", "timm:vit"),
         ("weights", "a: b", "a: b"),
+        ("data_root", "", ""),  # as in the settings of a run whose data has no root
         ("test_classes", "[ab]*", "[ab]*"),
         ("test_classes", ["a", "b"], ["a", "b"]),
     ],
