@@ -13,14 +13,14 @@ from ccpml.data.sampler import BatchRange
 
 
 @st.composite
-def labelled(draw: st.DrawFn, min_classes: int = 1) -> np.ndarray:
+def labeled(draw: st.DrawFn, min_classes: int = 1) -> np.ndarray:
     sizes = draw(st.lists(st.integers(1, 7), min_size=min_classes, max_size=12))
     labels = np.repeat(np.arange(len(sizes)), sizes)
     return np.random.default_rng(draw(st.integers(0, 99))).permutation(labels)
 
 
 @settings(max_examples=60, deadline=None)
-@given(labelled(), st.integers(1, 5), st.data())
+@given(labeled(), st.integers(1, 5), st.data())
 def test_batches_follow_the_rule(labels: np.ndarray, per_class: int, data: st.DataObject) -> None:
     num_classes = int(labels.max()) + 1
     p = data.draw(st.integers(1, num_classes))
@@ -46,7 +46,7 @@ def test_batches_follow_the_rule(labels: np.ndarray, per_class: int, data: st.Da
 
 
 @settings(max_examples=40, deadline=None)
-@given(labelled(min_classes=4), st.sampled_from([1, 2, 4]), st.integers(0, 50))
+@given(labeled(min_classes=4), st.sampled_from([1, 2, 4]), st.integers(0, 50))
 def test_the_shares_of_the_ranks_are_the_batch_of_one_process(labels: np.ndarray, world_size: int, step: int) -> None:
     whole = ClassBalancedBatches(labels, 4, 3, seed=1).batch(step)
     parts = [ClassBalancedBatches(labels, 4, 3, 1, rank, world_size).batch(step) for rank in range(world_size)]
@@ -111,7 +111,7 @@ def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None
 
 
 @settings(max_examples=60, deadline=None)
-@given(labelled(), st.integers(1, 15), st.integers(0, 5))
+@given(labeled(), st.integers(1, 15), st.integers(0, 5))
 def test_pools_exhaust_a_class_before_repeating(labels: np.ndarray, b: int, draw: int) -> None:
     rows = pool_rows(labels, b, seed=3, draw=draw)
     assert rows.dtype == np.int64

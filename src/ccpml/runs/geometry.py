@@ -24,7 +24,7 @@ _CLASSES, _PER_CLASS = 32, 8
 
 
 def set_geometry(embeddings: Tensor, labels: Tensor, prefix: str) -> dict[str, float]:
-    """Compute the paper's measures of a labelled set, after φ: average covering radius and inter-class distance.
+    """Compute the paper's measures of a labeled set, after φ: average covering radius and inter-class distance.
 
     Sets of more than 200 classes are measured on the first 200.
     """

@@ -70,7 +70,7 @@ def build(paths: Sequence[Path], folder: Path, home: Path, side: int, progress: 
 
 
 def _retire(home: Path, partial: Path, plan: Index) -> list[Entry]:
-    """Take an outdated or damaged cache out of use, and return the entries that can be kept.
+    """Remove an outdated or damaged cache from use, and return the entries that can be kept.
 
     A packed file that other processes may be reading is repaired, but never filled with other pixels.
     """
