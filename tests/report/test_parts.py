@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ccpml.method import average_covering_radius
-from ccpml.report.covers import worst_by_proxies, worst_by_samples
+from ccpml.report.covers import worst_classes
 from ccpml.report.curves import History
 from ccpml.report.embedded import Embedded, read_embedded
 from ccpml.report.gallery import choose_queries, neighbors_of
@@ -64,7 +64,7 @@ def test_scores_of_queries_without_references_are_nan() -> None:
 
 def test_worst_classes_by_their_samples() -> None:
     split = embedded([[0.0], [4.0], [9.0], [9.5], [20.0]], [0, 0, 1, 1, 2])
-    worst = worst_by_samples(split, np.array([0.5, 1.0, np.nan, np.nan, np.nan]))
+    worst = worst_classes(split, np.array([0.5, 1.0, np.nan, np.nan, np.nan]))
     assert [cover.name for cover in worst] == ["class 0", "class 1", "class 2"]
     expected = average_covering_radius(torch.tensor([[0.0], [4.0]]), torch.tensor([0, 0]))
     assert worst[0].radius == pytest.approx(expected)
@@ -75,7 +75,7 @@ def test_worst_classes_by_their_samples() -> None:
 def test_worst_classes_by_their_proxies() -> None:
     split = embedded([[0.5], [0.75], [-0.5], [0.0]], [0, 0, 1, 1])
     proxies = torch.tensor([[[0.5], [4.0]], [[-0.5], [-0.5]]])  # φ maps 4 to 1
-    worst = worst_by_proxies(split, np.full(4, np.nan), proxies)
+    worst = worst_classes(split, np.full(4, np.nan), proxies)
     assert [(cover.label, cover.radius) for cover in worst] == [(1, 0.5), (0, 0.25)]
 
 
@@ -83,7 +83,7 @@ def test_large_sets_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ccpml.report.covers.MAX_CLASSES", 3)
     monkeypatch.setattr("ccpml.report.covers.MAX_SAMPLES", 2)
     split = embedded([[float(i % 4)] for i in range(40)], [i // 4 for i in range(40)])
-    worst = worst_by_samples(split, np.full(40, np.nan))
+    worst = worst_classes(split, np.full(40, np.nan))
     assert [cover.label for cover in worst] == [0, 4, 9]
     assert {cover.radius for cover in worst} == {1.5}  # of the first and the last sample
 
@@ -120,8 +120,8 @@ def test_coinciding_points_can_be_drawn(tmp_path: Path) -> None:
 
 def test_switches_are_read_from_the_metrics() -> None:
     rows = [{"step": 10.0 * i, "instance": float(k)} for i, k in enumerate([0, 0, 1, 1, 2, 2])]
-    assert History.of(rows, 10).switches == (20, 40)
-    assert History.of([{"step": 1.0}], 1).switches == ()
+    assert History(rows, 10).switches == [20, 40]
+    assert History([{"step": 1.0}], 1).switches == []
 
 
 def test_names_are_legible_and_fit_two_lines() -> None:

@@ -70,7 +70,7 @@ def test_pruned_trials_and_equal_scores_can_be_drawn():
         assert draw_contour(STRENGTH, PROXIES, made).png
 
 
-def test_the_contour_shows_atriangulate_between_complete_trials_alone():
+def test_the_contour_is_interpolated_between_complete_trials_alone():
     made = results(30, states=("complete",))
     colored = [len(np.unique(pixels(draw_contour(STRENGTH, PROXIES, some)), axis=0)) for some in (made, made[:1])]
     pruned = [Result(one.number, "pruned", one.values, one.score) for one in made]
@@ -79,7 +79,7 @@ def test_the_contour_shows_atriangulate_between_complete_trials_alone():
     assert share[0] < 0.7 < share[1]
 
 
-def test_atriangulate_has_the_mean_where_values_repeat_and_none_on_a_line():
+def test_triangles_have_the_mean_where_values_repeat_and_none_on_a_line():
     x, y = np.array([0.0, 1, 0, 1, 1]), np.array([0.0, 0, 1, 1, 1])
     triangles, means = triangulate(x, y, np.array([0.1, 0.2, 0.3, 0.4, 0.6]))
     assert len(triangles.triangles) == 2
@@ -95,7 +95,8 @@ def test_atriangulate_has_the_mean_where_values_repeat_and_none_on_a_line():
         (STRENGTH, [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]),
         (PROXIES, [2, 4, 6, 8, 10, 12, 14, 16]),
         (Range("lr", 1e-4, 1e-3, log=True), [1e-4, 2e-4, 5e-4, 1e-3]),
-        (Range("lr", 2.1e-4, 2.2e-4, log=True), [2.1e-4, 2.2e-4]),
+        (Range("lr", 2.1e-4, 2.2e-4, log=True), [2.1e-4, 2.12e-4, 2.14e-4, 2.16e-4, 2.18e-4, 2.2e-4]),
+        (Range("lr", 1e-4, 1.1e-4, log=True), [1e-4, 1.1e-4]),
         (Range("decay", 0.5, 1.0), [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]),
     ],
 )

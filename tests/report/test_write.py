@@ -215,7 +215,7 @@ def test_glyphs_are_found_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     pixels = np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((3, 4, 4), np.uint8)
     source = Source(ImageTable(pixels, np.arange(3), ("a", "b", "c"), name="glyphs"))
-    monkeypatch.setattr("ccpml.data.load_source", lambda name: source)
+    monkeypatch.setattr("ccpml.report.images.load_source", lambda name: source)
     images = Images("glyphs")
     found = images.small("glyphs[2]")
     assert found is not None

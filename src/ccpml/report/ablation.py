@@ -1,9 +1,9 @@
 """One picture of the result of a benchmark: scores over the setting that an ablation varies, or the rows of a table."""
 
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Sequence
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,25 +28,8 @@ _MARKERS: Final = "osD^vPX<>"
 _DIAMOND: Final[Any] = {"color": PAPER, "markeredgecolor": INK, "markersize": 7}
 
 
-class _Point(NamedTuple):
-    """Score of a row in percent: of each repeat, their mean, and their standard deviation (0 for one repeat)."""
-
-    repeats: list[float]
-    mean: float
-    std: float
-
-
 def draw_ablation(benchmark: Benchmark, results: Sequence[RowResult], to: Path) -> Path:
-    """Draw an ablation: MAP@R on validation and test classes over the setting that it varies.
-
-    Args:
-        benchmark: The ablation.
-        results: Results of its rows.
-        to: Folder of the picture.
-
-    Returns:
-        The file, ``ablation.png``.
-    """
+    """Draw an ablation into a folder, as ``ablation.png``: MAP@R on validation and test classes over its setting."""
     values = list(dict.fromkeys(str(result.row.value) for result in results))
     default = [values.index(str(result.row.value)) for result in results if _is_default(benchmark, result.row)]
     families = [list(family) for _, family in groupby(results, lambda result: _family(result.row))]
@@ -58,7 +41,13 @@ def draw_ablation(benchmark: Benchmark, results: Sequence[RowResult], to: Path) 
             for number, family in enumerate(families):
                 shift = 0.12 * (number - (len(families) - 1) / 2)
                 color = _color(family[0].row) if one_loss else COLORS[number % len(COLORS)]
-                _line(axes, values, family, score, shift, (color, _MARKERS[number % len(_MARKERS)]))
+                look: dict[str, Any] = {
+                    "label": _family(family[0].row).title,
+                    "marker": _MARKERS[number % len(_MARKERS)],
+                }
+                scores = [_repeats(result, score) for result in family]
+                places = [values.index(str(result.row.value)) + shift for result in family]
+                _draw_scores(axes, places, scores, upright=True, color=color, markersize=6, **look)
             for place in default[:1]:
                 axes.axvline(place, color=INK, linewidth=1.8, linestyle=":", zorder=1)
             names = [shorten(legible(value), 12) for value in values]
@@ -72,26 +61,19 @@ def draw_ablation(benchmark: Benchmark, results: Sequence[RowResult], to: Path) 
 
 
 def draw_table(benchmark: Benchmark, results: Sequence[RowResult], to: Path) -> Path:
-    """Draw the rows of a table: the test MAP@R of each, grouped by loss.
-
-    Args:
-        benchmark: The benchmark.
-        results: Results of its rows.
-        to: Folder of the picture.
-
-    Returns:
-        The file, ``table.png``.
-    """
+    """Draw the rows of a table into a folder, as ``table.png``: the test MAP@R of each, grouped by loss."""
     shown = ["concatenated", "separated"] if len(benchmark.folds) > 1 else ["separated", "last"]
-    shown = [score for score in shown if any(_point(result, score) for result in results)] or shown[:1]
-    places = _places(results)
+    shown = [score for score in shown if any(_repeats(result, score) for result in results)] or shown[:1]
+    losses = pairwise(result.row.loss for result in results)
+    places = list(accumulate((1.0 if before == loss else 1.5 for before, loss in losses), initial=0.0))
     papers = [paper_scores(benchmark, result.row) or {} for result in results]
     with style():
-        figure = Figure(figsize=(WIDTH, 1.6 + 0.3 * (max(places, default=0) + 1)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 1.9 + 0.3 * places[-1]), layout="constrained")
         every = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
         for axes, score in zip(every, shown, strict=True):
             for result, place, paper in zip(results, places, papers, strict=True):
-                _dot(axes, result, score, place)
+                scores = [_repeats(result, score)]
+                _draw_scores(axes, [place], scores, upright=False, color=_color(result.row), marker="o", markersize=7)
                 if score in paper:
                     axes.plot(100 * paper[score]["map_at_r"], place, "d", **_DIAMOND)
             axes.set(title=_SCORES[score], xlabel="percent")
@@ -121,53 +103,28 @@ def _is_default(benchmark: Benchmark, row: Row) -> bool:
     return next(benchmark.row_cells(row, 0)).settings == plain
 
 
-def _point(result: RowResult, score: str) -> _Point | None:
-    """Return a score of a row; None if no model has it."""
+def _repeats(result: RowResult, score: str) -> list[float]:
+    """Return a score of each repeat of a row, in percent."""
     if score == "concatenated":
-        found: Mapping[int, float] = {r: scores["map_at_r"] for r, scores in result.ensembles.of_repeats().items()}
-    else:
-        key = {"validation": "validation", "separated": "test", "last": "test_last"}[score]
-        models: dict[int, list[float]] = {}
-        for model in result.cells:
-            if key in model.scores:
-                models.setdefault(model.cell.repeat, []).append(model.scores[key]["map_at_r"])
-        found = {repeat: float(np.mean(scores)) for repeat, scores in models.items()}
-    if not found:
-        return None
-    repeats = [100 * value for value in found.values()]
-    return _Point(repeats, float(np.mean(repeats)), float(np.std(repeats, ddof=1)) if len(repeats) > 1 else 0.0)
+        return [100 * scores["map_at_r"] for scores in result.ensembles.of_repeats().values()]
+    key = {"validation": "validation", "separated": "test", "last": "test_last"}[score]
+    models: dict[int, list[float]] = {}
+    for model in result.cells:
+        if key in model.scores:
+            models.setdefault(model.cell.repeat, []).append(100 * model.scores[key]["map_at_r"])
+    return [float(np.mean(scores)) for scores in models.values()]
 
 
-def _line(
-    axes: Axes, values: list[str], family: Sequence[RowResult], score: str, shift: float, look: tuple[str, str]
+def _draw_scores(
+    axes: Axes, places: Sequence[float], scores: Sequence[list[float]], *, upright: bool, color: str, **look: Any
 ) -> None:
-    """Draw the scores of a loss with a method over the values of the setting."""
-    color, marker = look
-    found = [(values.index(str(x.row.value)) + shift, point) for x in family if (point := _point(x, score)) is not None]
-    for place, point in found:
-        if len(point.repeats) > 1:
-            axes.plot([place] * len(point.repeats), point.repeats, ".", color=color, alpha=0.45, markersize=5)
-    places, means, stds = [p for p, _ in found], [x.mean for _, x in found], [x.std for _, x in found]
-    label = _family(family[0].row).title
-    axes.errorbar(places, means, stds, color=color, marker=marker, capsize=3, label=label, elinewidth=1, markersize=6)
-
-
-def _dot(axes: Axes, result: RowResult, score: str, place: float) -> None:
-    """Draw the score of a row."""
-    point = _point(result, score)
-    if point is None:
-        return
-    color = _color(result.row)
-    if len(point.repeats) > 1:
-        axes.plot(point.repeats, [place] * len(point.repeats), ".", color=color, alpha=0.5, markersize=5)
-    axes.errorbar([point.mean], [place], xerr=[point.std], fmt="o", color=color, capsize=3, elinewidth=1, markersize=7)
-
-
-def _places(results: Sequence[RowResult]) -> list[float]:
-    """Return the height of each row, with rows of one loss together."""
-    places, height = list[float](), -1.0
-    for number, result in enumerate(results):
-        apart = number > 0 and results[number - 1].row.loss != result.row.loss
-        height += 1.5 if apart else 1.0
-        places.append(height)
-    return places
+    """Draw the mean of the repeats at each place, their standard deviation as a bar, and, small, each repeat."""
+    found = [(place, repeats) for place, repeats in zip(places, scores, strict=True) if repeats]
+    for place, repeats in found:
+        if len(repeats) > 1:
+            x, y = [place] * len(repeats), repeats
+            axes.plot(*((x, y) if upright else (y, x)), ".", color=color, alpha=0.5, markersize=5)
+    x, y = [place for place, _ in found], [float(np.mean(repeats)) for _, repeats in found]
+    look["yerr" if upright else "xerr"] = [np.std(repeats, ddof=1) if len(repeats) > 1 else 0.0 for _, repeats in found]
+    x, y = (x, y) if upright else (y, x)
+    axes.errorbar(x, y, color=color, capsize=3, elinewidth=1, **look)

@@ -8,7 +8,7 @@ import numpy as np
 from ccpml.losses import METHODS
 from ccpml.report import page
 from ccpml.report.curves import History
-from ccpml.report.embedded import read_embedded
+from ccpml.report.embedded import read_embedded, read_proxies
 from ccpml.report.images import Images
 from ccpml.report.style import Picture
 from ccpml.runs.directory import RunDirectory
@@ -19,36 +19,22 @@ __all__ = ["Report"]
 
 @dataclass
 class Report:
-    """A finished run, as the sections of its report read it.
-
-    Attributes:
-        run: Directory of the run.
-        settings: Settings of the run.
-        scores: Content of ``scores.json``.
-        pictures: Pictures drawn so far.
-        history: Metrics of each validation.
-        train: Embeddings of the training images; None if there is no file.
-        test: Embeddings of the test images; None if there is no file.
-        test_map_at_r: MAP@R of each test image, (N,); NaN for images that are no query.
-        images: Thumbnails of the images.
-    """
+    """A finished run, as the sections of its report read it."""
 
     run: RunDirectory
     settings: ResolvedSettings
-    scores: dict[str, Any]
-    pictures: list[Picture] = field(default_factory=list)
+    scores: dict[str, Any]  # the content of scores.json
+    pictures: list[Picture] = field(default_factory=list)  # those drawn so far
 
     def __post_init__(self) -> None:
-        self.history = History.of(self.run.metrics(), int(self.scores["validation"]["step"]))
+        self.history = History(self.run.metrics(), int(self.scores["validation"]["step"]))
         self.train = read_embedded(self.run, "train")
         self.test = read_embedded(self.run, "test")
         self.images = Images(self.settings.data)
-        self.test_map_at_r = np.empty(0) if self.test is None else self.test.map_at_r()
-
-    @property
-    def has_projections(self) -> bool:
-        """Whether the method of the run solves a sequence of problem instances with proxies."""
-        return METHODS[self.settings.method].has_projections
+        self.test_map_at_r = np.empty(0) if self.test is None else self.test.map_at_r()  # (N,), NaN if not a query
+        # Whether the method solves a sequence of problem instances with proxies.
+        self.has_projections = METHODS[self.settings.method].has_projections
+        self.proxies = read_proxies(self.run) if self.has_projections else None  # not normalized, (C, K, d)
 
     def figure(self, picture: Picture, caption: str) -> str:
         """Return a picture and its caption as HTML; the picture is also written to ``pictures/`` of the run."""

@@ -1,6 +1,6 @@
 """The classes with the largest covering radius, and some of their images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ from ccpml.report.images import Images
 from ccpml.report.style import Picture, legible, shorten
 from ccpml.report.tiles import Row, Tile, draw_rows
 
-__all__ = ["MAX_CLASSES", "MAX_SAMPLES", "ClassCover", "draw_covers", "worst_by_proxies", "worst_by_samples"]
+__all__ = ["MAX_CLASSES", "MAX_SAMPLES", "ClassCover", "draw_covers", "worst_classes"]
 
 _SHOWN: Final = 10
 MAX_CLASSES: Final = 5000
@@ -25,53 +25,41 @@ MAX_SAMPLES: Final = 100
 
 @dataclass(frozen=True)
 class ClassCover:
-    """How well a class is covered.
-
-    Attributes:
-        name: Name of the class.
-        label: Label of the class.
-        images: Number of its images.
-        radius: Its covering radius.
-        map_at_r: Mean over its queries; None if it has none.
-    """
+    """How well a class is covered."""
 
     name: str
     label: int
-    images: int
+    images: int  # number of its images
     radius: float
-    map_at_r: float | None
+    map_at_r: float | None  # mean over its queries; None if it has none
 
 
-def worst_by_samples(split: Embedded, map_at_r: NDArray[np.float64]) -> list[ClassCover]:
-    """Return the classes with the largest average covering radius of their own samples.
+def worst_classes(split: Embedded, map_at_r: NDArray[np.float64], proxies: Tensor | None = None) -> list[ClassCover]:
+    """Return the classes with the largest covering radius, largest first.
 
     Args:
         split: Images of the classes.
         map_at_r: Score of each image, (N,).
+        proxies: Not normalized, (C, K, d), indexed by label. With them, the radius of a class is the distance of its
+            farthest sample from the nearest proxy; without, it is the average covering radius of its own samples.
     """
 
-    def radius(rows: NDArray[np.int64], _: int) -> float:
+    def radius(rows: NDArray[np.int64], label: int) -> float:
+        if proxies is not None:
+            points = torch.from_numpy(split.embeddings[rows])
+            return covering_radius(points[None], lipschitz_normalize(proxies[None, label])).item()
         points = torch.from_numpy(split.embeddings[rows[evenly_spaced(len(rows), MAX_SAMPLES)]])
         return average_covering_radius(points, torch.zeros(len(points), dtype=torch.int64))
 
-    return _worst(split, map_at_r, radius)
-
-
-def worst_by_proxies(split: Embedded, map_at_r: NDArray[np.float64], proxies: Tensor) -> list[ClassCover]:
-    """Return the classes whose farthest sample is farthest from its nearest proxy.
-
-    Args:
-        split: Training images; their labels index the proxies.
-        map_at_r: Score of each image, (N,).
-        proxies: Not normalized, (C, K, d).
-    """
-    normalized = lipschitz_normalize(proxies)
-
-    def radius(rows: NDArray[np.int64], label: int) -> float:
-        points = torch.from_numpy(split.embeddings[rows])
-        return covering_radius(points[None], normalized[None, label]).item()
-
-    return _worst(split, map_at_r, radius)
+    order = np.argsort(split.labels, kind="stable")
+    labels, starts = np.unique(split.labels[order], return_index=True)
+    rows = np.split(order, starts[1:])
+    measured = [(radius(rows[i], int(labels[i])), int(i)) for i in evenly_spaced(len(labels), MAX_CLASSES)]
+    measured.sort(key=lambda pair: -pair[0])
+    return [
+        ClassCover(split.class_names[labels[i]], int(labels[i]), len(rows[i]), value, _mean(map_at_r[rows[i]]))
+        for value, i in measured[:_SHOWN]
+    ]
 
 
 def draw_covers(name: str, what: str, worst: Sequence[ClassCover], split: Embedded, images: Images) -> Picture:
@@ -85,21 +73,6 @@ def draw_covers(name: str, what: str, worst: Sequence[ClassCover], split: Embedd
         rows.append(Row(title, [Tile(images.small(split.paths[row])) for row in own]))
     names = ", ".join(cover.name for cover in worst)
     return Picture.of(draw_rows(rows, _SHOWN), name, f"Images of {what}: {names}.")
-
-
-def _worst(
-    split: Embedded, map_at_r: NDArray[np.float64], radius: Callable[[NDArray[np.int64], int], float]
-) -> list[ClassCover]:
-    """Return the classes with the largest radius, a function of the rows and the label of a class, largest first."""
-    order = np.argsort(split.labels, kind="stable")
-    labels, starts = np.unique(split.labels[order], return_index=True)
-    rows = np.split(order, starts[1:])
-    measured = [(radius(rows[i], int(labels[i])), int(i)) for i in evenly_spaced(len(labels), MAX_CLASSES)]
-    measured.sort(key=lambda pair: -pair[0])
-    return [
-        ClassCover(split.class_names[labels[i]], int(labels[i]), len(rows[i]), value, _mean(map_at_r[rows[i]]))
-        for value, i in measured[:_SHOWN]
-    ]
 
 
 def _mean(scores: NDArray[np.float64]) -> float | None:

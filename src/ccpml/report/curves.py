@@ -21,27 +21,16 @@ _MAX_NUMBERED = 12
 
 @dataclass(frozen=True)
 class History:
-    """The validations of a run.
+    """The validations of a run."""
 
-    Attributes:
-        rows: The rows of ``metrics.csv``, one per validation: numbers by column.
-        best_step: Step of the best validation.
-        switches: Step at which each instance converged, in order.
-    """
-
-    rows: Sequence[dict[str, float]]
+    rows: Sequence[dict[str, float]]  # the rows of metrics.csv: numbers by column
     best_step: int
-    switches: tuple[int, ...]
 
-    @classmethod
-    def of(cls, rows: Sequence[dict[str, float]], best_step: int) -> "History":
-        """Return the history, with the switches that the column ``instance`` shows."""
-        switches, before = [], 0.0
-        for row in rows:
-            if row.get("instance", 0) > before:
-                switches.append(int(row["step"]))
-                before = row["instance"]
-        return cls(rows, best_step, tuple(switches))
+    @property
+    def switches(self) -> list[int]:
+        """Step at which each instance converged, in order."""
+        latest = np.maximum.accumulate(np.nan_to_num(self.column("instance")))  # (n,)
+        return [int(step) for step in self.column("step")[np.diff(latest, prepend=0) > 0]]
 
     def column(self, name: str) -> NDArray[np.float64]:
         """Return a column, NaN where it is empty."""
@@ -78,7 +67,13 @@ def draw_progress(history: History) -> Picture:
     if best:
         value = best[0]["map_at_r"]
         top.plot([history.best_step], [value], marker="*", markersize=14, color=_VALIDATION, markeredgecolor=PAPER)
-        _note(top, history, history.best_step, value, f"best {value:.4f}")
+        first, last = history.rows[0]["step"], history.rows[-1]["step"]
+        position = (history.best_step - first) / max(last - first, 1)
+        side = "left" if position < 0.08 else "right" if position > 0.92 else "center"
+        box = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
+        above: dict[str, Any] = {"textcoords": "offset points", "ha": side, "va": "bottom", "bbox": box}
+        point = (history.best_step, value)
+        top.annotate(f"best {value:.4f}", point, (0, 9), color=INK, fontweight="bold", **above)
     steps = int(history.rows[-1]["step"])
     alt = f"Curves over {steps:,} steps: MAP@R on validation, best at step {history.best_step:,}; training loss"
     return Picture.of(figure, "progress.png", alt + _describe_switches(history))
@@ -129,23 +124,6 @@ def _mark_switches(axis: Axes, history: History, numbers: bool = True) -> None:
         axis.axvline(step, color=MUTED, linewidth=width, linestyle=(0, (4, 3)), zorder=1)
         if numbers and history.numbered:
             axis.annotate(str(number), (step, 1), (0, 3), **above)
-
-
-def _note(axis: Axes, history: History, step: int, value: float, text: str) -> None:
-    """Write a text above a point."""
-    first, last = history.rows[0]["step"], history.rows[-1]["step"]
-    position = (step - first) / max(last - first, 1)
-    axis.annotate(
-        text,
-        (step, value),
-        (0, 9),
-        textcoords="offset points",
-        ha="left" if position < 0.08 else "right" if position > 0.92 else "center",
-        va="bottom",
-        color=INK,
-        fontweight="bold",
-        bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
-    )
 
 
 def _describe_switches(history: History) -> str:

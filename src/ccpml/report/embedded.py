@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ccpml.retrieval import evaluate
@@ -16,42 +16,27 @@ __all__ = ["Embedded", "Instance", "evenly_spaced", "read_embedded", "read_insta
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """The embeddings of a split by the best weights.
+    """The embeddings of a split by the best weights."""
 
-    Attributes:
-        embeddings: φ-normalized, (N, d).
-        labels: (N,).
-        class_names: (C,).
-        paths: Names of the images, (N,).
-        roles: ``query``, ``gallery`` or empty for each image, (N,).
-    """
-
-    embeddings: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    class_names: tuple[str, ...]
-    paths: tuple[str, ...]
-    roles: NDArray[np.str_]
+    embeddings: NDArray[np.float32]  # φ-normalized, (N, d)
+    labels: NDArray[np.int64]  # (N,)
+    class_names: tuple[str, ...]  # (C,)
+    paths: tuple[str, ...]  # names of the images, (N,)
+    roles: NDArray[np.str_]  # query, gallery or empty, (N,)
 
     @property
     def has_roles(self) -> bool:
         """Whether queries search a gallery rather than each other."""
         return bool((self.roles == "query").any())
 
-    def queries(self) -> NDArray[np.int64]:
-        """Return the rows of the queries."""
-        return self._rows("query")
-
-    def gallery(self) -> NDArray[np.int64]:
-        """Return the rows that are searched."""
-        return self._rows("gallery")
-
-    def _rows(self, role: str) -> NDArray[np.int64]:
+    def rows(self, role: str) -> NDArray[np.int64]:
+        """Return the rows of a role, ``query`` or ``gallery``; without roles, each image has both."""
         return np.flatnonzero(self.roles == role) if self.has_roles else np.arange(len(self.labels))
 
     def map_at_r(self) -> NDArray[np.float64]:
         """Return the score of each image as a query, (N,); NaN for images that are no query or have no reference."""
         scores = np.full(len(self.labels), np.nan)
-        x, y, rows, others = self.embeddings, self.labels, self.queries(), self.gallery()
+        x, y, rows, others = self.embeddings, self.labels, self.rows("query"), self.rows("gallery")
         references = (x[others], y[others]) if self.has_roles else ()
         try:
             per_query = evaluate(x[rows], y[rows], *references, per_query=True).per_query
@@ -64,25 +49,15 @@ class Embedded:
 
 @dataclass(frozen=True, eq=False)
 class Instance:
-    """Samples of some classes, and their proxies, at one step of a run: a panel of the map.
-
-    Attributes:
-        title: Title of the panel.
-        classes: Labels of the classes, (c,).
-        class_names: (c,).
-        samples: (n, d).
-        labels: Labels of the samples, (n,).
-        converged: Trained proxies, (c, K, d), or None.
-        following: Proxies of the next instance, (c, K, d), or None.
-    """
+    """Samples of some classes, and their proxies, at one step of a run: a panel of the map."""
 
     title: str
-    classes: NDArray[np.int64]
-    class_names: tuple[str, ...]
-    samples: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    converged: NDArray[np.float32] | None = None
-    following: NDArray[np.float32] | None = None
+    classes: NDArray[np.int64]  # their labels, (c,)
+    class_names: tuple[str, ...]  # (c,)
+    samples: NDArray[np.float32]  # (n, d)
+    labels: NDArray[np.int64]  # of the samples, (n,)
+    converged: NDArray[np.float32] | None = None  # trained proxies, (c, K, d)
+    following: NDArray[np.float32] | None = None  # proxies of the next instance, (c, K, d)
 
     @classmethod
     def read(cls, path: Path) -> "Instance":
@@ -116,13 +91,8 @@ def read_embedded(run: RunDirectory, split: str) -> Embedded | None:
     if not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as file:
-        return Embedded(
-            embeddings=file["embeddings"],
-            labels=file["labels"],
-            class_names=tuple(file["class_names"].tolist()),
-            paths=tuple(file["paths"].tolist()),
-            roles=file["roles"],
-        )
+        names, paths = (tuple(file[name].tolist()) for name in ("class_names", "paths"))
+        return Embedded(file["embeddings"], file["labels"], names, paths, file["roles"])
 
 
 def read_instance_files(run: RunDirectory) -> list[Path]:
@@ -134,10 +104,5 @@ def read_proxies(run: RunDirectory) -> Tensor | None:
     """Read the proxies of the best weights, not normalized, (C, K, d); None if there are none."""
     if not run.weights_file.is_file():
         return None
-    from safetensors import safe_open
-
-    with safe_open(run.weights_file, framework="pt") as file:
-        if "criterion.proxies" not in file.keys():  # noqa: SIM118  # a file of safetensors is no mapping
-            return None
-        proxies: Tensor = file.get_tensor("criterion.proxies")
-    return proxies.to(torch.float32)
+    proxies: Tensor | None = load_file(run.weights_file).get("criterion.proxies")
+    return None if proxies is None else proxies.float()

@@ -18,14 +18,11 @@ _NEIGHBORS: Final = 9
 
 
 def choose_queries(map_at_r: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
-    """Choose queries at even ranks between the worst and the best MAP@R.
+    """Return the rows of at most 8 queries at even ranks between the worst and the best MAP@R, the worst first.
 
     Args:
         map_at_r: Score of each image, (N,); NaN for images that are no query.
         seed: Random seed of the order of queries with equal scores.
-
-    Returns:
-        Rows, from the lowest score to the highest, at most 8.
     """
     rows = np.random.default_rng(seed).permutation(np.flatnonzero(np.isfinite(map_at_r)))
     rows = rows[np.argsort(map_at_r[rows], kind="stable")]
@@ -34,7 +31,7 @@ def choose_queries(map_at_r: NDArray[np.float64], seed: int) -> NDArray[np.int64
 
 def neighbors_of(test: Embedded, queries: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Return the rows of the nearest neighbors of each query, without the query itself, at most 9."""
-    gallery = test.gallery()
+    gallery = test.rows("gallery")
     k = min(_NEIGHBORS + (not test.has_roles), len(gallery))
     indices = nearest_neighbors(test.embeddings[queries], test.embeddings[gallery], k)[1].numpy()
     return [gallery[near][gallery[near] != query][:_NEIGHBORS] for query, near in zip(queries, indices, strict=True)]

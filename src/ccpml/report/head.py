@@ -54,7 +54,8 @@ def about(settings: ResolvedSettings, scores: Mapping[str, Any]) -> str:
         ("commit", scores.get("commit") or "none (installed package)"),
         ("hardware", ", ".join(f"{name} {value}" for name, value in scores.get("hardware", {}).items())),
     ]
-    return page.facts(rows) + _left_out(scores.get("images_left_out", [])) + _all_settings(settings)
+    all_settings = page.facts((name, str(value)) for name, value in settings.flat().items())
+    return page.facts(rows) + _left_out(scores.get("images_left_out", [])) + page.details("All settings", all_settings)
 
 
 def reproduce(run: RunDirectory) -> str:
@@ -84,7 +85,3 @@ def _left_out(images: list[str]) -> str:
     more = [f"and {len(images) - len(shown):,} more (see scores.json)"] if len(images) > len(shown) else []
     noun = "image was" if len(images) == 1 else "images were"
     return page.details(f"{len(images):,} {noun} left out, unreadable", page.listing([*shown, *more]))
-
-
-def _all_settings(settings: ResolvedSettings) -> str:
-    return page.details("All settings", page.facts((name, str(value)) for name, value in settings.flat().items()))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ccpml.data import read_image
+from ccpml.data import ImageTable, PackedImage, load_source, read_image
 
 __all__ = ["Images", "Pixels"]
 
@@ -42,14 +42,10 @@ class Images:
         image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
         return np.array(image)
 
-    def _find(self, name: str) -> Path | Pixels:
+    def _find(self, name: str) -> Path | PackedImage | Pixels:
         in_memory = re.fullmatch(r"glyphs\[(\d+)\]", name) if self.data == "glyphs" else None
-        return self._glyphs[int(in_memory[1])] if in_memory else Path(name)
+        return self._glyphs.images[int(in_memory[1])] if in_memory else Path(name)
 
     @cached_property
-    def _glyphs(self) -> Pixels:
-        from ccpml.data import load_source
-
-        images = load_source("glyphs").table.images
-        assert isinstance(images, np.ndarray)
-        return images
+    def _glyphs(self) -> ImageTable:
+        return load_source("glyphs").table

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
+from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
 from ccpml.method import lipschitz_normalize
@@ -98,19 +99,12 @@ def _draw_single(instance: Instance) -> Picture:
 
 @dataclass(frozen=True)
 class ProjectedInstance:
-    """The points of an instance in two dimensions.
+    """The points of an instance in two dimensions."""
 
-    Attributes:
-        samples: (n, 2).
-        converged: (c, K, 2) or None.
-        following: (c, K, 2) or None.
-        means: Mean of the samples of each class, by label.
-    """
-
-    samples: Points
-    converged: Points | None
-    following: Points | None
-    means: dict[int, Points]
+    samples: Points  # (n, 2)
+    converged: Points | None  # (c, K, 2)
+    following: Points | None  # (c, K, 2)
+    means: dict[int, Points]  # mean of the samples of each class, by label
 
     @classmethod
     def of(cls, instance: Instance, previous: dict[int, Points]) -> "ProjectedInstance":
@@ -126,11 +120,6 @@ class ProjectedInstance:
         assert samples is not None
         return cls(samples, converged, following, {label: mean @ rotation for label, mean in means.items()})
 
-    def all_points(self) -> Points:
-        """Return samples and proxies together, (N, 2)."""
-        parts = (self.samples, self.converged, self.following)
-        return np.concatenate([part.reshape(-1, 2) for part in parts if part is not None])
-
 
 def _principal_axes(points: Points) -> Points:
     """Return the first two principal axes, (d, 2); zero where the points have fewer dimensions."""
@@ -144,8 +133,7 @@ def _align(means: dict[int, Points], previous: dict[int, Points]) -> Points:
     common = sorted(means.keys() & previous.keys())
     if not common:
         return np.eye(2)
-    u, _, v = np.linalg.svd(np.array([means[c] for c in common]).T @ np.array([previous[c] for c in common]))
-    rotation: Points = u @ v
+    rotation: Points = orthogonal_procrustes([means[c] for c in common], [previous[c] for c in common])[0]
     return rotation
 
 
@@ -163,12 +151,12 @@ def _draw_panel(
             axis.scatter(*flat.following[number].T, edgecolors=colors[name], **ring)
     axis.set(title=instance.title, xticks=[], yticks=[])
     axis.spines[["top", "right"]].set_visible(True)
-    _frame(axis, flat.all_points())
+    _frame(axis)
 
 
-def _frame(axis: Axes, points: Points) -> None:
-    """Set square limits around the points, and draw a scale bar of a round length."""
-    low, high = points.min(0), points.max(0)
+def _frame(axis: Axes) -> None:
+    """Set square limits around the points drawn so far, and draw a scale bar of a round length."""
+    low, high = axis.dataLim.get_points()
     side = 1.2 * float((high - low).max()) or 1.0
     left, bottom = (low + high) / 2 - side / 2
     axis.set(xlim=(left, left + side), ylim=(bottom - 0.07 * side, bottom + side), aspect="equal")

@@ -8,20 +8,12 @@ picture, write a function that draws a figure with matplotlib, renders it by `Pi
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from torch import Tensor
 
 from ccpml.report import head, page
 from ccpml.report.contents import Report
-from ccpml.report.covers import (
-    MAX_CLASSES,
-    MAX_SAMPLES,
-    ClassCover,
-    draw_covers,
-    worst_by_proxies,
-    worst_by_samples,
-)
+from ccpml.report.covers import MAX_CLASSES, MAX_SAMPLES, ClassCover, draw_covers, worst_classes
 from ccpml.report.curves import draw_geometry, draw_progress
-from ccpml.report.embedded import Embedded, Instance, read_instance_files, read_proxies
+from ccpml.report.embedded import Embedded, Instance, read_instance_files
 from ccpml.report.gallery import draw_gallery
 from ccpml.report.maps import choose_instances, draw_maps, last_instance
 
@@ -77,7 +69,7 @@ def _maps(report: Report) -> Iterator[str]:
     instances = [Instance.read(path) for path in chosen]
     if report.train is not None:
         like = instances[-1] if instances else None
-        instances.append(last_instance(report.train, _proxies(report), like, report.history.best_step))
+        instances.append(last_instance(report.train, report.proxies, like, report.history.best_step))
     if not instances:
         return
     caption = (
@@ -115,18 +107,17 @@ def _gallery(report: Report) -> Iterator[str]:
 
 def _covers(report: Report) -> Iterator[str]:
     parts: list[str] = []
+    train, proxies = report.train, report.proxies
     average = "average covering radius: the radius of the greedy k-center cover by k of its samples, averaged over k"
     if report.test is not None:
-        worst = worst_by_samples(report.test, report.test_map_at_r)
+        worst = worst_classes(report.test, report.test_map_at_r)
         parts += _worst_classes(report, "test", report.test, worst, average)
-    if report.train is not None:
-        proxies, map_at_r = _proxies(report), report.train.map_at_r()
-        if proxies is not None and report.train.labels.max() < len(proxies):
-            worst = worst_by_proxies(report.train, map_at_r, proxies)
-            measure = "covering radius of its proxies: the largest distance of a sample from the nearest proxy"
-        else:
-            worst, measure = worst_by_samples(report.train, map_at_r), average
-        parts += _worst_classes(report, "training", report.train, worst, measure)
+    if train is not None:
+        if proxies is not None and train.labels.max() >= len(proxies):
+            proxies = None
+        of_proxies = "covering radius of its proxies: the largest distance of a sample from the nearest proxy"
+        worst = worst_classes(train, train.map_at_r(), proxies)
+        parts += _worst_classes(report, "training", train, worst, average if proxies is None else of_proxies)
     if parts:
         yield page.section("Classes with the largest covering radius", *parts)
 
@@ -155,10 +146,6 @@ def _missing(report: Report) -> Iterator[str]:
     if report.images.missing:
         count = len(report.images.missing)
         yield page.paragraph(f"{count} of the images could no longer be read; gray squares stand in for them.")
-
-
-def _proxies(report: Report) -> Tensor | None:
-    return read_proxies(report.run) if report.has_projections else None
 
 
 SECTIONS: Sequence[Callable[[Report], Iterator[str]]] = (

@@ -79,25 +79,17 @@ def style() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Picture:
-    """A rendered picture.
-
-    Attributes:
-        name: File name, ``<name>.png``.
-        alt: Alternative text: what the picture shows, for readers who cannot see it.
-        png: Content of the file.
-        width: Width on the page, in pixels.
-        height: Height on the page, in pixels.
-    """
+    """A rendered picture."""
 
     name: str
     alt: str
     png: bytes
-    width: int
+    width: int  # on the page, in pixels
     height: int
 
     @classmethod
     def of(cls, figure: Figure, name: str, alt: str) -> "Picture":
-        """Render a figure."""
+        """Render a figure for a file ``<name>.png``; ``alt`` says what it shows, for readers who cannot see it."""
         buffer = io.BytesIO()
         FigureCanvasAgg(figure)
         figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
@@ -112,7 +104,9 @@ class Picture:
 
 def legible(text: str) -> str:
     """Replace characters that the font lacks or that cannot be printed by their code points, ``U+4E2D``."""
-    return "".join(c if _is_legible(c) else f"U+{ord(c):04X}" for c in text)
+    known = _characters()
+    shown = {c for c in text if ord(c) in known and (c == " " or unicodedata.category(c)[0] not in "CZ")}
+    return "".join(c if c in shown else f"U+{ord(c):04X}" for c in text)
 
 
 def two_lines(name: str, width: int) -> str:
@@ -140,10 +134,6 @@ def shorten(text: str, width: int) -> str:
     while len(text) > width and "/" in text.rstrip("/"):
         text = text.partition("/")[2]
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
-
-
-def _is_legible(character: str) -> bool:
-    return ord(character) in _characters() and (character == " " or unicodedata.category(character)[0] not in "CZ")
 
 
 @cache

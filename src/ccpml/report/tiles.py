@@ -21,41 +21,24 @@ _LINE: Final = 0.155
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """An image in a row.
+    """An image in a row."""
 
-    Attributes:
-        image: Pixels, (h, w, 3); None draws a placeholder.
-        caption: Name of its class; may be empty.
-        right: Whether it is of the query's class; None for no mark.
-    """
-
-    image: Pixels | None
+    image: Pixels | None  # None draws a placeholder
     caption: str = ""
-    right: bool | None = None
+    right: bool | None = None  # whether it is of the query's class; None for no mark
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A row of images.
+    """A row of images."""
 
-    Attributes:
-        title: Legible text above the images.
-        tiles: The images.
-        lead: Number of leading images set apart from the others (the query).
-    """
-
-    title: str
+    title: str  # legible text above the images
     tiles: Sequence[Tile]
-    lead: int = 0
+    lead: int = 0  # number of leading images set apart from the others (the query)
 
 
 def draw_rows(rows: Sequence[Row], per_row: int) -> Figure:
-    """Draw rows of images.
-
-    Args:
-        rows: The rows.
-        per_row: Largest number of images in a row.
-    """
+    """Draw rows of at most ``per_row`` images."""
     lead = _GAP * 2 * any(row.lead for row in rows)
     side = (WIDTH - 0.1 - lead) / per_row - _GAP
     captions = any(tile.caption for row in rows for tile in row.tiles)

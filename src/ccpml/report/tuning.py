@@ -1,7 +1,7 @@
 """Pictures of a search: scores over trials, over each setting, and over each pair of settings."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.tri import Triangulation
 from numpy.typing import ArrayLike, NDArray
 
@@ -22,11 +22,14 @@ from ccpml.tuning.study import Search
 __all__ = ["Scale", "draw_contour", "draw_history", "draw_search", "draw_slices", "triangulate"]
 
 _SCORE = "MAP@R on the validation classes"
-_COLUMNS = 3
 _LABELS: Final = {
     "projections.strength": "strength λ",
     "proxies_per_class": "proxies per class K",
     "pool_size": "pool size b",
+}
+_LOOKS: Final[Any] = {
+    "complete": {"marker": "o", "color": COLORS[0]},
+    "pruned": {"marker": "v", "color": INK, "markerfacecolor": "none"},
 }
 _STAR: Final[Any] = {"marker": "*", "markersize": 15, "color": COLORS[4], "markeredgecolor": PAPER, "linestyle": ""}
 
@@ -42,7 +45,7 @@ def draw_search(search: Search, results: Sequence[Result], shares: Mapping[str, 
     Returns:
         The files; none if no trial has a score.
     """
-    if not any(result.score is not None for result in results):
+    if all(result.score is None for result in results):
         return []
     with style():
         pictures = [draw_history(results), draw_slices(search.space, results, shares)]
@@ -54,22 +57,16 @@ def draw_history(results: Sequence[Result]) -> Picture:
     """Draw the score of each trial, and the best up to it."""
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axis = figure.subplots()
-    for state in ("complete", "pruned"):
-        shown = _scored(results, state)
-        _points(axis, [result.number for result in shown], _scores(shown), state)
+    _draw_trials(axis, results, lambda shown: [result.number for result in shown], _scores)
     complete = _scored(results, "complete")
     if complete:
-        numbers = [result.number for result in complete]
         best = np.maximum.accumulate(_scores(complete))  # (n,)
-        last = max(result.number for result in results)
-        axis.step([*numbers, last], [*best, best[-1]], where="post", color=INK, linewidth=1.2, label="best so far")
+        numbers = [*(result.number for result in complete), max(result.number for result in results)]
+        axis.step(numbers, [*best, best[-1]], where="post", color=INK, linewidth=1.2, label="best so far")
     failed = [result.number for result in results if result.state == "failed"]
     if failed:
         bottom = axis.get_xaxis_transform()
         axis.plot(failed, [0.02] * len(failed), "x", color=MUTED, transform=bottom, label="failed", markersize=6)
-    best_trial = best_of(results)
-    if best_trial is not None:
-        _star(axis, best_trial.number, _scores([best_trial])[0], best_trial)
     axis.set(title="Trials", xlabel="trial", ylabel=_SCORE)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
     axis.margins(x=0.03, y=0.12)
@@ -79,18 +76,13 @@ def draw_history(results: Sequence[Result]) -> Picture:
 
 def draw_slices(space: Sequence[Field], results: Sequence[Result], shares: Mapping[str, float]) -> Picture:
     """Draw the scores over each field."""
-    columns = min(_COLUMNS, len(space))
+    columns = min(3, len(space))
     rows = -(-len(space) // columns)
     figure = Figure(figsize=(WIDTH, 3.4 * rows), layout="constrained")
-    best = best_of(results)
     axes = np.array(figure.subplots(rows, columns, sharey=True, squeeze=False)).ravel()
     for axis, field in zip(axes, space, strict=False):
         scale = Scale(field)
-        for state in ("complete", "pruned"):
-            shown = _scored(results, state)
-            _points(axis, scale.positions_of(shown), _scores(shown), state)
-        if best is not None:
-            _star(axis, scale.positions_of([best])[0], _scores([best])[0], best)
+        _draw_trials(axis, results, scale.positions_of, _scores)
         axis.set_title(scale.label)
         scale.apply(axis, "x")
         axis.set_xlabel(f"importance {100 * shares[field.name]:.0f} %" if field.name in shares else "")
@@ -109,22 +101,18 @@ def draw_contour(x: Field, y: Field, results: Sequence[Result]) -> Picture:
     figure = Figure(figsize=(0.75 * WIDTH, 5.2), layout="constrained")
     axis = figure.subplots()
     across, up = Scale(x), Scale(y)
-    complete, pruned = _scored(results, "complete"), _scored(results, "pruned")
+    complete = _scored(results, "complete")
     scores = _scores(complete)
     if complete:
         low, high = scores.min(), max(scores.max(), scores.min() + 1e-6)
         positions = across.positions_of(complete), up.positions_of(complete)
         surface = triangulate(*positions, scores)
         if surface is not None and scores.max() > scores.min():
-            levels = np.linspace(low, high, 11)
-            axis.tricontourf(surface[0], surface[1], levels=levels, cmap="viridis", alpha=0.85)
+            axis.tricontourf(*surface, levels=np.linspace(low, high, 11), cmap="viridis", alpha=0.85)
         look: dict[str, Any] = {"s": 42, "edgecolors": PAPER, "linewidths": 1.0, "zorder": 3, "label": "complete"}
         shown = axis.scatter(*positions, c=scores, cmap="viridis", vmin=low, vmax=high, **look)
         figure.colorbar(shown, ax=axis, label=_SCORE)
-    _points(axis, across.positions_of(pruned), up.positions_of(pruned), "pruned", "pruned")
-    best = best_of(results)
-    if best is not None:
-        _star(axis, across.positions_of([best])[0], up.positions_of([best])[0], best)
+    _draw_trials(axis, results, across.positions_of, up.positions_of, {"pruned": "pruned"})
     axis.set(title=f"{across.label} and {up.label}", xlabel=across.label, ylabel=up.label)
     across.apply(axis, "x")
     up.apply(axis, "y")
@@ -136,11 +124,7 @@ def draw_contour(x: Field, y: Field, results: Sequence[Result]) -> Picture:
 
 @dataclass(frozen=True)
 class Scale:
-    """The axis of a field: logarithmic, linear, or one position per choice.
-
-    Attributes:
-        field: A field of a search.
-    """
+    """The axis of a field: logarithmic, linear, or one position per choice."""
 
     field: Field
 
@@ -165,15 +149,11 @@ class Scale:
         field = self.field
         if isinstance(field, Choices):
             return sorted(field.values)
-        if not field.log:
-            even = MaxNLocator(nbins=8, integer=field.is_integer, steps=[1, 2, 5, 10]).tick_values(
-                field.low, field.high
-            )
-            return [float(tick) for tick in even if field.low <= tick <= field.high]
-        decades = range(int(np.floor(np.log10(field.low))), int(np.ceil(np.log10(field.high))) + 1)
-        for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
-            ticks = [factor * 10.0**decade for decade in decades for factor in factors]
-            ticks = [tick for tick in ticks if field.low * (1 - 1e-9) <= tick <= field.high * (1 + 1e-9)]
+        low, high = field.low - 1e-9 * abs(field.low), field.high + 1e-9 * abs(field.high)
+        even = MaxNLocator(nbins=8, integer=field.is_integer, steps=[1, 2, 5, 10])
+        round_factors = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))
+        for locator in [LogLocator(subs=subs, numticks=99) for subs in round_factors] if field.log else [even]:
+            ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
             if len(ticks) >= 4:
                 break
         return ticks[:: -(-len(ticks) // 9)] if len(ticks) > 1 else [field.low, field.high]
@@ -183,8 +163,8 @@ class Scale:
         first, last = self.positions([min(self.field.extremes), max(self.field.extremes)])
         margin = 0.05 * (last - first)
         labels = [re.sub(r"e\+?(-?)0*", r"e\1", f"{tick:g}") for tick in self.ticks()]  # 1e-6, not 1e-06
-        axis.set(**{f"{side}lim": (first - margin, last + margin)})
-        axis.set(**{f"{side}ticks": self.positions(self.ticks()), f"{side}ticklabels": labels})
+        ticks = {f"{side}ticks": self.positions(self.ticks()), f"{side}ticklabels": labels}
+        axis.set(**{f"{side}lim": (first - margin, last + margin)}, **ticks)
 
 
 def triangulate(
@@ -211,13 +191,18 @@ def _scores(results: Sequence[Result]) -> NDArray[np.float64]:
     return np.array([result.score for result in results], dtype=float)
 
 
-def _points(axis: Axes, x: ArrayLike, y: ArrayLike, state: str, pruned: str = "pruned: best score") -> None:
-    """Draw results of a state as points, pruned ones hollow."""
-    hollow: dict[str, Any] = {"marker": "v", "color": INK, "markerfacecolor": "none"}
-    look = hollow if state == "pruned" else {"marker": "o", "color": COLORS[0]}
-    if np.size(x):
-        axis.plot(x, y, markersize=5, linestyle="", label=pruned if state == "pruned" else state, **look)
-
-
-def _star(axis: Axes, x: float, y: float, best: Result) -> None:
-    axis.plot([x], [y], zorder=5, label=f"best {best.score:.4f}", **_STAR)
+def _draw_trials(
+    axis: Axes,
+    results: Sequence[Result],
+    x: Callable[[Sequence[Result]], ArrayLike],
+    y: Callable[[Sequence[Result]], ArrayLike],
+    labels: Mapping[str, str] = {"complete": "complete", "pruned": "pruned: best score"},
+) -> None:
+    """Draw trials as points, by state: those of ``labels`` that have a score; and the best as a star."""
+    for state, label in labels.items():
+        shown = _scored(results, state)
+        if shown:
+            axis.plot(x(shown), y(shown), markersize=5, linestyle="", label=label, **_LOOKS[state])
+    best = best_of(results)
+    if best is not None:
+        axis.plot(x([best]), y([best]), zorder=5, label=f"best {best.score:.4f}", **_STAR)
