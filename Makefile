@@ -1,4 +1,4 @@
-# make demo   set up .venv, train on the embedded data set, print scores and write a report
+# make demo   set up .venv, train on the built-in data set, print scores and write a report
 # make test   set up .venv, run all tests
 # make lint, doctest, docs, bench   the other checks, the pages, and the tables of docs/benchmarks.md
 PYTHON ?= python3

@@ -112,7 +112,7 @@ def test_a_data_set(follow, tmp_path):
 
 
 def test_a_picture(follow):
-    folder = follow("A picture", ["train", "folder:photos", "--method", "plain", "--run", "runs/ccp"])
+    folder = follow("A section of the report", ["train", "folder:photos", "--method", "plain", "--run", "runs/ccp"])
     run = folder / "runs" / "ccp"
     assert (run / "pictures" / "query_scores.png").is_file()
     assert "Histogram of MAP@R over 30 queries." in (run / "report.html").read_text(encoding="utf-8")

@@ -136,8 +136,8 @@ LOSSES: dict[str, LossEntry] = {
         description="multi-similarity (MS)",
         path="ccpml.method.MultiSimilarityLoss",
         parameters={
-            "alpha": Parameter("α, the weight of the least similar positives", above=0),
-            "beta": Parameter("β, the weight of the most similar negatives", above=0),
+            "alpha": Parameter("α, sharpness on positives", above=0),
+            "beta": Parameter("β, sharpness on negatives", above=0),
             "base": Parameter("λ, an inner product"),
         },
         defaults={"alpha": 2.0, "beta": 40.0, "base": 0.5},

@@ -27,7 +27,7 @@ def test_every_ablation_has_valid_cells_that_differ_in_one_field(ablation, data)
 
 @pytest.mark.parametrize("loss", ["c2", "proxy_anchor"])
 @pytest.mark.parametrize("per_class", [None, 2])
-def test_the_batch_ablation_goes_from_16_to_128_images(loss, per_class):
+def test_the_batch_ablation_varies_from_16_to_128_images(loss, per_class):
     """Claim 4 of the paper: with CCP, a batch of 16 images is about as good as one of 128; with the plain loss, not."""
     base = Settings(samples_per_class=per_class)
     rows = ablation_rows("batch", [loss], base=base)

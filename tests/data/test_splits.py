@@ -116,7 +116,7 @@ def test_without_own_split() -> None:
     assert numbers(make_splits(source, ["a/*"], folds=2, fold=1).validation) == [9, 11, 13, 15]
 
 
-def test_a_query_needs_a_match() -> None:
+def test_a_query_requires_a_positive() -> None:
     with pytest.raises(ValueError, match="validation: expected a class with at least two images"):
         split_classes(table_of(16, per_class=1))
     good = split_classes(table_of(16))

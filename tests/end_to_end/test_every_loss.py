@@ -36,7 +36,7 @@ def _unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("loss", "method"), [(loss, method) for loss in LOSSES for method in LOSSES[loss].methods])
-def test_a_loss_is_trained_reported_tabled_and_resumed(loss: str, method: str, data: str, tmp_path: Path) -> None:
+def test_train_report_table_and_resume(loss: str, method: str, data: str, tmp_path: Path) -> None:
     benchmark = Benchmark(
         quick_settings(data=data, **STEPS), table_rows([loss], [method]), tmp_path / "table", folds=(0,)
     )

@@ -1,4 +1,4 @@
-"""C1: contrastive loss on inner products."""
+"""C1: contrastive loss on cosine."""
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ __all__ = ["CosineContrastiveLoss"]
 
 
 class CosineContrastiveLoss(PairLoss):
-    """C1, contrastive on inner products, as cross-batch memory uses it.
+    """C1, contrastive on cosine, as cross-batch memory uses it.
 
     [ Σ_{P⁺} (1 − S − 1e-5)₊ + Σ_{P⁻} (S − m)₊ ] / n, where n is the number of anchors.
 
