@@ -6,7 +6,6 @@ from scipy import stats
 
 from ccpml.benchmark.ablations import ablation_rows
 from ccpml.benchmark.results import collect_results
-from ccpml.benchmark.spread import Gain, Spread
 from tests.benchmark.finished import drawn, make_benchmark
 
 
@@ -67,17 +66,6 @@ def test_missing_and_damaged_cells_are_listed_and_do_not_affect_the_others(tmp_p
     assert any("not the scores of a finished run" in problem for problem in ccp.problems)
     assert ccp.concatenated == {}
     assert ccp.gains["separated"].count == 2, "over the folds that both have"
-
-
-def test_gains_of_equal_scores_have_no_p_value() -> None:
-    assert Gain.of("plain", [0.5, 0.5], [0.25, 0.25]).p is None
-    assert Gain.of("plain", [0.5], [0.25]).p is None
-    assert Gain.of("plain", [0.5, 0.6], [0.25, 0.3]).p is not None
-
-
-def test_a_spread_needs_values() -> None:
-    with pytest.raises(ValueError, match="expected one or more"):
-        Spread.of([])
 
 
 def test_an_ablation_is_compared_with_the_plain_loss_of_the_same_value(tmp_path: Path) -> None:

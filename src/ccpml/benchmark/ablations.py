@@ -22,13 +22,7 @@ def ablation_rows(
     """Return the rows of an ablation: a preset by its name, or any setting as ``setting=value,value``.
 
     Values of a preset that contradict the other settings are left out. A pool size that was left open grows with the
-    proxies per class.
-
-    Args:
-        ablation: The ablation.
-        losses: Names of the losses.
-        methods: The methods; None stands for those of the preset, or ccp.
-        base: Settings shared by all rows.
+    proxies per class. Without methods, the rows have those of the preset, or ccp.
 
     Raises:
         ValueError: If the ablation is unknown or cannot be parsed, or the setting has no effect on a row.
@@ -61,8 +55,7 @@ def ablation_rows(
 def _parse(ablation: str) -> dict[str, Any]:
     """Return the setting that varies and its values, as in the presets."""
     if ablation in ABLATIONS:
-        preset: dict[str, Any] = read_preset("ablations")[ablation]
-        return preset
+        return dict(read_preset("ablations")[ablation])
     name, _, texts = ablation.partition("=")
     if name not in ROW_SETTINGS or not texts:
         raise ValueError(f"ablation: expected one of {', '.join(ABLATIONS)}, or setting=value,value, got {ablation!r}")
@@ -90,5 +83,4 @@ def _is_valid(settings: Settings, changes: Mapping[str, Any]) -> bool:
 
 def ablation_title(ablation: str) -> str:
     """Return what an ablation varies, for titles and the axis of its figure."""
-    title: str = read_preset("ablations").get(ablation, {}).get("title", ablation.partition("=")[0])
-    return title
+    return str(read_preset("ablations").get(ablation, {}).get("title", ablation.partition("=")[0]))

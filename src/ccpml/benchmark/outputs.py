@@ -24,13 +24,6 @@ def write_outputs(benchmark: Benchmark, results: Sequence[RowResult]) -> list[Pa
     """Write ``table.md``, ``table.csv``, ``table.tex``, ``table.json`` and ``timings.json`` of a benchmark.
 
     All but the last are the same for the same cells, whether the benchmark was interrupted or not.
-
-    Args:
-        benchmark: The benchmark.
-        results: Its results, from `collect_results`.
-
-    Returns:
-        The files.
     """
     out, title, facts = benchmark.out, title_of(benchmark), summarize(benchmark, results)
     tables = make_tables(benchmark, results)

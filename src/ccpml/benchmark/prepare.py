@@ -22,10 +22,7 @@ def prepare_benchmark(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
     """Write what the benchmark is, or check that an earlier call had the same settings.
 
     Rows and repeats may differ, since more of them extend a table. The settings that all cells share may not.
-
-    Args:
-        benchmark: The benchmark.
-        at_once: Number of cells that will be trained at the same time.
+    ``at_once`` is the number of cells that will be trained at the same time.
 
     Returns:
         The benchmark with a fixed number of threads per cell: the given one, or that of the first call. Results are

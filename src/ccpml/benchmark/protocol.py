@@ -23,11 +23,9 @@ METRICS = {"precision_at_1": "P@1", "r_precision": "P@R", "map_at_r": "MAP@R"}
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: a loss with a method, and perhaps with other settings than the other rows.
+    """A row of a table: a loss with one of `ROW_METHODS`, and perhaps with other settings than the other rows.
 
     Attributes:
-        loss: Name of the loss, as in `Settings`.
-        method: One of `ROW_METHODS`.
         variant: Name of the other settings; empty if there are none.
         changes: The other settings by name.
         value: Position on the axis of an ablation; None outside ablations.
@@ -69,10 +67,8 @@ class Cell:
     """A run of a benchmark.
 
     Attributes:
-        row: The row.
         repeat: Number of the repeat, from 0; the seed is that of the benchmark plus this.
         fold: The part of the training classes that validates.
-        settings: Settings of the run.
         path: The run directory.
     """
 
@@ -112,9 +108,7 @@ class Benchmark:
 
     Attributes:
         base: Settings shared by all rows.
-        rows: The rows.
         out: Folder of the runs and the results.
-        protocol: mlrc or conventional.
         repeats: Runs of each row and fold, each with another seed.
         folds: Folds that validate, one model for each: all of them under MLRC, otherwise the first.
         ablation: Name of the ablation, or of the setting that varies; None if it is not an ablation.
@@ -136,11 +130,7 @@ class Benchmark:
         return {**self.base.flat(), **self.parameters}
 
     def cells(self) -> Iterator[Cell]:
-        """Yield all cells, repeat by repeat, so that all rows of a table make progress.
-
-        Raises:
-            ValueError: If the settings of a row contradict each other.
-        """
+        """Yield all cells, repeat by repeat, so that all rows of a table make progress."""
         for repeat in range(self.repeats):
             for row in self.rows:
                 yield from self.row_cells(row, repeat)

@@ -1,7 +1,6 @@
 """Collect the finished cells of a benchmark: scores of each row, their deviations, and gains over the plain loss."""
 
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,6 +13,7 @@ __all__ = ["CellResult", "RowResult", "best_settings", "collect_results"]
 
 Scores = Mapping[str, float]
 
+_COUNTS = ("steps", "instances", "seconds")
 _GEOMETRY = (
     *("train_covering_radius", "train_interclass_distance", "val_covering_radius", "val_interclass_distance"),
     *("proxy_covering_radius", "proxy_spread"),
@@ -22,22 +22,11 @@ _GEOMETRY = (
 
 @dataclass(frozen=True)
 class CellResult:
-    """A finished cell.
-
-    Attributes:
-        cell: The cell.
-        scores: Content of its ``scores.json``.
-        history: Rows of its ``metrics.csv``, by column.
-    """
+    """A finished cell with the content of its ``scores.json`` and the rows of its ``metrics.csv``."""
 
     cell: Cell
     scores: Mapping[str, Any]
     history: Sequence[Mapping[str, float]]
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """The last row of the history; empty if there is none."""
-        return self.history[-1] if self.history else {}
 
     @classmethod
     def read(cls, cell: Cell) -> "CellResult":
@@ -67,7 +56,6 @@ class RowResult:
     """The result of a row. Scores are in 0..1, by name.
 
     Attributes:
-        row: The row.
         cells: Its finished cells.
         expected: Number of cells that it should have.
         separated: Mean of the models of a repeat, by the weights of the best validation; over repeats.
@@ -110,7 +98,7 @@ class RowResult:
             "models_expected": self.expected,
             **{name: {key: asdict(value) for key, value in getattr(self, name).items()} for name in spreads},
             **{
-                name: None if (spread := getattr(self, name)) is None else asdict(spread)
+                name: (spread := getattr(self, name)) and asdict(spread)
                 for name in ("validation", "steps", "instances")
             },
             "ensembles": [{"repeats": list(repeats), **scores} for repeats, scores in self.ensembles.scores.items()],
@@ -127,9 +115,6 @@ def collect_results(benchmark: Benchmark, progress: bool = True) -> list[RowResu
     Args:
         benchmark: The benchmark.
         progress: Whether to show a progress bar on standard error.
-
-    Returns:
-        The result of each row, in order.
     """
     cells: dict[str, list[CellResult]] = {row.name: [] for row in benchmark.rows}
     problems: dict[str, list[str]] = {row.name: [] for row in benchmark.rows}
@@ -157,71 +142,59 @@ def _row_result(
     problems: Sequence[str],
 ) -> RowResult:
     own = cells[row.name]
+    ends = [{**(cell.history[-1] if cell.history else {}), **cell.scores} for cell in own]
+    measured = _spreads([{name: end[name] for name in (*_COUNTS, *_GEOMETRY) if name in end} for end in ends])
     return RowResult(
         row=row,
         cells=tuple(own),
         expected=benchmark.repeats * len(benchmark.folds),
-        separated=_over_repeats(own, lambda cell: cell.scores["test"]),
-        last=_over_repeats(own, lambda cell: cell.scores.get("test_last", {})),
+        separated=_spreads(_repeat_means(own, "test").values()),
+        last=_spreads(_repeat_means(own, "test_last").values()),
         concatenated=_spreads(ensembles[row.name].of_repeats().values()),
         combinations=_spreads(ensembles[row.name].scores.values()),
         ensembles=ensembles[row.name],
-        validation=_over_repeats(own, lambda cell: cell.scores["validation"]).get("map_at_r"),
+        validation=_spreads(_repeat_means(own, "validation").values()).get("map_at_r"),
         gains=_gains(benchmark.rows, row, cells, ensembles),
-        steps=_spread(cell.scores["steps"] for cell in own),
-        instances=_spread(cell.scores["instances"] for cell in own),
-        seconds=_spread(cell.metrics["seconds"] for cell in own if "seconds" in cell.metrics),
-        geometry=_spreads([{name: cell.metrics[name] for name in _GEOMETRY if name in cell.metrics} for cell in own]),
+        steps=measured.get("steps"),
+        instances=measured.get("instances"),
+        seconds=measured.get("seconds"),
+        geometry={name: spread for name, spread in measured.items() if name in _GEOMETRY},
         problems=tuple(problems),
     )
 
 
 def _gains(
-    rows: Sequence[Row],
-    row: Row,
-    cells: Mapping[str, Sequence[CellResult]],
-    ensembles: Mapping[str, Ensembles],
+    rows: Sequence[Row], row: Row, cells: Mapping[str, Sequence[CellResult]], ensembles: Mapping[str, Ensembles]
 ) -> dict[str, Gain]:
     """Compare a row with the plain loss of the same variant, or else of no variant."""
     plain = {other.variant: other for other in rows if other.loss == row.loss and other.method == "plain"}
     over = plain.get("") if row.method == "plain" else plain.get(row.variant, plain.get(""))
     if over is None or over.name == row.name:
         return {}
-    pairs = {}
-    repeats = [ensembles[name].of_repeats() for name in (row.name, over.name)]
-    pairs["concatenated"] = [{repeat: scores["map_at_r"] for repeat, scores in each.items()} for each in repeats]
+    names = (row.name, over.name)
+    pairs: dict[str, Sequence[Mapping[int, Scores]]] = {}
+    pairs["concatenated"] = [ensembles[name].of_repeats() for name in names]
     for name, key in (("separated", "test"), ("last", "test_last")):
-        pairs[name] = _paired_means(cells[row.name], cells[over.name], key)
+        models = [
+            {(each.cell.repeat, each.cell.fold): each for each in cells[of] if key in each.scores} for of in names
+        ]
+        common = models[0].keys() & models[1].keys()
+        pairs[name] = [_repeat_means([of_row[model] for model in common], key) for of_row in models]
     gains = {}
     for name, (ours, theirs) in pairs.items():
-        common = sorted(ours.keys() & theirs.keys())
-        if common:
-            gains[name] = Gain.of(over.name, [ours[repeat] for repeat in common], [theirs[repeat] for repeat in common])
+        repeats = sorted(ours.keys() & theirs.keys())
+        if repeats:
+            scores = [[of_row[repeat]["map_at_r"] for repeat in repeats] for of_row in (ours, theirs)]
+            gains[name] = Gain.of(over.name, *scores)
     return gains
 
 
-def _paired_means(ours: Sequence[CellResult], theirs: Sequence[CellResult], key: str) -> list[dict[int, float]]:
-    """Return the mean MAP@R of each repeat, for both rows, over the folds that both have."""
-    scores = [
-        {(each.cell.repeat, each.cell.fold): each.scores[key]["map_at_r"] for each in cells if key in each.scores}
-        for cells in (ours, theirs)
-    ]
-    common = sorted(scores[0].keys() & scores[1].keys())
-    return [
-        {
-            repeat: statistics.fmean(of_row[cell] for cell in common if cell[0] == repeat)
-            for repeat in dict.fromkeys(repeat for repeat, _ in common)
-        }
-        for of_row in scores
-    ]
-
-
-def _over_repeats(cells: Sequence[CellResult], scores: Callable[[CellResult], Scores]) -> dict[str, Spread]:
-    """Average the models of each repeat; then compute the spread over repeats."""
+def _repeat_means(cells: Sequence[CellResult], key: str) -> dict[int, Scores]:
+    """Average some scores of the models of each repeat."""
     repeats: dict[int, list[Scores]] = {}
     for each in cells:
-        repeats.setdefault(each.cell.repeat, []).append(scores(each))
-    return _spreads([{name: spread.mean for name, spread in _spreads(each).items()} for each in repeats.values()])
+        repeats.setdefault(each.cell.repeat, []).append(each.scores.get(key, {}))
+    return {repeat: {name: each.mean for name, each in _spreads(scores).items()} for repeat, scores in repeats.items()}
 
 
 def _spreads(scores: Iterable[Scores]) -> dict[str, Spread]:
@@ -231,17 +204,8 @@ def _spreads(scores: Iterable[Scores]) -> dict[str, Spread]:
     return {name: Spread.of(each[name] for each in scores if name in each) for name in names}
 
 
-def _spread(values: Iterable[float]) -> Spread | None:
-    values = list(values)
-    return Spread.of(values) if values else None
-
-
 def best_settings(results: Sequence[RowResult]) -> dict[str, dict[str, Any]]:
-    """Return the settings that are best on the validation classes, for each loss and method of an ablation.
-
-    Returns:
-        Settings by the name of the loss and method, as `with_row_settings` takes them.
-    """
+    """Return the settings of each loss and method that are best on the validation classes, for `with_row_settings`."""
     tried: dict[str, list[tuple[float, dict[str, Any]]]] = {}
     for result in results:
         if result.validation is not None:

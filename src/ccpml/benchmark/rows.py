@@ -60,9 +60,7 @@ def variant_rows(losses: Sequence[str], variant: str) -> tuple[Row, ...]:
 def with_row_settings(rows: Sequence[Row], settings: Any) -> tuple[Row, ...]:
     """Return the rows with settings of their own, such as the best ones of a search on the validation classes.
 
-    Args:
-        rows: The rows.
-        settings: Settings by name, by the name of the row. Those of rows that are not in ``rows`` have no effect.
+    ``settings`` are those of each row, by its name. Those of rows that are not in ``rows`` have no effect.
 
     Raises:
         ValueError: If it is not that, or a row or a setting does not exist.

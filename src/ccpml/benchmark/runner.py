@@ -20,14 +20,7 @@ __all__ = ["Progress", "RunningCell", "run_cells"]
 
 @dataclass
 class RunningCell:
-    """A cell in training.
-
-    Attributes:
-        cell: The cell.
-        device: Device that it is trained on.
-        process: Its process.
-        started: Start time, by the monotonic clock.
-    """
+    """A cell in training; ``started`` is by the monotonic clock."""
 
     cell: Cell
     device: str
@@ -44,7 +37,6 @@ class Progress:
         at_once: Number of cells trained at the same time.
         finished: Cells that have their scores, including those of earlier calls.
         failed: Reasons of the cells that failed, by title.
-        running: Cells in training.
         durations: Seconds of each cell that finished in this call.
     """
 
@@ -77,7 +69,7 @@ def run_cells(
 
     Args:
         benchmark: The benchmark.
-        devices: Devices as in `Settings`, assigned to the cells in turn.
+        devices: Devices, assigned to the cells in turn.
         at_once: Number of cells to train at the same time.
         watch: Function called about once a second, and after each cell.
 
@@ -133,13 +125,10 @@ def _start(cell: Cell, device: str) -> RunningCell:
     if cell.settings.threads != "auto":
         environment["OMP_NUM_THREADS"] = str(cell.settings.threads)
     with cell.log_file.open("wb") as log:
+        command = [sys.executable, "-m", "ccpml.benchmark.cell_process", str(cell.settings_file), str(cell.path)]
+        null = subprocess.DEVNULL
         process = subprocess.Popen(
-            [sys.executable, "-m", "ccpml.benchmark.cell_process", str(cell.settings_file), str(cell.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            env=environment,
-            start_new_session=True,
+            command, stdin=null, stdout=null, stderr=log, env=environment, start_new_session=True
         )
     return RunningCell(cell, device, process, time.monotonic())
 

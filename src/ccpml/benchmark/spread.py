@@ -1,13 +1,21 @@
-"""Means, standard deviations and paired differences."""
+"""Means, standard deviations, paired differences, and changes over the instances of alternating projections."""
 
-import statistics
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 from scipy.stats import ttest_rel
 
-__all__ = ["Gain", "Spread", "percent"]
+__all__ = ["MEASURES", "Change", "Gain", "Spread", "changes", "percent"]
+
+MEASURES = {
+    "train_covering_radius": ("training classes", "radius"),
+    "train_interclass_distance": ("training classes", "distance"),
+    "val_covering_radius": ("validation classes", "radius"),
+    "val_interclass_distance": ("validation classes", "distance"),
+}
+"""The compared columns of ``metrics.csv``, with the classes and the measure that each is about."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,8 @@ class Spread:
         values = [float(value) for value in values]
         if not values:
             raise ValueError("values: expected one or more, got none")
-        std = statistics.stdev(values) if len(values) > 1 else None
-        return cls(statistics.fmean(values), std, len(values))
+        std = stdev(values) if len(values) > 1 else None
+        return cls(fmean(values), std, len(values))
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,52 @@ class Gain:
                 warnings.simplefilter("ignore", RuntimeWarning)  # differences that are almost equal
                 p = float(ttest_rel(ours, theirs).pvalue)
         return cls(over, spread.mean, spread.std, spread.count, won, p)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A measure at the end of the first instance and at the end of training, over models.
+
+    Attributes:
+        before: Its mean at the last validation of the first instance.
+        after: Its mean at the last validation of all.
+        fell: Number of models in which it decreased.
+        count: Number of models.
+    """
+
+    before: float
+    after: float
+    fell: int
+    count: int
+
+
+def changes(histories: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Change]:
+    """Compare the end of the first instance with the end of training.
+
+    Models without a projection are left out; so are measures that one of the other models lacks.
+
+    Args:
+        histories: Rows of ``metrics.csv`` of each model.
+
+    Example:
+        >>> validations = [{"instance": 0, "val_covering_radius": 0.5}, {"instance": 1, "val_covering_radius": 0.25}]
+        >>> changes([validations])
+        {'val_covering_radius': Change(before=0.5, after=0.25, fell=1, count=1)}
+
+    Source: Gürbüz et al., WACV 2024: over the instances radii shrink, and distances between classes do not.
+    """
+    ends = []
+    for validations in histories:
+        first = [row for row in validations if row.get("instance") == 0]
+        if first and len(first) < len(validations):
+            ends.append((first[-1], validations[-1]))
+    found = {}
+    for name in MEASURES:
+        if ends and all(name in before and name in after for before, after in ends):
+            pairs = [(before[name], after[name]) for before, after in ends]
+            fell = sum(after < before for before, after in pairs)
+            found[name] = Change(fmean(a for a, _ in pairs), fmean(b for _, b in pairs), fell, len(pairs))
+    return found
 
 
 def percent(fraction: float, sign: str = "") -> str:

@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ccpml.benchmark.instances import MEASURES, changes
 from ccpml.benchmark.paper import paper_scores
 from ccpml.benchmark.protocol import METRICS, Benchmark
 from ccpml.benchmark.results import RowResult
-from ccpml.benchmark.spread import Gain, Spread, percent
+from ccpml.benchmark.spread import MEASURES, Gain, Spread, changes, percent
 from ccpml.benchmark.text_table import TextTable
 
 __all__ = ["GEOMETRY", "RECALLS", "make_tables"]

@@ -15,7 +15,6 @@ class TextTable:
     """A table of texts.
 
     Attributes:
-        title: What the table shows.
         columns: Group and name of each column, except for the first column, which holds the titles of the rows.
         rows: Texts of each row, beginning with its title.
     """

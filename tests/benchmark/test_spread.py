@@ -1,6 +1,6 @@
 import pytest
 
-from ccpml.benchmark.instances import Change, changes
+from ccpml.benchmark.spread import Change, Gain, Spread, changes
 
 
 def history(*rows: tuple[int, float]) -> list[dict[str, float]]:
@@ -23,3 +23,14 @@ def test_nothing_to_compare() -> None:
     assert changes([]) == {}
     assert changes([history((0, 0.5))]) == {}
     assert changes([[{"instance": 0}, {"instance": 1}]]) == {}
+
+
+def test_gains_of_equal_scores_have_no_p_value() -> None:
+    assert Gain.of("plain", [0.5, 0.5], [0.25, 0.25]).p is None
+    assert Gain.of("plain", [0.5], [0.25]).p is None
+    assert Gain.of("plain", [0.5, 0.6], [0.25, 0.3]).p is not None
+
+
+def test_a_spread_needs_values() -> None:
+    with pytest.raises(ValueError, match="expected one or more"):
+        Spread.of([])
