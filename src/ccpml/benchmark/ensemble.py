@@ -41,12 +41,7 @@ Combination = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Ensembles:
-    """The ensembles of a row.
-
-    Attributes:
-        scores: Scores by name, for each combination of models.
-        problems: Why models are missing.
-    """
+    """The scores of each combination of models of a row, and why models are missing."""
 
     scores: Mapping[Combination, Mapping[str, float]]
     problems: tuple[str, ...] = ()
@@ -57,14 +52,9 @@ class Ensembles:
 
 
 def score_ensembles(benchmark: Benchmark, cells: Sequence[Cell], progress: bool = True) -> dict[str, Ensembles]:
-    """Score all ensembles of every row: a model of each fold, from any repeat.
+    """Score all ensembles of every row: a model of each fold, from any repeat, among the finished cells.
 
     Scores are kept in ``ensembles/<row>.json`` and computed again only if embeddings have changed.
-
-    Args:
-        benchmark: The benchmark.
-        cells: The finished cells.
-        progress: Whether to show a progress bar on standard error.
 
     Returns:
         The ensembles by the name of the row; none if a fold has no model, or there is a single fold.
@@ -108,12 +98,7 @@ class _TestEmbeddings:
 
     @classmethod
     def read(cls, run: Path) -> "_TestEmbeddings":
-        """Read the embeddings of a run.
-
-        Raises:
-            FileNotFoundError: If there are none.
-            ValueError: If they are damaged.
-        """
+        """Read the embeddings of a run."""
         file = _embeddings_file(run)
         way_out = f"remove {RunDirectory(run).scores_file} and start the benchmark again"
         if not file.is_file():
@@ -130,11 +115,7 @@ class _TestEmbeddings:
         return read
 
     def check_same_images(self, first: "_TestEmbeddings") -> None:
-        """Check that the images are those of another run, in the same order.
-
-        Raises:
-            ValueError: If they are not.
-        """
+        """Check that the images are those of another run, in the same order."""
         for name in ("labels", "paths", "roles"):
             mine, expected = getattr(self, name), getattr(first, name)
             if not np.array_equal(mine, expected):
@@ -180,32 +161,27 @@ class _RowEnsembles:
                 self._write_file()
         entries = {repeats: self.entries.get(self._key(repeats)) for repeats in self.combinations}
         scores = {repeats: entry["scores"] for repeats, entry in entries.items() if entry is not None}
-        return Ensembles(scores, tuple(self.problems))
+        return Ensembles(scores, tuple(dict.fromkeys(self.problems)))
 
     def _score_all(self, missing: Sequence[Combination], device: torch.device, scored: Callable[[], object]) -> None:
         first = self._first_readable()
-        damaged: set[tuple[int, int]] = set()
 
         @lru_cache(maxsize=MAX_LOADED)
-        def load(model: tuple[int, int]) -> _TestEmbeddings:
-            read = _TestEmbeddings.read(self.runs[model])
-            if first is not None:
-                read.check_same_images(first)
+        def load(model: tuple[int, int]) -> _TestEmbeddings | None:
+            try:
+                read = _TestEmbeddings.read(self.runs[model])
+                read.check_same_images(first or read)
+            except (OSError, ValueError) as error:
+                self.problems.append(str(error))
+                return None
             return read
 
         written = time.monotonic()
         for repeats in missing:
-            models = self._models(repeats)
-            for model in models:
-                if model not in damaged:
-                    try:
-                        load(model)
-                    except (OSError, ValueError) as error:
-                        damaged.add(model)
-                        self.problems.append(str(error))
-            if not damaged.intersection(models):
-                scores = _score([load(model) for model in models], device).as_dict()
-                self.entries[self._key(repeats)] = {"repeats": list(repeats), "scores": scores}
+            models = [model for model in map(load, self._models(repeats)) if model is not None]
+            if len(models) == len(self.folds):
+                entry = {"repeats": list(repeats), "scores": _score(models, device).as_dict()}
+                self.entries[self._key(repeats)] = entry
             scored()
             if time.monotonic() - written > _WRITE_SECONDS:
                 self._write_file()

@@ -30,12 +30,7 @@ class CellResult:
 
     @classmethod
     def read(cls, cell: Cell) -> "CellResult":
-        """Read a cell.
-
-        Raises:
-            FileNotFoundError: If it is not finished.
-            ValueError: If its files are damaged.
-        """
+        """Read a cell; raise FileNotFoundError if it is not finished, ValueError if its files are damaged."""
         run = RunDirectory(cell.path)
         scores = run.scores()
         damaged = f"{run.scores_file}: not the scores of a finished run"
@@ -111,10 +106,6 @@ def collect_results(benchmark: Benchmark, progress: bool = True) -> list[RowResu
     """Read the finished cells of a benchmark, score their ensembles, and compare the rows.
 
     Missing and damaged cells are listed in the result and do not affect the others.
-
-    Args:
-        benchmark: The benchmark.
-        progress: Whether to show a progress bar on standard error.
     """
     cells: dict[str, list[CellResult]] = {row.name: [] for row in benchmark.rows}
     problems: dict[str, list[str]] = {row.name: [] for row in benchmark.rows}

@@ -77,8 +77,7 @@ def run_cells(
         KeyboardInterrupt: After Ctrl-C or SIGTERM, when all running cells have written their checkpoints.
     """
     cells = list(benchmark.cells())
-    progress = Progress(len(cells), at_once)
-    progress.finished += [cell for cell in cells if _is_finished(benchmark, cell)]
+    progress = Progress(len(cells), at_once, [cell for cell in cells if _is_finished(benchmark, cell)])
     waiting = deque(cell for cell in cells if cell not in progress.finished)
     free = deque(devices[i % len(devices)] for i in range(at_once))
     with _sigterm_as_interrupt():
@@ -170,11 +169,7 @@ def _sigterm_as_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

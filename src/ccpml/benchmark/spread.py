@@ -20,13 +20,7 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation of some numbers.
-
-    Attributes:
-        mean: The mean.
-        std: The standard deviation, with n - 1 in the denominator; None for a single number.
-        count: n.
-    """
+    """Mean and sample standard deviation (n - 1 in the denominator; None for a single number) of ``count`` numbers."""
 
     mean: float
     std: float | None
@@ -35,9 +29,6 @@ class Spread:
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread":
         """Compute mean and standard deviation.
-
-        Raises:
-            ValueError: If there are no values.
 
         Example:
             >>> Spread.of([1.0, 2.0, 3.0])

@@ -30,11 +30,8 @@ _MODELS: Column = (("", "models"), lambda result: f"{len(result.cells)}/{result.
 def make_tables(benchmark: Benchmark, results: Sequence[RowResult]) -> list[TextTable]:
     """Return the tables of a benchmark: those of ensembles, or of single models if there is a single fold."""
     write = _Writer(benchmark.repeats)
-    if len(benchmark.folds) > 1:
-        tables = _ensemble_tables(benchmark, results, write)
-    else:
-        tables = _single_model_tables(benchmark, results, write)
-    return [*tables, _training_table(results, write), *_instance_tables(results)]
+    make_scores = _ensemble_tables if len(benchmark.folds) > 1 else _single_model_tables
+    return [*make_scores(benchmark, results, write), _training_table(results, write), *_instance_tables(results)]
 
 
 def _single_model_tables(benchmark: Benchmark, results: Sequence[RowResult], write: "_Writer") -> list[TextTable]:

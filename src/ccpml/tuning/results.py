@@ -25,13 +25,10 @@ class Result:
     """A trial as it is now.
 
     Attributes:
-        number: Number of the trial, from 0.
         state: complete, pruned, failed, running (here or on another machine) or waiting.
-        values: Values by field.
         score: Best MAP@R on the validation classes so far; None before the first validation.
         seconds: Seconds of training.
         run: Run directory, on the machine ``host``.
-        host: Name of the machine.
         reason: Why the trial failed or was refused.
         started: Whether training started.
         lost: Whether its machine was lost, so that its values are tried again.

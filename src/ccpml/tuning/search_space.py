@@ -38,14 +38,7 @@ _METHOD_SETTINGS = {
 
 @dataclass(frozen=True)
 class Range:
-    """All numbers between two bounds; integers if both bounds are.
-
-    Attributes:
-        name: Name of the setting.
-        low: Smallest value.
-        high: Largest value.
-        log: Whether the logarithm is sampled uniformly.
-    """
+    """All numbers between two bounds, integers if both bounds are; ``log`` samples the logarithm uniformly."""
 
     name: str
     low: float
@@ -68,12 +61,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choices:
-    """A list of numbers.
-
-    Attributes:
-        name: Name of the setting.
-        values: The numbers.
-    """
+    """A list of numbers."""
 
     name: str
     values: tuple[float, ...]
@@ -128,9 +116,6 @@ def parse_field(text: str) -> Field:
     Args:
         text: ``name=low..high``, ``name=low..high:log``, or ``name=value,value,...``.
 
-    Raises:
-        ValueError: If it is something else, or not a numeric setting.
-
     Example:
         >>> parse_field("projections.strength=1e-6..0.1:log"), parse_field("proxies_per_class=1..16").is_integer
         (Range(name='projections.strength', low=1e-06, high=0.1, log=True), True)
@@ -184,9 +169,6 @@ def _parse_number(name: str, text: str) -> float:
 def check_effect(base: Settings, name: str) -> None:
     """Check that a setting has an effect with the method and the loss of ``base``.
 
-    Raises:
-        ValueError: If it has none.
-
     Example:
         >>> check_effect(Settings(method="plain"), "projections.strength")
         Traceback (most recent call last):
@@ -219,13 +201,6 @@ def with_values(base: Settings, values: Mapping[str, Any]) -> Settings:
     """Return the settings of a trial.
 
     A pool size that was left open grows with the proxies per class, which cannot be more than the pool has samples.
-
-    Args:
-        base: Settings shared by all trials.
-        values: Values of the trial by the names of the settings.
-
-    Raises:
-        ValueError: If the values contradict each other.
 
     Example:
         >>> with_values(Settings(), {"proxies_per_class": 16}).pool_size

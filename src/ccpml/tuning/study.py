@@ -41,13 +41,9 @@ class Search:
         storage: URL of Optuna's storage; None is an SQLite file in ``out``.
         trials: Number of trials of the whole study.
         timeout: Seconds after which no trial starts.
-        pruner: median stops a trial whose best score so far is below the median of the other trials at that step; none
-            stops no trial.
+        pruner: median stops a trial whose best score so far is below the median of the other trials at that step.
         startup_trials: Complete trials before any trial is pruned.
         warmup_validations: Validations of a trial before it can be pruned.
-
-    Raises:
-        ValueError: If a value is out of range.
     """
 
     base: Settings
@@ -70,14 +66,11 @@ class Search:
         if not self.name:
             raise ValueError("study: expected a name, got ''")
         if self.storage is not None and "://" not in self.storage:
-            raise ValueError(
-                f"storage: expected a URL such as sqlite:///study.db or postgresql://user:password@host/database, got "
-                f"{self.storage!r}"
-            )
+            examples = "sqlite:///study.db or postgresql://user:password@host/database"
+            raise ValueError(f"storage: expected a URL such as {examples}, got {self.storage!r}")
         if self.storage is None and set("{}?%") & set(str(self.out.resolve())):
-            raise ValueError(
-                f"out: expected a path without {{, }}, ? and %, which a storage URL cannot hold: {self.out}"
-            )
+            refused = "{, }, ? and %, which a storage URL cannot hold"
+            raise ValueError(f"out: expected a path without {refused}: {self.out}")
 
     @property
     def url(self) -> str:
@@ -97,12 +90,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Study:
-    """An open study.
-
-    Attributes:
-        optuna: The study of Optuna.
-        folder_id: Identifier of the folder ``out``, which differs between the machines that share the study.
-    """
+    """An open study; ``folder_id`` identifies the folder ``out``, which differs between the machines that share it."""
 
     optuna: optuna.Study
     folder_id: str
@@ -236,9 +224,6 @@ class SeededSampler(BaseSampler):
 
     A resumed study therefore continues with the values that it would have had, and machines that share a study draw
     different values.
-
-    Args:
-        seed: Seed of the search.
     """
 
     def __init__(self, seed: int) -> None:

@@ -29,11 +29,8 @@ MAX_DEATHS = 3
 class Watcher(L.Callback):
     """Report the validations of a trial to its study, and stop a trial that is pruned.
 
-    Args:
-        trial: The trial of Optuna.
-        warmup: Validations before the trial can be pruned.
-
     Attributes:
+        warmup: Validations before the trial can be pruned.
         pruned: Whether the trial was pruned.
         scores: The reported scores by step, including those before a resume.
     """
@@ -46,12 +43,9 @@ class Watcher(L.Callback):
         self.scores = dict(frozen.intermediate_values)
 
     def report(self, step: int, score: float, last: bool = False) -> bool:
-        """Report a validation; return whether to stop.
+        """Report a validation, unless that was done before a resume; return whether to stop.
 
-        Args:
-            step: Step of the validation.
-            score: MAP@R. A score that was reported before a resume is not reported again.
-            last: Whether training ends here anyway.
+        ``last`` is whether training ends here anyway.
         """
         if step not in self.scores:
             self.trial.report(score, step)
@@ -76,9 +70,6 @@ class ClaimedTrial:
         values: Its values by field.
         lock: The acquired lock of the trial, which keeps other processes from claiming it.
         resumed: Whether another process started the trial.
-
-    Attributes:
-        number: Number of the trial.
     """
 
     def __init__(self, trial: optuna.Trial, values: dict[str, Any], lock: FileLock, resumed: bool) -> None:
@@ -102,13 +93,7 @@ class ClaimedTrial:
         self._lock.release()
 
     def finish(self, state: TrialState, score: float | None = None, **notes: Any) -> None:
-        """Write the end of the trial to the study, unless another machine has declared it lost.
-
-        Args:
-            state: The final state.
-            score: The score of a complete trial.
-            notes: User attributes of the trial.
-        """
+        """Write the end of the trial, with user attributes, unless another machine has declared it lost."""
         try:
             for name, value in notes.items():
                 self.trial.set_user_attr(name, value)
@@ -156,11 +141,9 @@ def _reclaim(search: Search, study: Study, frozen: FrozenTrial) -> ClaimedTrial 
         claimed.trial.set_user_attr("stopped", False)
     claimed.trial.set_user_attr("died", [step, deaths])
     if deaths >= MAX_DEATHS:
+        reason = f"its process was killed {deaths} times after step {step}; is the memory too small?"
         with claimed:
-            claimed.finish(
-                TrialState.FAIL,
-                reason=f"its process was killed {deaths} times after step {step}; is the memory too small?",
-            )
+            claimed.finish(TrialState.FAIL, reason=reason)
         return None
     return claimed
 

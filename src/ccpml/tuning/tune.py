@@ -2,7 +2,6 @@
 
 import gc
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from optuna.trial import TrialState
 
 from ccpml.runs.callbacks import Stopped
@@ -31,13 +31,7 @@ Train = Callable[[ResolvedSettings, Path, Watcher], float]
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """The event that a trial starts.
-
-    Attributes:
-        number: Number of the trial.
-        values: Values by field.
-        resumed: Whether another process started the trial.
-    """
+    """The event that a trial starts, or that it resumes because another process started it."""
 
     number: int
     values: dict[str, Any]
@@ -63,20 +57,13 @@ def train_trial(settings: ResolvedSettings, path: Path, watcher: Watcher) -> flo
     """Train or resume a trial; the test classes are not scored."""
     from ccpml.runs.train import resume, train
 
-    _free_memory()
+    gc.collect()  # the previous trial may have failed for lack of memory
+    torch.cuda.empty_cache()
     if RunDirectory(path).settings_file.is_file():
         run = resume(path, test=False, callbacks=[watcher])
     else:
         run = train(settings, path, test=False, callbacks=[watcher])
     return max(row["map_at_r"] for row in run.metrics())
-
-
-def _free_memory() -> None:
-    """Free memory held by the previous trial, which may have failed for lack of it."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def run_search(
@@ -89,10 +76,7 @@ def run_search(
     The same call resumes a study that was stopped or killed: finished trials are kept, and an unfinished trial resumes
     from its run directory. Several processes, on several machines, may share a study.
 
-    Args:
-        search: What to search.
-        watch: Function called when a trial starts and when it ends.
-        train: Function that trains a trial.
+    ``watch`` is called when a trial starts and when it ends.
 
     Returns:
         All trials of the study, including those of other machines.
