@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import yaml
 from ccpml.benchmark.ablations import ABLATIONS, ablation_rows
 from ccpml.benchmark.protocol import PROTOCOLS, Benchmark, Row, protocol_settings
 from ccpml.benchmark.rows import table_rows, variant_rows, with_row_settings
-from ccpml.cli.options import UsageError
+from ccpml.cli.options import UsageError, report_stop
 from ccpml.cli.settings_parser import Parsed, SettingsParser, check_settings, read_yaml
 from ccpml.data_name import DataName
 from ccpml.losses import LOSSES
@@ -42,10 +41,8 @@ def run(arguments: list[str]) -> int:
         from ccpml.report.ablation import draw_ablation, draw_table
 
         results = collect_results(to_do)
-    except KeyboardInterrupt:
-        command = shlex.join(["ccpml", "benchmark", *arguments])
-        print(f"ccpml: interrupted; finished runs are kept in {to_do.out}; resume with: {command}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        return report_stop(stopped, ["benchmark", *arguments], f"finished runs are kept in {to_do.out}; ")
     paths = write_outputs(to_do, results)
     if to_do.ablation:
         paths.append(to_do.out / "best.yaml")
@@ -129,10 +126,7 @@ def _rows(parsed: Parsed) -> tuple[Row, ...]:
     for variant in options.variant:
         rows += variant_rows(losses, variant)
     if options.row_settings is not None:
-        try:
-            rows = with_row_settings(rows, read_yaml(options.row_settings))
-        except UsageError as error:
-            raise UsageError(f"--row-settings {options.row_settings}: {error}") from error
+        rows = with_row_settings(rows, read_yaml("--row-settings", options.row_settings))
     if len({row.name for row in rows}) < len(rows):
         raise UsageError("--variant: expected a different name for each, got one twice")
     return rows

@@ -1,12 +1,10 @@
 """``ccpml data``: check images, download a benchmark, or cache images in a smaller size."""
 
 import argparse
-import os
 import shlex
-import sys
 from pathlib import Path
 
-from ccpml.cli.options import DATA, Parser, UsageError, add_data_options, check_data, check_data_root
+from ccpml.cli.options import DATA, Parser, UsageError, add_data_options, check_data_root, find_data_root, report_stop
 from ccpml.data_name import BENCHMARKS
 
 
@@ -15,17 +13,14 @@ def run(arguments: list[str]) -> int:
     options = parse(arguments)
     try:
         return {"check": _check, "fetch": _fetch, "cache": _cache}[options.action](options)
-    except KeyboardInterrupt:
-        command = shlex.join(["ccpml", "data", *arguments])
-        print(f"ccpml: interrupted; finished work is kept; resume with: {command}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        return report_stop(stopped, ["data", *arguments], "finished work is kept; ")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the arguments."""
-    parser = Parser(
-        prog="ccpml data", description="Check images, download a benchmark, or cache images in a smaller size."
-    )
+    text = "Check images, download a benchmark, or cache images in a smaller size."
+    parser = Parser(prog="ccpml data", description=text)
     actions = parser.add_subparsers(dest="action", required=True, metavar="check|fetch|cache")
     check, fetch, cache = (
         actions.add_parser(name, prog=f"ccpml data {name}", help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -44,7 +39,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _check(options: argparse.Namespace) -> int:
-    check_data(options.data)
     check_data_root(options.data, options.data_root)
 
     from ccpml.data.upkeep.verify import verify_source
@@ -65,9 +59,7 @@ def _check(options: argparse.Namespace) -> int:
 def _fetch(options: argparse.Namespace) -> int:
     if options.data not in BENCHMARKS:
         raise UsageError(f"data: expected one of {', '.join(BENCHMARKS)}, got {options.data}")
-    root = options.data_root or os.environ.get("CCPML_DATA")
-    if not root:
-        raise UsageError(f"{options.data}: folder not given; pass --data-root or set CCPML_DATA")
+    root = find_data_root(options.data, options.data_root)
 
     from ccpml.data.upkeep.fetch import fetch_benchmark
 
@@ -77,7 +69,6 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def _cache(options: argparse.Namespace) -> int:
-    check_data(options.data)
     check_data_root(options.data, options.data_root)
     if options.side < 1:
         raise UsageError(f"--side: expected at least 1, got {options.side}")

@@ -12,19 +12,12 @@ def run(arguments: list[str]) -> int:
     if options.output.suffix != ".npz":
         raise UsageError(f"--output: expected a file that ends in .npz, got {options.output}")
     check_output(options.output)
-    check_run(options.run)
+    check_run(options.path)
     check_data(options.data)
 
     from ccpml.runs.inference import embed_run
 
-    count = embed_run(
-        options.run,
-        options.data,
-        options.output,
-        data_root=options.data_root,
-        allow_partial=options.allow_partial,
-        skip_bad=options.skip_bad_images,
-    )
+    count = embed_run(**vars(options))
     print(f"{options.output}: {count:,} embeddings")
     return 0
 
@@ -33,7 +26,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the arguments."""
     text = "Write a run's embeddings of some data, with labels and paths, to an .npz file."
     parser = Parser(prog="ccpml embed", description=text)
-    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("path", metavar="run", type=Path, help="run directory")
     parser.add_argument("data", help=DATA)
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .npz file")
     add_data_options(parser)

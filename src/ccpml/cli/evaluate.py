@@ -8,38 +8,31 @@ from ccpml.cli.options import DATA, Parser, add_data_options, check_data, check_
 
 def run(arguments: list[str]) -> int:
     """Score a run and print the scores."""
-    options = parse(arguments)
-    check_run(options.run)
-    if options.data is not None:
-        check_data(options.data)
-    if options.output is not None:
-        check_output(options.output)
+    options = vars(parse(arguments))
+    path, data, output = check_run(options["path"]), options["data"], options.pop("output")
+    if data is not None:
+        check_data(data)
+    if output is not None:
+        check_output(output)
 
     from ccpml.files import write_json
     from ccpml.runs.inference import evaluate_run
 
-    result = evaluate_run(
-        options.run,
-        options.data,
-        data_root=options.data_root,
-        allow_partial=options.allow_partial,
-        skip_bad=options.skip_bad_images,
-        clusters=options.clusters,
-    )
+    result = evaluate_run(**options)
     print(f"{result.size}\n{result.scores}")
-    record = {"run": str(options.run), "data": options.data, "size": result.size, **result.scores.as_dict()}
+    record = {"run": str(path), "data": data, "size": result.size, **result.scores.as_dict()}
     if result.clusters is not None:
         print(result.clusters)
         record.update(result.clusters.as_dict())
-    if options.output is not None:
-        write_json(options.output, record)
+    if output is not None:
+        write_json(output, record)
     return 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the arguments."""
     parser = Parser(prog="ccpml evaluate", description="Score a run on its test classes, or on other data.")
-    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("path", metavar="run", type=Path, help="run directory")
     parser.add_argument("data", nargs="?", help=f"{DATA} (default: the run's test classes)")
     add_data_options(parser)
     parser.add_argument("--clusters", action="store_true", help="also k-means: NMI and AMI, k the number of classes")

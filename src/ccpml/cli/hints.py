@@ -1,7 +1,5 @@
 """What to do on the command line about an error of the library."""
 
-__all__ = ["HINTS", "hint_for"]
-
 HINTS = {
     "BenchmarkExistsError": "choose another --out, or pass the settings that it started with",
     "BenchmarkNotFoundError": "pass --data-root, or download it with `ccpml data fetch`",

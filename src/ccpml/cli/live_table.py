@@ -3,40 +3,26 @@
 import statistics
 import sys
 import time
-from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
+from tqdm import tqdm
 
 from ccpml.benchmark.protocol import Benchmark
 from ccpml.benchmark.runner import Progress
-from ccpml.cli.options import format_duration
 from ccpml.runs.directory import RunDirectory
-
-__all__ = ["LiveTable"]
 
 _SECONDS_BETWEEN_LINES = 30.0
 
 
 class LiveTable:
-    """Progress of a benchmark: each of its rows, the cells in training, and the time left.
-
-    Args:
-        benchmark: The benchmark.
-
-    Example:
-        ```python
-        with LiveTable(benchmark) as table:
-            run_cells(benchmark, ["cpu"], 1, table.show)
-        ```
-    """
+    """Progress of a benchmark: each of its rows, the cells in training, and the time left."""
 
     def __init__(self, benchmark: Benchmark) -> None:
         self.benchmark = benchmark
-        self._console = Console(stderr=True)
-        self._live = Live(console=self._console, auto_refresh=False) if sys.stderr.isatty() else None
+        self._live = Live(console=Console(stderr=True), auto_refresh=False) if sys.stderr.isatty() else None
         self._last_line = -_SECONDS_BETWEEN_LINES
         self._ended = -1
         self._scores: dict[str, float] = {}
@@ -46,18 +32,15 @@ class LiveTable:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
 
     def show(self, progress: Progress) -> None:
         """Show the current progress."""
         if self._live is not None:
-            self._live.update(
-                Group(self._table(progress), *self._running(progress), self._summary(progress)), refresh=True
-            )
+            shown = Group(self._table(progress), *self._running(progress), self._summary(progress))
+            self._live.update(shown, refresh=True)
             return
         ended = len(progress.finished) + len(progress.failed)
         if ended != self._ended or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
@@ -66,10 +49,8 @@ class LiveTable:
             print("\n  ".join(lines), file=sys.stderr, flush=True)
 
     def _table(self, progress: Progress) -> Table:
-        table = Table(box=None, pad_edge=False)
-        table.add_column("")
-        for name in ("cells", "validation MAP@R", "failed"):
-            table.add_column(name, justify="right")
+        numbers = (Column(name, justify="right") for name in ("cells", "validation MAP@R", "failed"))
+        table = Table("", *numbers, box=None, pad_edge=False)
         per_row = self.benchmark.repeats * len(self.benchmark.folds)
         for row in self.benchmark.rows:
             finished = [cell for cell in progress.finished if cell.row.name == row.name]
@@ -87,12 +68,12 @@ class LiveTable:
         for running in progress.running:
             row, max_steps = RunDirectory(running.cell.path).last_metrics(), running.cell.settings.max_steps
             state = f"step {row['step']:,.0f}, validation MAP@R {100 * row['map_at_r']:.2f}" if row else "starting"
-            spent = format_duration(time.monotonic() - running.started)
+            spent = tqdm.format_interval(time.monotonic() - running.started)
             lines.append(Text(f"{running.cell.title} on {running.device}: {state} of {max_steps:,} steps, {spent}"))
         return lines
 
     def _summary(self, progress: Progress) -> Text:
         left = progress.seconds_left()
         failed = f", {len(progress.failed)} failed" if progress.failed else ""
-        time_left = f", {format_duration(left)} left" if left is not None and progress.running else ""
+        time_left = f", {tqdm.format_interval(left)} left" if left is not None and progress.running else ""
         return Text(f"{len(progress.finished)} of {progress.total} cells finished{failed}{time_left}")

@@ -4,24 +4,13 @@ import argparse
 import difflib
 import os
 import re
+import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ccpml.data_name import DataName
-
-__all__ = [
-    "DATA",
-    "Parser",
-    "UsageError",
-    "add_data_options",
-    "check_data",
-    "check_data_root",
-    "check_output",
-    "check_run",
-    "format_duration",
-    "parser_error",
-]
 
 DATA = "glyphs, cub, cars196, sop, inshop, folder:<path> or csv:<file>"
 
@@ -75,14 +64,17 @@ def check_data(data: str) -> None:
 
 
 def check_data_root(data: str, data_root: str | None) -> None:
-    """Check that the folder of a benchmark is given and exists."""
-    if not DataName.parse(data).is_benchmark:
-        return
-    root = data_root or os.environ.get("CCPML_DATA")
-    if not root:
-        raise UsageError(f"{data}: folder not given; pass --data-root or set CCPML_DATA")
-    if not Path(root).expanduser().is_dir():
+    """Check that data are well named and exist; those of a benchmark, in a folder that is given."""
+    check_data(data)
+    if DataName.parse(data).is_benchmark and not Path(root := find_data_root(data, data_root)).expanduser().is_dir():
         raise UsageError(f"{'--data-root' if data_root else 'CCPML_DATA'}: folder {root} not found")
+
+
+def find_data_root(data: str, data_root: str | None) -> str:
+    """Return the folder of a benchmark, as it is given or from the environment."""
+    if root := data_root or os.environ.get("CCPML_DATA"):
+        return root
+    raise UsageError(f"{data}: folder not given; pass --data-root or set CCPML_DATA")
 
 
 def check_output(output: Path) -> None:
@@ -100,13 +92,8 @@ def check_run(path: Path) -> Path:
     return path
 
 
-def format_duration(seconds: float) -> str:
-    """Return a duration as minutes and seconds, with hours if there are any.
-
-    Example:
-        >>> format_duration(75), format_duration(3600)
-        ('1:15', '1:00:00')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+def report_stop(stopped: BaseException, arguments: list[str], kept: str = "") -> int:
+    """Print how to resume after Ctrl-C or SIGTERM; return the exit code."""
+    command = shlex.join(["ccpml", *arguments])
+    print(f"ccpml: {str(stopped) or 'interrupted'}; {kept}resume with: {command}", file=sys.stderr)
+    return 128 + getattr(stopped, "number", 2)

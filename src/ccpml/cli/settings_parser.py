@@ -1,25 +1,23 @@
 """The parser of verbs that take the settings of a run, from a YAML file and from flags."""
 
 import argparse
+import re
 from collections.abc import Callable, Collection, Mapping
+from inspect import getdoc
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple, NoReturn
 
-import docstring_parser
 import jsonargparse
 import yaml
-from jsonargparse._actions import ActionConfigFile
 
 from ccpml.backbones import known_backbones
-from ccpml.cli.options import UsageError, check_data, check_data_root, parser_error
+from ccpml.cli.options import UsageError, check_data_root, parser_error
 from ccpml.data_name import DataName
 from ccpml.losses import LOSSES, known_losses, parameter_names
 from ccpml.options import ProjectionOptions
 from ccpml.runs.settings import Settings, setting_types
 from ccpml.runs.values import read_value, value_options
-
-__all__ = ["Parsed", "SettingsParser", "check_settings", "read_yaml"]
 
 _SECTIONS = {
     "data": ("data", "data_root", "allow_partial", "skip_bad_images", "test_classes", "folds", "fold"),
@@ -37,31 +35,18 @@ _SECTIONS = {
 
 
 class Parsed(NamedTuple):
-    """What a command line says.
-
-    Attributes:
-        options: The verb's own options.
-        settings: The settings of the run.
-        given: The settings that the command line or its file gives, by flat name.
-        parameters: Parameters of losses, if the verb has no option for the loss; they are not in ``settings``.
-    """
+    """What a command line says: the verb's own options, and the settings of the run."""
 
     options: argparse.Namespace
     settings: Settings
-    given: Mapping[str, Any]
-    parameters: Mapping[str, float]
+    given: Mapping[str, Any]  # what the command line or its file gives, by flat name
+    parameters: Mapping[str, float]  # of losses, if the verb has no option for the loss; they are not in the settings
 
 
 class SettingsParser(jsonargparse.ArgumentParser):
     """Parser of a verb that takes the settings of a run.
 
     Values stay as they are given until all are known, and are then read by `read_value`.
-
-    Args:
-        verb: Its name.
-        description: What it does.
-        usage: How it is called.
-        without: Settings that it does not take.
     """
 
     def __init__(self, verb: str, description: str, usage: str, without: Collection[str] = ()) -> None:
@@ -96,15 +81,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
                 _add(sections[section], name, value_options(name), text, absent)
 
     def option(self, name: str, options: tuple[Any, ...], text: str, default: Any = None, **arguments: Any) -> None:
-        """Add an option of the verb's own.
-
-        Args:
-            name: Its name, with underscores.
-            options: The types and the single values that it takes.
-            text: Its help.
-            default: Its default.
-            **arguments: What else argparse takes.
-        """
+        """Add an option of the verb's own: a name with underscores, and the types and single values that it takes."""
         self.own[name] = options
         _add(self, name, options, text, default, **arguments)
 
@@ -125,14 +102,9 @@ class SettingsParser(jsonargparse.ArgumentParser):
     def parse(
         self, arguments: list[str], preset: Callable[[argparse.Namespace], Mapping[str, Any]] = lambda options: {}
     ) -> Parsed:
-        """Parse a command line; with ``--print-config``, print the settings and exit.
+        """Parse what follows the verb; with ``--print-config``, print the settings and exit.
 
-        Args:
-            arguments: What follows the verb.
-            preset: Settings by flat name that hold unless they are given, as the verb's own options say.
-
-        Raises:
-            UsageError: If the command line is wrong.
+        ``preset`` returns, for the verb's own options, settings by flat name that hold unless they are given.
         """
         values = {name: value for name, value in vars(self.parse_args(arguments).as_flat()).items() if name != "config"}
         of_losses = parameter_names()
@@ -155,19 +127,18 @@ class SettingsParser(jsonargparse.ArgumentParser):
         return Parsed(options, settings, given, apart)
 
 
-def read_yaml(path: str) -> Any:
-    """Read a YAML file; an empty one holds no settings."""
+def read_yaml(option: str, path: str) -> Any:
+    """Read the YAML file that an option names; an empty one holds no settings."""
     try:
         return yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8")) or {}
     except OSError as error:
-        raise UsageError(f"cannot be read ({error.strerror})") from error
+        raise UsageError(f"{option} {path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError("not a YAML file") from error
+        raise UsageError(f"{option} {path}: not a YAML file") from error
 
 
 def check_settings(settings: Settings) -> None:
     """Check what settings name, before heavy imports and long work."""
-    check_data(settings.data)
     check_data_root(settings.data, settings.data_root)
     weights = settings.weights
     if weights not in {None, "none", "imagenet"} and not Path(str(weights)).expanduser().is_file():
@@ -204,18 +175,17 @@ class _Switch(argparse.Action):
         namespace[self.dest] = values
 
 
-class _ConfigFile(ActionConfigFile):
+class _ConfigFile(argparse.Action):
     """A YAML file of settings; an error names the file."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        content = read_yaml("--config", values)
         try:
-            content = read_yaml(values)
-            if not isinstance(content, dict):
+            if not isinstance(content, dict) or "config" in content:
                 raise UsageError("expected settings by name")
-            if content:
-                super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
+            namespace.update(parser.parse_object(content, defaults=False))
         except UsageError as error:
-            raise UsageError(f"{option_string} {values}: {error}") from error
+            raise UsageError(f"--config {values}: {error}") from error
 
 
 def _add(to: Any, name: str, options: tuple[Any, ...], text: str, default: Any, **arguments: Any) -> None:
@@ -230,14 +200,17 @@ def _add(to: Any, name: str, options: tuple[Any, ...], text: str, default: Any, 
 
 def _setting_help() -> dict[str, str]:
     """Return the help text of each setting, by its flat name."""
-    own, projections = (
-        {argument.arg_name: " ".join((argument.description or "").split()) for argument in documented.params}
-        for documented in map(docstring_parser.parse, (Settings.__doc__ or "", ProjectionOptions.__doc__ or ""))
-    )
-    texts = own | {f"projections.{name}": text for name, text in projections.items()}
+    projections = {f"projections.{name}": text for name, text in _argument_texts(ProjectionOptions).items()}
+    texts = _argument_texts(Settings) | projections
     texts["loss"] += f" Known: {known_losses()}."
     texts["backbone"] += f" Known: {known_backbones()}."
     for name, losses in parameter_names().items():
         described = dict.fromkeys(LOSSES[loss].parameters[name].description for loss in losses)
         texts[name] = f"{'; '.join(described)} ({', '.join(losses)})"
     return texts
+
+
+def _argument_texts(kind: type) -> dict[str, str]:
+    """Return the texts of the section Args of a docstring, by argument."""
+    section = (getdoc(kind) or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
+    return {name: " ".join(text.split()) for name, text in re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.M)}

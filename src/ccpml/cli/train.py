@@ -1,11 +1,9 @@
 """``ccpml train``: train a run, or resume one, and write its report."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
-from ccpml.cli.options import UsageError, check_run
+from ccpml.cli.options import UsageError, check_run, report_stop
 from ccpml.cli.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
 from ccpml.runs.settings import Settings
@@ -30,9 +28,7 @@ def run(arguments: list[str]) -> int:
     except (Stopped, KeyboardInterrupt) as stopped:
         if not (path / "experiment.yaml").is_file():
             raise KeyboardInterrupt from stopped
-        command = shlex.join(["ccpml", "train", "--resume", str(path)])
-        print(f"ccpml: {str(stopped) or 'interrupted'}; resume with: {command}", file=sys.stderr)
-        return 128 + getattr(stopped, "number", 2)
+        return report_stop(stopped, ["train", "--resume", str(path)])
     if not is_main_process():
         return 0
     report = write_report(trained)

@@ -7,7 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ccpml.cli.options import UsageError, format_duration
+from tqdm import tqdm
+
+from ccpml.cli.options import UsageError, report_stop
 from ccpml.cli.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
 from ccpml.tuning.search_space import SEARCHES, Field, search_space
@@ -36,10 +38,7 @@ def run(arguments: list[str]) -> int:
         shares = importances(search)
         pictures = draw_search(search, results, shares)
     except (Stopped, KeyboardInterrupt) as stopped:
-        command = shlex.join(["ccpml", "tune", *arguments])
-        reason = f"{str(stopped) or 'interrupted'}; finished trials are kept in {search.out}"
-        print(f"ccpml: {reason}; resume with: {command}", file=sys.stderr)
-        return 128 + getattr(stopped, "number", 2)
+        return report_stop(stopped, ["tune", *arguments], f"finished trials are kept in {search.out}; ")
     _print_summary(search, results, shares, pictures)
     trained = [result for result in results if result.state not in {"waiting", "running"}]
     return 1 if trained and all(result.state == "failed" for result in trained) else 0
@@ -77,6 +76,7 @@ def _search(parsed: Parsed, space: tuple[Field, ...]) -> "Search":
     from ccpml.tuning.study import Search
 
     options, settings = parsed.options, parsed.settings
+    own = ("storage", "trials", "timeout", "pruner", "startup_trials", "warmup_validations")
     name = f"{DataName.parse(settings.data).label}-{settings.loss}-{settings.method}"
     try:
         return Search(
@@ -84,12 +84,7 @@ def _search(parsed: Parsed, space: tuple[Field, ...]) -> "Search":
             space=space,
             out=Path(options.out or Path("runs", "tune", name)).expanduser(),
             name=options.study or name,
-            storage=options.storage,
-            trials=options.trials,
-            timeout=options.timeout,
-            pruner=options.pruner,
-            startup_trials=options.startup_trials,
-            warmup_validations=options.warmup_validations,
+            **{name: getattr(options, name) for name in own},
         )
     except ValueError as error:
         raise UsageError(error) from error
@@ -109,7 +104,7 @@ def _report(search: "Search", event: "TrialStarted | TrialEnded") -> None:
         line = f"trial {result.number} {result.state}, {ended} of {search.trials} ended: {_values(result.values)}: "
         line += result.reason or f"MAP@R {result.score:.4f}"
         line += f" (best {best.score:.4f}, trial {best.number})" if best is not None else ""
-        line += f", about {format_duration(event.seconds_left)} left" if event.seconds_left else ""
+        line += f", about {tqdm.format_interval(event.seconds_left)} left" if event.seconds_left else ""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -52,8 +52,8 @@ class Run:
         """The network with its best weights, in eval mode on the CPU; its embeddings are not normalized."""
         state = RunDirectory.open(self.path).weights()
         model = build_model(self.settings, _channels(self.settings), initial_weights=False)
-        prefix = "model."
-        model.load_state_dict({name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)})
+        own = {name.removeprefix("model."): x for name, x in state.items() if name.startswith("model.")}
+        model.load_state_dict(own)
         return model.eval()
 
     @property
@@ -129,10 +129,10 @@ def evaluate_run(
     path: Path,
     data: str | None = None,
     *,
+    clusters: bool = False,
     data_root: str | None = None,
     allow_partial: bool = False,
-    skip_bad: bool = False,
-    clusters: bool = False,
+    skip_bad_images: bool = False,
 ) -> Evaluation:
     """Score a run on its own test classes, or on other data.
 
@@ -140,25 +140,24 @@ def evaluate_run(
         path: The directory of a run with weights.
         data: Data as in `Settings`: their test classes if they have their own split, else all images. None: the run's
             test classes.
+        clusters: Whether to cluster all images too, queries and gallery alike, with the run's seed.
         data_root: Folder of the benchmarks; None is the run's own, or $CCPML_DATA.
         allow_partial: Whether a benchmark may be incomplete.
-        skip_bad: Whether unreadable images are left out.
-        clusters: Whether to cluster all images too, queries and gallery alike, with the run's seed.
+        skip_bad_images: Whether unreadable images are left out.
     """
     run = load_run(path)
     settings = run.settings
-    data_root = data_root or settings.data_root or None
     if data is None:
-        skip_bad, partial = settings.skip_bad_images or skip_bad, settings.allow_partial or allow_partial
-        own = replace(settings, data_root=data_root or "", allow_partial=partial, skip_bad_images=skip_bad)
+        partial, skip = settings.allow_partial or allow_partial, settings.skip_bad_images or skip_bad_images
+        root = data_root or settings.data_root
+        own = replace(settings, data_root=root, allow_partial=partial, skip_bad_images=skip)
         table = load_images(own).splits.test
     else:
-        source = load_source(data, data_root, allow_partial, cached_side(settings))
-        table = readable_images(source, data, skip_bad)[0]
-        if source.split_of_class is not None:
-            split = source.split_of_class
-            tests = [label for label, name in enumerate(table.class_names) if split[name] == "test"]
-            table = table.subset(tests) if tests else table
+        source = load_source(data, data_root or settings.data_root or None, allow_partial, cached_side(settings))
+        table, _ = readable_images(source, data, skip_bad_images)
+        split = source.split_of_class or {}
+        tests = [label for label, name in enumerate(table.class_names) if split.get(name) == "test"]
+        table = table.subset(tests) if tests else table
     embeddings, labels = _embed_table(run, table), torch.from_numpy(table.labels)
     with progress_bar(len(table), "query", "scoring") as bar:
         scores = evaluate_with_roles(embeddings, labels, is_query(table), progress=progress_to(bar))
@@ -174,11 +173,11 @@ def _cluster(embeddings: Tensor, labels: Tensor, seed: int) -> ClusterScores:
 def embed_run(
     path: Path,
     data: str,
-    to: Path,
+    output: Path,
     *,
     data_root: str | None = None,
     allow_partial: bool = False,
-    skip_bad: bool = False,
+    skip_bad_images: bool = False,
 ) -> int:
     """Embed all images of some data and write them to an .npz file.
 
@@ -190,8 +189,8 @@ def embed_run(
     """
     run = load_run(path)
     source = load_source(data, data_root or run.settings.data_root or None, allow_partial, cached_side(run.settings))
-    table, _ = readable_images(source, data, skip_bad)
-    write_embeddings(to, _embed_table(run, table), table)
+    table, _ = readable_images(source, data, skip_bad_images)
+    write_embeddings(output, _embed_table(run, table), table)
     return len(table)
 
 
