@@ -33,7 +33,8 @@ def run(arguments: list[str]) -> int:
     at_once = options.at_once or len(devices)
     to_do = prepare_benchmark(to_do, at_once)
     try:
-        with LiveTable(to_do) as table:
+        table = LiveTable(to_do)
+        with table.live:
             progress = run_cells(to_do, devices, at_once, table.show)
 
         from ccpml.benchmark.outputs import write_outputs

@@ -3,6 +3,7 @@
 import statistics
 import sys
 import time
+from contextlib import nullcontext
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,29 +19,21 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class LiveTable:
-    """Progress of a benchmark: each of its rows, the cells in training, and the time left."""
+    """Progress of a benchmark: each of its rows, the cells in training, and the time left; shown within ``live``."""
 
     def __init__(self, benchmark: Benchmark) -> None:
         self.benchmark = benchmark
-        self._live = Live(console=Console(stderr=True), auto_refresh=False) if sys.stderr.isatty() else None
+        terminal = sys.stderr.isatty()
+        self.live = Live(console=Console(stderr=True), auto_refresh=False) if terminal else nullcontext()
         self._last_line = -_SECONDS_BETWEEN_LINES
         self._ended = -1
         self._scores: dict[str, float] = {}
 
-    def __enter__(self) -> "LiveTable":
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
     def show(self, progress: Progress) -> None:
         """Show the current progress."""
-        if self._live is not None:
+        if isinstance(self.live, Live):
             shown = Group(self._table(progress), *self._running(progress), self._summary(progress))
-            self._live.update(shown, refresh=True)
+            self.live.update(shown, refresh=True)
             return
         ended = len(progress.finished) + len(progress.failed)
         if ended != self._ended or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:

@@ -44,20 +44,15 @@ class Parsed(NamedTuple):
 
 
 class SettingsParser(jsonargparse.ArgumentParser):
-    """Parser of a verb that takes the settings of a run.
-
-    Values stay as they are given until all are known, and are then read by `read_value`.
-    """
+    """Parser of a verb that takes the settings of a run; values are read when all are known, by `read_value`."""
 
     def __init__(self, verb: str, description: str, usage: str, without: Collection[str] = ()) -> None:
+        text = (
+            f"{description}\n\nSettings without a default have the value that suits the data, the backbone or the loss."
+            "\nThose in a YAML file have the same names, with underscores."
+        )
         super().__init__(
-            prog=f"ccpml {verb}",
-            description=f"{description}\n\nSettings without a default have the value that suits the data, the backbone "
-            "or the loss.\nThose in a YAML file have the same names, with underscores.",
-            usage=usage,
-            allow_abbrev=False,
-            print_config=None,
-            formatter_class=_HelpFormatter,
+            f"ccpml {verb}", usage, text, allow_abbrev=False, print_config=None, formatter_class=_HelpFormatter
         )
         self.without = without
         self.own: dict[str, tuple[Any, ...]] = {"print_config": (bool,)}
@@ -102,10 +97,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
     def parse(
         self, arguments: list[str], preset: Callable[[argparse.Namespace], Mapping[str, Any]] = lambda options: {}
     ) -> Parsed:
-        """Parse what follows the verb; with ``--print-config``, print the settings and exit.
-
-        ``preset`` returns, for the verb's own options, settings by flat name that hold unless they are given.
-        """
+        """Parse a command line; ``preset`` returns, for the verb's own options, settings that hold unless given."""
         values = {name: value for name, value in vars(self.parse_args(arguments).as_flat()).items() if name != "config"}
         of_losses = parameter_names()
         try:

@@ -78,14 +78,9 @@ def _search(parsed: Parsed, space: tuple[Field, ...]) -> "Search":
     options, settings = parsed.options, parsed.settings
     own = ("storage", "trials", "timeout", "pruner", "startup_trials", "warmup_validations")
     name = f"{DataName.parse(settings.data).label}-{settings.loss}-{settings.method}"
+    out = Path(options.out or Path("runs", "tune", name)).expanduser()
     try:
-        return Search(
-            base=settings,
-            space=space,
-            out=Path(options.out or Path("runs", "tune", name)).expanduser(),
-            name=options.study or name,
-            **{name: getattr(options, name) for name in own},
-        )
+        return Search(settings, space, out, options.study or name, **{each: getattr(options, each) for each in own})
     except ValueError as error:
         raise UsageError(error) from error
 
@@ -96,8 +91,7 @@ def _report(search: "Search", event: "TrialStarted | TrialEnded") -> None:
     from ccpml.tuning.tune import TrialStarted
 
     if isinstance(event, TrialStarted):
-        verb = "resumes" if event.resumed else "starts"
-        line = f"trial {event.number} {verb}: {_values(event.values)}"
+        line = f"trial {event.number} {'resumes' if event.resumed else 'starts'}: {_values(event.values)}"
     else:
         result, best = event.result, best_of(event.results)
         ended = sum(other.state not in {"waiting", "running"} for other in event.results)

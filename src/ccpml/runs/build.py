@@ -11,7 +11,7 @@ from torch import nn
 
 from ccpml.backbones import find_backbone
 from ccpml.baselines import CrossBatchMemory
-from ccpml.data import EvalTransform, ImageDataset, ImageTable, TrainTransform, Transform, eval_loader
+from ccpml.data import EvalTransform, ImageTable, TrainTransform, Transform, eval_loader
 from ccpml.losses import LOSSES
 from ccpml.method import CCPLoss
 from ccpml.models import EmbeddingModel, create_model
@@ -23,8 +23,6 @@ __all__ = [
     "check_compiler",
     "check_weights",
     "evaluation_batches",
-    "pool_dataset",
-    "training_dataset",
     "transforms",
     "workers",
 ]
@@ -53,13 +51,7 @@ def build_criterion(settings: ResolvedSettings, num_classes: int) -> nn.Module:
 
 
 def build_model(settings: ResolvedSettings, channels: int, initial_weights: bool = True) -> EmbeddingModel:
-    """Build the network.
-
-    Args:
-        settings: The run's settings.
-        channels: Of the images.
-        initial_weights: Whether to load the initial weights that the settings name, if any.
-    """
+    """Build the network, with the initial weights that the settings name or with random ones."""
     return create_model(
         settings.backbone,
         embedding_dim=settings.embedding_dim,
@@ -75,20 +67,13 @@ def check_weights(settings: ResolvedSettings) -> None:
     """Check that the initial weights can be loaded, before images are read.
 
     Those of a backbone that takes gray images depend on the images' channels and are checked when it is built.
-
-    Raises:
-        ValueError: If they cannot.
     """
     if settings.weights != "none" and not find_backbone(settings.backbone).takes_gray:
         build_model(settings, channels=3)
 
 
 def check_compiler(settings: ResolvedSettings) -> None:
-    """Check that torch.compile has the compiler it needs.
-
-    Raises:
-        ValueError: If the run is on a CPU and no C++ compiler is found.
-    """
+    """Check that torch.compile has the compiler it needs, a C++ compiler on a CPU."""
     cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.accelerator.is_available())
     if cpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise ValueError("compile: no C++ compiler found, which torch.compile needs on a CPU; install g++ or omit it")
@@ -105,30 +90,12 @@ def transforms(settings: ResolvedSettings) -> tuple[Transform, EvalTransform]:
     return TrainTransform(size, min_area=0.7, flip=False, aspect=(5 / 6, 6 / 5)), whole
 
 
-def training_dataset(settings: ResolvedSettings, table: ImageTable, channels: int) -> ImageDataset:
-    """Return the training images under the transform of training."""
-    return ImageDataset(table, transforms(settings)[0], channels, settings.seed)
-
-
-def pool_dataset(settings: ResolvedSettings, table: ImageTable, channels: int) -> ImageDataset:
-    """Return the training images under the transform of the pool."""
-    train, evaluation = transforms(settings)
-    transform = train if settings.pool_transform == "train" else evaluation
-    return ImageDataset(table, transform, channels, settings.seed)
-
-
 def evaluation_batches(
-    settings: ResolvedSettings,
-    table: ImageTable,
-    channels: int,
-    batch_size: int = 128,
-    *,
-    rank: int = 0,
-    ranks: int = 1,
+    settings: ResolvedSettings, table: ImageTable, channels: int, *, rank: int = 0, ranks: int = 1
 ) -> Any:
     """Load the images of a table, or a rank's share of them, in order, under the transform of evaluation."""
     transform, processes = transforms(settings)[1], workers(settings, table)
-    return eval_loader(table, transform, channels, batch_size, processes, rank=rank, world_size=ranks)
+    return eval_loader(table, transform, channels, 128, processes, rank=rank, world_size=ranks)
 
 
 def workers(settings: ResolvedSettings, table: ImageTable) -> int:

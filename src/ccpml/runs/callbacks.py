@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -40,14 +40,10 @@ class Stopped(Exception):  # noqa: N818  # not an error: the user requested it
 
 
 class StopRequest:
-    """Stop after the current step on Ctrl-C or SIGTERM; a second signal stops at once.
-
-    Attributes:
-        signal: Number of the signal received, 0 if none.
-    """
+    """Stop after the current step on Ctrl-C or SIGTERM; a second signal stops at once."""
 
     def __init__(self) -> None:
-        self.signal = 0
+        self.signal = 0  # number of the one received
 
     def __enter__(self) -> "StopRequest":
         self._in_main_thread = threading.current_thread() is threading.main_thread()
@@ -55,9 +51,7 @@ class StopRequest:
             self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._in_main_thread:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
@@ -96,17 +90,7 @@ class ReseedEachEpoch(L.Callback):
 class Recorder(L.Callback):
     """Write a row of metrics at each validation and a file for each instance; decide when to stop.
 
-    Args:
-        run: The run directory.
-        geometry: The training images on which the method is measured.
-        patience: Validations without improvement of the run's best score after which it stops.
-        ccp: The callback that projects, which runs before this one; None for other methods.
-
-    Attributes:
-        rows: The rows so far.
-        best_score: The run's best MAP@R on validation.
-        best_step: Its step.
-        improved: Whether the last validation was the best.
+    The callback that projects, if any, runs before this one.
     """
 
     def __init__(self, run: RunDirectory, geometry: GeometrySet, patience: int, ccp: CCPCallback | None) -> None:
@@ -115,18 +99,17 @@ class Recorder(L.Callback):
         self.patience = patience
         self.ccp = ccp
         self.rows: list[dict[str, float]] = []
-        self.best_score = -1.0
+        self.best_score = -1.0  # MAP@R on validation
         self.best_step = 0
-        self.stale = 0
-        self.improved = False
+        self.stale = 0  # validations since then
+        self.improved = False  # by the last validation
         self._losses: list[torch.Tensor] = []
         self._instance = -1
         self._started = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the first proxies; stop at once if the run had reached its end before it was killed."""
-        seconds = self.rows[-1]["seconds"] if self.rows else 0.0
-        self._started = time.monotonic() - seconds
+        self._started = time.monotonic() - (self.rows[-1]["seconds"] if self.rows else 0.0)
         self._write_rows(trainer)
         if self.ccp is not None and self._instance < 0:
             self._record_instance(trainer, self.geometry.embed(pl_module, pl_module.device))
@@ -139,7 +122,6 @@ class Recorder(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure, write the row, and decide whether to stop."""
         assert isinstance(pl_module, MetricLearning)
-        assert pl_module.validation is not None
         row: dict[str, float] = {"step": trainer.global_step, "seconds": round(time.monotonic() - self._started, 1)}
         row["loss"] = torch.stack(self._losses).mean().item()
         self._losses.clear()
@@ -211,13 +193,7 @@ class Recorder(L.Callback):
 
 
 class Checkpoints(L.Callback):
-    """Write the best weights and the state to resume from after each validation.
-
-    Args:
-        run: The run directory.
-        recorder: Whether the score was the best; it runs before this one.
-        stop_request: Ctrl-C and SIGTERM.
-    """
+    """Write the best weights and the state to resume from after each validation. The recorder runs before this one."""
 
     def __init__(self, run: RunDirectory, recorder: Recorder, stop_request: StopRequest) -> None:
         self.run = run
@@ -260,12 +236,7 @@ class Checkpoints(L.Callback):
 
 
 class Progress(L.Callback):
-    """Show one line: steps, rate, time left, loss, score, instance and covering radius.
-
-    Args:
-        recorder: The numbers.
-        total: Maximum number of steps.
-    """
+    """Show one line: steps, rate, time left, loss, score, instance and covering radius."""
 
     def __init__(self, recorder: Recorder, total: int) -> None:
         self.recorder = recorder

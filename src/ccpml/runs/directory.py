@@ -28,34 +28,19 @@ class UnfinishedRunError(FileNotFoundError):
 
 
 class RunDirectory:
-    """The files of a run.
-
-    Args:
-        path: The directory.
-
-    Attributes:
-        settings_file: ``experiment.yaml``, the settings that reproduce the run.
-        metrics_file: ``metrics.csv``, one row per validation.
-        scores_file: ``scores.json``, written when the run is finished.
-        weights_file: ``checkpoints/best.safetensors``, network and criterion at the best validation score.
-        state_file: ``checkpoints/last.ckpt``, the state that a resumed run needs; loads with ``weights_only=True``.
-        instances: One file per instance: samples and proxies for the pictures.
-        embeddings: Embeddings of the splits by the best weights.
-        report_file: ``report.html``.
-        images_file: ``images.sha256``, a digest of which images of which classes are in which split.
-    """
+    """The files of a run in the directory ``path``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.settings_file = path / "experiment.yaml"
-        self.metrics_file = path / "metrics.csv"
-        self.scores_file = path / "scores.json"
-        self.weights_file = path / "checkpoints" / "best.safetensors"
-        self.state_file = path / "checkpoints" / "last.ckpt"
-        self.instances = path / "instances"
-        self.embeddings = path / "embeddings"
+        self.settings_file = path / "experiment.yaml"  # the settings that reproduce the run
+        self.metrics_file = path / "metrics.csv"  # one row per validation
+        self.scores_file = path / "scores.json"  # written when the run is finished
+        self.weights_file = path / "checkpoints" / "best.safetensors"  # network and criterion at the best validation
+        self.state_file = path / "checkpoints" / "last.ckpt"  # what a resumed run needs; loads with weights_only=True
+        self.instances = path / "instances"  # one file per instance: samples and proxies for the pictures
+        self.embeddings = path / "embeddings"  # of the splits, by the best weights
         self.report_file = path / "report.html"
-        self.images_file = path / "images.sha256"
+        self.images_file = path / "images.sha256"  # a digest of which images of which classes are in which split
 
     @classmethod
     def require_free(cls, path: Path) -> None:
@@ -70,11 +55,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, settings: ResolvedSettings) -> "RunDirectory":
-        """Create the directory of a new run.
-
-        Raises:
-            RunExistsError: If something already exists at ``path``.
-        """
+        """Create the directory of a new run, where nothing may exist."""
         cls.require_free(path)
         run = cls(path)
         for leftover in _leftovers(path):
@@ -98,11 +79,7 @@ class RunDirectory:
     def locked(self, timeout: float = 20.0) -> Iterator[None]:
         """Keep other processes from training this run; the lock of a process that dies is released.
 
-        Args:
-            timeout: Seconds to wait for another process that may be about to stop.
-
-        Raises:
-            RuntimeError: If another process is training the run.
+        Another process that may be about to stop is waited for, ``timeout`` seconds.
         """
         try:
             with FileLock(self.path / ".lock", timeout=timeout):

@@ -1,19 +1,13 @@
 """Covering radii and distances of classes and proxies, measured while a run trains."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ccpml.data import ImageTable, pool_rows
-from ccpml.method import (
-    average_covering_radius,
-    average_interclass_distance,
-    covering_radius,
-    lipschitz_normalize,
-)
+from ccpml.method import average_covering_radius, average_interclass_distance, covering_radius, lipschitz_normalize
 from ccpml.runs.build import evaluation_batches
 from ccpml.runs.settings import ResolvedSettings
 from ccpml.training import embed
@@ -36,27 +30,15 @@ def set_geometry(embeddings: Tensor, labels: Tensor, prefix: str) -> dict[str, f
     }
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """Embeddings of the geometry set at some step.
+class Snapshot(NamedTuple):
+    """Embeddings of the geometry set at some step."""
 
-    Attributes:
-        embeddings: φ-normalized, (n, d).
-        labels: Classes of the training table, (n,).
-    """
-
-    embeddings: Tensor
-    labels: Tensor
+    embeddings: Tensor  # φ-normalized, (n, d)
+    labels: Tensor  # classes of the training table, (n,)
 
 
 class GeometrySet:
-    """Training images on which a run is measured, fixed throughout: up to 8 of each of up to 32 classes.
-
-    Args:
-        settings: The run's settings.
-        table: The training images.
-        channels: Channels of the images.
-    """
+    """Training images on which a run is measured, fixed throughout: up to 8 of each of up to 32 classes."""
 
     def __init__(self, settings: ResolvedSettings, table: ImageTable, channels: int) -> None:
         count = min(_CLASSES, table.num_classes)
@@ -76,13 +58,8 @@ class GeometrySet:
         return set_geometry(snapshot.embeddings, compact, "train")
 
     def measure_proxies(self, snapshot: Snapshot, proxies: Tensor) -> dict[str, float]:
-        """Compute the radius at which proxies cover their classes, and their mean distance to their class's center.
-
-        Args:
-            snapshot: Embeddings of the set.
-            proxies: Un-normalized proxies, (C, K, d).
-        """
-        normalized = lipschitz_normalize(proxies.detach().float().cpu())
+        """Compute the radius at which proxies cover their classes, and their mean distance to their class's center."""
+        normalized = lipschitz_normalize(proxies.detach().float().cpu())  # (C, K, d)
         radii = [
             covering_radius(snapshot.embeddings[None, snapshot.labels == label], normalized[None, label])
             for label in self.classes.tolist()

@@ -23,17 +23,11 @@ __all__ = ["RunImages", "cached_side", "is_query", "load_images", "readable_imag
 
 @dataclass(frozen=True)
 class RunImages:
-    """The images of a run.
-
-    Attributes:
-        splits: The images of training, validation and test.
-        bad: Unreadable images that were left out.
-        channels: 1 or 3, as the network sees them.
-    """
+    """The images of a run."""
 
     splits: Splits
-    bad: list[BadImage]
-    channels: Literal[1, 3]
+    bad: list[BadImage]  # that were left out
+    channels: Literal[1, 3]  # as the network sees them
 
     def fingerprint(self, packed: bool | None = None) -> str:
         """Return a digest of which images of which classes are in which split, and whether they are cached (packed)."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import lightning as L
 import torch
 
-from ccpml.data import ClassBalancedBatches, Draw
-from ccpml.runs.build import build_criterion, build_model, check_compiler, pool_dataset, workers
+from ccpml.data import ClassBalancedBatches, Draw, ImageDataset
+from ccpml.runs.build import build_criterion, build_model, check_compiler, transforms, workers
 from ccpml.runs.geometry import GeometrySet
 from ccpml.runs.images import RunImages, is_query
 from ccpml.runs.processes import launch_rank, local_and_node_counts
@@ -20,13 +20,7 @@ __all__ = ["EpochBatches", "Parts"]
 
 
 class EpochBatches:
-    """The batches between two validations, a Lightning epoch. They follow from the steps made, also after a resume.
-
-    Args:
-        batches: The batches of the whole training.
-        steps: Steps between two validations.
-        module: The module that is trained.
-    """
+    """The batches between two validations, a Lightning epoch. They follow from the steps made, also after a resume."""
 
     def __init__(self, batches: ClassBalancedBatches, steps: int, module: L.LightningModule) -> None:
         self.batches = batches
@@ -43,25 +37,15 @@ class EpochBatches:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a run, all built before its directory is created.
+    """The parts of a run, all built before its directory is created."""
 
-    Attributes:
-        settings: The run's settings, with the channels of its images.
-        images: Its images.
-        module: Network and criterion.
-        batches: Training batches.
-        geometry: The images on which the method is measured.
-        ccp: The callback that projects; None for other methods.
-        schedules: Callbacks that change the learning rate or which weights are trained.
-    """
-
-    settings: ResolvedSettings
+    settings: ResolvedSettings  # with the channels of its images
     images: RunImages
     module: MetricLearning
     batches: EpochBatches
     geometry: GeometrySet
-    ccp: CCPCallback | None
-    schedules: list[L.Callback]
+    ccp: CCPCallback | None  # for method ccp
+    schedules: list[L.Callback]  # that change the learning rate or which weights are trained
 
     @classmethod
     def build(cls, settings: ResolvedSettings, images: RunImages) -> "Parts":
@@ -89,19 +73,12 @@ class Parts:
             settings.shard_proxies,
         )
         here, nodes = local_and_node_counts(settings.ranks)
-        batches = ClassBalancedBatches(
-            table.labels,
-            settings.classes_per_batch,
-            settings.samples_per_class,
-            settings.seed,
-            launch_rank(),
-            here * nodes,
-        )
+        sizes = settings.classes_per_batch, settings.samples_per_class
+        batches = ClassBalancedBatches(table.labels, *sizes, settings.seed, launch_rank(), here * nodes)
         schedules: list[L.Callback] = [ReduceOnPlateau()] if settings.lr_schedule == "plateau" else []
         if settings.warmup_epochs:
-            schedules.append(
-                Warmup(model.backbone, settings.warmup_epochs * math.ceil(len(table) / settings.batch_size))
-            )
+            steps = settings.warmup_epochs * math.ceil(len(table) / settings.batch_size)
+            schedules.append(Warmup(model.backbone, steps))
         return cls(
             settings=settings,
             images=images,
@@ -114,8 +91,8 @@ class Parts:
 
 
 def _build_ccp(settings: ResolvedSettings, images: RunImages) -> CCPCallback:
-    table = images.splits.train
-    pool = EmbeddingPool(
-        pool_dataset(settings, table, images.channels), settings.pool_size, workers=workers(settings, table)
-    )
+    table, (train, evaluation) = images.splits.train, transforms(settings)
+    transform = train if settings.pool_transform == "train" else evaluation
+    dataset = ImageDataset(table, transform, images.channels, settings.seed)
+    pool = EmbeddingPool(dataset, settings.pool_size, workers=workers(settings, table))
     return CCPCallback(pool, options=settings.projections)

@@ -15,11 +15,7 @@ _ELSEWHERE = {"backbone": "small_conv", "weights": "none"}
 
 @cache
 def read_preset(name: str) -> dict[str, Any]:
-    """Read one of the files in ``ccpml/presets``.
-
-    Args:
-        name: Name of the file, without ``.yaml``.
-    """
+    """Read one of the files in ``ccpml/presets``, by its name without ``.yaml``."""
     content: dict[str, Any] = yaml.safe_load((files("ccpml") / "presets" / f"{name}.yaml").read_text(encoding="utf-8"))
     return content
 

@@ -43,11 +43,7 @@ def is_main_process() -> bool:
 
 
 def local_and_node_counts(ranks: int) -> tuple[int, int]:
-    """Return the number of processes on this machine and the number of machines.
-
-    Args:
-        ranks: Number of processes to start; torchrun's own number takes precedence.
-    """
+    """Return the number of processes on this machine and of machines; torchrun's own numbers take precedence."""
     if not _by_torchrun():
         return ranks, 1
     local = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -72,12 +68,8 @@ def other_ranks(run: Path, ranks: int, threads: int) -> Iterator[None]:
         return
     with _environment(ranks, threads):
         command = [sys.executable, "-m", "ccpml.runs.rank", str(run)]
-        processes = [
-            subprocess.Popen(
-                command, env={**os.environ, RANK: str(rank), "LOCAL_RANK": str(rank)}, stdin=subprocess.DEVNULL
-            )
-            for rank in range(1, ranks)
-        ]
+        own = ({RANK: str(rank), "LOCAL_RANK": str(rank)} for rank in range(1, ranks))
+        processes = [subprocess.Popen(command, env={**os.environ, **each}, stdin=subprocess.DEVNULL) for each in own]
         try:
             with process_group_cleanup():
                 yield

@@ -16,13 +16,9 @@ __all__ = ["provenance"]
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """Return versions, commit and hardware; equal for two runs of the same code on the same machine."""
-    packages = ("torch", "lightning", "numpy", "pillow")
+    packages = {name: version(name) for name in ("torch", "lightning", "numpy", "pillow")}
     return {
-        "versions": {
-            "ccpml": ccpml.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in packages},
-        },
+        "versions": {"ccpml": ccpml.__version__, "python": platform.python_version(), **packages},
         "commit": _commit(),
         "hardware": {
             "cpu": _cpu(),

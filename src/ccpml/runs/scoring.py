@@ -30,14 +30,9 @@ def score_test(parts: Parts, trainer: L.Trainer) -> tuple[Tensor, RetrievalScore
 def score_run(
     run: RunDirectory, parts: Parts, recorder: Recorder, trainer: L.Trainer, last: RetrievalScores | None
 ) -> None:
-    """Embed the splits by the current weights, test, and write embeddings and scores.
+    """Embed the splits by the current weights, which are the best, test, and write embeddings and scores.
 
-    Args:
-        run: The run directory.
-        parts: Its parts, with the best weights.
-        recorder: The run's best score and rows.
-        trainer: Its trainer.
-        last: Test scores of the last weights, if they are reported too.
+    ``last`` are the test scores of the last weights, if they are reported too.
     """
     splits = parts.images.splits
     some = pool_rows(splits.train.labels, 12, 0, 0)[:2000]
@@ -48,10 +43,8 @@ def score_run(
         return
     for name, table in {**tables, "test": splits.test}.items():
         write_embeddings(run.embeddings / f"{name}.npz", embedded[name], table)
-    sizes = {
-        name: {"classes": table.num_classes, "images": len(table)}
-        for name, table in (("train", splits.train), ("validation", splits.validation), ("test", splits.test))
-    }
+    whole = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    sizes = {name: {"classes": table.num_classes, "images": len(table)} for name, table in whole.items()}
     write_json(
         run.scores_file,
         {

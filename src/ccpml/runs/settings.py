@@ -220,11 +220,10 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all settings by name as plain values, as in ``experiment.yaml``: parameters of the loss are flat."""
-        values = asdict(self)
-        parameters = values.pop("loss_parameters")
-        after = list(values).index("loss") + 1
-        items = list(values.items())
-        return dict([*items[:after], *parameters.items(), *items[after:]])
+        values: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            values |= value if name == "loss_parameters" else {name: value}
+        return values
 
     def flat(self) -> dict[str, Any]:
         """Return all settings as `as_dict` does, by the names of `setting_types`."""
@@ -296,8 +295,8 @@ def setting_types() -> dict[str, Any]:
         >>> types["projections.patience"], types["neg_margin"]
         (<class 'int'>, <class 'float'>)
     """
-    types = {name: hint for name, hint in get_type_hints(Settings).items() if name != "projections"}
-    del types["loss_parameters"]
+    types = get_type_hints(Settings)
+    del types["projections"], types["loss_parameters"]
     for entry in LOSSES.values():
         types |= {name: int if parameter.whole else float for name, parameter in entry.parameters.items()}
     return types | {f"projections.{name}": hint for name, hint in get_type_hints(ProjectionOptions).items()}
@@ -307,7 +306,8 @@ def _finite(value: float) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-_COUNTS = "proxies_per_class pool_size embedding_dim image_size classes_per_batch samples_per_class max_steps " + (
+_COUNTS = (
+    "proxies_per_class pool_size embedding_dim image_size classes_per_batch samples_per_class max_steps "
     "validate_every patience ranks threads memory_batches"
 )
 _WEIGHTS = "weight_decay pair_weight proxy_weight workers memory_start warmup_epochs"

@@ -8,10 +8,10 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from ccpml.data import train_loader
+from ccpml.data import ImageDataset, train_loader
 from ccpml.data_name import DataName
 from ccpml.files import write_text
-from ccpml.runs.build import check_weights, training_dataset, workers
+from ccpml.runs.build import check_weights, transforms, workers
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import load_images
 from ccpml.runs.parts import Parts
@@ -24,12 +24,7 @@ __all__ = ["resume", "train"]
 
 
 def train(
-    settings: Settings,
-    path: Path,
-    progress: bool = True,
-    *,
-    test: bool = True,
-    callbacks: Sequence[L.Callback] = (),
+    settings: Settings, path: Path, progress: bool = True, *, test: bool = True, callbacks: Sequence[L.Callback] = ()
 ) -> RunDirectory:
     """Train, test, and write a run directory.
 
@@ -107,8 +102,7 @@ def _absolute(path: str) -> str:
 
 def _run(training: Training, run: RunDirectory, parts: Parts, test: bool) -> None:
     """Train and test, on this rank and on those that it starts."""
-    ranks = parts.settings.ranks
-    given = parts.settings.threads
+    ranks, given = parts.settings.ranks, parts.settings.threads
     threads = max(1, torch.get_num_threads() // ranks) if given == "auto" else given
     if not is_main_process():
         torch.set_num_threads(threads)
@@ -122,7 +116,7 @@ def _run(training: Training, run: RunDirectory, parts: Parts, test: bool) -> Non
 def _fit_and_test(training: Training, run: RunDirectory, parts: Parts, test: bool) -> None:
     """Train to the end, from the last checkpoint if there is one; then test with the best weights if requested."""
     settings, splits, trainer = parts.settings, parts.images.splits, training.trainer
-    dataset = training_dataset(settings, splits.train, parts.images.channels)
+    dataset = ImageDataset(splits.train, transforms(settings)[0], parts.images.channels, settings.seed)
     with quiet():
         trainer.fit(
             parts.module,

@@ -28,13 +28,7 @@ __all__ = ["Training", "quiet", "rank_batches"]
 
 @dataclass(frozen=True)
 class Training:
-    """A trainer, and those of its callbacks that are read afterwards.
-
-    Attributes:
-        trainer: The trainer.
-        recorder: Metrics and the best score.
-        stop_request: Ctrl-C and SIGTERM.
-    """
+    """A trainer, and those of its callbacks that are read afterwards."""
 
     trainer: L.Trainer
     recorder: Recorder
@@ -46,13 +40,8 @@ class Training:
         settings, stop_request = parts.settings, StopRequest()
         recorder = Recorder(run, parts.geometry, settings.patience, parts.ccp)
         epochs = math.ceil(settings.max_steps / settings.validate_every)
-        callbacks = [
-            ReseedEachEpoch(settings.seed),
-            RestoreSigterm(),
-            *([parts.ccp] if parts.ccp else []),
-            *parts.schedules,
-            recorder,
-        ]
+        callbacks = [ReseedEachEpoch(settings.seed), RestoreSigterm()]
+        callbacks += [*([parts.ccp] if parts.ccp else []), *parts.schedules, recorder]
         callbacks += [Progress(recorder, epochs * settings.validate_every)] if progress else []
         callbacks += [*further, Checkpoints(run, recorder, stop_request)]
         with quiet():
@@ -69,9 +58,8 @@ def _trainer(run: RunDirectory, settings: ResolvedSettings, epochs: int, callbac
     if here * nodes > 1:
         gpus = torch.cuda.is_available() and kind in {"auto", "cuda"}
         unused = settings.method == "ccp" and settings.proxy_weight == 0
-        options["strategy"] = DDPStrategy(
-            process_group_backend="nccl" if gpus else "gloo", find_unused_parameters=unused
-        )
+        backend = "nccl" if gpus else "gloo"
+        options["strategy"] = DDPStrategy(process_group_backend=backend, find_unused_parameters=unused)
         options["sync_batchnorm"] = gpus and not settings.freeze_batchnorm
         options["plugins"] = [] if "TORCHELASTIC_RUN_ID" in os.environ else [LightningEnvironment()]
     return L.Trainer(

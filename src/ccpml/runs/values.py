@@ -15,10 +15,7 @@ INCIDENTAL = frozenset({"device", "threads", "workers", "data_root"})
 
 
 def value_options(name: str) -> tuple[Any, ...]:
-    """Return the types and the single values that a setting takes.
-
-    Args:
-        name: Name of the setting, as in `setting_types`.
+    """Return the types and the single values that a setting takes, by its name in `setting_types`.
 
     Example:
         >>> value_options("lr"), value_options("channels")
