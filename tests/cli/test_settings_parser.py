@@ -139,6 +139,7 @@ def test_usage_errors_name_the_option_and_the_value(arguments: Sequence[str], me
         (b"lr: fast\n", "lr: expected float or null, got 'fast'"),
         (b"compile: 3\n", "compile: expected true or false, got 3"),
         (b"- lr\n", "settings.yaml: expected settings by name"),
+        (b"config: other.yaml\n", "settings.yaml: expected settings by name, and no other file"),
         (b"lr: [\n", "settings.yaml: not a YAML file"),
         (b"lr: \xff\n", "settings.yaml: not a YAML file"),
         (b"learning_rate: 1\n", "'learning_rate' is not accepted"),

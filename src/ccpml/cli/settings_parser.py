@@ -174,7 +174,7 @@ class _ConfigFile(argparse.Action):
         content = read_yaml("--config", values)
         try:
             if not isinstance(content, dict) or "config" in content:
-                raise UsageError("expected settings by name")
+                raise UsageError("expected settings by name, and no other file")
             namespace.update(parser.parse_object(content, defaults=False))
         except UsageError as error:
             raise UsageError(f"--config {values}: {error}") from error
