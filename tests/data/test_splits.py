@@ -96,7 +96,7 @@ def test_own_split_is_kept() -> None:
     assert [numbers(part) for part in (splits.train, splits.validation, splits.test)] == [[1, 3], [2, 4], [0, 5]]
     splits = make_splits(source, folds=2, fold=1)
     assert [numbers(part) for part in (splits.train, splits.validation, splits.test)] == [[1, 2], [3, 4], [0, 5]]
-    with pytest.raises(ValueError, match="the data have their own split"):
+    with pytest.raises(ValueError, match="not supported for data with their own split"):
         make_splits(source, ["a/*"])
 
 

@@ -75,7 +75,7 @@ def make_splits(
     if split_of_class is None:
         splits = np.where(_is_test(table.class_names, test_classes), "test", "train")
     elif test_classes is not None:
-        raise ValueError("test classes: expected none, as the data have their own split; remove one of the two")
+        raise ValueError("test_classes: not supported for data with their own split")
     else:
         splits = np.array([split_of_class[name] for name in table.class_names])
     train, validation, test = (np.flatnonzero(splits == s) for s in ("train", "validation", "test"))

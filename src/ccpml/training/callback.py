@@ -76,7 +76,7 @@ class CCPCallback(L.Callback):
             self.load_state_dict(self._state)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Have checkpoints hold the optimizer state of all proxies."""
+        """Register hooks so that checkpoints contain the optimizer state of all proxies."""
         for optimizer in trainer.optimizers:
             self.projections.criterion.attach(optimizer)
 

@@ -48,7 +48,7 @@ class EmbeddingPool:
         draws = pool_draws(self.dataset.table.labels, self.per_class, self.dataset.seed, draw)
         classes = len(draws) // self.per_class
         mine = rank_range(classes)
-        start = min(mine.start, classes - 1)  # a rank without classes embeds one all the same, for the dimension
+        start = min(mine.start, classes - 1)  # a rank without classes still embeds one, to learn the dimension
         draws = draws[self.per_class * start : self.per_class * max(mine.stop, start + 1)]
         device = torch.device(getattr(module, "device", "cpu"))
         chunks = in_chunks(draws, self.batch_size)

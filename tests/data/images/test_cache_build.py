@@ -69,7 +69,7 @@ def test_pixels_that_read_back_differently(tmp_path: Path, monkeypatch: pytest.M
     assert not cache_folder(tmp_path, NAME).exists()
 
 
-def test_bad_images_are_listed_and_no_cache_is_made(tmp_path: Path) -> None:
+def test_bad_images_are_listed_and_no_cache_is_built(tmp_path: Path) -> None:
     fill(tmp_path)
     good = (tmp_path / "a/1.jpg").read_bytes()
     (tmp_path / "a/1.jpg").write_bytes(good[: len(good) // 2])
@@ -78,7 +78,7 @@ def test_bad_images_are_listed_and_no_cache_is_made(tmp_path: Path) -> None:
     with pytest.raises(BadImagesError) as caught:
         packed(tmp_path)
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("12 of 17 images cannot be read; no cache was made")
+    assert lines[0].startswith("12 of 17 images cannot be read; cache not built")
     assert lines[1].startswith(f"  {tmp_path / 'a/1.jpg'}: ")
     assert lines[-1] == "  and 2 more"
     assert [image.row for image in caught.value.bad] == [0, *range(5, 16)]

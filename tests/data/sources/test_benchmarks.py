@@ -219,7 +219,7 @@ def test_a_class_in_both_splits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("40\r\n", "41\r\n", "announces 41 images but lists 40"),
+        ("40\r\n", "41\r\n", "expected 41 images, as its first line states, got 40"),
         ("id_00000001 train", "id_00000001 both", "line 3: expected image_name item_id evaluation_status"),
         ("id_00000001 train", "", "line 3: expected image_name item_id evaluation_status"),
         (

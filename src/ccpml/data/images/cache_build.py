@@ -226,6 +226,4 @@ def _damaged(pack: Path, entries: Sequence[Entry], progress: bool) -> list[Entry
 
 
 def _bad_images(bad: Sequence[BadImage], total: int) -> BadImagesError:
-    return BadImagesError.of(
-        sorted(bad), total, "no cache was made; repair or remove them, and build it again to resume"
-    )
+    return BadImagesError.of(sorted(bad), total, "cache not built; repair or remove these images, then run again")

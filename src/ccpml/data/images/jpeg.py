@@ -1,4 +1,4 @@
-"""JPEG decoding with simplejpeg: at a reduced size where that is enough, and only the rows that are needed."""
+"""JPEG decoding with simplejpeg, at a reduced size where that is enough, and of the required rows only."""
 
 import math
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def jpeg_size(data: bytes) -> _Size | None:
 def decode_jpeg(
     data: bytes, channels: int, min_size: int | None, part: Callable[[tuple[int, ...]], P]
 ) -> tuple[NDArray[np.uint8], P] | None:
-    """Decode the rows of a JPEG that are needed; see ``read_part`` for the arguments.
+    """Decode only the required rows of a JPEG; see ``read_part`` for the arguments.
 
     Returns:
         Pixels, uint8 (rows, W, C), and the part; None if simplejpeg's strict decoder fails, so that Pillow decides.
@@ -95,14 +95,14 @@ def _height_offset(data: bytes) -> int | None:
     """
     if data[-2:] != b"\xff\xd9":
         return None
-    place, frame, components = 2, None, 0
-    while place + 9 < len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
+    position, frame, components = 2, None, 0
+    while position + 9 < len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
         if marker in _SEQUENTIAL:
-            frame, components = place + 5, data[place + 9]
+            frame, components = position + 5, data[position + 9]
         elif marker == 0xDA:
-            return frame if data[place + 4] == components else None
+            return frame if data[position + 4] == components else None
         elif marker in _OTHER_FRAMES or marker in _WITHOUT_LENGTH or marker == 0xFF:
             return None
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return None

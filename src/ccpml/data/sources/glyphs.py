@@ -95,16 +95,16 @@ def render_glyphs(chars: Sequence[str], progress: bool = False) -> NDArray[np.ui
 
 def render_glyph(char: str, number: int) -> NDArray[np.uint8]:
     """Return one image of a character, uint8 of shape (64, 64); raise a ``ValueError`` if no face draws it."""
-    having = [face for face, codes in faces().items() if ord(char) in codes]
-    ink = draw(char, having[number % len(having)]) if having else None
+    faces_with_char = [face for face, codes in faces().items() if ord(char) in codes]
+    ink = draw(char, faces_with_char[number % len(faces_with_char)]) if faces_with_char else None
     if ink is None:
         raise ValueError(f"U+{ord(char):04X}: not drawn by any trusted face")
     rng = np.random.Generator(np.random.PCG64([ord(char), number]))
-    return _soil(_place(_weigh(ink, rng), ink.size, rng), rng)
+    return _degrade(_place(_vary_stroke_width(ink, rng), ink.size, rng), rng)
 
 
-def _weigh(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Return the glyph with a border and thicker or thinner strokes: blurred, then thresholded at a random level."""
+def _vary_stroke_width(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Randomly thicken or thin the strokes, and add a border: blur, then threshold at a random level."""
     border = math.ceil(max(ink.size) * 0.1)
     framed = Image.new("L", (ink.width + 2 * border, ink.height + 2 * border))
     framed.paste(ink, (border, border))
@@ -115,7 +115,7 @@ def _weigh(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _place(glyph: Image.Image, ink_size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Return the glyph in the frame: scaled, sheared, rotated, bent and shifted, with a margin around its ink."""
+    """Place the glyph in the frame: scale, shear, rotate, bend and shift it, with a margin around its ink."""
     turn = math.radians(rng.uniform(-20, 20))
     rotate = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     shear = np.array([[1, rng.uniform(-0.25, 0.25)], [0, 1]])
@@ -138,8 +138,8 @@ def _place(glyph: Image.Image, ink_size: tuple[int, int], rng: np.random.Generat
     return fine.reduce(_FINE // SIDE)
 
 
-def _soil(image: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return the image sometimes struck through in black, then blurred, dimmed and with noise."""
+def _degrade(image: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Degrade the image: strike-through (sometimes), blur, dimming, noise."""
     if rng.random() < 0.2:
         angle = rng.uniform(0, math.pi)
         middle = SIDE / 2 + rng.uniform(-10, 10, size=2)

@@ -102,7 +102,11 @@ def read_inshop(folder: Path) -> ImageIndex:
             if path.parent.name.startswith("id_") and path.parent.name != item:
                 raise ValueError(f"{line.where}: {path}: expected item {path.parent.name}, got {item}")
             images.append(IndexedImage(path, item, item, split, role, line.where))
-    gaps = [] if count in {None, len(images)} else [f"{file} announces {count:,} images but lists {len(images):,}"]
+    gaps = (
+        []
+        if count in {None, len(images)}
+        else [f"{file}: expected {count:,} images, as its first line states, got {len(images):,}"]
+    )
     base, images = _inshop_base(folder, images)
     archives = [place / "img.zip" for place in (folder, folder / "Img") if (place / "img.zip").is_file()]
     if archives and not any((base / image.path).is_file() for image in images):
