@@ -41,12 +41,7 @@ class SubCenterArcFaceLoss(ProxyLoss):
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        embedding_dim: int,
-        margin: float = 0.5,
-        scale: float = 64,
-        centers_per_class: int = 3,
+        self, num_classes: int, embedding_dim: int, margin: float = 0.5, scale: float = 64, centers_per_class: int = 3
     ) -> None:
         super().__init__(num_classes, embedding_dim, centers_per_class)
         check_number("scale", scale, above=0)
@@ -71,20 +66,7 @@ class SubCenterArcFaceLoss(ProxyLoss):
 class ArcFaceLoss(SubCenterArcFaceLoss):
     """ArcFace: softmax over classes, with a margin added to the angle to the sample's own class.
 
-    Mean over samples of −log( e^{s a(θ_y)} / (e^{s a(θ_y)} + Σ_{c ≠ y} e^{s cos θ_c}) ), with θ_c the angle between the
-    embedding and the proxy of class c, and a(θ) = cos(θ + m), or cos θ − m sin m where θ + m > π.
-
-    Args:
-        num_classes: C.
-        embedding_dim: d.
-        margin: m, an angle in radians: 0.5 is 28.6 degrees.
-        scale: s.
-
-    Attributes:
-        proxies: Shape (C, 1, d), initialized from N(0, 0.01²), as by the authors.
-
-    Raises:
-        ValueError: If a parameter is out of range.
+    It is `SubCenterArcFaceLoss` with one center per class, and has its other arguments: proxies are (C, 1, d).
 
     Example:
         >>> import torch

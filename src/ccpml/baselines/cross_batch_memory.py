@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccpml.method.checks import check_embeddings, check_labels, check_references, check_sizes
+from ccpml.method.checks import check_call, check_sizes
 from ccpml.method.external import against_batch, against_references, normalized_for
 from ccpml.method.metric_loss import MetricLoss, working_dtype
 from ccpml.pairwise.indices import Indices
@@ -83,37 +83,24 @@ class CrossBatchMemory(MetricLoss):
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss of a batch and, in training mode, store the batch.
+        """Compute the loss of a batch and, in training mode, store the batch; see `MetricLoss`.
 
-        Args:
-            embeddings: The batch, shape (B, d) or fewer rows, not normalized.
-            labels: Classes of the batch, shape (B,), integer.
-            indices_tuple: Pairs or triplets of the first term, as from a miner; by default all. The batch is always
-                compared with all of the memory.
-            ref_emb: References of the first term, shape (N, d); by default the batch itself.
-            ref_labels: Classes of the references, shape (N,).
-
-        Returns:
-            The loss, a scalar tensor in float32 (float64 for float64 input), also under autocast.
+        Pairs or triplets and references concern the first term alone: the batch is compared with all of the memory.
 
         Raises:
-            ValueError: On wrong shapes, dtypes or indices, or a batch larger than ``batch_size``.
+            ValueError: Also if the batch is larger than ``batch_size``.
         """
         _, most, dim = self.memory.shape
-        check_embeddings("embeddings", embeddings, dim=dim)
-        check_labels("labels", labels, len(embeddings))
-        check_references(ref_emb, ref_labels, dim=dim)
+        check_call(embeddings, labels, ref_emb, ref_labels, dim)
         if len(embeddings) > most:
             raise ValueError(f"embeddings: expected at most batch_size = {most} rows, got {len(embeddings)}")
-        if ref_emb is embeddings:
-            ref_emb = None
+        references = None if ref_emb is embeddings else ref_emb
         with torch.autocast(embeddings.device.type, enabled=False):
-            dtype = working_dtype(embeddings)
-            batch = normalized_for(self.loss, embeddings.to(dtype))
-            total = against_batch(self.loss, batch, labels, indices_tuple, ref_emb, ref_labels)
+            batch = normalized_for(self.loss, embeddings.to(working_dtype(embeddings)))
+            total = against_batch(self.loss, batch, labels, indices_tuple, references, ref_labels)
             if self._steps >= max(self.start, 1):
                 remembered, classes = self._remembered()
-                total = total + against_references(self.loss, batch, labels, remembered.to(dtype), classes)
+                total = total + against_references(self.loss, batch, labels, remembered.to(batch.dtype), classes)
         if self.training:
             self._remember(embeddings.detach(), labels)
         return total

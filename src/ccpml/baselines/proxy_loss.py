@@ -6,7 +6,7 @@ Shapes: B samples (the batch), C classes, K proxies per class, M references, d d
 import torch
 from torch import Tensor, nn
 
-from ccpml.method.checks import check_embeddings, check_labels, check_references, check_sizes
+from ccpml.method.checks import check_call, check_sizes
 from ccpml.method.metric_loss import MetricLoss, working_dtype
 from ccpml.pairwise.indices import Indices, check_indices
 
@@ -17,8 +17,7 @@ class ProxyLoss(MetricLoss):
     """A loss between the batch and trainable proxies, by cosines.
 
     The proxies are a parameter of this module; pass it to the optimizer together with the model. They are stored as
-    they are; each loss compares ℓ₂-normalized vectors. The loss is computed in float32 (float64 for float64 input),
-    also under autocast. A loss over no terms is 0, with zero gradient.
+    they are; each loss compares ℓ₂-normalized vectors. A loss over no terms is 0, with zero gradient.
 
     Args:
         num_classes: C, the number of training classes, labeled 0..C − 1.
@@ -52,28 +51,14 @@ class ProxyLoss(MetricLoss):
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss of a batch.
+        """Compute the loss of a batch; see `MetricLoss`.
 
-        Args:
-            embeddings: The batch, shape (B, d), not normalized, floating point.
-            labels: Classes of the batch, shape (B,), integer in 0..C − 1 (any integers with references).
-            indices_tuple: Pairs or triplets, as from a miner. Since the loss compares samples with proxies, they weight
-                the samples: by how often each occurs, over the largest count, as in pytorch-metric-learning.
-            ref_emb: Vectors used instead of the proxies, shape (M, d), where the loss is defined for that:
-                `ProxyAnchorLoss` and `ProxyNCALoss`.
-            ref_labels: Classes of the references, shape (M,).
-
-        Returns:
-            The loss, a scalar tensor in float32 (float64 if the embeddings or the proxies are).
-
-        Raises:
-            ValueError: On wrong shapes, dtypes or indices, on labels outside 0..C − 1 (on an accelerator, a device
-                assertion, so that no step waits for the device), or on references that the loss cannot use.
+        As the loss compares samples with proxies, pairs or triplets weight the samples: by how often each occurs, over
+        the largest count, as in pytorch-metric-learning. References are used instead of the proxies, where the loss is
+        defined for that: `ProxyAnchorLoss` and `ProxyNCALoss`; labels may then be any integers.
         """
         classes, _, dim = self.proxies.shape
-        check_embeddings("embeddings", embeddings, dim=dim)
-        check_labels("labels", labels, len(embeddings), num_classes=classes if ref_emb is None else None)
-        check_references(ref_emb, ref_labels, dim=dim)
+        check_call(embeddings, labels, ref_emb, ref_labels, dim, classes if ref_emb is None else None)
         if ref_emb is not None and not self.takes_references:
             raise ValueError(f"ref_emb: expected none, since {type(self).__name__} compares only with its own proxies")
         if indices_tuple is not None:

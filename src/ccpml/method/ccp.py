@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccpml.method.checks import check_embeddings, check_labels, check_references
+from ccpml.method.checks import check_call
 from ccpml.method.class_sampler import ClassSampler
 from ccpml.method.external import against_batch, against_references, joint_batch, normalized_for
 from ccpml.method.metric_loss import MetricLoss, working_dtype
@@ -41,11 +41,7 @@ class CCPLoss(ClassProxies, MetricLoss):
             and all are called with the same joined batch (`gather_batch`). By default this rank holds all.
 
     Attributes:
-        proxies: The proxies P, not normalized: a parameter of shape (C, K, d), with C the classes of this rank where
-            they are sharded.
-        proxy_labels: Classes of the proxies in the order of ``proxies.flatten(0, 1)``, shape (C · K,).
-        num_classes: Number of training classes of all ranks.
-        classes: Classes whose proxies are on this rank.
+        proxies: The proxies P, not normalized, shape (C, K, d); see `ClassProxies` for this and other attributes.
 
     Raises:
         ValueError: If a size is not positive, ``class_rate`` is out of range, or ``group`` is given with a loss of
@@ -103,34 +99,17 @@ class CCPLoss(ClassProxies, MetricLoss):
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss of a batch.
+        """Compute the loss of a batch; see `MetricLoss`.
 
-        Args:
-            embeddings: The batch, shape (B, d), not normalized.
-            labels: Classes of the batch, shape (B,), integer in 0..C − 1.
-            indices_tuple: Pairs or triplets of the pair term, as from a miner; by default all. They do not concern the
-                proxy term: miners select among the samples of a batch, and CCP compares each sample with every proxy.
-            ref_emb: References of the pair term, shape (M, d); by default the batch itself.
-            ref_labels: Classes of the references, shape (M,).
-
-        Returns:
-            The loss, a scalar tensor in float32 (float64 if the embeddings or the proxies are), also under autocast.
-
-        Raises:
-            ValueError: On wrong shapes, dtypes or indices, or labels outside 0..C − 1 (on an accelerator, a device
-                assertion, so that no step waits for the device).
+        Pairs or triplets and references concern the pair term alone: CCP compares each sample with every proxy.
         """
-        check_embeddings("embeddings", embeddings, dim=self.proxies.shape[2])
-        check_labels("labels", labels, len(embeddings), num_classes=self.num_classes)
-        check_references(ref_emb, ref_labels, dim=self.proxies.shape[2])
-        if ref_emb is embeddings:
-            ref_emb = None
+        check_call(embeddings, labels, ref_emb, ref_labels, self.proxies.shape[2], self.num_classes)
+        references = None if ref_emb is embeddings else ref_emb
         with torch.autocast(embeddings.device.type, enabled=False):
-            dtype = working_dtype(embeddings, self.proxies)
-            batch = normalized_for(self.loss, embeddings.to(dtype))  # e
+            batch = normalized_for(self.loss, embeddings.to(working_dtype(embeddings, self.proxies)))  # e
             total = batch.new_zeros(())
             if self.pair_weight:
-                pair_term = against_batch(self.loss, batch, labels, indices_tuple, ref_emb, ref_labels)
+                pair_term = against_batch(self.loss, batch, labels, indices_tuple, references, ref_labels)
                 total = total + self.pair_weight * pair_term
             if self.proxy_weight:
                 total = total + self.proxy_weight * self._proxy_term(batch, labels)
@@ -145,10 +124,8 @@ class CCPLoss(ClassProxies, MetricLoss):
             drawn = self.class_sampler(labels, self.classes)
             proxies = proxies.index_select(0, drawn)
             proxy_labels = (drawn + self.classes.start).repeat_interleave(per_class)
-        references = proxies.flatten(0, 1).to(batch.dtype)  # (C · K, d)
-        return against_references(
-            self.loss, batch, labels, references, proxy_labels, most_positives=per_class, group=self.group
-        )
+        proxies = proxies.flatten(0, 1).to(batch.dtype)  # (C · K, d)
+        return against_references(self.loss, batch, labels, proxies, proxy_labels, per_class, self.group)
 
     def extra_repr(self) -> str:
         """Return sizes and weights for ``repr``."""

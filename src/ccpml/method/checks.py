@@ -8,11 +8,12 @@ from torch import Tensor
 
 from ccpml.distributed import gather_rows
 
+_INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64}
 
-def check_tensor(name: str, x: object) -> None:
-    """Raise ValueError unless ``x`` is a tensor."""
-    if not isinstance(x, Tensor):
-        raise ValueError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
+
+def describe(x: object) -> str:
+    """Return dtype and shape of a tensor, or the type of anything else, for a message."""
+    return f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
 
 
 def check_number(name: str, value: float, above: float = -math.inf) -> None:
@@ -30,21 +31,28 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name}: expected an integer of at least 1, got {size!r}")
 
 
-def check_references(ref_emb: Tensor | None, ref_labels: Tensor | None, dim: int) -> None:
-    """Raise ValueError unless both or neither are given, with as many labels as references of dimension ``dim``."""
+def check_call(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_emb: Tensor | None,
+    ref_labels: Tensor | None,
+    dim: int | None = None,
+    num_classes: int | None = None,
+) -> None:
+    """Raise ValueError unless these are arguments of a `MetricLoss` of this dimension and number of classes, if any."""
+    check_embeddings("embeddings", embeddings, dim)
+    check_labels("labels", labels, len(embeddings), num_classes)
     if (ref_emb is None) != (ref_labels is None):
         raise ValueError("ref_emb, ref_labels: expected both or neither, got one of them")
     if ref_emb is not None and ref_labels is not None:
-        check_embeddings("ref_emb", ref_emb, dim=dim)
+        check_embeddings("ref_emb", ref_emb, embeddings.shape[1])
         check_labels("ref_labels", ref_labels, len(ref_emb))
 
 
 def check_embeddings(name: str, x: Tensor, dim: int | None = None) -> None:
     """Raise ValueError unless ``x`` is a floating-point matrix, with ``dim`` columns if given."""
-    check_tensor(name, x)
-    expected = f"(n, {'d' if dim is None else dim})"
-    if not x.is_floating_point() or x.ndim != 2 or dim not in {None, x.shape[1]}:
-        raise ValueError(f"{name}: expected floating point {expected}, got {x.dtype} {tuple(x.shape)}")
+    if not (isinstance(x, Tensor) and x.is_floating_point() and x.ndim == 2 and dim in {None, x.shape[1]}):
+        raise ValueError(f"{name}: expected floating point (n, {'d' if dim is None else dim}), got {describe(x)}")
 
 
 def check_labels(name: str, labels: Tensor, length: int, num_classes: int | None = None) -> None:
@@ -53,10 +61,8 @@ def check_labels(name: str, labels: Tensor, length: int, num_classes: int | None
     On an accelerator the range is checked without synchronizing with the device: instead of a ValueError, a bad label
     ends the program with a device assertion at the next synchronization.
     """
-    check_tensor(name, labels)
-    integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-    if not integer or labels.shape != (length,):
-        raise ValueError(f"{name}: expected integers ({length},), got {labels.dtype} {tuple(labels.shape)}")
+    if not (isinstance(labels, Tensor) and labels.dtype in _INTEGERS and labels.shape == (length,)):
+        raise ValueError(f"{name}: expected integers ({length},), got {describe(labels)}")
     if num_classes is None or length == 0:
         return
     low, high = labels.aminmax()
@@ -69,23 +75,18 @@ def check_labels(name: str, labels: Tensor, length: int, num_classes: int | None
 
 def check_points(name: str, points: Tensor, like: Tensor | None = None) -> None:
     """Raise ValueError unless ``points`` are (C, b, d), with the C and d of ``like`` if given."""
-    check_tensor(name, points)
-    fits = like is None or (points.ndim == 3 and (points.shape[0], points.shape[2]) == (like.shape[0], like.shape[2]))
-    if not points.is_floating_point() or points.ndim != 3 or not fits:
+    matrices = isinstance(points, Tensor) and points.is_floating_point() and points.ndim == 3
+    if not matrices or (like is not None and points.shape[::2] != like.shape[::2]):
         expected = "(C, b, d)" if like is None else f"({like.shape[0]}, b, {like.shape[2]})"
-        raise ValueError(f"{name}: expected floating point {expected}, got {points.dtype} {tuple(points.shape)}")
+        raise ValueError(f"{name}: expected floating point {expected}, got {describe(points)}")
 
 
 def check_pool(points: Tensor, like: Tensor, per_class: int, group: Any) -> None:
     """Raise ValueError unless ``points`` are a finite pool of ``per_class`` points of each class or more.
 
-    Args:
-        points: Pool of this rank's classes, shape (C, b, d).
-        like: Tensor with the same C and d.
-        per_class: Number of proxies per class.
-        group: Process group; if the pool of one of its ranks is not finite, all ranks raise.
+    If the pool of one rank of the group is not finite, all its ranks raise.
     """
-    check_points("pool", points, like=like)
+    check_points("pool", points, like)
     if points.shape[1] < per_class:
         raise ValueError(
             f"pool: expected at least {per_class} (proxies_per_class) points of each class, got {points.shape[1]}"

@@ -36,9 +36,8 @@ def against_batch(
 
 def joint_batch(loss: nn.Module, batch: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the batch of all ranks for a loss that contains a ``DistributedLossWrapper``, otherwise this batch."""
-    if isinstance(loss, PairLoss) or not any(map(_is_distributed, loss.modules())):
-        return batch, labels
-    return gather_batch(batch, labels)
+    distributed = any(_is(part, "DistributedLossWrapper") for part in loss.modules())
+    return gather_batch(batch, labels) if distributed else (batch, labels)
 
 
 def against_references(
@@ -47,23 +46,14 @@ def against_references(
     labels: Tensor,
     references: Tensor,
     ref_labels: Tensor,
-    *,
     most_positives: int | None = None,
     group: Any = None,
 ) -> Tensor:
-    """Compute ℓ(e, q) over all pairs with references, also of a wrapper that takes none.
+    """Compute ℓ(e, q) over all pairs with references, not normalized, also of a wrapper that takes none.
 
     A wrapper stands for the losses within it: ``MultipleLosses`` for their weighted sum, without its miners, which mine
-    within a batch; ``CrossBatchMemory`` and ``DistributedLossWrapper`` for their loss.
-
-    Args:
-        loss: ℓ.
-        batch: The batch, shape (B, d), as `normalized_for` returns it.
-        labels: Its classes, shape (B,).
-        references: References, shape (M, d), not normalized.
-        ref_labels: Their classes, shape (M,).
-        most_positives: See `PairLoss.against`; concerns our losses alone.
-        group: See `PairLoss.against`; concerns our losses alone.
+    within a batch; ``CrossBatchMemory`` and ``DistributedLossWrapper`` for their loss. ``most_positives`` and ``group``
+    are those of `PairLoss.against` and concern our losses alone.
     """
     if isinstance(loss, PairLoss):
         return loss.against(batch, labels, references, ref_labels, most_positives=most_positives, group=group)
@@ -75,21 +65,15 @@ def against_references(
 
 def _weighted_losses(loss: Any, weight: float = 1.0) -> list[tuple[float, nn.Module]]:
     """Return the losses within wrappers of pytorch-metric-learning, with their weights."""
-    if isinstance(loss, PairLoss):
-        return [(weight, loss)]
     if _is(loss, "MultipleLosses"):
         parts = loss.losses.items() if isinstance(loss.losses, nn.ModuleDict) else enumerate(loss.losses)
         return [one for key, part in parts for one in _weighted_losses(part, weight * loss.weights[key])]
-    if _is(loss, "CrossBatchMemory") or _is_distributed(loss):
+    if _is(loss, "CrossBatchMemory", "DistributedLossWrapper"):
         return _weighted_losses(loss.loss, weight)
     return [(weight, loss)]
 
 
-def _is(loss: nn.Module, name: str) -> bool:
-    """Whether this is a wrapper of pytorch-metric-learning, which the method does not import."""
+def _is(loss: nn.Module, *names: str) -> bool:
+    """Whether this is such a wrapper of pytorch-metric-learning, which the method does not import."""
     kinds = type(loss).__mro__
-    return any(kind.__name__ == name and kind.__module__.startswith("pytorch_metric_learning.") for kind in kinds)
-
-
-def _is_distributed(loss: nn.Module) -> bool:
-    return _is(loss, "DistributedLossWrapper")
+    return any(kind.__name__ in names and kind.__module__.startswith("pytorch_metric_learning.") for kind in kinds)

@@ -14,7 +14,22 @@ class MetricLoss(nn.Module):
     """A loss called as those of pytorch-metric-learning are.
 
     ``loss(embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None)`` returns a scalar tensor, so the
-    losses, miners and wrappers of each library work with those of the other.
+    losses, miners and wrappers of each library work with those of the other. Without references, the batch is compared
+    with itself, a sample never with itself. The loss is computed in float32 (float64 for float64 input), also under
+    autocast.
+
+    Args of a call:
+        embeddings: The batch, shape (B, d), floating point, not normalized.
+        labels: Classes of the batch, shape (B,), integer.
+        indices_tuple: Pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative) to compare,
+            as index vectors, such as from a miner; by default all that the labels allow.
+        ref_emb: References, shape (M, d).
+        ref_labels: Classes of the references, shape (M,); required with ``ref_emb``.
+
+    Raises:
+        ValueError: When called with a wrong shape, dtype or index, or with only one of ``ref_emb`` and ``ref_labels``.
+            If classes are numbered, labels out of range raise too (on an accelerator, by a device assertion, so that no
+            step waits for the device).
     """
 
     @property  # type: ignore[misc]  # isinstance reads it; nobody assigns it

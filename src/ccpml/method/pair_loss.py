@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ccpml.method.checks import check_embeddings, check_labels, check_references
+from ccpml.method.checks import check_call
 from ccpml.method.metric_loss import MetricLoss, working_dtype
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.pairwise.engine import ReferenceSet, pair_loss
@@ -23,8 +23,7 @@ class PairLoss(MetricLoss, PairEquation):
     A subclass defines `accumulate` and `loss` in plain PyTorch. References in blocks, bounded memory, gradients,
     proxies in `CCPLoss`, and proxies sharded over ranks follow from these two.
 
-    The loss is computed in float32 (float64 for float64 input), also under autocast. Without ``indices_tuple``, only
-    first-order gradients are supported; ``create_graph=True`` raises RuntimeError.
+    Without ``indices_tuple``, only first-order gradients are supported; ``create_graph=True`` raises RuntimeError.
 
     Args:
         normalize: Normalization of embeddings and references before they are compared: ``"lipschitz"`` (φ, the
@@ -62,26 +61,11 @@ class PairLoss(MetricLoss, PairEquation):
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss of a batch against references.
+        """Compute the loss of a batch against references; see `MetricLoss`.
 
-        Args:
-            embeddings: The anchors, shape (B, d), not normalized, floating point.
-            labels: Classes of the anchors, shape (B,), integer.
-            indices_tuple: Pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative) to
-                compare, as index vectors; by default all that the labels allow. See
-                `ccpml.pairwise.indices.indexed_pair_loss`.
-            ref_emb: The references, shape (M, d); by default the batch itself, a sample never paired with itself.
-            ref_labels: Classes of the references, shape (M,); required with ``ref_emb``.
-
-        Returns:
-            The loss, a scalar tensor in float32 (float64 for float64 input).
-
-        Raises:
-            ValueError: On a wrong shape, dtype or index, or if only one of ``ref_emb`` and ``ref_labels`` is given.
+        `ccpml.pairwise.indices.indexed_pair_loss` describes what pairs and triplets given by index mean.
         """
-        check_embeddings("embeddings", embeddings)
-        check_labels("labels", labels, len(embeddings))
-        check_references(ref_emb, ref_labels, dim=embeddings.shape[1])
+        check_call(embeddings, labels, ref_emb, ref_labels)
         within = ref_emb is None or ref_emb is embeddings
         y = embeddings if ref_emb is None else ref_emb
         if indices_tuple is not None:
@@ -102,7 +86,7 @@ class PairLoss(MetricLoss, PairEquation):
         most_positives: int | None = None,
         group: Any = None,
     ) -> Tensor:
-        """Compute the loss as ``forward`` does, without checking the input.
+        """Compute the loss of anchors ``x`` against references ``y`` without checking the input.
 
         Args:
             x: The anchors, shape (B, d), not normalized.
@@ -114,9 +98,6 @@ class PairLoss(MetricLoss, PairEquation):
                 makes the host wait for an accelerator.
             group: Process group whose ranks hold a part of the references each, and the same batch; the loss is that
                 against the references of all ranks.
-
-        Returns:
-            The loss, a scalar tensor in float32 (float64 for float64 input).
         """
         if not self.uses_positive_distances or len(labels) == 0:
             most_positives = 0

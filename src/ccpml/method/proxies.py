@@ -1,6 +1,7 @@
 """Proxies of classes, on one rank or sharded over the ranks of a process group."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -97,17 +98,11 @@ class ClassProxies(nn.Module):
             optimizer: The optimizer of the proxies.
         """
         if self.group is not None:
-            optimizer.register_state_dict_post_hook(self._gather_moments)
-            optimizer.register_load_state_dict_pre_hook(self._own_moments)
-
-    def _gather_moments(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        return self._map_moments(optimizer, state, self.gather_classes)
-
-    def _own_moments(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        return self._map_moments(optimizer, state, self.own_classes)
+            optimizer.register_state_dict_post_hook(partial(self._map_moments, self.gather_classes))
+            optimizer.register_load_state_dict_pre_hook(partial(self._map_moments, self.own_classes))
 
     def _map_moments(
-        self, optimizer: torch.optim.Optimizer, state: dict[str, Any], change: Callable[[Tensor], Tensor]
+        self, change: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, state: dict[str, Any]
     ) -> dict[str, Any]:
         """Change the optimizer's tensors of the proxies, which have a row for each class."""
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]

@@ -1,4 +1,4 @@
-"""∂ℓ/∂values of the pairs of each block: in closed form, or by autograd from the definition of the loss."""
+"""∂ℓ/∂values of the pairs of each block by autograd, from the definition of a loss."""
 
 from collections.abc import Iterable
 from functools import reduce
@@ -8,30 +8,9 @@ import torch
 from torch import Tensor, distributed
 
 from ccpml.distributed import all_gather, own_rank
-from ccpml.pairwise.equation import FastEquation, PairEquation, Pairs
+from ccpml.pairwise.equation import PairEquation, Pairs
 
-__all__ = ["ByAutograd", "InClosedForm", "add_up", "parts_of_ranks"]
-
-
-class InClosedForm:
-    """The derivative that a fast equation defines.
-
-    Args:
-        equation: The loss.
-        sums: The sums over all references.
-    """
-
-    def __init__(self, equation: FastEquation, sums: Tensor) -> None:
-        self.equation = equation
-        self.sums = sums
-
-    def __call__(self, block: int, pairs: Pairs) -> Tensor:
-        """Return ∂ℓ/∂values of a block, (B, m)."""
-        return self.equation.gradient(pairs, self.sums)
-
-    def by_parameters(self, upstream: Tensor) -> list[Tensor | None]:
-        """Return no gradients: a fast equation has no parameters of its own."""
-        return []
+__all__ = ["ByAutograd", "add_up", "parts_of_ranks"]
 
 
 class ByAutograd:
@@ -69,7 +48,7 @@ class ByAutograd:
         found = [self._of_block(block, some)[1] for block, some in enumerate(pairs)]
         self.by_positives = None if not found else add_up(torch.stack(found).sum(0), group)  # (B, P)
 
-    def __call__(self, block: int, pairs: Pairs) -> Tensor:
+    def gradient(self, block: int, pairs: Pairs) -> Tensor:
         """Return ∂ℓ/∂values of a block, (B, m), and add its part to the gradients of the parameters."""
         by_values, _, *by_parameters = self._of_block(block, pairs)
         self.by_blocks = [total + part for total, part in zip(self.by_blocks, by_parameters, strict=True)]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ccpml.distributed import own_rank
-from ccpml.pairwise.derivatives import ByAutograd, InClosedForm, add_up, parts_of_ranks
+from ccpml.pairwise.derivatives import ByAutograd, add_up, parts_of_ranks
 from ccpml.pairwise.distances import euclidean_distances
 from ccpml.pairwise.equation import NEGATIVE_FILL, FastEquation, PairEquation, Pairs, fill_where_zero
 
@@ -78,19 +78,10 @@ _Blocks = Iterable[tuple[slice, Tensor]]
 def pair_loss(
     equation: PairEquation, x: Tensor, y: Tensor, references: ReferenceSet, parameters: Sequence[Tensor] = ()
 ) -> Tensor:
-    """Compute ℓ of anchors against references.
+    """Compute ℓ of normalized anchors ``x`` against references ``y``, not yet normalized, with first-order gradients.
 
-    Args:
-        equation: The loss.
-        x: Normalized anchors, shape (B, d), float32 or float64.
-        y: References, shape (M, d), not yet normalized, of the same dtype.
-        references: Their classes, and how they are compared.
-        parameters: Trainable parameters of the equation, if any.
-
-    Returns:
-        ℓ, a scalar tensor with first-order gradients; 0 for an empty batch. With a group, ℓ against the references of
-        all ranks, the same on each; likewise the gradients of ``x`` and the parameters, while that of ``y`` is of its
-        own.
+    With a group, ℓ is that against the references of all ranks, the same on each. So are the gradients of ``x`` and the
+    trainable parameters of the equation; that of ``y`` is of this rank's own references. ℓ of an empty batch is 0.
     """
     if len(x) == 0:
         return (x.sum() + y.sum()) * 0
@@ -120,14 +111,21 @@ class _PairLoss(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph: what follows would be left out of the graph, silently
             raise RuntimeError("pair loss: expected create_graph=False, as only first-order gradients are supported")
         x, y, *parameters = ctx.saved_tensors
-        references, by_distance = ctx.references, ctx.equation.uses_distances
+        equation, references, by_distance = ctx.equation, ctx.references, ctx.equation.uses_distances
         needs_x, needs_y = ctx.needs_input_grad[:2]
         grad_x = torch.zeros_like(x) if needs_x else None
         grad_y = torch.empty_like(y) if needs_y else None
         with torch.autocast(x.device.type, enabled=False):
-            derivative = _derivative(ctx, parameters)
+            by_autograd = None
+            if not isinstance(equation, FastEquation):
+                (block_sums, rank_sums), group = ctx.sums, references.group
+                every = (references.pairs(rows, values, *ctx.positives) for rows, values in ctx.blocks)
+                needed = every if references.most_positives else ()
+                by_autograd = ByAutograd(equation, parameters, block_sums, rank_sums, needed, group)
             for block, (rows, values) in enumerate(ctx.blocks):
-                slopes = derivative(block, references.pairs(rows, values, *ctx.positives)).mul_(gradients[0])  # (B, m)
+                pairs = references.pairs(rows, values, *ctx.positives)
+                slopes = by_autograd.gradient(block, pairs) if by_autograd else equation.gradient(pairs, ctx.sums)
+                slopes.mul_(gradients[0])  # (B, m)
                 if by_distance:  # ∂D/∂x = (x − y) / D, and 0 where D = 0
                     apart = torch.gt(values, 0, out=torch.empty_like(values))
                     slopes = slopes.mul_(apart).div_(values.clamp(min=torch.finfo(values.dtype).tiny))
@@ -145,17 +143,8 @@ class _PairLoss(torch.autograd.Function):
                     grad_y[rows] = torch.autograd.grad(vectors, raw, through)[0]
             if grad_x is not None:
                 add_up(grad_x, references.group)
-            return grad_x, grad_y, None, None, *derivative.by_parameters(gradients[0])
-
-
-def _derivative(ctx: Any, parameters: list[Tensor]) -> InClosedForm | ByAutograd:
-    """Return what computes ∂ℓ/∂values block by block."""
-    if isinstance(ctx.equation, FastEquation):
-        return InClosedForm(ctx.equation, ctx.sums)
-    references, blocks = ctx.references, ctx.blocks if ctx.references.most_positives else ()
-    pairs = (references.pairs(rows, values, *ctx.positives) for rows, values in blocks)
-    block_sums, rank_sums = ctx.sums
-    return ByAutograd(ctx.equation, parameters, block_sums, rank_sums, pairs, references.group)
+            by_parameters = by_autograd.by_parameters(gradients[0]) if by_autograd else ()
+            return grad_x, grad_y, None, None, *by_parameters
 
 
 @dataclass(frozen=True)

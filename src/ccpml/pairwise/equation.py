@@ -84,6 +84,14 @@ class FastEquation(PairEquation):
         self.uses_positive_distances = definition.uses_positive_distances
         self.anchors = anchors
 
+    def merge(self, one: Tensor, other: Tensor) -> Tensor:
+        """Combine the sums of two blocks as the definition does."""
+        return self.definition.merge(one, other)
+
+    def loss(self, sums: Tensor) -> Tensor:
+        """Compute ℓ as the definition does, if its sums are of the same form."""
+        return self.definition.loss(sums)
+
     def gradient(self, pairs: Pairs, sums: Tensor) -> Tensor:
         """Compute ∂ℓ/∂values of a block, (B, m), given the sums over all references."""
         raise NotImplementedError  # abstract: each loss has its own derivative

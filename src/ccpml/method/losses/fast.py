@@ -42,19 +42,15 @@ class FastContrastive(FastEquation):
     definition: "ContrastiveLoss"
 
     def accumulate(self, pairs: Pairs) -> Tensor:
-        """Return Σ and number of the non-zero terms on P⁺ and on P⁻, (4,)."""
+        """Return Σ and number of the non-zero terms on P⁺ and on P⁻, (2, 2)."""
         pull = (pairs.values - self.definition.pos_margin).relu_().mul_(pairs.positive)
         push = (self.definition.neg_margin - pairs.values).relu_().mul_(pairs.negative)
         sums = precise_sum(pull), pull.count_nonzero(), precise_sum(push), push.count_nonzero()
-        return torch.stack([x.to(sums[0].dtype) for x in sums])
-
-    def loss(self, sums: Tensor) -> Tensor:
-        """Return the mean on P⁺ plus the mean on P⁻."""
-        return mean_of_nonzero(sums[0], sums[1]) + mean_of_nonzero(sums[2], sums[3])
+        return torch.stack([x.to(sums[0].dtype) for x in sums]).view(2, 2)
 
     def gradient(self, pairs: Pairs, sums: Tensor) -> Tensor:
         """Return ∂ℓ/∂D."""
-        each = 1 / sums[1::2].clamp(min=1).to(pairs.values.dtype)
+        each = 1 / sums[:, 1].clamp(min=1).to(pairs.values.dtype)
         pull = _above(pairs.values, self.definition.pos_margin).mul_(pairs.positive).mul_(each[0])
         push = _above(-pairs.values, -self.definition.neg_margin).mul_(pairs.negative).mul_(each[1])
         return pull.sub_(push)
@@ -144,16 +140,6 @@ class FastMultiSimilarity(FastEquation):
             largest = (exponents.relu() * mask).amax(1) if exponents.shape[1] else exponents.sum(1)
             found.append(_exp(exponents - largest[:, None], mask).sum(1).log() + largest)
         return torch.stack(found)
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        """Return the logarithm of the sum of both."""
-        return torch.logaddexp(one, other)
-
-    def loss(self, sums: Tensor) -> Tensor:
-        """Return the mean over anchors."""
-        pull, push = _log1p_exp(sums)
-        total: Tensor = (pull / self.definition.alpha + push / self.definition.beta).sum()
-        return total / self.anchors
 
     def gradient(self, pairs: Pairs, sums: Tensor) -> Tensor:
         """Return ∂ℓ/∂S."""

@@ -36,11 +36,7 @@ class MultiSimilarityLoss(PairLoss):
     fast = FastMultiSimilarity
 
     def __init__(
-        self,
-        alpha: float = 2.0,
-        beta: float = 40.0,
-        base: float = 0.5,
-        normalize: Normalization = "lipschitz",
+        self, alpha: float = 2.0, beta: float = 40.0, base: float = 0.5, normalize: Normalization = "lipschitz"
     ) -> None:
         super().__init__(normalize)
         check_number("alpha", alpha, above=0)
