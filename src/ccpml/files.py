@@ -3,24 +3,27 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 from filelock import FileLock, Timeout
 
 __all__ = [
     "NoSpaceError",
     "exclusive_lock",
+    "read_folder_file",
     "require_space",
     "size_text",
     "write_arrays",
     "write_json",
     "write_text",
     "write_whole",
+    "write_yaml",
 ]
 
 _SPACE_MARGIN = 16 * 2**20
@@ -55,6 +58,31 @@ def write_text(path: Path, text: str, sync: bool = False) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_yaml(path: Path, value: Any) -> None:
+    """Write YAML, with keys in their order."""
+    write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+
+def read_folder_file(
+    file: Path, kind: str, fields: Mapping[str, type], refused: type[FileExistsError]
+) -> dict[str, Any] | None:
+    """Read the YAML file that describes its folder; None if that is new; raise ``refused`` for any other folder."""
+    folder = file.parent
+    if folder.exists() and not folder.is_dir():
+        raise refused(f"{folder}: expected a folder, got a file")
+    if not file.is_file():
+        if folder.exists() and any(path.name != ".locks" for path in folder.iterdir()):
+            raise refused(f"{folder}: already exists and is not the folder of a {kind}")
+        return None
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), fields[name]) for name in fields):
+        raise refused(f"{file}: damaged")
+    return found
 
 
 def write_arrays(path: Path, **arrays: npt.ArrayLike) -> None:

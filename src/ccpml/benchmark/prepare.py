@@ -4,11 +4,9 @@ import os
 from dataclasses import replace
 from typing import Any
 
-import yaml
-
 from ccpml.benchmark.protocol import Benchmark
 from ccpml.data import load_source, make_splits
-from ccpml.files import write_text
+from ccpml.files import read_folder_file, write_yaml
 from ccpml.runs.values import differences
 
 __all__ = ["BenchmarkExistsError", "prepare_benchmark"]
@@ -48,8 +46,7 @@ def prepare_benchmark(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
         "threads": threads,
         "rows": {**found.get("rows", {}), **_row_changes(benchmark)},
     }
-    file = benchmark.out / "benchmark.yaml"
-    write_text(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    write_yaml(benchmark.out / "benchmark.yaml", content)
     return replace(benchmark, base=replace(benchmark.base, threads=threads))
 
 
@@ -63,23 +60,16 @@ def _check_splits(benchmark: Benchmark) -> None:
 
 def _read_earlier(benchmark: Benchmark) -> dict[str, Any]:
     """Return the ``benchmark.yaml`` of an earlier call, which must be of the same benchmark; empty if there is none."""
-    out, file = benchmark.out, benchmark.out / "benchmark.yaml"
-    if not file.is_file():
-        if out.exists() and any(out.iterdir()):
-            raise BenchmarkExistsError(f"{out}: already exists and is not the folder of a benchmark")
+    file, fields = benchmark.out / "benchmark.yaml", {"settings": dict, "rows": dict}
+    found = read_folder_file(file, "benchmark", fields, BenchmarkExistsError)
+    if found is None:
         return {}
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        found = None
-    if not isinstance(found, dict) or not all(isinstance(found.get(name), dict) for name in ("settings", "rows")):
-        raise BenchmarkExistsError(f"{file}: damaged")
     shared, rows = _shared(benchmark), _row_changes(benchmark)
     changed = differences({name: found.get(name) for name in shared}, shared)
     changed += differences(found["settings"], benchmark.settings)
     changed += differences(found["rows"], {name: rows.get(name, row) for name, row in found["rows"].items()})
     if changed:
-        raise BenchmarkExistsError(f"{out}: holds a benchmark with other settings ({'; '.join(changed)})")
+        raise BenchmarkExistsError(f"{benchmark.out}: holds a benchmark with other settings ({'; '.join(changed)})")
     return found
 
 

@@ -5,8 +5,6 @@ import re
 import sys
 from pathlib import Path
 
-import yaml
-
 from ccpml.benchmark.ablations import ABLATIONS, ablation_rows
 from ccpml.benchmark.protocol import PROTOCOLS, Benchmark, Row, protocol_settings
 from ccpml.benchmark.rows import table_rows, variant_rows, with_row_settings
@@ -27,7 +25,7 @@ def run(arguments: list[str]) -> int:
     from ccpml.benchmark.prepare import prepare_benchmark
     from ccpml.benchmark.runner import run_cells
     from ccpml.cli.live_table import LiveTable
-    from ccpml.files import write_text
+    from ccpml.files import write_yaml
 
     devices = _devices(options.devices or to_do.base.device)
     at_once = options.at_once or len(devices)
@@ -47,7 +45,7 @@ def run(arguments: list[str]) -> int:
     paths = write_outputs(to_do, results)
     if to_do.ablation:
         paths.append(to_do.out / "best.yaml")
-        write_text(paths[-1], yaml.safe_dump(best_settings(results), sort_keys=False))
+        write_yaml(paths[-1], best_settings(results))
     paths.append((draw_ablation if to_do.ablation else draw_table)(to_do, results, to_do.out))
     print((to_do.out / "table.md").read_text(encoding="utf-8"))
     print("\n".join(map(str, paths)))

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ccpml.files import write_text
+from ccpml.files import write_yaml
 from ccpml.runs.settings import ResolvedSettings
 
 __all__ = ["RunDirectory", "RunExistsError", "UnfinishedRunError"]
@@ -60,7 +60,7 @@ class RunDirectory:
         run = cls(path)
         for leftover in _leftovers(path):
             leftover.unlink()
-        write_text(run.settings_file, yaml.safe_dump(settings.as_dict(), sort_keys=False, allow_unicode=True))
+        write_yaml(run.settings_file, settings.as_dict())
         return run
 
     @classmethod

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from ccpml.files import write_text
+from ccpml.files import write_text, write_yaml
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.settings import Settings
 from ccpml.tuning.search_space import with_values
@@ -96,8 +95,7 @@ def write_results(search: Search, results: Sequence[Result]) -> None:
     write_text(search.out / "trials.csv", text.getvalue())
     best = best_of(results)
     if best is not None:
-        content = yaml.safe_dump(_settings(search, best).as_dict(), sort_keys=False, allow_unicode=True)
-        write_text(search.out / "best.yaml", content)
+        write_yaml(search.out / "best.yaml", _settings(search, best).as_dict())
 
 
 def _settings(search: Search, result: Result) -> Settings:

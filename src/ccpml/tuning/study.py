@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-import yaml
 from filelock import FileLock
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from ccpml.data_name import DataName
-from ccpml.files import write_text
+from ccpml.files import read_folder_file, write_yaml
 from ccpml.runs.settings import Settings
 from ccpml.runs.values import differences
 from ccpml.tuning.search_space import Choices, Field, Range
@@ -161,29 +160,18 @@ def _claim_folder(search: Search) -> str:
     folder_id = _read_folder_id(search)
     if folder_id is None:
         folder_id = uuid.uuid4().hex
-        content = {**_describe_study(search), "folder_id": folder_id}
-        write_text(search.out / "study.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        write_yaml(search.out / "study.yaml", {**_describe_study(search), "folder_id": folder_id})
     return folder_id
 
 
 def _read_folder_id(search: Search) -> str | None:
     """Return the identifier of the folder, None if it is new; check that it belongs to this study."""
-    out, file = search.out, search.out / "study.yaml"
-    if out.exists() and not out.is_dir():
-        raise StudyExistsError(f"{out}: expected a folder, got a file")
-    if not file.is_file():
-        if out.exists() and any(path.name != ".locks" for path in out.iterdir()):
-            raise StudyExistsError(f"{out}: already exists and is not the folder of a study")
+    found = read_folder_file(search.out / "study.yaml", "study", {"folder_id": str}, StudyExistsError)
+    if found is None:
         return None
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        found = None
-    if not isinstance(found, dict) or not isinstance(found.get("folder_id"), str):
-        raise StudyExistsError(f"{file}: damaged")
     changed = differences(found, _describe_study(search) | {"folder_id": found["folder_id"]})
     if changed:
-        raise StudyExistsError(f"{out}: holds another study ({'; '.join(changed)})")
+        raise StudyExistsError(f"{search.out}: holds another study ({'; '.join(changed)})")
     return str(found["folder_id"])
 
 
