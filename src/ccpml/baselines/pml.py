@@ -22,20 +22,16 @@ __all__ = ["ExternalProxyLoss", "arcface", "soft_triple"]
 class ExternalProxyLoss(nn.Module):
     """A loss of pytorch-metric-learning whose proxies are an argument: it has no parameters and no state.
 
-    Args:
-        loss: The loss.
-        name: The name of its proxies, a parameter of shape (d, C · K).
-
-    Raises:
-        RuntimeError: If the loss has no such parameter, or others too.
+    Raises RuntimeError unless ``name``, that of its proxies, of shape (d, C · K), is its only parameter.
     """
 
     def __init__(self, loss: nn.Module, name: str) -> None:
         super().__init__()
-        if [own for own, _ in loss.named_parameters()] != [name]:
+        found = [own for own, _ in loss.named_parameters()]
+        if found != [name]:
             raise RuntimeError(
                 f"{type(loss).__name__} of pytorch-metric-learning: expected {name!r} as its only parameter, "
-                f"got {[own for own, _ in loss.named_parameters()]}; install pytorch-metric-learning<3"
+                f"got {found}; install pytorch-metric-learning<3"
             )
         loss.register_parameter(name, None)
         self.loss = loss

@@ -46,8 +46,7 @@ class ProxyAnchorLoss(ProxyLoss):
         super().__init__(num_classes, embedding_dim)
         check_number("margin", margin)
         check_number("alpha", alpha, above=0)
-        self.margin = margin
-        self.alpha = alpha
+        self.margin, self.alpha = margin, alpha
 
     def reset_parameters(self) -> None:
         """Draw the proxies from N(0, 2/C)."""

@@ -24,8 +24,7 @@ class ClassSampler(nn.Module):
 
     def __init__(self, rate: float, seed: int) -> None:
         super().__init__()
-        self.rate = rate
-        self.seed = seed
+        self.rate, self.seed = rate, seed
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
         self._draws = 0  # the same on the host, so that no step waits for the device
         self.register_load_state_dict_post_hook(_read_draws)  # type: ignore[no-untyped-call]  # torch's is untyped

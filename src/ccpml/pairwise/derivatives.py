@@ -21,7 +21,7 @@ class ByAutograd:
         parameters: Its parameters.
         block_sums: The sums over each block of this rank.
         rank_sums: The sums over the references of each rank.
-        pairs: The pairs of each block; none are needed unless the equation uses the positives' distances.
+        pairs: The pairs of each block; none unless the equation uses the positives' distances.
         group: The process group whose ranks hold a part of the references each, if any.
     """
 

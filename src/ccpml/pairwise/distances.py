@@ -13,12 +13,7 @@ def euclidean_distances(x: Tensor, y: Tensor) -> Tensor:
     In float32, equal vectors would be at a distance of 3e-4. In float64, the rounding error is at most about d · 1e-16
     of ‖x‖² + ‖y‖²; a squared distance within that is set to 0.
 
-    Args:
-        x: Vectors, shape (B, d), float32 or float64.
-        y: Vectors, shape (M, d), of the same dtype.
-
-    Returns:
-        Distances, shape (B, M); of equal rows exactly 0.
+    Both are float32 or float64, of shapes (B, d) and (M, d); the distances, of shape (B, M), are in the same dtype.
 
     Example:
         >>> euclidean_distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [0.0, 0.0]]))

@@ -71,11 +71,9 @@ class PairEquation:
 
 
 class FastEquation(PairEquation):
-    """An equation with its derivative in closed form, which needs no graph and may compute in place.
+    """The equation of a pair loss (its definition) and B anchors, with the derivative in closed form.
 
-    Args:
-        definition: The pair loss whose parameters are used.
-        anchors: B.
+    It needs no graph and may compute in place.
     """
 
     def __init__(self, definition: PairEquation, anchors: int) -> None:

@@ -41,14 +41,8 @@ def indexed_pair_loss(equation: PairEquation, x: Tensor, y: Tensor, indices: Ind
     two pairs. A pair given twice counts twice where the loss is a mean or a sum over pairs; within the set of an
     anchor's pairs, as in multi-similarity, it counts once. (All of this as in pytorch-metric-learning.)
 
-    Args:
-        equation: The loss.
-        x: Normalized anchors, shape (B, d), float32 or float64.
-        y: Normalized references, shape (M, d), of the same dtype.
-        indices: See `Indices`.
-
-    Returns:
-        ℓ, a scalar tensor; 0 without triplets, or for an empty batch. Takes O(B · M) memory.
+    Anchors ``x`` and references ``y`` are normalized. ℓ is 0 without triplets, or for an empty batch. It takes O(B · M)
+    memory.
     """
     direct = "donot_use_mm_for_euclid_dist"  # the expansion as a product would not see that two vectors are equal
     values = torch.cdist(x, y, compute_mode=direct) if equation.uses_distances else x @ y.T  # (B, M)
@@ -62,12 +56,8 @@ def indexed_pair_loss(equation: PairEquation, x: Tensor, y: Tensor, indices: Ind
 def sample_weights(indices: Indices | None, like: Tensor, *, anchors_only: bool) -> Tensor:
     """Return how often each sample of a batch occurs in an index tuple, over the largest count, shape (B,).
 
-    Losses with proxies weight their samples like this (in pytorch-metric-learning, ``convert_to_weights``).
-
-    Args:
-        indices: See `Indices`; without any, all weights are 1.
-        like: The batch (B, d), for device and dtype.
-        anchors_only: Whether positives and negatives do not count, as they are not rows of the batch.
+    Losses with proxies weight their samples like this (in pytorch-metric-learning, ``convert_to_weights``). Without
+    indices, all weights are 1. Positives and negatives do not count if only anchors are rows of the batch ``like``.
     """
     if indices is None or not any(map(len, indices)):
         return like.new_ones(len(like))

@@ -42,8 +42,7 @@ class ContrastiveLoss(PairLoss):
         super().__init__(normalize)
         check_number("pos_margin", pos_margin)
         check_number("neg_margin", neg_margin)
-        self.pos_margin = pos_margin
-        self.neg_margin = neg_margin
+        self.pos_margin, self.neg_margin = pos_margin, neg_margin
 
     def accumulate(self, pairs: Pairs) -> Tensor:
         """Return Σ and number of the non-zero terms on P⁺ and on P⁻, (2, 2)."""

@@ -42,9 +42,7 @@ class MultiSimilarityLoss(PairLoss):
         check_number("alpha", alpha, above=0)
         check_number("beta", beta, above=0)
         check_number("base", base)
-        self.alpha = alpha
-        self.beta = beta
-        self.base = base
+        self.alpha, self.beta, self.base = alpha, beta, base
 
     def accumulate(self, pairs: Pairs) -> Tensor:
         """Return log Σ e^{α(λ−S)} on P⁺ and log Σ e^{β(S−λ)} on P⁻ of each anchor, (2, B)."""
