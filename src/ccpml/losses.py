@@ -81,6 +81,7 @@ class Method:
     description: str  # name in reports
     settings: str = ""  # what reports say of its settings, a format string with their names
     has_projections: bool = False  # whether it solves a sequence of problem instances with a projection after each
+    own_settings: tuple[str, ...] = ()  # settings that have an effect with this method only, besides ``projections``
 
 
 METHODS: dict[str, Method] = {
@@ -89,9 +90,13 @@ METHODS: dict[str, Method] = {
         "chance-constrained proxies (CCP)",
         "K = {proxies_per_class} proxies per class from b = {pool_size} samples, λ = {projections.strength:g}",
         has_projections=True,
+        own_settings=("proxies_per_class", "pool_size", "class_rate", "pair_weight", "proxy_weight", "pool_transform"),
     ),
     "xbm": Method(
-        "XBM", "cross-batch memory (XBM)", "{memory_batches} batches in the memory, used after step {memory_start:,}"
+        "XBM",
+        "cross-batch memory (XBM)",
+        "{memory_batches} batches in the memory, used after step {memory_start:,}",
+        own_settings=("memory_batches", "memory_start"),
     ),
     "plain": Method("", "pairs within the batch only"),
 }

@@ -122,7 +122,10 @@ def test_help_lists_every_setting_in_sections(verb: str, capsys: pytest.CaptureF
         (["glyphs", "--data", "folder:a"], "data given twice: glyphs and folder:a"),
         (["glyphs", "--lr=1", "cub"], "data given twice: glyphs and cub"),
         (["--skip-bad-images", "cub", "glyphs"], "data given twice: cub and glyphs"),
-        (["--loss", "triplet", "--alpha", "2"], "alpha: is a parameter of multi_similarity"),
+        (
+            ["--loss", "triplet", "--alpha", "2"],
+            "alpha: expected a parameter of triplet (margin), got one of multi_similarity",
+        ),
         (["--run", ""], "--run: expected a value, got nothing"),
         (["--config", "/no/such.yaml"], "--config /no/such.yaml: cannot be read"),
     ],

@@ -16,7 +16,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory):
     settings = quick_settings(data=f"folder:{folder}", method="plain")
-    return ccpml.load_run(train(settings, tmp_path_factory.mktemp("runs") / "run", progress=False).path)
+    return ccpml.load_run(train(settings, str(tmp_path_factory.mktemp("runs") / "run"), progress=False).path)
 
 
 def test_a_loaded_run_has_the_settings_and_scores_it_was_trained_with(run):
@@ -30,6 +30,7 @@ def test_embeddings_are_those_of_the_run_s_own_evaluation(run):
     torch.testing.assert_close(run.embed(paths, batch_size=7), expected)
     arrays = [np.array(Image.open(path)) for path in paths]
     torch.testing.assert_close(run.embed(arrays), expected)
+    torch.testing.assert_close(run.embed([Image.open(path) for path in paths]), expected)
 
 
 def test_images_of_other_sizes_and_colors_are_embedded(run):
@@ -45,6 +46,10 @@ def test_images_that_cannot_be_read_are_named(run, tmp_path):
         run.embed([tmp_path / "missing.png"])
     with pytest.raises(ValueError, match="expected uint8"):
         run.embed([np.zeros((4, 4), np.float32)])
+    with pytest.raises(ValueError, match=r"expected a sequence of images, got the path a\.png"):
+        run.embed("a.png")
+    with pytest.raises(ValueError, match="expected paths or arrays, got NoneType"):
+        run.embed([None])
 
 
 def test_a_folder_that_is_not_a_run_is_named(tmp_path):

@@ -53,7 +53,7 @@ def test_rivals_train_as_their_papers_do(loss):
     e = Settings(loss=loss, method="plain").resolved()
     assert (e.classes_per_batch, e.samples_per_class, e.warmup_epochs, e.proxy_lr_factor) == (32, 1, 1, 100.0)
     assert None not in e.loss_parameters.values()
-    with pytest.raises(ValueError, match=f"method: {loss} has proxies of its own"):
+    with pytest.raises(ValueError, match=f"method: expected plain for {loss}, which has proxies of its own, got ccp"):
         Settings(loss=loss, method="ccp")
 
 
@@ -81,10 +81,10 @@ def test_patterns_come_from_a_string_or_a_list():
     [
         (
             {"loss": "triplet", "loss_parameters": {"alpha": 2.0}},
-            "alpha: is a parameter of multi_similarity and proxy_anchor; triplet takes margin",
+            r"alpha: expected a parameter of triplet \(margin\), got one of multi_similarity, proxy_anchor",
         ),
-        ({"loss_parameters": {"depth": 2.0}}, "depth: is not a parameter of any loss; contrastive takes"),
-        ({"loss": "quadruplet"}, "loss: expected one of contrastive, .*, got 'quadruplet'"),
+        ({"loss_parameters": {"depth": 2.0}}, r"depth: expected a parameter of contrastive \(.*\), got one of no loss"),
+        ({"loss": "quadruplet"}, r"loss: expected one of contrastive \(c2\), .*, got 'quadruplet'"),
         ({"loss_parameters": {"neg_margin": float("nan")}}, "neg_margin: expected a finite number, got nan"),
         (
             {"loss": "multi_similarity", "loss_parameters": {"alpha": 0.0}},
@@ -107,9 +107,9 @@ def test_patterns_come_from_a_string_or_a_list():
         ({"class_rate": 1.5}, r"class_rate: expected a fraction in \(0, 1\], got 1.5"),
         (
             {"shard_proxies": True},
-            "shard_proxies: .*, got method ccp and 1 ranks; under torchrun, set",
+            "shard_proxies: .*, got method ccp and ranks 1; under torchrun, set",
         ),
-        ({"shard_proxies": True, "ranks": 2, "method": "plain"}, "shard_proxies: .*, got method plain and 2 ranks"),
+        ({"shard_proxies": True, "ranks": 2, "method": "plain"}, "shard_proxies: .*, got method plain and ranks 2"),
         ({"workers": -1}, "workers: expected a finite number >= 0, got -1"),
         ({"seed": -1}, r"seed: expected 0\.\.2147483647, got -1"),
         ({"proxies_per_class": 9, "pool_size": 8}, "proxies_per_class: expected at most pool_size = 8, got 9"),
@@ -144,3 +144,24 @@ def test_no_resolved_setting_is_none():
     for loss, entry in LOSSES.items():
         for method in entry.methods:
             assert None not in Settings(loss=loss, method=method).resolved().flat().values()
+
+
+def test_short_names_of_losses_are_names():
+    assert Settings(loss="ms") == Settings(loss="multi_similarity")
+    assert Settings().changed({"loss": "C1"}).loss == "cosine_contrastive"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (3, "projections: expected options by name, got 3"),
+        ({"patience": 0}, "projections.patience: expected an integer >= 1, got 0"),
+        ({"depth": 1}, "unknown settings: projections.depth"),
+    ],
+)
+def test_wrong_options_of_the_projections_are_named(values, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Settings.from_dict({"projections": values})
+    if isinstance(values, dict):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            Settings().changed({f"projections.{name}": value for name, value in values.items()})

@@ -77,6 +77,7 @@ def test_wrong_fields_are_refused(text, message):
         ({}, ["lr=0..1"], "search lr: expected a finite number > 0, got 0.0"),
         ({}, ["alpha=1..2"], "search alpha: has no effect on contrastive, only on multi_similarity, proxy_anchor"),
         ({}, ["memory_batches=1..5"], "no effect with method ccp, only with xbm"),
+        ({"method": "xbm"}, ["class_rate=0.1..0.9"], "no effect with method xbm, only with ccp"),
         ({"method": "plain"}, ["projections.strength=0..1"], "no effect with method plain, only with ccp"),
         ({"method": "plain"}, ["proxy_lr_factor=1..10"], "contrastive with method plain has no proxies"),
         ({"pool_size": 12}, ["proxies_per_class=1..16"], "at most pool_size = 12, got 16"),

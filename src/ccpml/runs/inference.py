@@ -69,7 +69,8 @@ class Run:
         """Embed images as the run's own evaluation does.
 
         Args:
-            images: Paths of image files, or arrays: uint8, (H, W), (H, W, 1) or (H, W, 3) in RGB.
+            images: Paths of image files, or arrays: uint8, (H, W), (H, W, 1) or (H, W, 3) in RGB, such as images of
+                Pillow in mode L or RGB.
             batch_size: Images embedded at a time.
 
         Returns:
@@ -77,20 +78,31 @@ class Run:
 
         Raises:
             BadImageError: If an image cannot be read.
-            ValueError: If an array has another shape or type.
+            ValueError: If an image is neither, or an array has another shape or type.
         """
+        if isinstance(images, str | Path):
+            raise ValueError(f"images: expected a sequence of images, got the path {images}; pass a list")
         transform, channels = transforms(self.settings)[1], _channels(self.settings)
         device = next(self.model.parameters()).device
         parts = [torch.empty(0, self.settings.embedding_dim)]
         with eval_mode(self.model):
             for start in range(0, len(images), batch_size):
                 views = [
-                    read_part(image, channels, transform.view, transform.min_size)
+                    read_part(_path_or_array(image), channels, transform.view, transform.min_size)
                     for image in images[start : start + batch_size]
                 ]
                 batch = torch.from_numpy(np.stack([view.of(pixels) for pixels, view in views]))  # (B, H, W, C)
                 parts.append(self.model(batch.permute(0, 3, 1, 2).contiguous().to(device)).float().cpu())
         return lipschitz_normalize(torch.cat(parts))
+
+
+def _path_or_array(image: Any) -> Path | str | NDArray[np.uint8]:
+    if isinstance(image, str | Path | np.ndarray):
+        return image
+    if not hasattr(image, "__array_interface__"):
+        raise ValueError(f"images: expected paths or arrays, got {type(image).__name__}")
+    array: NDArray[np.uint8] = np.asarray(image)
+    return array
 
 
 def load_run(path: Path | str) -> Run:

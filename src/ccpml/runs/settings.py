@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_type_hints
 
 from ccpml.backbones import find_backbone
-from ccpml.losses import LOSSES, METHODS, parameter_names
+from ccpml.losses import LOSSES, METHODS, find_loss, parameter_names
 from ccpml.options import ProjectionOptions
 from ccpml.runs.presets import load_preset
 
@@ -149,7 +149,7 @@ class Settings:
         if self.shard_proxies and (self.method != "ccp" or self.ranks == 1):
             raise ValueError(
                 f"shard_proxies: expected method ccp and at least 2 ranks, got method {self.method} and "
-                f"{self.ranks} ranks; under torchrun, set ranks to the number of its processes"
+                f"ranks {self.ranks}; under torchrun, set ranks to the number of its processes"
             )
         if isinstance(self.test_classes, str) and not self._test_patterns():
             raise ValueError("test_classes: expected patterns such as 'Korean/*', got none")
@@ -159,18 +159,18 @@ class Settings:
             )
 
     def _check_loss(self) -> None:
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {self.loss!r}")
+        object.__setattr__(self, "loss", find_loss(self.loss))  # the full name of a short one
         if self.method not in METHODS:
             raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}")
         entry = LOSSES[self.loss]
         if self.method not in entry.methods:
-            raise ValueError(f"method: {self.loss} has proxies of its own; train it with method plain")
+            expected = f"expected plain for {self.loss}, which has proxies of its own"
+            raise ValueError(f"method: {expected}, got {self.method}")
         for name, value in self.loss_parameters.items():
             if name not in entry.parameters:
-                losses = parameter_names().get(name)
-                owner = f"a parameter of {' and '.join(losses)}" if losses else "not a parameter of any loss"
-                raise ValueError(f"{name}: is {owner}; {self.loss} takes {', '.join(entry.parameters)}")
+                owners = ", ".join(parameter_names().get(name, ["no loss"]))
+                expected = f"expected a parameter of {self.loss} ({', '.join(entry.parameters)})"
+                raise ValueError(f"{name}: {expected}, got one of {owners}")
             entry.parameters[name].check(name, value)
 
     def _test_patterns(self) -> list[str]:
@@ -215,7 +215,7 @@ class Settings:
         if "loss" in own and own["loss"] != self.loss:
             parameters = {name: value for name, value in parameters.items() if name in changes}
         if options:
-            own["projections"] = replace(self.projections, **options)
+            own["projections"] = _projections(options, self.projections)
         return replace(self, **{"loss_parameters": parameters, **own})
 
     def as_dict(self) -> dict[str, Any]:
@@ -245,7 +245,7 @@ class Settings:
         if unknown:
             raise ValueError(f"unknown settings: {', '.join(unknown)}")
         if "projections" in own:
-            own["projections"] = ProjectionOptions(**own["projections"])
+            own["projections"] = _projections(own["projections"])
         return cls(**{"loss_parameters": {n: v for n, v in parameters.items() if v is not None}, **own})
 
 
@@ -300,6 +300,18 @@ def setting_types() -> dict[str, Any]:
     for entry in LOSSES.values():
         types |= {name: int if parameter.whole else float for name, parameter in entry.parameters.items()}
     return types | {f"projections.{name}": hint for name, hint in get_type_hints(ProjectionOptions).items()}
+
+
+def _projections(values: Any, base: ProjectionOptions | None = None) -> ProjectionOptions:
+    """Return options of the projections with some changed; errors name them as settings."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"projections: expected options by name, got {values!r}")
+    for name in values.keys() - {each.name for each in fields(ProjectionOptions)}:
+        raise ValueError(f"unknown settings: projections.{name}")
+    try:
+        return replace(base or ProjectionOptions(), **values)
+    except ValueError as error:
+        raise ValueError(f"projections.{error}") from error
 
 
 def _finite(value: float) -> bool:

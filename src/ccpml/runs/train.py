@@ -24,7 +24,12 @@ __all__ = ["resume", "train"]
 
 
 def train(
-    settings: Settings, path: Path, progress: bool = True, *, test: bool = True, callbacks: Sequence[L.Callback] = ()
+    settings: Settings,
+    path: Path | str,
+    progress: bool = True,
+    *,
+    test: bool = True,
+    callbacks: Sequence[L.Callback] = (),
 ) -> RunDirectory:
     """Train, test, and write a run directory.
 
@@ -46,6 +51,7 @@ def train(
         print(run.scores()["test"]["map_at_r"])
         ```
     """
+    path = Path(path)
     if is_main_process():
         RunDirectory.require_free(path)
     resolved = _resolve_paths(settings.resolved())
@@ -61,7 +67,7 @@ def train(
 
 
 def resume(
-    path: Path, progress: bool = True, *, test: bool = True, callbacks: Sequence[L.Callback] = ()
+    path: Path | str, progress: bool = True, *, test: bool = True, callbacks: Sequence[L.Callback] = ()
 ) -> RunDirectory:
     """Resume a run; the result is the one it would have had without the interruption.
 
@@ -76,7 +82,7 @@ def resume(
         ValueError: If its files are damaged, or the data have changed.
         Stopped: After Ctrl-C.
     """
-    run = RunDirectory.open(path)
+    run = RunDirectory.open(Path(path))
     if not run.finished:
         settings = run.settings()
         parts = Parts.build(settings, load_images(settings, progress and is_main_process()))

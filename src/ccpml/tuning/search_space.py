@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from ccpml.losses import LOSSES, parameter_names
-from ccpml.options import ProjectionOptions
+from ccpml.losses import LOSSES, METHODS, parameter_names
 from ccpml.runs.presets import read_preset
 from ccpml.runs.settings import Settings, setting_types
 from ccpml.runs.values import is_numeric, read_value, value_options
@@ -25,15 +24,6 @@ __all__ = [
 
 SEARCHES = tuple(read_preset("searches"))
 """Names of the presets."""
-
-_METHOD_SETTINGS = {
-    "ccp": (
-        *("proxies_per_class", "pool_size", "pair_weight", "proxy_weight", "pool_transform"),
-        *(f"projections.{option.name}" for option in fields(ProjectionOptions)),
-    ),
-    "xbm": ("memory_batches", "memory_start"),
-}
-"""Settings that have an effect with one method only."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +165,9 @@ def check_effect(base: Settings, name: str) -> None:
             ...
         ValueError: projections.strength: has no effect with method plain, only with ccp
     """
-    for method, names in _METHOD_SETTINGS.items():
-        if name in names and base.method != method:
+    for method, facts in METHODS.items():
+        own = name in facts.own_settings or (facts.has_projections and name.startswith("projections."))
+        if own and base.method != method:
             raise ValueError(f"{name}: has no effect with method {base.method}, only with {method}")
     losses = parameter_names().get(name, [])
     if losses and base.loss not in losses:
