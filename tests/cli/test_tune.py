@@ -71,8 +71,8 @@ def test_the_same_command_again_prints_the_same_results(study, arguments, capsys
     assert main([*arguments, *SEARCH, "--warmup_validations=1", "--out", str(study)]) == 0
     out = capsys.readouterr().out
     assert rows(study) == before
-    assert "trials    3: " in out
-    assert "best      trial" in out
+    assert "trials     3: " in out
+    assert "best       trial" in out
     assert f"ccpml train --resume '{study}/trial-000" in out
     contour = "contour-projections.strength-proxies_per_class.png"
     for name in ("trials.csv", "best.yaml", "history.png", "slices.png", contour):

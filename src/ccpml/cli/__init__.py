@@ -6,10 +6,11 @@ from importlib import import_module
 
 from ccpml.cli.hints import hint_for
 from ccpml.cli.options import UsageError
+from ccpml.data_name import known_names
 
 __all__ = ["VERBS", "main"]
 
-_HELP = """usage: ccpml <verb> ... [--debug]
+_HELP = f"""usage: ccpml <verb> ... [--debug]
 
 Deep metric learning with chance constraints: train embeddings that find images of classes not seen in training.
 
@@ -22,12 +23,13 @@ verbs:
   tune       search settings on the validation classes
   data       check images, download a benchmark, or cache images in a smaller size
 
-data are glyphs (in the package), cub, cars196, sop or inshop (below --data-root or $CCPML_DATA),
-folder:<path> (each leaf folder is a class), or csv:<file> (columns path,label[,split[,role]]).
+data are {known_names()}.
+glyphs are drawn at first use (about half a minute) and cached; benchmarks are below --data-root or $CCPML_DATA;
+each folder below <path> that holds images is a class; a CSV file has the columns path,label[,split[,role]].
 
   ccpml train glyphs                          the demonstration
   ccpml train folder:photos --loss triplet    your own images
-  ccpml benchmark cub --methods plain,ccp     the paper's table, if you have the images
+  ccpml benchmark cub --methods plain,ccp     the paper's table (needs the CUB images)
   ccpml <verb> --help                         all options of a verb
   --debug                                     show the traceback of an error
 """

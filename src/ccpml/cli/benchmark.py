@@ -19,35 +19,35 @@ _METHODS = "plain,ccp,xbm"
 
 def run(arguments: list[str]) -> int:
     """Train the cells of a table or an ablation, and write it."""
-    options, to_do = parse(arguments)
-    check_settings(to_do.base)
+    options, benchmark = parse(arguments)
+    check_settings(benchmark.base)
 
     from ccpml.benchmark.prepare import prepare_benchmark
     from ccpml.benchmark.runner import run_cells
     from ccpml.cli.live_table import LiveTable
     from ccpml.files import write_yaml
 
-    devices = _devices(options.devices or to_do.base.device)
+    devices = _devices(options.devices or benchmark.base.device)
     at_once = options.at_once or len(devices)
-    to_do = prepare_benchmark(to_do, at_once)
+    benchmark = prepare_benchmark(benchmark, at_once)
     try:
-        table = LiveTable(to_do)
+        table = LiveTable(benchmark)
         with table.live:
-            progress = run_cells(to_do, devices, at_once, table.show)
+            progress = run_cells(benchmark, devices, at_once, table.show)
 
         from ccpml.benchmark.outputs import write_outputs
         from ccpml.benchmark.results import best_settings, collect_results
         from ccpml.report.ablation import draw_ablation, draw_table
 
-        results = collect_results(to_do)
+        results = collect_results(benchmark)
     except KeyboardInterrupt as stopped:
-        return report_stop(stopped, ["benchmark", *arguments], f"finished runs are kept in {to_do.out}; ")
-    paths = write_outputs(to_do, results)
-    if to_do.ablation:
-        paths.append(to_do.out / "best.yaml")
+        return report_stop(stopped, ["benchmark", *arguments], f"finished runs are kept in {benchmark.out}; ")
+    paths = write_outputs(benchmark, results)
+    if benchmark.ablation:
+        paths.append(benchmark.out / "best.yaml")
         write_yaml(paths[-1], best_settings(results))
-    paths.append((draw_ablation if to_do.ablation else draw_table)(to_do, results, to_do.out))
-    print((to_do.out / "table.md").read_text(encoding="utf-8"))
+    paths.append((draw_ablation if benchmark.ablation else draw_table)(benchmark, results, benchmark.out))
+    print((benchmark.out / "table.md").read_text(encoding="utf-8"))
     print("\n".join(map(str, paths)))
     problems = [f"failed: {title}: {reason}" for title, reason in progress.failed.items()]
     problems = problems or [f"missing: {problem}" for result in results for problem in result.problems]
@@ -69,7 +69,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Benchmark]:
     protocols = "mlrc: one model per fold; conventional: one model of 512 dimensions (default: mlrc)"
     parser.option("protocol", PROTOCOLS, protocols, "mlrc")
     parser.option("methods", (str,), f"some of plain, ccp, xbm and xbm-s, the small memory (default: {_METHODS})")
-    parser.option("losses", (str,), f"some of {', '.join(e.short_name or n for n, e in LOSSES.items())}", _LOSSES)
+    names = ", ".join(entry.short_name or name for name, entry in LOSSES.items())
+    parser.option("losses", (str,), f"some of {names} (default: {_LOSSES})", _LOSSES)
     parser.option("repeats", (int,), "runs of each cell, with seeds from --seed upwards (default: 1)", 1)
     text = f"vary one setting instead, one model per value: {', '.join(ABLATIONS)}, or FIELD=VALUE,VALUE"
     parser.option("ablation", (str,), text)
@@ -87,30 +88,30 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Benchmark]:
 def _benchmark(parsed: Parsed) -> Benchmark:
     options, settings = parsed.options, parsed.settings
     ablation = options.ablation and options.ablation.partition("=")[0]
-    one_fold = options.protocol != "mlrc" or ablation is not None
+    is_single_fold = options.protocol != "mlrc" or ablation is not None
     for name in ("repeats", "at_once"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise UsageError(f"{name}: expected at least 1, got {getattr(options, name)}")
     try:
         name = f"{DataName.parse(settings.data).label}-{ablation or options.protocol}"
-        to_do = Benchmark(
+        benchmark = Benchmark(
             base=settings,
             rows=_rows(parsed),
             out=Path(options.out or Path("runs", "benchmark", name)),
             protocol=options.protocol,
             repeats=options.repeats,
-            folds=(0,) if one_fold else tuple(range(settings.folds)),
+            folds=(0,) if is_single_fold else tuple(range(settings.folds)),
             ablation=ablation,
             parameters=parsed.parameters,
         )
-        losses = list(dict.fromkeys(row.loss for row in to_do.rows))
-        for name in to_do.parameters:
+        losses = list(dict.fromkeys(row.loss for row in benchmark.rows))
+        for name in benchmark.parameters:
             if not any(name in LOSSES[loss].parameters for loss in losses):
                 raise ValueError(f"{name}: not a parameter of {' or '.join(losses)}")
-        list(to_do.cells())
+        list(benchmark.cells())
     except ValueError as error:
         raise UsageError(error) from error
-    return to_do
+    return benchmark
 
 
 def _rows(parsed: Parsed) -> tuple[Row, ...]:
@@ -119,7 +120,7 @@ def _rows(parsed: Parsed) -> tuple[Row, ...]:
     if options.ablation is not None:
         for flag, value in (("--variant", options.variant), ("--row-settings", options.row_settings)):
             if value:
-                raise UsageError(f"{flag}: expected a table, got an ablation")
+                raise UsageError(f"{flag}: cannot be combined with --ablation")
         return ablation_rows(options.ablation, losses, methods, parsed.settings)
     rows = table_rows(losses, _split(_METHODS) if methods is None else methods)
     for variant in options.variant:

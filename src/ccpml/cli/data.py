@@ -4,8 +4,8 @@ import argparse
 import shlex
 from pathlib import Path
 
-from ccpml.cli.options import DATA, Parser, UsageError, add_data_options, check_data_root, find_data_root, report_stop
-from ccpml.data_name import BENCHMARKS
+from ccpml.cli.options import Parser, UsageError, add_data_options, check_data_root, find_data_root, report_stop
+from ccpml.data_name import BENCHMARKS, known_names
 
 
 def run(arguments: list[str]) -> int:
@@ -31,7 +31,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         )
     )
     for action in (check, fetch, cache):
-        action.add_argument("data", help=", ".join(BENCHMARKS) if action is fetch else DATA)
+        action.add_argument("data", help=", ".join(BENCHMARKS) if action is fetch else known_names())
         add_data_options(action, "--data-root")
     cache.add_argument("--side", type=int, default=256, help="shorter side of larger images (default: 256)")
     add_data_options(cache, "--allow-partial")

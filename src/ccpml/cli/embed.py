@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from ccpml.cli.options import DATA, Parser, UsageError, add_data_options, check_data, check_output, check_run
+from ccpml.cli.options import Parser, UsageError, add_data_options, check_data, check_output, check_run
+from ccpml.data_name import known_names
 
 
 def run(arguments: list[str]) -> int:
@@ -27,7 +28,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     text = "Write a run's embeddings of some data, with labels and paths, to an .npz file."
     parser = Parser(prog="ccpml embed", description=text)
     parser.add_argument("path", metavar="run", type=Path, help="run directory")
-    parser.add_argument("data", help=DATA)
+    parser.add_argument("data", help=known_names())
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .npz file")
     add_data_options(parser)
     return parser.parse_intermixed_args(arguments)

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from ccpml.cli.options import DATA, Parser, add_data_options, check_data, check_output, check_run
+from ccpml.cli.options import Parser, add_data_options, check_data, check_output, check_run
+from ccpml.data_name import known_names
 
 
 def run(arguments: list[str]) -> int:
@@ -33,8 +34,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the arguments."""
     parser = Parser(prog="ccpml evaluate", description="Score a run on its test classes, or on other data.")
     parser.add_argument("path", metavar="run", type=Path, help="run directory")
-    parser.add_argument("data", nargs="?", help=f"{DATA} (default: the run's test classes)")
+    parser.add_argument("data", nargs="?", help=f"{known_names()} (default: the run's test classes)")
     add_data_options(parser)
-    parser.add_argument("--clusters", action="store_true", help="also k-means: NMI and AMI, k the number of classes")
+    parser.add_argument(
+        "--clusters", action="store_true", help="also report NMI and AMI of k-means, with one cluster per class"
+    )
     parser.add_argument("-o", "--output", type=Path, help="also write the scores to this JSON file")
     return parser.parse_intermixed_args(arguments)

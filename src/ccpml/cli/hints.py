@@ -1,4 +1,4 @@
-"""What to do on the command line about an error of the library."""
+"""Hints that the command line appends to errors."""
 
 HINTS = {
     "BenchmarkExistsError": "choose another --out, or pass the settings that it started with",

@@ -12,8 +12,6 @@ from typing import Any, NoReturn
 
 from ccpml.data_name import DataName
 
-DATA = "glyphs, cub, cars196, sop, inshop, folder:<path> or csv:<file>"
-
 
 class UsageError(Exception):
     """The command line is wrong: exit code 2."""

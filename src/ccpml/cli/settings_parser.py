@@ -13,7 +13,7 @@ import yaml
 
 from ccpml.backbones import known_backbones
 from ccpml.cli.options import UsageError, check_data_root, parser_error
-from ccpml.data_name import DataName
+from ccpml.data_name import DataName, known_names
 from ccpml.losses import LOSSES, known_losses, parameter_names
 from ccpml.options import ProjectionOptions
 from ccpml.runs.settings import Settings, setting_types
@@ -35,7 +35,7 @@ _SECTIONS = {
 
 
 class Parsed(NamedTuple):
-    """What a command line says: the verb's own options, and the settings of the run."""
+    """A parsed command line: the verb's own options, and the settings of the run."""
 
     options: argparse.Namespace
     settings: Settings
@@ -44,12 +44,12 @@ class Parsed(NamedTuple):
 
 
 class SettingsParser(jsonargparse.ArgumentParser):
-    """Parser of a verb that takes the settings of a run; values are read when all are known, by `read_value`."""
+    """Parser of a verb that takes the settings of a run. Values are kept as text until parsing ends."""
 
     def __init__(self, verb: str, description: str, usage: str, without: Collection[str] = ()) -> None:
         text = (
-            f"{description}\n\nSettings without a default have the value that suits the data, the backbone or the loss."
-            "\nThose in a YAML file have the same names, with underscores."
+            f"{description}\n\nSettings without a default are chosen from the data, the backbone or the loss."
+            "\nSettings in a YAML file have the same names, with underscores."
         )
         super().__init__(
             f"ccpml {verb}", usage, text, allow_abbrev=False, print_config=None, formatter_class=_HelpFormatter
@@ -194,6 +194,7 @@ def _setting_help() -> dict[str, str]:
     """Return the help text of each setting, by its flat name."""
     projections = {f"projections.{name}": text for name, text in _argument_texts(ProjectionOptions).items()}
     texts = _argument_texts(Settings) | projections
+    texts["data"] += f" Known: {known_names()}."
     texts["loss"] += f" Known: {known_losses()}."
     texts["backbone"] += f" Known: {known_backbones()}."
     for name, losses in parameter_names().items():

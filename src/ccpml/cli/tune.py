@@ -35,11 +35,11 @@ def run(arguments: list[str]) -> int:
 
     try:
         results = run_search(search, lambda event: _report(search, event))
-        shares = importances(search)
-        pictures = draw_search(search, results, shares)
+        importance = importances(search)
+        pictures = draw_search(search, results, importance)
     except (Stopped, KeyboardInterrupt) as stopped:
         return report_stop(stopped, ["tune", *arguments], f"finished trials are kept in {search.out}; ")
-    _print_summary(search, results, shares, pictures)
+    _print_summary(search, results, importance, pictures)
     trained = [result for result in results if result.state not in {"waiting", "running"}]
     return 1 if trained and all(result.state == "failed" for result in trained) else 0
 
@@ -103,24 +103,24 @@ def _report(search: "Search", event: "TrialStarted | TrialEnded") -> None:
 
 
 def _print_summary(
-    search: "Search", results: "Sequence[Result]", shares: Mapping[str, float], pictures: Sequence[Path]
+    search: "Search", results: "Sequence[Result]", importance: Mapping[str, float], pictures: Sequence[Path]
 ) -> None:
     from ccpml.tuning.results import best_of
 
     states = [result.state for result in results]
     counted = [f"{states.count(state)} {state}" for state in sorted(set(states), key=states.index)]
-    print(f"trials    {len(results)}: {', '.join(counted)}" if results else "trials    none")
+    print(f"trials     {len(results)}: {', '.join(counted)}" if results else "trials     none")
     best = best_of(results)
     if best is not None:
-        print(f"best      trial {best.number}: MAP@R {best.score:.4f} on the validation classes")
-        print(f"          {_values(best.values)}")
-    if shares:
-        print("influence " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items()))
-    print(f"table     {search.out / 'trials.csv'}")
+        print(f"best       trial {best.number}: MAP@R {best.score:.4f} on the validation classes")
+        print(f"           {_values(best.values)}")
+    if importance:
+        print("importance " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in importance.items()))
+    print(f"table      {search.out / 'trials.csv'}")
     if best is not None:
-        print(f"settings  {search.out / 'best.yaml'}  (ccpml train --config {search.out / 'best.yaml'})")
+        print(f"settings   {search.out / 'best.yaml'}  (ccpml train --config {search.out / 'best.yaml'})")
     for picture in pictures:
-        print(f"picture   {picture}")
+        print(f"picture    {picture}")
     if best is not None:
         here = search.path(best.number)
         where = "" if here.exists() else f"  (on {best.host})"

@@ -22,18 +22,18 @@ class Settings:
     For cub, cars196, sop and inshop that is the paper's.
 
     Args:
-        data: glyphs (comes with the package), cub, cars196, sop, inshop (below data_root), folder:<path> (a class is a
-            leaf folder), or csv:<file> (columns path,label[,split[,role]]).
+        data: Images, such as glyphs (built in), cub (below data_root), folder:<path> (each folder below it that holds
+            images is a class), or csv:<file> (columns path,label[,split[,role]]).
         data_root: Folder of cub, cars196, sop and inshop as they were unpacked; null is $CCPML_DATA.
-        allow_partial: Whether a benchmark may differ from the published numbers of images and classes.
+        allow_partial: Whether to accept an incomplete copy of a benchmark.
         method: ccp; xbm (cross-batch memory); or plain: the loss alone, within the batch.
-        loss: Name of a loss in the table of losses; a loss that has proxies of its own takes method plain.
+        loss: Loss, such as triplet or proxy_anchor; losses that have proxies of their own take method plain.
         loss_parameters: Parameters of the loss by name; those not given have the values of the table of losses.
         projections: Options of the alternating projections of CCP.
-        proxies_per_class: K of CCP.
+        proxies_per_class: Proxies per class of CCP (K).
         class_rate: Fraction of the classes whose proxies a step of CCP compares with (never fewer classes than images
             in the batch); below 1 for very many classes.
-        shard_proxies: Whether each rank holds, and trains, the proxies of its share of the classes alone.
+        shard_proxies: Whether to shard the proxies over ranks by class.
         pool_size: b, the images of a class among which CCP chooses proxies.
         memory_batches: Batches in the memory of xbm.
         memory_start: Steps before xbm compares with its memory.
@@ -45,10 +45,10 @@ class Settings:
         test_classes: Shell patterns of the test classes, separated by commas, such as 'Korean/*,Greek/*'; null is
             the data's own split, or else the second half of the classes.
         folds: Contiguous parts into which the other classes are cut, one of which validates.
-        fold: That part, from 0; auto is the data's own validation classes, or else part 0.
-        skip_bad_images: Whether unreadable images are left out, rather than an error.
-        backbone: Name of a backbone in the table of backbones, such as small_conv or timm:<name>.
-        embedding_dim: d.
+        fold: Validation fold, from 0; auto: the data's own validation classes, or fold 0.
+        skip_bad_images: Whether to skip unreadable images instead of raising an error.
+        backbone: Backbone, such as small_conv or timm:<name>.
+        embedding_dim: Embedding dimension (d).
         pooling: avg, max, or avg+max.
         weights: Initial weights of the backbone: imagenet (from the hub cache, or downloaded), a file (.safetensors,
             .pth: a published checkpoint, or checkpoints/best.safetensors of a run), or none.
@@ -56,16 +56,16 @@ class Settings:
         channels: 1 for gray, 3 for color; auto is gray if all images are and the backbone supports it.
         image_size: Side of the images that the network sees.
         augment: paper (crops of 16-100 % and flips), mild (crops of 70-100 %), or none.
-        classes_per_batch: P.
-        samples_per_class: Images of each of them.
+        classes_per_batch: Classes per batch (P).
+        samples_per_class: Images per class in a batch.
         lr: Learning rate.
         lr_schedule: constant, or plateau: a tenth after ten validations without improvement.
         weight_decay: Weight decay.
-        clip_norm: Largest norm of all gradients together.
+        clip_norm: Maximum global gradient norm.
         max_steps: Optimizer steps, rounded up to a whole number of validations.
         validate_every: Steps between validations.
         patience: Validations without improvement of the run's best score after which it stops.
-        score_last: Whether the test scores of the last weights are reported too, beside those of the best.
+        score_last: Whether to also report test scores of the final weights.
         seed: Random seed.
         device: auto, cpu, cuda, cuda:1, mps ...
         ranks: Processes that train together, each on its own device (CPU processes if there is none) with its share
@@ -73,7 +73,7 @@ class Settings:
         precision: 32-true, 64-true, bf16-mixed or 16-mixed.
         channels_last: Whether images are stored channels last, which is faster for most convolutions.
         compile: Whether torch.compile compiles the network; on a CPU it needs a C++ compiler.
-        threads: CPU threads; auto leaves the choice to torch. Results are equal bit for bit for equal threads.
+        threads: CPU threads; auto: torch's choice. Results are bitwise reproducible for a fixed number of threads.
         workers: Processes that read images; auto is 0 for images in memory, else 2.
 
     Raises:
