@@ -49,7 +49,7 @@ def test_all_files_have_the_same_scores(tmp_path: Path) -> None:
     assert combined["C2"]["combinations"] == "4"
     assert "over 2 independent repeats (seeds 0 to 1)" in text
     assert "2^2 = 4 of them" in " ".join(text.split())
-    assert "1 do not, since no other image is of their class" in text
+    assert "1 skipped (no other image of their class)" in text
     assert "commit abc" in text
     change = tables["Covering radius and distance between classes: end of the first instance → end of training"][0]
     assert change["validation classes radius"] == "0.500 → 0.250 (4 fell)"
@@ -118,7 +118,7 @@ def test_partial_data_are_marked(tmp_path: Path) -> None:
         file = cell.path / "scores.json"
         file.write_text(file.read_text().replace('"partial": false', '"partial": true'))
     write_outputs(made, collect_results(made, progress=False))
-    assert "The data are PARTIAL" in (made.out / "table.md").read_text()
+    assert "The data are partial" in (made.out / "table.md").read_text()
 
 
 def test_special_characters_are_escaped_in_latex() -> None:

@@ -79,7 +79,7 @@ def in_plain_torch(kind, x, labels, y, ref_labels, loss):
 @each_custom
 @pytest.mark.parametrize(("kept", "block"), [(0, 1), (2**25, 1), (2**25, 2**17)])
 def test_a_custom_loss_equals_itself_in_plain_torch(kind, kept, block, monkeypatch):
-    monkeypatch.setattr(engine, "_KEPT", kept)
+    monkeypatch.setattr(engine, "MAX_CACHED_VALUES", kept)
     monkeypatch.setitem(engine._BLOCK, "cpu", block)
     loss, found = kind().double(), []
     y, ref_labels = torch.randn(600, 4, dtype=torch.float64) / 2, torch.arange(600) % 40

@@ -18,7 +18,7 @@ def test_many_blocks_equal_one(loss, kept, monkeypatch):
     x, y = torch.randn(5, 6, dtype=torch.float64), torch.randn(700, 6, dtype=torch.float64)
     labels, ref_labels = torch.tensor([0, 0, 3, 9, 70]), torch.arange(700) % 60  # 70 has no positive
     whole = value_and_gradients(loss, x, labels, y, ref_labels)
-    monkeypatch.setattr(engine, "_KEPT", kept)
+    monkeypatch.setattr(engine, "MAX_CACHED_VALUES", kept)
     monkeypatch.setitem(engine._BLOCK, "cpu", 1)  # the minimum: 256 references
     for one, other in zip(value_and_gradients(loss, x, labels, y, ref_labels), whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-15)

@@ -22,7 +22,7 @@ def test_a_run_resumes_with_the_images_it_started_with(tmp_path: Path) -> None:
     build_cache(f"folder:{folder}", progress=False)
     cached = images_of(folder).fingerprint()
     images_of(folder).check_fingerprint(cached, run)
-    with pytest.raises(ValueError, match=r"run: a cache with other pixels was built after .* move the folder"):
+    with pytest.raises(ValueError, match="run: a cache was built after the run started; move the folder"):
         images_of(folder).check_fingerprint(plain, run)
     shutil.rmtree(folder / ".ccpml-cache")
     with pytest.raises(CacheError, match="run: the run started with cached images, and the cache is missing") as caught:

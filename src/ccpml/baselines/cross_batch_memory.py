@@ -90,22 +90,22 @@ class CrossBatchMemory(MetricLoss):
         Raises:
             ValueError: Also if the batch is larger than ``batch_size``.
         """
-        _, most, dim = self.memory.shape
+        _, limit, dim = self.memory.shape
         check_call(embeddings, labels, ref_emb, ref_labels, dim)
-        if len(embeddings) > most:
-            raise ValueError(f"embeddings: expected at most batch_size = {most} rows, got {len(embeddings)}")
+        if len(embeddings) > limit:
+            raise ValueError(f"embeddings: expected at most batch_size = {limit} rows, got {len(embeddings)}")
         references = None if ref_emb is embeddings else ref_emb
         with torch.autocast(embeddings.device.type, enabled=False):
             batch = normalized_for(self.loss, embeddings.to(working_dtype(embeddings)))
             total = against_batch(self.loss, batch, labels, indices_tuple, references, ref_labels)
             if self._steps >= max(self.start, 1):
-                remembered, classes = self._remembered()
-                total = total + against_references(self.loss, batch, labels, remembered.to(batch.dtype), classes)
+                stored, classes = self._stored()
+                total = total + against_references(self.loss, batch, labels, stored.to(batch.dtype), classes)
         if self.training:
-            self._remember(embeddings.detach(), labels)
+            self._store(embeddings.detach(), labels)
         return total
 
-    def _remembered(self) -> tuple[Tensor, Tensor]:
+    def _stored(self) -> tuple[Tensor, Tensor]:
         """Return copies of the batches in memory, which change before backward: (N, d) and (N,)."""
         filled = min(self._steps, len(self.memory))
         memory, labels = self.memory[:filled], self.memory_labels[:filled]
@@ -114,14 +114,14 @@ class CrossBatchMemory(MetricLoss):
         stored = torch.arange(self.memory.shape[1], device=memory.device) < self.sizes[:filled, None]
         return memory[stored], labels[stored]
 
-    def _remember(self, embeddings: Tensor, labels: Tensor) -> None:
+    def _store(self, embeddings: Tensor, labels: Tensor) -> None:
         """Store a batch in place of the oldest."""
-        place, size = self._steps % len(self.memory), len(embeddings)
-        self.memory[place, :size].copy_(embeddings)
-        self.memory_labels[place, :size].copy_(labels)
-        self.sizes[place].fill_(size)
+        slot, size = self._steps % len(self.memory), len(embeddings)
+        self.memory[slot, :size].copy_(embeddings)
+        self.memory_labels[slot, :size].copy_(labels)
+        self.sizes[slot].fill_(size)
         self.steps.add_(1)
-        self._steps, self._sizes[place] = self._steps + 1, size
+        self._steps, self._sizes[slot] = self._steps + 1, size
 
     def extra_repr(self) -> str:
         """Return sizes for ``repr``."""

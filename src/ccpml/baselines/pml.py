@@ -1,4 +1,4 @@
-"""Losses of pytorch-metric-learning that compute what a baseline's paper does, called with proxies of the baseline.
+"""Adapters for pytorch-metric-learning losses that match the baseline papers, called with the baseline's proxies.
 
 The losses of that library own their proxies: each under another name, transposed, renamed between versions, and cast in
 place to the dtype of the batch. Here the baseline owns the proxies and passes them to each call, so that checkpoints
@@ -50,8 +50,8 @@ class _OpenCosine(CosineSimilarity):  # type: ignore[misc]  # the library is unt
 
     def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
         cosines: Tensor = super().compute_mat(query_emb, ref_emb)
-        most = 1 - torch.finfo(cosines.dtype).eps
-        return cosines.clamp(-most, most)
+        limit = 1 - torch.finfo(cosines.dtype).eps
+        return cosines.clamp(-limit, limit)
 
 
 def arcface(

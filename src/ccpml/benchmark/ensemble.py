@@ -100,18 +100,18 @@ class _TestEmbeddings:
     def read(cls, run: Path) -> "_TestEmbeddings":
         """Read the embeddings of a run."""
         file = _embeddings_file(run)
-        way_out = f"remove {RunDirectory(run).scores_file} and start the benchmark again"
+        hint = f"remove {RunDirectory(run).scores_file} and run the benchmark again"
         if not file.is_file():
-            raise FileNotFoundError(f"{file}: not found; {way_out}")
+            raise FileNotFoundError(f"{file}: not found; {hint}")
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 rows = [arrays[name] for name in ("labels", "paths", "roles")]
                 read = cls(run, torch.from_numpy(arrays["embeddings"]), *rows)
         except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{file}: damaged ({error}); {way_out}") from error
+            raise ValueError(f"{file}: damaged ({error}); {hint}") from error
         shapes = {read.embeddings.shape[:1], *(array.shape for array in rows)}
         if read.embeddings.ndim != 2 or shapes != {(len(read.labels),)} or not torch.isfinite(read.embeddings).all():
-            raise ValueError(f"{file}: damaged (expected a finite vector, a label, a path and a role each); {way_out}")
+            raise ValueError(f"{file}: damaged (expected a finite vector, a label, a path and a role each); {hint}")
         return read
 
     def check_same_images(self, first: "_TestEmbeddings") -> None:

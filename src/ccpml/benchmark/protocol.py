@@ -138,9 +138,9 @@ class Benchmark:
     def row_cells(self, row: Row, repeat: int) -> Iterator[Cell]:
         """Yield the cells of a row and a repeat, one for each fold."""
         taken = {name: value for name, value in self.parameters.items() if name in LOSSES[row.loss].parameters}
-        of_row = self.base.changed({**row.settings(self.base.data), **taken, **row.changes})
+        row_settings = self.base.changed({**row.settings(self.base.data), **taken, **row.changes})
         for fold in self.folds:
-            settings = of_row.changed({"fold": fold, "seed": self.base.seed + repeat}).resolved()
+            settings = row_settings.changed({"fold": fold, "seed": self.base.seed + repeat}).resolved()
             yield Cell(row, repeat, fold, settings, self.out / "cells" / row.name / f"repeat{repeat}-fold{fold}")
 
 

@@ -34,15 +34,15 @@ class CellResult:
         run = RunDirectory(cell.path)
         scores = run.scores()
         damaged = f"{run.scores_file}: not the scores of a finished run"
-        way_out = "remove it and start the benchmark again"
+        hint = "remove this file and run the benchmark again"
         try:
             numbers = [scores["validation"]["map_at_r"], scores["steps"], scores["instances"]]
             numbers += [value for name in ("test", "test_last") for value in scores.get(name, {}).values()]
             missing = METRICS.keys() - scores["test"].keys()
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{damaged} ({error!r}); {way_out}") from error
+            raise ValueError(f"{damaged} ({error!r}); {hint}") from error
         if missing or not all(isinstance(number, int | float) for number in numbers):
-            raise ValueError(f"{damaged}; {way_out}")
+            raise ValueError(f"{damaged}; {hint}")
         return cls(cell, scores, run.metrics())
 
 
@@ -61,7 +61,7 @@ class RowResult:
         validation: Best MAP@R on the validation classes; over repeats.
         gains: Gains in test MAP@R over the plain loss, for ``separated``, ``last`` and ``concatenated``.
         steps: Training steps; over models.
-        instances: Projections; over models.
+        instances: Number of projections of a run; over models.
         seconds: Seconds of training; over models.
         geometry: Covering radii and distances at the last validation; over models.
         problems: Cells that are missing, and other errors.
@@ -117,7 +117,7 @@ def collect_results(benchmark: Benchmark, progress: bool = True) -> list[RowResu
             problems[cell.row.name].append(f"{cell.title}: not finished{reason and f': {reason}'}")
         except (OSError, ValueError) as error:
             problems[cell.row.name].append(f"{cell.title}: {error}")
-    finished = [each.cell for of_row in cells.values() for each in of_row]
+    finished = [each.cell for row_cells in cells.values() for each in row_cells]
     ensembles = score_ensembles(benchmark, finished, progress)
     return [
         _row_result(benchmark, row, cells, ensembles, [*problems[row.name], *ensembles[row.name].problems])
@@ -170,12 +170,12 @@ def _gains(
             {(each.cell.repeat, each.cell.fold): each for each in cells[of] if key in each.scores} for of in names
         ]
         common = models[0].keys() & models[1].keys()
-        pairs[name] = [_repeat_means([of_row[model] for model in common], key) for of_row in models]
+        pairs[name] = [_repeat_means([row_cells[model] for model in common], key) for row_cells in models]
     gains = {}
     for name, (ours, theirs) in pairs.items():
         repeats = sorted(ours.keys() & theirs.keys())
         if repeats:
-            scores = [[of_row[repeat]["map_at_r"] for repeat in repeats] for of_row in (ours, theirs)]
+            scores = [[row_cells[repeat]["map_at_r"] for repeat in repeats] for row_cells in (ours, theirs)]
             gains[name] = Gain.of(over.name, *scores)
     return gains
 

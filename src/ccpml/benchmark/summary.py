@@ -12,7 +12,7 @@ from ccpml.runs.values import INCIDENTAL
 
 __all__ = ["summarize", "title_of"]
 
-_NOT_OF_THE_MODEL = INCIDENTAL | {"seed", "fold", "allow_partial", "skip_bad_images"}
+_NON_MODEL_SETTINGS = INCIDENTAL | {"seed", "fold", "allow_partial", "skip_bad_images"}
 
 
 def title_of(benchmark: Benchmark) -> str:
@@ -36,7 +36,7 @@ def summarize(benchmark: Benchmark, results: Sequence[RowResult]) -> list[str]:
             "Gain: difference in MAP@R to the plain loss of the same repeat. Won: repeats in which it is positive. "
             "p: two-sided paired t-test over repeats, – where it is undefined."
         )
-    other = _settings_unlike_the_paper(benchmark)
+    other = _differences_from_paper(benchmark)
     if other:
         listed = ", ".join(f"{name} {value}" for name, value in other.items())
         facts.append(f"The settings differ from the paper's: {listed}.")
@@ -49,18 +49,18 @@ def _describe_data(benchmark: Benchmark, cells: Sequence[CellResult]) -> list[st
     sizes = dict.fromkeys(_describe_sizes(cell.scores) for cell in cells)
     test, train = next(iter(sizes))
     scores = cells[0].scores["test"]
-    queries = f"{scores.get('num_queries', 0):,} queries count"
+    queries = f"{scores.get('num_queries', 0):,} queries scored"
     if scores.get("num_skipped"):
-        queries += f", {scores['num_skipped']:,} do not, since no other image is of their class"
+        queries += f"; {scores['num_skipped']:,} skipped (no other image of their class)"
     part = "one of which validates" if len(benchmark.folds) == 1 else "each of which validates for one model"
     facts = [
         f"Test: {test}; {queries}.",
         f"Training: {train}, their classes in {benchmark.base.folds} parts, {part}.",
     ]
     if len(sizes) > 1:
-        facts.append("The cells do NOT have the same images (their numbers differ), so the rows cannot be compared.")
+        facts.append("The cells do not have the same images (their numbers differ), so the rows cannot be compared.")
     if any(cell.scores.get("partial") for cell in cells):
-        facts.append("The data are PARTIAL (allow_partial): no figure can be compared with a published one.")
+        facts.append("The data are partial (allow_partial): no figure can be compared with a published one.")
     left_out = max(len(cell.scores.get("images_left_out", ())) for cell in cells)
     if left_out:
         facts.append(f"{left_out:,} unreadable images were left out (skip_bad_images).")
@@ -103,7 +103,7 @@ def _describe_deviations(benchmark: Benchmark) -> list[str]:
     return facts
 
 
-def _settings_unlike_the_paper(benchmark: Benchmark) -> dict[str, Any]:
+def _differences_from_paper(benchmark: Benchmark) -> dict[str, Any]:
     """Return the settings of the rows that the paper has which differ from the paper's."""
     differing: dict[str, Any] = {}
     for row in benchmark.rows:
@@ -111,7 +111,7 @@ def _settings_unlike_the_paper(benchmark: Benchmark) -> dict[str, Any]:
             ours = next(benchmark.row_cells(row, 0)).settings
             theirs = Settings(data=ours.data, method=ours.method, loss=ours.loss).resolved().flat()
             differing |= {name: value for name, value in ours.flat().items() if value != theirs.get(name)}
-    return {name: value for name, value in differing.items() if name not in _NOT_OF_THE_MODEL}
+    return {name: value for name, value in differing.items() if name not in _NON_MODEL_SETTINGS}
 
 
 def _describe_provenance(cells: Sequence[CellResult]) -> list[str]:

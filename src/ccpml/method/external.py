@@ -46,17 +46,17 @@ def against_references(
     labels: Tensor,
     references: Tensor,
     ref_labels: Tensor,
-    most_positives: int | None = None,
+    max_positives: int | None = None,
     group: Any = None,
 ) -> Tensor:
     """Compute ℓ(e, q) over all pairs with references, not normalized, also of a wrapper that takes none.
 
     A wrapper stands for the losses within it: ``MultipleLosses`` for their weighted sum, without its miners, which mine
-    within a batch; ``CrossBatchMemory`` and ``DistributedLossWrapper`` for their loss. ``most_positives`` and ``group``
+    within a batch; ``CrossBatchMemory`` and ``DistributedLossWrapper`` for their loss. ``max_positives`` and ``group``
     are those of `PairLoss.against` and concern our losses alone.
     """
     if isinstance(loss, PairLoss):
-        return loss.against(batch, labels, references, ref_labels, most_positives=most_positives, group=group)
+        return loss.against(batch, labels, references, ref_labels, max_positives=max_positives, group=group)
     references, total = normalized_for(loss, references), batch.new_zeros(())
     for weight, part in _weighted_losses(loss):
         total = total + weight * part(batch, labels, ref_emb=references, ref_labels=ref_labels)

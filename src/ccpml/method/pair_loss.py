@@ -83,7 +83,7 @@ class PairLoss(MetricLoss, PairEquation):
         ref_labels: Tensor,
         *,
         within: bool = False,
-        most_positives: int | None = None,
+        max_positives: int | None = None,
         group: Any = None,
     ) -> Tensor:
         """Compute the loss of anchors ``x`` against references ``y`` without checking the input.
@@ -94,18 +94,18 @@ class PairLoss(MetricLoss, PairEquation):
             y: The references, shape (M, d), not normalized.
             ref_labels: Classes of the references, shape (M,).
             within: Whether the references are the batch itself.
-            most_positives: P, an upper bound of the references of an anchor's class; by default they are counted, which
+            max_positives: P, an upper bound of the references of an anchor's class; by default they are counted, which
                 makes the host wait for an accelerator.
             group: Process group whose ranks hold a part of the references each, and the same batch; the loss is that
                 against the references of all ranks.
         """
         if not self.uses_positive_distances or len(labels) == 0:
-            most_positives = 0
-        elif most_positives is None:
-            most_positives = len(y) if within else int((labels[:, None] == ref_labels).sum(1).max())
+            max_positives = 0
+        elif max_positives is None:
+            max_positives = len(y) if within else int((labels[:, None] == ref_labels).sum(1).max())
         with torch.autocast(x.device.type, enabled=False):
             dtype = working_dtype(x)
-            references = ReferenceSet(labels, ref_labels, self._normalized, within, most_positives, group)
+            references = ReferenceSet(labels, ref_labels, self._normalized, within, max_positives, group)
             equation, parameters = self._equation(len(x)), tuple(self.parameters())
             return pair_loss(equation, self._normalized(x.to(dtype)), y.to(dtype), references, parameters)
 

@@ -42,8 +42,8 @@ class TimmBackbone(Backbone):
             import timm
             import timm.data
         except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
-            way_out = "pip install 'ccpml[timm]', with a torchvision built for the same torch"
-            raise RuntimeError(f"timm: cannot be imported ({error}); {way_out}") from error
+            hint = "pip install 'ccpml[timm]', with a torchvision built for the same torch"
+            raise RuntimeError(f"timm: cannot be imported ({error}); {hint}") from error
         self.name = name
         config = _pretrained_config(timm, name)
         size = {"img_size": image_size} if image_size is not None and config and config.fixed_input_size else {}

@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 from ccpml.distributed import all_gather, own_rank
 from ccpml.pairwise.equation import PairEquation, Pairs
 
-__all__ = ["ByAutograd", "add_up", "parts_of_ranks"]
+__all__ = ["ByAutograd", "parts_of_ranks", "sum_over_ranks"]
 
 
 class ByAutograd:
@@ -37,16 +37,16 @@ class ByAutograd:
         self.equation, self.group = equation, group
         self.needed = [parameter.requires_grad for parameter in parameters]
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        others = [] if group is None else [one for rank, one in enumerate(rank_sums) if rank != own_rank(group)]
+        other_ranks = [] if group is None else [one for rank, one in enumerate(rank_sums) if rank != own_rank(group)]
         with torch.enable_grad():
             sums = [one.detach().requires_grad_() for one in block_sums]
-            loss = equation.loss(reduce(equation.merge, [*sums, *others]))
+            loss = equation.loss(reduce(equation.merge, [*sums, *other_ranks]))
         by_sums = torch.autograd.grad(loss, [*sums, *self.parameters], materialize_grads=True)
         self.upstream, self.by_loss = by_sums[: len(sums)], by_sums[len(sums) :]
         self.by_blocks = [torch.zeros_like(parameter) for parameter in self.parameters]
         # The distance of a positive is part of the terms of every block, on every rank.
-        found = [self._of_block(block, some)[1] for block, some in enumerate(pairs)]
-        self.by_positives = None if not found else add_up(torch.stack(found).sum(0), group)  # (B, P)
+        parts = [self._of_block(block, some)[1] for block, some in enumerate(pairs)]
+        self.by_positives = None if not parts else sum_over_ranks(torch.stack(parts).sum(0), group)  # (B, P)
 
     def gradient(self, block: int, pairs: Pairs) -> Tensor:
         """Return ∂ℓ/∂values of a block, (B, m), and add its part to the gradients of the parameters."""
@@ -59,9 +59,9 @@ class ByAutograd:
 
     def by_parameters(self, upstream: Tensor) -> list[Tensor | None]:
         """Return the gradients of the parameters; None for those that need none."""
-        sums = [add_up(of_blocks, self.group) for of_blocks in self.by_blocks]
-        found = iter([(of_blocks + of_loss) * upstream for of_blocks, of_loss in zip(sums, self.by_loss, strict=True)])
-        return [next(found) if needed else None for needed in self.needed]
+        sums = [sum_over_ranks(of_blocks, self.group) for of_blocks in self.by_blocks]
+        grads = iter([(of_blocks + of_loss) * upstream for of_blocks, of_loss in zip(sums, self.by_loss, strict=True)])
+        return [next(grads) if needed else None for needed in self.needed]
 
     def _of_block(self, block: int, pairs: Pairs) -> tuple[Tensor, ...]:
         """Return the derivatives by the values of a block, by the positives' distances, and by the parameters."""
@@ -77,7 +77,7 @@ def parts_of_ranks(tensor: Tensor, group: Any) -> list[Tensor]:
     return [tensor] if group is None else all_gather(tensor, group)
 
 
-def add_up(tensor: Tensor, group: Any) -> Tensor:
+def sum_over_ranks(tensor: Tensor, group: Any) -> Tensor:
     """Sum a tensor, in place, over the ranks that hold references."""
     if group is not None:
         distributed.all_reduce(tensor, group=group)

@@ -1,9 +1,9 @@
 """All pairs of a batch and its references, a block of references at a time.
 
 A pair loss is a function of the values of its pairs, distances or inner products, through a few sums over the
-references. One pass over blocks of references accumulates the sums, a second one the gradient. Up to `_KEPT` values are
-kept in between; beyond that they are computed again. Ranks that hold a part of the references each exchange only the
-sums and the gradient of the anchors.
+references. One pass over blocks of references accumulates the sums, a second one the gradient. Up to
+`MAX_CACHED_VALUES` values are kept in between; beyond that they are computed again. Ranks that hold a part of the
+references each exchange only the sums and the gradient of the anchors.
 
 Shapes: B anchors (the batch), M references, m references of a block, d dimensions, P positives of an anchor at most.
 """
@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from ccpml.distributed import own_rank
-from ccpml.pairwise.derivatives import ByAutograd, add_up, parts_of_ranks
+from ccpml.pairwise.derivatives import ByAutograd, parts_of_ranks, sum_over_ranks
 from ccpml.pairwise.distances import euclidean_distances
 from ccpml.pairwise.equation import NEGATIVE_FILL, FastEquation, PairEquation, Pairs, fill_where_zero
 
 __all__ = ["ReferenceSet", "pair_loss"]
 
-_KEPT = 2**25
-"""Values kept from the first pass to the second: 128 MiB in float32."""
+MAX_CACHED_VALUES = 2**25
+"""Maximum number of pair values cached for the backward pass: 128 MiB in float32."""
 
 _BLOCK = {"cpu": 2**17, "cuda": 2**24}
 """Pairs of a block: few enough for a CPU's cache, enough to keep a GPU busy."""
@@ -39,7 +39,7 @@ class ReferenceSet:
         ref_labels: Classes of the references, (M,).
         normalize: Normalizes a block of references, (m, d).
         within: Whether the references are the batch itself; a sample is never paired with itself.
-        most_positives: P, an upper bound; 0 if the equation does not use the positives' distances.
+        max_positives: P, an upper bound; 0 if the equation does not use the positives' distances.
         group: The process group whose ranks hold a part of the references each; None if all are on this rank.
     """
 
@@ -47,7 +47,7 @@ class ReferenceSet:
     ref_labels: Tensor
     normalize: Callable[[Tensor], Tensor]
     within: bool = False
-    most_positives: int = 0
+    max_positives: int = 0
     group: Any = None
 
     def positive(self, rows: slice, values: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class _PairLoss(torch.autograd.Function):
         ctx: Any, x: Tensor, y: Tensor, equation: PairEquation, references: ReferenceSet, *parameters: Tensor
     ) -> Tensor:
         blocks: _Blocks = _ComputedBlocks(equation, x.detach(), y.detach(), references)
-        if len(x) * len(y) <= _KEPT:
+        if len(x) * len(y) <= MAX_CACHED_VALUES:
             blocks = list(blocks)
         ctx.save_for_backward(x, y, *parameters)
         ctx.equation, ctx.references, ctx.blocks = equation, references, blocks
@@ -120,7 +120,7 @@ class _PairLoss(torch.autograd.Function):
             if not isinstance(equation, FastEquation):
                 (block_sums, rank_sums), group = ctx.sums, references.group
                 every = (references.pairs(rows, values, *ctx.positives) for rows, values in ctx.blocks)
-                needed = every if references.most_positives else ()
+                needed = every if references.max_positives else ()
                 by_autograd = ByAutograd(equation, parameters, block_sums, rank_sums, needed, group)
             for block, (rows, values) in enumerate(ctx.blocks):
                 pairs = references.pairs(rows, values, *ctx.positives)
@@ -142,7 +142,7 @@ class _PairLoss(torch.autograd.Function):
                         through.neg_().addcmul_(vectors.detach(), slopes.sum(0)[:, None])
                     grad_y[rows] = torch.autograd.grad(vectors, raw, through)[0]
             if grad_x is not None:
-                add_up(grad_x, references.group)
+                sum_over_ranks(grad_x, references.group)
             by_parameters = by_autograd.by_parameters(gradients[0]) if by_autograd else ()
             return grad_x, grad_y, None, None, *by_parameters
 
@@ -160,7 +160,7 @@ class _ComputedBlocks:
         x, y, references = self.x, self.y, self.references
         size = max(256, _BLOCK.get(x.device.type, _BLOCK["cpu"]) // len(x))
         if not isinstance(self.equation, FastEquation):  # a definition may compare every positive with every reference
-            size = max(1, size // max(1, references.most_positives))
+            size = max(1, size // max(1, references.max_positives))
         elif references.within:
             size = max(1, len(y))
         for start in range(0, max(1, len(y)), size):
@@ -175,24 +175,24 @@ def _positives(x: Tensor, blocks: _Blocks, references: ReferenceSet) -> tuple[Te
     Both are of shape (B, P). An anchor with fewer than P has `NEGATIVE_FILL` first; rows are −1 there, and for
     references of other ranks.
     """
-    most = references.most_positives
+    limit = references.max_positives
     distances, rows = x.new_empty(len(x), 0), references.labels.new_empty(len(x), 0, dtype=torch.int64)
-    if most == 0:
+    if limit == 0:
         return distances, rows
     for block, values in blocks:
         some, columns = fill_where_zero(references.positive(block, values), values).topk(
-            min(most, values.shape[1]), dim=1
+            min(limit, values.shape[1]), dim=1
         )
         distances, rows = torch.cat([distances, some], dim=1), torch.cat([rows, columns + block.start], dim=1)
-        distances, order = distances.topk(min(most, distances.shape[1]), dim=1)
+        distances, order = distances.topk(min(limit, distances.shape[1]), dim=1)
         rows = rows.gather(1, order)
-    missing = (0, most - distances.shape[1])
+    missing = (0, limit - distances.shape[1])
     distances = torch.nn.functional.pad(distances, missing, value=NEGATIVE_FILL)
     rows = torch.nn.functional.pad(rows, missing, value=-1)
     ranks = parts_of_ranks(distances, references.group)
     mine = 0 if references.group is None else own_rank(references.group)
-    distances, order = torch.cat(ranks, dim=1).topk(most, dim=1)
-    others = torch.full_like(rows, -1)
-    rows = torch.cat([rows if rank == mine else others for rank in range(len(ranks))], dim=1).gather(1, order)
+    distances, order = torch.cat(ranks, dim=1).topk(limit, dim=1)
+    absent = torch.full_like(rows, -1)
+    rows = torch.cat([rows if rank == mine else absent for rank in range(len(ranks))], dim=1).gather(1, order)
     rows = rows.masked_fill(distances < NEGATIVE_FILL / 2, -1)  # padding
     return distances.flip(1).contiguous(), rows.flip(1)

@@ -32,8 +32,9 @@ class Pairs(NamedTuple):
             itself. For pairs given by index, how often each was given.
         negative: P⁻, pairs of different classes, likewise. Numbers rather than a bool mask: multiplying is several
             times faster than selecting.
-        positive_distances: Distances of the anchor's positives among the references of all blocks, ascending, (B, P);
-            `NEGATIVE_FILL` where an anchor has fewer than P. Shape (B, 0) unless ``uses_positive_distances``.
+        positive_distances: Values of the anchor's positives (inner products unless ``uses_distances``) among the
+            references of all blocks, ascending, (B, P); `NEGATIVE_FILL` where an anchor has fewer than P. Shape (B, 0)
+            unless ``uses_positive_distances``.
         positive_columns: Columns of those positives within the block, (B, P); −1 where in another block.
     """
 

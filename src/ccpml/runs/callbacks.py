@@ -48,7 +48,7 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         self._in_main_thread = threading.current_thread() is threading.main_thread()
         if self._in_main_thread:
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {one: signal.signal(one, self._handle_signal) for one in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,7 +56,7 @@ class StopRequest:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _handle_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal:
             raise Stopped("stopped at once", number)
         self.signal = number
@@ -244,7 +244,7 @@ class Progress(L.Callback):
         self._bar: tqdm[Any] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the line."""
+        """Create the progress bar."""
         if trainer.is_global_zero:
             self._bar = progress_bar(self.total, "step", initial=trainer.global_step)
             self.on_validation_end()
@@ -255,13 +255,13 @@ class Progress(L.Callback):
             self._bar.update()
 
     def teardown(self, *_: Any, stage: str = "") -> None:
-        """Leave the line as it is; a message after it starts on its own line."""
+        """Close the progress bar; a message after it starts on its own line."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
     def on_exception(self, *_: Any) -> None:
-        """Leave the line as it is."""
+        """Close the progress bar."""
         self.teardown()
 
     def on_validation_end(self, *_: Any) -> None:

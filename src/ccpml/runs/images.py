@@ -54,8 +54,7 @@ class RunImages:
             )
         if fingerprint == self.fingerprint(packed=False):
             raise ValueError(
-                f"{run}: a cache with other pixels was built after the run started; to resume, move the folder "
-                ".ccpml-cache out of the folder of the images"
+                f"{run}: a cache was built after the run started; move the folder .ccpml-cache elsewhere to resume"
             )
         raise ValueError(f"{run}: the images or their classes differ from those the run started with")
 

@@ -11,7 +11,7 @@ from ccpml.runs.processes import exit_with_parent
 def main(path: Path) -> int:
     """Train with the main process, which writes and decides when to stop; return 0, or 1 for a failure."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C and ends this one
-    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))  # Lightning's waits for the other ranks
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))  # Lightning's handler waits for other ranks
     exit_with_parent(os.getppid())
     from ccpml.runs.processes import launch_rank, lost_contact
     from ccpml.runs.train import resume

@@ -148,7 +148,7 @@ def load_benchmark(name: str, data_root: Path | str | None = None, allow_partial
             raise IncompleteBenchmarkError(
                 f"{name}: not as published: {'; '.join(found.problems)}; add what is missing, or allow a part"
             )
-        print(f"{name}: PARTIAL, {len(images):,} images: {'; '.join(found.problems)}", file=sys.stderr)
+        print(f"{name}: partial, {len(images):,} images: {'; '.join(found.problems)}", file=sys.stderr)
     if not images:
         raise BenchmarkNotFoundError(f"{found.folder}: no images of {name} found")
     return _source(name, found.folder, found.index.base, images)
