@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from ccpml import CCPLoss, ContrastiveLoss, TripletMarginLoss
 from ccpml.pairwise import engine
@@ -124,3 +125,23 @@ def test_a_subclass_that_keeps_the_equation_keeps_its_fast_form(monkeypatch):
     value = Renamed()(x, labels)
     torch.testing.assert_close(value, expected)
     assert torch.autograd.grad(value, x)[0].count_nonzero() == 0  # computed by the fast form
+
+
+def test_a_trained_margin_has_its_gradient():
+    class TrainedMargin(ContrastiveLoss):
+        def __init__(self, margin):
+            super().__init__()
+            self.neg_margin = nn.Parameter(torch.tensor(margin, dtype=torch.float64))
+
+    x = torch.randn(8, 4, dtype=torch.float64, requires_grad=True)
+    labels = torch.arange(8) // 2
+    for criterion in (TrainedMargin(1.5), CCPLoss(TrainedMargin(1.5), 4, 4, 2)):
+        criterion.double()(x, labels).backward()
+        loss = criterion.loss if isinstance(criterion, CCPLoss) else criterion
+        found, step = loss.neg_margin.grad.item(), 1e-6
+        values = []
+        for margin in (1.5 + step, 1.5 - step):
+            loss.neg_margin.data.fill_(margin)
+            values.append(criterion(x.detach(), labels).item())
+        assert found == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5)
+        assert found != 0

@@ -127,3 +127,26 @@ def test_ranks_share_the_references_of_a_definition():
     alone = of_rank(sharded=False)
     for rank in run_on_ranks(of_rank, 2, True):
         torch.testing.assert_close(rank, alone)
+
+
+def test_a_block_or_a_loss_may_be_constant():
+    class Constant(PairLoss):
+        def __init__(self, sums, total):
+            super().__init__()
+            self.sums, self.total = sums, total
+
+        def accumulate(self, pairs):
+            return pairs.values.new_zeros(()) if self.sums else pairs.values.sum()
+
+        def loss(self, sums):
+            return sums.new_ones(()) if self.total else sums
+
+    for loss in (Constant(True, False), Constant(False, True)):
+        x = torch.randn(4, 3, requires_grad=True)
+        loss(x, torch.arange(4)).backward()
+        assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+def test_an_undefined_equation_is_named():
+    with pytest.raises(NotImplementedError, match=r"Empty: accumulate\(pairs\) is not defined"):
+        type("Empty", (PairLoss,), {})()(torch.randn(2, 3), torch.tensor([0, 1]))

@@ -174,3 +174,15 @@ def test_weights_of_samples_equal_pml(seed, length, count, anchors_only):
     expected = lmu.convert_to_weights(indices, labels, x.dtype, using_ref=anchors_only)
     torch.testing.assert_close(sample_weights(indices, x, anchors_only=anchors_only), expected)
     torch.testing.assert_close(sample_weights(None, x, anchors_only=anchors_only), torch.ones_like(expected))
+
+
+def test_labels_are_not_needed_with_indices():
+    x, y, labels = torch.randn(8, 4), torch.randn(6, 4), torch.arange(8) // 2
+    pairs = lmu.get_all_pairs_indices(labels)
+    for loss in (ContrastiveLoss(), TripletMarginLoss()):
+        assert torch.equal(loss(x, None, pairs), loss(x, labels, pairs))
+        assert torch.equal(loss(x, indices_tuple=pairs), loss(x, labels, pairs))
+        across = (torch.tensor([0]), torch.tensor([1]), torch.tensor([2]), torch.tensor([5]))
+        assert torch.equal(loss(x, None, across, ref_emb=y), loss(x, labels, across, y, torch.arange(6)))
+    with pytest.raises(ValueError, match="labels: expected integers"):
+        ContrastiveLoss()(x)

@@ -56,15 +56,21 @@ class PairLoss(MetricLoss, PairEquation):
     def forward(
         self,
         embeddings: Tensor,
-        labels: Tensor,
+        labels: Tensor | None = None,
         indices_tuple: Indices | None = None,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> Tensor:
         """Compute the loss of a batch against references; see `MetricLoss`.
 
-        `ccpml.pairwise.indices.indexed_pair_loss` describes what pairs and triplets given by index mean.
+        With ``indices_tuple``, labels are not needed. `ccpml.pairwise.indices.indexed_pair_loss` describes what pairs
+        and triplets given by index mean.
         """
+        if labels is None:
+            if indices_tuple is None:
+                raise ValueError("labels: expected integers, or else indices_tuple, got neither")
+            labels = torch.zeros(len(embeddings), dtype=torch.int64, device=embeddings.device)  # any will do
+            ref_labels = None if ref_emb is None else labels.new_zeros(len(ref_emb))
         check_call(embeddings, labels, ref_emb, ref_labels)
         within = ref_emb is None or ref_emb is embeddings
         y = embeddings if ref_emb is None else ref_emb
@@ -110,8 +116,11 @@ class PairLoss(MetricLoss, PairEquation):
             return pair_loss(equation, self._normalized(x.to(dtype)), y.to(dtype), references, parameters)
 
     def _equation(self, anchors: int) -> PairEquation:
-        """Return the fast form of the equation, unless a subclass of the class that names it redefines the equation."""
-        if self.fast is None:
+        """Return the fast form of the equation, unless a subclass of the class that names it redefines the equation.
+
+        The fast form has no gradients by parameters, such as a trained margin.
+        """
+        if self.fast is None or next(self.parameters(), None) is not None:
             return self
         owner = next(kind for kind in type(self).__mro__ if "fast" in vars(kind))
         parts = ("accumulate", "merge", "loss", "uses_distances", "uses_positive_distances")

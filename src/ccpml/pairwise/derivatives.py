@@ -41,7 +41,7 @@ class ByAutograd:
         with torch.enable_grad():
             sums = [one.detach().requires_grad_() for one in block_sums]
             loss = equation.loss(reduce(equation.merge, [*sums, *other_ranks]))
-        by_sums = torch.autograd.grad(loss, [*sums, *self.parameters], materialize_grads=True)
+        by_sums = _gradients(loss, [*sums, *self.parameters])
         self.upstream, self.by_loss = by_sums[: len(sums)], by_sums[len(sums) :]
         self.by_blocks = [torch.zeros_like(parameter) for parameter in self.parameters]
         # The distance of a positive is part of the terms of every block, on every rank.
@@ -69,7 +69,14 @@ class ByAutograd:
             values, positives = (v.detach().requires_grad_() for v in (pairs.values, pairs.positive_distances))
             sums = self.equation.accumulate(pairs._replace(values=values, positive_distances=positives))
         inputs = [values, positives, *self.parameters]
-        return torch.autograd.grad(sums, inputs, self.upstream[block], materialize_grads=True)
+        return _gradients(sums, inputs, self.upstream[block])
+
+
+def _gradients(output: Tensor, inputs: list[Tensor], upstream: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Return the gradients of an output, which may be constant, by each input."""
+    if not output.requires_grad:
+        return tuple(torch.zeros_like(x) for x in inputs)
+    return torch.autograd.grad(output, inputs, upstream, materialize_grads=True)
 
 
 def parts_of_ranks(tensor: Tensor, group: Any) -> list[Tensor]:

@@ -60,7 +60,7 @@ class PairEquation:
 
     def accumulate(self, pairs: Pairs) -> Tensor:
         """Compute the sums over a block of pairs that the loss depends on, of any fixed shape."""
-        raise NotImplementedError  # abstract: each loss has its own equation
+        raise NotImplementedError(f"{type(self).__name__}: accumulate(pairs) is not defined")
 
     def merge(self, one: Tensor, other: Tensor) -> Tensor:
         """Combine the sums of two blocks; by default, add them."""
@@ -68,7 +68,7 @@ class PairEquation:
 
     def loss(self, sums: Tensor) -> Tensor:
         """Compute ℓ, a scalar, from the sums over all references."""
-        raise NotImplementedError  # abstract: each loss has its own equation
+        raise NotImplementedError(f"{type(self).__name__}: loss(sums) is not defined")
 
 
 class FastEquation(PairEquation):
