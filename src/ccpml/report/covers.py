@@ -17,7 +17,7 @@ from ccpml.report.tiles import Row, Tile, draw_rows
 
 __all__ = ["MAX_CLASSES", "MAX_SAMPLES", "ClassCover", "draw_covers", "worst_classes"]
 
-_SHOWN: Final = 10
+_MAX_SHOWN: Final = 10
 MAX_CLASSES: Final = 5000
 MAX_SAMPLES: Final = 100
 """Numbers of classes, and of images of a class, that are measured; of more, as many are chosen evenly."""
@@ -58,7 +58,7 @@ def worst_classes(split: Embedded, map_at_r: NDArray[np.float64], proxies: Tenso
     measured.sort(key=lambda pair: -pair[0])
     return [
         ClassCover(split.class_names[labels[i]], int(labels[i]), len(rows[i]), value, _mean(map_at_r[rows[i]]))
-        for value, i in measured[:_SHOWN]
+        for value, i in measured[:_MAX_SHOWN]
     ]
 
 
@@ -67,12 +67,12 @@ def draw_covers(name: str, what: str, worst: Sequence[ClassCover], split: Embedd
     rows = []
     for cover in worst:
         own = np.flatnonzero(split.labels == cover.label)
-        own = own[evenly_spaced(len(own), _SHOWN)]
+        own = own[evenly_spaced(len(own), _MAX_SHOWN)]
         score = "" if cover.map_at_r is None else f"   MAP@R {cover.map_at_r:.3f}"
         title = f"{shorten(legible(cover.name), 80)}   radius {cover.radius:.3f}{score}"
         rows.append(Row(title, [Tile(images.small(split.paths[row])) for row in own]))
     names = ", ".join(cover.name for cover in worst)
-    return Picture.of(draw_rows(rows, _SHOWN), name, f"Images of {what}: {names}.")
+    return Picture.of(draw_rows(rows, _MAX_SHOWN), name, f"Images of {what}: {names}.")
 
 
 def _mean(scores: NDArray[np.float64]) -> float | None:
