@@ -139,6 +139,8 @@ def test_usage_errors_name_the_option_and_the_value(arguments: Sequence[str], me
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b"projections: 3\n", "projections: expected a setting, got 3"),
+        (b"lr: {a: 1}\n", "lr: expected float or null"),
         (b"lr: fast\n", "lr: expected float or null, got 'fast'"),
         (b"compile: 3\n", "compile: expected true or false, got 3"),
         (b"- lr\n", "settings.yaml: expected settings by name"),

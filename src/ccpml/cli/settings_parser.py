@@ -104,6 +104,8 @@ class SettingsParser(jsonargparse.ArgumentParser):
             own = {name: values.pop(name) for name in self.own}
             if empty := [name for name, value in own.items() if value == ""]:
                 raise UsageError(f"--{empty[0].replace('_', '-')}: expected a value, got nothing")
+            for name in values.keys() - setting_types().keys():  # such as projections, whose options are expected
+                raise UsageError(f"{name}: expected a setting, got {values[name]!r}; see {self.prog} --help")
             own |= {name: read_value(name, own[name], self.own[name]) for name in own if own[name] is not None}
             unset = {name for name in values if name in of_losses and values[name] in (None, "null")}
             given = {name: read_value(name, value) for name, value in values.items() if name not in unset}
