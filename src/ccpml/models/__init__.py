@@ -2,6 +2,7 @@
 
 from ccpml.models.bn_inception import BNInception
 from ccpml.models.create import create_model
+from ccpml.models.efficientnet_lite0 import EfficientNetLite0
 from ccpml.models.embedding import Backbone, EmbeddingModel, InputConvention, Pooling, freeze_batchnorm
 from ccpml.models.hub import imagenet_weights
 from ccpml.models.resnet50 import ResNet50
@@ -12,6 +13,7 @@ from ccpml.models.weights import load_weights
 __all__ = [
     "BNInception",
     "Backbone",
+    "EfficientNetLite0",
     "EmbeddingModel",
     "InputConvention",
     "Pooling",

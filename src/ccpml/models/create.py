@@ -24,13 +24,14 @@ def create_model(
     """Create an embedding model.
 
     Args:
-        backbone: A name from the table of backbones: ``small_conv``, ``bn_inception``, ``resnet50``, or ``timm:`` and
-            the name of a timm model (``timm:vit_small_patch16_224.dino``).
+        backbone: A name from the table of backbones: ``small_conv``, ``efficientnet_lite0``, ``bn_inception``,
+            ``resnet50``, or ``timm:`` and the name of a timm model (``timm:vit_small_patch16_224.dino``).
         embedding_dim: Number of dimensions d of an embedding.
         pooling: ``avg``, ``max`` or ``avg+max``.
         channels: Channels of the images, 1 or 3; 1 for ``small_conv`` only (the others repeat a gray channel).
         weights: File that [`load_weights`][ccpml.models.load_weights] loads into the backbone; or ``imagenet`` for the
-            published weights, from the hub cache or downloaded (for timm, the weights published under that name).
+            published weights, from an installed package (``efficientnet_lite0``), the hub cache or downloaded (for
+            timm, the weights published under that name).
         freeze_batchnorm: Whether every BatchNorm stays frozen, in training too.
         image_size: Side of the images, for backbones built for one size (most transformers of timm); None is the size
             of their published weights. Other backbones take any size.

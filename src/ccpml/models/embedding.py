@@ -1,5 +1,6 @@
 """The embedding model: backbone → pooling → linear → embedding."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +29,10 @@ class Backbone(nn.Module):
 
     convention: InputConvention
     out_channels: int  # F
+
+    def convert_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Convert the names of a published file of weights to those of the layers; unknown names are kept."""
+        return dict(tensors)
 
 
 def freeze_batchnorm(module: nn.Module) -> None:

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from ccpml.models.embedding import Backbone
 from ccpml.models.vit_weights import fit_vit
 
 __all__ = ["load_weights"]
@@ -32,6 +33,7 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
       the module has none;
     - ``num_batches_tracked`` may be missing, as in old files;
     - vectors may have the shape (1, C), as the BatchNorms of old files have;
+    - EfficientNet-Lite0 may have the names of its original file;
     - vision transformers may have DINOv2's official names; position embeddings of another image size are resampled.
 
     Args:
@@ -53,6 +55,8 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
     own, tensors = module.state_dict(), _read(Path(path).expanduser())
     run = {key.removeprefix(_RUN_PREFIX): tensor for key, tensor in tensors.items() if key.startswith(_RUN_PREFIX)}
     tensors = fit_vit(_remove_prefixes(run or tensors, own), module)
+    if isinstance(module, Backbone):
+        tensors = module.convert_weights(tensors)
     tensors = {key: tensor for key, tensor in tensors.items() if key in own or not key.startswith(_HEADS)}
     for key, tensor in tensors.items():
         if key in own and own[key].ndim == 1 and tensor.shape == (1, *own[key].shape):
