@@ -1,8 +1,10 @@
 """Options of the method that the library, the callback, the settings and the command line share. Imports no torch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
+
+from ccpml.numbers import plain_number
 
 __all__ = ["ProjectionOptions"]
 
@@ -39,6 +41,8 @@ class ProjectionOptions:
     reset_proxy_state: bool = False
 
     def __post_init__(self) -> None:
+        for option in fields(self):
+            object.__setattr__(self, option.name, plain_number(getattr(self, option.name)))
         for name, expected, valid in (
             ("strength", ">= 0", math.isfinite(self.strength) and self.strength >= 0),
             ("decay", "> 0", math.isfinite(self.decay) and self.decay > 0),
@@ -50,13 +54,13 @@ class ProjectionOptions:
                 raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
 
     @classmethod
-    def of(cls, options: "ProjectionOptions | None", fields: dict[str, Any]) -> "ProjectionOptions":
-        """Return ``options``, or else those of ``fields``.
+    def of(cls, options: "ProjectionOptions | None", given: dict[str, Any]) -> "ProjectionOptions":
+        """Return ``options``, or else those of the fields ``given``.
 
         Raises:
             ValueError: If both are given.
             TypeError: If a field is not an option.
         """
-        if options is not None and fields:
-            raise ValueError(f"options: expected either options or fields, got both (fields: {', '.join(fields)})")
-        return cls(**fields) if options is None else options
+        if options is not None and given:
+            raise ValueError(f"options: expected either options or fields, got both (fields: {', '.join(given)})")
+        return cls(**given) if options is None else options

@@ -42,12 +42,41 @@ def test_items_are_channels_first_and_depend_on_the_draw_alone(table: ImageTable
     image, label = dataset[Draw(2, 5, 1)]
     assert (image.shape, image.dtype, label) == ((3, 16, 16), torch.uint8, 1)
     assert torch.equal(image, dataset[Draw(2, 5, 1)][0])
-    assert torch.equal(dataset[5][0], dataset[Draw(0, 5, 0)][0])
     others = [Draw(3, 5, 1), Draw(2, 5, 0), Draw(-2, 5, 1), Draw(2, 6, 1)]
     assert not any(torch.equal(image, dataset[draw][0]) for draw in others)
     assert not torch.equal(image, ImageDataset(table, TrainTransform(16), 3, seed=5)[Draw(2, 5, 1)][0])
     assert dataset[np.int64(3)][0].shape == (3, 16, 16)  # type: ignore[index]
     assert len(dataset) == 14
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("of_torch", [True, False], ids=["DataLoader", "train_loader"])
+def test_rows_alone_have_new_crops_in_each_epoch(table: ImageTable, of_torch: bool, workers: int) -> None:
+    """Also with workers, which start in each epoch as copies of this process."""
+    dataset = ImageDataset(table, TrainTransform(16), channels=3)
+    rows = [list(range(7)), list(range(7, 14))]
+
+    def epochs(seed: int) -> list[Tensor]:
+        torch.manual_seed(seed)
+        if of_torch:
+            loader = torch.utils.data.DataLoader(dataset, batch_size=7, num_workers=workers)
+        else:
+            loader = train_loader(dataset, rows, workers)
+        return [torch.cat([images for images, _ in loader]) for _ in range(3)]
+
+    found = epochs(0)
+    assert len({image.numpy().tobytes() for images in found for image in images}) == 3 * 14
+    assert all(torch.equal(*pair) for pair in zip(found, epochs(0), strict=True))
+    assert not any(torch.equal(*pair) for pair in zip(found, epochs(1), strict=True))
+
+
+def test_a_loader_of_batches_has_new_ones_in_each_epoch(table: ImageTable) -> None:
+    dataset, batches = ImageDataset(table, TrainTransform(16), channels=3), ClassBalancedBatches(table.labels, 2, 2, 0)
+    loader = train_loader(dataset, batches.steps(4, 7))
+    twice = [everything(loader) for _ in range(2)]
+    once = everything(train_loader(dataset, batches.steps(4, 10)))
+    assert len(loader) == 3
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(twice[0] + twice[1], once, strict=True))
 
 
 def test_items_equal_crops_of_pillow(table: ImageTable) -> None:
@@ -65,8 +94,8 @@ def test_items_equal_crops_of_pillow(table: ImageTable) -> None:
 
 def test_batches_do_not_depend_on_the_number_of_workers(table: ImageTable) -> None:
     dataset = ImageDataset(table, TrainTransform(16), channels=3, seed=0)
-    steps = ClassBalancedBatches(table.labels, 2, 3, seed=0).steps(1, 6)
-    here, there = (everything(train_loader(dataset, steps, workers)) for workers in (0, 2))
+    batches = ClassBalancedBatches(table.labels, 2, 3, seed=0)
+    here, there = (everything(train_loader(dataset, batches.steps(1, 6), workers)) for workers in (0, 2))
     assert len(here) == len(there) == 5
     for (images, labels), (images2, labels2) in zip(here, there, strict=True):
         assert torch.equal(images, images2)

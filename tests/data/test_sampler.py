@@ -73,11 +73,15 @@ def test_all_images_are_drawn_equally_often() -> None:
     assert all(abs(count - expected) < 5 * expected**0.5 for count in counts.values())
 
 
-def test_steps_are_sized_and_iterated_again() -> None:
-    steps = ClassBalancedBatches([0, 1, 1], 2, 1, seed=0).steps(3, 7)
+def test_steps_are_sized_and_go_on_when_iterated_again() -> None:
+    batches = ClassBalancedBatches([0, 1, 1], 2, 1, seed=0)
+    steps = batches.steps(3, 7)
     assert isinstance(steps, BatchRange)
-    assert len(steps) == len(list(steps)) == 4
-    assert list(steps) == list(steps)
+    for start in (3, 7, 11):
+        assert len(steps) == 4
+        assert list(steps) == [batches.batch(step) for step in range(start, start + 4)]
+    next(iter(steps))  # an epoch that was left early counts as one
+    assert list(steps) == [batches.batch(step) for step in range(19, 23)]
     assert all(type(draw) is Draw and type(draw.row) is int for batch in steps for draw in batch)
     assert len(ClassBalancedBatches([0, 1], 2, 1, seed=0).steps(7, 3)) == 0
 
@@ -86,8 +90,8 @@ def test_steps_are_sized_and_iterated_again() -> None:
     ("arguments", "message"),
     [
         ({"classes_per_batch": 4}, "classes per batch: expected at most 3, the number of classes, got 4"),
-        ({"classes_per_batch": 0}, "batch: expected at least 1 × 1 images, got 0 × 1"),
-        ({"samples_per_class": 0}, "batch: expected at least 1 × 1 images, got 3 × 0"),
+        ({"classes_per_batch": 0}, "classes_per_batch: expected an integer of at least 1, got 0"),
+        ({"samples_per_class": 0}, "samples_per_class: expected an integer of at least 1, got 0"),
         ({"world_size": 2}, "classes per batch: expected a multiple of 2, the number of ranks, got 3"),
         ({"rank": 1}, "rank"),
         ({"labels": [0, 2]}, "got no image of class 1"),

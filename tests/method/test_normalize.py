@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ccpml import lipschitz_normalize
+from ccpml import ContrastiveLoss, TripletMarginLoss, lipschitz_normalize
+from ccpml.method.normalize import l2_normalize
 
 
 @pytest.mark.parametrize("case", ["d8", "d128"])
@@ -53,3 +54,53 @@ def test_keeps_the_dtype(dtype):
 def test_rejects_integers():
     with pytest.raises(ValueError, match=r"x: expected floating-point .* got torch.int64"):
         lipschitz_normalize(torch.ones(2, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("normalize", [lipschitz_normalize, l2_normalize])
+@pytest.mark.parametrize(("dtype", "exponents"), [(torch.float32, (66, 100, 127)), (torch.float64, (515, 1023))])
+def test_exact_up_to_the_largest_number(normalize, dtype, exponents):
+    """Both are functions of the direction alone beyond the unit ball, so that a power of two changes no bit."""
+    x = torch.randn(5, 7, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    x = 1.5 * x / x.abs().amax()  # the largest component has the exponent of the power
+    upstream = torch.linspace(-1, 1, 35, dtype=dtype).view(5, 7)
+    small = (4 * x).requires_grad_()  # outside the ball
+    expected = normalize(small)
+    expected.backward(upstream)
+    for exponent in exponents:
+        large = (x * 2.0**exponent).requires_grad_()
+        mixed = torch.cat([large, small.detach(), x[:1] * 1e-6])  # rows do not affect each other
+        result = normalize(mixed)
+        torch.testing.assert_close(result[:5], expected, rtol=4 * torch.finfo(dtype).eps, atol=0)
+        assert torch.equal(result[5:10], expected)
+        assert torch.equal(result[10:], normalize(x[:1] * 1e-6))
+        (gradient,) = torch.autograd.grad(result[:5], large, upstream)
+        rounding = {"rtol": 64 * torch.finfo(dtype).eps, "atol": 2.0 ** (exponent - 2) * torch.finfo(dtype).tiny}
+        torch.testing.assert_close(gradient * 2.0 ** (exponent - 2), small.grad, **rounding)
+
+
+def test_the_largest_vector_has_length_one():
+    x = torch.full((2, 512), torch.finfo(torch.float32).max)  # 2e39 long
+    torch.testing.assert_close(lipschitz_normalize(x).norm(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+def test_what_is_not_finite_stays_so(bad):
+    x = torch.tensor([[bad, 1.0], [3e38, 3e38], [0.3, 0.4]])
+    assert torch.isfinite(lipschitz_normalize(x)).all(dim=1).tolist() == [False, True, True]
+
+
+def test_a_diverged_network_has_no_finite_loss_of_the_origin():
+    """Were φ of long vectors the zero vector, all distances would be 0."""
+    x, labels = 1e30 * torch.eye(4), torch.tensor([0, 0, 1, 1])
+    for loss in (ContrastiveLoss(), TripletMarginLoss()):
+        torch.testing.assert_close(loss(x, labels), loss(100 * torch.eye(4), labels))
+
+
+def test_transforms_of_torch_func_are_refused():
+    x, labels = torch.randn(4, 3), torch.arange(4) // 2
+    for call in (lambda v: lipschitz_normalize(v).sum(), lambda v: ContrastiveLoss()(v, labels)):
+        with pytest.raises(RuntimeError, match=r"expected no transform of torch\.func .* use backward\(\)"):
+            torch.func.grad(call)(x)
+    loss = ContrastiveLoss(normalize=None)
+    with pytest.raises(RuntimeError, match=r"pair loss: expected no transform"):
+        torch.func.grad(lambda v: loss(v, labels))(x)

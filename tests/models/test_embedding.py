@@ -127,7 +127,7 @@ def test_color_images_for_a_gray_backbone() -> None:
 def test_invalid_arguments() -> None:
     with pytest.raises(ValueError, match="pooling: expected 'avg', 'max' or 'avg\\+max', got 'mean'"):
         EmbeddingModel(SmallConv(), 4, "mean")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="embedding_dim: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="embedding_dim: expected an integer of at least 1, got 0"):
         EmbeddingModel(SmallConv(), 0)
 
 

@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccpml.method.checks import check_call, check_sizes
+from ccpml.method.checks import check_call
 from ccpml.method.external import against_batch, against_references, normalized_for
 from ccpml.method.metric_loss import MetricLoss, working_dtype
+from ccpml.numbers import as_int
 from ccpml.pairwise.indices import Indices
 
 __all__ = ["CrossBatchMemory"]
@@ -62,11 +63,10 @@ class CrossBatchMemory(MetricLoss):
         self, loss: nn.Module, embedding_dim: int, memory_batches: int, batch_size: int, start: int = 1000
     ) -> None:
         super().__init__()
-        check_sizes(embedding_dim=embedding_dim, memory_batches=memory_batches, batch_size=batch_size)
-        if not isinstance(start, int) or start < 0:
-            raise ValueError(f"start: expected an integer of at least 0, got {start!r}")
+        embedding_dim, batch_size = as_int("embedding_dim", embedding_dim, 1), as_int("batch_size", batch_size, 1)
+        memory_batches = as_int("memory_batches", memory_batches, 1)
         self.loss = loss
-        self.start = start
+        self.start = as_int("start", start, 0)
         self.register_buffer("memory", torch.zeros(memory_batches, batch_size, embedding_dim))
         self.register_buffer("memory_labels", torch.zeros(memory_batches, batch_size, dtype=torch.int64))
         self.register_buffer("sizes", torch.zeros(memory_batches, dtype=torch.int64))

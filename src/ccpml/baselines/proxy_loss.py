@@ -6,8 +6,10 @@ Shapes: B samples (the batch), C classes, K proxies per class, M references, d d
 import torch
 from torch import Tensor, nn
 
-from ccpml.method.checks import check_call, check_sizes
+from ccpml.method.checks import check_call
 from ccpml.method.metric_loss import MetricLoss, working_dtype
+from ccpml.method.normalize import l2_normalize
+from ccpml.numbers import as_int
 from ccpml.pairwise.indices import Indices, check_indices
 
 __all__ = ["ProxyLoss", "cosines"]
@@ -35,8 +37,8 @@ class ProxyLoss(MetricLoss):
 
     def __init__(self, num_classes: int, embedding_dim: int, centers_per_class: int = 1) -> None:
         super().__init__()
-        check_sizes(num_classes=num_classes, centers_per_class=centers_per_class, embedding_dim=embedding_dim)
-        self.proxies = nn.Parameter(torch.empty(num_classes, centers_per_class, embedding_dim))  # (C, K, d)
+        sizes = {"num_classes": num_classes, "centers_per_class": centers_per_class, "embedding_dim": embedding_dim}
+        self.proxies = nn.Parameter(torch.empty([as_int(name, size, 1) for name, size in sizes.items()]))  # (C, K, d)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -97,4 +99,4 @@ class ProxyLoss(MetricLoss):
 
 def cosines(x: Tensor, y: Tensor) -> Tensor:
     """Return the cosine of each row of ``x`` with each row of ``y``: (B, d) and (M, d) to (B, M)."""
-    return nn.functional.normalize(x, dim=1) @ nn.functional.normalize(y, dim=1).T
+    return l2_normalize(x) @ l2_normalize(y).T

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ccpml.baselines.proxy_loss import ProxyLoss
 from ccpml.method.checks import check_number
+from ccpml.method.normalize import l2_normalize
 from ccpml.pairwise.indices import Indices
 
 __all__ = ["SoftTripleLoss"]
@@ -84,7 +85,7 @@ class SoftTripleLoss(ProxyLoss):
     def _spread(self, centers: Tensor) -> Tensor:
         """Compute the regularizer, half the mean distance between two centers of a class: (C, K, d) to a scalar."""
         classes, per_class, _ = centers.shape
-        unit = nn.functional.normalize(centers, dim=2)
+        unit = l2_normalize(centers)
         one, other = torch.triu_indices(per_class, per_class, offset=1, device=centers.device)
         similarities = (unit @ unit.mT)[:, one, other]  # (C, K (K − 1) / 2)
         return (2 + 1e-5 - 2 * similarities).sqrt().sum() / (classes * per_class * (per_class - 1))

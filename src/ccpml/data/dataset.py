@@ -1,8 +1,9 @@
 """Dataset and loaders; their images do not depend on the number of workers."""
 
+import operator
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -16,12 +17,20 @@ from ccpml.data.sampler import Draw
 from ccpml.data.seeds import CROPS, generator
 from ccpml.data.table import ImageTable
 from ccpml.data.transforms import EvalTransform, Transform, View
+from ccpml.numbers import as_int
 
 __all__ = ["ImageDataset", "eval_loader", "train_loader"]
 
+_ROW_ALONE = -1
+"""Copy number of crops that are drawn for a row alone; those of draws are 0 or more."""
+
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """The images of a table, transformed. The random crop of an image depends on the seed and its draw alone.
+    """The images of a table, transformed.
+
+    The random crop of a `Draw` depends on the seed and the draw alone. Each access by a row alone, as in an ordinary
+    shuffled DataLoader, takes another crop, from torch's random generator; ``torch.manual_seed`` makes these
+    repeatable.
 
     Args:
         table: Images and classes.
@@ -39,8 +48,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def __init__(self, table: ImageTable, transform: Transform, channels: int, seed: int = 0) -> None:
         self.table = table
         self.transform = transform
-        self.channels = channels
-        self.seed = seed
+        self.channels = as_int("channels", channels)
+        self.seed = as_int("seed", seed)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -49,12 +58,12 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         """Return an image, uint8 (C, size, size), and its class.
 
         Args:
-            draw: A draw of a sampler; a row alone stands for its first copy in epoch 0.
+            draw: A draw of a sampler, or a row, whose random crop is another one each time.
 
         Raises:
             BadImageError: If the image cannot be read.
         """
-        epoch, row, copy = draw if isinstance(draw, tuple) else Draw(0, draw)
+        epoch, row, copy = self.draw_of(draw)
 
         def view(shape: tuple[int, ...]) -> View:
             return self.transform.view(shape, generator(CROPS, self.seed, epoch, row, copy))
@@ -62,6 +71,13 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         image, needed = read_part(self.table.images[row], self.channels, view, self.transform.min_size)
         pixels = np.ascontiguousarray(needed.of(image).transpose(2, 0, 1))
         return torch.from_numpy(pixels), int(self.table.labels[row])
+
+    def draw_of(self, draw: Draw | int) -> Draw:
+        """Return a draw as it is, and for a row alone a new one."""
+        if isinstance(draw, tuple):
+            return draw
+        number = int(torch.randint(2**62, ())) if self.transform.is_random else 0
+        return Draw(number, operator.index(draw), _ROW_ALONE)
 
 
 def train_loader(
@@ -80,9 +96,10 @@ def train_loader(
         pin_memory: Whether to put batches in page-locked memory, for faster transfer to a GPU.
         persistent: Whether to keep the workers for the next iteration.
     """
+    workers = as_int("workers", workers, 0)
     return _Loader(
         dataset,
-        batch_sampler=batches,
+        batch_sampler=_Draws(dataset, batches),
         num_workers=workers,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
@@ -111,6 +128,20 @@ def eval_loader(
     rows = list(range(len(table) * rank // world_size, len(table) * (rank + 1) // world_size))
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     return train_loader(ImageDataset(table, transform, channels), batches, workers, pin_memory, persistent=True)
+
+
+class _Draws:
+    """Batches of draws. Those of rows alone are made here, so that they do not depend on the workers."""
+
+    def __init__(self, dataset: ImageDataset, batches: Iterable[list[Draw] | list[int]]) -> None:
+        self.dataset = dataset
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]  # of batches without a length, a loader has none
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return ([self.dataset.draw_of(draw) for draw in batch] for batch in self.batches)
 
 
 class _Loader(DataLoader[Any]):

@@ -3,14 +3,15 @@
 Both are pure functions of a seed and a number (the step or the draw), so that a resumed run needs no state.
 """
 
+import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.data.seeds import CLASSES, POOL, SAMPLES, generator
+from ccpml.numbers import as_int
 
 __all__ = ["BatchRange", "ClassBalancedBatches", "Draw", "in_chunks", "pool_draws", "pool_rows"]
 
@@ -69,12 +70,13 @@ class ClassBalancedBatches:
         labels = np.asarray(labels)
         ends = np.cumsum(_class_sizes(labels))
         self._rows = np.split(np.argsort(labels, kind="stable"), ends[:-1])  # of each class
-        if classes_per_batch < 1 or samples_per_class < 1:
-            raise ValueError(f"batch: expected at least 1 × 1 images, got {classes_per_batch} × {samples_per_class}")
+        classes_per_batch = as_int("classes_per_batch", classes_per_batch, 1)
+        samples_per_class = as_int("samples_per_class", samples_per_class, 1)
         if len(self._rows) < classes_per_batch:
             raise ValueError(
                 f"classes per batch: expected at most {len(self._rows)}, the number of classes, got {classes_per_batch}"
             )
+        rank, world_size = as_int("rank", rank), as_int("world_size", world_size, 1)
         if not 0 <= rank < world_size:
             raise ValueError(f"rank: expected 0..{world_size - 1}, got {rank}")
         if classes_per_batch % world_size:
@@ -83,7 +85,7 @@ class ClassBalancedBatches:
             )
         self.classes_per_batch = classes_per_batch
         self.samples_per_class = samples_per_class
-        self.seed = seed
+        self.seed = as_int("seed", seed)
         self.rank = rank
         self.world_size = world_size
         self._round: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
@@ -95,8 +97,7 @@ class ClassBalancedBatches:
 
     def batch(self, step: int) -> list[Draw]:
         """Return the share of this rank in the batch of a step: K draws for each of P / world_size classes."""
-        if step < 0:
-            raise ValueError(f"step: expected 0 or more, got {step}")
+        step = as_int("step", step, 0)
         round_number, position = divmod(step, self.steps_per_round)
         classes = self._order(round_number)[position * self.classes_per_batch :][: self.classes_per_batch]
         random = generator(SAMPLES, self.seed, step)
@@ -106,7 +107,7 @@ class ClassBalancedBatches:
         return draws[self.rank * share : (self.rank + 1) * share]
 
     def steps(self, start: int, stop: int) -> "BatchRange":
-        """Return the batches of the steps start..stop-1, as the ``batch_sampler`` of a DataLoader."""
+        """Return the batches of the steps start..stop-1, as the ``batch_sampler`` of a DataLoader; see `BatchRange`."""
         return BatchRange(self, start, stop)
 
     def _order(self, round_number: int) -> NDArray[np.int64]:
@@ -123,19 +124,35 @@ class ClassBalancedBatches:
         return [Draw(round_number, rows[i % size], i // size) for i in range(self.samples_per_class)]
 
 
-@dataclass(frozen=True)
 class BatchRange:
-    """The batches of a range of steps; can be iterated repeatedly."""
+    """The batches of a range of steps. Each iteration after the first has those of the steps that follow the last one.
 
-    batches: ClassBalancedBatches
-    start: int
-    stop: int
+    So a loader that is iterated in each epoch trains on new batches. To repeat or resume, make the range from the
+    step again.
+
+    Args:
+        batches: The batches.
+        start: First step of the first iteration.
+        stop: The step after its last.
+
+    Example:
+        >>> steps = ClassBalancedBatches([0, 0, 1, 1], classes_per_batch=2, samples_per_class=1, seed=0).steps(0, 3)
+        >>> list(steps) == list(steps)  # the steps 0..2, then 3..5
+        False
+    """
+
+    def __init__(self, batches: ClassBalancedBatches, start: int, stop: int) -> None:
+        self.batches = batches
+        self.start = as_int("start", start, 0)
+        self.stop = as_int("stop", stop)
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        return (self.batches.batch(step) for step in range(self.start, self.stop))
+        steps = range(self.start, self.stop)
+        self.start, self.stop = self.start + len(steps), self.stop + len(steps)
+        yield from map(self.batches.batch, steps)  # from the first batch on: torch makes an iterator that it drops
 
 
 def pool_rows(labels: Sequence[int] | NDArray[np.int64], per_class: int, seed: int, draw: int) -> NDArray[np.int64]:
@@ -157,8 +174,7 @@ def pool_rows(labels: Sequence[int] | NDArray[np.int64], per_class: int, seed: i
         >>> pool_rows([0, 1, 1, 1], per_class=3, seed=0, draw=0)[0].tolist()
         [0, 0, 0]
     """
-    if per_class < 1:
-        raise ValueError(f"per_class: expected 1 or more, got {per_class}")
+    per_class = as_int("per_class", per_class, 1)
     labels = np.asarray(labels)
     sizes = _class_sizes(labels)
     # A single shuffle suffices for repeated classes: their last, incomplete repetition is still a random choice.
@@ -177,13 +193,12 @@ def pool_draws(labels: Sequence[int] | NDArray[np.int64], per_class: int, seed: 
     rows = pool_rows(labels, per_class, seed, draw)
     copies = np.arange(per_class) // np.bincount(labels)[:, None]
     pairs = zip(rows.ravel().tolist(), copies.ravel().tolist(), strict=True)
-    return [Draw(-1 - draw, row, copy) for row, copy in pairs]
+    return [Draw(-1 - operator.index(draw), row, copy) for row, copy in pairs]
 
 
 def in_chunks(draws: Sequence[Draw], size: int) -> list[list[Draw]]:
     """Cut draws into batches; the last may be smaller."""
-    if size < 1:
-        raise ValueError(f"size: expected 1 or more, got {size}")
+    size = as_int("size", size, 1)
     return [list(draws[start : start + size]) for start in range(0, len(draws), size)]
 
 

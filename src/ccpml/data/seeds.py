@@ -4,6 +4,7 @@ There is no state between calls, so that a resumed run, or one with another numb
 and crops.
 """
 
+import operator
 from typing import Final
 
 import numpy as np
@@ -33,7 +34,7 @@ def generator(purpose: int, *key: int) -> np.random.Generator:
     """
     # Two words per integer, so that different keys of one length never have the same words.
     words = [purpose]
-    for part in key:
+    for part in map(operator.index, key):
         words += [part & _WORD, (part >> 32) & _WORD]
     entropy = np.array(words, np.uint32)  # the same stream as from a list, in a quarter of the time
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))

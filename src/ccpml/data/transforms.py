@@ -7,11 +7,14 @@ are resized in one pass, bilinear and antialiased as in Pillow.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+
+from ccpml.numbers import as_int
 
 __all__ = ["EvalTransform", "TrainTransform", "Transform", "View"]
 
@@ -78,6 +81,9 @@ class View:
 class Transform(ABC):
     """Crop and resize applied by a dataset."""
 
+    is_random: ClassVar[bool] = False
+    """Whether the view is chosen at random."""
+
     @property
     @abstractmethod
     def min_size(self) -> int:
@@ -124,6 +130,8 @@ class TrainTransform(Transform):
         (8, 8, 3)
     """
 
+    is_random: ClassVar[bool] = True
+
     size: int
     min_area: float = 0.16
     max_area: float = 1.0
@@ -131,8 +139,7 @@ class TrainTransform(Transform):
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size: expected 1 or more, got {self.size}")
+        object.__setattr__(self, "size", as_int("size", self.size, 1))
         if not 0 < self.min_area <= self.max_area <= 1:
             raise ValueError(f"area: expected 0 < min_area <= max_area <= 1, got {self.min_area} and {self.max_area}")
         if not 0 < self.aspect[0] <= self.aspect[1]:
@@ -195,8 +202,9 @@ class EvalTransform(Transform):
     resize: int | None = None
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size: expected 1 or more, got {self.size}")
+        object.__setattr__(self, "size", as_int("size", self.size, 1))
+        if self.resize is not None:
+            object.__setattr__(self, "resize", as_int("resize", self.resize))
         if self.side < self.size:
             raise ValueError(f"resize: expected {self.size} (the size of the crop) or more, got {self.resize}")
 

@@ -24,13 +24,6 @@ def check_number(name: str, value: float, above: float = -math.inf) -> None:
         )
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raise ValueError unless each is a positive integer."""
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name}: expected an integer of at least 1, got {size!r}")
-
-
 def check_call(
     embeddings: Tensor,
     labels: Tensor,

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ccpml.numbers import as_int
+
 __all__ = ["ClassSampler"]
 
 
@@ -24,7 +26,7 @@ class ClassSampler(nn.Module):
 
     def __init__(self, rate: float, seed: int) -> None:
         super().__init__()
-        self.rate, self.seed = rate, seed
+        self.rate, self.seed = rate, as_int("seed", seed)
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
         self._draws = 0  # the same on the host, so that no step waits for the device
         self.register_load_state_dict_post_hook(_read_draws)  # type: ignore[no-untyped-call]  # torch's is untyped

@@ -1,4 +1,7 @@
-"""The Lipschitz normalization φ."""
+"""The Lipschitz normalization φ, and that to unit length.
+
+Both are exact up to the largest number of the dtype, where the square of a length overflows.
+"""
 
 from typing import Any
 
@@ -6,7 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["lipschitz_normalize"]
+from ccpml.pairwise.derivatives import check_no_transform
+
+__all__ = ["l2_normalize", "lipschitz_normalize"]
+
+_LEAST_LENGTH = 1e-12
 
 
 def lipschitz_normalize(x: Tensor) -> Tensor:
@@ -23,6 +30,7 @@ def lipschitz_normalize(x: Tensor) -> Tensor:
 
     Raises:
         ValueError: If ``x`` is not floating point or has no axis.
+        RuntimeError: Within a transform of torch.func, such as ``torch.func.grad``.
 
     Example:
         >>> lipschitz_normalize(torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
@@ -33,9 +41,49 @@ def lipschitz_normalize(x: Tensor) -> Tensor:
     """
     if not x.is_floating_point() or x.ndim == 0:
         raise ValueError(f"x: expected floating-point vectors (..., d), got {x.dtype} of shape {tuple(x.shape)}")
+    check_no_transform("lipschitz_normalize")
     v = x.to(torch.promote_types(x.dtype, torch.float32))
     normalized: Tensor = _Lipschitz.apply(v)  # type: ignore[no-untyped-call]  # torch's apply is untyped
     return normalized.to(x.dtype)
+
+
+def l2_normalize(x: Tensor) -> Tensor:
+    """Scale vectors to length 1, as `torch.nn.functional.normalize` does: those shorter than 1e-12, by 1e12.
+
+    Args:
+        x: Vectors along the last axis, shape (..., d), floating point.
+
+    Returns:
+        x / ‖x‖, in the shape and dtype of ``x``.
+
+    Example:
+        >>> l2_normalize(torch.tensor([[3.0, 4.0], [3e38, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [1.0000, 0.0000]])
+    """
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # (..., 1)
+    if not _may_overflow(norm):
+        return x / norm.clamp_min(_LEAST_LENGTH)
+    shrinking = _shrinking(norm.detach())
+    x = x * shrinking
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / norm.maximum(_LEAST_LENGTH * shrinking)
+
+
+def _may_overflow(norm: Tensor) -> bool:
+    """Whether a length may have overflowed; on a CPU, whether one has. An accelerator is not waited for."""
+    return not _is_readable(norm) or bool(torch.isinf(norm).any())
+
+
+def _is_readable(x: Tensor) -> bool:
+    """Whether values can be read at once: on a CPU, and not while a graph is recorded."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch._C._get_tracing_state()
+
+
+def _shrinking(norm: Tensor) -> Tensor:
+    """Return a power of two for each vector whose length overflowed, with which it does not, and 1 for the others."""
+    power = 2.0**-768 if norm.dtype == torch.float64 else 2.0**-96  # three quarters of the exponents
+    return torch.where(torch.isinf(norm), torch.full_like(norm, power), 1)
 
 
 class _Lipschitz(torch.autograd.Function):
@@ -44,15 +92,20 @@ class _Lipschitz(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, v: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(v, dim=-1, keepdim=True)  # (..., 1)
-        scale = torch.where(norm > 1, norm, 1)
+        outside, shrinking = norm > 1, None
+        if _may_overflow(norm):
+            shrinking = _shrinking(norm)
+            v = v * shrinking
+            norm = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+        scale = torch.where(outside, norm, 1)
         normalized = v / scale
-        ctx.save_for_backward(normalized, scale)
+        ctx.save_for_backward(normalized, scale, outside, shrinking)
         return normalized
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (gradient,), (normalized, scale) = grads, ctx.saved_tensors
+        (gradient,), (normalized, scale, outside, shrinking) = grads, ctx.saved_tensors
         radial = torch.linalg.vecdot(gradient, normalized)[..., None]  # g · v/‖v‖
-        outside: Tensor = torch.where(scale > 1, radial, 0)
-        return gradient.addcmul(normalized, outside, value=-1).div_(scale)
+        result: Tensor = gradient.addcmul(normalized, torch.where(outside, radial, 0), value=-1).div_(scale)
+        return result if shrinking is None else result.mul_(shrinking)

@@ -3,11 +3,11 @@
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ccpml.method.checks import check_call
 from ccpml.method.metric_loss import MetricLoss, working_dtype
-from ccpml.method.normalize import lipschitz_normalize
+from ccpml.method.normalize import l2_normalize, lipschitz_normalize
 from ccpml.pairwise.engine import ReferenceSet, pair_loss
 from ccpml.pairwise.equation import FastEquation, PairEquation
 from ccpml.pairwise.indices import Indices, check_indices, indexed_pair_loss
@@ -130,4 +130,4 @@ class PairLoss(MetricLoss, PairEquation):
     def _normalized(self, x: Tensor) -> Tensor:
         if self.normalize == "lipschitz":
             return lipschitz_normalize(x)
-        return nn.functional.normalize(x, dim=1) if self.normalize == "l2" else x
+        return l2_normalize(x) if self.normalize == "l2" else x

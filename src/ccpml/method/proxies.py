@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.distributed import gather_rows, rank_range
-from ccpml.method.checks import check_sizes
+from ccpml.numbers import as_int
 
 __all__ = ["ClassProxies"]
 
@@ -27,7 +27,6 @@ class ClassProxies(nn.Module):
     Attributes:
         proxies: The proxies P as they are stored, not normalized: a parameter of shape (C, K, d). Where proxies are
             sharded, C is the number of this rank's classes.
-        proxy_labels: Classes of the proxies in the order of ``proxies.flatten(0, 1)``, shape (C · K,).
         num_classes: The number of classes of all ranks.
         classes: The classes whose proxies are on this rank.
         group: The process group over which proxies are sharded, None if they are not.
@@ -36,17 +35,20 @@ class ClassProxies(nn.Module):
         ValueError: If a size is not positive.
     """
 
-    proxy_labels: Tensor
-
     def __init__(self, num_classes: int, embedding_dim: int, proxies_per_class: int) -> None:
         super().__init__()
-        check_sizes(num_classes=num_classes, proxies_per_class=proxies_per_class, embedding_dim=embedding_dim)
+        num_classes, embedding_dim = as_int("num_classes", num_classes, 1), as_int("embedding_dim", embedding_dim, 1)
+        proxies_per_class = as_int("proxies_per_class", proxies_per_class, 1)
         self.num_classes = num_classes
         self.classes = range(num_classes)
         self.group: Any = None
         self.proxies = nn.Parameter(torch.randn(num_classes, proxies_per_class, embedding_dim) / embedding_dim**0.5)
-        labels = torch.arange(num_classes).repeat_interleave(proxies_per_class)  # (C · K,)
-        self.register_buffer("proxy_labels", labels, persistent=False)
+
+    @property
+    def proxy_labels(self) -> Tensor:
+        """Classes of the proxies in the order of ``proxies.flatten(0, 1)``, int64, shape (C · K,)."""
+        own = torch.arange(self.classes.start, self.classes.stop, device=self.proxies.device)
+        return own.repeat_interleave(self.proxies.shape[1])
 
     def shard(self, group: Any) -> None:
         """Keep the proxies of this rank's classes. All ranks call it, before the optimizer is made.
@@ -56,7 +58,6 @@ class ClassProxies(nn.Module):
         """
         self.group, self.classes = group, rank_range(self.num_classes, group)
         self.proxies = nn.Parameter(self.own_classes(self.proxies.detach()))
-        self.proxy_labels = self.own_classes(self.proxy_labels.view(self.num_classes, -1)).flatten()
 
     def own_classes(self, rows: Tensor) -> Tensor:
         """Return a copy of the rows of this rank's classes, given a row for each class.

@@ -8,6 +8,7 @@ from ccpml.models.embedding import Backbone, EmbeddingModel, Pooling
 from ccpml.models.hub import imagenet_weights
 from ccpml.models.timm_backbone import TimmBackbone
 from ccpml.models.weights import load_weights
+from ccpml.numbers import as_int
 
 __all__ = ["create_model"]
 
@@ -51,6 +52,8 @@ def create_model(
 
     Source: Gürbüz et al., WACV 2024, Section 5 (``bn_inception``, ``resnet50``).
     """
+    channels = as_int("channels", channels)
+    image_size = None if image_size is None else as_int("image_size", image_size, 1)
     if channels not in {1, 3}:
         raise ValueError(f"channels: expected 1 or 3, got {channels}")
     entry = find_backbone(backbone)

@@ -1,11 +1,13 @@
 """The embedding model: backbone → pooling → linear → embedding."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from ccpml.numbers import as_int
 
 __all__ = ["Backbone", "EmbeddingModel", "InputConvention", "Pooling", "freeze_batchnorm"]
 
@@ -85,15 +87,15 @@ class EmbeddingModel(nn.Module):
         super().__init__()
         if pooling not in {"avg", "max", "avg+max"}:
             raise ValueError(f"pooling: expected 'avg', 'max' or 'avg+max', got {pooling!r}")
-        if embedding_dim < 1:
-            raise ValueError(f"embedding_dim: expected at least 1, got {embedding_dim}")
+        embedding_dim = as_int("embedding_dim", embedding_dim, 1)
         self.backbone = backbone
         self.pooling = pooling
         self.linear = nn.Linear(backbone.out_channels, embedding_dim, bias=False)
         self.frozen_batchnorm = freeze_batchnorm
-        convention = backbone.convention
-        self.register_buffer("mean", torch.tensor(convention.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(convention.std).view(-1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.empty(0), persistent=False)
+        self.register_buffer("std", torch.empty(0), persistent=False)
+        _set_constants(self)
+        self.register_load_state_dict_post_hook(_set_constants)  # type: ignore[no-untyped-call]  # torch's is untyped
         if freeze_batchnorm:
             self.train()
 
@@ -116,6 +118,12 @@ class EmbeddingModel(nn.Module):
             freeze_batchnorm(self)
         return self
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EmbeddingModel":
+        """Change all tensors, as ``to`` does; the constants are set again, since ``to_empty`` drops their values."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's is untyped
+        _set_constants(self)
+        return self
+
     def _normalize(self, images: Tensor) -> Tensor:
         convention = self.backbone.convention
         channels = convention.channels
@@ -134,3 +142,11 @@ class EmbeddingModel(nn.Module):
         if convention.bgr:
             images = images.flip(1)
         return images.sub_(self.mean).div_(self.std)
+
+
+def _set_constants(model: nn.Module, incompatible_keys: Any = None) -> None:
+    """Set mean and std from the convention of the backbone, on the device and in the dtype of the weights."""
+    assert isinstance(model, EmbeddingModel)
+    for name in ("mean", "std"):
+        values = getattr(model.backbone.convention, name)
+        setattr(model, name, model.linear.weight.new_tensor(values).view(-1, 1, 1))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.models.embedding import Backbone, InputConvention
+from ccpml.numbers import as_int
 
 __all__ = ["SmallConv"]
 
@@ -27,6 +28,7 @@ class SmallConv(Backbone):
 
     def __init__(self, channels: int = 1, width: int = 32) -> None:
         super().__init__()
+        channels, width = as_int("channels", channels, 1), as_int("width", width, 1)
         self.convention = InputConvention(channels, image_size=32, mean=(0.5,) * channels, std=(0.25,) * channels)
         self.out_channels = 4 * width
         self.blocks = nn.Sequential()

@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 from ccpml.distributed import all_gather, own_rank
 from ccpml.pairwise.equation import PairEquation, Pairs
 
-__all__ = ["ByAutograd", "parts_of_ranks", "sum_over_ranks"]
+__all__ = ["ByAutograd", "check_no_transform", "parts_of_ranks", "sum_over_ranks"]
 
 
 class ByAutograd:
@@ -89,3 +89,12 @@ def sum_over_ranks(tensor: Tensor, group: Any) -> Tensor:
     if group is not None:
         distributed.all_reduce(tensor, group=group)
     return tensor
+
+
+def check_no_transform(name: str) -> None:
+    """Raise RuntimeError within a transform of torch.func, which first-order gradients of our own do not support."""
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            f"{name}: expected no transform of torch.func (grad, vmap, jvp ...), got one; use backward() or "
+            "torch.autograd.grad"
+        )

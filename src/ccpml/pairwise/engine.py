@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ccpml.distributed import own_rank
-from ccpml.pairwise.derivatives import ByAutograd, parts_of_ranks, sum_over_ranks
+from ccpml.pairwise.derivatives import ByAutograd, check_no_transform, parts_of_ranks, sum_over_ranks
 from ccpml.pairwise.distances import euclidean_distances
 from ccpml.pairwise.equation import NEGATIVE_FILL, FastEquation, PairEquation, Pairs, fill_where_zero
 
@@ -83,6 +83,7 @@ def pair_loss(
     With a group, ℓ is that against the references of all ranks, the same on each. So are the gradients of ``x`` and the
     trainable parameters of the equation; that of ``y`` is of this rank's own references. ℓ of an empty batch is 0.
     """
+    check_no_transform("pair loss")
     if len(x) == 0:
         return (x.sum() + y.sum()) * 0
     loss: Tensor = _PairLoss.apply(x, y, equation, references, *parameters)  # type: ignore[no-untyped-call]

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ccpml.retrieval.inputs import ArrayLike, Progress, as_embeddings, as_labels, as_positive_int
+from ccpml.numbers import as_int
+from ccpml.retrieval.inputs import ArrayLike, Progress, as_embeddings, as_labels
 
 __all__ = ["ClusterScores", "cluster_scores", "nmi_and_ami"]
 
@@ -74,9 +75,8 @@ def cluster_scores(
     Source: H. O. Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding", CVPR 2016 (NMI);
     N. X. Vinh, J. Epps, J. Bailey, "Information Theoretic Measures for Clusterings Comparison", JMLR 11, 2010 (AMI).
     """
-    iterations = as_positive_int("iterations", iterations)
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed: expected an integer of at least 0, got {seed!r}")
+    iterations = as_int("iterations", iterations, 1)
+    seed = as_int("seed", seed, 0)
     x = as_embeddings("embeddings", embeddings)
     classes = torch.unique(as_labels("labels", labels, "embeddings", x), return_inverse=True)[1].cpu()
     k = int(classes.max()) + 1

@@ -12,7 +12,8 @@ import torch
 from torch.distributed import ProcessGroup
 
 from ccpml.distributed import check_identical
-from ccpml.retrieval.inputs import ArrayLike, Progress, as_embeddings, as_labels, as_positive_int
+from ccpml.numbers import as_int
+from ccpml.retrieval.inputs import ArrayLike, Progress, as_embeddings, as_labels
 from ccpml.retrieval.neighbors import CHUNK_ELEMENTS, ExactSearch
 from ccpml.retrieval.scoring import Scoring
 
@@ -138,8 +139,8 @@ def evaluate(
         names = ("gallery_embeddings", "gallery_labels")
         missing, given = names if gallery_embeddings is None else names[::-1]
         raise ValueError(f"{missing}: expected together with {given}, got None")
-    recall_at = tuple(dict.fromkeys(as_positive_int("recall_at", k) for k in recall_at))
-    chunk_elements = as_positive_int("chunk_elements", chunk_elements)
+    recall_at = tuple(dict.fromkeys(as_int("recall_at", k, 1) for k in recall_at))
+    chunk_elements = as_int("chunk_elements", chunk_elements, 1)
     x = as_embeddings("embeddings", embeddings)
     y_labels = x_labels = as_labels("labels", labels, "embeddings", x)
     y = None

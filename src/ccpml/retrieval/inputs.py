@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["ArrayLike", "Progress", "as_embeddings", "as_labels", "as_positive_int"]
+__all__ = ["ArrayLike", "Progress", "as_embeddings", "as_labels"]
 
 ArrayLike = Tensor | npt.NDArray[Any]
 
@@ -54,13 +54,6 @@ def as_labels(name: str, value: ArrayLike, embeddings_name: str, embeddings: Ten
         raise ValueError(f"{name}: expected {expected}, got {tuple(value.shape)}")
     labels = value if isinstance(value, Tensor) else torch.from_numpy(np.require(value, np.int64, ["C", "W"]))
     return labels.detach().to(embeddings.device, torch.int64)
-
-
-def as_positive_int(name: str, value: int) -> int:
-    """Return an integer of at least 1; raise ValueError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
-    return int(value)
 
 
 def _float_tensor(name: str, value: npt.NDArray[Any]) -> Tensor:

@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from ccpml.retrieval.inputs import ArrayLike, as_embeddings, as_positive_int
+from ccpml.numbers import as_int
+from ccpml.retrieval.inputs import ArrayLike, as_embeddings
 
 __all__ = ["CHUNK_ELEMENTS", "ExactSearch", "nearest_neighbors", "squared_lengths"]
 
@@ -50,7 +51,7 @@ def nearest_neighbors(
     """
     x = as_embeddings("queries", queries)
     y = None if gallery is None else as_embeddings("gallery", gallery, like=x)
-    k, chunk_elements = as_positive_int("k", k), as_positive_int("chunk_elements", chunk_elements)
+    k, chunk_elements = as_int("k", k, 1), as_int("chunk_elements", chunk_elements, 1)
     search = ExactSearch(x, y)
     if k > search.available:
         raise ValueError(f"k: expected at most {search.available}, the number of vectors to choose from, got {k}")

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, get_type_hints
 
 from ccpml.backbones import find_backbone
 from ccpml.losses import LOSSES, METHODS, find_loss, parameter_names
+from ccpml.numbers import plain_number
 from ccpml.options import ProjectionOptions
 from ccpml.runs.presets import load_preset
 
@@ -134,6 +135,10 @@ class Settings:
     workers: int | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            object.__setattr__(self, each.name, plain_number(getattr(self, each.name)))
+        parameters = {name: plain_number(value) for name, value in self.loss_parameters.items()}
+        object.__setattr__(self, "loss_parameters", parameters)
         self._check_loss()
         for names, expected, valid in _RANGES:
             for name in names.split():

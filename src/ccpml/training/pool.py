@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ccpml.data import ImageDataset, in_chunks, pool_draws, train_loader
 from ccpml.distributed import rank_range
+from ccpml.numbers import as_int
 from ccpml.training.embed import embed
 
 __all__ = ["EmbeddingPool"]
@@ -32,8 +33,8 @@ class EmbeddingPool:
     """
 
     def __init__(self, dataset: ImageDataset, per_class: int, batch_size: int = 128, workers: int = 0) -> None:
-        self.dataset, self.per_class = dataset, per_class
-        self.batch_size, self.workers = batch_size, workers
+        self.dataset, self.per_class = dataset, as_int("per_class", per_class, 1)
+        self.batch_size, self.workers = as_int("batch_size", batch_size, 1), as_int("workers", workers, 0)
 
     def __call__(self, module: nn.Module, draw: int) -> Tensor:
         """Embed a pool.

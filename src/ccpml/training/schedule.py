@@ -7,6 +7,8 @@ import lightning as L
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from ccpml.numbers import as_int
+
 __all__ = ["ReduceOnPlateau", "Warmup"]
 
 
@@ -49,7 +51,7 @@ class Warmup(L.Callback):
     """
 
     def __init__(self, frozen: nn.Module, steps: int) -> None:
-        self.frozen, self.steps = frozen, steps
+        self.frozen, self.steps = frozen, as_int("steps", steps)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
         """Drop the gradients of the frozen module; the optimizer then skips it, weight decay included."""
