@@ -16,7 +16,7 @@ def test_names_are_written_as_they_were_parsed(text: str) -> None:
     "text", ["", "glyph", "glyphs:", "glyphs:x", "folder", "folder:", "csv:", "zip:x", "cub:", "CUB"]
 )
 def test_unknown_names(text: str) -> None:
-    with pytest.raises(ValueError, match=f"'{text}': expected glyphs, cub, .*, folder:<path> or csv:<file>"):
+    with pytest.raises(ValueError, match=f"'{text}': expected groceries, glyphs, cub, .*, folder:<path> or csv:<file>"):
         DataName.parse(text)
 
 

@@ -1,4 +1,4 @@
-"""Names of sets of images, such as ``glyphs``, ``cub`` or ``folder:photos``. Imports no torch."""
+"""Names of sets of images, such as ``groceries``, ``cub`` or ``folder:photos``. Imports no torch."""
 
 import re
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ _BENCHMARK = DataKind("ccpml.data.sources.benchmarks.load_benchmark", is_benchma
 
 #: All kinds of data, by name.
 DATA_KINDS: Final = {
+    "groceries": DataKind("ccpml.data.sources.groceries.load_groceries"),
     "glyphs": DataKind("ccpml.data.sources.glyphs.load_glyphs"),
     "cub": _BENCHMARK,
     "cars196": _BENCHMARK,
@@ -42,7 +43,7 @@ def known_names() -> str:
 
     Example:
         >>> known_names()
-        'glyphs, cub, cars196, sop, inshop, folder:<path> or csv:<file>'
+        'groceries, glyphs, cub, cars196, sop, inshop, folder:<path> or csv:<file>'
     """
     forms = [f"{name}:<{kind.path}>" if kind.path else name for name, kind in DATA_KINDS.items()]
     return f"{', '.join(forms[:-1])} or {forms[-1]}"
@@ -100,6 +101,11 @@ class DataName:
     def is_benchmark(self) -> bool:
         """Whether the set is one of the paper's benchmarks."""
         return DATA_KINDS[self.kind].is_benchmark
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether the set comes with ccpml."""
+        return not (self.path or self.is_benchmark)
 
     @property
     def label(self) -> str:

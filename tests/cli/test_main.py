@@ -13,7 +13,7 @@ from ccpml.cli import VERBS, main
     ("arguments", "message"),
     [
         (["nonsense"], "verb: expected one of train, evaluate, "),
-        (["train", "photos"], "unknown data 'photos': expected glyphs, cub, cars196"),
+        (["train", "photos"], "unknown data 'photos': expected groceries, glyphs, cub, cars196"),
         (["train", "folder:/no/such"], "folder:/no/such: folder not found"),
         (["train", "csv:/no/such.csv"], "csv:/no/such.csv: file not found"),
         (["train", "glyphs", "--lr", "-1"], "lr: expected a finite number > 0, got -1.0"),

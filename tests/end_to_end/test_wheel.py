@@ -1,6 +1,7 @@
 """The built wheel is complete: the README's code, the command line and a small training run from it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,8 @@ def python(site, tmp_path):
 def test_contains_the_package_alone(site):
     assert {path.name.partition("-")[0] for path in site.iterdir()} == {"ccpml", "bin"}
     source = ROOT / "src"
-    data = [path.relative_to(source) for path in source.rglob("*.*") if path.suffix in {".yaml", ".typed"}]
+    suffixes = {".yaml", ".typed", ".zip", ".txt"}
+    data = [path.relative_to(source) for path in source.rglob("*.*") if path.suffix in suffixes]
     assert len(data) > 5
     for path in data:
         assert (site / path).is_file(), path
@@ -54,6 +56,16 @@ def test_version(python, site):
     assert f"Version: {python('-m', 'ccpml.cli', '--version').split()[-1]}\n" in next(
         site.glob("ccpml-*.dist-info/METADATA")
     ).read_text(encoding="utf-8")
+
+
+def test_the_photographs_and_their_license(python, site):
+    assert "1,944 images of 81 classes" in python("-m", "ccpml.cli", "data", "check", "groceries")
+    [information] = site.glob("ccpml-*.dist-info")
+    text = (information / "METADATA").read_text(encoding="utf-8")
+    assert "License-Expression: Apache-2.0 AND MIT\n" in text
+    for name in re.findall(r"^License-File: (.*)$", text, re.MULTILINE):
+        assert (information / "licenses" / name).is_file()
+    assert "groceries.LICENSE.txt" in text
 
 
 def test_train(python, tmp_path):

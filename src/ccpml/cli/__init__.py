@@ -24,10 +24,11 @@ verbs:
   data       check images, download a benchmark, or cache images in a smaller size
 
 data are {known_names()}.
-glyphs are drawn at first use (about half a minute) and cached; benchmarks are below --data-root or $CCPML_DATA;
-each folder below <path> that holds images is a class; a CSV file has the columns path,label[,split[,role]].
+groceries are photographs that come with ccpml; glyphs are drawn at first use (about half a minute) and cached;
+benchmarks are below --data-root or $CCPML_DATA; each folder below <path> that holds images is a class;
+a CSV file has the columns path,label[,split[,role]].
 
-  ccpml train glyphs                          the demonstration
+  ccpml train groceries                       the demonstration
   ccpml train folder:photos --loss triplet    your own images
   ccpml benchmark cub --methods plain,ccp     the paper's table (needs the CUB images)
   ccpml <verb> --help                         all options of a verb

@@ -44,7 +44,8 @@ def _check(options: argparse.Namespace) -> int:
     from ccpml.data.upkeep.verify import verify_source
 
     found = verify_source(options.data, options.data_root)
-    print(f"{options.data} in {found.folder}: {', '.join(found.contents)}")
+    place = "" if found.folder is None else f" in {found.folder}"
+    print(f"{options.data}{place}: {', '.join(found.contents)}")
     for name, digest in found.checksums.items():
         print(f"  {name}  sha256 {digest}")
     if not found.problems:

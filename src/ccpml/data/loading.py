@@ -17,8 +17,8 @@ def load_source(
     """Load a set of images.
 
     Args:
-        name: ``glyphs``, one of the benchmarks ``cub``, ``cars196``, ``sop`` and ``inshop``, ``folder:<path>``,
-            ``csv:<file>``, or another name of the kinds of data in ``ccpml.data_name``.
+        name: ``groceries``, ``glyphs``, one of the benchmarks ``cub``, ``cars196``, ``sop`` and ``inshop``,
+            ``folder:<path>``, ``csv:<file>``, or another name of the kinds of data in ``ccpml.data_name``.
         data_root: Folder of the benchmarks; see `load_benchmark`.
         allow_partial: Whether to accept a part of a benchmark; see `load_benchmark`.
         side: If given, images are taken from the cache of the set if it has one with at least this shorter side.

@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ccpml.data.images.archived import ArchivedImage
 from ccpml.data.images.packed import PackedImage
 
-__all__ = ["ImageTable"]
+__all__ = ["ImageTable", "StoredImage"]
+
+#: An image that is not in memory.
+StoredImage: TypeAlias = Path | PackedImage | ArchivedImage
 
 _ROLES = ("", "query", "gallery")
 
@@ -20,14 +24,15 @@ class ImageTable:
     """The images of a set and the class of each. N images, C classes; every class has an image.
 
     Attributes:
-        images: Paths, packed images, or decoded images in memory: uint8, (N, H, W) gray or (N, H, W, 3) color.
+        images: Paths, packed or archived images, or decoded images in memory: uint8, (N, H, W) gray or (N, H, W, 3)
+            color.
         labels: Class of each image, 0..C-1: int64, (N,).
         class_names: Distinct names of the C classes, in the order of the labels.
         roles: Role of each image in retrieval, ``"query"``, ``"gallery"`` or ``""`` for neither, (N,). None: every
             image is both.
         name: Name of the set, used to name images in memory.
         numbers: Numbers of images in memory in the set from which they were selected: int64, (N,). By default 0..N-1;
-            None for paths.
+            None for stored images.
 
     Raises:
         ValueError: If the parts do not fit together; the message says which.
@@ -41,7 +46,7 @@ class ImageTable:
         (('c', 'b'), [1, 0], 'images[2]')
     """
 
-    images: tuple[Path | PackedImage, ...] | NDArray[np.uint8]
+    images: tuple[StoredImage, ...] | NDArray[np.uint8]
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     roles: NDArray[np.str_] | None = None
@@ -98,11 +103,13 @@ class ImageTable:
         return np.bincount(self.labels, minlength=self.num_classes).astype(np.int64)
 
     def name_of(self, row: int) -> str:
-        """Return the name of an image: its path, or set and number as in ``glyphs[123]``."""
-        if self.numbers is None:
-            image = self.images[row]
-            return str(image.path if isinstance(image, PackedImage) else image)
-        return f"{self.name}[{self.numbers[row]}]"
+        """Return the name of an image: its path, or the set and its number or name in it, as in ``glyphs[123]``."""
+        if self.numbers is not None:
+            return f"{self.name}[{self.numbers[row]}]"
+        image = self.images[row]
+        if isinstance(image, ArchivedImage):
+            return f"{self.name}/{image.name}"
+        return str(image.path if isinstance(image, PackedImage) else image)
 
     def subset(self, class_ids: Sequence[int] | NDArray[np.int64]) -> "ImageTable":
         """Return the images of some classes, in the order of the table; labels follow the order of ``class_ids``.

@@ -1,6 +1,5 @@
-"""Thumbnails of the images behind embeddings: from files, or from the glyphs that come with the package."""
+"""Thumbnails of the images behind embeddings: from files, or from the sets that come with the package."""
 
-import re
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -9,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ccpml.data import ImageTable, PackedImage, load_source, read_image
+from ccpml.data import load_source, read_image
+from ccpml.data.images.read import ImageLike
+from ccpml.data_name import DataName
 
 __all__ = ["Images", "Pixels"]
 
@@ -42,10 +43,13 @@ class Images:
         image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
         return np.array(image)
 
-    def _find(self, name: str) -> Path | PackedImage | Pixels:
-        in_memory = re.fullmatch(r"glyphs\[(\d+)\]", name) if self.data == "glyphs" else None
-        return self._glyphs.images[int(in_memory[1])] if in_memory else Path(name)
+    def _find(self, name: str) -> ImageLike:
+        return self._built_in.get(name, Path(name))
 
     @cached_property
-    def _glyphs(self) -> ImageTable:
-        return load_source("glyphs").table
+    def _built_in(self) -> dict[str, ImageLike]:
+        """All images by name, if the data come with the package."""
+        if not DataName.parse(self.data).is_built_in:
+            return {}
+        table = load_source(self.data).table
+        return {table.name_of(row): image for row, image in enumerate(table.images)}

@@ -23,8 +23,8 @@ class Settings:
     For cub, cars196, sop and inshop that is the paper's.
 
     Args:
-        data: Images, such as glyphs (built in), cub (below data_root), folder:<path> (each folder below it that holds
-            images is a class), or csv:<file> (columns path,label[,split[,role]]).
+        data: Images, such as groceries (built in), cub (below data_root), folder:<path> (each folder below it that
+            holds images is a class), or csv:<file> (columns path,label[,split[,role]]).
         data_root: Folder of cub, cars196, sop and inshop as they were unpacked; null is $CCPML_DATA.
         allow_partial: Whether to accept an incomplete copy of a benchmark.
         method: ccp; xbm (cross-batch memory); or plain: the loss alone, within the batch.

@@ -94,7 +94,7 @@ def test_without_a_complete_cache_the_set_is_unchanged(tmp_path: Path) -> None:
     assert use_cache(source, NAME, side=32) is not source
     memory = Source(ImageTable(np.zeros((1, 4, 4), np.uint8), np.array([0]), ("a",)))
     assert use_cache(memory, NAME) is memory
-    with pytest.raises(ValueError, match="glyphs: expected image files, got images in memory"):
+    with pytest.raises(ValueError, match="glyphs: expected a folder, a CSV file or a benchmark, got a set"):
         pack_source(memory, DataName("glyphs"))
 
 

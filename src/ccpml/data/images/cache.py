@@ -10,10 +10,12 @@ from typing import Final
 
 import numpy as np
 
+from ccpml.data.images.archived import ArchivedImage
 from ccpml.data.images.cache_build import build
 from ccpml.data.images.cache_index import CacheError, file_state, index_key, read_index
 from ccpml.data.images.packed import PackedImage
 from ccpml.data.sources.source import Source
+from ccpml.data.table import StoredImage
 from ccpml.data_name import DataName
 from ccpml.files import exclusive_lock
 
@@ -35,7 +37,7 @@ def cache_folder(folder: Path, name: DataName) -> Path:
 def use_cache(source: Source, name: DataName, side: int = 0) -> Source:
     """Return a set with all its images packed if it has a cache of the given shorter side or larger.
 
-    Pixels are not read. A set in memory or without a complete cache is returned unchanged.
+    Pixels are not read. A set in memory, in an archive or without a complete cache is returned unchanged.
 
     Raises:
         CacheError: If the cache is damaged, or an image is not in it or has changed since.
@@ -71,10 +73,13 @@ def pack_source(source: Source, name: DataName, side: int = 256, progress: bool 
 
     Raises:
         BadImagesError: If images cannot be read; no cache is made.
-        ValueError: If images are in memory, the disk is full, or the folder is not writable.
+        ValueError: If images are in memory or in an archive, the disk is full, or the folder is not writable.
     """
     if isinstance(source.table.images, np.ndarray) or source.folder is None:
-        raise ValueError(f"{name}: expected image files, got images in memory; there is nothing to cache")
+        raise ValueError(
+            f"{name}: expected a folder, a CSV file or a benchmark, got a set that comes with ccpml; there is nothing "
+            "to cache"
+        )
     if side < 1:
         raise ValueError(f"side: expected 1 or more, got {side}")
     home = cache_folder(source.folder, name)
@@ -91,5 +96,7 @@ def pack_source(source: Source, name: DataName, side: int = 256, progress: bool 
     return home
 
 
-def _file_of(image: Path | PackedImage) -> Path:
+def _file_of(image: StoredImage) -> Path:
+    if isinstance(image, ArchivedImage):
+        return image.archive
     return image.path if isinstance(image, PackedImage) else image

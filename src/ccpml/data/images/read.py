@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from ccpml.data.images.archived import ArchivedImage, read_archived
 from ccpml.data.images.jpeg import Part, decode_jpeg, jpeg_size
 from ccpml.data.images.packed import PackedImage, read_packed
 
@@ -35,8 +36,8 @@ _GRAY_MODES: Final = frozenset({"1", "L", "LA", "La", "I"})
 
 P = TypeVar("P", bound=Part)
 
-#: A file, its contents, a packed image, or an array: uint8, (H, W), (H, W, 1) or (H, W, 3).
-ImageLike: TypeAlias = Path | str | bytes | PackedImage | NDArray[np.uint8]
+#: A file, its contents, a packed or archived image, or an array: uint8, (H, W), (H, W, 1) or (H, W, 3).
+ImageLike: TypeAlias = Path | str | bytes | PackedImage | ArchivedImage | NDArray[np.uint8]
 
 
 class BadImageError(ValueError):
@@ -97,7 +98,8 @@ def read_image(source: ImageLike, channels: int, min_size: int | None = None) ->
     white, 16 bits are scaled to 8, and only the first frame of an animation is read.
 
     Args:
-        source: An image file, its contents, a packed image, or an array: uint8, (H, W), (H, W, 1) or (H, W, 3).
+        source: An image file, its contents, a packed or archived image, or an array: uint8, (H, W), (H, W, 1) or
+            (H, W, 3).
         channels: C, 1 for gray or 3 for RGB.
         min_size: If given, a JPEG may be decoded at half its size or less, as long as its shorter side is at least
             this. (Sizes between half and full decode no faster.)
@@ -138,13 +140,7 @@ def read_part(
     if isinstance(source, np.ndarray | PackedImage):
         pixels = _convert_array(source if isinstance(source, np.ndarray) else _unpacked(source), channels)
         return pixels, part(pixels.shape)
-    name = "" if isinstance(source, bytes) else str(source)
-    try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    except OSError as error:
-        raise BadImageError(f"cannot be opened ({error.strerror or error})", name) from error
-    if not data:
-        raise BadImageError("the file is empty", name)
+    name, data = _contents(source)
     size = jpeg_size(data)
     if size is not None:
         _check_size(size.height, size.width, name)
@@ -156,14 +152,32 @@ def read_part(
         return pixels, part(pixels.shape)
 
 
-def read_header(file: Path) -> _Header:
+def read_header(source: Path | ArchivedImage) -> _Header:
     """Read the header of an image file.
 
     Raises:
         BadImageError: If it cannot be read.
     """
-    with _opened(file, str(file)) as image:
+    name, file = (str(source), source) if isinstance(source, Path) else _contents(source)
+    with _opened(file if isinstance(file, Path) else io.BytesIO(file), name) as image:
         return _Header(image.height, image.width, image.mode in _GRAY_MODES or image.mode.startswith("I;16"))
+
+
+def _contents(source: Path | str | bytes | ArchivedImage) -> tuple[str, bytes]:
+    """Return the name of an image and the contents of its file."""
+    name = "" if isinstance(source, bytes) else source.name if isinstance(source, ArchivedImage) else str(source)
+    try:
+        if isinstance(source, bytes):
+            data = source
+        else:
+            data = read_archived(source) if isinstance(source, ArchivedImage) else Path(source).read_bytes()
+    except OSError as error:
+        raise BadImageError(f"cannot be opened ({error.strerror or error})", name) from error
+    except ValueError as error:
+        raise BadImageError(str(error), name) from error
+    if not data:
+        raise BadImageError("the file is empty", name)
+    return name, data
 
 
 def _unpacked(image: PackedImage) -> NDArray[np.uint8]:

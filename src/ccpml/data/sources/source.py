@@ -23,7 +23,7 @@ class Source:
         table: All images.
         split_of_class: Split of each class by name, or None if the set has no split. Names that are not in ``table``
             are ignored, so that ``table`` can be replaced by a smaller one.
-        folder: Folder of the image files; None if the images are in memory.
+        folder: Folder of the image files; None if they come with ccpml.
 
     Raises:
         ValueError: If a class of the table has no split.

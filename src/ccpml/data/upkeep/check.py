@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ccpml.data.images.archived import ArchivedImage
 from ccpml.data.images.packed import PackedImage
 from ccpml.data.images.read import BadImage, BadImageError, BadImagesError, read_header, read_image
-from ccpml.data.table import ImageTable
+from ccpml.data.table import ImageTable, StoredImage
 from ccpml.data.threads import in_threads
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.progress import progress_bar
@@ -24,7 +25,7 @@ def check_images(
 ) -> tuple[ImageTable, list[BadImage]]:
     """Decode every image of a table once, in a pool of threads.
 
-    Images in memory and packed images are not checked: the latter were when they were packed.
+    Images in memory, packed or archived are not checked here: these were when they were packed or archived.
 
     Args:
         table: Images to check.
@@ -39,7 +40,7 @@ def check_images(
         SkippableImagesError: If images cannot be read and ``skip_bad`` is false.
         BadImagesError: If no image can be read.
     """
-    if isinstance(table.images, np.ndarray) or table.packed:
+    if isinstance(table.images, np.ndarray) or all(isinstance(x, PackedImage | ArchivedImage) for x in table.images):
         return table, []
     reasons = unreadable(table.images, progress, log)
     bad = [BadImage(row, table.name_of(row), why) for row, why in enumerate(reasons) if why is not None]
@@ -66,7 +67,7 @@ def all_gray(table: ImageTable) -> bool:
     return all(x.channels == 1 if isinstance(x, PackedImage) else read_header(x).gray for x in table.images)
 
 
-def unreadable(images: Sequence[Path | PackedImage], progress: bool, log: CheckLog | None = None) -> list[str | None]:
+def unreadable(images: Sequence[StoredImage], progress: bool, log: CheckLog | None = None) -> list[str | None]:
     """Return for each image why it cannot be read, or None; decode those that ``log`` does not record as readable."""
     rows = [row for row, x in enumerate(images) if log is None or not (isinstance(x, Path) and log.known(x))]
     reasons: list[str | None] = [None] * len(images)
@@ -79,7 +80,7 @@ def unreadable(images: Sequence[Path | PackedImage], progress: bool, log: CheckL
     return reasons
 
 
-def _reason(image: Path | PackedImage) -> str | None:
+def _reason(image: StoredImage) -> str | None:
     try:
         read_image(image, channels=3)
     except BadImageError as error:

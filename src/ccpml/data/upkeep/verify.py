@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from ccpml.data.loading import load_source
 from ccpml.data.sources.benchmarks import BenchmarkOnDisk, find_benchmark
 from ccpml.data.upkeep.check import unreadable
@@ -27,13 +29,13 @@ class Verified:
     """Result of a verification.
 
     Attributes:
-        folder: Folder of the set.
+        folder: Folder of the set; None if it comes with ccpml.
         contents: Numbers of images and classes, one phrase for each split.
         checksums: SHA-256 of each index file.
         problems: All problems, one line each.
     """
 
-    folder: Path
+    folder: Path | None
     contents: list[str]
     checksums: dict[str, str]
     problems: list[str]
@@ -44,7 +46,7 @@ def verify_source(name: str, data_root: Path | str | None = None, progress: bool
 
     For a benchmark: the index files are valid and the same as in the last verification without problems (and as
     published, where a checksum is), exactly the listed images exist, in the published numbers, and each can be
-    decoded. For a folder or a CSV file: each image can be decoded.
+    decoded. For other sets: each image can be decoded.
 
     Readable images are recorded in ``.ccpml-check`` in the folder of the images, so that an interrupted verification
     resumes, and a run does not decode them again before it starts. The arguments are those of `load_source`.
@@ -58,8 +60,12 @@ def verify_source(name: str, data_root: Path | str | None = None, progress: bool
     source = load_source(name)
     table = source.table
     contents = f"{len(table):,} images of {table.num_classes:,} classes"
+    if isinstance(table.images, np.ndarray):
+        return Verified(None, [contents], {}, [])
     if source.folder is None:
-        return Verified(Path(), [f"{contents}, in memory"], {}, [])
+        reasons = unreadable(table.images, progress)
+        bad = [f"cannot be read: {table.name_of(row)}: {why}" for row, why in enumerate(reasons) if why is not None]
+        return Verified(None, [contents], {}, bad)
     images = [image for image in table.images if isinstance(image, Path)]
     return Verified(source.folder, [contents], {}, _decode(images, source.folder, data, progress))
 
