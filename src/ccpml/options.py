@@ -21,6 +21,9 @@ class ProjectionOptions:
         space: Space in which k-center measures distances: raw embeddings, or after the Lipschitz normalization.
         rewind: Whether an instance starts from the best weights of the previous one, rather than from the current.
         reset_proxy_state: Whether the optimizer's state of the proxies is dropped at each projection.
+        warm_start: When the first proxies are placed; until then the plain pair loss is trained. never: at once, as in
+            the paper; auto: when the embedding tells the classes apart (see `AlternatingProjections.start_when_ready`);
+            a number: after so many steps, rounded up to a validation.
 
     Raises:
         ValueError: If a value is out of range.
@@ -39,16 +42,19 @@ class ProjectionOptions:
     space: Literal["raw", "lipschitz"] = "raw"
     rewind: bool = False
     reset_proxy_state: bool = False
+    warm_start: Literal["auto", "never"] | int = "never"
 
     def __post_init__(self) -> None:
         for option in fields(self):
             object.__setattr__(self, option.name, plain_number(getattr(self, option.name)))
+        warm_start = self.warm_start in ("auto", "never") or (type(self.warm_start) is int and self.warm_start >= 0)
         for name, expected, valid in (
             ("strength", ">= 0", math.isfinite(self.strength) and self.strength >= 0),
             ("decay", "> 0", math.isfinite(self.decay) and self.decay > 0),
             ("patience", "an integer >= 1", isinstance(self.patience, int) and self.patience >= 1),
             ("min_delta", ">= 0", math.isfinite(self.min_delta) and self.min_delta >= 0),
             ("space", "'raw' or 'lipschitz'", self.space in ("raw", "lipschitz")),
+            ("warm_start", "'auto', 'never' or a number of steps", warm_start),
         ):
             if not valid:
                 raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")

@@ -114,7 +114,7 @@ def changes(histories: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Cha
     ends = []
     for validations in histories:
         first = [row for row in validations if row.get("instance") == 0]
-        if first and len(first) < len(validations):
+        if first and validations[-1].get("instance", 0) > 0:
             ends.append((first[-1], validations[-1]))
     found = {}
     for name in MEASURES:

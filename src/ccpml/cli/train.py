@@ -66,3 +66,5 @@ def _print_scores(scores: dict[str, Any]) -> None:
     print(f"test        MAP@R {test['map_at_r']:.4f}  P@1 {test['precision_at_1']:.4f}  P@R {test['r_precision']:.4f}")
     print(f"            {recall}  ({test['num_queries']:,} queries, {test['num_skipped']:,} left out)")
     print(f"stopped after {scores['steps']:,} steps, best on validation at {scores['validation']['step']:,}")
+    for note in scores.get("notes", []):
+        print(note)

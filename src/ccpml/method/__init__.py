@@ -17,8 +17,10 @@ from ccpml.method.losses import (
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.pair_loss import PairLoss
 from ccpml.method.projections import AlternatingProjections
+from ccpml.method.separation import MIN_SEPARATION, class_separation
 
 __all__ = [
+    "MIN_SEPARATION",
     "AlternatingProjections",
     "CCPLoss",
     "ContrastiveLoss",
@@ -28,6 +30,7 @@ __all__ = [
     "TripletMarginLoss",
     "average_covering_radius",
     "average_interclass_distance",
+    "class_separation",
     "covering_radius",
     "gather_batch",
     "greedy_k_center",

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ccpml.distributed import world_size
 from ccpml.method.checks import check_call
 from ccpml.method.class_sampler import ClassSampler
 from ccpml.method.external import against_batch, against_references, joint_batch, normalized_for
@@ -24,7 +25,8 @@ class CCPLoss(ClassProxies, MetricLoss):
     ``DistributedLossWrapper``.
 
     The proxies are a parameter of this module; pass it to the optimizer together with the model. They are random until
-    `AlternatingProjections.start` sets them to embeddings of real samples.
+    `AlternatingProjections.start` sets them to embeddings of real samples. While ``warming``, the loss is ℓ(e, e)
+    alone, with weight 1, and the proxies get no gradient.
 
     Args:
         loss: The pair loss ℓ.
@@ -41,6 +43,7 @@ class CCPLoss(ClassProxies, MetricLoss):
             and all are called with the same joined batch (`gather_batch`). By default this rank holds all.
 
     Attributes:
+        warming: Whether the first proxies are yet to be placed; see `AlternatingProjections.start_when_ready`.
         proxies: The proxies P, not normalized, shape (C, K, d); see `ClassProxies` for this and other attributes.
 
     Raises:
@@ -77,6 +80,7 @@ class CCPLoss(ClassProxies, MetricLoss):
         self.loss = loss
         self.pair_weight = pair_weight
         self.proxy_weight = proxy_weight
+        self.warming = False
         self.class_sampler = ClassSampler(class_rate, seed) if class_rate < 1 else None
         if group is not None:
             self.shard(group)
@@ -108,11 +112,14 @@ class CCPLoss(ClassProxies, MetricLoss):
         with torch.autocast(embeddings.device.type, enabled=False):
             batch = normalized_for(self.loss, embeddings.to(working_dtype(embeddings, self.proxies)))  # e
             total = batch.new_zeros(())
-            if self.pair_weight:
+            pair_weight, proxy_weight = (1.0, 0.0) if self.warming else (self.pair_weight, self.proxy_weight)
+            if pair_weight:
                 pair_term = against_batch(self.loss, batch, labels, indices_tuple, references, ref_labels)
-                total = total + self.pair_weight * pair_term
-            if self.proxy_weight:
-                total = total + self.proxy_weight * self._proxy_term(batch, labels)
+                total = total + pair_weight * pair_term
+            if proxy_weight:
+                total = total + proxy_weight * self._proxy_term(batch, labels)
+            elif self.warming and world_size() > 1:  # DDP expects a gradient of each parameter: 0, which `pull` drops
+                total = total + self.proxies[:0].sum().to(total.dtype)
             return total
 
     def _proxy_term(self, batch: Tensor, labels: Tensor) -> Tensor:

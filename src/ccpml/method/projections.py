@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ccpml.distributed import all_gather, gather_rows, rank_range
 from ccpml.method.ccp import CCPLoss
 from ccpml.method.checks import check_pool
 from ccpml.method.cover import greedy_k_center
 from ccpml.method.normalize import lipschitz_normalize
+from ccpml.method.separation import MIN_SEPARATION, class_separation, evenly_spaced_classes
 from ccpml.method.snapshots import check_shapes, clones, copy_onto, restored, state_of, to_devices_of, weights_of
 from ccpml.options import ProjectionOptions
 
@@ -23,7 +25,8 @@ Pool = Callable[[], Tensor]
 
 On several ranks, C may be all classes or those of this rank, `ccpml.distributed.rank_range`."""
 
-_STATE = {"started", "instance", "strength_now", "best_score", "stale", "anchor", "best", "best_proxies"}
+_STATE = {"started", "waiting", "separation", "instance", "strength_now", "best_score", "stale"}
+_STATE |= {"anchor", "best", "best_proxies"}
 
 
 class AlternatingProjections:
@@ -32,6 +35,9 @@ class AlternatingProjections:
     An *instance* is the problem given by one choice of proxies. It has converged when its score has not improved for
     ``patience`` validations. Then its best weights become the anchor θ_k, towards which the next instance is pulled,
     and its proxies restart from new samples, chosen by greedy k-center away from the best proxies.
+
+    `start` places the first proxies, or `start_when_ready`, once the embedding tells the classes apart; until then the
+    criterion is the plain pair loss.
 
     `state_dict` holds the anchor, the best copies of the instance and the counters, so that a resumed run equals an
     uninterrupted one.
@@ -45,12 +51,13 @@ class AlternatingProjections:
         fields: Fields of `ProjectionOptions`, instead of ``options``.
 
     Attributes:
-        instance: k, the number of projections made.
+        instance: k, the number of projections made; −1 while the first proxies are yet to be placed.
         strength_now: λ_now, the strength of the pull in this instance.
         best_score: Best score of the instance, None before its first validation.
         stale: Number of validations since the best one.
         best_proxies: Proxies at the best score of the instance, (C, K, d), None before its first validation.
-        started: Whether `start` was called, or a state restored in which it had been.
+        started: Whether the first proxies were placed, or a state restored in which they had been.
+        separation: Separation of the classes as `start_when_ready` measured it last, None if it did not.
 
     Raises:
         ValueError: If an option is out of range, or both ``options`` and ``fields`` are given.
@@ -72,9 +79,13 @@ class AlternatingProjections:
     Source: Gürbüz et al., WACV 2024, Algorithm 1 and Section 4.
     """
 
+    instance: int
+    strength_now: float
+    started: bool
     best_score: float | None
     best_proxies: Tensor | None
     _best: dict[str, Tensor]  # best weights and buffers of the instance
+    _scored: dict[str, Tensor] | None  # those that `capture` copied for the next `observe`
     _anchor: dict[str, Tensor] | None  # θ_k
 
     def __init__(
@@ -92,9 +103,13 @@ class AlternatingProjections:
         self.criterion = criterion
         self.options = ProjectionOptions.of(options, fields)
         self.group = group
-        self.started = False
-        self.instance, self.strength_now, self._anchor = 0, 0.0, None
-        self._forget_best()
+        self._begin(started=False)
+        self.separation: float | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `start_when_ready` has found that it is too early for proxies."""
+        return self.criterion.warming
 
     def start(self, pool: Pool) -> None:
         """Begin the first instance: proxies at the k-centers of the pool, away from the origin, and no anchor.
@@ -105,10 +120,47 @@ class AlternatingProjections:
         Raises:
             ValueError: If the pool has a wrong shape, too few points per class, or is not finite.
         """
-        self._choose_proxies(pool, centers=torch.zeros_like(self.criterion.proxies[:, :1]))
-        self.instance, self.strength_now, self._anchor = 0, 0.0, None
-        self._forget_best()
-        self.started = True
+        self._choose_proxies(self._embed(pool), centers=torch.zeros_like(self.criterion.proxies[:, :1]))
+        self._begin(started=True)
+
+    def start_when_ready(self, pool: Pool, steps: int | None = None) -> bool:
+        """Begin the first instance if the option ``warm_start`` says so, otherwise wait.
+
+        Call it in place of `start`, and again after each validation as long as ``started`` is False. Proxies mean
+        something once samples are near those of their own class. With ``warm_start="auto"``, it begins when
+        `ccpml.method.class_separation` of the pool reaches 0.5 (`MIN_SEPARATION`), measured in the ``space`` of
+        k-center among up to 256 evenly spaced classes of all ranks. A pretrained network begins at once. So does a pool
+        of one sample per class, in which nothing can be measured. While waiting, the criterion is the plain pair loss
+        (``criterion.warming``), `observe` records nothing, and `pull` leaves the network alone.
+
+        Args:
+            pool: See `Pool`.
+            steps: Number of optimizer steps made, for a ``warm_start`` that is a number of steps.
+
+        Returns:
+            Whether the first proxies are placed.
+
+        Raises:
+            ValueError: As `start`, or if ``steps`` is required and not given.
+        """
+        warm_start, ready = self.options.warm_start, True
+        if self.started:
+            return True
+        if warm_start == "auto":
+            points = self._embed(pool)
+            pool = lambda: points  # noqa: E731  # embedded once
+            if points.shape[1] > 1:
+                self.separation = self._measure_separation(points)
+                ready = self.separation >= MIN_SEPARATION
+        elif warm_start != "never":
+            if steps is None:
+                raise ValueError(f"steps: expected the number of steps made, for warm_start {warm_start}, got none")
+            ready = steps >= warm_start
+        if ready:
+            self.start(pool)
+        else:
+            self.criterion.warming, self.instance = True, -1
+        return ready
 
     @torch.no_grad()
     def pull(self, weights: Iterable[Tensor] | None = None) -> None:
@@ -116,11 +168,14 @@ class AlternatingProjections:
 
         Call it once per optimizer step: after the last ``backward`` of an accumulation, before gradients are clipped,
         and under AMP after ``scaler.unscale_(optimizer)``. It skips frozen parameters, parameters without a gradient,
-        and the proxies. In the first instance, which has no anchor, it does nothing.
+        and the proxies. In the first instance, which has no anchor, it does nothing. While the first proxies are yet to
+        be placed, it drops their gradient, so that the optimizer leaves them alone.
 
         Args:
             weights: Weights of the optimizer about to step, where several share the network; by default all.
         """
+        if self.waiting:
+            self.criterion.proxies.grad = None
         if self._anchor is None or self.strength_now == 0:
             return
         stepped = None if weights is None else {id(weight) for weight in weights}
@@ -136,11 +191,19 @@ class AlternatingProjections:
         if gradients:
             torch._foreach_add_(gradients, torch._foreach_sub(pulled, anchors), alpha=self.strength_now)
 
+    def capture(self) -> None:
+        """Copy the weights and buffers that are being scored, for the next `observe` to keep if the score is better.
+
+        It is required only where the network has other weights when `observe` is called, as with averaged weights that
+        are exchanged for the validation.
+        """
+        self._scored = clones(state_of(self.model, self.criterion))
+
     def observe(self, score: float) -> bool:
         """Record the score of a validation, and return whether the instance has converged.
 
-        At a better score it keeps copies of the weights and the proxies. The first score of an instance always counts
-        as better.
+        At a better score it keeps copies of the weights, those of `capture` or of now, and of the proxies. The first
+        score of an instance always counts as better. While the first proxies are yet to be placed, it records nothing.
 
         Args:
             score: Score to maximize, such as MAP@R.
@@ -152,13 +215,16 @@ class AlternatingProjections:
             ValueError: If the score is not finite.
             RuntimeError: If called before `start`.
         """
-        self._require_start()
         score = float(score)
         if not math.isfinite(score):
             raise ValueError(f"score: expected a finite number, got {score}; has the training diverged?")
+        scored, self._scored = self._scored, None
+        if self.waiting:
+            return False
+        self._require_start()
         if self.best_score is None or score > self.best_score + self.options.min_delta:
             self.best_score, self.stale = score, 0
-            self._best = copy_onto(self._best, state_of(self.model, self.criterion))
+            self._best = scored or copy_onto(self._best, state_of(self.model, self.criterion))
             self.best_proxies = self.criterion.proxies.detach().clone()
         else:
             self.stale += 1
@@ -186,7 +252,7 @@ class AlternatingProjections:
         reset = self._optimizer_of_proxies(optimizer) if self.options.reset_proxy_state else None
         rewound = restored(state_of(self.model, self.criterion), self._best) if self.options.rewind else nullcontext()
         with rewound:
-            self._choose_proxies(pool, centers=self.best_proxies)
+            self._choose_proxies(self._embed(pool), centers=self.best_proxies)
         if reset is not None:
             reset.state.pop(self.criterion.proxies, None)
         self._anchor = {name: self._best[name] for name in weights_of(self.model, self.criterion)}  # θ_k
@@ -195,21 +261,48 @@ class AlternatingProjections:
         self._forget_best()
 
     @torch.no_grad()
-    def _choose_proxies(self, pool: Pool, centers: Tensor) -> None:
-        """P ← greedy k-center(pool, centers). Without shards, ranks choose for their classes and join the choices."""
+    def _embed(self, pool: Pool) -> Tensor:
+        """Return the pool of the classes for which this rank chooses proxies, checked, as the proxies are stored."""
         criterion, proxies = self.criterion, self.criterion.proxies
-        points, centers = (criterion.rows_of_rank(rows, self.group) for rows in (pool(), centers))
-        check_pool(points, centers, proxies.shape[1], criterion.group or self.group)
-        points, centers = points.to(proxies.device, proxies.dtype), centers.to(proxies.device)
-        if self.options.space == "lipschitz":
-            chosen = greedy_k_center(lipschitz_normalize(points), lipschitz_normalize(centers), proxies.shape[1])
-        else:
-            chosen = greedy_k_center(points, centers, proxies.shape[1])  # (C, K)
+        points, like = (criterion.rows_of_rank(rows, self.group) for rows in (pool(), proxies.detach()))
+        check_pool(points, like, proxies.shape[1], self._ranks)
+        return points.to(proxies.device, proxies.dtype)
+
+    @torch.no_grad()
+    def _choose_proxies(self, points: Tensor, centers: Tensor) -> None:
+        """P ← greedy k-center(points, centers). Without shards, ranks choose for their classes and join the choices."""
+        criterion, proxies = self.criterion, self.criterion.proxies
+        centers = criterion.rows_of_rank(centers, self.group).to(proxies.device)
+        chosen = greedy_k_center(self._in_space(points), self._in_space(centers), proxies.shape[1])  # (C, K)
         proxies.copy_(criterion.join_rows(points.take_along_dim(chosen[:, :, None], dim=1), self.group))
+
+    def _measure_separation(self, points: Tensor) -> float:
+        """Measure the separation of classes among evenly spaced ones of all ranks."""
+        criterion, ranks = self.criterion, self._ranks
+        classes = criterion.classes if criterion.group is not None else rank_range(criterion.num_classes, ranks)
+        spaced = evenly_spaced_classes(criterion.num_classes)
+        own = spaced[(spaced >= classes.start) & (spaced < classes.stop)] - classes.start
+        shown = gather_rows(self._in_space(points)[own.to(points.device)], ranks)
+        measured = class_separation(shown, criterion.proxies.shape[1])
+        return all_gather(torch.tensor([measured], dtype=torch.float64), ranks)[0].item()  # one decision on all ranks
+
+    def _in_space(self, points: Tensor) -> Tensor:
+        """Return points in the space of k-center."""
+        return lipschitz_normalize(points) if self.options.space == "lipschitz" else points
+
+    @property
+    def _ranks(self) -> Any:
+        """Process group whose ranks share the pool."""
+        return self.criterion.group or self.group
+
+    def _begin(self, started: bool) -> None:
+        self.started, self.criterion.warming = started, False
+        self.instance, self.strength_now, self._anchor = 0, 0.0, None
+        self._forget_best()
 
     def _forget_best(self) -> None:
         self.best_score, self.stale = None, 0
-        self._best, self.best_proxies = {}, None
+        self._best, self._scored, self.best_proxies = {}, None, None
 
     def _require_start(self) -> None:
         if not self.started:
@@ -231,6 +324,8 @@ class AlternatingProjections:
         best_proxies = None if self.best_proxies is None else self.criterion.gather_classes(self.best_proxies.clone())
         return {
             "started": self.started,
+            "waiting": self.waiting,
+            "separation": self.separation,
             "instance": self.instance,
             "strength_now": self.strength_now,
             "best_score": self.best_score,
@@ -262,6 +357,7 @@ class AlternatingProjections:
             check_shapes("best_proxies", {"": best_proxies}, {"": self.criterion.proxies})
         numbers = bool(state["started"]), int(state["instance"]), int(state["stale"]), float(state["strength_now"])
         self.started, self.instance, self.stale, self.strength_now = numbers
+        self.criterion.warming, self.separation = bool(state["waiting"]), state["separation"]
         self.best_score = state["best_score"]
         self._anchor = None if anchor is None else to_devices_of(current, clones(anchor))
         self._best = to_devices_of(current, clones(best))

@@ -34,7 +34,9 @@ class Report:
         self.test_map_at_r = np.empty(0) if self.test is None else self.test.map_at_r()  # (N,), NaN if not a query
         # Whether the method solves a sequence of problem instances with proxies.
         self.has_projections = METHODS[self.settings.method].has_projections
-        self.proxies = read_proxies(self.run) if self.has_projections else None  # not normalized, (C, K, d)
+        placed = self.has_projections and self.history.has_proxies(self.history.best_step)
+        self.proxies = read_proxies(self.run) if placed else None  # of the best weights, not normalized, (C, K, d)
+        self.notes: list[str] = self.scores.get("notes", [])
 
     def figure(self, picture: Picture, caption: str) -> str:
         """Return a picture and its caption as HTML; the picture is also written to ``pictures/`` of the run."""

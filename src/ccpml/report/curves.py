@@ -29,8 +29,18 @@ class History:
     @property
     def switches(self) -> list[int]:
         """Step at which each instance converged, in order."""
-        latest = np.maximum.accumulate(np.nan_to_num(self.column("instance")))  # (n,)
+        latest = np.maximum.accumulate(np.nan_to_num(self.column("instance")).clip(min=0))  # (n,)
         return [int(step) for step in self.column("step")[np.diff(latest, prepend=0) > 0]]
+
+    @property
+    def begin(self) -> int | None:
+        """Step at which the first proxies were placed, None if that was before training or never."""
+        waiting = self.column("instance") < 0  # (n,)
+        return int(self.column("step")[~waiting][0]) if waiting.any() and not waiting.all() else None
+
+    def has_proxies(self, step: int) -> bool:
+        """Whether the first proxies were placed before a step."""
+        return not any(row["step"] == step and row.get("instance", 0) < 0 for row in self.rows)
 
     def column(self, name: str) -> NDArray[np.float64]:
         """Return a column, NaN where it is empty."""
@@ -116,10 +126,12 @@ def _line(axis: Axes, history: History, name: str, color: str, label: str) -> No
 
 
 def _mark_switches(axis: Axes, history: History, numbers: bool = True) -> None:
-    """Draw a vertical line where each instance converged, with its number above the axes."""
+    """Draw vertical lines where each instance converged, with its number above, and where the first one began."""
     width = 1.0 if history.numbered else 0.6
     above: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
     above |= {"ha": "center", "va": "bottom", "fontsize": 8.5, "color": MUTED}
+    if history.begin is not None:
+        axis.axvline(history.begin, color=MUTED, linewidth=1.0, linestyle=":", zorder=1)
     for number, step in enumerate(history.switches, start=1):
         axis.axvline(step, color=MUTED, linewidth=width, linestyle=(0, (4, 3)), zorder=1)
         if numbers and history.numbered:
@@ -127,8 +139,9 @@ def _mark_switches(axis: Axes, history: History, numbers: bool = True) -> None:
 
 
 def _describe_switches(history: History) -> str:
+    begin = "" if history.begin is None else f"; first proxies placed at step {history.begin:,}"
     if not history.switches:
-        return "."
+        return f"{begin}."
     shown = ", ".join(f"{step:,}" for step in history.switches[:_MAX_NUMBERED])
     more = "" if len(history.switches) <= _MAX_NUMBERED else " and more"
-    return f"; instances converged at steps {shown}{more}."
+    return f"{begin}; instances converged at steps {shown}{more}."

@@ -65,7 +65,7 @@ class Instance:
         with np.load(path, allow_pickle=False) as file:
             number, step = int(path.stem), int(file["step"])
             return cls(
-                title=f"Instance {number}, step {step:,}" if number else "First proxies, step 0",
+                title=f"Instance {number}, step {step:,}" if number else f"First proxies, step {step:,}",
                 classes=file["classes"],
                 class_names=tuple(file["class_names"].tolist()),
                 samples=file["samples"],

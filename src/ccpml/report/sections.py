@@ -35,11 +35,18 @@ def _progress(report: Report) -> Iterator[str]:
         "MAP@R on the validation classes, which are not trained on, and the training loss, averaged since the previous "
         "validation. The star marks the best validation; its weights were tested."
     )
+    if report.history.begin is not None:
+        caption += (
+            f" The dotted line marks step {report.history.begin:,}, where the first proxies were placed; until then, "
+            "the plain pair loss was trained."
+        )
     if report.history.switches:
         caption += (
             " A dashed line marks where a problem instance converged: its solution becomes the anchor of the next "
             "instance, whose proxies are newly selected samples."
         )
+    elif report.notes:
+        caption += " " + " ".join(report.notes)
     elif report.has_projections:
         caption += " No problem instance converged within these steps, so there was no alternating projection."
     yield page.section("Training", report.figure(draw_progress(report.history), caption))
@@ -76,7 +83,8 @@ def _maps(report: Report) -> Iterator[str]:
         "Some training classes in two dimensions: the first two principal components (PCA) of each panel. The bar "
         "shows the scale. Small dots are samples, colored by class."
     )
-    if report.has_projections:
+    with_proxies = bool(files) or report.proxies is not None
+    if with_proxies:
         caption += (
             " Each panel shows an instance at convergence. Squares are its trained proxies. Circles are the proxies of "
             "the next instance: samples selected by greedy k-center, far from the squares, to cover the class."
@@ -85,7 +93,7 @@ def _maps(report: Report) -> Iterator[str]:
             caption += " The last panel shows the tested weights with their proxies."
     if len(chosen) < len(files):
         caption += f" {len(chosen)} of {len(files)} recorded instances are shown, evenly spaced."
-    title = "Training samples and proxies" if report.has_projections else "Training samples"
+    title = "Training samples and proxies" if with_proxies else "Training samples"
     yield page.section(title, report.figure(draw_maps(instances), caption))
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from ccpml.files import write_arrays, write_text, write_whole
-from ccpml.method import lipschitz_normalize
+from ccpml.method import MIN_SEPARATION, lipschitz_normalize
 from ccpml.progress import progress_bar
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.geometry import GeometrySet, Snapshot, picture_classes, set_geometry
@@ -25,7 +25,7 @@ from ccpml.training import CCPCallback, MetricLearning
 __all__ = ["Checkpoints", "Progress", "Recorder", "ReseedEachEpoch", "RestoreSigterm", "StopRequest", "Stopped"]
 
 COLUMNS = (
-    *("step", "seconds", "loss", "map_at_r", "precision_at_1", "r_precision", "instance", "strength"),
+    *("step", "seconds", "loss", "map_at_r", "precision_at_1", "r_precision", "instance", "strength", "separation"),
     *("train_covering_radius", "train_interclass_distance", "val_covering_radius", "val_interclass_distance"),
     *("proxy_covering_radius", "proxy_spread"),
 )
@@ -111,7 +111,7 @@ class Recorder(L.Callback):
         """Write the first proxies; stop at once if the run had reached its end before it was killed."""
         self._started = time.monotonic() - (self.rows[-1]["seconds"] if self.rows else 0.0)
         self._write_rows(trainer)
-        if self.ccp is not None and self._instance < 0:
+        if self.ccp is not None and self.ccp.projections.started and self._instance < 0:
             self._record_instance(trainer, self.geometry.embed(pl_module, pl_module.device))
         trainer.should_stop = self.stale >= self.patience
 
@@ -128,6 +128,8 @@ class Recorder(L.Callback):
         row |= {name: float(trainer.callback_metrics[name]) for name in ("map_at_r", "precision_at_1", "r_precision")}
         if self.ccp is not None:
             row |= {"instance": self.ccp.projections.instance, "strength": self.ccp.projections.strength_now}
+            if self._instance < 0 and self.ccp.projections.separation is not None:  # measured in this validation
+                row["separation"] = self.ccp.projections.separation
         row |= self._geometry(trainer, pl_module)  # on all ranks, as each may hold a shard of the proxies
         self.rows.append(row)
         self.improved = row["map_at_r"] > self.best_score
@@ -151,7 +153,7 @@ class Recorder(L.Callback):
     def _geometry(self, trainer: L.Trainer, module: MetricLearning) -> dict[str, float]:
         """Measure covers and distances; write the instance if it is new."""
         snapshot, row = self.geometry.embed(module, module.device), dict[str, float]()
-        if self.ccp is not None:
+        if self.ccp is not None and self.ccp.projections.started:
             criterion = self.ccp.projections.criterion
             row |= self.geometry.measure_proxies(snapshot, criterion.gather_classes(criterion.proxies.detach()))
             if self.ccp.projections.instance > self._instance:
@@ -270,7 +272,9 @@ class Progress(L.Callback):
             return
         row = self.recorder.rows[-1]
         parts = [f"loss {row['loss']:.3f}", f"MAP@R {row['map_at_r']:.3f} (best {self.recorder.best_score:.3f})"]
+        if "separation" in row:
+            parts.append(f"separation {row['separation']:.2f} of {MIN_SEPARATION}")
         if "instance" in row:
-            parts.append(f"instance {row['instance']:.0f}")
+            parts.append("no proxies yet" if row["instance"] < 0 else f"instance {row['instance']:.0f}")
         parts.append(f"radius {row.get('proxy_covering_radius', row['train_covering_radius']):.3f}")
         self._bar.set_postfix_str(", ".join(parts), refresh=False)

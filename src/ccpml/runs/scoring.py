@@ -7,6 +7,7 @@ from torch import Tensor
 from ccpml.data import ImageTable, pool_rows
 from ccpml.distributed import all_ranks, gather_rows
 from ccpml.files import write_json
+from ccpml.method import MIN_SEPARATION, AlternatingProjections
 from ccpml.retrieval import RetrievalScores
 from ccpml.runs.callbacks import Recorder
 from ccpml.runs.directory import RunDirectory
@@ -44,6 +45,7 @@ def score_run(
     for name, table in {**tables, "test": splits.test}.items():
         write_embeddings(run.embeddings / f"{name}.npz", embedded[name], table)
     whole = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    notes = [_never_placed(parts.ccp.projections)] if parts.ccp and parts.ccp.projections.waiting else []
     sizes = {name: {"classes": table.num_classes, "images": len(table)} for name, table in whole.items()}
     write_json(
         run.scores_file,
@@ -52,7 +54,8 @@ def score_run(
             **({} if last is None else {"test_last": last.as_dict()}),
             "validation": {"map_at_r": recorder.best_score, "step": recorder.best_step},
             "steps": int(recorder.rows[-1]["step"]),
-            "instances": parts.ccp.projections.instance if parts.ccp else 0,
+            "instances": max(0, parts.ccp.projections.instance) if parts.ccp else 0,
+            **({"notes": notes} if notes else {}),
             "splits": sizes,
             "partial": parts.settings.allow_partial,
             "images_left_out": [f"{image.name}: {image.reason}" for image in parts.images.bad],
@@ -60,6 +63,15 @@ def score_run(
             **provenance(trainer.strategy.root_device),
         },
     )
+
+
+def _never_placed(projections: AlternatingProjections) -> str:
+    """Return a sentence about a run that ended before it placed its first proxies."""
+    text = "The proxies were never placed, and the run trained the plain loss: "
+    if projections.separation is None:
+        return f"{text}it ended before step {projections.options.warm_start} (projections.warm_start)."
+    separation = f"separation {projections.separation:.2f}, expected {MIN_SEPARATION}"
+    return f"{text}the embedding did not tell the training classes apart ({separation})."
 
 
 def _embed(parts: Parts, table: ImageTable, trainer: L.Trainer) -> tuple[Tensor, Tensor]:

@@ -17,9 +17,13 @@ class CCPCallback(L.Callback):
     """Alternating projections in a Lightning training, of your own module or of `ccpml.training.MetricLearning`.
 
     The module holds a `CCPLoss` as a submodule, gives its parameters to an optimizer, and logs a validation score. The
-    callback sets the first proxies to real samples before the first step, pulls the weights before each optimizer step
-    (after unscaling, before clipping), and after each validation observes the score and, if the instance has converged,
-    projects. Its state is part of Lightning's checkpoints.
+    callback sets the first proxies to real samples, by default before the first step, pulls the weights before each
+    optimizer step (after unscaling, before clipping), and after each validation observes the score and, if the instance
+    has converged, projects. It keeps the weights that were scored, also where a callback averages weights.
+
+    Its state is part of Lightning's checkpoints. Each ``fit`` begins with new proxies, or from the checkpoint that it
+    is given; what was loaded to validate or test does not matter to a later ``fit``. The criterion may be created in
+    ``configure_model``.
 
     On several ranks (``strategy="ddp"``) the pool is shared, and ``training_step`` computes the loss of the joined
     batch: ``self.criterion(*gather_batch(self(images), labels))``. Checkpoints of sharded proxies hold the proxies of
@@ -27,20 +31,21 @@ class CCPCallback(L.Callback):
 
     Args:
         pool: Called as ``pool(module, draw)``; returns embeddings of b samples of each class by the module in
-            eval mode, (C, b, d). ``draw`` is 0 at the start and then the number of the new instance. If the pool is a
-            function of it, a resumed run equals an uninterrupted one. On several ranks, C may be the classes of this
-            rank, as in `EmbeddingPool`.
+            eval mode, (C, b, d). ``draw`` is 0 for the first proxies and then the number of the new instance. If the
+            pool is a function of it, a resumed run equals an uninterrupted one. On several ranks, C may be the classes
+            of this rank, as in `EmbeddingPool`.
         monitor: Name of the logged score to maximize.
         options: Options of the projections.
         fields: Fields of `ProjectionOptions`, instead of ``options``.
 
     Attributes:
-        projections: The `AlternatingProjections`, from ``setup`` on.
+        projections: The `AlternatingProjections`, from ``on_fit_start`` on.
         converged: Best proxies of the instance that converged last, (C, K, d), None before the first.
 
     Raises:
-        ValueError: In ``setup``, if the module holds no `CCPLoss` or several; during training, if ``monitor`` was not
-            logged or is not finite, or if ``reset_proxy_state`` is set and no optimizer has the proxies.
+        ValueError: If the module holds no `CCPLoss` or several, if ``monitor`` was not logged in validation or is not
+            finite, or if ``reset_proxy_state`` is set and no optimizer has the proxies.
+        RuntimeError: If there is no validation.
 
     Example:
         >>> import torch
@@ -62,36 +67,53 @@ class CCPCallback(L.Callback):
         self.options = ProjectionOptions.of(options, fields)
         self.converged: Tensor | None = None
         self.projections: AlternatingProjections
-        self._state: dict[str, Any] | None = None
+        self._module: L.LightningModule | None = None
+        self._stage = ""  # of the trainer: fit, validate, ...
+        self._loaded: dict[str, Any] = {}  # state loaded other than by a fit; no training uses it
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Find the criterion in the module."""
-        if stage != "fit":
-            return
-        criteria = [part for part in pl_module.modules() if isinstance(part, CCPLoss)]
-        if len(criteria) != 1:
-            raise ValueError(f"CCPCallback: expected one CCPLoss in the module, got {len(criteria)}")
-        self.projections = AlternatingProjections(pl_module, criteria[0], self.options)
-        if self._state is not None:  # loaded before ``setup``
-            self.load_state_dict(self._state)
+        """Forget what belongs to an earlier training: each fit begins again, or from the checkpoint that it loads."""
+        if stage == "fit" or pl_module is not self._module:
+            self.converged, self._loaded = None, {}
+            vars(self).pop("projections", None)
+        self._module, self._stage = pl_module, stage
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Register hooks so that checkpoints contain the optimizer state of all proxies."""
+        """Find the criterion; register hooks so that checkpoints contain the optimizer state of all proxies."""
+        criterion = self._find_projections().criterion
         for optimizer in trainer.optimizers:
-            self.projections.criterion.attach(optimizer)
+            criterion.attach(optimizer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin the first instance, unless a checkpoint was loaded."""
-        if not self.projections.started:
-            self.projections.start(lambda: self.pool(pl_module, 0))
+        """Begin the first instance or wait, unless a checkpoint was loaded in which that was done."""
+        batches = trainer.num_val_batches
+        if not trainer.enable_validation or (batches and not any(batches)):
+            raise RuntimeError(
+                f"CCPCallback: expected validation, whose {self.monitor!r} decides when to project, got none; "
+                "pass a validation loader to fit"
+            )
+        if not (self.projections.started or self.projections.waiting):
+            self._start_when_ready(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Add λ (θ − θ_k) to the gradients of the weights that this optimizer is about to step."""
         self.projections.pull(weight for group in optimizer.param_groups for weight in group["params"])
 
+    def on_validation_batch_start(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Copy the weights that are about to be scored: callbacks that average weights replace them afterwards."""
+        if batch_idx == dataloader_idx == 0 and self._observes(trainer) and self.projections.started:
+            self.projections.capture()
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Observe the score, and project if the instance has converged."""
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        """Observe the score, and project if the instance has converged; or begin the first instance."""
+        if not self._observes(trainer):
             return
         logged_score = trainer.callback_metrics.get(self.monitor)
         if logged_score is None:
@@ -102,21 +124,40 @@ class CCPCallback(L.Callback):
         if self.projections.observe(score):
             self.converged, draw = self.projections.best_proxies, self.projections.instance + 1
             self.projections.project(lambda: self.pool(pl_module, draw), trainer.optimizers)
+        elif self.projections.waiting:
+            self._start_when_ready(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
-        if not hasattr(self, "projections"):  # not set up for training
-            return {} if self._state is None else self._state
+        """Return what a resumed run needs; after `load_state_dict` outside of a fit, the state that was loaded."""
+        if self._loaded or not hasattr(self, "projections"):
+            return self._loaded
         return {
             "projections": self.projections.state_dict(),
             "converged": None if self.converged is None else self.projections.criterion.gather_classes(self.converged),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state of a checkpoint; before ``setup``, keep it for a later training."""
-        self._state = state_dict or None
-        if self._state is None or not hasattr(self, "projections"):
+        """Restore the state of a checkpoint that a fit loads. One loaded to validate or test is no training's state."""
+        if self._stage != "fit":
+            self._loaded = state_dict
             return
-        self.projections.load_state_dict(state_dict["projections"])
-        converged = state_dict["converged"]
-        self.converged = None if converged is None else self.projections.criterion.own_classes(converged)
+        projections, converged = self._find_projections(), state_dict["converged"]
+        projections.load_state_dict(state_dict["projections"])
+        self.converged = None if converged is None else projections.criterion.own_classes(converged)
+
+    def _find_projections(self) -> AlternatingProjections:
+        """Return the projections of this fit; ``configure_model`` may have created the criterion after `setup`."""
+        if not hasattr(self, "projections"):
+            assert self._module is not None
+            criteria = [part for part in self._module.modules() if isinstance(part, CCPLoss)]
+            if len(criteria) != 1:
+                raise ValueError(f"CCPCallback: expected one CCPLoss in the module, got {len(criteria)}")
+            self.projections = AlternatingProjections(self._module, criteria[0], self.options)
+        return self.projections
+
+    def _start_when_ready(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.projections.start_when_ready(lambda: self.pool(module, 0), trainer.global_step)
+
+    def _observes(self, trainer: L.Trainer) -> bool:
+        """Whether this is a validation of the training, not its sanity check."""
+        return trainer.state.fn == "fit" and not trainer.sanity_checking

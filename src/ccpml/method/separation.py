@@ -1,0 +1,77 @@
+"""How well an embedding tells the classes of a pool apart: the rule by which the first proxies are placed."""
+
+import torch
+from torch import Tensor
+
+from ccpml.method.checks import check_points
+from ccpml.method.cover import greedy_k_center
+
+__all__ = ["MAX_CLASSES", "MIN_SEPARATION", "class_separation", "evenly_spaced_classes"]
+
+MIN_SEPARATION = 0.5
+"""Separation of the classes from which on proxies represent their classes."""
+
+MAX_CLASSES = 256
+"""Largest number of classes among which the separation is measured; of more, evenly spaced ones are."""
+
+_MAX_BLOCK = 2**21
+"""Largest number of distances held at a time."""
+
+
+@torch.no_grad()
+def class_separation(points: Tensor, k: int) -> float:
+    """Return the fraction of samples that are nearer to the centers of their own class than to those of all others.
+
+    The centers are greedy k-centers of each class, as the first proxies are; the samples are the others of the pool.
+    Where a class has no more than ``k`` samples, half of them are centers. A sample as near to another class as to its
+    own does not count, so the separation of embeddings that are all equal is 0. By chance it is 1 / C.
+
+    Args:
+        points: The pool, b ≥ 2 samples of each of C classes, shape (C, b, d), floating point. Several views of one
+            image are samples too; where a class has a single image, this is how well its views are told apart.
+        k: Number of centers per class.
+
+    Returns:
+        The separation, in [0, 1].
+
+    Raises:
+        ValueError: On a wrong shape or dtype, or if classes have fewer than two samples.
+
+    Example:
+        >>> points = torch.tensor([[[1.0], [5.0], [1.5]], [[9.0], [8.5], [5.2]]])
+        >>> class_separation(points, k=2)  # 1.5 is nearest to the center 1; of 9 and 5.2, 8.5 is nearest to 9
+        1.0
+        >>> class_separation(points, k=1)  # with the centers 5 and 9, 5.2 is nearer to the other class
+        0.75
+    """
+    check_points("points", points)
+    count, per_class = points.shape[:2]
+    if per_class < 2:
+        raise ValueError(f"points: expected at least 2 samples of each class, got {per_class}")
+    points = points.to(torch.promote_types(points.dtype, torch.float32))
+    k = k if k < per_class else per_class // 2
+    chosen = greedy_k_center(points, torch.zeros_like(points[:, :1]), k)  # (C, k)
+    centers = points.take_along_dim(chosen[:, :, None], dim=1).flatten(0, 1)  # (C · k, d)
+    others = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device).scatter_(1, chosen, False)
+    samples, own = points[others], others.nonzero()[:, 0]  # (n, d) and their classes
+    nearer = 0
+    size = max(1, _MAX_BLOCK // len(centers))
+    for block, classes in zip(torch.split(samples, size), torch.split(own, size), strict=True):
+        distances = torch.cdist(block, centers, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest = distances.view(-1, count, k).amin(2)  # to each class, (n, C)
+        to_own = nearest.gather(1, classes[:, None])
+        to_others = nearest.scatter_(1, classes[:, None], torch.inf).amin(1, keepdim=True)
+        nearer += int((to_own < to_others).sum())
+    return nearer / len(samples)
+
+
+def evenly_spaced_classes(count: int, limit: int = MAX_CLASSES) -> Tensor:
+    """Return ``limit`` of the classes 0..count − 1, evenly spaced, or all if there are no more, int64.
+
+    Example:
+        >>> evenly_spaced_classes(9, 3)
+        tensor([0, 4, 8])
+    """
+    if count <= limit:
+        return torch.arange(count)
+    return torch.arange(limit) * (count - 1) // (limit - 1)
