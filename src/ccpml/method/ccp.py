@@ -10,8 +10,11 @@ from ccpml.method.checks import check_call
 from ccpml.method.class_sampler import ClassSampler
 from ccpml.method.external import against_batch, against_references, joint_batch, normalized_for
 from ccpml.method.metric_loss import MetricLoss, working_dtype
+from ccpml.method.nearest import farther_proxies
+from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.pair_loss import PairLoss
 from ccpml.method.proxies import ClassProxies
+from ccpml.numbers import as_int
 from ccpml.pairwise.indices import Indices
 
 __all__ = ["CCPLoss"]
@@ -35,6 +38,10 @@ class CCPLoss(ClassProxies, MetricLoss):
         proxies_per_class: K.
         pair_weight: w_pair, the weight of the loss within the batch.
         proxy_weight: w_proxy, the weight of the loss against the proxies.
+        nearest_positives: n: in the proxy term, a sample's positives are the n nearest proxies of its class, by
+            Euclidean distance of the vectors as the loss compares them (φ-normalized), whether or not the loss itself
+            uses distances; the others of its class are left out. The choice is made in each step and has no gradient of
+            its own. None, or n ≥ K: all, as in the paper. Negatives are always the proxies of all other classes.
         class_rate: Fraction of the classes whose proxies a training step uses, in (0, 1]: those of the batch, filled up
             with others drawn in each step; never fewer than the batch has samples. With 1 the loss is exact; with less,
             time grows with the classes drawn (An et al., "Partial FC", 2021). Evaluation always uses all.
@@ -47,7 +54,7 @@ class CCPLoss(ClassProxies, MetricLoss):
         proxies: The proxies P, not normalized, shape (C, K, d); see `ClassProxies` for this and other attributes.
 
     Raises:
-        ValueError: If a size is not positive, ``class_rate`` is out of range, or ``group`` is given with a loss of
+        ValueError: If a size or ``nearest_positives`` is not a positive integer, ``class_rate`` is out of range, or ``group`` is given with a loss of
             another library.
 
     Example:
@@ -70,17 +77,21 @@ class CCPLoss(ClassProxies, MetricLoss):
         pair_weight: float = 0.1,
         proxy_weight: float = 1.0,
         *,
+        nearest_positives: int | None = None,
         class_rate: float = 1.0,
         seed: int = 0,
         group: Any = None,
     ) -> None:
         super().__init__(num_classes, embedding_dim, proxies_per_class)
+        if nearest_positives is not None:
+            nearest_positives = as_int("nearest_positives", nearest_positives, 1)
         if not 0 < class_rate <= 1:
             raise ValueError(f"class_rate: expected a fraction in (0, 1], got {class_rate!r}")
         self.loss = loss
         self.pair_weight = pair_weight
         self.proxy_weight = proxy_weight
         self.warming = False
+        self.nearest_positives = nearest_positives
         self.class_sampler = ClassSampler(class_rate, seed) if class_rate < 1 else None
         if group is not None:
             self.shard(group)
@@ -126,15 +137,21 @@ class CCPLoss(ClassProxies, MetricLoss):
         """Compute ℓ(e, q)."""
         batch, labels = joint_batch(self.loss, batch, labels)
         proxies: Tensor = self.proxies
-        proxy_labels, per_class = self.proxy_labels, proxies.shape[1]
+        proxy_labels, positives = self.proxy_labels, proxies.shape[1]
         if self.class_sampler is not None and self.training:
             drawn = self.class_sampler(labels, self.classes)
             proxies = proxies.index_select(0, drawn)
-            proxy_labels = (drawn + self.classes.start).repeat_interleave(per_class)
+            proxy_labels = (drawn + self.classes.start).repeat_interleave(positives)
+        ignored = None
+        if self.nearest_positives is not None and self.nearest_positives < positives:
+            normalize = self.loss.normalized if isinstance(self.loss, PairLoss) else lipschitz_normalize
+            classes, positives = proxy_labels[::positives], self.nearest_positives
+            ignored = farther_proxies(batch, labels, proxies, classes, positives, normalize)  # (B, K − n)
         proxies = proxies.flatten(0, 1).to(batch.dtype)  # (C · K, d)
-        return against_references(self.loss, batch, labels, proxies, proxy_labels, per_class, self.group)
+        return against_references(self.loss, batch, labels, proxies, proxy_labels, positives, ignored, self.group)
 
     def extra_repr(self) -> str:
         """Return sizes and weights for ``repr``."""
         shape = tuple(self.proxies.shape)
-        return f"proxies={shape}, pair_weight={self.pair_weight}, proxy_weight={self.proxy_weight}"
+        weights = f"pair_weight={self.pair_weight}, proxy_weight={self.proxy_weight}"
+        return f"proxies={shape}, {weights}, nearest_positives={self.nearest_positives}"

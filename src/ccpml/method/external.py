@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ccpml.distributed import gather_batch
@@ -47,20 +48,32 @@ def against_references(
     references: Tensor,
     ref_labels: Tensor,
     max_positives: int | None = None,
+    ignored: Tensor | None = None,
     group: Any = None,
 ) -> Tensor:
     """Compute ℓ(e, q) over all pairs with references, not normalized, also of a wrapper that takes none.
 
     A wrapper stands for the losses within it: ``MultipleLosses`` for their weighted sum, without its miners, which mine
-    within a batch; ``CrossBatchMemory`` and ``DistributedLossWrapper`` for their loss. ``max_positives`` and ``group``
-    are those of `PairLoss.against` and concern our losses alone.
+    within a batch; ``CrossBatchMemory`` and ``DistributedLossWrapper`` for their loss. Other arguments are those of
+    `PairLoss.against`. ``max_positives`` and ``group`` concern our losses alone; others get the pairs without those
+    ``ignored`` as ``indices_tuple``.
     """
-    if isinstance(loss, PairLoss):
-        return loss.against(batch, labels, references, ref_labels, max_positives=max_positives, group=group)
     references, total = normalized_for(loss, references), batch.new_zeros(())
+    options: dict[str, Any] = {"max_positives": max_positives, "ignored": ignored, "group": group}
     for weight, part in _weighted_losses(loss):
-        total = total + weight * part(batch, labels, ref_emb=references, ref_labels=ref_labels)
+        if isinstance(part, PairLoss):
+            value = part.against(batch, labels, references, ref_labels, **options)
+        else:
+            indices = {} if ignored is None else {"indices_tuple": _pairs_without(labels, ref_labels, ignored)}
+            value = part(batch, labels, ref_emb=references, ref_labels=ref_labels, **indices)
+        total = total + weight * value
     return total
+
+
+def _pairs_without(labels: Tensor, ref_labels: Tensor, ignored: Tensor) -> Indices:
+    """Return all pairs of anchors and references but those ignored, given by index."""
+    same = labels[:, None] == ref_labels  # (B, M)
+    return *torch.where(same.scatter(1, ignored, value=False)), *torch.where(~same)
 
 
 def _weighted_losses(loss: Any, weight: float = 1.0) -> list[tuple[float, nn.Module]]:

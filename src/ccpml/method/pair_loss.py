@@ -77,7 +77,7 @@ class PairLoss(MetricLoss, PairEquation):
         if indices_tuple is not None:
             check_indices(indices_tuple, len(embeddings), len(y))
             with torch.autocast(embeddings.device.type, enabled=False):
-                x, y = (self._normalized(v.to(working_dtype(embeddings))) for v in (embeddings, y))
+                x, y = (self.normalized(v.to(working_dtype(embeddings))) for v in (embeddings, y))
                 return indexed_pair_loss(self, x, y, indices_tuple)
         return self.against(embeddings, labels, y, labels if ref_labels is None else ref_labels, within=within)
 
@@ -90,6 +90,7 @@ class PairLoss(MetricLoss, PairEquation):
         *,
         within: bool = False,
         max_positives: int | None = None,
+        ignored: Tensor | None = None,
         group: Any = None,
     ) -> Tensor:
         """Compute the loss of anchors ``x`` against references ``y`` without checking the input.
@@ -102,6 +103,7 @@ class PairLoss(MetricLoss, PairEquation):
             within: Whether the references are the batch itself.
             max_positives: P, an upper bound of the references of an anchor's class; by default they are counted, which
                 makes the host wait for an accelerator.
+            ignored: Rows of references of an anchor's class that it is not compared with, shape (B, I), −1 for none.
             group: Process group whose ranks hold a part of the references each, and the same batch; the loss is that
                 against the references of all ranks.
         """
@@ -111,9 +113,9 @@ class PairLoss(MetricLoss, PairEquation):
             max_positives = len(y) if within else int((labels[:, None] == ref_labels).sum(1).max())
         with torch.autocast(x.device.type, enabled=False):
             dtype = working_dtype(x)
-            references = ReferenceSet(labels, ref_labels, self._normalized, within, max_positives, group)
+            references = ReferenceSet(labels, ref_labels, self.normalized, within, ignored, max_positives, group)
             equation, parameters = self._equation(len(x)), tuple(self.parameters())
-            return pair_loss(equation, self._normalized(x.to(dtype)), y.to(dtype), references, parameters)
+            return pair_loss(equation, self.normalized(x.to(dtype)), y.to(dtype), references, parameters)
 
     def _equation(self, anchors: int) -> PairEquation:
         """Return the fast form of the equation, unless a subclass of the class that names it redefines the equation.
@@ -127,7 +129,8 @@ class PairLoss(MetricLoss, PairEquation):
         unchanged = all(getattr(type(self), name) is getattr(owner, name) for name in parts)
         return self.fast(self, anchors) if unchanged and not any(name in vars(self) for name in parts) else self
 
-    def _normalized(self, x: Tensor) -> Tensor:
+    def normalized(self, x: Tensor) -> Tensor:
+        """Return vectors (n, d) as the loss compares them."""
         if self.normalize == "lipschitz":
             return lipschitz_normalize(x)
         return l2_normalize(x) if self.normalize == "l2" else x

@@ -39,6 +39,8 @@ class ReferenceSet:
         ref_labels: Classes of the references, (M,).
         normalize: Normalizes a block of references, (m, d).
         within: Whether the references are the batch itself; a sample is never paired with itself.
+        ignored: Rows of references of an anchor's class that it is not paired with, (B, I); −1 for none. None if each
+            anchor is paired with all references.
         max_positives: P, an upper bound; 0 if the equation does not use the positives' distances.
         group: The process group whose ranks hold a part of the references each; None if all are on this rank.
     """
@@ -47,28 +49,42 @@ class ReferenceSet:
     ref_labels: Tensor
     normalize: Callable[[Tensor], Tensor]
     within: bool = False
+    ignored: Tensor | None = None
     max_positives: int = 0
     group: Any = None
 
     def positive(self, rows: slice, values: Tensor) -> Tensor:
         """Return P⁺ of a block of references, (B, m), in the dtype of its values."""
-        positive = torch.eq(self.labels[:, None], self.ref_labels[rows], out=torch.empty_like(values))
-        self._exclude_self(positive, rows)
-        return positive
+        return self._drop_ignored(self._same_class(rows, values), rows)
 
     def pairs(self, rows: slice, values: Tensor, positive_distances: Tensor, positive_columns: Tensor) -> Pairs:
         """Return the pairs of a block of references, given their values and the positives among all references."""
-        positive = self.positive(rows, values)
-        negative = 1 - positive
+        same = self._same_class(rows, values)
+        negative = 1 - same
         self._exclude_self(negative, rows)
+        positive = self._drop_ignored(same, rows)
         here = (positive_columns >= rows.start) & (positive_columns < rows.stop)
         return Pairs(
             values, positive, negative, positive_distances, torch.where(here, positive_columns - rows.start, -1)
         )
 
+    def _same_class(self, rows: slice, values: Tensor) -> Tensor:
+        """Return 1 where anchor and reference are of one class, (B, m)."""
+        same = torch.eq(self.labels[:, None], self.ref_labels[rows], out=torch.empty_like(values))
+        self._exclude_self(same, rows)
+        return same
+
     def _exclude_self(self, mask: Tensor, rows: slice) -> None:
         if self.within:
             mask.diagonal(-rows.start).zero_()
+
+    def _drop_ignored(self, positive: Tensor, rows: slice) -> Tensor:
+        """Set ignored references, which are 1, to 0, in place."""
+        if self.ignored is None or not positive.shape[1]:
+            return positive
+        columns = self.ignored - rows.start  # (B, I)
+        here = (columns >= 0) & (columns < positive.shape[1])
+        return positive.scatter_add_(1, columns.where(here, 0), -here.to(positive.dtype))
 
 
 _Blocks = Iterable[tuple[slice, Tensor]]
