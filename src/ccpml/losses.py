@@ -88,9 +88,13 @@ METHODS: dict[str, Method] = {
     "ccp": Method(
         "CCP",
         "chance-constrained proxies (CCP)",
-        "K = {proxies_per_class} proxies per class from b = {pool_size} samples, λ = {projections.strength:g}",
+        "K = {proxies_per_class} proxies per class from b = {pool_size} samples, "
+        "nearest positives: {nearest_positives}, λ = {projections.strength:g}",
         has_projections=True,
-        own_settings=("proxies_per_class", "pool_size", "class_rate", "pair_weight", "proxy_weight", "pool_transform"),
+        own_settings=(
+            *("proxies_per_class", "pool_size", "nearest_positives", "class_rate", "pair_weight", "proxy_weight"),
+            "pool_transform",
+        ),
     ),
     "xbm": Method(
         "XBM",

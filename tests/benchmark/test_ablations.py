@@ -4,6 +4,7 @@ import pytest
 
 from ccpml.benchmark.ablations import ABLATIONS, ablation_rows
 from ccpml.benchmark.protocol import Benchmark
+from ccpml.runs.build import build_criterion
 from ccpml.runs.settings import Settings
 
 
@@ -58,6 +59,13 @@ def test_a_pool_size_that_is_left_open_grows_with_the_proxies():
     assert {row.value: row.changes.get("pool_size") for row in given} == {1: None, 2: None, 4: None, 6: None}
 
 
+def test_nearest_positives_up_to_all():
+    rows = ablation_rows("nearest_positives=1,2,4,all", ["triplet"])
+    assert [row.value for row in rows] == [1, 2, 4, "all"]
+    found = [build_criterion(cell.settings, num_classes=3).nearest_positives for cell in cells(rows)]
+    assert found == [1, 2, 4, None]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -66,6 +74,8 @@ def test_a_pool_size_that_is_left_open_grows_with_the_proxies():
         (("lr=fast", ["c2"]), "lr: expected float or null, got 'fast'"),
         (("strength", ["c2"], ["plain"]), "strength: has no effect with method plain, only with ccp"),
         (("rewind", ["proxy_anchor"]), "projections.rewind: has no effect with method plain, only with ccp"),
+        (("nearest_positives=1,2", ["c2"], ["plain"]), "nearest_positives: has no effect with method plain"),
+        (("nearest_positives=1,some", ["c2"]), "nearest_positives: expected int, all or null, got 'some'"),
         (("memory_start=1,2", ["c2"]), "memory_start: has no effect with method ccp, only with xbm"),
         (("margin=0.1,0.2", ["c2"]), "margin: has no effect on contrastive, only on cosine_contrastive, triplet"),
     ],

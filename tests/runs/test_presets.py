@@ -68,7 +68,7 @@ def test_proxies_pools_and_memories(
     data: str, proxies: int, pool: int, small: int, large: int, validate_every: int
 ) -> None:
     settings = Settings(data=data).resolved()
-    assert (settings.proxies_per_class, settings.pool_size) == (proxies, pool)
+    assert (settings.proxies_per_class, settings.pool_size, settings.nearest_positives) == (proxies, pool, "all")
     assert settings.validate_every == validate_every
     assert load_preset(data)["small_memory_batches"] == small
     memory = Settings(data=data, method="xbm").resolved()

@@ -104,6 +104,9 @@ def test_patterns_come_from_a_string_or_a_list():
         ({"max_steps": 0}, "max_steps: expected at least 1, got 0"),
         ({"lr": -1.0}, "lr: expected a finite number > 0, got -1.0"),
         ({"lr": float("nan")}, "lr: expected a finite number > 0, got nan"),
+        ({"nearest_positives": 0}, "nearest_positives: expected an integer >= 1, or all, got 0"),
+        ({"nearest_positives": "some"}, "nearest_positives: expected an integer >= 1, or all, got 'some'"),
+        ({"nearest_positives": 1.5}, "nearest_positives: expected an integer >= 1, or all, got 1.5"),
         ({"class_rate": 1.5}, r"class_rate: expected a fraction in \(0, 1\], got 1.5"),
         (
             {"shard_proxies": True},

@@ -54,8 +54,8 @@ class CCPLoss(ClassProxies, MetricLoss):
         proxies: The proxies P, not normalized, shape (C, K, d); see `ClassProxies` for this and other attributes.
 
     Raises:
-        ValueError: If a size or ``nearest_positives`` is not a positive integer, ``class_rate`` is out of range, or ``group`` is given with a loss of
-            another library.
+        ValueError: If a size or ``nearest_positives`` is not a positive integer, ``class_rate`` is out of range, or
+            ``group`` is given with a loss of another library.
 
     Example:
         >>> from ccpml import ContrastiveLoss

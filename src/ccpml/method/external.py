@@ -73,7 +73,9 @@ def against_references(
 def _pairs_without(labels: Tensor, ref_labels: Tensor, ignored: Tensor) -> Indices:
     """Return all pairs of anchors and references but those ignored, given by index."""
     same = labels[:, None] == ref_labels  # (B, M)
-    return *torch.where(same.scatter(1, ignored, value=False)), *torch.where(~same)
+    anchors, positives = torch.where(same.scatter(1, ignored, value=False))
+    others, negatives = torch.where(~same)
+    return anchors, positives, others, negatives
 
 
 def _weighted_losses(loss: Any, weight: float = 1.0) -> list[tuple[float, nn.Module]]:

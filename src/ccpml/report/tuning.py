@@ -26,6 +26,7 @@ _LABELS: Final = {
     "projections.strength": "strength λ",
     "proxies_per_class": "proxies per class K",
     "pool_size": "pool size b",
+    "nearest_positives": "nearest positives n",
 }
 _LOOKS: Final[Any] = {
     "complete": {"marker": "o", "color": COLORS[0]},

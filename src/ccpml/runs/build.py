@@ -45,6 +45,7 @@ def build_criterion(settings: ResolvedSettings, num_classes: int) -> nn.Module:
         proxies_per_class=settings.proxies_per_class,
         pair_weight=settings.pair_weight,
         proxy_weight=settings.proxy_weight,
+        nearest_positives=None if settings.nearest_positives == "all" else settings.nearest_positives,
         class_rate=settings.class_rate,
         seed=settings.seed,
     )

@@ -32,6 +32,7 @@ class Settings:
         loss_parameters: Parameters of the loss by name; those not given have the values of the table of losses.
         projections: Options of the alternating projections of CCP.
         proxies_per_class: Proxies per class of CCP (K).
+        nearest_positives: Proxies of its class, the nearest, that a sample is pulled to (n); all: each of the K.
         class_rate: Fraction of the classes whose proxies a step of CCP compares with (never fewer classes than images
             in the batch); below 1 for very many classes.
         shard_proxies: Whether to shard the proxies over ranks by class.
@@ -93,6 +94,7 @@ class Settings:
     loss_parameters: dict[str, float] = field(default_factory=dict)
     projections: ProjectionOptions = field(default_factory=ProjectionOptions)
     proxies_per_class: int | None = None
+    nearest_positives: int | Literal["all"] | None = None
     class_rate: float = 1.0
     shard_proxies: bool = False
     pool_size: int | None = None
@@ -264,6 +266,7 @@ class ResolvedSettings(Settings):
 
     data_root: str
     proxies_per_class: int
+    nearest_positives: int | Literal["all"]
     pool_size: int
     memory_batches: int
     proxy_lr_factor: float
@@ -319,6 +322,10 @@ def _projections(values: Any, base: ProjectionOptions | None = None) -> Projecti
         raise ValueError(f"projections.{error}") from error
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 1
+
+
 def _finite(value: float) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
@@ -333,6 +340,7 @@ _RANGES: tuple[tuple[str, str, Any], ...] = (
     ("folds", "at least 2", lambda value: value >= 2),
     ("lr clip_norm proxy_lr_factor", "a finite number > 0", lambda value: _finite(value) and value > 0),
     (_WEIGHTS, "a finite number >= 0", lambda value: _finite(value) and value >= 0),
+    ("nearest_positives", "an integer >= 1, or all", lambda value: value == "all" or _is_count(value)),
     ("class_rate", "a fraction in (0, 1]", lambda value: 0 < value <= 1),
     ("seed", "0..2147483647", lambda value: 0 <= value < 2**31),
     ("device", "auto, cpu, cuda, cuda:<number> or mps", re.compile(r"auto|cpu|mps|cuda(:\d+)?").fullmatch),
