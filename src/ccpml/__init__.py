@@ -27,13 +27,13 @@ if TYPE_CHECKING:
         greedy_k_center,
         lipschitz_normalize,
     )
-    from ccpml.models import EmbeddingModel, create_model
+    from ccpml.models import EmbeddingModel, create_model, start_head
     from ccpml.options import ProjectionOptions
     from ccpml.retrieval import ClusterScores, RetrievalScores, cluster_scores, evaluate, nearest_neighbors
     from ccpml.runs.inference import Run, load_run
     from ccpml.runs.settings import Settings
     from ccpml.runs.train import train
-    from ccpml.training import CCPCallback, EmbeddingPool
+    from ccpml.training import CCPCallback, EmbeddingPool, pooled_features
 
 __all__ = [
     "AlternatingProjections",
@@ -68,6 +68,8 @@ __all__ = [
     "lipschitz_normalize",
     "load_run",
     "nearest_neighbors",
+    "pooled_features",
+    "start_head",
     "train",
 ]
 
@@ -77,14 +79,14 @@ __version__ = "0.1.0"
 _MODULES = {
     **dict.fromkeys(["ArcFaceLoss", "SubCenterArcFaceLoss", "CrossBatchMemory"], "baselines"),
     **dict.fromkeys(["ProxyAnchorLoss", "ProxyNCALoss", "SoftTripleLoss"], "baselines"),
-    **dict.fromkeys(["EmbeddingModel", "create_model"], "models"),
+    **dict.fromkeys(["EmbeddingModel", "create_model", "start_head"], "models"),
     "ProjectionOptions": "options",
     **dict.fromkeys(["ClusterScores", "RetrievalScores"], "retrieval"),
     **dict.fromkeys(["cluster_scores", "evaluate", "nearest_neighbors"], "retrieval"),
     **dict.fromkeys(["Run", "load_run"], "runs.inference"),
     "Settings": "runs.settings",
     "train": "runs.train",
-    **dict.fromkeys(["CCPCallback", "EmbeddingPool"], "training"),
+    **dict.fromkeys(["CCPCallback", "EmbeddingPool", "pooled_features"], "training"),
 }
 
 

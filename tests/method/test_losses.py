@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -9,9 +10,12 @@ from pytorch_metric_learning import losses as pml_losses
 from pytorch_metric_learning.distances import LpDistance
 
 from ccpml import (
+    CCPLoss,
     ContrastiveLoss,
     CosineContrastiveLoss,
+    CrossBatchMemory,
     MultiSimilarityLoss,
+    ProxyAnchorLoss,
     TripletMarginLoss,
     covering_radius,
     greedy_k_center,
@@ -287,3 +291,30 @@ def test_second_order_gradients_raise(loss):
     x = torch.randn(4, 3, requires_grad=True)
     with pytest.raises(RuntimeError, match="only first-order gradients"):
         torch.autograd.grad(loss(x, torch.tensor([0, 0, 1, 1])), x, create_graph=True)
+
+
+@pytest.mark.parametrize("normalize", ["lipschitz", "l2", None])
+def test_starting_lengths_follow_from_margins(normalize):
+    for pair_loss in (CosineContrastiveLoss(0.3, normalize), MultiSimilarityLoss(normalize=normalize)):
+        assert pair_loss.starting_length == 1
+    expected = 1 if normalize == "l2" else 0.5 / math.sqrt(2)
+    for pair_loss in (ContrastiveLoss(0.1, 0.5, normalize), TripletMarginLoss(0.125, normalize)):
+        assert pair_loss.starting_length == pytest.approx(expected)
+        assert CCPLoss(pair_loss, 3, 4, 2).starting_length == CrossBatchMemory(pair_loss, 4, 2, 8).starting_length
+        assert CCPLoss(pair_loss, 3, 4, 2).starting_length == pair_loss.starting_length
+    assert ContrastiveLoss(0, 3, normalize).starting_length == pytest.approx(
+        3 / math.sqrt(2) if normalize is None else 1
+    )
+    assert ContrastiveLoss(0, 0, normalize).starting_length == 1
+
+
+def test_at_the_starting_length_negatives_are_as_far_as_the_margin():
+    pair_loss = ContrastiveLoss(neg_margin=0.4)
+    x = torch.randn(500, 128)
+    x = x * pair_loss.starting_length / x.norm(dim=1).mean()
+    assert torch.pdist(x).mean().item() == pytest.approx(0.4, rel=0.02)
+
+
+def test_the_starting_length_of_other_losses_is_1():
+    assert CCPLoss(pml_losses.ContrastiveLoss(), 3, 4, 2).starting_length == 1
+    assert ProxyAnchorLoss(3, 4).starting_length == 1

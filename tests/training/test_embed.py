@@ -2,8 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from ccpml.training import embed
+from ccpml.distributed import own_rank
+from ccpml.models import EmbeddingModel, SmallConv
+from ccpml.training import embed, pooled_features
 from ccpml.training.embed import eval_mode
+from tests.ranks import run_on_ranks
 
 
 def network():
@@ -46,3 +49,42 @@ def check_and_fail(module):
         assert not any(part.training for part in module.modules())
         assert not torch.is_grad_enabled()
         raise KeyError
+
+
+IMAGES = torch.randint(256, (7, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("pooling", ["avg", "max", "avg+max"])
+def test_pooled_features_are_the_input_of_the_linear_layer(pooling, dtype):
+    model = EmbeddingModel(SmallConv(3), 4, pooling, bias=True).to(dtype)
+    model(IMAGES)  # running statistics that differ from those of a batch
+    features, labels = pooled_features(model, [(IMAGES[:4], torch.arange(4)), (IMAGES[4:], torch.arange(4, 7))])
+    assert model.training
+    assert (features.dtype, features.shape, labels.tolist()) == (torch.float32, (7, 128), list(range(7)))
+    with eval_mode(model):
+        torch.testing.assert_close(model.linear(features.to(dtype)), model(IMAGES))
+
+
+def test_pooled_features_under_autocast():
+    model = EmbeddingModel(SmallConv(3), 4)
+    exact, _ = pooled_features(model, [(IMAGES, torch.arange(7))])
+    with torch.autocast("cpu", torch.bfloat16):
+        features, _ = pooled_features(model, [(IMAGES, torch.arange(7))])
+    assert features.dtype == torch.float32
+    assert not torch.equal(features, exact)
+    torch.testing.assert_close(features, exact, rtol=0.05, atol=0.05)
+
+
+def features_of_rank():
+    torch.manual_seed(0)
+    model, share = EmbeddingModel(SmallConv(3), 4), ((0, 4), (4, 7))[own_rank()]  # of different sizes
+    return pooled_features(model, [(IMAGES[slice(*share)], torch.arange(*share))])
+
+
+def test_all_ranks_have_the_features_of_all():
+    torch.manual_seed(0)
+    expected, _ = pooled_features(EmbeddingModel(SmallConv(3), 4), [(IMAGES, torch.arange(7))])
+    for features, labels in run_on_ranks(features_of_rank, 2):
+        torch.testing.assert_close(features, expected)
+        assert labels.tolist() == list(range(7))

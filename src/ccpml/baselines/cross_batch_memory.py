@@ -75,6 +75,12 @@ class CrossBatchMemory(MetricLoss):
         self._steps, self._sizes = 0, [0] * memory_batches
         self.register_load_state_dict_post_hook(_read_counts)  # type: ignore[no-untyped-call]  # torch's is untyped
 
+    @property
+    def starting_length(self) -> float:
+        """That of the pair loss; 1 for a loss of another library."""
+        length: float = getattr(self.loss, "starting_length", 1.0)
+        return length
+
     def forward(
         self,
         embeddings: Tensor,

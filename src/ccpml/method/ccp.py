@@ -106,6 +106,12 @@ class CCPLoss(ClassProxies, MetricLoss):
             raise ValueError(f"group: sharded proxies need a PairLoss of ccpml, got {type(self.loss).__name__}")
         super().shard(group)
 
+    @property
+    def starting_length(self) -> float:
+        """That of the pair loss; 1 for a loss of another library."""
+        length: float = getattr(self.loss, "starting_length", 1.0)
+        return length
+
     def forward(
         self,
         embeddings: Tensor,

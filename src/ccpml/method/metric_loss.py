@@ -32,6 +32,14 @@ class MetricLoss(nn.Module):
             step waits for the device).
     """
 
+    @property
+    def starting_length(self) -> float:
+        """The mean length of embeddings from which training with this loss starts well; see `ccpml.start_head`.
+
+        It is 1 for losses on inner products or cosines, and follows from the margins for losses on distances.
+        """
+        return 1.0
+
     @property  # type: ignore[misc]  # isinstance reads it; nobody assigns it
     def __class__(self) -> Any:
         """The type; once pytorch-metric-learning is imported, also a subclass of its base class.

@@ -1,5 +1,6 @@
 """The base class of pair losses: the calling convention, normalization, and the choice of references."""
 
+import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -116,6 +117,17 @@ class PairLoss(MetricLoss, PairEquation):
             references = ReferenceSet(labels, ref_labels, self.normalized, within, ignored, max_positives, group)
             equation, parameters = self._equation(len(x)), tuple(self.parameters())
             return pair_loss(equation, self.normalized(x.to(dtype)), y.to(dtype), references, parameters)
+
+    def _length_at(self, distance: float) -> float:
+        """Return the mean length of embeddings at which unrelated ones are this far apart on average, at most 1.
+
+        Centered embeddings in many dimensions are almost orthogonal, so their distance is √2 times their length. Beyond
+        1, φ makes them unit vectors.
+        """
+        if self.normalize == "l2" or distance <= 0:
+            return 1.0
+        length = distance / math.sqrt(2)
+        return length if self.normalize is None else min(1.0, length)
 
     def _equation(self, anchors: int) -> PairEquation:
         """Return the fast form of the equation, unless a subclass of the class that names it redefines the equation.

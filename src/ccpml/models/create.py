@@ -21,6 +21,7 @@ def create_model(
     weights: Path | str | None = None,
     freeze_batchnorm: bool = False,
     image_size: int | None = None,
+    bias: bool = False,
 ) -> EmbeddingModel:
     """Create an embedding model.
 
@@ -36,6 +37,7 @@ def create_model(
         freeze_batchnorm: Whether every BatchNorm stays frozen, in training too.
         image_size: Side of the images, for backbones built for one size (most transformers of timm); None is the size
             of their published weights. Other backbones take any size.
+        bias: Whether the linear layer has a bias, as [`start_head`][ccpml.start_head] needs it.
 
     Returns:
         A model from images (B, channels, H, W) to embeddings (B, d).
@@ -68,4 +70,4 @@ def create_model(
     if weights is not None:
         # published files use the layer names of timm itself
         load_weights(net.model if isinstance(net, TimmBackbone) else net, weights)
-    return EmbeddingModel(net, embedding_dim, pooling, freeze_batchnorm)
+    return EmbeddingModel(net, embedding_dim, pooling, freeze_batchnorm, bias)

@@ -65,6 +65,7 @@ class EmbeddingModel(nn.Module):
         embedding_dim: Number of dimensions d of an embedding.
         pooling: Global average, global maximum, or the sum of both.
         freeze_batchnorm: Whether every BatchNorm stays frozen, in training too.
+        bias: Whether the linear layer has a bias, as [`start_head`][ccpml.start_head] needs it.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -82,7 +83,12 @@ class EmbeddingModel(nn.Module):
     std: Tensor
 
     def __init__(
-        self, backbone: Backbone, embedding_dim: int = 128, pooling: Pooling = "avg", freeze_batchnorm: bool = False
+        self,
+        backbone: Backbone,
+        embedding_dim: int = 128,
+        pooling: Pooling = "avg",
+        freeze_batchnorm: bool = False,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         if pooling not in {"avg", "max", "avg+max"}:
@@ -90,7 +96,7 @@ class EmbeddingModel(nn.Module):
         embedding_dim = as_int("embedding_dim", embedding_dim, 1)
         self.backbone = backbone
         self.pooling = pooling
-        self.linear = nn.Linear(backbone.out_channels, embedding_dim, bias=False)
+        self.linear = nn.Linear(backbone.out_channels, embedding_dim, bias=bias)
         self.frozen_batchnorm = freeze_batchnorm
         self.register_buffer("mean", torch.empty(0), persistent=False)
         self.register_buffer("std", torch.empty(0), persistent=False)
@@ -105,11 +111,16 @@ class EmbeddingModel(nn.Module):
         Raises:
             ValueError: On a wrong shape or dtype.
         """
+        embeddings: Tensor = self.linear(self.pooled(images))
+        return embeddings
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Return the features that the linear layer receives, (B, F), of images as in `forward`."""
         features: Tensor = self.backbone(self._normalize(images))  # (B, F, h, w)
         average = features.mean((2, 3)) if self.pooling != "max" else 0
         maximum = features.amax((2, 3)) if self.pooling != "avg" else 0
-        embeddings: Tensor = self.linear(average + maximum)
-        return embeddings
+        pooled: Tensor = average + maximum
+        return pooled
 
     def train(self, mode: bool = True) -> "EmbeddingModel":
         """Set the training mode; a frozen BatchNorm stays in eval mode."""

@@ -1,7 +1,7 @@
 """Training with Lightning: module, CCP callback, pool and schedules."""
 
 from ccpml.training.callback import CCPCallback
-from ccpml.training.embed import embed
+from ccpml.training.embed import embed, pooled_features
 from ccpml.training.module import MetricLearning, evaluate_with_roles
 from ccpml.training.pool import EmbeddingPool
 from ccpml.training.schedule import ReduceOnPlateau, Warmup
@@ -14,4 +14,5 @@ __all__ = [
     "Warmup",
     "embed",
     "evaluate_with_roles",
+    "pooled_features",
 ]

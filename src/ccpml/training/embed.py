@@ -6,7 +6,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["embed", "eval_mode"]
+from ccpml.distributed import gather_rows
+from ccpml.models import EmbeddingModel
+
+__all__ = ["embed", "eval_mode", "pooled_features"]
 
 
 @contextmanager
@@ -52,3 +55,41 @@ def embed(
             if progress is not None:
                 progress(len(images))
     return torch.cat(embeddings), torch.cat(labels)
+
+
+def pooled_features(
+    model: EmbeddingModel, batches: Iterable[tuple[Tensor, Tensor]], progress: Callable[[int], object] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the features that the linear layer of a model receives, by the network in eval mode.
+
+    On several ranks each one loads its part of the images, as many batches as it likes, and all get those of all ranks.
+
+    Args:
+        model: The model, on the device where it computes.
+        batches: Images and labels (B,).
+        progress: Called with the number of images of this rank after each batch.
+
+    Returns:
+        Features, float32 (N, F), and labels, int64 (N,), both on the CPU.
+
+    Example:
+        >>> from ccpml import create_model
+        >>> model = create_model("small_conv", embedding_dim=16, channels=1)
+        >>> features, labels = pooled_features(model, [(torch.rand(2, 1, 32, 32), torch.tensor([0, 1]))])
+        >>> features.shape
+        torch.Size([2, 128])
+    """
+    own = embed(_Pooled(model), batches, model.linear.weight.device, progress)
+    features, labels = (gather_rows(rows) for rows in own)
+    return features, labels
+
+
+class _Pooled(nn.Module):
+    """The model without its linear layer."""
+
+    def __init__(self, model: EmbeddingModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.pooled(images)

@@ -44,6 +44,11 @@ class ContrastiveLoss(PairLoss):
         check_number("neg_margin", neg_margin)
         self.pos_margin, self.neg_margin = pos_margin, neg_margin
 
+    @property
+    def starting_length(self) -> float:
+        """The mean length of embeddings at which the mean distance of negatives is m⁻: m⁻/√2, at most 1."""
+        return self._length_at(self.neg_margin)
+
     def accumulate(self, pairs: Pairs) -> Tensor:
         """Return Σ and number of the non-zero terms on P⁺ and on P⁻, (2, 2)."""
         pull = (pairs.values - self.pos_margin).relu()  # (D − m⁺)₊

@@ -38,6 +38,14 @@ class TripletMarginLoss(PairLoss):
         check_number("margin", margin)
         self.margin = margin
 
+    @property
+    def starting_length(self) -> float:
+        """The mean length of embeddings at which the mean distance of negatives is 4 m: 4 m/√2, at most 1.
+
+        The factor is that of the paper's parameters for CUB, where m⁻ of C2 is 4 m.
+        """
+        return self._length_at(4 * self.margin)
+
     def accumulate(self, pairs: Pairs) -> Tensor:
         """Return Σ and number of the non-zero terms, (2,)."""
         d_ap, d_an = pairs.positive_distances[:, :, None], pairs.values[:, None, :]
