@@ -117,10 +117,10 @@ class EmbeddingModel(nn.Module):
     def pooled(self, images: Tensor) -> Tensor:
         """Return the features that the linear layer receives, (B, F), of images as in `forward`."""
         features: Tensor = self.backbone(self._normalize(images))  # (B, F, h, w)
-        average = features.mean((2, 3)) if self.pooling != "max" else 0
-        maximum = features.amax((2, 3)) if self.pooling != "avg" else 0
-        pooled: Tensor = average + maximum
-        return pooled
+        if self.pooling == "avg":
+            return features.mean((2, 3))
+        maximum = features.amax((2, 3))
+        return maximum if self.pooling == "max" else features.mean((2, 3)) + maximum
 
     def train(self, mode: bool = True) -> "EmbeddingModel":
         """Set the training mode; a frozen BatchNorm stays in eval mode."""

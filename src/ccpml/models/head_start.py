@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.distributed import all_gather
-from ccpml.method.checks import check_embeddings, check_labels, check_number, check_sizes
+from ccpml.method.checks import check_embeddings, check_labels, check_number
+from ccpml.numbers import as_int
 
 __all__ = ["HeadStart", "closed_form_head", "start_head"]
 
@@ -82,7 +83,7 @@ def closed_form_head(
     """
     check_embeddings("features", features)
     check_labels("labels", labels, len(features))
-    check_sizes(dim=dim)
+    dim = as_int("dim", dim, 1)
     check_number("length", length, above=0)
     if kind not in ("whitening", "pca"):
         raise ValueError(f"kind: expected 'whitening' or 'pca', got {kind!r}")
