@@ -1,9 +1,9 @@
 """Deep metric learning with chance constraints: the public names, imported when they are first used."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as typing's, which is not imported: the command line handles Ctrl-C only after this module
 if TYPE_CHECKING:
+    from typing import Any
+
     from ccpml.baselines import (
         ArcFaceLoss,
         CrossBatchMemory,
@@ -90,9 +90,11 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in __all__:
         raise AttributeError(f"module 'ccpml' has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(f"ccpml.{_MODULES.get(name, 'method')}"), name)
     globals()[name] = value
     return value

@@ -1,4 +1,4 @@
-"""Progress bars on standard error: updated often on a terminal, every ten seconds in a log."""
+"""Progress on standard error: lines that say what is done, and bars, updated every ten seconds in a log."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -6,7 +6,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["progress_bar", "progress_to"]
+__all__ = ["announce", "progress_bar", "progress_to"]
+
+
+def announce(what: str) -> None:
+    """Say what is being done, before work that may take long in silence."""
+    print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 def progress_bar(

@@ -36,5 +36,5 @@ def test_a_hint_ends_the_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "notes.txt").touch()
     assert main(["train", "glyphs", "--run", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"ccpml: error: {tmp_path}: ")
+    assert error.splitlines()[-1].startswith(f"ccpml: error: {tmp_path}: ")
     assert error.endswith("; resume it with `ccpml train --resume <run>`, or choose another directory with --run\n")

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -147,7 +148,7 @@ def test_a_batch_that_ranks_cannot_share_fails_before_anything_is_written(folder
 
 
 def ranks_beside(pid):
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], check=True, capture_output=True, text=True)
+    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], check=False, capture_output=True, text=True)
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if "runs.rank" in line]
 
 
@@ -157,3 +158,34 @@ def is_alive(pid):
     except ProcessLookupError:
         return False
     return True
+
+
+def started_rank(process):
+    """The process of the other rank, as soon as it exists: it has imported nothing yet."""
+    while process.poll() is None:
+        found = ranks_beside(process.pid)
+        if found:
+            return found[0]
+        time.sleep(0.01)
+    pytest.fail(f"the run ended before its rank started: {process.communicate()}")
+
+
+def test_a_rank_that_dies_before_training_starts_ends_the_run(folder, tmp_path):
+    process = subprocess.Popen(begin(folder, tmp_path / "run", ranks=2), stderr=subprocess.PIPE, text=True)
+    os.kill(started_rank(process), signal.SIGKILL)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: training stopped: rank 1 failed (exit code -9)" in error
+
+
+def test_ctrl_c_while_ranks_start_ends_all_at_once(folder, tmp_path):
+    path = tmp_path / "run"
+    process = subprocess.Popen(begin(folder, path, ranks=2), stderr=subprocess.PIPE, text=True)
+    other = started_rank(process)
+    for one in (other, process.pid):  # as a terminal does
+        os.kill(one, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert f"ccpml train --resume {path}" in error
+    assert not is_alive(other)

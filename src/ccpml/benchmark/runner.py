@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from ccpml.benchmark.protocol import Benchmark, Cell
 from ccpml.files import write_json
+from ccpml.interrupts import PARENT, block_ctrl_c
 from ccpml.runs.directory import RunDirectory
 
 __all__ = ["Progress", "RunningCell", "run_cells"]
@@ -120,10 +121,10 @@ def _is_finished(benchmark: Benchmark, cell: Cell) -> bool:
 def _start(cell: Cell, device: str) -> RunningCell:
     """Start the process of a cell, in a session of its own, so that Ctrl-C reaches it once and only through us."""
     write_json(cell.settings_file, {**cell.settings.as_dict(), "device": device})
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
     if cell.settings.threads != "auto":
         environment["OMP_NUM_THREADS"] = str(cell.settings.threads)
-    with cell.log_file.open("wb") as log:
+    with cell.log_file.open("wb") as log, block_ctrl_c():
         command = [sys.executable, "-m", "ccpml.benchmark.cell_process", str(cell.settings_file), str(cell.path)]
         null = subprocess.DEVNULL
         process = subprocess.Popen(

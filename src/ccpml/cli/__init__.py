@@ -1,16 +1,19 @@
 """The command line: one module per verb, imported when the verb is called."""
 
 import sys
-from collections.abc import Sequence
-from importlib import import_module
 
-from ccpml.cli.hints import hint_for
-from ccpml.cli.options import UsageError
-from ccpml.data_name import known_names
+try:
+    from ccpml.interrupts import exit_at_ctrl_c, raise_at_ctrl_c
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["VERBS", "main"]
 
-_HELP = f"""usage: ccpml <verb> ... [--debug]
+_HELP = """usage: ccpml <verb> ... [--debug]
 
 Deep metric learning with chance constraints: train embeddings that find images of classes not seen in training.
 
@@ -23,7 +26,7 @@ verbs:
   tune       search settings on the validation classes
   data       check images, download a benchmark, or cache images in a smaller size
 
-data are {known_names()}.
+data are {known_names}.
 groceries are photographs that come with ccpml; glyphs are drawn at first use (about half a minute) and cached;
 benchmarks are below --data-root or $CCPML_DATA; each folder below <path> that holds images is a class;
 a CSV file has the columns path,label[,split[,role]].
@@ -39,31 +42,67 @@ VERBS = ("train", "evaluate", "embed", "report", "benchmark", "tune", "data")
 """Each verb is a module of this package: ``parse`` reads its arguments, ``run`` reads and obeys them."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+def main(argv: "Sequence[str] | None" = None) -> int:
+    """Run the command line; return the exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
+
+    Without ``argv``, this is the process of the command line, and its signals and streams are set up.
+    """
+    if argv is not None:
+        return _run(list(argv))
+    try:
+        raise_at_ctrl_c()
+        from ccpml.cli.terminal import BROKEN_PIPE, flush_streams, is_broken_pipe, prepare_streams
+
+        prepare_streams()
+        code = _run(sys.argv[1:])
+    except SystemExit as stop:  # after --help
+        code = int(stop.code or 0)
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        if not is_broken_pipe():
+            raise
+        code = BROKEN_PIPE  # quietly
+    exit_at_ctrl_c()
+    return flush_streams(code)
+
+
+def _run(arguments: list[str]) -> int:
+    from ccpml.cli.hints import describe
+    from ccpml.cli.options import UsageError
+    from ccpml.cli.terminal import is_broken_pipe
+
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return _run_verb(arguments)
+    except KeyboardInterrupt:
+        print("ccpml: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:  # the one place where errors become sentences
+        if debug or (isinstance(error, BrokenPipeError) and is_broken_pipe()):
+            raise
+        print(f"ccpml: error: {describe(error)}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError | FileExistsError) else 1
+
+
+def _run_verb(arguments: list[str]) -> int:
+    from ccpml.cli.options import UsageError
+
     if not arguments or arguments[0] in {"-h", "--help"}:
-        print(_HELP, end="")
+        from ccpml.data_name import known_names
+
+        print(_HELP.format(known_names=known_names()), end="")
         return 0 if arguments else 2
     if arguments[0] == "--version":
         from ccpml import __version__
 
         print(f"ccpml {__version__}")
         return 0
-    try:
-        verb = arguments[0]
-        if verb not in VERBS:
-            raise UsageError(f"verb: expected one of {', '.join(VERBS)}, got {verb}")
-        code: int = import_module(f"ccpml.cli.{verb}").run(arguments[1:])
-        return code
-    except KeyboardInterrupt:
-        print("ccpml: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:  # the one place where errors become sentences
-        if debug:
-            raise
-        text = " ".join(str(error).split()) or type(error).__name__
-        print(f"ccpml: error: {text}{hint_for(error)}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError | FileExistsError) else 1
+    verb = arguments[0]
+    if verb not in VERBS:
+        raise UsageError(f"verb: expected one of {', '.join(VERBS)}, got {verb}")
+    from importlib import import_module
+
+    code: int = import_module(f"ccpml.cli.{verb}").run(arguments[1:])
+    return code

@@ -12,6 +12,7 @@ from ccpml.cli.options import UsageError, report_stop
 from ccpml.cli.settings_parser import Parsed, SettingsParser, check_settings, read_yaml
 from ccpml.data_name import DataName
 from ccpml.losses import LOSSES
+from ccpml.progress import announce
 
 _LOSSES = "c1,c2,triplet,ms"
 _METHODS = "plain,ccp,xbm"
@@ -22,6 +23,7 @@ def run(arguments: list[str]) -> int:
     options, benchmark = parse(arguments)
     check_settings(benchmark.base)
 
+    announce("loading libraries")
     from ccpml.benchmark.prepare import prepare_benchmark
     from ccpml.benchmark.runner import run_cells
     from ccpml.cli.live_table import LiveTable
@@ -39,6 +41,7 @@ def run(arguments: list[str]) -> int:
         from ccpml.benchmark.results import best_settings, collect_results
         from ccpml.report.ablation import draw_ablation, draw_table
 
+        announce("computing the table")
         results = collect_results(benchmark)
     except KeyboardInterrupt as stopped:
         return report_stop(stopped, ["benchmark", *arguments], f"finished runs are kept in {benchmark.out}; ")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ccpml.cli.options import Parser, UsageError, add_data_options, check_data_root, find_data_root, report_stop
 from ccpml.data_name import BENCHMARKS, known_names
+from ccpml.progress import announce
 
 
 def run(arguments: list[str]) -> int:
@@ -41,6 +42,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def _check(options: argparse.Namespace) -> int:
     check_data_root(options.data, options.data_root)
 
+    announce("loading libraries")
     from ccpml.data.upkeep.verify import verify_source
 
     found = verify_source(options.data, options.data_root)
@@ -74,6 +76,7 @@ def _cache(options: argparse.Namespace) -> int:
     if options.side < 1:
         raise UsageError(f"--side: expected at least 1, got {options.side}")
 
+    announce("loading libraries")
     from ccpml.data import build_cache
 
     print(build_cache(options.data, options.data_root, options.allow_partial, options.side))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ccpml.cli.options import Parser, UsageError, add_data_options, check_data, check_output, check_run
 from ccpml.data_name import known_names
+from ccpml.progress import announce
 
 
 def run(arguments: list[str]) -> int:
@@ -16,6 +17,7 @@ def run(arguments: list[str]) -> int:
     check_run(options.path)
     check_data(options.data)
 
+    announce("loading libraries")
     from ccpml.runs.inference import embed_run
 
     count = embed_run(**vars(options))

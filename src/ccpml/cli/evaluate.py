@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ccpml.cli.options import Parser, add_data_options, check_data, check_output, check_run
 from ccpml.data_name import known_names
+from ccpml.progress import announce
 
 
 def run(arguments: list[str]) -> int:
@@ -16,6 +17,7 @@ def run(arguments: list[str]) -> int:
     if output is not None:
         check_output(output)
 
+    announce("loading libraries")
     from ccpml.files import write_json
     from ccpml.runs.inference import evaluate_run
 

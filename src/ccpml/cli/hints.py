@@ -1,4 +1,6 @@
-"""Hints that the command line appends to errors."""
+"""The sentences of errors: what happened, and a hint about what to do."""
+
+import re
 
 HINTS = {
     "BenchmarkExistsError": "choose another --out, or pass the settings that it started with",
@@ -13,7 +15,28 @@ HINTS = {
 """Hints by the name of the error's class, so that no library is imported for them."""
 
 
+def describe(error: BaseException) -> str:
+    """Return the sentence of an error, with its hint and its notes."""
+    text = " ".join(_text(error).split()) or type(error).__name__
+    return "; ".join([f"{text}{hint_for(error)}", *getattr(error, "__notes__", ())])
+
+
 def hint_for(error: BaseException) -> str:
     """Return the hint for an error as the end of its sentence; empty if there is none."""
     hints = (HINTS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in HINTS)
     return next((f"; {hint}" for hint in hints), "")
+
+
+def _text(error: BaseException) -> str:
+    """Return the message of an error; those of the system and of allocators are put into words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    text = str(error)
+    size = re.search(r"(?:tried to allocate|Tried to allocate|Unable to allocate) ([\d.]+) ?(\w+)", text)
+    if size is None or not isinstance(error, MemoryError | RuntimeError):
+        return f"out of memory; {_SMALLER}" if isinstance(error, MemoryError) else text
+    amount = f"{float(size[1]) / 1e9:,.1f} GB" if size[2] == "bytes" else f"{size[1]} {size[2]}"
+    return f"out of memory: an array of {amount} does not fit; {_SMALLER}"
+
+
+_SMALLER = "choose a smaller image_size, batch, embedding_dim or number of proxies"

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from ccpml.cli.options import Parser, check_run
+from ccpml.progress import announce
 
 
 def run(arguments: list[str]) -> int:
@@ -11,9 +12,11 @@ def run(arguments: list[str]) -> int:
     options = parse(arguments)
     check_run(options.run)
 
+    announce("loading libraries")
     from ccpml.report import write_report
     from ccpml.runs.directory import RunDirectory
 
+    announce("writing the report")
     print(write_report(RunDirectory.open(options.run)))
     return 0
 

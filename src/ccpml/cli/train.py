@@ -6,6 +6,7 @@ from typing import Any
 from ccpml.cli.options import UsageError, check_run, report_stop
 from ccpml.cli.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
+from ccpml.progress import announce
 from ccpml.runs.settings import Settings
 
 
@@ -18,6 +19,7 @@ def run(arguments: list[str]) -> int:
         check_settings(settings)
         path = Path(options.run or _default_path(settings))
 
+    announce("loading libraries")
     from ccpml.report import write_report
     from ccpml.runs import train
     from ccpml.runs.callbacks import Stopped
@@ -31,6 +33,7 @@ def run(arguments: list[str]) -> int:
         return report_stop(stopped, ["train", "--resume", str(path)])
     if not is_main_process():
         return 0
+    announce("writing the report")
     report = write_report(trained)
     _print_scores(trained.scores())
     print(f"run     {trained.path}\nreport  {report}")

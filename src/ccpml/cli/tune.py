@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ccpml.cli.options import UsageError, report_stop
 from ccpml.cli.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
+from ccpml.progress import announce
 from ccpml.tuning.search_space import SEARCHES, Field, search_space
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def run(arguments: list[str]) -> int:
     check_settings(parsed.settings)
     if find_spec("optuna") is None:
         raise ModuleNotFoundError("ccpml tune needs Optuna, which is not installed; pip install 'ccpml[tune]'")
+    announce("loading libraries")
     search = _search(parsed, space)
 
     from ccpml.report.tuning import draw_search

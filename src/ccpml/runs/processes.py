@@ -6,11 +6,11 @@ The main process starts the others on its machine, unless torchrun has started t
 import atexit
 import gc
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,18 +18,21 @@ from pathlib import Path
 
 from torch import distributed
 
+from ccpml.interrupts import PARENT, block_ctrl_c
+from ccpml.progress import announce
+
 __all__ = [
-    "exit_with_parent",
     "is_main_process",
     "launch_rank",
     "local_and_node_counts",
     "lost_contact",
     "other_ranks",
     "process_group_cleanup",
+    "report_ready",
 ]
 
-RANK = "CCPML_RANK"
-"""Environment variable with the rank of a process that the main process started."""
+RANK, READY = "CCPML_RANK", "CCPML_READY"
+"""Environment variables of a process that the main process started: its rank, and the pipe for `report_ready`."""
 
 
 def launch_rank() -> int:
@@ -67,10 +70,9 @@ def other_ranks(run: Path, ranks: int, threads: int) -> Iterator[None]:
             yield
         return
     with _environment(ranks, threads):
-        command = [sys.executable, "-m", "ccpml.runs.rank", str(run)]
-        own = ({RANK: str(rank), "LOCAL_RANK": str(rank)} for rank in range(1, ranks))
-        processes = [subprocess.Popen(command, env={**os.environ, **each}, stdin=subprocess.DEVNULL) for each in own]
+        processes, ready = _start(run, ranks)
         try:
+            _wait_until_ready(processes, ready)
             with process_group_cleanup():
                 yield
             _wait(processes, 60)
@@ -81,7 +83,16 @@ def other_ranks(run: Path, ranks: int, threads: int) -> Iterator[None]:
                 _check_exit_codes(processes)
             raise
         finally:
+            os.close(ready)
             _end(processes)
+
+
+def report_ready() -> None:
+    """Report to the main process that this rank is about to join the process group."""
+    if READY in os.environ:
+        number = int(os.environ.pop(READY))
+        os.write(number, b".")
+        os.close(number)
 
 
 @contextmanager
@@ -103,17 +114,6 @@ def lost_contact(error: BaseException) -> bool:
     )
 
 
-def exit_with_parent(parent: int) -> None:
-    """Send SIGTERM to this process once its parent has ended, so that no two processes train one run."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 @contextmanager
 def _environment(ranks: int, threads: int) -> Iterator[None]:
     """Set the variables by which Lightning and torch connect the ranks, for the duration of the block."""
@@ -130,6 +130,39 @@ def _environment(ranks: int, threads: int) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+def _start(run: Path, ranks: int) -> "tuple[list[subprocess.Popen[bytes]], int]":
+    """Start the other ranks; return them, and the end of a pipe from which each sends a byte once it is ready."""
+    command = [sys.executable, "-m", "ccpml.runs.rank", str(run)]
+    ready, theirs = os.pipe()
+    common = {**os.environ, PARENT: str(os.getpid()), READY: str(theirs)}
+    own = ({RANK: str(rank), "LOCAL_RANK": str(rank)} for rank in range(1, ranks))
+    null = subprocess.DEVNULL
+    try:
+        with block_ctrl_c():  # for good: the main process handles Ctrl-C and ends the others
+            return [subprocess.Popen(command, env=common | each, stdin=null, pass_fds=(theirs,)) for each in own], ready
+    finally:
+        os.close(theirs)
+
+
+def _wait_until_ready(processes: "list[subprocess.Popen[bytes]]", ready: int) -> None:
+    """Wait until all ranks are about to join the process group, where waiting could not be interrupted.
+
+    Raises:
+        RuntimeError: If one of them ends before.
+    """
+    announce(f"starting {len(processes) + 1} ranks")
+    waiting = len(processes)
+    while waiting:
+        if select.select([ready], [], [], 0.1)[0]:
+            arrived = len(os.read(ready, waiting))
+            if not arrived:  # all have ended
+                _wait(processes, 5)
+                _check_exit_codes(processes)
+                raise RuntimeError("training stopped: the other ranks ended before training started")
+            waiting -= arrived
+        _check_exit_codes(processes)
 
 
 def _check_exit_codes(processes: "list[subprocess.Popen[bytes]]") -> None:

@@ -5,14 +5,16 @@ import signal
 import sys
 from pathlib import Path
 
-from ccpml.runs.processes import exit_with_parent
+from ccpml.interrupts import exit_with_parent
 
 
 def main(path: Path) -> int:
-    """Train with the main process, which writes and decides when to stop; return 0, or 1 for a failure."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C and ends this one
+    """Train with the main process, which writes and decides when to stop; return 0, or 1 for a failure.
+
+    The main process has blocked SIGINT for this one: it handles Ctrl-C, and ends this process.
+    """
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))  # Lightning's handler waits for other ranks
-    exit_with_parent(os.getppid())
+    exit_with_parent()
     from ccpml.runs.processes import launch_rank, lost_contact
     from ccpml.runs.train import resume
 

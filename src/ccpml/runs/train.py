@@ -15,7 +15,7 @@ from ccpml.runs.build import check_weights, transforms, workers
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import load_images
 from ccpml.runs.parts import Parts
-from ccpml.runs.processes import is_main_process, other_ranks, process_group_cleanup
+from ccpml.runs.processes import is_main_process, other_ranks, process_group_cleanup, report_ready
 from ccpml.runs.scoring import score_run, score_test
 from ccpml.runs.settings import ResolvedSettings, Settings
 from ccpml.runs.trainer import Training, quiet, rank_batches
@@ -112,10 +112,11 @@ def _run(training: Training, run: RunDirectory, parts: Parts, test: bool) -> Non
     threads = max(1, torch.get_num_threads() // ranks) if given == "auto" else given
     if not is_main_process():
         torch.set_num_threads(threads)
+        report_ready()
         with process_group_cleanup():
             _fit_and_test(training, run, parts, test)
         return
-    with run.locked(), training.stop_request, other_ranks(run.path, ranks, threads):
+    with run.locked(), other_ranks(run.path, ranks, threads), training.stop_request:
         _fit_and_test(training, run, parts, test)
 
 

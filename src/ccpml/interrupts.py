@@ -1,0 +1,78 @@
+"""Ctrl-C at any moment, and the end of a parent process. Imports no library, so that it holds while they load."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+__all__ = ["PARENT", "block_ctrl_c", "exit_at_ctrl_c", "exit_with_parent", "raise_at_ctrl_c"]
+
+PARENT = "CCPML_PARENT"
+"""Environment variable with the process id of the process that started this one."""
+
+
+def raise_at_ctrl_c() -> None:
+    """Raise KeyboardInterrupt at Ctrl-C, or exit at once where nothing could catch it as such.
+
+    That is while a module is imported, which libraries turn into errors of their own, and in destructors and
+    callbacks, where Python would print a traceback and continue.
+    """
+    signal.signal(signal.SIGINT, _raise_or_exit)
+    sys.unraisablehook = _exit_if_interrupted
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def exit_at_ctrl_c() -> None:
+    """Exit at once at Ctrl-C: the work is done, and the interpreter is about to end."""
+    signal.signal(signal.SIGINT, _exit)
+
+
+@contextmanager
+def block_ctrl_c() -> Iterator[None]:
+    """Block SIGINT until the end of the block; in processes started within, until they call `raise_at_ctrl_c`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def exit_with_parent() -> None:
+    """Send SIGTERM to this process once its parent has ended, so that no two processes train one run.
+
+    The parent is the process of the environment variable `PARENT`, which may have ended before this one could look.
+    """
+    parent = int(os.environ.get(PARENT, os.getppid()))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _raise_or_exit(number: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            _exit(number, frame)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _exit_if_interrupted(unraisable: Any) -> None:
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        _exit(signal.SIGINT, None)
+    sys.__unraisablehook__(unraisable)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    try:
+        os.write(2, b"ccpml: interrupted\n")
+    finally:
+        os._exit(128 + number)

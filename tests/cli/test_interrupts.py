@@ -1,0 +1,83 @@
+"""Ctrl-C at any moment from the first instruction on: exit code 130, no traceback, no process left."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ccpml.interrupts import PARENT, block_ctrl_c
+
+# Sends SIGINT to itself at the n-th import, then runs the command line.
+PROGRAM = """
+import os
+import signal
+import sys
+
+left = int(sys.argv.pop(1))
+
+
+def interrupt(event, arguments):
+    global left
+    if event == "import":
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        left -= 1
+
+
+sys.addaudithook(interrupt)
+{start}
+"""
+COMMAND_LINE = "from ccpml.cli import main; sys.exit(main())"
+CELL = "from ccpml.benchmark.cell_process import main; sys.exit(main(sys.argv[1], sys.argv[2]))"
+
+
+def interrupted(start: str, moment: int, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", PROGRAM.replace("{start}", start), str(moment), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+# Modules 0 and 1 are ccpml and ccpml.cli, which imports nothing before it is ready.
+@pytest.mark.parametrize("moment", [2, 3, 5, 9, 20, 45, 90, 200, 500, 1800])
+def test_an_interrupted_import_is_exit_code_130_without_a_traceback(moment: int, folder: Path, tmp_path: Path) -> None:
+    result = interrupted(COMMAND_LINE, moment, "train", f"folder:{folder}", "--max-steps=1", "--run", tmp_path / "run")
+    assert "Traceback" not in result.stderr
+    assert "Error" not in result.stderr
+    assert result.returncode == 130
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("moment", [0, 20, 600])
+def test_a_cell_of_a_benchmark_that_is_interrupted_while_it_imports_ends_quietly(moment: int) -> None:
+    with block_ctrl_c():  # as the benchmark starts it
+        result = interrupted(CELL, moment, "settings", "run")
+    assert "Traceback" not in result.stderr
+    assert result.returncode == 130
+
+
+def test_an_interrupt_in_a_destructor_ends_the_process() -> None:
+    program = """
+import os, signal, time
+from ccpml.interrupts import raise_at_ctrl_c
+class Destructor:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+raise_at_ctrl_c()
+Destructor()
+time.sleep(5)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
+    assert (result.returncode, result.stderr) == (130, "ccpml: interrupted\n")
+
+
+@pytest.mark.parametrize("module", ["ccpml.benchmark.cell_process", "ccpml.runs.rank"])
+def test_a_process_whose_parent_has_ended_before_it_could_look_ends(module: str, tmp_path: Path) -> None:
+    environment = {"PATH": "", "PYTHONPATH": ":".join(sys.path), PARENT: "1"}  # not the parent of this one
+    command = [sys.executable, "-m", module, str(tmp_path / "settings"), str(tmp_path / "run")]
+    started = time.monotonic()
+    code = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=30).returncode
+    assert code in {-signal.SIGTERM, 128 + signal.SIGTERM}
+    assert time.monotonic() - started < 5

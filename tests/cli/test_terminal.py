@@ -1,0 +1,67 @@
+"""Closed streams, pipes that nobody reads, full disks, and terminals without Unicode."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = f"{sys.executable} -m ccpml.cli"
+
+
+def shell(line: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
+    line = f'set -o pipefail; ccpml() {{ {COMMAND} "$@"; }}; {line}'
+    return subprocess.run(
+        ["bash", "-c", line], capture_output=True, check=False, timeout=60, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_neither_the_exit_code_nor_what_the_others_get(closed: str) -> None:
+    for verb in ("--version", "nonsense"):
+        whole, part = shell(f"ccpml {verb}"), shell(f"ccpml {verb} {closed}")
+        assert part.returncode == whole.returncode
+        assert part.stdout in {whole.stdout, b""}
+        assert part.stderr in {whole.stderr, b""}
+
+
+@pytest.mark.parametrize("verb", [["--help"], ["train", "--help"], ["nonsense"]])
+def test_a_pipe_that_nobody_reads_ends_the_command_quietly(verb: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    streams = {"stdout": writing, "stderr": subprocess.PIPE}
+    if verb == ["nonsense"]:
+        streams = {"stdout": subprocess.PIPE, "stderr": writing}
+    result = subprocess.run([sys.executable, "-m", "ccpml.cli", *verb], check=False, timeout=60, **streams)
+    os.close(writing)
+    assert result.returncode in ({0, 141} if "train" in verb else {141})  # argparse may ignore the failure itself
+    assert not result.stdout
+    assert not result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_to_a_full_disk_is_one_sentence(unbuffered: str) -> None:
+    result = shell("ccpml --help > /dev/full", PYTHONUNBUFFERED=unbuffered)
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"ccpml: error: ")
+    assert result.stderr.endswith(b"No space left on device\n")
+    assert result.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+@pytest.mark.parametrize("verb", ["train", "tune"])
+def test_help_is_shown_in_any_encoding(encoding: str, verb: str) -> None:
+    result = shell(f"ccpml {verb} --help", PYTHONIOENCODING=encoding, COLUMNS="40")
+    assert (result.returncode, result.stderr) == (0, b"")
+    text = result.stdout.decode(encoding)
+    assert ("λ" if encoding == "utf-8" else "lambda") in text
+    assert "\\u" not in text
+
+
+def test_commands_work_without_a_home(folder: Path, tmp_path: Path) -> None:
+    for environment in ({"HOME": "/no/such"}, {"HOME": ""}):
+        result = shell(f"cd {tmp_path}; unset XDG_CACHE_HOME; ccpml data check folder:{folder}", **environment)
+        assert (result.returncode, b"complete" in result.stdout) == (0, True)
+        assert not list(tmp_path.iterdir())
