@@ -310,3 +310,59 @@ def test_failing_pool_undoes_the_rewind():
     with pytest.raises(ValueError, match="finite"):
         projections.project(lambda: torch.full((C, B, D), torch.nan))
     assert all(torch.equal(x, current[name]) for name, x in model.state_dict().items())
+
+
+class Changing(nn.Module):
+    """A network whose bank and whose layers change while it is trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(5, D))
+        self.register_buffer("bank", torch.empty(0), persistent=False)
+
+
+@pytest.mark.parametrize("rewind", [False, True])
+def test_buffers_and_layers_may_change_in_training(rewind):
+    model, criterion = Changing(), CCPLoss(ContrastiveLoss(), C, D, K)
+    projections = AlternatingProjections(model, criterion, patience=1, strength=1.0, rewind=rewind)
+    projections.start(pool)
+    projections.observe(0.5)
+    weight = model.layers[0].weight.detach().clone()
+    model.bank = torch.ones(4, D)  # as many as the first batch has
+    model.layers.append(nn.Linear(D, D))
+    added = model.layers[1].weight.detach().clone()
+    model.layers[0].weight.data.add_(1)
+    projections.observe(0.4)
+    projections.project(pool)
+    assert torch.equal(model.layers[0].weight, weight + (not rewind))
+    assert torch.equal(model.layers[1].weight, added)  # it has no best copy to return to, nor an anchor
+    assert torch.equal(model.bank, torch.ones(4, D))
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    projections.pull()
+    torch.testing.assert_close(model.layers[0].weight.grad, torch.full((D, 5), float(not rewind)))
+    assert model.layers[1].weight.grad.count_nonzero() == 0
+
+    projections.observe(0.3)
+    model.bank = torch.zeros(9, D)
+    projections.observe(0.6)
+    again = Changing()  # its bank is empty yet
+    again.layers.append(nn.Linear(D, D))
+    other = AlternatingProjections(again, CCPLoss(ContrastiveLoss(), C, D, K), rewind=rewind)
+    other.load_state_dict(projections.state_dict())
+    other.project(pool)
+    assert torch.equal(again.layers[1].weight, added) is rewind
+
+
+def test_captured_weights_are_the_ones_kept():
+    model, _, projections = setup(patience=1, rewind=True)
+    projections.start(pool)
+    scored = copy.deepcopy(model.state_dict())
+    projections.capture()
+    for p in model.parameters():
+        p.data.add_(1)
+    projections.observe(0.5)
+    projections.capture()
+    projections.observe(0.4)
+    projections.project(pool)
+    assert all(torch.equal(x, scored[name]) for name, x in model.state_dict().items())

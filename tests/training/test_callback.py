@@ -156,7 +156,7 @@ def test_wrong_use_raises():
         fit(module, CCPCallback(pool, "score"), epochs=1)
 
 
-def test_validation_keeps_the_state_for_a_later_fit(tmp_path):
+def test_validation_keeps_the_state_for_a_later_checkpoint(tmp_path):
     callback = CCPCallback(pool, monitor="score", patience=2)
     assert callback.state_dict() == {}
     fit(OwnModule(), callback, epochs=5).save_checkpoint(tmp_path / "state.ckpt")

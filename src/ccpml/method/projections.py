@@ -15,7 +15,16 @@ from ccpml.method.checks import check_pool
 from ccpml.method.cover import MAX_COVER_RATIO, cover_ratio, greedy_k_center
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.separation import MIN_SEPARATION, class_separation, evenly_spaced_classes
-from ccpml.method.snapshots import check_shapes, clones, copy_onto, restored, state_of, to_devices_of, weights_of
+from ccpml.method.snapshots import (
+    check_shapes,
+    clones,
+    copy_onto,
+    matching,
+    restored,
+    state_of,
+    to_devices_of,
+    weights_of,
+)
 from ccpml.options import ProjectionOptions
 
 __all__ = ["AlternatingProjections", "Pool"]
@@ -26,7 +35,7 @@ Pool = Callable[[], Tensor]
 On several ranks, C may be all classes or those of this rank, `ccpml.distributed.rank_range`."""
 
 _STATE = {"started", "waiting", "separation", "instance", "strength_now", "best_score", "stale"}
-_STATE |= {"anchor", "best", "best_proxies"}
+_STATE |= {"anchor", "best", "best_buffers", "best_proxies"}
 
 
 class AlternatingProjections:
@@ -183,11 +192,11 @@ class AlternatingProjections:
             return
         stepped = None if weights is None else {id(weight) for weight in weights}
         own = weights_of(self.model, self.criterion)
-        self._anchor = to_devices_of(own, self._anchor)  # the model may have been moved
+        self._anchor = to_devices_of(own, matching(self._anchor, own))  # the model may have been moved or changed
         pulled, anchors, gradients = [], [], []
         for name, weight in own.items():
-            among = stepped is None or id(weight) in stepped
-            if among and weight.requires_grad and weight.grad is not None and name in self._anchor:
+            among = weight.requires_grad and (stepped is None or id(weight) in stepped)
+            if among and weight.grad is not None and name in self._anchor:
                 pulled.append(weight)
                 anchors.append(self._anchor[name])
                 gradients.append(weight.grad)
@@ -268,7 +277,8 @@ class AlternatingProjections:
             self._choose_proxies(self._embed(pool), centers=self.best_proxies)
         if reset is not None:
             reset.state.pop(self.criterion.proxies, None)
-        self._anchor = {name: self._best[name] for name in weights_of(self.model, self.criterion)}  # θ_k
+        own = weights_of(self.model, self.criterion)
+        self._anchor = matching(self._best, own)  # θ_k
         self.instance += 1
         self.strength_now = self.options.strength * self.options.decay**self.instance
         self._forget_best()
@@ -351,6 +361,8 @@ class AlternatingProjections:
         With sharded proxies it holds those of all ranks, as the criterion's ``state_dict`` does; all ranks call it.
         """
         best_proxies = None if self.best_proxies is None else self.criterion.gather_classes(self.best_proxies.clone())
+        own, current = weights_of(self.model, self.criterion), state_of(self.model, self.criterion)
+        buffers = {name: buffer for name, buffer in current.items() if name not in own}
         return {
             "started": self.started,
             "waiting": self.waiting,
@@ -359,8 +371,9 @@ class AlternatingProjections:
             "strength_now": self.strength_now,
             "best_score": self.best_score,
             "stale": self.stale,
-            "anchor": None if self._anchor is None else clones(self._anchor),
-            "best": clones(self._best),
+            "anchor": None if self._anchor is None else clones(matching(self._anchor, own)),
+            "best": clones(matching(self._best, own)),
+            "best_buffers": clones(matching(self._best, buffers)),
             "best_proxies": best_proxies,
         }
 
@@ -374,20 +387,18 @@ class AlternatingProjections:
         if missing:
             raise ValueError(f"state: expected the keys of state_dict(), got none for {sorted(missing)}")
         anchor, best, best_proxies = state["anchor"], state["best"], state["best_proxies"]
-        current = state_of(self.model, self.criterion)
-        if anchor is not None:
-            check_shapes("anchor", anchor, weights_of(self.model, self.criterion))
-        if best:
-            check_shapes("best", best, current)
+        own, current = weights_of(self.model, self.criterion), state_of(self.model, self.criterion)
+        check_shapes("anchor", anchor or {}, own)
+        check_shapes("best", best, own)
         if (state["best_score"] is None) != (best_proxies is None):
             raise ValueError("state: expected best_score and best_proxies together, got one of them")
         if best_proxies is not None:
             best_proxies = self.criterion.own_classes(best_proxies)
-            check_shapes("best_proxies", {"": best_proxies}, {"": self.criterion.proxies})
+            check_shapes("best_proxies", {"proxies": best_proxies}, {"proxies": self.criterion.proxies})
         numbers = bool(state["started"]), int(state["instance"]), int(state["stale"]), float(state["strength_now"])
         self.started, self.instance, self.stale, self.strength_now = numbers
         self.criterion.warming, self.separation = bool(state["waiting"]), state["separation"]
         self.best_score = state["best_score"]
         self._anchor = None if anchor is None else to_devices_of(current, clones(anchor))
-        self._best = to_devices_of(current, clones(best))
+        self._best = to_devices_of(current, clones({**best, **state["best_buffers"]}))
         self.best_proxies = None if best_proxies is None else best_proxies.to(self.criterion.proxies.device)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["check_shapes", "clones", "copy_onto", "restored", "state_of", "to_devices_of", "weights_of"]
+__all__ = ["check_shapes", "clones", "copy_onto", "matching", "restored", "state_of", "to_devices_of", "weights_of"]
 
 
 def weights_of(model: nn.Module, criterion: nn.Module) -> dict[str, Tensor]:
@@ -29,11 +29,16 @@ def clones(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def copy_onto(copies: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies of tensors, in the memory of earlier copies where those are on the same device."""
-    same = {name: copy for name, copy in copies.items() if copy.device == tensors[name].device}
+    """Return copies of tensors, in the memory of earlier copies where those have the same shape, dtype and device."""
+    same = {name: copy for name, copy in copies.items() if name in tensors and _is_alike(copy, tensors[name])}
     if same:
         torch._foreach_copy_(list(same.values()), [tensors[name] for name in same])
     return {name: same[name] if name in same else tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def matching(copies: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the copies of those tensors that are still there, with the same shape."""
+    return {name: copy for name, copy in copies.items() if name in tensors and copy.shape == tensors[name].shape}
 
 
 def to_devices_of(tensors: dict[str, Tensor], copies: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -43,7 +48,7 @@ def to_devices_of(tensors: dict[str, Tensor], copies: dict[str, Tensor]) -> dict
 
 @contextmanager
 def restored(tensors: dict[str, Tensor], copies: dict[str, Tensor]) -> Iterator[None]:
-    """Write copies into the tensors of the same names; undo it if the block raises."""
+    """Write copies into the tensors of the same names and shapes; undo it if the block raises."""
     current = clones(tensors)
     _write(tensors, copies)
     try:
@@ -54,14 +59,20 @@ def restored(tensors: dict[str, Tensor], copies: dict[str, Tensor]) -> Iterator[
 
 
 def check_shapes(name: str, saved: dict[str, Tensor], current: dict[str, Tensor]) -> None:
-    """Raise ValueError unless saved tensors have the names and shapes of the current ones."""
-    expected, got = ({key: tuple(x.shape) for key, x in tensors.items()} for tensors in (current, saved))
-    for key in sorted(expected.keys() | got.keys()):
-        if expected.get(key) != got.get(key):
-            raise ValueError(f"state[{name!r}][{key!r}]: expected {expected.get(key)}, got {got.get(key)}")
+    """Raise ValueError unless each saved tensor has the name and the shape of a current one."""
+    for key, tensor in saved.items():
+        expected, got = current[key].shape if key in current else None, tensor.shape
+        if got != expected:
+            words = "none of this name" if expected is None else str(tuple(expected))
+            raise ValueError(f"state[{name!r}][{key!r}]: expected {words}, got {tuple(got)}")
+
+
+def _is_alike(one: Tensor, other: Tensor) -> bool:
+    return (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
 
 
 @torch.no_grad()
 def _write(tensors: dict[str, Tensor], copies: dict[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        tensor.copy_(copies[name])
+    """Write copies into tensors; one that was added or whose shape has changed since keeps its value."""
+    for name, copy in matching(copies, tensors).items():
+        tensors[name].copy_(copy)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -70,6 +71,7 @@ class CCPCallback(L.Callback):
         self._module: L.LightningModule | None = None
         self._stage = ""  # of the trainer: fit, validate, ...
         self._loaded: dict[str, Any] = {}  # state loaded other than by a fit; no training uses it
+        self._first_step, self._validated = 0, False  # of this fit
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Forget what belongs to an earlier training: each fit begins again, or from the checkpoint that it loads."""
@@ -92,8 +94,14 @@ class CCPCallback(L.Callback):
                 f"CCPCallback: expected validation, whose {self.monitor!r} decides when to project, got none; "
                 "pass a validation loader to fit"
             )
+        self._first_step, self._validated = trainer.global_step, False
         if not (self.projections.started or self.projections.waiting):
             self._start_when_ready(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Warn if the training had no validation, after which alone it projects."""
+        if trainer.global_step > self._first_step and not self._validated:
+            rank_zero_warn("CCPCallback: the training ended without a validation, so it made no projection")
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Add λ (θ − θ_k) to the gradients of the weights that this optimizer is about to step."""
@@ -119,6 +127,7 @@ class CCPCallback(L.Callback):
         if logged_score is None:
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             raise ValueError(f"CCPCallback: expected {self.monitor!r} to be logged in validation, got {logged}")
+        self._validated = True
         # Ranks that validate on different data must decide alike.
         score: float = trainer.strategy.broadcast(float(logged_score))
         draw = self.projections.instance + 1
