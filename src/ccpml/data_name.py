@@ -12,12 +12,14 @@ class DataKind(NamedTuple):
     """A kind of data.
 
     The loader is a function that returns a `ccpml.data.sources.source.Source`. It is called with the path, if there is
-    one; the loader of a benchmark with its name, the data root, and whether it may be incomplete.
+    one; the loader of a benchmark with its name, the data root, and whether it may be incomplete; a loader that
+    ``takes_unlabeled`` images with ``labeled=False`` where labels are not needed.
     """
 
     loader: str  # import path
     path: str = ""  # what follows the colon: ``path`` (of a folder), ``file``, or nothing
     is_benchmark: bool = False
+    takes_unlabeled: bool = False
 
 
 _BENCHMARK = DataKind("ccpml.data.sources.benchmarks.load_benchmark", is_benchmark=True)
@@ -30,8 +32,8 @@ DATA_KINDS: Final = {
     "cars196": _BENCHMARK,
     "sop": _BENCHMARK,
     "inshop": _BENCHMARK,
-    "folder": DataKind("ccpml.data.sources.folder.load_folder", path="path"),
-    "csv": DataKind("ccpml.data.sources.csv_file.load_csv", path="file"),
+    "folder": DataKind("ccpml.data.sources.folder.load_folder", path="path", takes_unlabeled=True),
+    "csv": DataKind("ccpml.data.sources.csv_file.load_csv", path="file", takes_unlabeled=True),
 }
 
 #: The paper's benchmarks, by the names that they have everywhere in ccpml.

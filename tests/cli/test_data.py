@@ -38,6 +38,30 @@ def test_check_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "8 images of 4 classes\ncomplete: every image can be read" in capsys.readouterr().out
 
 
+def test_check_names_what_is_ignored_and_ten_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = toy_folder(tmp_path / "toy", classes=4, per_class=2)
+    (folder / "group0" / "class00" / "film.mov").write_bytes(b"")
+    assert main(["data", "check", f"folder:{folder}"]) == 0
+    assert "ignored: 1 file with suffix .mov (" in capsys.readouterr().out
+    for number in range(12):
+        (folder / "group0" / "class00" / f"empty{number}.jpg").write_bytes(b"")
+    assert main(["data", "check", f"folder:{folder}"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("the file is empty") == 10
+    listed_in = folder / ".ccpml-check" / "folder-problems.txt"
+    assert f"12 problems:\n  cannot be read: {folder}" in out
+    assert out.endswith(f"  and 2 more; all are listed in {listed_in}\n")
+    assert listed_in.read_text(encoding="utf-8").count("the file is empty") == 12
+
+
+def test_check_of_the_groceries(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", "groceries"]) == 0
+    expected = "groceries: 1,944 images of 81 classes\ncomplete: every image can be read\n"
+    assert capsys.readouterr().out == expected
+    assert main(["data", "cache", "groceries"]) == 1
+    assert "there is nothing to cache" in capsys.readouterr().err
+
+
 def test_cache_and_train_from_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_cub(tmp_path)
     root = ["--data-root", str(tmp_path)]

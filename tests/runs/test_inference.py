@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 import ccpml
+from ccpml.runs.inference import embed_run
 from ccpml.runs.train import train
 from tests.toy import quick_settings, toy_folder
 
@@ -50,6 +51,21 @@ def test_images_that_cannot_be_read_are_named(run, tmp_path):
         run.embed("a.png")
     with pytest.raises(ValueError, match="expected paths or arrays, got NoneType"):
         run.embed([None])
+
+
+def test_images_without_labels_are_embedded(run, tmp_path):
+    (tmp_path / "flat").mkdir()
+    for number in range(3):
+        Image.fromarray(np.full((40, 30), 50 * number, np.uint8)).save(tmp_path / "flat" / f"{number}.png")
+    (tmp_path / "list.csv").write_text("path\nflat/0.png\nflat/2.png\n")
+    for data, rows in ((f"folder:{tmp_path / 'flat'}", [0, 1, 2]), (f"csv:{tmp_path / 'list.csv'}", [0, 2])):
+        output = tmp_path / f"{len(rows)}.npz"
+        assert embed_run(run.path, data, output) == len(rows)
+        with np.load(output) as file:
+            assert [path[-5:] for path in file["paths"]] == [f"{row}.png" for row in rows]
+            assert file["class_names"].tolist() == [""]
+            expected = run.embed([tmp_path / "flat" / f"{row}.png" for row in rows])
+            torch.testing.assert_close(torch.from_numpy(file["embeddings"]), expected)
 
 
 def test_a_folder_that_is_not_a_run_is_named(tmp_path):

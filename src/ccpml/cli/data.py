@@ -43,6 +43,7 @@ def _check(options: argparse.Namespace) -> int:
     check_data_root(options.data, options.data_root)
 
     announce("loading libraries")
+    from ccpml.data.images.read import first_lines
     from ccpml.data.upkeep.verify import verify_source
 
     found = verify_source(options.data, options.data_root)
@@ -50,12 +51,14 @@ def _check(options: argparse.Namespace) -> int:
     print(f"{options.data}{place}: {', '.join(found.contents)}")
     for name, digest in found.checksums.items():
         print(f"  {name}  sha256 {digest}")
+    for phrase in found.ignored:
+        print(f"  ignored: {phrase}")
     if not found.problems:
         print("complete, as published" if found.checksums else "complete: every image can be read")
         return 0
     print(f"{len(found.problems):,} problem{'s' if len(found.problems) > 1 else ''}:")
-    for problem in found.problems:
-        print(f"  {problem}")
+    many = found.listed_in is not None
+    print("\n".join(first_lines(found.problems, found.listed_in) if many else [f"  {x}" for x in found.problems]))
     return 1
 
 

@@ -68,7 +68,9 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         def view(shape: tuple[int, ...]) -> View:
             return self.transform.view(shape, generator(CROPS, self.seed, epoch, row, copy))
 
-        image, needed = read_part(self.table.images[row], self.channels, view, self.transform.min_size)
+        image, needed = read_part(
+            self.table.images[row], self.channels, view, self.transform.min_size, self.table.rotate
+        )
         pixels = np.ascontiguousarray(needed.of(image).transpose(2, 0, 1))
         return torch.from_numpy(pixels), int(self.table.labels[row])
 

@@ -12,7 +12,11 @@ __all__ = ["build_cache", "load_source"]
 
 
 def load_source(
-    name: str, data_root: Path | str | None = None, allow_partial: bool = False, side: int | None = None
+    name: str,
+    data_root: Path | str | None = None,
+    allow_partial: bool = False,
+    side: int | None = None,
+    labeled: bool = True,
 ) -> Source:
     """Load a set of images.
 
@@ -22,16 +26,18 @@ def load_source(
         data_root: Folder of the benchmarks; see `load_benchmark`.
         allow_partial: Whether to accept a part of a benchmark; see `load_benchmark`.
         side: If given, images are taken from the cache of the set if it has one with at least this shorter side.
+        labeled: Whether images need labels; if not, those of a folder may be in the folder itself, and a CSV file needs
+            no column ``label``. The name of the class of images without a label is empty.
 
     Raises:
         ValueError: If the name is invalid, or the set cannot be used.
 
     Example:
-        >>> load_source("glyphs").table.num_classes > 100
-        True
+        >>> load_source("groceries").table.num_classes
+        81
     """
     data = DataName.parse(name)
-    source = _load(data, data_root, allow_partial)
+    source = _load(data, data_root, allow_partial, labeled)
     return source if side is None else use_cache(source, data, side)
 
 
@@ -57,8 +63,10 @@ def build_cache(
     return pack_source(_load(data, data_root, allow_partial), data, side, progress)
 
 
-def _load(name: DataName, data_root: Path | str | None, allow_partial: bool) -> Source:
+def _load(name: DataName, data_root: Path | str | None, allow_partial: bool, labeled: bool = True) -> Source:
     load: Callable[..., Source] = resolve_name(DATA_KINDS[name.kind].loader)
     if name.is_benchmark:
         return load(name.kind, data_root, allow_partial)
+    if not labeled and DATA_KINDS[name.kind].takes_unlabeled:
+        return load(name.path, labeled=False)
     return load(name.path) if name.path else load()

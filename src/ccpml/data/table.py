@@ -33,6 +33,7 @@ class ImageTable:
         name: Name of the set, used to name images in memory.
         numbers: Numbers of images in memory in the set from which they were selected: int64, (N,). By default 0..N-1;
             None for stored images.
+        rotate: Whether images are rotated as their EXIF data say; not for the benchmarks, which are read as published.
 
     Raises:
         ValueError: If the parts do not fit together; the message says which.
@@ -52,6 +53,7 @@ class ImageTable:
     roles: NDArray[np.str_] | None = None
     name: str = "images"
     numbers: NDArray[np.int64] | None = None
+    rotate: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.images, np.ndarray):
@@ -160,6 +162,7 @@ class ImageTable:
             roles=None if self.roles is None else self.roles[rows],
             name=self.name,
             numbers=None if self.numbers is None else self.numbers[rows],
+            rotate=self.rotate,
         )
 
 

@@ -35,7 +35,7 @@ class Images:
     def small(self, name: str) -> Pixels | None:
         """Return the thumbnail of an image, (h, w, 3); None, noted in ``missing``, if it cannot be read."""
         try:
-            pixels = read_image(self._find(name), 3, min_size=_SIDE)
+            pixels = read_image(self._find(name), 3, min_size=_SIDE, rotate=not DataName.parse(self.data).is_benchmark)
         except (ValueError, IndexError, OSError):
             self.missing.add(name)
             return None

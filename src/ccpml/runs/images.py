@@ -12,7 +12,8 @@ from torch import Tensor
 from ccpml.backbones import find_backbone
 from ccpml.data import BadImage, ImageTable, Splits, all_gray, check_images, load_source, make_splits
 from ccpml.data.images.cache_index import CacheError
-from ccpml.data.sources.source import Source
+from ccpml.data.images.read import first_lines
+from ccpml.data.sources.source import Source, count_ignored
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.data_name import DataName
 from ccpml.runs.build import transforms
@@ -86,10 +87,12 @@ def readable_images(
     """Check that the images of a set can be read; list on standard error those that are left out."""
     log = None if source.folder is None else CheckLog(source.folder, DataName.parse(name))
     table, bad = check_images(source.table, skip_bad, progress, log)
+    if source.ignored and progress:
+        print(f"{name}: ignored {', '.join(count_ignored(source.ignored))}", file=sys.stderr)
     if bad:
-        named = "; ".join(f"{image.name}: {image.reason}" for image in bad[:10])
-        more = f"; and {len(bad) - 10:,} more" if len(bad) > 10 else ""
-        print(f"left out {len(bad):,} unreadable images: {named}{more}", file=sys.stderr)
+        lines = [f"{image.name}: {image.reason}" for image in bad]
+        listed_in = None if log is None else log.write_list("unreadable", lines)
+        print("\n".join([f"left out {len(bad):,} unreadable images:", *first_lines(lines, listed_in)]), file=sys.stderr)
     return table, bad
 
 

@@ -66,7 +66,7 @@ class Run:
         return RunDirectory.open(self.path).scores()
 
     def embed(self, images: Sequence[Path | str | NDArray[np.uint8]], batch_size: int = 128) -> Tensor:
-        """Embed images as the run's own evaluation does.
+        """Embed images as the run's own evaluation does; EXIF rotations are applied.
 
         Args:
             images: Paths of image files, or arrays: uint8, (H, W), (H, W, 1) or (H, W, 3) in RGB, such as images of
@@ -194,13 +194,15 @@ def embed_run(
     """Embed all images of some data and write them to an .npz file.
 
     The file has φ-normalized ``embeddings`` (N, d), ``labels`` (N,), ``class_names`` (C,), ``paths`` (N,) and ``roles``
-    (N,). Arguments are those of `evaluate_run`.
+    (N,). A folder may hold images in itself, and a CSV file needs no labels: the name of their class is empty.
+    Arguments are those of `evaluate_run`.
 
     Returns:
         N.
     """
     run = load_run(path)
-    source = load_source(data, data_root or run.settings.data_root or None, allow_partial, cached_side(run.settings))
+    root = data_root or run.settings.data_root or None
+    source = load_source(data, root, allow_partial, cached_side(run.settings), labeled=False)
     table, _ = readable_images(source, data, skip_bad_images)
     write_embeddings(output, _embed_table(run, table), table)
     return len(table)

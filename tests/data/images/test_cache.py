@@ -145,7 +145,7 @@ def test_added_images_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "edit",
     [
-        {"version": 2},
+        {"version": 3},
         {"side": 31},
         {"pack": "../../b/6.BMP"},
         {"images": [["a/1.jpg", 1, 1, 0, 4, 4, 2, 0]]},

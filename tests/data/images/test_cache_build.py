@@ -80,7 +80,9 @@ def test_bad_images_are_listed_and_no_cache_is_built(tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("12 of 17 images cannot be read; cache not built")
     assert lines[1].startswith(f"  {tmp_path / 'a/1.jpg'}: ")
-    assert lines[-1] == "  and 2 more"
+    listed_in = tmp_path / ".ccpml-cache" / "folder-unreadable.txt"
+    assert lines[-1] == f"  and 2 more; all are listed in {listed_in}"
+    assert len(listed_in.read_text(encoding="utf-8").splitlines()) == 12
     assert [image.row for image in caught.value.bad] == [0, *range(5, 16)]
     source = load_folder(tmp_path)
     assert use_cache(source, NAME) is source

@@ -57,6 +57,20 @@ def test_palette() -> None:
     assert np.array_equal(read_image(encoded(image, "GIF"), 3), np.asarray(image.convert("RGB")))
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "I", "I;16", "RGB", "RGBA", "CMYK", "YCbCr", "LAB"])
+def test_all_modes_are_alike_in_gray_and_color(mode: str) -> None:
+    image = Image.new(mode, (60, 40)) if mode in {"I;16", "LAB", "PA"} else Image.fromarray(COLOR).convert(mode)
+    if mode in {"I;16", "LAB", "PA"}:
+        values = COLOR[:, :, : len(image.getbands())].astype(np.uint16 if mode == "I;16" else np.uint8)
+        image.frombytes(values.tobytes())
+    data = encoded(image, "TIFF")
+    with Image.open(io.BytesIO(data)) as stored:
+        assert stored.mode == mode
+    pixels = read_image(data, 3)
+    assert len(np.unique(pixels)) > 1
+    assert np.array_equal(read_image(data, 1), luma(pixels))
+
+
 def test_one_bit() -> None:
     image = Image.fromarray(GRAY).convert("1")
     for kind in ("PNG", "TIFF"):

@@ -86,6 +86,16 @@ def test_invalid_encoding_and_missing_file(images: Path) -> None:
         load_csv(images / "none.csv")
 
 
+def test_an_unlabeled_file(images: Path) -> None:
+    table = load_csv(csv_of(images, "path\n0.png\n1.png"), labeled=False).table
+    assert (table.class_names, len(table)) == (("",), 2)
+    source = load_csv(csv_of(images, "path,label,split\n0.png,a,train\n1.png,,test\n2.png,,train"), labeled=False)
+    assert source.table.class_names == ("a", "")
+    assert source.split_of_class is None
+    with pytest.raises(ValueError, match="line 2: path is empty"):
+        load_csv(csv_of(images, "path,label\n,a"), labeled=False)
+
+
 def test_two_spellings_of_a_path_are_one_image(tmp_path: Path):
     touch(tmp_path, "im/0.png")
     (tmp_path / "list.csv").write_text("path,label\nim/0.png,a\nim/../im/0.png,a\n")

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from ccpml.data import load_folder
+from ccpml.data import load_folder, load_source
+from ccpml.data.sources.source import count_ignored
 from tests.data.image_files import touch
 
 
@@ -16,6 +17,37 @@ def test_folders_are_classes(tmp_path: Path) -> None:
     assert names == ["a/0.gif", "a/x/1.tiff", "a-b/1.webp", "b/1.png", "b/2.JPG", "c/only.PgM"]
     assert table.labels.tolist() == [0, 1, 2, 3, 3, 4]
     assert load_folder(tmp_path).split_of_class is None
+
+
+def test_what_is_ignored_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "a/2.heic", "a/3.HEIC", "b/4.Txt", "b/c/readme", "d/e/5.jpg", "a/.6.txt", ".f/7.txt")
+    (tmp_path / "g").mkdir()
+    (tmp_path / "a" / "8.jpg").symlink_to(tmp_path / "none.jpg")
+    source = load_folder(tmp_path)
+    assert source.table.class_names == ("a", "d/e")
+    found = {(path.relative_to(tmp_path).as_posix(), kind.format(s="")) for path, kind in source.ignored}
+    assert found == {
+        ("a/2.heic", "file with suffix .heic"),
+        ("a/3.HEIC", "file with suffix .heic"),
+        ("a/8.jpg", "broken link"),
+        ("b/4.Txt", "file with suffix .txt"),
+        ("b/c/readme", "file without suffix"),
+        ("b/c", "folder without images"),
+        ("g", "folder without images"),
+    }
+    phrases = count_ignored(source.ignored, max_listed=1)
+    assert phrases[0] == f"2 files with suffix .heic ({tmp_path / 'a/2.heic'}, …; to read them, pip install pi-heif)"
+    assert f"2 folders without images ({tmp_path / 'b/c'}, …)" in phrases
+
+
+def test_an_unlabeled_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "2.png", "1.png", "a/3.png")
+    table = load_folder(tmp_path, labeled=False).table
+    assert [Path(table.name_of(row)).name for row in range(3)] == ["1.png", "2.png", "3.png"]
+    assert table.class_names == ("", "a")
+    assert load_source(f"folder:{tmp_path}", labeled=False).table.class_names == ("", "a")
+    with pytest.raises(ValueError, match="expected images in subfolders"):
+        load_source(f"folder:{tmp_path}")
 
 
 def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
@@ -35,7 +67,9 @@ def test_invalid_folders(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="missing: folder not found"):
         load_folder(tmp_path / "missing")
     touch(tmp_path, "a/readme.txt")
-    with pytest.raises(ValueError, match=r"no images found; expected files with suffix .*\.jpg"):
+    with pytest.raises(
+        ValueError, match=r"no images found; expected files with suffix .*\.jpg .*, got 1 file with suffix \.txt"
+    ):
         load_folder(tmp_path)
     touch(tmp_path, "a/1.png", "loose.png")
     with pytest.raises(ValueError, match=r"expected images in subfolders, .* got loose\.png in the folder itself"):

@@ -6,6 +6,8 @@ import pytest
 
 from ccpml.data import BadImageError, BadImagesError, ImageTable, all_gray, check_images
 from ccpml.data.upkeep.check import SkippableImagesError
+from ccpml.data.upkeep.check_log import CheckLog
+from ccpml.data_name import DataName
 from tests.data.image_files import encoded, smooth
 
 
@@ -41,6 +43,18 @@ def test_bad_images_are_counted_and_listed(tmp_path: Path) -> None:
     assert lines[-1] == "  and 6 more"
     assert [image.row for image in caught.value.bad] == list(range(3, 19))
     assert pickle.loads(pickle.dumps(caught.value)).bad == caught.value.bad
+
+
+def test_many_bad_images_are_listed_in_a_file(tmp_path: Path) -> None:
+    table, log = table_of(tmp_path, "ggg" + "et" * 8), CheckLog(tmp_path, DataName("folder", str(tmp_path)))
+    with pytest.raises(SkippableImagesError) as caught:
+        check_images(table, progress=False, log=log)
+    listed_in = tmp_path / ".ccpml-check" / "folder-unreadable.txt"
+    assert str(caught.value).splitlines()[-1] == f"  and 6 more; all are listed in {listed_in}"
+    names = [line.partition(": ")[0] for line in listed_in.read_text(encoding="utf-8").splitlines()]
+    assert names == [table.name_of(row) for row in range(3, 19)]
+    check_images(table.select([0, 1, 2]), progress=False, log=log)
+    assert not listed_in.exists(), "the list of an earlier check"
 
 
 def test_bad_images_and_empty_classes_are_left_out(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 
@@ -158,6 +159,19 @@ def test_a_folder_that_is_not_writable(tmp_path: Path, capsys: pytest.CaptureFix
     (folder / ".ccpml-check").write_bytes(b"a file in the way")
     assert verify_source("cub", tmp_path, progress=False).problems == []
     assert "results are not kept" in capsys.readouterr().err
+
+
+def test_a_disk_that_becomes_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = toy_folder(tmp_path / "toy", classes=4, per_class=2)
+
+    def full(value: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ccpml.data.upkeep.check_log.json.dumps", full)
+    assert verify_source(f"folder:{folder}", progress=False).problems == []
+    assert capsys.readouterr().err.count("cannot be written (No space left on device); results are not kept") == 1
 
 
 def test_two_verifications_at_once(tmp_path: Path) -> None:

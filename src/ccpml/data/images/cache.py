@@ -87,7 +87,7 @@ def pack_source(source: Source, name: DataName, side: int = 256, progress: bool 
     try:
         home.parent.mkdir(exist_ok=True)
         with exclusive_lock(home.with_name(f"{home.name}.lock"), f"building the cache of {name}"):
-            build(paths, source.folder, home, side, progress)
+            build(paths, source.folder, home, side, source.table.rotate, progress)
     except OSError as error:
         raise ValueError(
             f"{error.filename or home}: the cache cannot be written ({error.strerror or error}); the folder of the "

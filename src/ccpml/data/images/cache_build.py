@@ -13,7 +13,7 @@ from PIL import Image
 
 from ccpml.data.images import cache_index
 from ccpml.data.images.cache_index import CacheError, Entry, Index, entry_from, file_state, index_key
-from ccpml.data.images.read import BadImage, BadImageError, BadImagesError, read_header, read_image
+from ccpml.data.images.read import MAX_LISTED, BadImage, BadImageError, BadImagesError, read_header, read_image
 from ccpml.data.threads import in_threads
 from ccpml.files import require_space, write_text
 from ccpml.progress import progress_bar
@@ -32,7 +32,7 @@ class _Job(NamedTuple):
     entry: Entry
 
 
-def build(paths: Sequence[Path], folder: Path, home: Path, side: int, progress: bool) -> None:
+def build(paths: Sequence[Path], folder: Path, home: Path, side: int, rotate: bool, progress: bool) -> None:
     """Build the cache of the images of a folder in ``home``, or complete or repair an existing one.
 
     Raises:
@@ -42,11 +42,11 @@ def build(paths: Sequence[Path], folder: Path, home: Path, side: int, progress: 
     """
     partial = home.with_name(f"{home.name}.partial")
     recorded = _recorded(home if home.is_dir() else partial, side)
-    jobs, bad = _plan(paths, folder, side, recorded, progress)
+    jobs, bad = _plan(paths, folder, side, recorded, rotate, progress)
     plan = Index(side, [job.entry for job in jobs])
     if home.is_dir():
         if bad:
-            raise _bad_images(bad, len(paths))
+            raise _bad_images(bad, len(paths), home)
         if _is_complete(home, plan, progress):
             (home / _JOURNAL).unlink(missing_ok=True)
             return
@@ -55,9 +55,9 @@ def build(paths: Sequence[Path], folder: Path, home: Path, side: int, progress: 
     done = {entry.plan: entry for entry in recorded if entry.plan in planned}
     pack = _prepare(partial, plan, done.values())
     for _ in range(2):  # pixels that read back differently are written once more
-        bad += _pack([job for job in jobs if job.entry not in done], pack, done, side, progress)
+        bad += _pack([job for job in jobs if job.entry not in done], pack, done, side, rotate, progress)
         if bad:
-            raise _bad_images(bad, len(paths))
+            raise _bad_images(bad, len(paths), home)
         for entry in _damaged(pack, [done[entry] for entry in plan.entries], progress):
             del done[entry.plan]
         if len(done) == len(planned):
@@ -83,7 +83,7 @@ def _retire(home: Path, partial: Path, plan: Index) -> list[Entry]:
 
 
 def _plan(
-    paths: Sequence[Path], folder: Path, side: int, recorded: Iterable[Entry], progress: bool
+    paths: Sequence[Path], folder: Path, side: int, recorded: Iterable[Entry], rotate: bool, progress: bool
 ) -> tuple[list[_Job], list[BadImage]]:
     """Plan the position of each image from the headers of the files; recorded files are not opened again."""
     known = {entry[:3]: entry[4:7] for entry in recorded}
@@ -97,7 +97,7 @@ def _plan(
             height, width, channels = known[key]
             return Entry(*key, 0, height, width, channels)
         try:
-            header = read_header(path)
+            header = read_header(path, rotate)
         except BadImageError as error:
             return error.reason
         return Entry(*key, 0, *_scaled(header.height, header.width, side), 1 if header.gray else 3)
@@ -113,7 +113,9 @@ def _plan(
     return jobs, bad
 
 
-def _pack(jobs: Sequence[_Job], pack: Path, done: dict[Entry, Entry], side: int, progress: bool) -> list[BadImage]:
+def _pack(
+    jobs: Sequence[_Job], pack: Path, done: dict[Entry, Entry], side: int, rotate: bool, progress: bool
+) -> list[BadImage]:
     """Write the pixels of images, and record in ``done`` and in the journal what is on disk."""
     bad, fresh = list[BadImage](), list[Entry]()
     with (
@@ -131,7 +133,7 @@ def _pack(jobs: Sequence[_Job], pack: Path, done: dict[Entry, Entry], side: int,
             fresh.clear()
 
         try:
-            for job, result in in_threads(lambda job: _pixels(job, side), jobs):
+            for job, result in in_threads(lambda job: _pixels(job, side, rotate), jobs):
                 if isinstance(result, str):
                     bad.append(BadImage(job.row, str(job.path), result))
                 else:
@@ -146,11 +148,11 @@ def _pack(jobs: Sequence[_Job], pack: Path, done: dict[Entry, Entry], side: int,
     return bad
 
 
-def _pixels(job: _Job, side: int) -> bytes | str:
+def _pixels(job: _Job, side: int, rotate: bool) -> bytes | str:
     """Return the pixels of an image at the planned size, or the reason why it cannot be read."""
     entry = job.entry
     try:
-        pixels = read_image(job.path, entry.channels, min_size=2 * side)
+        pixels = read_image(job.path, entry.channels, min_size=2 * side, rotate=rotate)
     except BadImageError as error:
         return error.reason
     height, width = pixels.shape[:2]
@@ -225,5 +227,10 @@ def _damaged(pack: Path, entries: Sequence[Entry], progress: bool) -> list[Entry
     return found
 
 
-def _bad_images(bad: Sequence[BadImage], total: int) -> BadImagesError:
-    return BadImagesError.of(sorted(bad), total, "cache not built; repair or remove these images, then run again")
+def _bad_images(bad: Sequence[BadImage], total: int, home: Path) -> BadImagesError:
+    lines = [f"{image.name}: {image.reason}" for image in sorted(bad)]
+    listed_in = home.with_name(f"{home.name}-unreadable.txt") if len(bad) > MAX_LISTED else None
+    if listed_in is not None:
+        write_text(listed_in, "\n".join([*lines, ""]))
+    advice = "cache not built; repair or remove these images, then run again"
+    return BadImagesError.of(sorted(bad), total, advice, listed_in)

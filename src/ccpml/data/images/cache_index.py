@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 #: Version of the format; increase it when the index, the pack or the pixels change.
-VERSION: Final = 1
+VERSION: Final = 2
 
 _NAME: Final = "index.json"
 

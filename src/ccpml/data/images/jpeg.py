@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
+
+from ccpml.data.images.orientation import upright, upright_shape
 
 __all__ = ["Part", "decode_jpeg", "jpeg_size"]
 
@@ -44,9 +46,9 @@ def jpeg_size(data: bytes) -> _Size | None:
 
 
 def decode_jpeg(
-    data: bytes, channels: int, min_size: int | None, part: Callable[[tuple[int, ...]], P]
+    data: bytes, channels: int, min_size: int | None, part: Callable[[tuple[int, ...]], P], orientation: int = 1
 ) -> tuple[NDArray[np.uint8], P] | None:
-    """Decode only the required rows of a JPEG; see ``read_part`` for the arguments.
+    """Decode only the required rows of a JPEG, or all if it is rotated; see ``read_part`` for the arguments.
 
     Returns:
         Pixels, uint8 (rows, W, C), and the part; None if simplejpeg's strict decoder fails, so that Pillow decides.
@@ -58,9 +60,10 @@ def decode_jpeg(
             options |= {"min_height": min_size, "min_width": min_size, "min_factor": 2}
             header = {name: option for name, option in options.items() if name != "colorspace"}
             size = _Size(*simplejpeg.decode_jpeg_header(data, **header)[:2])
-        needed = part((*size, channels))
+        needed = part((*upright_shape(*size, orientation), channels))
+        rows = needed.rows if orientation in {1, 2} else None  # of the stored image
         eighths = 8 * size.height // full.height  # a reduced side is this many eighths of the full one, rounded up
-        top = None if needed.rows is None else _top(data, needed.rows, full, eighths)
+        top = None if rows is None else _top(data, rows, full, eighths)
         if top is None:
             pixels = simplejpeg.decode_jpeg(data, **options)
         else:
@@ -70,7 +73,7 @@ def decode_jpeg(
             pixels = simplejpeg.decode_jpeg(top_data, **options, strict=False)  # it reports the remaining data
     except ValueError:
         return None
-    return cast("NDArray[np.uint8]", pixels[: needed.rows]), needed
+    return upright(pixels[:rows], orientation), needed
 
 
 def _top(data: bytes, rows: int, full: _Size, eighths: int) -> tuple[bytearray, int] | None:

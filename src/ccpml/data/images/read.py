@@ -1,7 +1,4 @@
-"""Reading of images: common file formats, packed images and arrays, to uint8 pixels with one or three channels.
-
-Pixels are returned as stored: an EXIF rotation is not applied, as in the usual readers of the benchmarks.
-"""
+"""Reading of images: common file formats, packed images and arrays, to uint8 pixels with one or three channels."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ccpml.data.images.archived import ArchivedImage, read_archived
+from ccpml.data.images.formats import pillow_formats
 from ccpml.data.images.jpeg import Part, decode_jpeg, jpeg_size
+from ccpml.data.images.orientation import jpeg_orientation, orientation_of, upright, upright_shape
 from ccpml.data.images.packed import PackedImage, read_packed
 
 __all__ = [
@@ -22,6 +21,7 @@ __all__ = [
     "BadImageError",
     "BadImagesError",
     "ImageLike",
+    "first_lines",
     "read_header",
     "read_image",
     "read_part",
@@ -29,8 +29,6 @@ __all__ = [
 
 MAX_LISTED: Final = 10
 
-# Pillow reads many more, some of which start other programs (EPS). MPO, a JPEG with more images, comes with JPEG.
-_FORMATS: Final = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM")
 _WITH_ALPHA: Final = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 _GRAY_MODES: Final = frozenset({"1", "L", "LA", "La", "I"})
 
@@ -65,13 +63,25 @@ class BadImagesError(ValueError):
         self.bad = list(bad)
 
     @classmethod
-    def of(cls, bad: Sequence[BadImage], total: int, advice: str) -> Self:
-        """Return the error of unreadable images among ``total``; its message lists the first ten."""
-        lines = [f"{len(bad):,} of {total:,} images cannot be read; {advice}:"]
-        lines += [f"  {name}: {reason}" for _, name, reason in bad[:MAX_LISTED]]
-        if len(bad) > MAX_LISTED:
-            lines.append(f"  and {len(bad) - MAX_LISTED:,} more")
-        return cls("\n".join(lines), bad)
+    def of(cls, bad: Sequence[BadImage], total: int, advice: str, listed_in: Path | None = None) -> Self:
+        """Return the error of unreadable images among ``total``, all of which are listed in a file if there is one."""
+        title = f"{len(bad):,} of {total:,} images cannot be read; {advice}:"
+        lines = first_lines([f"{name}: {reason}" for _, name, reason in bad], listed_in)
+        return cls("\n".join([title, *lines]), bad)
+
+
+def first_lines(lines: Sequence[str], listed_in: Path | None) -> list[str]:
+    """Return the first ten lines, indented, with a note if there are more, all of which are in a file if it is given.
+
+    Example:
+        >>> first_lines(["a.jpg: the file is empty"] * 12, Path("bad.txt"))[-1]
+        '  and 2 more; all are listed in bad.txt'
+    """
+    shown = [f"  {line}" for line in lines[:MAX_LISTED]]
+    if len(lines) > MAX_LISTED:
+        all_in = "" if listed_in is None else f"; all are listed in {listed_in}"
+        shown.append(f"  and {len(lines) - MAX_LISTED:,} more{all_in}")
+    return shown
 
 
 class _Header(NamedTuple):
@@ -91,7 +101,7 @@ class _Whole:
         pass
 
 
-def read_image(source: ImageLike, channels: int, min_size: int | None = None) -> NDArray[np.uint8]:
+def read_image(source: ImageLike, channels: int, min_size: int | None = None, rotate: bool = True) -> NDArray[np.uint8]:
     """Read an image as uint8 pixels, (H, W, C).
 
     Gray is repeated to obtain color; color becomes gray by luma (ITU-R 601). Transparent images are composed onto
@@ -103,6 +113,7 @@ def read_image(source: ImageLike, channels: int, min_size: int | None = None) ->
         channels: C, 1 for gray or 3 for RGB.
         min_size: If given, a JPEG may be decoded at half its size or less, as long as its shorter side is at least
             this. (Sizes between half and full decode no faster.)
+        rotate: Whether to rotate and mirror the image of a file as its EXIF data say; otherwise it is read as stored.
 
     Raises:
         BadImageError: If the file is missing, truncated, not an image, or too large.
@@ -112,12 +123,16 @@ def read_image(source: ImageLike, channels: int, min_size: int | None = None) ->
         >>> read_image(np.zeros((4, 6), np.uint8), channels=3).shape
         (4, 6, 3)
     """
-    pixels, _ = read_part(source, channels, _Whole, min_size)
+    pixels, _ = read_part(source, channels, _Whole, min_size, rotate)
     return pixels.copy() if isinstance(source, PackedImage) else pixels
 
 
 def read_part(
-    source: ImageLike, channels: int, part: Callable[[tuple[int, ...]], P], min_size: int | None = None
+    source: ImageLike,
+    channels: int,
+    part: Callable[[tuple[int, ...]], P],
+    min_size: int | None = None,
+    rotate: bool = True,
 ) -> tuple[NDArray[np.uint8], P]:
     """Read the upper rows of an image: those that are needed, or more. Otherwise like ``read_image``.
 
@@ -144,23 +159,26 @@ def read_part(
     size = jpeg_size(data)
     if size is not None:
         _check_size(size.height, size.width, name)
-        decoded = decode_jpeg(data, channels, min_size, part)
+        decoded = decode_jpeg(data, channels, min_size, part, jpeg_orientation(data) if rotate else 1)
         if decoded is not None:
             return decoded
     with _opened(io.BytesIO(data), name) as image:
-        pixels = _convert_pillow(image, channels)
+        pixels = _convert_pillow(image, channels, rotate)
         return pixels, part(pixels.shape)
 
 
-def read_header(source: Path | ArchivedImage) -> _Header:
-    """Read the header of an image file.
+def read_header(source: Path | ArchivedImage, rotate: bool = True) -> _Header:
+    """Read the header of an image file, with its size after the EXIF rotation if ``rotate``.
 
     Raises:
         BadImageError: If it cannot be read.
     """
     name, file = (str(source), source) if isinstance(source, Path) else _contents(source)
     with _opened(file if isinstance(file, Path) else io.BytesIO(file), name) as image:
-        return _Header(image.height, image.width, image.mode in _GRAY_MODES or image.mode.startswith("I;16"))
+        # Pillow itself rotates TIFF files, and its plugins HEIF
+        orientation = orientation_of(image) if rotate and image.format not in {"TIFF", "HEIF"} else 1
+        size = upright_shape(image.height, image.width, orientation)
+        return _Header(*size, image.mode in _GRAY_MODES or image.mode.startswith("I;16"))
 
 
 def _contents(source: Path | str | bytes | ArchivedImage) -> tuple[str, bytes]:
@@ -193,7 +211,7 @@ def _unpacked(image: PackedImage) -> NDArray[np.uint8]:
 def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     """Open an image of a known format; exceptions of Pillow, here and in the body, become a ``BadImageError``."""
     try:
-        with Image.open(file, formats=_FORMATS) as image:
+        with Image.open(file, formats=pillow_formats()) as image:
             _check_size(image.height, image.width, name)
             yield image
     except BadImageError as error:
@@ -219,17 +237,20 @@ def _check_size(height: int, width: int, name: str) -> None:
         )
 
 
-def _convert_pillow(image: Image.Image, channels: int) -> NDArray[np.uint8]:
+def _convert_pillow(image: Image.Image, channels: int, rotate: bool) -> NDArray[np.uint8]:
     image.load()
+    orientation = orientation_of(image) if rotate else 1
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = Image.fromarray(_from_16_bits(np.asarray(image)))
     elif image.mode == "F":
         raise BadImageError("pixels are floating-point numbers of unknown range")
     elif image.mode in _WITH_ALPHA or "transparency" in image.info:
-        layer = image.convert("RGBA")
+        layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    if image.mode not in {"1", "L"}:
+        image = image.convert("RGB")  # Pillow cannot convert all modes to gray
     pixels = np.array(image.convert("L" if channels == 1 else "RGB"))
-    return pixels[:, :, None] if channels == 1 else pixels
+    return upright(pixels[:, :, None] if channels == 1 else pixels, orientation)
 
 
 def _from_16_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:

@@ -6,14 +6,15 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ccpml.data.images.formats import image_suffixes
 from ccpml.data.sources.cars196 import read_cars196
 from ccpml.data.sources.image_index import ImageIndex, IndexedImage
 from ccpml.data.sources.layouts import read_cub, read_inshop, read_sop
-from ccpml.data.sources.source import IMAGE_SUFFIXES, Source, check_distinct, check_one_split
+from ccpml.data.sources.source import Source, check_distinct, check_one_split
 from ccpml.data.table import ImageTable
 from ccpml.data_name import BENCHMARKS
 
@@ -219,7 +220,7 @@ def _images_below(folder: Path) -> Iterable[str]:
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in image_suffixes():
                 yield os.path.join(place, name)
 
 
@@ -231,7 +232,8 @@ def _source(name: str, folder: Path, base: Path, images: Sequence[IndexedImage])
     classes = [name_of[image.class_id] for image in images]
     paths, roles = [base / image.path for image in images], [image.role for image in images]
     split_of_class = {class_name: image.split for class_name, image in zip(classes, images, strict=True)}
-    return Source(ImageTable.from_classes(paths, classes, roles, name), split_of_class, folder)
+    table = replace(ImageTable.from_classes(paths, classes, roles, name), rotate=False)
+    return Source(table, split_of_class, folder)
 
 
 def _some(names: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ class _Row(NamedTuple):
     role: str
 
 
-def load_csv(file: Path | str) -> Source:
+def load_csv(file: Path | str, labeled: bool = True) -> Source:
     """Load a CSV file with the columns ``path`` and ``label`` and, optionally, ``split`` and ``role``.
 
     Paths are relative to the folder of the file. ``split`` is train, validation (or val) or test; a class belongs to
@@ -33,24 +33,27 @@ def load_csv(file: Path | str) -> Source:
 
     Args:
         file: CSV file.
+        labeled: Whether a missing label is an error; if not, the name of its class is empty.
 
     Raises:
         ValueError: If the file is invalid; the message names the line and what to change.
     """
     file = Path(file).expanduser()
-    rows = _read_csv(file)
-    splits = ((row.label, repr(row.label), row.split, row.where) for row in rows)
+    rows = _read_csv(file, labeled)
+    splits = ((row.label, repr(row.label), row.split, row.where) for row in rows if row.label)
     check_one_split(splits, "put each class in one split only")
     paths = ((row.path.resolve(), row.path, row.where) for row in rows)  # other spellings and links are the same image
     check_distinct(paths, "remove one of the lines")
     _check_roles(rows)
     split_of_class = {row.label: row.split for row in rows if row.split is not None}
+    if not all(row.label for row in rows):
+        split_of_class = {}
     images, classes, roles = zip(*((row.path, row.label, row.role) for row in rows), strict=True)
     table = ImageTable.from_classes(images, classes, roles, file.stem)
     return Source(table, split_of_class or None, file.parent)
 
 
-def _read_csv(file: Path) -> list[_Row]:
+def _read_csv(file: Path, labeled: bool) -> list[_Row]:
     if not file.is_file():
         raise ValueError(f"{file}: file not found")
     rows: list[_Row] = []
@@ -58,11 +61,11 @@ def _read_csv(file: Path) -> list[_Row]:
         reader = csv.reader(stream, strict=True)
         line = 1
         try:
-            header = _header(next(reader, []), file)
+            header = _header(next(reader, []), file, labeled)
             line = reader.line_num + 1
             for fields in reader:
                 if any(field.strip() for field in fields):
-                    rows.append(_row(fields, header, f"{file}, line {line}", file.parent))
+                    rows.append(_row(fields, header, f"{file}, line {line}", file.parent, labeled))
                 line = reader.line_num + 1
         except csv.Error as error:
             raise ValueError(f"{file}, line {line}: not valid CSV ({error})") from error
@@ -73,9 +76,9 @@ def _read_csv(file: Path) -> list[_Row]:
     return rows
 
 
-def _header(fields: list[str], file: Path) -> list[str]:
+def _header(fields: list[str], file: Path, labeled: bool) -> list[str]:
     header = [field.strip().lower() for field in fields]
-    if missing := [name for name in ("path", "label") if name not in header]:
+    if missing := [name for name in _required(labeled) if name not in header]:
         raise ValueError(
             f"{file}, line 1: expected column names path,label[,split[,role]] separated by commas, got "
             f"{','.join(header) or 'an empty line'} without {' and '.join(missing)}"
@@ -85,13 +88,17 @@ def _header(fields: list[str], file: Path) -> list[str]:
     return header
 
 
-def _row(fields: list[str], header: list[str], where: str, folder: Path) -> _Row:
+def _required(labeled: bool) -> tuple[str, ...]:
+    return ("path", "label") if labeled else ("path",)
+
+
+def _row(fields: list[str], header: list[str], where: str, folder: Path, labeled: bool) -> _Row:
     if len(fields) != len(header):
         raise ValueError(
             f"{where}: expected {len(header)} values, got {len(fields)}; put values that contain a comma in quotes"
         )
     cell = {name: field.strip() for name, field in zip(header, fields, strict=True)}
-    for name in ("path", "label"):
+    for name in _required(labeled):
         if not cell[name]:
             raise ValueError(f"{where}: {name} is empty; fill it in or remove the line")
     split = _SPLITS.get(cell.get("split", "").lower())
@@ -104,7 +111,7 @@ def _row(fields: list[str], header: list[str], where: str, folder: Path) -> _Row
     path = folder / cell["path"]
     if not path.is_file():
         raise ValueError(f"{where}: image {path} not found; paths are relative to the folder of the CSV file")
-    return _Row(where, path, cell["label"], split, role)
+    return _Row(where, path, cell.get("label", ""), split, role)
 
 
 def _check_roles(rows: list[_Row]) -> None:

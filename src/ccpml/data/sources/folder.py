@@ -1,56 +1,97 @@
 """A folder of images in which each subfolder is a class."""
 
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ccpml.data.sources.source import IMAGE_SUFFIXES, Source
+from ccpml.data.images.formats import image_suffixes
+from ccpml.data.sources.source import Ignored, Source, count_ignored
 from ccpml.data.table import ImageTable
 
 __all__ = ["load_folder"]
 
 
-def load_folder(path: Path | str) -> Source:
+@dataclass
+class _Contents:
+    """The files below a folder: images by the folder that holds them, and what is ignored."""
+
+    images: dict[Path, list[Path]] = field(default_factory=dict)
+    ignored: list[Ignored] = field(default_factory=list)
+
+
+def load_folder(path: Path | str, labeled: bool = True) -> Source:
     """Load a folder: each subfolder that holds images is a class, named by its path relative to the root.
 
-    Classes are ordered by path and images by name. Hidden files, hidden folders and files without an image suffix are
-    ignored. Symbolic links to folders are followed, and each real folder is read once.
+    Classes are ordered by path and images by name. Hidden files and folders are skipped. Files without an image suffix,
+    broken links and folders without images are ignored, and listed in the result. Symbolic links to folders are
+    followed, and each real folder is read once.
 
     Args:
         path: Root folder.
+        labeled: Whether images in the root itself are an error; if not, the name of their class is empty.
 
     Raises:
-        ValueError: If the folder does not exist, holds no images, or has images in the root itself.
+        ValueError: If the folder does not exist, cannot be read, holds no images, or has images in the root itself.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
         raise ValueError(f"{root}: folder not found")
-    found = dict(_folders_with_images(root))
-    if not found:
-        raise ValueError(f"{root}: no images found; expected files with suffix {' '.join(sorted(IMAGE_SUFFIXES))}")
-    if root in found:
+    found = _read(root)
+    if not found.images:
+        suffixes = " ".join(sorted(image_suffixes()))
+        got = "; ".join(count_ignored(found.ignored)) or "an empty folder"
+        raise ValueError(f"{root}: no images found; expected files with suffix {suffixes}, got {got}")
+    if labeled and root in found.images:
         raise ValueError(
-            f"{root}: expected images in subfolders, one for each class, got {found[root][0].name} in the folder "
-            "itself; move it into a subfolder named after its class"
+            f"{root}: expected images in subfolders, one for each class, got {found.images[root][0].name} in the "
+            "folder itself; move it into a subfolder named after its class"
         )
-    folders = sorted(found, key=lambda folder: folder.relative_to(root).parts)
-    images = [image for folder in folders for image in found[folder]]
-    classes = [folder.relative_to(root).as_posix() for folder in folders for _ in found[folder]]
-    return Source(ImageTable.from_classes(images, classes, name=root.name), folder=root)
+    folders = sorted(found.images, key=lambda folder: folder.relative_to(root).parts)
+    images = [image for folder in folders for image in found.images[folder]]
+    names = ["" if folder == root else folder.relative_to(root).as_posix() for folder in folders]
+    classes = [name for name, folder in zip(names, folders, strict=True) for _ in found.images[folder]]
+    table = ImageTable.from_classes(images, classes, name=root.name)
+    return Source(table, folder=root, ignored=found.ignored)
 
 
-def _folders_with_images(root: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Yield each folder that holds images, and the images. Real folders come first, so that a link never names one."""
-    folders, links, seen = [root], list[Path](), set[Path]()
+def _read(root: Path) -> _Contents:
+    """Read all folders below a root; real folders come first, so that a link never names one."""
+    found, suffixes = _Contents(), image_suffixes()
+    folders, links, seen, visited = [root], list[Path](), set[Path](), list[Path]()
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
         real = folder.resolve()
         if real in seen:
             continue
         seen.add(real)
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-        for entry in entries:
+        visited.append(folder)
+        images = []
+        for entry in _entries(folder):
             if entry.is_dir():
                 (links if entry.is_symlink() else folders).append(entry)
-        images = [entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
+            elif entry.suffix.lower() in suffixes and entry.is_file():
+                images.append(entry)
+            else:
+                found.ignored.append(Ignored(entry, _reason(entry)))
         if images:
-            yield folder, images
+            found.images[folder] = images
+    parents = {parent for folder in found.images for parent in (folder, *folder.parents)}
+    parents |= {folder.parent for folder in visited}
+    found.ignored += [Ignored(folder, "folder{s} without images") for folder in visited if folder not in parents]
+    return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return the entries of a folder that are not hidden, in order of their names."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise ValueError(f"{folder}: folder cannot be read ({error.strerror or error})") from error
+
+
+def _reason(entry: Path) -> str:
+    """Return why a file is ignored; see `Ignored`."""
+    if not entry.exists():
+        return "broken link{s}"
+    if not entry.is_file():
+        return "special file{s}"
+    return f"file{{s}} with suffix {entry.suffix.lower()}" if entry.suffix else "file{s} without suffix"

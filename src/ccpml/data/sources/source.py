@@ -1,18 +1,24 @@
 """A set of images with the split that it came with."""
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 from ccpml.data.table import ImageTable
 
-__all__ = ["IMAGE_SUFFIXES", "Source", "SplitName", "check_distinct", "check_one_split"]
+__all__ = ["Ignored", "Source", "SplitName", "check_distinct", "check_one_split", "count_ignored"]
 
 SplitName = Literal["train", "validation", "test"]
 
-#: Suffixes of image files, in lower case.
-IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+_HEIF_SUFFIXES: Final = (".heic", ".heif")
+
+
+class Ignored(NamedTuple):
+    """A file or folder that is not used, and what it is: a noun with ``{s}`` for the plural, as in ``file{s} …``."""
+
+    path: Path
+    kind: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +30,7 @@ class Source:
         split_of_class: Split of each class by name, or None if the set has no split. Names that are not in ``table``
             are ignored, so that ``table`` can be replaced by a smaller one.
         folder: Folder of the image files; None if they come with ccpml.
+        ignored: Files and folders in it that are not used.
 
     Raises:
         ValueError: If a class of the table has no split.
@@ -32,12 +39,31 @@ class Source:
     table: ImageTable
     split_of_class: Mapping[str, SplitName] | None = None
     folder: Path | None = None
+    ignored: Sequence[Ignored] = ()
 
     def __post_init__(self) -> None:
         if self.split_of_class is not None:
             for name in self.table.class_names:
                 if self.split_of_class.get(name) not in get_args(SplitName):
                     raise ValueError(f"class {name!r}: expected a split (train, validation or test), got none")
+
+
+def count_ignored(ignored: Iterable[Ignored], max_listed: int = 3) -> list[str]:
+    """Return one phrase for each kind of what is ignored, with number and names; folders are last.
+
+    Example:
+        >>> count_ignored([Ignored(Path("a/1.txt"), "file{s} with suffix .txt"), Ignored(Path("b"), "broken link{s}")])
+        ['1 file with suffix .txt (a/1.txt)', '1 broken link (b)']
+    """
+    paths: dict[str, list[Path]] = {}
+    for path, kind in sorted(ignored, key=lambda x: (x.kind.startswith("folder"), x)):
+        paths.setdefault(kind, []).append(path)
+    phrases = []
+    for kind, found in paths.items():
+        names = ", ".join(map(str, found[:max_listed])) + (", …" if len(found) > max_listed else "")
+        advice = "; to read them, pip install pi-heif" if kind.endswith(_HEIF_SUFFIXES) else ""
+        phrases.append(f"{len(found):,} {kind.format(s='s' if len(found) > 1 else '')} ({names}{advice})")
+    return phrases
 
 
 def check_distinct(images: Iterable[tuple[Hashable, object, str]], advice: str) -> None:

@@ -44,12 +44,13 @@ def check_images(
         return table, []
     reasons = unreadable(table.images, progress, log)
     bad = [BadImage(row, table.name_of(row), why) for row, why in enumerate(reasons) if why is not None]
+    listed_in = None if log is None else log.write_list("unreadable", [f"{x.name}: {x.reason}" for x in bad])
     if not bad:
         return table, []
     if len(bad) == len(table):
-        raise BadImagesError.of(bad, len(table), "check that these are images")
+        raise BadImagesError.of(bad, len(table), "check that these are images", listed_in)
     if not skip_bad:
-        raise SkippableImagesError.of(bad, len(table), "repair, remove or skip them")
+        raise SkippableImagesError.of(bad, len(table), "repair, remove or skip them", listed_in)
     return table.select(np.array([why is None for why in reasons])), bad
 
 

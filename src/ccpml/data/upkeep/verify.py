@@ -10,8 +10,10 @@ from typing import Final
 
 import numpy as np
 
+from ccpml.data.images.read import MAX_LISTED
 from ccpml.data.loading import load_source
 from ccpml.data.sources.benchmarks import BenchmarkOnDisk, find_benchmark
+from ccpml.data.sources.source import count_ignored
 from ccpml.data.upkeep.check import unreadable
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.data_name import DataName
@@ -33,12 +35,16 @@ class Verified:
         contents: Numbers of images and classes, one phrase for each split.
         checksums: SHA-256 of each index file.
         problems: All problems, one line each.
+        listed_in: File that lists them, if there are many.
+        ignored: Files and folders that are not used, a phrase for each kind.
     """
 
     folder: Path | None
     contents: list[str]
     checksums: dict[str, str]
     problems: list[str]
+    listed_in: Path | None = None
+    ignored: Sequence[str] = ()
 
 
 def verify_source(name: str, data_root: Path | str | None = None, progress: bool = True) -> Verified:
@@ -67,7 +73,9 @@ def verify_source(name: str, data_root: Path | str | None = None, progress: bool
         bad = [f"cannot be read: {table.name_of(row)}: {why}" for row, why in enumerate(reasons) if why is not None]
         return Verified(None, [contents], {}, bad)
     images = [image for image in table.images if isinstance(image, Path)]
-    return Verified(source.folder, [contents], {}, _decode(images, source.folder, data, progress))
+    bad = _decode(images, source.folder, data, progress)
+    listed_in = CheckLog(source.folder, data).write_list("problems", bad)
+    return Verified(source.folder, [contents], {}, bad, listed_in, count_ignored(source.ignored, MAX_LISTED))
 
 
 def _verify_benchmark(name: DataName, data_root: Path | str | None, progress: bool) -> Verified:
@@ -87,7 +95,8 @@ def _verify_benchmark(name: DataName, data_root: Path | str | None, progress: bo
     if not problems:
         with suppress(OSError):  # a folder that is not writable, as CheckLog.opened has reported
             write_json(memory, checksums)
-    return Verified(found.folder, _contents(found), checksums, problems)
+    listed_in = CheckLog(found.folder, name).write_list("problems", problems)
+    return Verified(found.folder, _contents(found), checksums, problems, listed_in)
 
 
 def _decode(paths: Sequence[Path], folder: Path, name: DataName, progress: bool) -> list[str]:
