@@ -60,15 +60,16 @@ def fit(module, callback, epochs=8, num_sanity_val_steps=0, **options):
     return trainer
 
 
-def test_equals_the_loop_of_the_method():
+@pytest.mark.parametrize("ends", ["score", "cover"])
+def test_equals_the_loop_of_the_method(ends):
     """The same training as a loop: backward, pull, clip, step; observe, project."""
     module = OwnModule()
     mine = copy.deepcopy(module.net), copy.deepcopy(module.loss)
-    callback = CCPCallback(pool, monitor="score", strength=0.5, patience=2)
+    callback = CCPCallback(pool, monitor="score", strength=0.5, patience=2, ends=ends)
     fit(module, callback, gradient_clip_val=0.05)
 
     net, criterion = mine
-    projections = AlternatingProjections(net, criterion, strength=0.5, patience=2)
+    projections = AlternatingProjections(net, criterion, strength=0.5, patience=2, ends=ends)
     optimizer = torch.optim.Adam([*net.parameters(), *criterion.parameters()], lr=0.05, weight_decay=1e-2)
     projections.start(lambda: pool(net, 0))
     for score in SCORES:
@@ -78,9 +79,11 @@ def test_equals_the_loop_of_the_method():
             projections.pull()
             torch.nn.utils.clip_grad_norm_([*net.parameters(), *criterion.parameters()], 0.05)
             optimizer.step()
-        if projections.observe(score):
+        if projections.observe(score, lambda: pool(net, projections.instance + 1)):
             projections.project(lambda: pool(net, projections.instance + 1))
-    assert projections.instance == callback.projections.instance == 2
+    assert projections.instance == callback.projections.instance >= 2
+    assert projections.cover_ratio == callback.projections.cover_ratio
+    assert (projections.cover_ratio is None) == (ends == "score")
     for expected, got in zip([*net.parameters(), criterion.proxies], module.parameters(), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)
 

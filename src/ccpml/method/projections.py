@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from ccpml.distributed import all_gather, gather_rows, rank_range
 from ccpml.method.ccp import CCPLoss
 from ccpml.method.checks import check_pool
-from ccpml.method.cover import greedy_k_center
+from ccpml.method.cover import MAX_COVER_RATIO, cover_ratio, greedy_k_center
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.separation import MIN_SEPARATION, class_separation, evenly_spaced_classes
 from ccpml.method.snapshots import (
@@ -66,6 +66,8 @@ class AlternatingProjections:
         stale: Number of validations since the best one.
         best_proxies: Proxies at the best score of the instance, (C, K, d), None before its first validation.
         started: Whether the first proxies were placed, or a state restored in which they had been.
+        cover_ratio: Covering radius of the proxies over that of fresh k-centers, as `observe` measured it last with the
+            option ``ends="cover"``, None if it did not.
         separation: Separation of the classes as `start_when_ready` measured it last, None if it did not.
 
     Raises:
@@ -114,6 +116,7 @@ class AlternatingProjections:
         self.group = group
         self._begin(started=False)
         self.separation: float | None = None
+        self.cover_ratio: float | None = None
 
     @property
     def waiting(self) -> bool:
@@ -208,20 +211,26 @@ class AlternatingProjections:
         """
         self._scored = clones(state_of(self.model, self.criterion))
 
-    def observe(self, score: float) -> bool:
-        """Record the score of a validation, and return whether the instance has converged.
+    def observe(self, score: float, pool: Pool | None = None) -> bool:
+        """Record the score of a validation, and return whether the instance has ended.
 
         At a better score it keeps copies of the weights, those of `capture` or of now, and of the proxies. The first
         score of an instance always counts as better. While the first proxies are yet to be placed, it records nothing.
 
+        With ``ends="cover"``, the instance also ends when the covering radius of the proxies over a fresh pool is more
+        than twice (`MAX_COVER_RATIO`) that of greedy k-centers over samples that they were not chosen from: see
+        `ccpml.method.cover.cover_ratio`. It is measured among up to 256 evenly spaced classes, after φ.
+
         Args:
             score: Score to maximize, such as MAP@R.
+            pool: See `Pool`; embeddings of fresh samples, required by ``ends="cover"``.
 
         Returns:
-            True if the best score of the instance has not improved for ``patience`` validations: call `project` then.
+            True if the best score of the instance has not improved for ``patience`` validations, or if its proxies no
+            longer cover: call `project` then.
 
         Raises:
-            ValueError: If the score is not finite.
+            ValueError: If the score is not finite, or ``pool`` is required and not given or as for `start`.
             RuntimeError: If called before `start`.
         """
         score = float(score)
@@ -231,13 +240,17 @@ class AlternatingProjections:
         if self.waiting:
             return False
         self._require_start()
+        if self.options.ends == "cover":
+            if pool is None:
+                raise ValueError("pool: expected embeddings of fresh samples for ends='cover', got none")
+            self.cover_ratio = self._measure_cover(self._embed(pool))
         if self.best_score is None or score > self.best_score + self.options.min_delta:
             self.best_score, self.stale = score, 0
             self._best = scored or copy_onto(self._best, state_of(self.model, self.criterion))
             self.best_proxies = self.criterion.proxies.detach().clone()
         else:
             self.stale += 1
-        return self.stale >= self.options.patience
+        return self.stale >= self.options.patience or (self.cover_ratio or 0.0) > MAX_COVER_RATIO
 
     def project(self, pool: Pool, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:
         """Begin the next instance from the best of this one.
@@ -288,13 +301,29 @@ class AlternatingProjections:
 
     def _measure_separation(self, points: Tensor) -> float:
         """Measure the separation of classes among evenly spaced ones of all ranks."""
-        criterion, ranks = self.criterion, self._ranks
-        classes = criterion.classes if criterion.group is not None else rank_range(criterion.num_classes, ranks)
+        shown = gather_rows(self._in_space(points)[self._spaced_classes()], self._ranks)
+        return self._agreed(class_separation(shown, self.criterion.proxies.shape[1]))
+
+    @torch.no_grad()
+    def _measure_cover(self, points: Tensor) -> float | None:
+        """Measure how the proxies cover a pool among evenly spaced classes; None with one sample per class."""
+        if points.shape[1] < 2:
+            return None
+        own = points, self.criterion.rows_of_rank(self.criterion.proxies, self.group)
+        spaced = self._spaced_classes()
+        return self._agreed(cover_ratio(*(gather_rows(lipschitz_normalize(rows[spaced]), self._ranks) for rows in own)))
+
+    def _spaced_classes(self) -> Tensor:
+        """Return this rank's among evenly spaced classes of all ranks, as rows of its part of the pool."""
+        criterion = self.criterion
+        classes = criterion.classes if criterion.group is not None else rank_range(criterion.num_classes, self._ranks)
         spaced = evenly_spaced_classes(criterion.num_classes)
         own = spaced[(spaced >= classes.start) & (spaced < classes.stop)] - classes.start
-        shown = gather_rows(self._in_space(points)[own.to(points.device)], ranks)
-        measured = class_separation(shown, criterion.proxies.shape[1])
-        return all_gather(torch.tensor([measured], dtype=torch.float64), ranks)[0].item()  # one decision on all ranks
+        return own.to(criterion.proxies.device)
+
+    def _agreed(self, measured: float) -> float:
+        """Return the first rank's measurement, so that all ranks decide alike."""
+        return all_gather(torch.tensor([measured], dtype=torch.float64), self._ranks)[0].item()
 
     def _in_space(self, points: Tensor) -> Tensor:
         """Return points in the space of k-center."""
