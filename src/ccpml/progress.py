@@ -22,10 +22,12 @@ def progress_bar(
     over: Iterable[Any] | None = None,
     initial: int = 0,
     shown: bool = True,
+    delay: float = 0.0,
 ) -> "tqdm[Any]":
     """Return a progress bar with rate and remaining time.
 
     Around an iterable, ``over``, it advances with each item. ``initial`` is the number of steps done before.
+    Work that ends within ``delay`` seconds shows nothing.
     """
     terminal = sys.stderr.isatty()
     return tqdm(
@@ -35,6 +37,7 @@ def progress_bar(
         desc=description or None,
         initial=initial,
         disable=not shown,
+        delay=delay,
         mininterval=0.1 if terminal else 10.0,
         maxinterval=10.0 if terminal else 60.0,
         ncols=None if terminal else 120,

@@ -101,7 +101,7 @@ def test_patterns_come_from_a_string_or_a_list():
         ({"proxy_lr_factor": 0.0}, "proxy_lr_factor: expected a finite number > 0, got 0.0"),
         ({"memory_batches": 0}, "memory_batches: expected at least 1, got 0"),
         ({"test_classes": ""}, "test_classes: expected patterns"),
-        ({"max_steps": 0}, "max_steps: expected at least 1, got 0"),
+        ({"max_steps": -1}, "max_steps: expected a finite number >= 0, got -1"),
         ({"lr": -1.0}, "lr: expected a finite number > 0, got -1.0"),
         ({"lr": float("nan")}, "lr: expected a finite number > 0, got nan"),
         ({"nearest_positives": 0}, "nearest_positives: expected an integer >= 1, or all, got 0"),

@@ -23,7 +23,16 @@ _SECTIONS = {
     "data": ("data", "data_root", "allow_partial", "skip_bad_images", "test_classes", "folds", "fold"),
     "method and loss": (),  # and what is in no other section
     "network": (
-        *("backbone", "embedding_dim", "pooling", "weights", "freeze_batchnorm", "channels", "image_size"),
+        *(
+            "backbone",
+            "embedding_dim",
+            "head_start",
+            "pooling",
+            "weights",
+            "freeze_batchnorm",
+            "channels",
+            "image_size",
+        ),
         *("channels_last", "compile"),
     ),
     "training": (

@@ -66,8 +66,14 @@ def _print_scores(scores: dict[str, Any]) -> None:
         print(f"{split:<11} {size['classes']:>6,} classes {size['images']:>8,} images")
     test = scores["test"]
     recall = "  ".join(f"R@{name.rpartition('_')[2]} {v:.4f}" for name, v in test.items() if name.startswith("recall"))
-    print(f"test        MAP@R {test['map_at_r']:.4f}  P@1 {test['precision_at_1']:.4f}  P@R {test['r_precision']:.4f}")
+    print(f"test        {_three(test)}")
     print(f"            {recall}  ({test['num_queries']:,} queries, {test['num_skipped']:,} left out)")
+    if features := scores.get("features"):
+        print(f"features    {_three(features)}  (untouched, {features['dimensions']:,}-D)")
     print(f"stopped after {scores['steps']:,} steps, best on validation at {scores['validation']['step']:,}")
     for note in scores.get("notes", []):
         print(note)
+
+
+def _three(scores: dict[str, Any]) -> str:
+    return f"MAP@R {scores['map_at_r']:.4f}  P@1 {scores['precision_at_1']:.4f}  P@R {scores['r_precision']:.4f}"

@@ -27,21 +27,30 @@ def test_scores(scores: Mapping[str, Any]) -> str:
     """Return the table of test scores, with what they mean."""
     test = scores["test"]
     header = [_NAMES.get(name, name.replace("recall_at_", "R@")) for name in test]
-    cells = [f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for value in test.values()]
+    rows = [[_cell(value) for value in test.values()]]
     caption = (
         "Scores on the test classes, which were never seen in training. MAP@R: mean average precision at R, where R is "
         "the number of other references of the query's class. P@1: fraction of queries whose nearest neighbor is of "
         "their class. P@R: fraction of the R nearest that are of the query's class. R@k: fraction of queries with a "
         "reference of their class among the k nearest. Left out: queries whose class has no other reference."
     )
-    return page.table(header, [cells], "numbers scores") + page.paragraph(caption)
+    if features := scores.get("features"):
+        header, untouched = ["", *header], f"untouched features, {features['dimensions']:,}-D"
+        rows = [["this run", *rows[0]], [untouched, *(_cell(features[name]) for name in test)]]
+        caption += " Untouched features: those of the initial weights, before training, compared by cosine."
+    return page.table(header, rows, "numbers scores") + page.paragraph(caption)
+
+
+def _cell(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def about(settings: ResolvedSettings, scores: Mapping[str, Any]) -> str:
     """Return the facts of the run: data, method, loss, backbone, seed, versions and hardware."""
     best, loss = scores["validation"], LOSSES[settings.loss]
     parameters = [f"{name} {value:g}" for name, value in settings.loss_parameters.items()]
-    backbone = f"{settings.backbone}, {settings.embedding_dim}-D"
+    start = "" if settings.head_start == "random" else f", start {settings.head_start}"
+    backbone = f"{settings.backbone}, {settings.embedding_dim}-D{start}"
     rows = [
         ("data", settings.data),
         *((name, f"{s['classes']:,} classes, {s['images']:,} images") for name, s in scores["splits"].items()),

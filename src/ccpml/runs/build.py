@@ -61,6 +61,7 @@ def build_model(settings: ResolvedSettings, channels: int, initial_weights: bool
         weights=settings.weights if initial_weights and settings.weights != "none" else None,
         freeze_batchnorm=settings.freeze_batchnorm,
         image_size=settings.image_size,
+        bias=settings.head_start != "random",
     )
 
 

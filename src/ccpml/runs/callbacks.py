@@ -20,7 +20,7 @@ from ccpml.method import MIN_SEPARATION, lipschitz_normalize
 from ccpml.progress import progress_bar
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.geometry import GeometrySet, Snapshot, picture_classes, set_geometry
-from ccpml.training import CCPCallback, MetricLearning
+from ccpml.training import CCPCallback, MetricLearning, embed
 
 __all__ = ["Checkpoints", "Progress", "Recorder", "ReseedEachEpoch", "RestoreSigterm", "StopRequest", "Stopped"]
 
@@ -93,11 +93,21 @@ class Recorder(L.Callback):
     The callback that projects, if any, runs before this one.
     """
 
-    def __init__(self, run: RunDirectory, geometry: GeometrySet, patience: int, ccp: CCPCallback | None) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        geometry: GeometrySet,
+        patience: int,
+        ccp: CCPCallback | None,
+        max_steps: int,
+        starts_closed: bool,
+    ) -> None:
         self.run = run
         self.geometry = geometry
         self.patience = patience
         self.ccp = ccp
+        self.max_steps = max_steps
+        self.starts_closed = starts_closed  # the start may be the best of the run, so it is scored
         self.rows: list[dict[str, float]] = []
         self.best_score = -1.0  # MAP@R on validation
         self.best_step = 0
@@ -113,7 +123,9 @@ class Recorder(L.Callback):
         self._write_rows(trainer)
         if self.ccp is not None and self.ccp.projections.started and self._instance < 0:
             self._record_instance(trainer, self.geometry.embed(pl_module, pl_module.device))
-        trainer.should_stop = self.stale >= self.patience
+        if not self.rows and (self.starts_closed or self.max_steps == 0):
+            self._record_start(trainer, pl_module)
+        trainer.should_stop = self.stale >= self.patience or self.max_steps == 0
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
         """Record the loss."""
@@ -121,18 +133,32 @@ class Recorder(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure, write the row, and decide whether to stop."""
-        assert isinstance(pl_module, MetricLearning)
-        row: dict[str, float] = {"step": trainer.global_step, "seconds": round(time.monotonic() - self._started, 1)}
-        row["loss"] = torch.stack(self._losses).mean().item()
+        loss = torch.stack(self._losses).mean().item()
         self._losses.clear()
-        row |= {name: float(trainer.callback_metrics[name]) for name in ("map_at_r", "precision_at_1", "r_precision")}
+        names = ("map_at_r", "precision_at_1", "r_precision")
+        scores = {name: float(trainer.callback_metrics[name]) for name in names}
+        self._record(trainer, pl_module, {"loss": loss, **scores})
+
+    def _record_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Validate before the first step, as Lightning does after others."""
+        assert isinstance(module, MetricLearning)
+        batches: Any = trainer.val_dataloaders
+        with trainer.precision_plugin.val_step_context():
+            embeddings, labels = embed(module, batches, module.device)
+        self._record(trainer, module, module.score_validation(embeddings, labels))
+
+    def _record(self, trainer: L.Trainer, module: L.LightningModule, scores: dict[str, float]) -> None:
+        """Add a row of scores and of what else is measured; decide whether to stop."""
+        assert isinstance(module, MetricLearning)
+        row: dict[str, float] = {"step": trainer.global_step, "seconds": round(time.monotonic() - self._started, 1)}
+        row |= scores
         if self.ccp is not None:
             row |= {"instance": self.ccp.projections.instance, "strength": self.ccp.projections.strength_now}
             if self._instance < 0 and self.ccp.projections.separation is not None:  # measured in this validation
                 row["separation"] = self.ccp.projections.separation
             if self.ccp.projections.cover_ratio is not None:
                 row["cover_ratio"] = self.ccp.projections.cover_ratio
-        row |= self._geometry(trainer, pl_module)  # on all ranks, as each may hold a shard of the proxies
+        row |= self._geometry(trainer, module)  # on all ranks, as each may hold a shard of the proxies
         self.rows.append(row)
         self.improved = row["map_at_r"] > self.best_score
         if self.improved:
@@ -208,6 +234,7 @@ class Checkpoints(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember the step that training resumes from."""
         self.saved = trainer.global_step
+        self._save_best(trainer, pl_module)  # the start, if it was scored
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Stop after the step if requested."""
@@ -221,11 +248,7 @@ class Checkpoints(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write both, the state last: a run killed in between resumes from the previous state."""
-        if self.recorder.improved:
-            state = pl_module.state_dict()  # collective where proxies are sharded
-            weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-            if trainer.is_global_zero:
-                write_whole(self.run.weights_file, lambda to: save_file(weights, to))
+        self._save_best(trainer, pl_module)
         if trainer.is_global_zero:
             write_whole(self.run.state_file, trainer.save_checkpoint)
         else:
@@ -233,6 +256,13 @@ class Checkpoints(L.Callback):
         self.saved = trainer.global_step
         if self.stop_request.signal:
             raise self._stopped(trainer)
+
+    def _save_best(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self.recorder.improved:
+            state = module.state_dict()  # collective where proxies are sharded
+            weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+            if trainer.is_global_zero:
+                write_whole(self.run.weights_file, lambda to: save_file(weights, to))
 
     def _stopped(self, trainer: L.Trainer) -> Stopped:
         where = f"stopped after step {trainer.global_step:,}, saved at step {self.saved:,}"
@@ -273,7 +303,8 @@ class Progress(L.Callback):
         if self._bar is None or not self.recorder.rows:
             return
         row = self.recorder.rows[-1]
-        parts = [f"loss {row['loss']:.3f}", f"MAP@R {row['map_at_r']:.3f} (best {self.recorder.best_score:.3f})"]
+        parts = [f"loss {row['loss']:.3f}"] if "loss" in row else []
+        parts += [f"MAP@R {row['map_at_r']:.3f} (best {self.recorder.best_score:.3f})"]
         if "separation" in row:
             parts.append(f"separation {row['separation']:.2f} of {MIN_SEPARATION}")
         if "instance" in row:

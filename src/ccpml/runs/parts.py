@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 import lightning as L
 import torch
 
-from ccpml.data import ClassBalancedBatches, Draw, ImageDataset
-from ccpml.runs.build import build_criterion, build_model, check_compiler, transforms, workers
+from ccpml.data import ClassBalancedBatches, Draw, ImageDataset, ImageTable
+from ccpml.models import EmbeddingModel
+from ccpml.runs.build import build_criterion, build_model, check_compiler, evaluation_batches, transforms, workers
 from ccpml.runs.geometry import GeometrySet
 from ccpml.runs.images import RunImages, is_query
 from ccpml.runs.processes import launch_rank, local_and_node_counts
 from ccpml.runs.settings import ResolvedSettings
-from ccpml.training import CCPCallback, EmbeddingPool, MetricLearning, ReduceOnPlateau, Warmup
+from ccpml.training import CCPCallback, EmbeddingPool, HeadStartCallback, MetricLearning, ReduceOnPlateau, Warmup
 from ccpml.training.embed import eval_mode
+from ccpml.training.head_start import Batches
 
 __all__ = ["EpochBatches", "Parts"]
 
@@ -44,6 +46,7 @@ class Parts:
     module: MetricLearning
     batches: EpochBatches
     geometry: GeometrySet
+    head_start: HeadStartCallback | None  # unless the network is random and stays as it is
     ccp: CCPCallback | None  # for method ccp
     schedules: list[L.Callback]  # that change the learning rate or which weights are trained
 
@@ -84,10 +87,28 @@ class Parts:
             images=images,
             module=module,
             batches=EpochBatches(batches, settings.validate_every, module),
+            head_start=_build_head_start(settings, images, model),
             geometry=GeometrySet(settings, table, images.channels),
             ccp=_build_ccp(settings, images) if settings.method == "ccp" else None,
             schedules=schedules,
         )
+
+
+def _build_head_start(settings: ResolvedSettings, images: RunImages, model: EmbeddingModel) -> HeadStartCallback | None:
+    """Build the start of the embedding layer; with initial weights, their features are scored on the test images."""
+    kind, features, splits = settings.head_start, model.linear.in_features, images.splits
+    if kind == "identity" and settings.embedding_dim != features:
+        expected = f"{features}, the features of {settings.backbone}, for head_start identity"
+        raise ValueError(f"embedding_dim: expected {expected}, got {settings.embedding_dim}")
+    pretrained = settings.weights != "none"
+    if kind == "random" and not pretrained:
+        return None
+
+    def batches(table: ImageTable) -> Batches:
+        return lambda rank, ranks: evaluation_batches(settings, table, images.channels, rank=rank, ranks=ranks)
+
+    test = batches(splits.test) if pretrained else None
+    return HeadStartCallback(kind, batches(splits.train), test, is_query(splits.test))
 
 
 def _build_ccp(settings: ResolvedSettings, images: RunImages) -> CCPCallback:

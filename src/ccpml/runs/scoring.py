@@ -52,6 +52,7 @@ def score_run(
         {
             "test": scores.as_dict(),
             **({} if last is None else {"test_last": last.as_dict()}),
+            **({"features": parts.head_start.scores} if parts.head_start and parts.head_start.scores else {}),
             "validation": {"map_at_r": recorder.best_score, "step": recorder.best_step},
             "steps": int(recorder.rows[-1]["step"]),
             "instances": max(0, parts.ccp.projections.instance) if parts.ccp else 0,

@@ -51,6 +51,9 @@ class Settings:
         skip_bad_images: Whether to skip unreadable images instead of raising an error.
         backbone: Backbone, such as small_conv or timm:<name>.
         embedding_dim: Embedding dimension (d).
+        head_start: Start of the embedding layer: whitening (PCA, then whitening of the within-class scatter) or pca, in
+            closed form from features of the training images; identity: the features as they are, of which embedding_dim
+            must be the number; random.
         pooling: avg, max, or avg+max.
         weights: Initial weights of the backbone: imagenet (from the hub cache, or downloaded), a file (.safetensors,
             .pth: a published checkpoint, or checkpoints/best.safetensors of a run), or none.
@@ -64,7 +67,7 @@ class Settings:
         lr_schedule: constant, or plateau: a tenth after ten validations without improvement.
         weight_decay: Weight decay.
         clip_norm: Maximum global gradient norm.
-        max_steps: Optimizer steps, rounded up to a whole number of validations.
+        max_steps: Optimizer steps, rounded up to a whole number of validations; 0 scores the start.
         validate_every: Steps between validations.
         patience: Validations without improvement of the run's best score after which it stops.
         score_last: Whether to also report test scores of the final weights.
@@ -111,6 +114,7 @@ class Settings:
     skip_bad_images: bool = False
     backbone: str | None = None
     embedding_dim: int = 128
+    head_start: Literal["whitening", "pca", "identity", "random"] | None = None
     pooling: Literal["avg", "max", "avg+max"] = "avg"
     weights: str | None = None
     freeze_batchnorm: bool | None = None
@@ -192,7 +196,11 @@ class Settings:
             ValueError: If a given value contradicts one that was filled in.
         """
         entry, preset = LOSSES[self.loss], load_preset(self.data)
-        suits: dict[str, Any] = {"data_root": "", **(_PROXY_LOSS if entry.has_proxies else _PAIR_LOSS)}
+        suits: dict[str, Any] = {
+            "data_root": "",
+            "head_start": "random",
+            **(_PROXY_LOSS if entry.has_proxies else _PAIR_LOSS),
+        }
         suits |= preset["settings"]
         backbone = self.backbone or suits["backbone"]
         if not find_backbone(backbone).imagenet:
@@ -272,6 +280,7 @@ class ResolvedSettings(Settings):
     proxy_lr_factor: float
     warmup_epochs: int
     backbone: str
+    head_start: Literal["whitening", "pca", "identity", "random"]
     weights: str
     freeze_batchnorm: bool
     image_size: int
@@ -331,16 +340,18 @@ def _finite(value: float) -> bool:
 
 
 _COUNTS = (
-    "proxies_per_class pool_size embedding_dim image_size classes_per_batch samples_per_class max_steps "
+    "proxies_per_class pool_size embedding_dim image_size classes_per_batch samples_per_class "
     "validate_every patience ranks threads memory_batches"
 )
-_WEIGHTS = "weight_decay pair_weight proxy_weight workers memory_start warmup_epochs"
+_WEIGHTS = "weight_decay pair_weight proxy_weight workers memory_start warmup_epochs max_steps"
+_STARTS = ("whitening", "pca", "identity", "random")
 _RANGES: tuple[tuple[str, str, Any], ...] = (
     (_COUNTS, "at least 1", lambda value: value >= 1),
     ("folds", "at least 2", lambda value: value >= 2),
     ("lr clip_norm proxy_lr_factor", "a finite number > 0", lambda value: _finite(value) and value > 0),
     (_WEIGHTS, "a finite number >= 0", lambda value: _finite(value) and value >= 0),
     ("nearest_positives", "an integer >= 1, or all", lambda value: value == "all" or _is_count(value)),
+    ("head_start", ", ".join(_STARTS), lambda value: value in _STARTS),
     ("class_rate", "a fraction in (0, 1]", lambda value: 0 < value <= 1),
     ("seed", "0..2147483647", lambda value: 0 <= value < 2**31),
     ("device", "auto, cpu, cuda, cuda:<number> or mps", re.compile(r"auto|cpu|mps|cuda(:\d+)?").fullmatch),

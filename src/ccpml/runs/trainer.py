@@ -38,14 +38,22 @@ class Training:
     def set_up(cls, run: RunDirectory, parts: Parts, progress: bool, further: Sequence[L.Callback] = ()) -> "Training":
         """Set up a trainer; nothing is written yet."""
         settings, stop_request = parts.settings, StopRequest()
-        recorder = Recorder(run, parts.geometry, settings.patience, parts.ccp)
+        starts_closed = settings.head_start != "random"
+        recorder = Recorder(run, parts.geometry, settings.patience, parts.ccp, settings.max_steps, starts_closed)
         epochs = math.ceil(settings.max_steps / settings.validate_every)
+        if parts.head_start is not None:
+            parts.head_start.progress = progress
         callbacks = [ReseedEachEpoch(settings.seed), RestoreSigterm()]
-        callbacks += [*([parts.ccp] if parts.ccp else []), *parts.schedules, recorder]
-        callbacks += [Progress(recorder, epochs * settings.validate_every)] if progress else []
+        callbacks += [
+            *([parts.head_start] if parts.head_start else []),
+            *([parts.ccp] if parts.ccp else []),
+            *parts.schedules,
+            recorder,
+        ]
+        callbacks += [Progress(recorder, epochs * settings.validate_every)] if progress and epochs else []
         callbacks += [*further, Checkpoints(run, recorder, stop_request)]
         with quiet():
-            return cls(_trainer(run, settings, epochs, callbacks), recorder, stop_request)
+            return cls(_trainer(run, settings, max(1, epochs), callbacks), recorder, stop_request)
 
 
 def _trainer(run: RunDirectory, settings: ResolvedSettings, epochs: int, callbacks: list[L.Callback]) -> L.Trainer:

@@ -2,6 +2,7 @@
 
 from ccpml.training.callback import CCPCallback
 from ccpml.training.embed import embed, pooled_features
+from ccpml.training.head_start import HeadStartCallback
 from ccpml.training.module import MetricLearning, evaluate_with_roles
 from ccpml.training.pool import EmbeddingPool
 from ccpml.training.schedule import ReduceOnPlateau, Warmup
@@ -9,6 +10,7 @@ from ccpml.training.schedule import ReduceOnPlateau, Warmup
 __all__ = [
     "CCPCallback",
     "EmbeddingPool",
+    "HeadStartCallback",
     "MetricLearning",
     "ReduceOnPlateau",
     "Warmup",

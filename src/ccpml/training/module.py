@@ -96,14 +96,19 @@ class MetricLearning(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole validation set."""
-        embeddings, labels = (gather_rows(torch.cat(parts)) for parts in zip(*self._outputs, strict=True))
+        embeddings, labels = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
         self._outputs.clear()
+        for name, score in self.score_validation(embeddings, labels).items():
+            self.log(name, score, sync_dist=world_size() > 1)  # the same on each rank
+
+    def score_validation(self, embeddings: Tensor, labels: Tensor) -> dict[str, float]:
+        """Score embeddings (n, d) of this rank's validation images with those of the others; keep all."""
+        embeddings, labels = gather_rows(embeddings), gather_rows(labels)
         if not torch.isfinite(embeddings).all():
             raise ValueError("embeddings: expected finite values, the training has diverged; try a lower learning rate")
         self.validation = embeddings, labels
         scores = evaluate_with_roles(embeddings, labels, self.is_query, group=all_ranks())
-        for name in ("map_at_r", "precision_at_1", "r_precision"):
-            self.log(name, getattr(scores, name), sync_dist=world_size() > 1)  # the same on each rank
+        return {name: getattr(scores, name) for name in ("map_at_r", "precision_at_1", "r_precision")}
 
     def configure_model(self) -> None:
         """Shard the proxies if requested, and have DDP ignore shards and what ranks keep equal by themselves."""

@@ -1,0 +1,96 @@
+"""The start of a Lightning training: untouched features are scored, and the embedding layer is set in closed form."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ccpml.distributed import all_ranks
+from ccpml.models import EmbeddingModel, start_head
+from ccpml.progress import progress_bar
+from ccpml.training.embed import pooled_features
+from ccpml.training.module import MetricLearning, evaluate_with_roles
+
+__all__ = ["Batches", "HeadStartCallback"]
+
+Batches = Callable[[int, int], DataLoader[Any]]
+"""A function of rank and number of ranks that returns a loader of this rank's share of some images."""
+
+
+class HeadStartCallback(L.Callback):
+    """Set the embedding layer of a `MetricLearning` before its first step; score its untouched features, if requested.
+
+    A training that resumes from a checkpoint keeps its weights and the scores. No global random number is drawn. This
+    callback comes before those that read the weights when training starts, such as `CCPCallback`.
+
+    Args:
+        kind: ``whitening`` or ``pca``: see [`start_head`][ccpml.start_head]; ``identity``: embeddings are the features
+            themselves, of as many dimensions; ``random``: the layer is left as it is.
+        train: Training images without augmentation.
+        test: Images on which the features are scored, by cosine.
+        is_query: Whether each of these is a query, bool (N,); None if they have no roles.
+        progress: Whether to show progress on standard error where it takes longer than a second.
+
+    Attributes:
+        scores: Scores of the untouched features, with ``dimensions``; None without ``test``.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["whitening", "pca", "identity", "random"],
+        train: Batches,
+        test: Batches | None = None,
+        is_query: Tensor | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.kind, self.train, self.test, self.is_query, self.progress = kind, train, test, is_query, progress
+        self.scores: dict[str, Any] | None = None
+
+    @torch.no_grad()
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Score the features and set the layer, unless a checkpoint was loaded."""
+        if trainer.global_step > 0:
+            return
+        assert isinstance(pl_module, MetricLearning)
+        assert isinstance(pl_module.model, EmbeddingModel)
+        model = pl_module.model
+        if self.test is not None:
+            features, labels = self._features(trainer, model, self.test, "untouched features, test images")
+            features = nn.functional.normalize(features, dim=1)
+            scores = evaluate_with_roles(features, labels, self.is_query, group=all_ranks())
+            self.scores = {"dimensions": features.shape[1], **scores.as_dict()}
+        if self.kind == "identity":
+            nn.init.eye_(model.linear.weight)
+            nn.init.zeros_(model.linear.bias)
+        elif self.kind != "random":
+            features, labels = self._features(trainer, model, self.train, "start of the embedding layer")
+            length = getattr(pl_module.criterion, "starting_length", 1.0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                start = start_head(model.linear, features, labels, self.kind, length)
+            if start.kind != self.kind and trainer.is_global_zero:
+                text = "no class has two different images, so the embedding layer starts by pca"
+                tqdm.write(f"head_start {self.kind}: {text}", file=sys.stderr)
+
+    def _features(
+        self, trainer: L.Trainer, model: EmbeddingModel, batches: Batches, title: str
+    ) -> tuple[Tensor, Tensor]:
+        shown, ranks = self.progress and trainer.is_global_zero, trainer.world_size
+        loader = batches(trainer.global_rank, ranks)
+        total: int = len(loader.dataset) // ranks  # type: ignore[arg-type]  # torch's is not known to have a length
+        with progress_bar(total, "image", title, shown=shown, delay=1.0) as bar:
+            return pooled_features(model, loader, bar.update)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the scores, which a resumed run does not compute again."""
+        return {"scores": self.scores}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the scores."""
+        self.scores = state_dict["scores"]
