@@ -75,7 +75,7 @@ class DataName:
     def __post_init__(self) -> None:
         known = DATA_KINDS.get(self.kind)
         if known is None or bool(known.path) != bool(self.path):
-            raise ValueError(f"unknown data {str(self)!r}: expected {known_names()}")
+            raise ValueError(f"unknown data {str(self)!r}: expected {known_names()}{self._suggestion()}")
 
     @classmethod
     def parse(cls, text: str) -> "DataName":
@@ -98,6 +98,12 @@ class DataName:
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.path}" if self.path else self.kind
+
+    def _suggestion(self) -> str:
+        """Return what may have been meant by the bare path of a folder or file, as the end of a sentence."""
+        path = Path(self.kind).expanduser()
+        kind = "folder" if path.is_dir() else "csv" if path.is_file() else ""
+        return f"; did you mean {kind}:{self.kind}?" if kind and not self.path else ""
 
     @property
     def is_benchmark(self) -> bool:

@@ -6,16 +6,18 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import yaml
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "NoSpaceError",
     "exclusive_lock",
+    "load_yaml",
     "read_folder_file",
     "require_space",
     "size_text",
@@ -65,6 +67,36 @@ def write_yaml(path: Path, value: Any) -> None:
     write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Loader that refuses a key given twice, of which YAML would silently keep the last value."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} given twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(file: Path) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        ValueError: If it is not YAML in UTF-8, or a mapping has a key twice; the message says where.
+        OSError: If it cannot be read.
+    """
+    try:
+        return yaml.load(file.read_text(encoding="utf-8"), _UniqueKeys)  # a safe loader
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not a YAML file: expected UTF-8 text, got byte {error.object[error.start]:#x}") from error
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"not a YAML file: {line}{error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ValueError("not a YAML file: it holds characters that no text has") from error
+
+
 def read_folder_file(
     file: Path, kind: str, fields: Mapping[str, type], refused: type[FileExistsError]
 ) -> dict[str, Any] | None:
@@ -85,12 +117,14 @@ def read_folder_file(
     return found
 
 
-def write_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
+def write_arrays(path: Path, **arrays: "npt.ArrayLike") -> None:
     """Write arrays to an .npz file that loads without pickle.
 
     Raises:
         ValueError: If an array holds objects, which only pickle can write.
     """
+    import numpy as np
+
     plain = {name: np.asarray(array) for name, array in arrays.items()}
     for name, array in plain.items():
         if array.dtype.hasobject:

@@ -14,6 +14,11 @@ from ccpml.cli import VERBS, main
     [
         (["nonsense"], "verb: expected one of train, evaluate, "),
         (["train", "photos"], "unknown data 'photos': expected groceries, glyphs, cub, cars196"),
+        (["train", "/tmp"], "unknown data '/tmp': expected groceries, glyphs"),
+        (["train", "/tmp"], "; did you mean folder:/tmp?"),
+        (["benchmark", "/tmp"], "; did you mean folder:/tmp?"),
+        (["evaluate", "/no/such", "/tmp"], "/no/such: not a run directory"),
+        (["train", "glyphs", "--lr=nan"], "lr: expected a finite number > 0, got nan"),
         (["train", "folder:/no/such"], "folder:/no/such: folder not found"),
         (["train", "csv:/no/such.csv"], "csv:/no/such.csv: file not found"),
         (["train", "glyphs", "--lr", "-1"], "lr: expected a finite number > 0, got -1.0"),

@@ -143,10 +143,16 @@ def test_usage_errors_name_the_option_and_the_value(arguments: Sequence[str], me
         (b"lr: {a: 1}\n", "lr: expected float or null"),
         (b"lr: fast\n", "lr: expected float or null, got 'fast'"),
         (b"compile: 3\n", "compile: expected true or false, got 3"),
+        (b"lr: -1\n", "lr: expected a finite number > 0, got -1.0"),
+        (b"loss: nonsense\n", "nonsense"),
+        (b"backbone: nonsense\n", "nonsense"),
+        (b"seed: 1\nlr: 1\nseed: 2\n", "settings.yaml: not a YAML file: line 3: seed given twice"),
+        (b"projections: {decay: 1, decay: 2}\n", "line 1: decay given twice"),
         (b"- lr\n", "settings.yaml: expected settings by name"),
         (b"config: other.yaml\n", "settings.yaml: expected settings by name, and no other file"),
         (b"lr: [\n", "settings.yaml: not a YAML file"),
-        (b"lr: \xff\n", "settings.yaml: not a YAML file"),
+        (b"lr: \xff\n", "settings.yaml: not a YAML file: expected UTF-8 text, got byte 0xff"),
+        (b"lr: \x00\n", "settings.yaml: not a YAML file: it holds characters that no text has"),
         (b"learning_rate: 1\n", "'learning_rate' is not accepted"),
         (b"projections:\n  strenght: 1\n", "did you mean --projections.strength?"),
     ],
@@ -155,4 +161,12 @@ def test_errors_in_a_file(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_bytes(content)
     with pytest.raises(UsageError) as error:
         settings("--config", str(tmp_path / "settings.yaml"))
+    assert str(error.value).startswith(f"--config {tmp_path / 'settings.yaml'}: ")
     assert message in str(error.value)
+
+
+def test_a_wrong_flag_after_a_file_does_not_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("lr: -1\n")
+    with pytest.raises(UsageError) as error:
+        settings("--config", str(tmp_path / "settings.yaml"), "--lr=-2")
+    assert str(error.value).startswith("lr: ")

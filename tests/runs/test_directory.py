@@ -1,4 +1,7 @@
+import re
+
 import pytest
+import yaml
 
 from ccpml.options import ProjectionOptions
 from ccpml.runs.directory import RunDirectory, RunExistsError
@@ -35,6 +38,27 @@ def test_damaged_settings_are_named(tmp_path, text):
     (tmp_path / "experiment.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"experiment\.yaml: not the settings of a run"):
         RunDirectory.open(tmp_path).settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("embedding_dim", "twelve", "embedding_dim: expected int, got 'twelve'"),
+        ("lr", "[1]", "lr: expected float or null, got [1]"),
+        ("projections.patience", "1.5", "projections.patience: expected int, got 1.5"),
+        ("projections", "3", "projections: expected options by name, got 3"),
+        ("margin", "wide", "margin: expected float, got 'wide'"),
+        ("seed", "1\nseed: 2", "line 2: seed given twice"),
+    ],
+)
+def test_settings_of_another_type_are_named(tmp_path, name, value, message):
+    values = Settings(loss="triplet").resolved().as_dict()
+    values.pop(name.partition(".")[0])
+    text = f"{name.partition('.')[0]}: {value}\n" if "." not in name else f"projections:\n  patience: {value}\n"
+    (tmp_path / "experiment.yaml").write_text(text + yaml.safe_dump(values))
+    with pytest.raises(ValueError, match=re.escape("experiment.yaml: not the settings of a run: ")) as error:
+        RunDirectory.open(tmp_path).settings()
+    assert message in str(error.value)
 
 
 def test_a_folder_without_settings_is_not_a_run(tmp_path):

@@ -83,7 +83,10 @@ def test_patterns_come_from_a_string_or_a_list():
             {"loss": "triplet", "loss_parameters": {"alpha": 2.0}},
             r"alpha: expected a parameter of triplet \(margin\), got one of multi_similarity, proxy_anchor",
         ),
-        ({"loss_parameters": {"depth": 2.0}}, r"depth: expected a parameter of contrastive \(.*\), got one of no loss"),
+        (
+            {"loss_parameters": {"depth": 2.0}},
+            r"depth: expected a parameter of contrastive .*, got an unknown name",
+        ),
         ({"loss": "quadruplet"}, r"loss: expected one of contrastive \(c2\), .*, got 'quadruplet'"),
         ({"loss_parameters": {"neg_margin": float("nan")}}, "neg_margin: expected a finite number, got nan"),
         (

@@ -14,6 +14,7 @@ import yaml
 from ccpml.backbones import known_backbones
 from ccpml.cli.options import UsageError, check_data_root, parser_error
 from ccpml.data_name import DataName, known_names
+from ccpml.files import load_yaml
 from ccpml.losses import LOSSES, known_losses, parameter_names
 from ccpml.options import ProjectionOptions
 from ccpml.runs.settings import Settings, setting_types
@@ -66,6 +67,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
         self.without = without
         self.own: dict[str, tuple[Any, ...]] = {"print_config": (bool,)}
         self.data: list[str] = []
+        self.of_files: dict[str, tuple[str, Any]] = {}  # the file that gives a setting, and the value there
         text = "YAML file of settings; flags after it take precedence"
         self.add_argument("--config", action=_ConfigFile, metavar="FILE", help=text)
         self.add_argument("--print-config", "--print_config", action="store_true", help="print the settings and exit")
@@ -114,7 +116,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
             if empty := [name for name, value in own.items() if value == ""]:
                 raise UsageError(f"--{empty[0].replace('_', '-')}: expected a value, got nothing")
             for name in values.keys() - setting_types().keys():  # such as projections, whose options are expected
-                raise UsageError(f"{name}: expected a setting, got {values[name]!r}; see {self.prog} --help")
+                raise ValueError(f"{name}: expected a setting, got {values[name]!r}; see {self.prog} --help")
             own |= {name: read_value(name, own[name], self.own[name]) for name in own if own[name] is not None}
             unset = {name for name in values if name in of_losses and values[name] in (None, "null")}
             given = {name: read_value(name, value) for name, value in values.items() if name not in unset}
@@ -122,7 +124,10 @@ class SettingsParser(jsonargparse.ArgumentParser):
             options = argparse.Namespace(**own)
             settings = Settings().changed({**preset(options), **given})
         except ValueError as error:
-            raise UsageError(error) from error
+            name = str(error).partition(":")[0]
+            file, value = self.of_files.get(name, ("", None))
+            named = f"--config {file}: " if file and values.get(name) == value else ""
+            raise UsageError(f"{named}{error}") from error
         if options.print_config:
             shown = {name: value for name, value in settings.as_dict().items() if name not in self.without}
             print(yaml.safe_dump({**shown, **apart}, sort_keys=False, allow_unicode=True), end="")
@@ -133,11 +138,11 @@ class SettingsParser(jsonargparse.ArgumentParser):
 def read_yaml(option: str, path: str) -> Any:
     """Read the YAML file that an option names; an empty one holds no settings."""
     try:
-        return yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8")) or {}
+        return load_yaml(Path(path).expanduser()) or {}
     except OSError as error:
         raise UsageError(f"{option} {path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{option} {path}: not a YAML file") from error
+    except ValueError as error:
+        raise UsageError(f"{option} {path}: {error}") from error
 
 
 def check_settings(settings: Settings) -> None:
@@ -186,7 +191,9 @@ class _ConfigFile(argparse.Action):
         try:
             if not isinstance(content, dict) or "config" in content:
                 raise UsageError("expected settings by name, and no other file")
-            namespace.update(parser.parse_object(content, defaults=False))
+            found = parser.parse_object(content, defaults=False)
+            parser.of_files |= {name: (values, value) for name, value in vars(found.as_flat()).items()}
+            namespace.update(found)
         except UsageError as error:
             raise UsageError(f"--config {values}: {error}") from error
 

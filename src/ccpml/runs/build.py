@@ -12,6 +12,7 @@ from torch import nn
 from ccpml.backbones import find_backbone
 from ccpml.baselines import CrossBatchMemory
 from ccpml.data import EvalTransform, ImageTable, TrainTransform, Transform, eval_loader
+from ccpml.files import size_text
 from ccpml.losses import LOSSES
 from ccpml.method import CCPLoss
 from ccpml.models import EmbeddingModel, create_model
@@ -21,6 +22,8 @@ __all__ = [
     "build_criterion",
     "build_model",
     "check_compiler",
+    "check_device",
+    "check_memory",
     "check_weights",
     "evaluation_batches",
     "transforms",
@@ -79,6 +82,27 @@ def check_compiler(settings: ResolvedSettings) -> None:
     cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.accelerator.is_available())
     if cpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise ValueError("compile: no C++ compiler found, which torch.compile needs on a CPU; install g++ or omit it")
+
+
+def check_device(settings: ResolvedSettings) -> None:
+    """Check that the device is available."""
+    kind, _, index = settings.device.partition(":")
+    count = torch.cuda.device_count()
+    if kind == "cuda" and int(index or 0) >= count:
+        raise ValueError(f"device: {settings.device} is not available ({count} CUDA devices found); choose auto")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device: mps is not available (no GPU of Apple found); choose auto")
+
+
+def check_memory(settings: ResolvedSettings) -> None:
+    """Check that a batch of images fits into the memory of this machine, where allocating it might end the process."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = settings.batch_size * 3 * settings.image_size**2 * 4  # color, float32
+    if needed > memory:
+        raise ValueError(
+            f"image_size: expected one of which a batch of {settings.batch_size} fits into memory "
+            f"({size_text(memory)}), got {settings.image_size}, which needs {size_text(needed)}"
+        )
 
 
 def transforms(settings: ResolvedSettings) -> tuple[Transform, EvalTransform]:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ccpml.files import write_yaml
+from ccpml.files import load_yaml, write_yaml
 from ccpml.runs.settings import ResolvedSettings
+from ccpml.runs.values import read_values
 
 __all__ = ["RunDirectory", "RunExistsError", "UnfinishedRunError"]
 
@@ -101,11 +101,11 @@ class RunDirectory:
             ValueError: If the file does not hold the settings of a run.
         """
         try:
-            values = yaml.safe_load(self.settings_file.read_text(encoding="utf-8"))
+            values = load_yaml(self.settings_file)
             if not isinstance(values, dict):
                 raise ValueError(f"expected settings by name, got {type(values).__name__}")
-            return ResolvedSettings.from_dict(values)
-        except (yaml.YAMLError, ValueError, TypeError) as error:
+            return ResolvedSettings.from_dict(read_values(values))
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{self.settings_file}: not the settings of a run: {error}") from error
 
     def scores(self) -> dict[str, Any]:

@@ -179,9 +179,9 @@ class Settings:
             raise ValueError(f"method: {expected}, got {self.method}")
         for name, value in self.loss_parameters.items():
             if name not in entry.parameters:
-                owners = ", ".join(parameter_names().get(name, ["no loss"]))
+                owners = ", ".join(parameter_names().get(name, ()))
                 expected = f"expected a parameter of {self.loss} ({', '.join(entry.parameters)})"
-                raise ValueError(f"{name}: {expected}, got one of {owners}")
+                raise ValueError(f"{name}: {expected}, got {f'one of {owners}' if owners else 'an unknown name'}")
             entry.parameters[name].check(name, value)
 
     def _test_patterns(self) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from ccpml.data import ImageDataset, train_loader
 from ccpml.data_name import DataName
 from ccpml.files import write_text
-from ccpml.runs.build import check_weights, transforms, workers
+from ccpml.runs.build import check_device, check_memory, check_weights, transforms, workers
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import load_images
 from ccpml.runs.parts import Parts
@@ -55,6 +55,8 @@ def train(
     if is_main_process():
         RunDirectory.require_free(path)
     resolved = _resolve_paths(settings.resolved())
+    check_device(resolved)
+    check_memory(resolved)
     check_weights(resolved)
     parts = Parts.build(resolved, load_images(resolved, progress and is_main_process()))
     run = RunDirectory(path)

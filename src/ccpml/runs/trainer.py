@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from ccpml.data import ImageTable
-from ccpml.runs.build import evaluation_batches
+from ccpml.runs.build import check_device, evaluation_batches
 from ccpml.runs.callbacks import Checkpoints, Progress, Recorder, ReseedEachEpoch, RestoreSigterm, StopRequest
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.parts import Parts
@@ -57,10 +57,8 @@ class Training:
 
 
 def _trainer(run: RunDirectory, settings: ResolvedSettings, epochs: int, callbacks: list[L.Callback]) -> L.Trainer:
+    check_device(settings)
     kind, _, index = settings.device.partition(":")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ValueError(f"device: {settings.device} is not available ({count} CUDA devices found)")
     here, nodes = local_and_node_counts(settings.ranks)
     options: dict[str, Any] = {"devices": [int(index)] if index else here, "num_nodes": nodes}
     if here * nodes > 1:

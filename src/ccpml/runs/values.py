@@ -8,7 +8,7 @@ import yaml
 
 from ccpml.runs.settings import setting_types
 
-__all__ = ["INCIDENTAL", "differences", "is_numeric", "read_value", "value_options"]
+__all__ = ["INCIDENTAL", "differences", "is_numeric", "read_value", "read_values", "value_options"]
 
 INCIDENTAL = frozenset({"device", "threads", "workers", "data_root"})
 """Settings that decide where and how fast a run is trained, not what it is."""
@@ -77,6 +77,26 @@ def read_value(name: str, value: Any, options: Sequence[Any] | None = None) -> A
     *first, last = (words.get(option) or getattr(option, "__name__", str(option)) for option in options)
     expected = f"{', '.join(first)} or {last}" if first else last
     raise ValueError(f"{name}: expected {expected}, got {value!r}")
+
+
+def read_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as `Settings.as_dict` gives them, each in its own type; names that are none are kept.
+
+    Raises:
+        ValueError: If a setting does not take its value.
+
+    Example:
+        >>> read_values({"lr": "1e-4", "projections": {"patience": 3}})
+        {'lr': 0.0001, 'projections': {'patience': 3}}
+    """
+    types, own = setting_types(), dict[str, Any]()
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat = read_values({f"{name}.{option}": each for option, each in value.items()})
+            own[name] = {each.removeprefix(f"{name}."): flat[each] for each in flat}
+        else:
+            own[name] = read_value(name, value) if name in types else value
+    return own
 
 
 def _parse(text: str) -> Any:
