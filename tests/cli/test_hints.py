@@ -8,7 +8,9 @@ import pytest
 
 import ccpml
 from ccpml.cli import main
-from ccpml.cli.hints import HINTS
+from ccpml.cli.hints import HINTS, describe
+from ccpml.data.images.read import BadImage
+from ccpml.data.upkeep.check import SkippableImagesError
 
 SOURCE = Path(ccpml.__file__).parent
 MODULES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(SOURCE.rglob("*.py"))}
@@ -23,6 +25,7 @@ def test_no_message_of_the_library_names_a_flag() -> None:
         if isinstance(statement, ast.Raise)
         for text in ast.walk(statement)
         if isinstance(text, ast.Constant) and isinstance(text.value, str) and re.search(r"(?<![\w-])--\w", text.value)
+        if "pip install" not in text.value
     ]
     assert not found
 
@@ -38,3 +41,13 @@ def test_a_hint_ends_the_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith(f"ccpml: error: {tmp_path}: ")
     assert error.endswith("; resume it with `ccpml train --resume <run>`, or choose another directory with --run\n")
+
+
+def test_unreadable_images_are_a_list_below_the_sentence() -> None:
+    bad = [BadImage(row, f"{row}.jpg", "the file is empty") for row in range(12)]
+    lines = describe(SkippableImagesError.of(bad, 20, "repair, remove or skip them", Path("list.txt"))).splitlines()
+    assert lines[0] == (
+        "12 of 20 images cannot be read; repair, remove or skip them; --skip-bad-images leaves them out:"
+    )
+    assert lines[1] == "  0.jpg: the file is empty"
+    assert lines[11:] == ["  and 2 more; all are listed in list.txt"]

@@ -16,9 +16,13 @@ HINTS = {
 
 
 def describe(error: BaseException) -> str:
-    """Return the sentence of an error, with its hint and its notes."""
-    text = " ".join(_text(error).split()) or type(error).__name__
-    return "; ".join([f"{text}{hint_for(error)}", *getattr(error, "__notes__", ())])
+    """Return the sentence of an error, with its hint and its notes; then its list, if it has one."""
+    text, listing = _text(error), list[str]()
+    if hasattr(error, "bad"):  # images: a sentence that ends in a colon, and a line for each
+        text, *listing = text.splitlines()
+    text = " ".join(text.removesuffix(":" if listing else "").split()) or type(error).__name__
+    sentence = "; ".join([f"{text}{hint_for(error)}", *getattr(error, "__notes__", ())])
+    return "\n".join([f"{sentence}:", *listing]) if listing else sentence
 
 
 def hint_for(error: BaseException) -> str:

@@ -25,7 +25,7 @@ def test_what_is_ignored_is_named(tmp_path: Path) -> None:
     (tmp_path / "a" / "8.jpg").symlink_to(tmp_path / "none.jpg")
     source = load_folder(tmp_path)
     assert source.table.class_names == ("a", "d/e")
-    found = {(path.relative_to(tmp_path).as_posix(), kind.format(s="")) for path, kind in source.ignored}
+    found = {(path.as_posix(), kind.format(s="")) for path, kind in source.ignored}
     assert found == {
         ("a/2.heic", "file with suffix .heic"),
         ("a/3.HEIC", "file with suffix .heic"),
@@ -36,8 +36,8 @@ def test_what_is_ignored_is_named(tmp_path: Path) -> None:
         ("g", "folder without images"),
     }
     phrases = count_ignored(source.ignored, max_listed=1)
-    assert phrases[0] == f"2 files with suffix .heic ({tmp_path / 'a/2.heic'}, …; to read them, pip install pi-heif)"
-    assert f"2 folders without images ({tmp_path / 'b/c'}, …)" in phrases
+    assert phrases[0] == "2 files with suffix .heic (a/2.heic, …; to read them, pip install pi-heif)"
+    assert "2 folders without images (b/c, …)" in phrases
 
 
 def test_an_unlabeled_folder(tmp_path: Path) -> None:

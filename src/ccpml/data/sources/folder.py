@@ -71,12 +71,13 @@ def _read(root: Path) -> _Contents:
             elif entry.suffix.lower() in suffixes and entry.is_file():
                 images.append(entry)
             else:
-                found.ignored.append(Ignored(entry, _reason(entry)))
+                found.ignored.append(Ignored(entry.relative_to(root), _reason(entry)))
         if images:
             found.images[folder] = images
     parents = {parent for folder in found.images for parent in (folder, *folder.parents)}
     parents |= {folder.parent for folder in visited}
-    found.ignored += [Ignored(folder, "folder{s} without images") for folder in visited if folder not in parents]
+    empty = [folder.relative_to(root) for folder in visited if folder not in parents]
+    found.ignored += [Ignored(folder, "folder{s} without images") for folder in empty]
     return found
 
 

@@ -15,7 +15,10 @@ _HEIF_SUFFIXES: Final = (".heic", ".heif")
 
 
 class Ignored(NamedTuple):
-    """A file or folder that is not used, and what it is: a noun with ``{s}`` for the plural, as in ``file{s} …``."""
+    """A file or folder that is not used.
+
+    ``path`` is relative to the folder of the set; ``kind`` is a noun with ``{s}`` for the plural, ``broken link{s}``.
+    """
 
     path: Path
     kind: str
