@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NoSpaceError",
+    "check_readable",
     "exclusive_lock",
     "load_yaml",
     "read_folder_file",
@@ -115,6 +116,21 @@ def read_folder_file(
     if not isinstance(found, dict) or not all(isinstance(found.get(name), fields[name]) for name in fields):
         raise refused(f"{file}: damaged")
     return found
+
+
+def check_readable(file: Path, way_out: str) -> None:
+    """Check that a file can be opened.
+
+    Raises:
+        ValueError: If it cannot; it ends with what to do.
+    """
+    try:
+        with file.open("rb"):
+            pass
+    except FileNotFoundError as error:
+        raise ValueError(f"{file}: not found; {way_out}") from error
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror or error}); {way_out}") from error
 
 
 def write_arrays(path: Path, **arrays: "npt.ArrayLike") -> None:

@@ -20,6 +20,8 @@ def test_evaluate(run: Path, folder: Path, tmp_path: Path, capsys: pytest.Captur
     assert main(["evaluate", str(run), "-o", str(output)]) == 2
     assert f"--output: {output} already exists" in capsys.readouterr().err
     assert main(["evaluate", str(run), "--skip-bad-images", f"folder:{folder}"]) == 0
+    assert "6 classes, 30 images" in capsys.readouterr().out
+    assert main(["evaluate", str(run), "--all-classes", f"folder:{folder}"]) == 0
     assert "12 classes, 60 images" in capsys.readouterr().out
 
 
@@ -29,7 +31,7 @@ def test_embed(run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == f"{output}: 60 embeddings\n"
     with np.load(output, allow_pickle=False) as file:
         assert file["embeddings"].shape == (60, 8)
-        assert set(file.files) == {"embeddings", "labels", "paths", "class_names", "roles"}
+        assert set(file.files) == {"embeddings", "labels", "paths", "class_names", "roles", "splits"}
 
 
 def test_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

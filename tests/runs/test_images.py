@@ -30,5 +30,5 @@ def test_a_run_resumes_with_the_images_it_started_with(tmp_path: Path) -> None:
     assert "ccpml data" not in str(caught.value)
     assert "`ccpml data cache`" in hint_for(caught.value)
     next(folder.rglob("*.png")).unlink()
-    with pytest.raises(ValueError, match="run: the images or their classes differ"):
+    with pytest.raises(ValueError, match="run: the images, or those that cannot be read, differ"):
         images_of(folder).check_fingerprint(plain, run)

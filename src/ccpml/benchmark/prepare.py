@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from ccpml.benchmark.protocol import Benchmark
-from ccpml.data import load_source, make_splits
+from ccpml.data import Source, load_source, make_splits
 from ccpml.files import read_folder_file, write_yaml
+from ccpml.runs.directory import RunDirectory
 from ccpml.runs.values import differences
 
 __all__ = ["BenchmarkExistsError", "prepare_benchmark"]
@@ -56,6 +57,19 @@ def _check_splits(benchmark: Benchmark) -> None:
     source = load_source(settings.data, settings.data_root or None, settings.allow_partial)
     for fold in benchmark.folds:
         make_splits(source, settings.test_classes or None, settings.folds, fold)
+    _check_started_cells(benchmark, source)
+
+
+def _check_started_cells(benchmark: Benchmark, source: Source) -> None:
+    """Check that the images are those that the cells of an earlier call were started with.
+
+    Raises:
+        DataChangedError: If they are not.
+    """
+    for cell in benchmark.cells():
+        run = RunDirectory(cell.path)
+        if run.record_file.is_file():
+            run.record().check_data(source, benchmark.base.data, cell.path)
 
 
 def _read_earlier(benchmark: Benchmark) -> dict[str, Any]:

@@ -39,6 +39,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("data", nargs="?", help=f"{known_names()} (default: the run's test classes)")
     add_data_options(parser)
     parser.add_argument(
+        "--all-classes", action="store_true", help="of other data, also score classes that the run was trained on"
+    )
+    parser.add_argument(
         "--clusters", action="store_true", help="also report NMI and AMI of k-means, with one cluster per class"
     )
     parser.add_argument("-o", "--output", type=Path, help="also write the scores to this JSON file")

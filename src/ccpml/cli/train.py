@@ -15,6 +15,8 @@ def run(arguments: list[str]) -> int:
     options, settings, *_ = parse(arguments)
     if options.resume is not None:
         path = check_run(Path(options.resume))
+        if (path / "scores.json").is_file():
+            print(f"{path}: already finished; its report is written again", flush=True)
     else:
         check_settings(settings)
         path = Path(options.run or _default_path(settings))

@@ -4,17 +4,18 @@ The protocol is that of Musgrave et al. (ECCV 2020): the second half of the clas
 cut into contiguous folds, one for validation and the others for training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ccpml.data.sources.source import Source
+from ccpml.data.sources.source import Source, SplitName
 from ccpml.data.table import ImageTable
 
-__all__ = ["Splits", "make_splits"]
+__all__ = ["Splits", "make_splits", "split_by_name"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +86,20 @@ def make_splits(
     if fold is not None or not validation.size:
         train, validation = _cut_fold(np.flatnonzero(splits != "test"), folds, fold or 0)
     return Splits(table.subset(train), table.subset(validation), table.subset(test))
+
+
+def split_by_name(table: ImageTable, split_of_class: Mapping[str, SplitName]) -> Splits:
+    """Split a table by the names of its classes, all of which have a split.
+
+    Raises:
+        ValueError: If a split has no classes, or as for `Splits`.
+    """
+    splits = np.array([split_of_class[name] for name in table.class_names])
+    found = {split: np.flatnonzero(splits == split) for split in get_args(SplitName)}
+    for split, classes in found.items():
+        if not classes.size:
+            raise ValueError(f"{split}: expected at least two classes, got 0 of {table.num_classes}; add classes")
+    return Splits(**{split: table.subset(classes) for split, classes in found.items()})
 
 
 def _cut_fold(classes: NDArray[np.intp], folds: int, fold: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

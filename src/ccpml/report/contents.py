@@ -12,6 +12,7 @@ from ccpml.report.embedded import read_embedded, read_proxies
 from ccpml.report.images import Images
 from ccpml.report.style import Picture
 from ccpml.runs.directory import RunDirectory
+from ccpml.runs.images import compare_data
 from ccpml.runs.settings import ResolvedSettings
 
 __all__ = ["Report"]
@@ -31,6 +32,7 @@ class Report:
         self.train = read_embedded(self.run, "train")
         self.test = read_embedded(self.run, "test")
         self.images = Images(self.settings.data)
+        self.data_changes = compare_data(self.run)
         self.test_map_at_r = np.empty(0) if self.test is None else self.test.map_at_r()  # (N,), NaN if not a query
         # Whether the method solves a sequence of problem instances with proxies.
         self.has_projections = METHODS[self.settings.method].has_projections

@@ -151,6 +151,8 @@ def _worst_classes(
 
 
 def _missing(report: Report) -> Iterator[str]:
+    if report.data_changes:
+        yield page.paragraph(report.data_changes)
     if report.images.missing:
         count = len(report.images.missing)
         yield page.paragraph(f"{count} of the images could no longer be read; gray squares stand in for them.")

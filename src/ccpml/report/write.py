@@ -1,5 +1,6 @@
 """The report of a finished run."""
 
+import sys
 from pathlib import Path
 
 from ccpml.files import write_text
@@ -31,6 +32,8 @@ def write_report(run: RunDirectory) -> Path:
     with style():
         report = Report(run, run.settings(), run.scores())
         body = [part for section in SECTIONS for part in section(report)]
+    if report.data_changes:
+        print(f"note: {report.data_changes}", file=sys.stderr)
     for picture in report.pictures:
         picture.write(run.path / "pictures")
     write_text(run.report_file, page.document(f"{run.path.resolve().name}: report", body))

@@ -12,13 +12,13 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from ccpml.files import write_arrays, write_text, write_whole
 from ccpml.method import MIN_SEPARATION, lipschitz_normalize
+from ccpml.models.tensor_file import write_tensors
 from ccpml.progress import progress_bar
-from ccpml.runs.directory import RunDirectory
+from ccpml.runs.directory import RECORD_KEY, RunDirectory
 from ccpml.runs.geometry import GeometrySet, Snapshot, picture_classes, set_geometry
 from ccpml.training import CCPCallback, MetricLearning, embed
 
@@ -232,8 +232,9 @@ class Checkpoints(L.Callback):
         self.saved = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember the step that training resumes from."""
+        """Remember the step that training resumes from, and the digest of the run's record."""
         self.saved = trainer.global_step
+        self.record = self.run.record().digest
         self._save_best(trainer, pl_module)  # the start, if it was scored
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -242,7 +243,8 @@ class Checkpoints(L.Callback):
             raise self._stopped(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Mark the epoch as completed; otherwise Lightning would resume in the middle of it."""
+        """Add the digest of the record, and mark the epoch as completed, or Lightning would resume within it."""
+        checkpoint[RECORD_KEY] = self.record
         for progress in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
             progress["completed"] = progress["processed"]
 
@@ -259,10 +261,9 @@ class Checkpoints(L.Callback):
 
     def _save_best(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.recorder.improved:
-            state = module.state_dict()  # collective where proxies are sharded
-            weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+            weights = module.state_dict()  # collective where proxies are sharded
             if trainer.is_global_zero:
-                write_whole(self.run.weights_file, lambda to: save_file(weights, to))
+                write_tensors(self.run.weights_file, weights, {"record": self.record})
 
     def _stopped(self, trainer: L.Trainer) -> Stopped:
         where = f"stopped after step {trainer.global_step:,}, saved at step {self.saved:,}"

@@ -1,22 +1,31 @@
 """The run directory: its files, and reading them again."""
 
 import csv
+import hashlib
 import json
-from collections.abc import Iterator
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import load_file
 from torch import Tensor
 
-from ccpml.files import load_yaml, write_yaml
+from ccpml.data import Source, SplitName
+from ccpml.data.class_records import ClassRecord, DataChangedError, DataChanges, class_records, find_changes
+from ccpml.files import check_readable, load_yaml, write_text, write_yaml
+from ccpml.models.tensor_file import read_tensors
 from ccpml.runs.settings import ResolvedSettings
-from ccpml.runs.values import read_values
+from ccpml.runs.values import INCIDENTAL, differences, read_values
 
-__all__ = ["RunDirectory", "RunExistsError", "UnfinishedRunError"]
+__all__ = ["RECORD_KEY", "RunDirectory", "RunExistsError", "RunRecord", "UnfinishedRunError"]
+
+RECORD_KEY = "ccpml_record"
+"""Key of the training state that holds the digest of the run's record."""
 
 
 class RunExistsError(FileExistsError):
@@ -25,6 +34,92 @@ class RunExistsError(FileExistsError):
 
 class UnfinishedRunError(FileNotFoundError):
     """A run has no scores or no weights yet."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of ``record.json``.
+
+    Attributes:
+        settings: Settings by their flat names.
+        classes: The classes of the data by name, in the order of the data.
+    """
+
+    settings: Mapping[str, Any]
+    classes: Mapping[str, ClassRecord]
+
+    @property
+    def split_of_class(self) -> dict[str, SplitName]:
+        """The split of each class by name."""
+        return {name: entry.split for name, entry in self.classes.items()}
+
+    @property
+    def digest(self) -> str:
+        """A digest of the settings and of the data, wherever these are."""
+        elsewhere = {*INCIDENTAL, "data"}
+        lasting = {name: value for name, value in self.settings.items() if name not in elsewhere}
+        return hashlib.sha256(json.dumps([lasting, self.classes], sort_keys=True).encode()).hexdigest()
+
+    def write(self, file: Path) -> None:
+        """Write the record, a class on each line."""
+        lines = ",\n".join(
+            f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(entry)}" for name, entry in self.classes.items()
+        )
+        write_text(file, f'{{"settings": {json.dumps(self.settings)},\n"classes": {{\n{lines}\n}}}}\n')
+
+    @classmethod
+    def read(cls, file: Path) -> "RunRecord":
+        """Read a record.
+
+        Raises:
+            ValueError: If the file is missing or damaged.
+        """
+        way_out = "restore it from a copy, or start a new run"
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            classes = {name: ClassRecord(*entry) for name, entry in content["classes"].items()}
+            valid = isinstance(content["settings"], dict) and all(
+                entry.split in get_args(SplitName) and isinstance(entry.images, int) and isinstance(entry.digest, str)
+                for entry in classes.values()
+            )
+        except FileNotFoundError as error:
+            raise ValueError(f"{file}: not found; {way_out}") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{file}: damaged ({error}); {way_out}") from error
+        if not valid or not classes:
+            raise ValueError(f"{file}: not the record of a run; {way_out}")
+        return cls(content["settings"], classes)
+
+    def check_settings(self, settings: Mapping[str, Any], file: Path) -> None:
+        """Check that settings, by their flat names, are those of the run, except for incidental ones.
+
+        Raises:
+            ValueError: If they are not; it names the file that was edited.
+        """
+        now = json.loads(json.dumps(settings))  # lists and numbers as those of the record
+        known = {name: value for name, value in self.settings.items() if name in now}
+        edited = differences(known, {name: now[name] for name in known})
+        if edited:
+            raise ValueError(
+                f"{file}: edited after the run was started ({'; '.join(edited)}); undo it, or start a new run"
+            )
+
+    def changes(self, source: Source) -> DataChanges:
+        """Return in which classes data differ from those of the run."""
+        return find_changes(self.classes, class_records(source, self.split_of_class))
+
+    def check_data(self, source: Source, data: str, run: Path) -> None:
+        """Check that data are those of the run; their own splits, if any, do not count.
+
+        Raises:
+            DataChangedError: If they are not; it names the classes.
+        """
+        changes = self.changes(source)
+        if changes:
+            raise DataChangedError(
+                f"{data}: expected the data that {run} was started with, got {changes}; restore them, or start a "
+                "new run"
+            )
 
 
 class RunDirectory:
@@ -40,6 +135,7 @@ class RunDirectory:
         self.instances = path / "instances"  # one file per instance: samples and proxies for the pictures
         self.embeddings = path / "embeddings"  # of the splits, by the best weights
         self.report_file = path / "report.html"
+        self.record_file = path / "record.json"  # the settings and the classes that the run was started with
         self.images_file = path / "images.sha256"  # a digest of which images of which classes are in which split
 
     @classmethod
@@ -98,15 +194,21 @@ class RunDirectory:
         """Read the settings.
 
         Raises:
-            ValueError: If the file does not hold the settings of a run.
+            ValueError: If the file does not hold the settings of a run, or was edited since the run was started.
         """
+        check_readable(self.settings_file, "restore it from a copy, or start a new run")
         try:
             values = load_yaml(self.settings_file)
             if not isinstance(values, dict):
                 raise ValueError(f"expected settings by name, got {type(values).__name__}")
-            return ResolvedSettings.from_dict(read_values(values))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{self.settings_file}: not the settings of a run: {error}") from error
+            settings = ResolvedSettings.from_dict(read_values(values))
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{self.settings_file}: not the settings of a run: {error}; restore it from a copy, or start a new run"
+            ) from error
+        if self.record_file.exists():
+            self.record().check_settings(settings.flat(), self.settings_file)
+        return settings
 
     def scores(self) -> dict[str, Any]:
         """Read the scores of a finished run.
@@ -149,30 +251,72 @@ class RunDirectory:
 
         Raises:
             UnfinishedRunError: If there are none yet.
-            ValueError: If the file is damaged.
+            ValueError: If the file is damaged, of another run, or lost.
         """
         if not self.weights_file.is_file():
+            if self.finished or self.state_file.is_file():
+                raise ValueError(f"{self.weights_file}: not found; {self._retrain}")
             raise UnfinishedRunError(f"{self.path}: the run has no weights yet")
         try:
-            return load_file(self.weights_file)
-        except Exception as error:  # whatever safetensors raises on a damaged file
-            raise ValueError(f"{self.weights_file}: damaged, cannot be read as safetensors ({error})") from error
+            weights, metadata = read_tensors(self.weights_file)
+        except ValueError as error:
+            raise ValueError(f"{error}; {self._retrain}") from error
+        if metadata.get("record", digest := self.record().digest if metadata else "") != digest:
+            raise ValueError(f"{self.weights_file}: weights of another run; {self._retrain}")
+        return weights
 
     def check_state(self) -> Path | None:
         """Return the checkpoint to resume from, None if the run must start from the beginning.
 
         Raises:
-            ValueError: If the file is damaged.
+            ValueError: If the file is damaged or of another run, or the best weights so far are lost.
         """
         if not self.state_file.is_file():
             return None
+        way_out = "remove it, and resuming restarts the run from the beginning"
+        check_readable(self.state_file, way_out)
         try:
-            torch.load(self.state_file, map_location="meta", weights_only=True)
+            with zipfile.ZipFile(self.state_file) as archive:
+                damaged = archive.testzip()  # torch does not compare checksums
+            state = None if damaged else torch.load(self.state_file, map_location="meta", weights_only=True)
         except Exception as error:  # whatever torch raises on a damaged file
-            raise ValueError(
-                f"{self.state_file}: damaged; remove it, and resuming restarts the run from the beginning"
-            ) from error
+            raise ValueError(f"{self.state_file}: damaged; {way_out}") from error
+        if damaged:
+            raise ValueError(f"{self.state_file}: damaged (wrong checksum); {way_out}")
+        digest = state.get(RECORD_KEY) if isinstance(state, dict) else None
+        if digest is None:
+            raise ValueError(f"{self.state_file}: not the training state of a run; {way_out}")
+        if digest != self.record().digest:
+            raise ValueError(f"{self.state_file}: training state of another run; {way_out}")
+        self.weights()
         return self.state_file
+
+    def record(self) -> RunRecord:
+        """Read what the run was started with.
+
+        Raises:
+            ValueError: If the file is missing or damaged.
+        """
+        return RunRecord.read(self.record_file)
+
+    def fingerprint(self) -> str:
+        """Read the digest of the images that the run was started with.
+
+        Raises:
+            ValueError: If the file is missing or damaged.
+        """
+        way_out = "restore it from a copy, or start a new run"
+        check_readable(self.images_file, way_out)
+        digest = self.images_file.read_bytes().strip()
+        if not re.fullmatch(rb"[0-9a-f]{64}", digest):
+            raise ValueError(f"{self.images_file}: damaged (expected 64 hexadecimal digits); {way_out}")
+        return digest.decode()
+
+    @property
+    def _retrain(self) -> str:
+        """How to get lost weights or scores again: the result is the same."""
+        files = [file for file in (self.scores_file, self.state_file) if file.is_file()]
+        return f"remove {' and '.join(map(str, files))}, and resume the run, which trains it again"
 
 
 def _leftovers(path: Path) -> list[Path]:

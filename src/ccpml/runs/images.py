@@ -1,7 +1,9 @@
 """The images of a run: found, checked, and split."""
 
 import hashlib
+import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,15 +13,18 @@ from torch import Tensor
 
 from ccpml.backbones import find_backbone
 from ccpml.data import BadImage, ImageTable, Splits, all_gray, check_images, load_source, make_splits
+from ccpml.data.class_records import ClassRecord, class_records, split_of_class
 from ccpml.data.images.cache_index import CacheError
 from ccpml.data.images.read import first_lines
 from ccpml.data.sources.source import Source, count_ignored
+from ccpml.data.splits import split_by_name
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.data_name import DataName
 from ccpml.runs.build import transforms
+from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.settings import ResolvedSettings
 
-__all__ = ["RunImages", "cached_side", "is_query", "load_images", "readable_images"]
+__all__ = ["RunImages", "cached_side", "compare_data", "is_query", "load_images", "readable_images"]
 
 
 @dataclass(frozen=True)
@@ -29,15 +34,14 @@ class RunImages:
     splits: Splits
     bad: list[BadImage]  # that were left out
     channels: Literal[1, 3]  # as the network sees them
+    classes: Mapping[str, ClassRecord]  # of all images, also those left out
 
     def fingerprint(self, packed: bool | None = None) -> str:
-        """Return a digest of which images of which classes are in which split, and whether they are cached (packed)."""
-        digest = hashlib.sha256()
-        for table in (self.splits.train, self.splits.validation, self.splits.test):
-            names = [table.name_of(row) for row in range(len(table))]
-            digest.update(repr((names, table.labels.tolist(), table.class_names)).encode())
-            digest.update(b"packed" if (table.packed if packed is None else packed) else b"")
-        return digest.hexdigest()
+        """Return a digest of which images of which classes are in which split, left out, and cached (packed)."""
+        if packed is None:
+            packed = all(table.packed for table in (self.splits.train, self.splits.validation, self.splits.test))
+        content = [self.classes, [image.row for image in self.bad], packed]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def check_fingerprint(self, fingerprint: str, run: Path) -> None:
         """Check that a run started with these images.
@@ -57,23 +61,53 @@ class RunImages:
             raise ValueError(
                 f"{run}: a cache was built after the run started; move the folder .ccpml-cache elsewhere to resume"
             )
-        raise ValueError(f"{run}: the images or their classes differ from those the run started with")
+        raise ValueError(f"{run}: the images, or those that cannot be read, differ from those the run started with")
 
 
-def load_images(settings: ResolvedSettings, progress: bool = True) -> RunImages:
+def load_images(
+    settings: ResolvedSettings, progress: bool = True, record: RunRecord | None = None, run: Path = Path()
+) -> RunImages:
     """Find, check and split the images of a run.
 
+    Classes are split before unreadable images are left out, which so move no class to another split.
+
+    Args:
+        settings: The settings.
+        progress: Whether to show a progress bar on standard error.
+        record: What the run was started with, if it was before: its classes stay in their splits.
+        run: The directory of that run, for errors.
+
     Raises:
+        DataChangedError: If the data are not those of the record.
         ValueError: If the data cannot be used; the message names the file or the class.
     """
     source = load_source(settings.data, settings.data_root or None, settings.allow_partial, cached_side(settings))
+    if record is not None:
+        record.check_data(source, settings.data, run)
+        split = record.split_of_class
+    else:
+        fold = None if settings.fold == "auto" else settings.fold
+        split = split_of_class(make_splits(source, settings.test_classes or None, settings.folds, fold))
     table, bad = readable_images(source, settings.data, settings.skip_bad_images, progress)
-    checked = Source(table, source.split_of_class)
-    fold = None if settings.fold == "auto" else settings.fold
-    splits = make_splits(checked, settings.test_classes or None, settings.folds, fold)
+    splits, classes = split_by_name(table, split), class_records(source, split)
     if settings.channels != "auto":
-        return RunImages(splits, bad, settings.channels)
-    return RunImages(splits, bad, 1 if find_backbone(settings.backbone).takes_gray and all_gray(table) else 3)
+        return RunImages(splits, bad, settings.channels, classes)
+    gray = find_backbone(settings.backbone).takes_gray and all_gray(table)
+    return RunImages(splits, bad, 1 if gray else 3, classes)
+
+
+def compare_data(run: RunDirectory) -> str:
+    """Return how the data of a run differ from those that it was started with, as a sentence; empty if they do not."""
+    settings = run.settings()
+    if DataName.parse(settings.data).is_built_in:
+        return ""
+    try:
+        source = load_source(settings.data, settings.data_root or None, settings.allow_partial)
+        record = run.record()
+    except ValueError as error:
+        return f"The data could not be compared with those that the run was started with: {error}."
+    changes = record.changes(source)
+    return f"The data are no longer those that the run was started with: {changes}." if changes else ""
 
 
 def cached_side(settings: ResolvedSettings) -> int:

@@ -1,5 +1,6 @@
 """Use a trained run: load it, embed images with it, score it."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,20 +13,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccpml.data import ImageTable, load_source
+from ccpml.data.class_records import listed_classes
 from ccpml.data.images.read import read_part
+from ccpml.data.sources.source import Source
+from ccpml.data_name import DataName
 from ccpml.files import write_arrays
 from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
 from ccpml.progress import progress_bar, progress_to
 from ccpml.retrieval import ClusterScores, RetrievalScores, cluster_scores
 from ccpml.runs.build import build_model, evaluation_batches, transforms
-from ccpml.runs.directory import RunDirectory
+from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import cached_side, is_query, load_images, readable_images
 from ccpml.runs.settings import ResolvedSettings
 from ccpml.training import embed, evaluate_with_roles
 from ccpml.training.embed import eval_mode
 
-__all__ = ["Evaluation", "Run", "embed_run", "evaluate_run", "load_run", "write_embeddings"]
+__all__ = ["Evaluation", "Run", "SeenClassesError", "embed_run", "evaluate_run", "load_run", "write_embeddings"]
+
+
+class SeenClassesError(ValueError):
+    """A run was trained on all classes of the data that it would be scored on."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,11 @@ class Run:
         state = RunDirectory.open(self.path).weights()
         model = build_model(self.settings, _channels(self.settings), initial_weights=False)
         own = {name.removeprefix("model."): x for name, x in state.items() if name.startswith("model.")}
-        model.load_state_dict(own)
+        try:
+            model.load_state_dict(own)
+        except RuntimeError as error:
+            file = RunDirectory(self.path).weights_file
+            raise ValueError(f"{file}: not the weights of this run's network; restore it from a copy") from error
         return model.eval()
 
     @property
@@ -145,8 +157,12 @@ def evaluate_run(
     data_root: str | None = None,
     allow_partial: bool = False,
     skip_bad_images: bool = False,
+    all_classes: bool = False,
 ) -> Evaluation:
     """Score a run on its own test classes, or on other data.
+
+    Classes that the run was trained on or chosen by are never scored as unseen ones: of other data, those of the same
+    names are left out, and named on standard error.
 
     Args:
         path: The directory of a run with weights.
@@ -156,25 +172,55 @@ def evaluate_run(
         data_root: Folder of the benchmarks; None is the run's own, or $CCPML_DATA.
         allow_partial: Whether a benchmark may be incomplete.
         skip_bad_images: Whether unreadable images are left out.
+        all_classes: Whether the classes of other data are scored even if the run was trained on them.
+
+    Raises:
+        DataChangedError: Without ``data``, if the run's data are not those that it was started with.
+        SeenClassesError: If the run was trained on all classes of the data.
+        ValueError: If the data cannot be used, or a file of the run is damaged.
     """
     run = load_run(path)
-    settings = run.settings
+    settings, record = run.settings, RunDirectory(path).record()
     if data is None:
         partial, skip = settings.allow_partial or allow_partial, settings.skip_bad_images or skip_bad_images
         root = data_root or settings.data_root
         own = replace(settings, data_root=root, allow_partial=partial, skip_bad_images=skip)
-        table = load_images(own).splits.test
+        table = load_images(own, record=record, run=path).splits.test
     else:
         source = load_source(data, data_root or settings.data_root or None, allow_partial, cached_side(settings))
+        _note_changes(run, record, source, data)
         table, _ = readable_images(source, data, skip_bad_images)
         split = source.split_of_class or {}
         tests = [label for label, name in enumerate(table.class_names) if split.get(name) == "test"]
         table = table.subset(tests) if tests else table
+        table = _unseen(table, record, data, all_classes)
     embeddings, labels = _embed_table(run, table), torch.from_numpy(table.labels)
     with progress_bar(len(table), "query", "scoring") as bar:
         scores = evaluate_with_roles(embeddings, labels, is_query(table), progress=progress_to(bar))
     size = f"{table.num_classes:,} classes, {len(table):,} images"
     return Evaluation(scores, size, _cluster(embeddings, labels, settings.seed) if clusters else None)
+
+
+def _note_changes(run: Run, record: RunRecord, source: Source, data: str) -> None:
+    """Name on standard error in which classes data differ from those of the run, if they are the same by name."""
+    if str(DataName.parse(data).resolved()) == run.settings.data:
+        changes = record.changes(source)
+        if changes:
+            print(f"note: {data}: not as {run.path} was started with: {changes}", file=sys.stderr)
+
+
+def _unseen(table: ImageTable, record: RunRecord, data: str, all_classes: bool) -> ImageTable:
+    """Return a table without the classes of a run's training and validation, or all; name them on standard error."""
+    seen = {name for name, entry in record.classes.items() if entry.split != "test"}
+    unseen = [label for label, name in enumerate(table.class_names) if name not in seen]
+    if len(unseen) == table.num_classes:
+        return table
+    known = listed_classes([name for name in table.class_names if name in seen])
+    if not unseen and not all_classes:
+        raise SeenClassesError(f"{data}: expected classes that the run was not trained on, got {known} that it was")
+    what = "scored too" if all_classes else "left out"
+    print(f"note: {data}: the run was trained on or chosen by {known}; {what}", file=sys.stderr)
+    return table if all_classes else table.subset(unseen)
 
 
 def _cluster(embeddings: Tensor, labels: Tensor, seed: int) -> ClusterScores:
@@ -193,23 +239,36 @@ def embed_run(
 ) -> int:
     """Embed all images of some data and write them to an .npz file.
 
-    The file has φ-normalized ``embeddings`` (N, d), ``labels`` (N,), ``class_names`` (C,), ``paths`` (N,) and ``roles``
-    (N,). A folder may hold images in itself, and a CSV file needs no labels: the name of their class is empty.
-    Arguments are those of `evaluate_run`.
+    The file has φ-normalized ``embeddings`` (N, d), ``labels`` (N,), ``class_names`` (C,), ``paths`` (N,), ``roles``
+    (N,), and ``splits`` (C,), the split of the run in which a class of that name was, empty for none. A folder may hold
+    images in itself, and a CSV file needs no labels: the name of their class is empty. Arguments are those of
+    `evaluate_run`.
 
     Returns:
         N.
     """
-    run = load_run(path)
+    run, record = load_run(path), RunDirectory(path).record()
     root = data_root or run.settings.data_root or None
     source = load_source(data, root, allow_partial, cached_side(run.settings), labeled=False)
+    _note_changes(run, record, source, data)
     table, _ = readable_images(source, data, skip_bad_images)
-    write_embeddings(output, _embed_table(run, table), table)
+    splits = [record.split_of_class.get(name, "") for name in table.class_names]
+    write_embeddings(output, _embed_table(run, table), table, splits=np.array(splits))
     return len(table)
 
 
-def write_embeddings(path: Path, embeddings: Tensor, table: ImageTable) -> None:
-    """Write φ-normalized embeddings, with labels, class names, image names and roles."""
+def write_embeddings(path: Path, embeddings: Tensor, table: ImageTable, **more: NDArray[Any]) -> None:
+    """Write φ-normalized embeddings, with labels, class names, image names and roles, and more arrays.
+
+    Raises:
+        ValueError: If an embedding is not finite; nothing is written.
+    """
+    broken = (~torch.isfinite(embeddings).all(dim=1)).nonzero()[:, 0].tolist()
+    if broken:
+        raise ValueError(
+            f"{path}: not written: expected finite embeddings, got NaN or infinity for {len(broken):,} of "
+            f"{len(table):,} images, such as {table.name_of(broken[0])}; the weights have diverged or are damaged"
+        )
     write_arrays(
         path,
         embeddings=lipschitz_normalize(embeddings).numpy(),
@@ -217,6 +276,7 @@ def write_embeddings(path: Path, embeddings: Tensor, table: ImageTable) -> None:
         class_names=np.array(table.class_names),
         paths=np.array([table.name_of(row) for row in range(len(table))]),
         roles=np.array([""] * len(table)) if table.roles is None else table.roles,
+        **more,
     )
 
 

@@ -12,7 +12,7 @@ from ccpml.data import ImageDataset, train_loader
 from ccpml.data_name import DataName
 from ccpml.files import write_text
 from ccpml.runs.build import check_device, check_memory, check_weights, transforms, workers
-from ccpml.runs.directory import RunDirectory
+from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import load_images
 from ccpml.runs.parts import Parts
 from ccpml.runs.processes import is_main_process, other_ranks, process_group_cleanup, report_ready
@@ -63,7 +63,7 @@ def train(
     training = Training.set_up(run, parts, progress, callbacks)
     if is_main_process():
         RunDirectory.create(path, parts.settings)
-        write_text(run.images_file, parts.images.fingerprint())
+        _write_record(run, parts)
     _run(training, run, parts, test)
     return run
 
@@ -86,12 +86,22 @@ def resume(
     """
     run = RunDirectory.open(Path(path))
     if not run.finished:
-        settings = run.settings()
-        parts = Parts.build(settings, load_images(settings, progress and is_main_process()))
-        if run.images_file.is_file():
-            parts.images.check_fingerprint(run.images_file.read_text(encoding="utf-8"), run.path)
+        settings, state = run.settings(), run.check_state()
+        record = run.record() if state is not None or run.record_file.exists() else None
+        images = load_images(settings, progress and is_main_process(), record, run.path)
+        parts = Parts.build(settings, images)
+        if record is not None:
+            images.check_fingerprint(run.fingerprint(), run.path)
+        elif is_main_process():  # killed before the first step
+            _write_record(run, parts)
         _run(Training.set_up(run, parts, progress, callbacks), run, parts, test)
     return run
+
+
+def _write_record(run: RunDirectory, parts: Parts) -> None:
+    """Write what the run is started with; the record last, without which the run is started again."""
+    write_text(run.images_file, f"{parts.images.fingerprint()}\n")
+    RunRecord(parts.settings.flat(), parts.images.classes).write(run.record_file)
 
 
 def _resolve_paths(settings: ResolvedSettings) -> ResolvedSettings:
@@ -131,7 +141,7 @@ def _fit_and_test(training: Training, run: RunDirectory, parts: Parts, test: boo
             parts.module,
             train_loader(dataset, parts.batches, workers(settings, splits.train), persistent=True),
             rank_batches(parts, splits.validation, trainer),
-            ckpt_path=run.check_state(),
+            ckpt_path=run.state_file if run.state_file.is_file() else None,
             weights_only=True,
         )
     if not test:

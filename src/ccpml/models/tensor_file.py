@@ -1,0 +1,50 @@
+"""Files of tensors with a checksum: safetensors itself does not notice a flipped bit."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ccpml.files import check_readable, write_whole
+
+__all__ = ["read_tensors", "write_tensors"]
+
+_KEY = "ccpml"
+
+
+def write_tensors(file: Path, values: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and texts, with a checksum of the tensors."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in values.items()}
+    content = json.dumps({**metadata, "crc32": _checksum(tensors)})  # as one text: safetensors shuffles several
+    write_whole(file, lambda to: save_file(tensors, to, {_KEY: content}))
+
+
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors and texts of a file; without a checksum, as of another program, none is compared.
+
+    Raises:
+        ValueError: If the file is missing or damaged.
+    """
+    check_readable(file, "restore it from a copy")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata: dict[str, str] = json.loads((opened.metadata() or {}).get(_KEY, "{}"))
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 -- not a mapping
+    except Exception as error:  # whatever safetensors raises on a damaged file
+        raise ValueError(f"{file}: damaged, cannot be read as safetensors ({error})") from error
+    if metadata.get("crc32", expected := _checksum(tensors)) != expected:
+        raise ValueError(f"{file}: damaged (wrong checksum)")
+    return tensors, metadata
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    checksum = 0
+    for name in sorted(tensors):
+        values = tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes()
+        checksum = zlib.crc32(values, zlib.crc32(name.encode(), checksum))
+    return f"{checksum:08x}"

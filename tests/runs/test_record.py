@@ -1,0 +1,178 @@
+"""A run says what is true: its settings and the splits of its classes are those that it was started with."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ccpml.data.class_records import DataChangedError
+from ccpml.files import write_json
+from ccpml.report import write_report
+from ccpml.runs.directory import RunDirectory, RunRecord
+from ccpml.runs.images import load_images
+from ccpml.runs.inference import SeenClassesError, embed_run, evaluate_run, load_run, write_embeddings
+from ccpml.runs.train import resume, train
+from tests.toy import quick_settings, toy_folder
+
+TESTED = [f"group{n // 4}/class{n:02d}" for n in range(6, 12)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("trained")
+    train(quick_settings(data=f"folder:{toy_folder(root / 'toy')}", max_steps=2), root / "run", progress=False)
+    return root
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> tuple[RunDirectory, Path]:
+    """Return a copy of the run, and of its data, which have moved with it."""
+    shutil.copytree(trained, tmp_path / "copy")
+    run, folder = RunDirectory(tmp_path / "copy" / "run"), tmp_path / "copy" / "toy"
+    for file in (run.settings_file, run.record_file):
+        file.write_text(file.read_text().replace(str(trained / "toy"), str(folder)))
+    return run, folder
+
+
+def test_the_split_of_each_class_is_stored_by_name(trained: Path) -> None:
+    record = RunDirectory(trained / "run").record()
+    assert [name for name, split in record.split_of_class.items() if split == "test"] == TESTED
+    assert set(record.split_of_class.values()) == {"train", "validation", "test"}
+    assert record.settings == RunDirectory(trained / "run").settings().flat()
+
+
+def test_a_class_that_was_trained_on_is_never_scored_as_unseen(
+    copied: tuple[RunDirectory, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, folder = copied
+    whole = evaluate_run(run.path)
+    assert evaluate_run(run.path, f"folder:{folder}").scores.as_dict() == pytest.approx(whole.scores.as_dict())
+    assert "was trained on or chosen by 6 classes (group0/class00, " in capsys.readouterr().err
+    assert evaluate_run(run.path, f"folder:{folder}", all_classes=True).size == "12 classes, 60 images"
+    assert "class05); scored too" in capsys.readouterr().err
+    for name in TESTED[-2:]:  # by halves, a class of the training would now be in the second one
+        shutil.rmtree(folder / name)
+    (folder / "new").mkdir()
+    next((folder / TESTED[0]).iterdir()).rename(folder / "new" / "1.png")
+    changes = (
+        "2 classes (group2/class10, group2/class11) missing, 1 class (new) new, 1 class (group1/class06) with other"
+    )
+    with pytest.raises(DataChangedError) as caught:
+        evaluate_run(run.path)
+    assert changes in str(caught.value)
+    result = evaluate_run(run.path, f"folder:{folder}")
+    assert result.size == "5 classes, 20 images"
+    assert changes in capsys.readouterr().err
+    embed_run(run.path, f"folder:{folder}", run.path / "x.npz")
+    assert changes in capsys.readouterr().err
+    assert changes in write_report(run).read_text(encoding="utf-8")
+    run.scores_file.unlink()
+    with pytest.raises(DataChangedError, match=r"2 classes \(group2/class10, group2/class11\) missing"):
+        resume(run.path, progress=False)
+    record = run.record()
+    seen = {name.replace("group0/", ""): entry._replace(split="train") for name, entry in record.classes.items()}
+    RunRecord(record.settings, seen).write(run.record_file)
+    with pytest.raises(SeenClassesError, match=r"not trained on, got 4 classes \(class00, class01, .* that it was"):
+        evaluate_run(run.path, f"folder:{folder / 'group0'}")
+
+
+def test_unreadable_images_move_no_class_to_another_split(tmp_path: Path) -> None:
+    folder = toy_folder(tmp_path / "toy", classes=16)
+    settings = quick_settings(data=f"folder:{folder}", skip_bad_images=True).resolved()
+    before = load_images(settings, progress=False)
+    for image in (folder / "group0" / "class01").iterdir():  # a whole class
+        image.write_bytes(b"no image")
+    after = load_images(settings, progress=False)
+    assert after.splits.test.class_names == before.splits.test.class_names
+    assert {*before.splits.train.class_names} - {*after.splits.train.class_names} | (
+        {*before.splits.validation.class_names} - {*after.splits.validation.class_names}
+    ) == {"group0/class01"}
+    assert after.classes == before.classes
+
+
+def test_edited_settings_are_refused(copied: tuple[RunDirectory, Path]) -> None:
+    run, _ = copied
+    settings = yaml.safe_load(run.settings_file.read_text())
+    run.settings_file.write_text(yaml.safe_dump({**settings, "threads": 2, "device": "auto"}))
+    load_run(run.path)  # where and how fast it is trained may be changed
+    run.settings_file.write_text(yaml.safe_dump({**settings, "lr": 0.5}))
+    for call in (load_run, resume, evaluate_run):
+        if call is resume:
+            run.scores_file.unlink()
+        with pytest.raises(ValueError, match=r"experiment\.yaml: edited .* \(lr: was 0\.001, is 0\.5\); undo it"):
+            call(run.path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"embedding_dim": "twelve"}, "embedding_dim: expected int, got 'twelve'"),
+        ({"lr": [1]}, r"lr: expected float or null, got \[1\]"),
+        ({"projections": {"patience": "x"}}, "projections.patience: expected int, got 'x'"),
+        ({"projections": 3}, "projections: expected options by name, got 3"),
+        ({"seed": None}, "seed: expected int, got None"),
+    ],
+)
+def test_settings_of_a_wrong_type_are_named(copied: tuple[RunDirectory, Path], edit: dict, message: str) -> None:
+    run, _ = copied
+    run.settings_file.write_text(yaml.safe_dump({**yaml.safe_load(run.settings_file.read_text()), **edit}))
+    with pytest.raises(ValueError, match=rf"experiment\.yaml: not the settings of a run: {message}; restore it"):
+        load_run(run.path)
+
+
+def test_lost_weights_say_how_to_get_them_again(copied: tuple[RunDirectory, Path]) -> None:
+    run, _ = copied
+    weights, scores = run.weights_file.read_bytes(), run.scores()
+    run.weights_file.unlink()
+    with pytest.raises(
+        ValueError, match=r"best\.safetensors: not found; remove .*scores\.json and .*last\.ckpt, and resume"
+    ):
+        evaluate_run(run.path)
+    run.scores_file.unlink()
+    events = sorted((run.path / "tensorboard").iterdir())
+    with pytest.raises(ValueError, match=r"best\.safetensors: not found; remove .*/last\.ckpt, and resume the run"):
+        resume(run.path, progress=False)
+    assert sorted((run.path / "tensorboard").iterdir()) == events
+    run.state_file.unlink()
+    assert resume(run.path, progress=False).scores() == scores
+    assert run.weights_file.read_bytes() == weights
+
+
+def test_files_of_another_run_are_refused(copied: tuple[RunDirectory, Path], trained: Path, tmp_path: Path) -> None:
+    run, folder = copied
+    other = train(quick_settings(data=f"folder:{folder}", lr=0.1, max_steps=2), tmp_path / "other", progress=False)
+    shutil.copy(other.weights_file, run.weights_file)
+    with pytest.raises(ValueError, match=r"best\.safetensors: weights of another run; remove"):
+        evaluate_run(run.path)
+    shutil.copy(trained / "run" / "checkpoints" / "best.safetensors", run.weights_file)
+    run.scores_file.unlink()
+    shutil.copy(other.state_file, run.state_file)
+    with pytest.raises(ValueError, match=r"last\.ckpt: training state of another run; remove it, and"):
+        resume(run.path, progress=False)
+    for content in ({"a": 1}, [1]):
+        torch.save(content, run.state_file)
+        with pytest.raises(ValueError, match=r"last\.ckpt: not the training state of a run; remove it"):
+            resume(run.path, progress=False)
+
+
+def test_embeddings_that_are_not_finite_are_not_written(trained: Path, tmp_path: Path) -> None:
+    table = load_images(RunDirectory(trained / "run").settings(), progress=False).splits.test
+    embeddings = torch.zeros(len(table), 3)
+    for bad in (torch.nan, torch.inf):
+        embeddings[4, 1] = bad
+        with pytest.raises(ValueError, match=r"not written: expected finite .* 1 of 30 images, such as .*4\.png"):
+            write_embeddings(tmp_path / "x.npz", embeddings, table)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"settings": {}, "classes": {}}', '{"settings": {}, "classes": {"a": [1]}}']
+)
+def test_a_damaged_record_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "record.json").write_text(content)
+    with pytest.raises(ValueError, match=r"record\.json: (damaged|not the record of a run).*; restore it from a copy"):
+        RunDirectory(tmp_path).record()
+    write_json(tmp_path / "record.json", {"settings": {"lr": 1}, "classes": {"a": ["train", 1, "0"]}})
+    assert RunDirectory(tmp_path).record().split_of_class == {"a": "train"}
