@@ -10,7 +10,7 @@ __all__ = ["announce", "progress_bar", "progress_to"]
 
 
 def announce(what: str) -> None:
-    """Say what is being done, before work that may take long in silence."""
+    """Print what is being done, before work that may take long in silence."""
     print(f"{what} ...", file=sys.stderr, flush=True)
 
 
