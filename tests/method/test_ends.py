@@ -7,7 +7,7 @@ import torch
 
 from ccpml import AlternatingProjections, CCPLoss, ContrastiveLoss, covering_radius, lipschitz_normalize
 from ccpml.distributed import rank_range
-from ccpml.method import projections as module
+from ccpml.method import shared_pool as module
 from ccpml.method.cover import MAX_COVER_RATIO, left_out_radius
 from tests.ranks import run_on_ranks
 
@@ -49,7 +49,7 @@ def test_stalled_scores_end_an_instance_too():
 
 
 def test_of_many_classes_evenly_spaced_ones_are_measured(monkeypatch):
-    monkeypatch.setattr(module, "evenly_spaced_classes", lambda count: torch.tensor([0, 2, 4]))
+    monkeypatch.setattr(module, "evenly_spaced_classes", lambda count: [0, 2, 4])
     criterion, projections = started()
     projections.observe(0.1, lambda: FRESH)
     assert projections.cover_ratio == pytest.approx(ratio(criterion.proxies[::2], FRESH[::2]), rel=1e-6)

@@ -104,6 +104,25 @@ def test_the_separation_is_measured_in_the_space_of_k_center():
     assert found["raw"] != found["lipschitz"]
 
 
+def test_of_many_classes_evenly_spaced_ones_are_measured(monkeypatch):
+    monkeypatch.setattr("ccpml.method.shared_pool.evenly_spaced_classes", lambda count: [0, 2, 5])
+    *_, projections, _ = setup()
+    points = torch.cat([separated()[:1], mixed()[1:2], separated()[2:3], mixed()[3:5], separated()[5:]])
+    assert projections.start_when_ready(lambda: points)
+    assert projections.separation == 1 > class_separation(points, K)
+
+
+def test_a_sample_of_the_pool_spares_embedding_it():
+    *_, projections, _ = setup()
+    assert not projections.start_when_ready(lambda: pytest.fail("embedded for nothing"), sample=lambda: mixed()[:3])
+    assert projections.separation == class_separation(mixed()[:3], K)
+    assert projections.start_when_ready(mixed, sample=lambda: separated()[1:])
+    assert projections.separation == 1
+    *_, wrong, _ = setup()
+    with pytest.raises(ValueError, match=r"pool: expected floating point \(2, b, 3\), got .* \(2, 5, 1\)"):
+        wrong.start_when_ready(mixed, sample=lambda: mixed()[:2, :, :1])
+
+
 @pytest.mark.parametrize(("warm_start", "steps", "begins"), [("never", None, True), (30, 29, False), (30, 30, True)])
 def test_a_given_beginning_needs_no_separation(warm_start, steps, begins):
     *_, projections, _ = setup(warm_start)

@@ -196,3 +196,30 @@ def test_several_optimizers_pull_each_weight_once():
         assert callback.projections.instance > 0
     for a, b in zip(*(module.parameters() for module in modules), strict=True):
         torch.testing.assert_close(a, b)
+
+
+class CountedPool:
+    """A pool with a sample of its own; it counts what is embedded."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, module, draw):
+        self.calls.append("pool")
+        return pool(module, draw)
+
+    def sample(self, module, draw):
+        self.calls.append("sample")
+        return pool(module, draw)[:2]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_with_many_classes_a_sample_decides_when_to_begin(monkeypatch, many):
+    monkeypatch.setattr("ccpml.training.callback.MAX_CLASSES", 3 if many else 4)
+    scores = iter([0.1, 0.2, 0.9])
+    monkeypatch.setattr("ccpml.method.shared_pool.class_separation", lambda points, k: next(scores))
+    counted = CountedPool()
+    callback = CCPCallback(counted, "score", warm_start="auto")
+    fit(OwnModule(), callback, epochs=3)
+    assert counted.calls == (["sample"] * 3 + ["pool"] if many else ["pool"] * 3)
+    assert (callback.projections.separation, callback.projections.instance) == (0.9, 0)

@@ -283,6 +283,15 @@ def test_a_second_fit_without_a_checkpoint_begins_with_new_proxies():
     compare(module, callback, expected)
 
 
+def test_a_checkpoint_that_was_validated_starts_no_training(checkpoints):
+    callback, module = ccp(), Module()
+    run = trainer(callback)
+    run.validate(module, ckpt_path=checkpoints["another"], verbose=False)
+    expected = train_by_hand(copy.deepcopy(module), "go on")  # from its weights, with new proxies
+    run.fit(module)
+    compare(module, callback, expected)
+
+
 def test_stochastic_weight_averaging_trains(tmp_path):
     callback = ccp()
     trainer(callback, StochasticWeightAveraging(0.05, swa_epoch_start=3, annealing_epochs=1)).fit(Module())

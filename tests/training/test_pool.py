@@ -45,3 +45,13 @@ def test_a_class_with_fewer_images_repeats_them_with_other_crops():
     embeddings = EmbeddingPool(ImageDataset(table, TrainTransform(28), channels=1), per_class=3)(Mean(), 0)
     assert embeddings.shape == (2, 3, 2)
     assert len(torch.unique(embeddings[0], dim=0)) == 3
+
+
+def test_a_sample_is_the_pool_of_some_classes(monkeypatch):
+    pool = EmbeddingPool(ImageDataset(TABLE, TrainTransform(28), channels=1, seed=3), per_class=2)
+    assert torch.equal(pool.sample(Mean(), 1), pool(Mean(), 1))
+    monkeypatch.setattr("ccpml.training.pool.evenly_spaced_classes", lambda count: [0, 3])
+    assert torch.equal(pool.sample(Mean(), 1), pool(Mean(), 1)[[0, 3]])
+    for own, expected in ((range(2), slice(0, 1)), (range(1, 3), slice(0, 0)), (range(2, 4), slice(3, 4))):
+        monkeypatch.setattr("ccpml.training.pool.rank_range", lambda count, own=own: own)
+        assert torch.equal(pool.sample(Mean(), 1), EmbeddingPool(pool.dataset, 2)._embed(Mean(), 1, range(4))[expected])

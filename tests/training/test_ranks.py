@@ -31,7 +31,8 @@ def trained(path, sharded):
     net = nn.Linear(9, 5, bias=False)
     criterion = CCPLoss(TripletMarginLoss(0.1), 6, 5, 2)
     module = MetricLearning(net, criterion, lr=0.05, weight_decay=0.01, shard_proxies=sharded).double()
-    callback = CCPCallback(lambda module, draw: POOL * (draw + 1), patience=1, strength=0.1, min_delta=1.0)
+    options = {"patience": 1, "strength": 0.1, "min_delta": 1.0, "warm_start": 4}  # begins after the first of 3 epochs
+    callback = CCPCallback(lambda module, draw: POOL * (draw + 1), **options)
     ranks = {}
     if distributed.is_initialized():
         os.environ |= {"LOCAL_RANK": str(distributed.get_rank()), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}

@@ -1,7 +1,7 @@
 """Alternating projections onto the feasible sets of successive proxies: Algorithm 1."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ccpml.distributed import all_gather, gather_rows, rank_range
 from ccpml.method.ccp import CCPLoss
-from ccpml.method.checks import check_pool
-from ccpml.method.cover import MAX_COVER_RATIO, cover_ratio, greedy_k_center
-from ccpml.method.normalize import lipschitz_normalize
-from ccpml.method.separation import MIN_SEPARATION, class_separation, evenly_spaced_classes
+from ccpml.method.cover import MAX_COVER_RATIO
+from ccpml.method.separation import MIN_SEPARATION
+from ccpml.method.shared_pool import Pool, SharedPool
 from ccpml.method.snapshots import (
     check_shapes,
     clones,
@@ -28,11 +26,6 @@ from ccpml.method.snapshots import (
 from ccpml.options import ProjectionOptions
 
 __all__ = ["AlternatingProjections", "Pool"]
-
-Pool = Callable[[], Tensor]
-"""Returns embeddings of b samples per class, shape (C, b, d), by the current network in eval mode.
-
-On several ranks, C may be all classes or those of this rank, `ccpml.distributed.rank_range`."""
 
 _STATE = {"started", "waiting", "separation", "instance", "strength_now", "best_score", "stale"}
 _STATE |= {"anchor", "best", "best_buffers", "best_proxies"}
@@ -113,7 +106,7 @@ class AlternatingProjections:
         self.model = model
         self.criterion = criterion
         self.options = ProjectionOptions.of(options, fields)
-        self.group = group
+        self._pool = SharedPool(criterion, group, self.options.space)
         self._begin(started=False)
         self.separation: float | None = None
         self.cover_ratio: float | None = None
@@ -132,10 +125,10 @@ class AlternatingProjections:
         Raises:
             ValueError: If the pool has a wrong shape, too few points per class, or is not finite.
         """
-        self._choose_proxies(self._embed(pool), centers=torch.zeros_like(self.criterion.proxies[:, :1]))
+        self._pool.choose_proxies(self._pool.embed(pool), centers=torch.zeros_like(self.criterion.proxies[:, :1]))
         self._begin(started=True)
 
-    def start_when_ready(self, pool: Pool, steps: int | None = None) -> bool:
+    def start_when_ready(self, pool: Pool, steps: int | None = None, sample: Pool | None = None) -> bool:
         """Begin the first instance if the option ``warm_start`` says so, otherwise wait.
 
         Call it in place of `start`, and again after each validation as long as ``started`` is False. Proxies mean
@@ -148,6 +141,8 @@ class AlternatingProjections:
         Args:
             pool: See `Pool`.
             steps: Number of optimizer steps made, for a ``warm_start`` that is a number of steps.
+            sample: The pool of the evenly spaced classes alone, so that with many classes a measurement does not embed
+                the others; on several ranks, those of this rank. By default they are taken from the pool.
 
         Returns:
             Whether the first proxies are placed.
@@ -159,11 +154,11 @@ class AlternatingProjections:
         if self.started:
             return True
         if warm_start == "auto":
-            points = self._embed(pool)
-            pool = lambda: points  # noqa: E731  # embedded once
-            if points.shape[1] > 1:
-                self.separation = self._measure_separation(points)
-                ready = self.separation >= MIN_SEPARATION
+            if sample is None:
+                points = self._pool.embed(pool)
+                pool = lambda: points  # noqa: E731  # embedded once
+            self.separation = self._pool.separation(self._pool.evenly_spaced(points) if sample is None else sample())
+            ready = self.separation is None or self.separation >= MIN_SEPARATION
         elif warm_start != "never":
             if steps is None:
                 raise ValueError(f"steps: expected the number of steps made, for warm_start {warm_start}, got none")
@@ -243,7 +238,7 @@ class AlternatingProjections:
         if self.options.ends == "cover":
             if pool is None:
                 raise ValueError("pool: expected embeddings of fresh samples for ends='cover', got none")
-            self.cover_ratio = self._measure_cover(self._embed(pool))
+            self.cover_ratio = self._pool.cover_ratio(self._pool.embed(pool))
         if self.best_score is None or score > self.best_score + self.options.min_delta:
             self.best_score, self.stale = score, 0
             self._best = scored or copy_onto(self._best, state_of(self.model, self.criterion))
@@ -274,65 +269,13 @@ class AlternatingProjections:
         reset = self._optimizer_of_proxies(optimizer) if self.options.reset_proxy_state else None
         rewound = restored(state_of(self.model, self.criterion), self._best) if self.options.rewind else nullcontext()
         with rewound:
-            self._choose_proxies(self._embed(pool), centers=self.best_proxies)
+            self._pool.choose_proxies(self._pool.embed(pool), centers=self.best_proxies)
         if reset is not None:
             reset.state.pop(self.criterion.proxies, None)
-        own = weights_of(self.model, self.criterion)
-        self._anchor = matching(self._best, own)  # θ_k
+        self._anchor = matching(self._best, weights_of(self.model, self.criterion))  # θ_k
         self.instance += 1
         self.strength_now = self.options.strength * self.options.decay**self.instance
         self._forget_best()
-
-    @torch.no_grad()
-    def _embed(self, pool: Pool) -> Tensor:
-        """Return the pool of the classes for which this rank chooses proxies, checked, as the proxies are stored."""
-        criterion, proxies = self.criterion, self.criterion.proxies
-        points, like = (criterion.rows_of_rank(rows, self.group) for rows in (pool(), proxies.detach()))
-        check_pool(points, like, proxies.shape[1], self._ranks)
-        return points.to(proxies.device, proxies.dtype)
-
-    @torch.no_grad()
-    def _choose_proxies(self, points: Tensor, centers: Tensor) -> None:
-        """P ← greedy k-center(points, centers). Without shards, ranks choose for their classes and join the choices."""
-        criterion, proxies = self.criterion, self.criterion.proxies
-        centers = criterion.rows_of_rank(centers, self.group).to(proxies.device)
-        chosen = greedy_k_center(self._in_space(points), self._in_space(centers), proxies.shape[1])  # (C, K)
-        proxies.copy_(criterion.join_rows(points.take_along_dim(chosen[:, :, None], dim=1), self.group))
-
-    def _measure_separation(self, points: Tensor) -> float:
-        """Measure the separation of classes among evenly spaced ones of all ranks."""
-        shown = gather_rows(self._in_space(points)[self._spaced_classes()], self._ranks)
-        return self._agreed(class_separation(shown, self.criterion.proxies.shape[1]))
-
-    @torch.no_grad()
-    def _measure_cover(self, points: Tensor) -> float | None:
-        """Measure how the proxies cover a pool among evenly spaced classes; None with one sample per class."""
-        if points.shape[1] < 2:
-            return None
-        own = points, self.criterion.rows_of_rank(self.criterion.proxies, self.group)
-        spaced = self._spaced_classes()
-        return self._agreed(cover_ratio(*(gather_rows(lipschitz_normalize(rows[spaced]), self._ranks) for rows in own)))
-
-    def _spaced_classes(self) -> Tensor:
-        """Return this rank's among evenly spaced classes of all ranks, as rows of its part of the pool."""
-        criterion = self.criterion
-        classes = criterion.classes if criterion.group is not None else rank_range(criterion.num_classes, self._ranks)
-        spaced = evenly_spaced_classes(criterion.num_classes)
-        own = spaced[(spaced >= classes.start) & (spaced < classes.stop)] - classes.start
-        return own.to(criterion.proxies.device)
-
-    def _agreed(self, measured: float) -> float:
-        """Return the first rank's measurement, so that all ranks decide alike."""
-        return all_gather(torch.tensor([measured], dtype=torch.float64), self._ranks)[0].item()
-
-    def _in_space(self, points: Tensor) -> Tensor:
-        """Return points in the space of k-center."""
-        return lipschitz_normalize(points) if self.options.space == "lipschitz" else points
-
-    @property
-    def _ranks(self) -> Any:
-        """Process group whose ranks share the pool."""
-        return self.criterion.group or self.group
 
     def _begin(self, started: bool) -> None:
         self.started, self.criterion.warming = started, False

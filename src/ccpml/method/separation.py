@@ -65,13 +65,11 @@ def class_separation(points: Tensor, k: int) -> float:
     return nearer / len(samples)
 
 
-def evenly_spaced_classes(count: int, limit: int = MAX_CLASSES) -> Tensor:
-    """Return ``limit`` of the classes 0..count − 1, evenly spaced, or all if there are no more, int64.
+def evenly_spaced_classes(count: int, limit: int = MAX_CLASSES) -> list[int]:
+    """Return ``limit`` of the classes 0..count − 1, evenly spaced, or all if there are no more.
 
     Example:
         >>> evenly_spaced_classes(9, 3)
-        tensor([0, 4, 8])
+        [0, 4, 8]
     """
-    if count <= limit:
-        return torch.arange(count)
-    return torch.arange(limit) * (count - 1) // (limit - 1)
+    return list(range(count)) if count <= limit else [i * (count - 1) // (limit - 1) for i in range(limit)]

@@ -1,6 +1,7 @@
 """CCP for any Lightning training."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ccpml.method import AlternatingProjections, CCPLoss
+from ccpml.method.separation import MAX_CLASSES
 from ccpml.options import ProjectionOptions
 
 __all__ = ["CCPCallback"]
@@ -34,7 +36,8 @@ class CCPCallback(L.Callback):
         pool: Called as ``pool(module, draw)``; returns embeddings of b samples of each class by the module in
             eval mode, (C, b, d). ``draw`` is 0 for the first proxies and then the number of the new instance. If the
             pool is a function of it, a resumed run equals an uninterrupted one. On several ranks, C may be the classes
-            of this rank, as in `EmbeddingPool`.
+            of this rank, as in `EmbeddingPool`. With more than 256 classes, a ``warm_start="auto"`` measures those of
+            ``pool.sample(module, draw)``, if it has that method.
         monitor: Name of the logged score to maximize.
         options: Options of the projections.
         fields: Fields of `ProjectionOptions`, instead of ``options``.
@@ -166,7 +169,9 @@ class CCPCallback(L.Callback):
         return self.projections
 
     def _start_when_ready(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.projections.start_when_ready(lambda: self.pool(module, 0), trainer.global_step)
+        of_some, many = getattr(self.pool, "sample", None), self.projections.criterion.num_classes > MAX_CLASSES
+        sample = partial(of_some, module, 0) if of_some is not None and many else None
+        self.projections.start_when_ready(partial(self.pool, module, 0), trainer.global_step, sample)
 
     def _observes(self, trainer: L.Trainer) -> bool:
         """Whether this is a validation of the training, not its sanity check."""

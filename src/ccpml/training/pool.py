@@ -1,10 +1,13 @@
 """The pool: embeddings of b images of each class, from which proxies are chosen."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from ccpml.data import ImageDataset, in_chunks, pool_draws, train_loader
 from ccpml.distributed import rank_range
+from ccpml.method.separation import evenly_spaced_classes
 from ccpml.numbers import as_int
 from ccpml.training.embed import embed
 
@@ -46,13 +49,24 @@ class EmbeddingPool:
         Returns:
             Embeddings, (C, b, d); on several ranks, those of this rank's classes.
         """
+        return self._embed(module, draw, rank_range(self.dataset.table.num_classes))
+
+    def sample(self, module: nn.Module, draw: int) -> Tensor:
+        """Embed the part of a pool in which the separation of classes is measured: at most 256 evenly spaced classes.
+
+        The arguments and the result are those of a call.
+        """
+        mine = rank_range(self.dataset.table.num_classes)
+        spaced = evenly_spaced_classes(self.dataset.table.num_classes)
+        return self._embed(module, draw, [label for label in spaced if label in mine])
+
+    def _embed(self, module: nn.Module, draw: int, classes: Sequence[int]) -> Tensor:
+        """Embed the draws of some classes, (classes, b, d)."""
         draws = pool_draws(self.dataset.table.labels, self.per_class, self.dataset.seed, draw)
-        classes = len(draws) // self.per_class
-        mine = rank_range(classes)
-        start = min(mine.start, classes - 1)  # a rank without classes still embeds one, to learn the dimension
-        draws = draws[self.per_class * start : self.per_class * max(mine.stop, start + 1)]
+        shown = classes or [0]  # a rank without classes still embeds one, to learn the dimension
+        draws = [one for label in shown for one in draws[self.per_class * label : self.per_class * (label + 1)]]
         device = torch.device(getattr(module, "device", "cpu"))
         chunks = in_chunks(draws, self.batch_size)
         batches = train_loader(self.dataset, chunks, self.workers, pin_memory=device.type == "cuda")
         embeddings, _ = embed(module, batches, device)  # (C · b, d)
-        return embeddings.view(-1, self.per_class, embeddings.shape[1])[: len(mine)]
+        return embeddings.view(-1, self.per_class, embeddings.shape[1])[: len(classes)]
