@@ -31,6 +31,7 @@ QUICK = {
     "samples_per_class": 2,
     "proxies_per_class": 2,
     "pool_size": 3,
+    "backbone": "small_conv",
     "embedding_dim": 8,
     "image_size": 28,
     "max_steps": 6,

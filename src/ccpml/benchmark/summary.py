@@ -55,7 +55,7 @@ def _describe_data(benchmark: Benchmark, cells: Sequence[CellResult]) -> list[st
     part = "one of which validates" if len(benchmark.folds) == 1 else "each of which validates for one model"
     facts = [
         f"Test: {test}; {queries}.",
-        f"Training: {train}, their classes in {benchmark.base.folds} parts, {part}.",
+        f"Training: {train}, their classes in {cells[0].cell.settings.folds} parts, {part}.",
     ]
     if len(sizes) > 1:
         facts.append("The cells do not have the same images (their numbers differ), so the rows cannot be compared.")

@@ -13,6 +13,7 @@ from ccpml.cli.settings_parser import Parsed, SettingsParser, check_settings, re
 from ccpml.data_name import DataName
 from ccpml.losses import LOSSES
 from ccpml.progress import announce
+from ccpml.runs.defaults import RUN_SETTINGS
 
 _LOSSES = "c1,c2,triplet,ms"
 _METHODS = "plain,ccp,xbm"
@@ -68,6 +69,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Benchmark]:
         "Compare methods and losses under a protocol, or run an ablation: a run per cell, then tables and a figure.",
         "ccpml benchmark <data> [options]",
         without=("method", "loss", "fold"),
+        left_open=RUN_SETTINGS,
     )
     protocols = "mlrc: one model per fold; conventional: one model of 512 dimensions (default: mlrc)"
     parser.option("protocol", PROTOCOLS, protocols, "mlrc")
@@ -84,7 +86,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Benchmark]:
     parser.option("out", (str,), "folder (default: runs/benchmark/<data>-<protocol or ablation>)")
     parser.option("devices", (str,), "cuda:0,cuda:1 ...; cells use them in turn (default: --device)")
     parser.option("at_once", (int,), "cells trained at the same time (default: one per device)")
-    parsed = parser.parse(arguments, preset=lambda options: protocol_settings(options.protocol))
+    parsed = parser.parse(arguments, preset=lambda options: {"folds": 4, **protocol_settings(options.protocol)})
     return parsed.options, _benchmark(parsed)
 
 
@@ -103,7 +105,7 @@ def _benchmark(parsed: Parsed) -> Benchmark:
             out=Path(options.out or Path("runs", "benchmark", name)),
             protocol=options.protocol,
             repeats=options.repeats,
-            folds=(0,) if is_single_fold else tuple(range(settings.folds)),
+            folds=(0,) if is_single_fold else tuple(range(settings.folds or 0)),
             ablation=ablation,
             parameters=parsed.parameters,
         )

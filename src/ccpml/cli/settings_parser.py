@@ -24,21 +24,12 @@ _SECTIONS = {
     "data": ("data", "data_root", "allow_partial", "skip_bad_images", "test_classes", "folds", "fold"),
     "method and loss": (),  # and what is in no other section
     "network": (
-        *(
-            "backbone",
-            "embedding_dim",
-            "head_start",
-            "pooling",
-            "weights",
-            "freeze_batchnorm",
-            "channels",
-            "image_size",
-        ),
-        *("channels_last", "compile"),
+        *("backbone", "embedding_dim", "head_start", "pooling", "weights", "freeze_batchnorm", "trained_stages"),
+        *("channels", "image_size", "channels_last", "compile"),
     ),
     "training": (
-        *("augment", "classes_per_batch", "samples_per_class", "lr", "lr_schedule", "weight_decay", "clip_norm"),
-        *("max_steps", "validate_every", "patience", "score_last", "seed"),
+        *("augment", "classes_per_batch", "samples_per_class", "lr", "lr_schedule", "lr_warmup", "head_lr_factor"),
+        *("weight_decay", "clip_norm", "epochs", "max_steps", "validate_every", "patience", "score_last", "seed"),
     ),
     "machine": ("device", "ranks", "shard_proxies", "precision", "threads", "workers"),
 }
@@ -56,15 +47,18 @@ class Parsed(NamedTuple):
 class SettingsParser(jsonargparse.ArgumentParser):
     """Parser of a verb that takes the settings of a run. Values are kept as text until parsing ends."""
 
-    def __init__(self, verb: str, description: str, usage: str, without: Collection[str] = ()) -> None:
+    def __init__(
+        self, verb: str, description: str, usage: str, without: Collection[str] = (), left_open: Collection[str] = ()
+    ) -> None:
         text = (
-            f"{description}\n\nSettings without a default are chosen from the data, the backbone or the loss."
+            f"{description}\n\nSettings without a default are chosen from data, machine, backbone and loss;"
+            "\n--print-config shows them."
             "\nSettings in a YAML file have the same names, with underscores."
         )
         super().__init__(
             f"ccpml {verb}", usage, text, allow_abbrev=False, print_config=None, formatter_class=_HelpFormatter
         )
-        self.without = without
+        self.without, self.left_open = without, left_open
         self.own: dict[str, tuple[Any, ...]] = {"print_config": (bool,)}
         self.data: list[str] = []
         self.of_files: dict[str, tuple[str, Any]] = {}  # the file that gives a setting, and the value there
@@ -129,10 +123,22 @@ class SettingsParser(jsonargparse.ArgumentParser):
             named = f"--config {file}: " if file and values.get(name) == value else ""
             raise UsageError(f"{named}{error}") from error
         if options.print_config:
-            shown = {name: value for name, value in settings.as_dict().items() if name not in self.without}
-            print(yaml.safe_dump({**shown, **apart}, sort_keys=False, allow_unicode=True), end="")
+            self._show_config(settings, apart)
             raise SystemExit(0)
         return Parsed(options, settings, given, apart)
+
+    def _show_config(self, settings: Settings, parameters: Mapping[str, float]) -> None:
+        """Print the settings that training would use; those that differ between its runs are null unless given."""
+        check_settings(settings)
+
+        from ccpml.runs.images import read_facts
+
+        own, shown = settings.as_dict(), settings.resolved(read_facts(settings)).as_dict()
+        if "loss" in self.without:
+            shown = {name: value for name, value in shown.items() if name not in parameter_names()}
+        shown |= {name: own[name] for name in self.left_open}
+        shown = {name: value for name, value in shown.items() if name not in self.without}
+        print(yaml.safe_dump({**shown, **parameters}, sort_keys=False, allow_unicode=True), end="")
 
 
 def read_yaml(option: str, path: str) -> Any:

@@ -1,5 +1,6 @@
 """``ccpml train``: train a run, or resume one, and write its report."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from ccpml.cli.options import UsageError, check_run, report_stop
 from ccpml.cli.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
 from ccpml.progress import announce
+from ccpml.runs.defaults import SATURATED, is_saturated
 from ccpml.runs.settings import Settings
 
 
@@ -72,6 +74,8 @@ def _print_scores(scores: dict[str, Any]) -> None:
     print(f"            {recall}  ({test['num_queries']:,} queries, {test['num_skipped']:,} left out)")
     if features := scores.get("features"):
         print(f"features    {_three(features)}  (untouched, {features['dimensions']:,}-D)")
+    if is_saturated(scores):
+        print(f"note: {SATURATED}", file=sys.stderr)
     print(f"stopped after {scores['steps']:,} steps, best on validation at {scores['validation']['step']:,}")
     for note in scores.get("notes", []):
         print(note)

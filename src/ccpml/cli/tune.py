@@ -13,6 +13,7 @@ from ccpml.cli.options import UsageError, report_stop
 from ccpml.cli.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
 from ccpml.progress import announce
+from ccpml.runs.defaults import RUN_SETTINGS
 from ccpml.tuning.search_space import SEARCHES, Field, search_space
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def parse(arguments: list[str]) -> tuple[Parsed, tuple[Field, ...]]:
         "tune",
         "Search settings on the validation classes; the test classes are not used.",
         "ccpml tune <data> --search <field>=<low>..<high>[:log] [options]",
+        left_open=RUN_SETTINGS,
     )
     text = "a numeric setting and its values; may be repeated"
     metavar = "FIELD=LOW..HIGH[:log]|FIELD=VALUE,VALUE"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ccpml.data.sources.source import Source, SplitName
 from ccpml.data.table import ImageTable
 
-__all__ = ["Splits", "make_splits", "split_by_name"]
+__all__ = ["Splits", "development_classes", "make_splits", "split_by_name"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +72,7 @@ def make_splits(
         ValueError: If ``test_classes`` is given for a source with a split, a pattern matches no class, the fold does
             not exist, or there are too few classes.
     """
-    table, split_of_class = source.table, source.split_of_class
-    if split_of_class is None:
-        splits = np.where(_is_test(table.class_names, test_classes), "test", "train")
-    elif test_classes is not None:
-        raise ValueError("test_classes: not supported for data with their own split")
-    else:
-        splits = np.array([split_of_class[name] for name in table.class_names])
+    table, splits = source.table, _splits(source, test_classes)
     train, validation, test = (np.flatnonzero(splits == s) for s in ("train", "validation", "test"))
     for split, classes in (("train", train), ("test", test)):
         if not classes.size:
@@ -100,6 +94,20 @@ def split_by_name(table: ImageTable, split_of_class: Mapping[str, SplitName]) ->
         if not classes.size:
             raise ValueError(f"{split}: expected at least two classes, got 0 of {table.num_classes}; add classes")
     return Splits(**{split: table.subset(classes) for split, classes in found.items()})
+
+
+def development_classes(source: Source, test_classes: Sequence[str] | None = None) -> int:
+    """Return the number of classes that are not for testing; arguments are those of `make_splits`."""
+    return int((_splits(source, test_classes) != "test").sum())
+
+
+def _splits(source: Source, test_classes: Sequence[str] | None) -> NDArray[np.str_]:
+    """Return the split of each class, (C,), before validation classes are cut off."""
+    if source.split_of_class is None:
+        return np.where(_is_test(source.table.class_names, test_classes), "test", "train")
+    if test_classes is not None:
+        raise ValueError("test_classes: not supported for data with their own split")
+    return np.array([source.split_of_class[name] for name in source.table.class_names])
 
 
 def _cut_fold(classes: NDArray[np.intp], folds: int, fold: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -7,10 +7,11 @@ from typing import Any, Final
 from ccpml.benchmark.protocol import METRICS
 from ccpml.losses import LOSSES, METHODS
 from ccpml.report import page
+from ccpml.runs.defaults import SATURATED, is_saturated, passes
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.settings import ResolvedSettings
 
-__all__ = ["about", "reproduce", "test_scores", "title"]
+__all__ = ["about", "chosen", "reproduce", "test_scores", "title"]
 
 _NAMES: Final = {**METRICS, "num_queries": "queries", "num_skipped": "left out"}
 
@@ -45,18 +46,35 @@ def _cell(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
+def chosen(run: RunDirectory, scores: Mapping[str, Any]) -> str:
+    """Return the settings that were chosen for the images with the reasons, and what is unusual about the run."""
+    choices = run.choices()
+    notes = [*choices["notes"], *([SATURATED] if is_saturated(scores) else [])]
+    parts = [page.paragraph("Note:"), page.listing(notes)] if notes else []
+    if choices["chosen"]:
+        parts += [
+            page.paragraph("Settings that were chosen for these images, and why:"),
+            page.listing(choices["chosen"]),
+        ]
+    return "".join(parts)
+
+
 def about(settings: ResolvedSettings, scores: Mapping[str, Any]) -> str:
     """Return the facts of the run: data, method, loss, backbone, seed, versions and hardware."""
     best, loss = scores["validation"], LOSSES[settings.loss]
     parameters = [f"{name} {value:g}" for name, value in settings.loss_parameters.items()]
     start = "" if settings.head_start == "random" else f", start {settings.head_start}"
-    backbone = f"{settings.backbone}, {settings.embedding_dim}-D{start}"
+    weights = "random weights" if settings.weights == "none" else f"initial weights {settings.weights}"
+    size = f"images of {settings.image_size} pixels"
+    count = passes(settings.max_steps, settings.batch_size, scores["splits"]["train"]["images"])
+    rate = f"learning rate {settings.lr:g}, {settings.lr_schedule}"
     rows = [
         ("data", settings.data),
         *((name, f"{s['classes']:,} classes, {s['images']:,} images") for name, s in scores["splits"].items()),
         ("method", _method(settings, scores)),
         ("loss", ", ".join([loss.description, *parameters])),
-        ("backbone", backbone if settings.weights == "none" else f"{backbone}, initial weights {settings.weights}"),
+        ("backbone", f"{settings.backbone}, {settings.embedding_dim}-D{start}, {weights}, {size}"),
+        ("training", f"{rate}, at most {settings.max_steps:,} steps, {count:.3g} passes through the training images"),
         ("seed", str(settings.seed)),
         ("best on validation", f"MAP@R {best['map_at_r']:.4f} at step {best['step']:,} of {scores['steps']:,}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in scores.get("versions", {}).items())),

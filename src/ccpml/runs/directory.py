@@ -128,6 +128,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.settings_file = path / "experiment.yaml"  # the settings that reproduce the run
+        self.choices_file = path / "choices.json"  # the settings that were chosen for the images, and why
         self.metrics_file = path / "metrics.csv"  # one row per validation
         self.scores_file = path / "scores.json"  # written when the run is finished
         self.weights_file = path / "checkpoints" / "best.safetensors"  # network and criterion at the best validation
@@ -209,6 +210,20 @@ class RunDirectory:
         if self.record_file.exists():
             self.record().check_settings(settings.flat(), self.settings_file)
         return settings
+
+    def choices(self) -> dict[str, list[str]]:
+        """Read the settings that were chosen for the images, under ``chosen``, and what is unusual, under ``notes``.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        if not self.choices_file.is_file():
+            return {"chosen": [], "notes": []}
+        try:
+            content = json.loads(self.choices_file.read_text(encoding="utf-8"))
+            return {name: [str(line) for line in content[name]] for name in ("chosen", "notes")}
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{self.choices_file}: damaged ({error}); remove it") from error
 
     def scores(self) -> dict[str, Any]:
         """Read the scores of a finished run.

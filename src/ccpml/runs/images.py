@@ -4,27 +4,42 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ccpml.backbones import find_backbone
-from ccpml.data import BadImage, ImageTable, Splits, all_gray, check_images, load_source, make_splits
+from ccpml.data import BadImage, ImageTable, PackedImage, Splits, all_gray, check_images, load_source, make_splits
 from ccpml.data.class_records import ClassRecord, class_records, split_of_class
+from ccpml.data.images.cache import use_cache
 from ccpml.data.images.cache_index import CacheError
-from ccpml.data.images.read import first_lines
+from ccpml.data.images.read import BadImageError, first_lines, read_header
 from ccpml.data.sources.source import Source, count_ignored
-from ccpml.data.splits import split_by_name
+from ccpml.data.splits import development_classes, split_by_name
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.data_name import DataName
 from ccpml.runs.build import transforms
+from ccpml.runs.defaults import LARGE, MIN_CLASSES, SMALL_SIDE, DataFacts, fitting_folds
 from ccpml.runs.directory import RunDirectory, RunRecord
-from ccpml.runs.settings import ResolvedSettings
+from ccpml.runs.settings import ResolvedSettings, Settings
 
-__all__ = ["RunImages", "cached_side", "compare_data", "is_query", "load_images", "readable_images"]
+__all__ = [
+    "RunImages",
+    "cached_side",
+    "compare_data",
+    "find_images",
+    "is_query",
+    "load_images",
+    "read_facts",
+    "readable_images",
+]
+
+_LOOKED_AT = 500  # images whose headers are read
 
 
 @dataclass(frozen=True)
@@ -64,8 +79,81 @@ class RunImages:
         raise ValueError(f"{run}: the images, or those that cannot be read, differ from those the run started with")
 
 
+def find_images(settings: Settings) -> Source:
+    """Find the images of a run; none is read.
+
+    Raises:
+        ValueError: If the data cannot be used; the message names the file or the class.
+    """
+    return load_source(settings.data, settings.data_root or None, settings.allow_partial)
+
+
+def read_facts(settings: Settings, source: Source | None = None) -> DataFacts:
+    """Read facts about the images from their number, their classes, and the headers of some.
+
+    Args:
+        settings: Those that the run is started with.
+        source: What `find_images` found, if it was called before.
+
+    Raises:
+        ValueError: If the data cannot be used, or have too few classes.
+    """
+    source = source or find_images(settings)
+    tests, fold = settings.test_patterns() or None, None if settings.fold == "auto" else settings.fold
+    known = source.split_of_class or {}
+    own_validation = fold is None and "validation" in known.values()
+    classes = development_classes(source, tests)
+    if settings.folds is None and not own_validation and classes < MIN_CLASSES:
+        raise ValueError(
+            f"training and validation: expected at least {MIN_CLASSES} classes, got {classes}; add classes"
+        )
+    splits = make_splits(source, tests, settings.folds or fitting_folds(classes), fold)
+    kind = settings.device.partition(":")[0]
+    return DataFacts(
+        classes=classes,
+        train_classes=splits.train.num_classes,
+        train_images=len(splits.train),
+        smallest_class=int(splits.train.class_sizes().min()),
+        validation_classes=splits.validation.num_classes,
+        validation_images=len(splits.validation),
+        own_validation=own_validation,
+        gpu=kind in {"cuda", "mps"} or (kind == "auto" and torch.accelerator.is_available()),
+        **_look_at(source.table),
+    )
+
+
+def _look_at(table: ImageTable) -> dict[str, Any]:
+    """Return the facts that the headers of some images tell, spread evenly over the table."""
+    if isinstance(table.images, np.ndarray):
+        count, height, width = table.images.shape[:3]
+        headers = [(height, width, table.images.ndim == 3)] * count
+    else:
+        headers = []
+        for row in np.unique(np.linspace(0, len(table) - 1, _LOOKED_AT).round().astype(int)).tolist():
+            image = table.images[row]
+            with suppress(BadImageError):  # reported when all images are checked
+                header = read_header(image.path if isinstance(image, PackedImage) else image)
+                headers.append((header.height, header.width, header.gray))
+    if not headers:
+        return {}
+    sides = [min(height, width) for height, width, _ in headers]
+    gray = sum(is_gray for *_, is_gray in headers)
+    return {
+        "color": gray < len(headers),
+        "side": int(np.median(sides)),
+        "looked_at": len(headers),
+        "gray": gray,
+        "small": sum(side < SMALL_SIDE for side in sides),
+        "large": sum(height * width > LARGE for height, width, _ in headers),
+    }
+
+
 def load_images(
-    settings: ResolvedSettings, progress: bool = True, record: RunRecord | None = None, run: Path = Path()
+    settings: ResolvedSettings,
+    progress: bool = True,
+    record: RunRecord | None = None,
+    run: Path = Path(),
+    source: Source | None = None,
 ) -> RunImages:
     """Find, check and split the images of a run.
 
@@ -76,12 +164,13 @@ def load_images(
         progress: Whether to show a progress bar on standard error.
         record: What the run was started with, if it was before: its classes stay in their splits.
         run: The directory of that run, for errors.
+        source: What `find_images` found, if it was called before.
 
     Raises:
         DataChangedError: If the data are not those of the record.
         ValueError: If the data cannot be used; the message names the file or the class.
     """
-    source = load_source(settings.data, settings.data_root or None, settings.allow_partial, cached_side(settings))
+    source = use_cache(source or find_images(settings), DataName.parse(settings.data), cached_side(settings))
     if record is not None:
         record.check_data(source, settings.data, run)
         split = record.split_of_class

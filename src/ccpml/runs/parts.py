@@ -14,7 +14,15 @@ from ccpml.runs.geometry import GeometrySet
 from ccpml.runs.images import RunImages, is_query
 from ccpml.runs.processes import launch_rank, local_and_node_counts
 from ccpml.runs.settings import ResolvedSettings
-from ccpml.training import CCPCallback, EmbeddingPool, HeadStartCallback, MetricLearning, ReduceOnPlateau, Warmup
+from ccpml.training import (
+    CCPCallback,
+    EmbeddingPool,
+    HeadStartCallback,
+    LearningRate,
+    MetricLearning,
+    ReduceOnPlateau,
+    Warmup,
+)
 from ccpml.training.embed import eval_mode
 from ccpml.training.head_start import Batches
 
@@ -74,14 +82,11 @@ class Parts:
             is_query(images.splits.validation),
             settings.proxy_lr_factor,
             settings.shard_proxies,
+            settings.head_lr_factor,
         )
         here, nodes = local_and_node_counts(settings.ranks)
         sizes = settings.classes_per_batch, settings.samples_per_class
         batches = ClassBalancedBatches(table.labels, *sizes, settings.seed, launch_rank(), here * nodes)
-        schedules: list[L.Callback] = [ReduceOnPlateau()] if settings.lr_schedule == "plateau" else []
-        if settings.warmup_epochs:
-            steps = settings.warmup_epochs * math.ceil(len(table) / settings.batch_size)
-            schedules.append(Warmup(model.backbone, steps))
         return cls(
             settings=settings,
             images=images,
@@ -90,7 +95,7 @@ class Parts:
             head_start=_build_head_start(settings, images, model),
             geometry=GeometrySet(settings, table, images.channels),
             ccp=_build_ccp(settings, images) if settings.method == "ccp" else None,
-            schedules=schedules,
+            schedules=list(_build_schedules(settings, model, len(table))),
         )
 
 
@@ -109,6 +114,15 @@ def _build_head_start(settings: ResolvedSettings, images: RunImages, model: Embe
 
     test = batches(splits.test) if pretrained else None
     return HeadStartCallback(kind, batches(splits.train), test, is_query(splits.test))
+
+
+def _build_schedules(settings: ResolvedSettings, model: EmbeddingModel, images: int) -> Iterator[L.Callback]:
+    if settings.lr_schedule == "plateau":
+        yield ReduceOnPlateau()
+    if settings.lr_schedule == "cosine" or settings.lr_warmup:
+        yield LearningRate(settings.total_steps, settings.lr_warmup, settings.lr_schedule == "cosine")
+    if settings.warmup_epochs:
+        yield Warmup(model.backbone, settings.warmup_epochs * math.ceil(images / settings.batch_size))
 
 
 def _build_ccp(settings: ResolvedSettings, images: RunImages) -> CCPCallback:

@@ -10,8 +10,6 @@ from ccpml.data_name import BENCHMARKS
 
 __all__ = ["load_preset", "read_preset"]
 
-_ELSEWHERE = {"backbone": "small_conv", "weights": "none"}
-
 
 @cache
 def read_preset(name: str) -> dict[str, Any]:
@@ -21,14 +19,13 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 def load_preset(data: str) -> dict[str, Any]:
-    """Return the settings for some data: the paper's for its benchmarks, elsewhere CUB's with `small_conv`.
+    """Return the paper's settings for a benchmark; for other data those of CUB, of which only sizes are used.
 
     Returns:
         ``settings`` by the names of `Settings`, and ``small_memory_batches``, the size of XBM-S.
 
     Example:
-        >>> load_preset("sop")["settings"]["proxies_per_class"], load_preset("glyphs")["settings"]["backbone"]
-        (4, 'small_conv')
+        >>> load_preset("sop")["settings"]["proxies_per_class"], load_preset("glyphs")["settings"]["proxies_per_class"]
+        (4, 8)
     """
-    preset = read_preset(data if data in BENCHMARKS else "cub")
-    return preset if data in BENCHMARKS else {**preset, "settings": {**preset["settings"], **_ELSEWHERE}}
+    return read_preset(data if data in BENCHMARKS else "cub")

@@ -10,7 +10,7 @@ from ccpml.backbones import find_backbone
 from ccpml.losses import LOSSES, METHODS, find_loss, parameter_names
 from ccpml.numbers import plain_number
 from ccpml.options import ProjectionOptions
-from ccpml.runs.presets import load_preset
+from ccpml.runs.defaults import FOLDS, Choice, DataFacts, choose
 
 __all__ = ["ResolvedSettings", "Settings", "setting_types"]
 
@@ -19,8 +19,8 @@ __all__ = ["ResolvedSettings", "Settings", "setting_types"]
 class Settings:
     """Settings of a run: train an embedding on some classes, score it on others.
 
-    A value of null (None) stands for the value that suits the data, the backbone or the loss; `resolved` fills it in.
-    For cub, cars196, sop and inshop that is the paper's.
+    A value of null (None) stands for the value that suits the images, the machine, the backbone or the loss; `resolved`
+    fills it in by the rules in `ccpml.runs.defaults`. For cub, cars196, sop and inshop that is the paper's.
 
     Args:
         data: Images, such as groceries (built in), cub (below data_root), folder:<path> (each folder below it that
@@ -38,7 +38,7 @@ class Settings:
         shard_proxies: Whether to shard the proxies over ranks by class.
         pool_size: b, the images of a class among which CCP chooses proxies.
         memory_batches: Batches in the memory of xbm.
-        memory_start: Steps before xbm compares with its memory.
+        memory_start: Steps before xbm compares with its memory; the paper's 1,000, or two thirds of a smaller budget.
         proxy_lr_factor: Learning rate of the proxies, as a multiple of the network's.
         warmup_epochs: Passes through the training images in which only the embedding layer and the proxies learn.
         pair_weight: Weight of the loss within the batch.
@@ -46,27 +46,34 @@ class Settings:
         pool_transform: Whether the pool uses the transform of training or of evaluation.
         test_classes: Shell patterns of the test classes, separated by commas, such as 'Korean/*,Greek/*'; null is
             the data's own split, or else the second half of the classes.
-        folds: Contiguous parts into which the other classes are cut, one of which validates.
+        folds: Contiguous parts into which the other classes are cut, one of which validates; 4, fewer if there are
+            fewer than 8 such classes.
         fold: Validation fold, from 0; auto: the data's own validation classes, or fold 0.
         skip_bad_images: Whether to skip unreadable images instead of raising an error.
-        backbone: Backbone, such as small_conv or timm:<name>.
+        backbone: Backbone, such as efficientnet_lite0 (photographs), small_conv (small gray pictures) or timm:<name>.
         embedding_dim: Embedding dimension (d).
         head_start: Start of the embedding layer: whitening (PCA, then whitening of the within-class scatter) or pca, in
             closed form from features of the training images; identity: the features as they are, of which embedding_dim
             must be the number; random.
         pooling: avg, max, or avg+max.
-        weights: Initial weights of the backbone: imagenet (from the hub cache, or downloaded), a file (.safetensors,
-            .pth: a published checkpoint, or checkpoints/best.safetensors of a run), or none.
+        weights: Initial weights of the backbone: imagenet (from an installed package, the hub cache, or downloaded), a
+            file (.safetensors, .pth: a published checkpoint, or checkpoints/best.safetensors of a run), or none.
         freeze_batchnorm: Whether BatchNorm keeps its statistics, scales and shifts.
+        trained_stages: Number of stages of the backbone that are trained, from the last; all; 0 trains the embedding
+            layer alone.
         channels: 1 for gray, 3 for color; auto is gray if all images are and the backbone supports it.
         image_size: Side of the images that the network sees.
         augment: paper (crops of 16-100 % and flips), mild (crops of 70-100 %), or none.
         classes_per_batch: Classes per batch (P).
         samples_per_class: Images per class in a batch.
         lr: Learning rate.
-        lr_schedule: constant, or plateau: a tenth after ten validations without improvement.
+        lr_schedule: constant; cosine: half a cosine, down to zero at the last step; or plateau: a tenth after ten
+            validations without improvement.
+        lr_warmup: Fraction of the steps in which the learning rate rises linearly from zero.
+        head_lr_factor: Learning rate of the embedding layer, as a multiple of the backbone's.
         weight_decay: Weight decay.
         clip_norm: Maximum global gradient norm.
+        epochs: Passes through the training images, instead of max_steps.
         max_steps: Optimizer steps, rounded up to a whole number of validations; 0 scores the start.
         validate_every: Steps between validations.
         patience: Validations without improvement of the run's best score after which it stops.
@@ -102,14 +109,14 @@ class Settings:
     shard_proxies: bool = False
     pool_size: int | None = None
     memory_batches: int | None = None
-    memory_start: int = 1000
+    memory_start: int | None = None
     proxy_lr_factor: float | None = None
     warmup_epochs: int | None = None
     pair_weight: float = 0.1
     proxy_weight: float = 1.0
     pool_transform: Literal["train", "eval"] = "train"
     test_classes: str | list[str] | None = None
-    folds: int = 4
+    folds: int | None = None
     fold: int | Literal["auto"] = "auto"
     skip_bad_images: bool = False
     backbone: str | None = None
@@ -118,15 +125,19 @@ class Settings:
     pooling: Literal["avg", "max", "avg+max"] = "avg"
     weights: str | None = None
     freeze_batchnorm: bool | None = None
+    trained_stages: int | Literal["all"] | None = None
     channels: Literal[1, 3, "auto"] = "auto"
     image_size: int | None = None
     augment: Literal["paper", "mild", "none"] | None = None
     classes_per_batch: int | None = None
     samples_per_class: int | None = None
     lr: float | None = None
-    lr_schedule: Literal["constant", "plateau"] = "constant"
+    lr_schedule: Literal["constant", "cosine", "plateau"] | None = None
+    lr_warmup: float | None = None
+    head_lr_factor: float | None = None
     weight_decay: float = 1e-4
     clip_norm: float = 10.0
+    epochs: float | None = None
     max_steps: int | None = None
     validate_every: int | None = None
     patience: int = 60
@@ -153,8 +164,11 @@ class Settings:
                     raise ValueError(f"{name}: expected {expected}, got {value!r}")
         if self.backbone is not None:
             find_backbone(self.backbone)
-        if self.fold != "auto" and not 0 <= self.fold < self.folds:
-            raise ValueError(f"fold: expected one of folds = {self.folds}, 0..{self.folds - 1}, got {self.fold}")
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError(f"max_steps: expected null with epochs = {self.epochs:g}, got {self.max_steps}")
+        folds = self.folds or FOLDS
+        if self.fold != "auto" and not 0 <= self.fold < folds:
+            raise ValueError(f"fold: expected one of folds = {folds}, 0..{folds - 1}, got {self.fold}")
         if self.ranks > 1 and ":" in self.device:
             raise ValueError(f"device: expected a kind of device, for {self.ranks} ranks, got {self.device}")
         if self.shard_proxies and (self.method != "ccp" or self.ranks == 1):
@@ -162,7 +176,7 @@ class Settings:
                 f"shard_proxies: expected method ccp and at least 2 ranks, got method {self.method} and "
                 f"ranks {self.ranks}; under torchrun, set ranks to the number of its processes"
             )
-        if isinstance(self.test_classes, str) and not self._test_patterns():
+        if isinstance(self.test_classes, str) and not self.test_patterns():
             raise ValueError("test_classes: expected patterns such as 'Korean/*', got none")
         if self.method == "ccp" and (self.proxies_per_class or 0) > (self.pool_size or math.inf):
             raise ValueError(
@@ -184,32 +198,30 @@ class Settings:
                 raise ValueError(f"{name}: {expected}, got {f'one of {owners}' if owners else 'an unknown name'}")
             entry.parameters[name].check(name, value)
 
-    def _test_patterns(self) -> list[str]:
+    def test_patterns(self) -> list[str]:
+        """Return the shell patterns of the test classes; empty for the data's own split."""
         if isinstance(self.test_classes, str):
             return [pattern.strip() for pattern in self.test_classes.split(",") if pattern.strip()]
         return list(self.test_classes or [])
 
-    def resolved(self) -> "ResolvedSettings":
+    def choices(self, facts: DataFacts | None = None) -> list[Choice]:
+        """Return the settings that are chosen because they were left open, with the reasons."""
+        return choose({each.name: getattr(self, each.name) for each in fields(self)}, facts or DataFacts())
+
+    def resolved(self, facts: DataFacts | None = None) -> "ResolvedSettings":
         """Return the settings with nothing left open.
+
+        Args:
+            facts: Facts about the images; None are those of many small gray images.
 
         Raises:
             ValueError: If a given value contradicts one that was filled in.
         """
-        entry, preset = LOSSES[self.loss], load_preset(self.data)
-        suits: dict[str, Any] = {
-            "data_root": "",
-            "head_start": "random",
-            **(_PROXY_LOSS if entry.has_proxies else _PAIR_LOSS),
-        }
-        suits |= preset["settings"]
-        backbone = self.backbone or suits["backbone"]
-        if not find_backbone(backbone).imagenet:
-            suits["weights"] = "none"
-        suits |= find_backbone(backbone).settings
         own = {each.name: getattr(self, each.name) for each in fields(self)}
-        own |= {name: value for name, value in suits.items() if own[name] is None}
-        own["loss_parameters"] = {**entry.defaults_for(self.data), **self.loss_parameters}
-        return ResolvedSettings(**{**own, "test_classes": self._test_patterns()})
+        for choice in self.choices(facts):
+            own |= choice.settings
+        own["loss_parameters"] = {**LOSSES[self.loss].defaults_for(self.data), **self.loss_parameters}
+        return ResolvedSettings(**{**own, "epochs": None, "test_classes": self.test_patterns()})
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
         """Return the settings with some changed, by the names of `setting_types`.
@@ -266,7 +278,9 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedSettings(Settings):
-    """Settings with nothing left open: no value is None. No ``test_classes`` stands for the data's own split.
+    """Settings with nothing left open: no value is None, but ``epochs``, which ``max_steps`` replaces.
+
+    No ``test_classes`` stands for the data's own split.
 
     Raises:
         ValueError: If a value is None, or as for `Settings`.
@@ -277,17 +291,24 @@ class ResolvedSettings(Settings):
     nearest_positives: int | Literal["all"]
     pool_size: int
     memory_batches: int
+    memory_start: int
     proxy_lr_factor: float
     warmup_epochs: int
+    folds: int
     backbone: str
     head_start: Literal["whitening", "pca", "identity", "random"]
     weights: str
     freeze_batchnorm: bool
+    trained_stages: int | Literal["all"]
     image_size: int
     augment: Literal["paper", "mild", "none"]
     classes_per_batch: int
     samples_per_class: int
     lr: float
+    lr_schedule: Literal["constant", "cosine", "plateau"]
+    lr_warmup: float
+    head_lr_factor: float
+    epochs: None = None
     max_steps: int
     validate_every: int
     test_classes: list[str]
@@ -295,13 +316,18 @@ class ResolvedSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for each in fields(self):
-            if getattr(self, each.name) is None:
+            if getattr(self, each.name) is None and each.name != "epochs":
                 raise ValueError(f"{each.name}: expected a value, got none")
 
     @property
     def batch_size(self) -> int:
         """Images of a training batch."""
         return self.classes_per_batch * self.samples_per_class
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of a whole number of validations."""
+        return math.ceil(self.max_steps / self.validate_every) * self.validate_every
 
 
 def setting_types() -> dict[str, Any]:
@@ -348,15 +374,17 @@ _STARTS = ("whitening", "pca", "identity", "random")
 _RANGES: tuple[tuple[str, str, Any], ...] = (
     (_COUNTS, "at least 1", lambda value: value >= 1),
     ("folds", "at least 2", lambda value: value >= 2),
-    ("lr clip_norm proxy_lr_factor", "a finite number > 0", lambda value: _finite(value) and value > 0),
+    (
+        "lr clip_norm proxy_lr_factor head_lr_factor epochs",
+        "a finite number > 0",
+        lambda value: _finite(value) and value > 0,
+    ),
     (_WEIGHTS, "a finite number >= 0", lambda value: _finite(value) and value >= 0),
     ("nearest_positives", "an integer >= 1, or all", lambda value: value == "all" or _is_count(value)),
     ("head_start", ", ".join(_STARTS), lambda value: value in _STARTS),
     ("class_rate", "a fraction in (0, 1]", lambda value: 0 < value <= 1),
+    ("lr_warmup", "a fraction in [0, 1)", lambda value: 0 <= value < 1),
+    ("trained_stages", "all, or at least 0", lambda value: value == "all" or value >= 0),
     ("seed", "0..2147483647", lambda value: 0 <= value < 2**31),
     ("device", "auto, cpu, cuda, cuda:<number> or mps", re.compile(r"auto|cpu|mps|cuda(:\d+)?").fullmatch),
 )
-
-# Pair losses need positives in the batch; losses that have proxies do not, and learn their proxies faster.
-_PAIR_LOSS = {"classes_per_batch": 8, "samples_per_class": 4, "proxy_lr_factor": 1.0, "warmup_epochs": 0}
-_PROXY_LOSS = {"classes_per_batch": 32, "samples_per_class": 1, "proxy_lr_factor": 100.0, "warmup_epochs": 1}

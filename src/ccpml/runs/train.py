@@ -1,7 +1,8 @@
 """Train a run from its settings, and resume one that was stopped."""
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import torch
 
 from ccpml.data import ImageDataset, train_loader
 from ccpml.data_name import DataName
-from ccpml.files import write_text
+from ccpml.files import write_json, write_text
 from ccpml.runs.build import check_device, check_memory, check_weights, transforms, workers
+from ccpml.runs.defaults import notes
 from ccpml.runs.directory import RunDirectory, RunRecord
-from ccpml.runs.images import load_images
+from ccpml.runs.images import find_images, load_images, read_facts
 from ccpml.runs.parts import Parts
 from ccpml.runs.processes import is_main_process, other_ranks, process_group_cleanup, report_ready
 from ccpml.runs.scoring import score_run, score_test
@@ -36,7 +38,7 @@ def train(
     Args:
         settings: The settings.
         path: The run directory; nothing may exist there.
-        progress: Whether to show a line of progress on standard error.
+        progress: Whether to show the chosen settings and a line of progress on standard error.
         test: Whether to score the test classes at the end. Without it the run is unfinished, and `resume` tests it.
         callbacks: Further Lightning callbacks. They run after ours, except the one that writes checkpoints.
 
@@ -54,15 +56,25 @@ def train(
     path = Path(path)
     if is_main_process():
         RunDirectory.require_free(path)
-    resolved = _resolve_paths(settings.resolved())
+    source = find_images(settings)
+    facts = read_facts(settings, source)
+    resolved = _resolve_paths(settings.resolved(facts))
     check_device(resolved)
     check_memory(resolved)
     check_weights(resolved)
-    parts = Parts.build(resolved, load_images(resolved, progress and is_main_process()))
+    chosen = {
+        "chosen": [str(choice) for choice in settings.choices(facts) if choice.why],
+        "notes": notes(resolved.as_dict(), facts),
+    }
+    shown = progress and is_main_process()
+    if shown:
+        _print(chosen)
+    parts = Parts.build(resolved, load_images(resolved, shown, source=source))
     run = RunDirectory(path)
     training = Training.set_up(run, parts, progress, callbacks)
     if is_main_process():
         RunDirectory.create(path, parts.settings)
+        write_json(run.choices_file, chosen)
         _write_record(run, parts)
     _run(training, run, parts, test)
     return run
@@ -102,6 +114,16 @@ def _write_record(run: RunDirectory, parts: Parts) -> None:
     """Write what the run is started with; the record last, without which the run is started again."""
     write_text(run.images_file, f"{parts.images.fingerprint()}\n")
     RunRecord(parts.settings.flat(), parts.images.classes).write(run.record_file)
+
+
+def _print(chosen: Mapping[str, Sequence[str]]) -> None:
+    """Print the settings that were chosen for the images, and what is unusual about them."""
+    if chosen["chosen"]:
+        print("chosen for these images, as they were not given:", file=sys.stderr)
+    for line in chosen["chosen"]:
+        print(f"  {line}", file=sys.stderr)
+    for line in chosen["notes"]:
+        print(f"note: {line}", file=sys.stderr)
 
 
 def _resolve_paths(settings: ResolvedSettings) -> ResolvedSettings:

@@ -1,7 +1,6 @@
 """Lightning's trainer for a run."""
 
 import logging
-import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -40,7 +39,7 @@ class Training:
         settings, stop_request = parts.settings, StopRequest()
         starts_closed = settings.head_start != "random"
         recorder = Recorder(run, parts.geometry, settings.patience, parts.ccp, settings.max_steps, starts_closed)
-        epochs = math.ceil(settings.max_steps / settings.validate_every)
+        epochs = settings.total_steps // settings.validate_every
         if parts.head_start is not None:
             parts.head_start.progress = progress
         callbacks = [ReseedEachEpoch(settings.seed), RestoreSigterm()]
@@ -50,7 +49,7 @@ class Training:
             *parts.schedules,
             recorder,
         ]
-        callbacks += [Progress(recorder, epochs * settings.validate_every)] if progress and epochs else []
+        callbacks += [Progress(recorder, settings.total_steps)] if progress and epochs else []
         callbacks += [*further, Checkpoints(run, recorder, stop_request)]
         with quiet():
             return cls(_trainer(run, settings, max(1, epochs), callbacks), recorder, stop_request)

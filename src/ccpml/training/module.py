@@ -10,6 +10,7 @@ from torch.optim import Adam, Optimizer
 
 from ccpml.distributed import all_ranks, all_reduce_sum, gather_batch, gather_rows, world_size
 from ccpml.method import CCPLoss, lipschitz_normalize
+from ccpml.models import EmbeddingModel
 from ccpml.retrieval import RetrievalScores, evaluate
 
 __all__ = ["MetricLearning", "evaluate_with_roles"]
@@ -50,6 +51,7 @@ class MetricLearning(L.LightningModule):
         is_query: Whether each validation image is a query, bool (N,); None if they have no roles.
         proxy_lr_factor: The learning rate of the criterion's parameters is ``lr`` times this.
         shard_proxies: Whether the proxies of a `CCPLoss` are sharded over the ranks.
+        head_lr_factor: The learning rate of the embedding layer of an `EmbeddingModel` is ``lr`` times this.
 
     Attributes:
         validation: Embeddings (N, d) and labels (N,) of the last validation.
@@ -70,10 +72,12 @@ class MetricLearning(L.LightningModule):
         is_query: Tensor | None = None,
         proxy_lr_factor: float = 1.0,
         shard_proxies: bool = False,
+        head_lr_factor: float = 1.0,
     ) -> None:
         super().__init__()
         self.model, self.criterion = model, criterion
-        self.lr, self.weight_decay, self.proxy_lr_factor = lr, weight_decay, proxy_lr_factor
+        self.lr, self.weight_decay = lr, weight_decay
+        self.proxy_lr_factor, self.head_lr_factor = proxy_lr_factor, head_lr_factor
         self.is_query, self.shard_proxies = is_query, shard_proxies
         self.validation: tuple[Tensor, Tensor] | None = None
         self._outputs: list[tuple[Tensor, Tensor]] = []
@@ -136,10 +140,16 @@ class MetricLearning(L.LightningModule):
         return getattr(self.criterion, "group", None) is not None
 
     def configure_optimizers(self) -> Optimizer:
-        """Create Adam of the network and the criterion."""
-        rates = {self.model: self.lr, self.criterion: self.lr * self.proxy_lr_factor}
-        trained = {part: [weight for weight in part.parameters() if weight.requires_grad] for part in rates}
-        groups = [{"params": weights, "lr": rates[part]} for part, weights in trained.items() if weights]
+        """Create Adam of the network and the criterion, with a group for each learning rate."""
+        head = list(self.model.linear.parameters()) if isinstance(self.model, EmbeddingModel) else []
+        in_head = set(map(id, head))
+        backbone = [weight for weight in self.model.parameters() if id(weight) not in in_head]
+        factors = (1.0, backbone), (self.head_lr_factor, head), (self.proxy_lr_factor, self.criterion.parameters())
+        groups = []
+        for factor, weights in factors:
+            trained = [weight for weight in weights if weight.requires_grad]
+            rate = self.lr * factor
+            groups += [{"params": trained, "lr": rate, "initial_lr": rate}] if trained else []
         # Fused Adam is faster. In mixed precision, Lightning cannot clip gradients for it.
         mixed = self._trainer is not None and str(self._trainer.precision).endswith("-mixed")
         fused = not mixed and {weight.device.type for weight in self.parameters()} <= {"cpu", "cuda"}

@@ -103,4 +103,4 @@ def _settings(search: Search, result: Result) -> Settings:
     run = RunDirectory(search.path(result.number))
     if run.settings_file.is_file():
         return run.settings()
-    return with_values(search.base, result.values).resolved()
+    return with_values(search.base, result.values).resolved(search.facts)

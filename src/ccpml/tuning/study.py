@@ -4,8 +4,8 @@ import math
 import time
 import uuid
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 
 from ccpml.data_name import DataName
 from ccpml.files import read_folder_file, write_yaml
+from ccpml.runs.defaults import DataFacts
 from ccpml.runs.settings import Settings
 from ccpml.runs.values import differences
 from ccpml.tuning.search_space import Choices, Field, Range
@@ -43,6 +44,8 @@ class Search:
         pruner: median stops a trial whose best score so far is below the median of the other trials at that step.
         startup_trials: Complete trials before any trial is pruned.
         warmup_validations: Validations of a trial before it can be pruned.
+        facts: Facts about the images, from which settings that are left open are chosen; `run_search` reads them.
+            None: those of many small gray images.
     """
 
     base: Settings
@@ -55,6 +58,7 @@ class Search:
     pruner: Literal["median", "none"] = "median"
     startup_trials: int = 5
     warmup_validations: int = 10
+    facts: DataFacts | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("trials", 1), ("startup_trials", 0), ("warmup_validations", 0)):
@@ -93,6 +97,12 @@ class Study:
 
     optuna: optuna.Study
     folder_id: str
+
+    def facts(self, read: Callable[[], DataFacts]) -> DataFacts:
+        """Return the facts about the images that hold for all trials: those that the first machine read."""
+        if "facts" not in self.optuna.user_attrs:
+            self.optuna.set_user_attr("facts", asdict(read()))
+        return DataFacts(**self.optuna.user_attrs["facts"])
 
 
 def open_study(search: Search) -> Study:

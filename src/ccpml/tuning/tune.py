@@ -4,7 +4,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from ccpml.runs.callbacks import Stopped
 from ccpml.runs.directory import RunDirectory
+from ccpml.runs.images import read_facts
 from ccpml.runs.settings import ResolvedSettings
 from ccpml.tuning.results import Result, read_results, write_results
 from ccpml.tuning.search_space import with_values
@@ -88,6 +89,7 @@ def run_search(
         Stopped: After Ctrl-C.
     """
     study = open_study(search)
+    search = replace(search, facts=study.facts(lambda: read_facts(search.base)))
     started, durations = time.monotonic(), []
     while search.timeout is None or time.monotonic() - started < search.timeout:
         claimed = claim_trial(search, study)
@@ -112,7 +114,7 @@ def _run_trial(search: Search, claimed: ClaimedTrial, train: Train) -> None:
     """Train a trial and write its end to the study. Raises only if stopped, or if the storage is lost."""
     path, run = search.path(claimed.number), RunDirectory(search.path(claimed.number))
     try:
-        settings = with_values(search.base, claimed.values).resolved()
+        settings = with_values(search.base, claimed.values).resolved(search.facts)
     except ValueError as error:
         claimed.finish(TrialState.PRUNED, reason=_describe(error), started=False)
         return

@@ -1,0 +1,344 @@
+"""What suits the data: the rules by which settings that are left open are chosen. Imports no torch.
+
+A rule sees the settings chosen so far and the facts of the images, and yields settings with the reason. Settings that
+were given are never changed. Rules are applied in the order of `_RULES`.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from ccpml.backbones import find_backbone
+from ccpml.data_name import BENCHMARKS
+from ccpml.losses import LOSSES
+from ccpml.runs.presets import load_preset
+
+__all__ = [
+    "FOLDS",
+    "RUN_SETTINGS",
+    "SATURATED",
+    "Choice",
+    "DataFacts",
+    "choose",
+    "fitting_folds",
+    "is_saturated",
+    "notes",
+    "passes",
+]
+
+PHOTO_BACKBONE: Final = "efficientnet_lite0"
+"""Its ImageNet weights need no network, and it is fast on a CPU."""
+
+SMALL_GRAY: Final = 128
+"""Largest shorter side, in pixels, of gray pictures such as characters, for which `small_conv` is enough."""
+
+SMALL_SIDE: Final = 64
+"""Shorter side, in pixels, below which a pretrained backbone sees an enlarged picture of few details."""
+
+LARGE: Final = 20_000_000
+"""Pixels of a picture that is slow to decode."""
+
+MIN_CLASSES: Final = 4
+"""Smallest number of classes for training and validation together, and of validation classes to choose by."""
+
+_METHOD: Final = ("proxies_per_class", "nearest_positives", "pool_size", "memory_batches")
+
+RUN_SETTINGS: Final = (
+    *("classes_per_batch", "samples_per_class", "proxy_lr_factor", "warmup_epochs", "memory_start", *_METHOD),
+)
+"""Settings whose default depends on the loss, the method, or another setting that rows and trials may vary."""
+
+SATURATED: Final = "the validation classes are told apart without error, so that they cannot choose the best weights"
+"""The note on a run whose validation is saturated."""
+
+FOLDS: Final = 4
+"""Folds, unless there are too few classes. Source: Musgrave et al., ECCV 2020."""
+
+_SATURATED: Final = 0.995  # MAP@R
+_VALIDATIONS: Final = 25  # in a budget
+
+# Pair losses need positives in the batch; losses that have proxies do not, and learn their proxies faster.
+_PAIR_LOSS = {"classes_per_batch": 8, "samples_per_class": 4, "proxy_lr_factor": 1.0, "warmup_epochs": 0}
+_PROXY_LOSS = {"classes_per_batch": 32, "samples_per_class": 1, "proxy_lr_factor": 100.0, "warmup_epochs": 1}
+
+# Gürbüz et al., WACV 2024, Section 5.
+_PAPER: Final = {
+    **{"lr": 1e-5, "lr_schedule": "constant", "lr_warmup": 0.0, "head_lr_factor": 1.0, "max_steps": 150_000},
+    **{"augment": "paper", "image_size": 227, "freeze_batchnorm": True, "trained_stages": "all"},
+}
+_FINE_TUNING: Final = {
+    **{"lr": 1e-4, "lr_schedule": "cosine", "lr_warmup": 0.05, "head_lr_factor": 1.0, "augment": "paper"},
+}
+
+
+class _Budget(NamedTuple):
+    """Passes through the training images, and the least and the most steps that they come to."""
+
+    passes: float
+    least: int
+    most: int
+
+
+# A step of 32 images of 160 pixels takes about half a second on two cores when two stages are trained.
+_CPU: Final = _Budget(20, 200, 1_000)
+_GPU: Final = _Budget(40, 400, 10_000)
+_FROM_NOTHING: Final = _Budget(100, 1_500, 100_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """Facts about the images and the machine that settings are chosen from.
+
+    The defaults describe many small gray pictures on a CPU, and stand for data that have not been read.
+
+    Attributes:
+        color: Whether any image has color.
+        side: Median shorter side, in pixels.
+        classes: Number of classes that are not for testing.
+        train_classes: Number of training classes.
+        train_images: Number of training images.
+        smallest_class: Images of the training class that has the fewest.
+        validation_classes: Number of validation classes.
+        validation_images: Number of validation images.
+        own_validation: Whether the data come with validation classes of their own.
+        gpu: Whether training runs on an accelerator.
+        looked_at: Number of images whose headers were read, of which ``gray`` are gray, ``small`` have a shorter side
+            below `SMALL_SIDE`, and ``large`` have more than `LARGE` pixels.
+    """
+
+    color: bool = False
+    side: int = 32
+    classes: int = 400
+    train_classes: int = 300
+    train_images: int = 4_800
+    smallest_class: int = 16
+    validation_classes: int = 100
+    validation_images: int = 1_600
+    own_validation: bool = False
+    gpu: bool = False
+    looked_at: int = 0
+    gray: int = 0
+    small: int = 0
+    large: int = 0
+
+
+class Choice(NamedTuple):
+    """Settings that were chosen together, and why; no reason stands for the values of the paper or the loss."""
+
+    settings: dict[str, Any]
+    why: str = ""
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{name} {_text(value)}" for name, value in self.settings.items())
+        return f"{values}: {self.why}" if self.why else values
+
+
+Rule = Callable[[Mapping[str, Any], DataFacts], Iterator[Choice]]
+
+
+def choose(given: Mapping[str, Any], facts: DataFacts) -> list[Choice]:
+    """Choose the settings that are None in ``given``, in the order in which they depend on each other.
+
+    Example:
+        >>> photos = DataFacts(color=True, side=400)
+        >>> from ccpml.runs.settings import Settings
+        >>> print(choose(vars(Settings(data="folder:photos")), photos)[1])
+        backbone efficientnet_lite0: photographs in color
+    """
+    settings, choices = dict(given), []
+    for rule in _RULES:
+        for choice in rule(settings, facts):
+            values = {name: value for name, value in choice.settings.items() if settings[name] is None}
+            settings |= values
+            if values:
+                choices.append(Choice(values, choice.why))
+    return choices
+
+
+def fitting_folds(classes: int) -> int:
+    """Return the number of folds of some classes: four, fewer if a fold would have fewer than two classes.
+
+    Example:
+        >>> fitting_folds(100), fitting_folds(6), fitting_folds(4)
+        (4, 3, 2)
+    """
+    return max(2, min(FOLDS, classes // 2))
+
+
+def passes(steps: int, batch_size: int, images: int) -> float:
+    """Return the passes through the training images in some steps."""
+    return steps * batch_size / images
+
+
+def notes(settings: Mapping[str, Any], facts: DataFacts) -> list[str]:
+    """Return what is unusual about the images or the resolved settings, one sentence each."""
+    found, seen = [], f"{facts.looked_at:,} images looked at"
+    if facts.color and facts.gray:
+        found.append(f"{facts.gray:,} of {seen} are gray; they are read as color")
+    if facts.large:
+        found.append(f"{facts.large:,} of {seen} have more than 20 megapixels; a cache of smaller copies saves time")
+    if facts.small and settings["image_size"] >= SMALL_SIDE:
+        enlarged = f"smaller than {SMALL_SIDE} pixels; they are enlarged to {settings['image_size']}"
+        found.append(f"{facts.small:,} of {seen} are {enlarged}")
+    if facts.validation_classes < MIN_CLASSES:
+        found.append(
+            f"validation has {facts.validation_classes} classes, too few to choose the best weights by; "
+            f"at least {MIN_CLASSES} are better"
+        )
+    if not _is_pretrained(settings):
+        if settings["freeze_batchnorm"]:
+            found.append("freeze_batchnorm true with weights none: BatchNorm keeps mean 0 and variance 1")
+        if settings["trained_stages"] != "all":
+            found.append(f"trained_stages {settings['trained_stages']} with weights none: the others stay random")
+    elif not settings["freeze_batchnorm"] and settings["data"] in BENCHMARKS:
+        found.append("freeze_batchnorm false: the paper freezes every BatchNorm")
+    return found
+
+
+def is_saturated(scores: Mapping[str, Any]) -> bool:
+    """Whether the best validation score of a finished run leaves nothing to improve."""
+    return bool(scores["validation"]["map_at_r"] > _SATURATED)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_pretrained(settings: Mapping[str, Any]) -> bool:
+    return bool(settings["weights"] != "none")
+
+
+def _batch_size(settings: Mapping[str, Any]) -> int:
+    size: int = settings["classes_per_batch"] * settings["samples_per_class"]
+    return size
+
+
+def _has_paper(settings: Mapping[str, Any]) -> bool:
+    """Whether the paper's settings hold: on its benchmarks, but for a backbone that is meant for other budgets."""
+    return settings["data"] in BENCHMARKS and settings["backbone"] != PHOTO_BACKBONE
+
+
+def _loss(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
+    """A batch that suits the loss and has no more classes than there are."""
+    suits = dict(_PROXY_LOSS if LOSSES[settings["loss"]].has_proxies else _PAIR_LOSS)
+    ranks, most = settings["ranks"], facts.train_classes
+    if suits["classes_per_batch"] > most >= 2 * ranks:
+        yield Choice({"classes_per_batch": most - most % ranks}, f"there are {most} training classes")
+    yield Choice(suits)
+
+
+def _folds(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
+    folds = fitting_folds(facts.classes)
+    if folds < FOLDS and not facts.own_validation:
+        yield Choice({"folds": folds}, f"two or more of the {facts.classes} classes that are not for testing in each")
+    yield Choice({"folds": folds})
+
+
+def _data(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
+    """Settings of the methods: the paper's for its benchmarks, CUB's elsewhere."""
+    preset = load_preset(settings["data"])["settings"]
+    if settings["data"] in BENCHMARKS:
+        yield Choice({"backbone": preset["backbone"]}, f"the paper's for {settings['data']}, as all its settings")
+    yield Choice({name: preset[name] for name in _METHOD})
+    yield Choice({"data_root": "", "head_start": "random"})
+
+
+def _backbone(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
+    pictures = f"gray pictures with a median shorter side of {facts.side:,} pixels"
+    if settings["weights"] == "imagenet":
+        yield Choice({"backbone": PHOTO_BACKBONE}, "it has ImageNet weights")
+    elif facts.color or facts.side > SMALL_GRAY:
+        yield Choice({"backbone": PHOTO_BACKBONE}, "photographs in color" if facts.color else pictures)
+    else:
+        yield Choice({"backbone": "small_conv"}, pictures)
+
+
+def _weights(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
+    """Published weights wherever there are any."""
+    published = bool(find_backbone(settings["backbone"]).imagenet)
+    yield Choice({"weights": "imagenet" if published else "none"})
+
+
+def _epochs(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
+    if settings["epochs"] is not None:
+        steps = max(1, round(settings["epochs"] * facts.train_images / _batch_size(settings)))
+        yield Choice({"max_steps": steps}, f"{settings['epochs']:g} passes through {facts.train_images:,} images")
+
+
+def _paper(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
+    if _has_paper(settings):
+        yield Choice({"validate_every": load_preset(settings["data"])["settings"]["validate_every"]})
+        if _is_pretrained(settings):
+            yield Choice(dict(find_backbone(settings["backbone"]).settings))
+            yield Choice(_PAPER, "the paper's")
+
+
+def _from_nothing(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
+    """All of a network without pretrained weights is trained, statistics of BatchNorm included."""
+    entry = find_backbone(settings["backbone"])
+    if not entry.imagenet:
+        yield Choice(dict(entry.settings), "a small network, all of which is trained")
+        yield Choice({"validate_every": max(1, min(25, settings["max_steps"] // 20))})
+    elif not _is_pretrained(settings):
+        yield from _sizes(settings, facts)
+        yield Choice({"freeze_batchnorm": False, "lr": 1e-3}, "random weights have to be trained, statistics included")
+        yield from _budget(_FROM_NOTHING, settings, facts)
+    if not entry.imagenet or not _is_pretrained(settings):
+        yield Choice({"freeze_batchnorm": False, "trained_stages": "all", "augment": "paper"})
+        yield Choice({"lr_schedule": "constant", "lr_warmup": 0.0, "head_lr_factor": 1.0})
+
+
+def _fine_tuning(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
+    entry = find_backbone(settings["backbone"])
+    yield from _sizes(settings, facts)
+    yield Choice({"freeze_batchnorm": True}, "batches are too small for statistics of their own")
+    if facts.gpu:
+        yield Choice({"trained_stages": "all"}, "a GPU has time for all of them")
+    else:
+        yield Choice({"trained_stages": 2}, "the last ones; on a CPU, all of them would take several times as long")
+    if entry.variants:
+        yield Choice({"lr": 3e-5}, "transformers need a lower one than convolutional networks")
+    yield Choice(_FINE_TUNING, "fine-tuning of pretrained weights")
+    yield from _budget(_GPU if facts.gpu else _CPU, settings, facts)
+
+
+def _sizes(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
+    """Sizes that the backbone asks for, else a multiple of 32 that neither the files nor the machine exceed by far."""
+    yield Choice(dict(find_backbone(settings["backbone"]).settings))
+    most, machine = (224, "a GPU") if facts.gpu else (160, "a CPU")
+    size = max(SMALL_SIDE, min(most, 2 * facts.side)) // 32 * 32
+    reason = "twice the files at most" if size > SMALL_SIDE else "the least that suits a pretrained network"
+    reason = f"the most on {machine}" if size == most else reason
+    yield Choice({"image_size": size}, f"{reason}; the median shorter side of the files is {facts.side:,} pixels")
+
+
+def _budget(budget: _Budget, settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
+    wanted = budget.passes * facts.train_images / _batch_size(settings)
+    steps = round(min(max(wanted, budget.least), budget.most))
+    count = passes(steps, _batch_size(settings), facts.train_images)
+    bound = {budget.least: "; no fewer steps", budget.most: "; no more steps, so that it ends"}.get(steps, "")
+    yield Choice({"max_steps": steps}, f"{count:.3g} passes through {facts.train_images:,} training images{bound}")
+
+
+def _validations(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
+    """About as many validations as curves and instances need, unless they would take longer than the training.
+
+    An image is embedded in about a third of the time of a training step. Each validation also embeds training images.
+    """
+    steps = settings["max_steps"]
+    embedded = facts.validation_images + min(facts.train_images, 256)
+    affordable = 3 * steps * _batch_size(settings) / embedded
+    every = max(1, round(steps / min(_VALIDATIONS, max(5, affordable))))
+    yield Choice({"validate_every": every}, f"{math.ceil(steps / every)} validations")
+
+
+def _memory(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
+    """XBM compares with its memory after 1,000 steps in the paper, sooner in a smaller budget."""
+    yield Choice({"memory_start": min(1000, settings["max_steps"] * 2 // 3)})
+
+
+_RULES: tuple[Rule, ...] = (
+    *(_loss, _folds, _data, _backbone, _weights, _epochs),
+    *(_paper, _from_nothing, _fine_tuning, _validations, _memory),
+)
