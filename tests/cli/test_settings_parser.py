@@ -8,7 +8,9 @@ import yaml
 
 from ccpml.cli import main, train
 from ccpml.cli.options import UsageError
+from ccpml.runs.images import read_facts
 from ccpml.runs.settings import Settings, setting_types
+from tests.toy import toy_folder
 
 
 def settings(*arguments: str) -> Settings:
@@ -66,8 +68,8 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
 
 
 FLAGS = [
-    *("csv:cats.csv", "--loss=triplet", "--margin", "0.3", "--projections.strength=1e-3", "--projections.rewind"),
-    *("--test-classes", "a*,b*", "--fold=2", "--channels", "3", "--lr-schedule=plateau", "--skip-bad-images"),
+    *("--loss=triplet", "--margin", "0.3", "--projections.strength=1e-3", "--projections.rewind"),
+    *("--test-classes", "group1*,group2*", "--fold=1", "--channels", "3", "--lr-schedule=plateau", "--epochs=3"),
 ]
 
 
@@ -82,10 +84,15 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_printed_settings_are_all_settings_and_nothing_else_and_make_the_same_run(
     flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = printed(capsys, "train", *FLAGS, flag, "--run", "somewhere")
-    assert yaml.safe_load(text).keys() == Settings().as_dict().keys() | {"margin"}
+    data = f"folder:{toy_folder(tmp_path / 'toy')}"
+    text = printed(capsys, "train", data, *FLAGS, flag, "--run", "somewhere")
+    values = yaml.safe_load(text)
+    assert values.keys() == Settings().as_dict().keys() | {"margin"}
+    assert [name for name, value in values.items() if value is None] == ["epochs"]
+    assert (values["folds"], values["classes_per_batch"], values["max_steps"]) == (2, 2, 4)
     (tmp_path / "printed.yaml").write_text(text)
-    assert settings("--config", str(tmp_path / "printed.yaml")) == settings(*FLAGS)
+    taken = settings(data, *FLAGS)
+    assert settings("--config", str(tmp_path / "printed.yaml")).flat() == taken.resolved(read_facts(taken)).flat()
     assert printed(capsys, "train", "--config", str(tmp_path / "printed.yaml"), "--print-config") == text
 
 

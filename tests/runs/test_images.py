@@ -2,11 +2,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ccpml.cli.hints import hint_for
 from ccpml.data import build_cache
 from ccpml.data.images.cache_index import CacheError
-from ccpml.runs.images import RunImages, load_images
+from ccpml.runs.images import RunImages, load_images, read_facts
+from ccpml.runs.settings import Settings
 from tests.toy import quick_settings, toy_folder
 
 
@@ -32,3 +34,49 @@ def test_a_run_resumes_with_the_images_it_started_with(tmp_path: Path) -> None:
     next(folder.rglob("*.png")).unlink()
     with pytest.raises(ValueError, match="run: the images, or those that cannot be read, differ"):
         images_of(folder).check_fingerprint(plain, run)
+
+
+def write_photos(root: Path, classes: int, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Path:
+    for label in range(classes):
+        folder = root / f"class{label:02d}"
+        folder.mkdir(parents=True)
+        for number in range(3):
+            Image.new(mode, size, 50 * number if mode == "L" else (200, 50 * number, 9 * label)).save(
+                folder / f"{number}.jpg"
+            )
+    return root
+
+
+def test_facts_are_read_from_headers_and_splits(tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", classes=13)
+    Image.new("L", (90, 100)).save(folder / "class00" / "gray.png")
+    Image.new("RGB", (5000, 4001)).save(folder / "class01" / "large.jpg", quality=1)
+    (folder / "class02" / "damaged.jpg").write_bytes(b"nothing")
+    facts = read_facts(Settings(data=f"folder:{folder}", device="cpu"))
+    assert (facts.color, facts.side, facts.looked_at) == (True, 30, 41)
+    assert (facts.gray, facts.small, facts.large) == (1, 39, 1)
+    assert (facts.classes, facts.validation_classes, facts.train_classes) == (7, 3, 4)  # 7 classes in 3 folds: 3, 2, 2
+    assert (facts.validation_images, facts.train_images, facts.smallest_class) == (12, 12, 3)
+    assert not facts.gpu
+    assert read_facts(Settings(data=f"folder:{folder}", device="cuda")).gpu
+    assert not read_facts(Settings(data="glyphs")).color
+
+
+def test_too_few_classes_are_an_error_that_names_the_minimum(tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", classes=6)
+    with pytest.raises(ValueError, match="training and validation: expected at least 4 classes, got 3; add classes"):
+        read_facts(Settings(data=f"folder:{folder}"))
+    assert read_facts(Settings(data=f"folder:{folder}", test_classes="class04,class05")).train_classes == 2
+
+
+def test_own_validation_classes_need_no_folds(tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", classes=6)
+    lines = [
+        f"photos/class{label:02d}/{number}.jpg,{label},{('train', 'val', 'test')[label // 2]}"
+        for label in range(6)
+        for number in range(3)
+    ]
+    (folder.parent / "list.csv").write_text("\n".join(["path,label,split", *lines]))
+    facts = read_facts(Settings(data=f"csv:{folder.parent / 'list.csv'}"))
+    assert facts.own_validation
+    assert (facts.train_classes, facts.validation_classes) == (2, 2)

@@ -16,7 +16,7 @@ def test_defaults_are_the_method_s():
     assert (e.classes_per_batch, e.samples_per_class, e.weight_decay, e.clip_norm) == (8, 4, 1e-4, 10.0)
     assert (e.pool_transform, p.space, p.rewind, p.reset_proxy_state) == ("train", "raw", False, False)
     assert (e.proxy_lr_factor, e.warmup_epochs, e.memory_start, e.lr_schedule) == (1.0, 0, 1000, "constant")
-    paper = Settings(backbone="bn_inception").resolved()
+    paper = Settings(data="cub", backbone="bn_inception").resolved()
     assert (paper.lr, paper.image_size, paper.augment, paper.freeze_batchnorm) == (1e-5, 227, "paper", True)
 
 
@@ -62,6 +62,7 @@ def test_resolved_keeps_what_was_given_and_leaves_nothing_open_that_training_nee
     assert (e.lr, e.image_size) == (0.5, 40)
     assert e.resolved() == e
     assert None not in (e.max_steps, e.augment, e.freeze_batchnorm)
+    assert Settings(epochs=1).resolved().epochs is None
 
 
 def test_every_field_is_documented():
@@ -105,6 +106,9 @@ def test_patterns_come_from_a_string_or_a_list():
         ({"memory_batches": 0}, "memory_batches: expected at least 1, got 0"),
         ({"test_classes": ""}, "test_classes: expected patterns"),
         ({"max_steps": -1}, "max_steps: expected a finite number >= 0, got -1"),
+        ({"epochs": 0}, "epochs: expected a finite number > 0, got 0"),
+        ({"lr_warmup": 1.0}, r"lr_warmup: expected a fraction in \[0, 1\), got 1.0"),
+        ({"trained_stages": -1}, "trained_stages: expected all, or at least 0, got -1"),
         ({"lr": -1.0}, "lr: expected a finite number > 0, got -1.0"),
         ({"lr": float("nan")}, "lr: expected a finite number > 0, got nan"),
         ({"nearest_positives": 0}, "nearest_positives: expected an integer >= 1, or all, got 0"),
@@ -149,7 +153,8 @@ def test_settings_change_by_their_flat_names():
 def test_no_resolved_setting_is_none():
     for loss, entry in LOSSES.items():
         for method in entry.methods:
-            assert None not in Settings(loss=loss, method=method).resolved().flat().values()
+            values = Settings(loss=loss, method=method).resolved().flat()
+            assert [name for name, value in values.items() if value is None] == ["epochs"]
 
 
 def test_short_names_of_losses_are_names():

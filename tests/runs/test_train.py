@@ -2,6 +2,7 @@ import csv
 import json
 from dataclasses import replace
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -143,6 +144,48 @@ def test_training_stops_without_improvement(settings, tmp_path):
 
 def test_steps_are_rounded_up_to_a_validation(settings, tmp_path):
     assert train(replace(settings, max_steps=3), tmp_path / "run", progress=False).scores()["steps"] == 4
+
+
+class _StopAt(L.Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step:
+            raise RuntimeError("stopped by the test")
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau", "constant"])
+def test_schedules_resume_bit_for_bit(settings, tmp_path, schedule):
+    changes = {"lr_schedule": schedule, "lr_warmup": 0.4, "head_lr_factor": 5.0, "max_steps": 10}
+    settings = settings.changed(changes)
+    whole = train(settings, tmp_path / "whole", progress=False)
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        train(settings, tmp_path / "cut", progress=False, callbacks=[_StopAt(5)])
+    cut = resume(tmp_path / "cut", progress=False)
+    assert cut.weights_file.read_bytes() == whole.weights_file.read_bytes()
+    states = [torch.load(run.state_file, weights_only=True) for run in (whole, cut)]
+    for one, other in zip(*(state["optimizer_states"][0]["param_groups"] for state in states), strict=True):
+        assert one["lr"] == other["lr"]
+    backbone, head, _ = (group["lr"] for group in states[0]["optimizer_states"][0]["param_groups"])
+    assert head == pytest.approx(5 * backbone)
+    plain = train(settings.changed({"head_lr_factor": 1.0}), tmp_path / "plain", progress=False)
+    assert plain.weights_file.read_bytes() != whole.weights_file.read_bytes()
+
+
+def test_what_was_chosen_is_printed_and_kept(folder, tmp_path, capsys):
+    settings = quick_settings(data=f"folder:{folder}", max_steps=2, backbone=None)
+    run = train(settings, tmp_path / "run", test=False)
+    chosen = run.choices()["chosen"]
+    assert chosen[0] == "backbone small_conv: gray pictures with a median shorter side of 32 pixels"
+    printed = capsys.readouterr().err
+    assert all(f"  {line}\n" in printed for line in chosen)
+    assert "note: validation has 3 classes" in printed
+    assert [note.partition(",")[0] for note in run.choices()["notes"]] == ["validation has 3 classes"]
+    assert not train(run.settings(), tmp_path / "again", test=False, progress=False).choices()["chosen"]
+    run.choices_file.write_text("{")
+    with pytest.raises(ValueError, match=r"choices\.json: damaged"):
+        run.choices()
 
 
 def test_a_finished_run_is_not_trained_again(run):

@@ -263,7 +263,7 @@ def _weights(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
 def _epochs(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
     if settings["epochs"] is not None:
         steps = max(1, round(settings["epochs"] * facts.train_images / _batch_size(settings)))
-        yield Choice({"max_steps": steps}, f"{settings['epochs']:g} passes through {facts.train_images:,} images")
+        yield Choice({"max_steps": steps}, f"epochs {settings['epochs']:g} of {facts.train_images:,} images")
 
 
 def _paper(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
