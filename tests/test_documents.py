@@ -62,6 +62,8 @@ def test_commands_are_understood(page, line, tmp_path, monkeypatch):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).write_text("{}", encoding="utf-8")
     assert verb in VERBS
+    if "--print-config" in arguments:  # reads the images
+        toy_folder(Path("photos"))
     with contextlib.suppress(SystemExit):  # --help, --print-config
         import_module(f"ccpml.cli.{verb}").parse(arguments)
 
