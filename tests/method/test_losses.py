@@ -1,5 +1,4 @@
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from ccpml import (
     covering_radius,
     greedy_k_center,
 )
+from ccpml.method.metric_loss import NORMALIZED_LENGTH
 from ccpml.method.normalize import lipschitz_normalize
 from tests.golden import assert_gradient
 
@@ -293,28 +293,17 @@ def test_second_order_gradients_raise(loss):
         torch.autograd.grad(loss(x, torch.tensor([0, 0, 1, 1])), x, create_graph=True)
 
 
-@pytest.mark.parametrize("normalize", ["lipschitz", "l2", None])
-def test_starting_lengths_follow_from_margins(normalize):
-    for pair_loss in (CosineContrastiveLoss(0.3, normalize), MultiSimilarityLoss(normalize=normalize)):
-        assert pair_loss.starting_length == 1
-    expected = 1 if normalize == "l2" else 0.5 / math.sqrt(2)
-    for pair_loss in (ContrastiveLoss(0.1, 0.5, normalize), TripletMarginLoss(0.125, normalize)):
-        assert pair_loss.starting_length == pytest.approx(expected)
-        assert CCPLoss(pair_loss, 3, 4, 2).starting_length == CrossBatchMemory(pair_loss, 4, 2, 8).starting_length
-        assert CCPLoss(pair_loss, 3, 4, 2).starting_length == pair_loss.starting_length
-    assert ContrastiveLoss(0, 3, normalize).starting_length == pytest.approx(
-        3 / math.sqrt(2) if normalize is None else 1
-    )
-    assert ContrastiveLoss(0, 0, normalize).starting_length == 1
+@pytest.mark.parametrize("pair_loss", [ContrastiveLoss(), CosineContrastiveLoss(), TripletMarginLoss(normalize="l2")])
+def test_the_starting_length_of_normalized_embeddings_is_beyond_the_unit_ball(pair_loss):
+    for loss in (pair_loss, CCPLoss(pair_loss, 3, 4, 2), CrossBatchMemory(pair_loss, 4, 2, 8), ProxyAnchorLoss(3, 4)):
+        assert loss.starting_length == NORMALIZED_LENGTH
+    assert CCPLoss(pml_losses.ContrastiveLoss(), 3, 4, 2).starting_length == NORMALIZED_LENGTH
 
 
-def test_at_the_starting_length_negatives_are_as_far_as_the_margin():
-    pair_loss = ContrastiveLoss(neg_margin=0.4)
-    x = torch.randn(500, 128)
-    x = x * pair_loss.starting_length / x.norm(dim=1).mean()
-    assert torch.pdist(x).mean().item() == pytest.approx(0.4, rel=0.02)
-
-
-def test_the_starting_length_of_other_losses_is_1():
-    assert CCPLoss(pml_losses.ContrastiveLoss(), 3, 4, 2).starting_length == 1
-    assert ProxyAnchorLoss(3, 4).starting_length == 1
+def test_the_starting_length_without_normalization_follows_from_the_margins():
+    assert CosineContrastiveLoss(normalize=None).starting_length == pytest.approx(1)
+    assert ContrastiveLoss(0, 0, normalize=None).starting_length == 1
+    for pair_loss in (ContrastiveLoss(neg_margin=0.4, normalize=None), TripletMarginLoss(0.1, normalize=None)):
+        x = torch.randn(500, 128)
+        x = x * pair_loss.starting_length / x.norm(dim=1).mean()
+        assert torch.pdist(x).mean().item() == pytest.approx(0.4, rel=0.02)

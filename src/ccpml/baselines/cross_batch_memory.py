@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ccpml.method.checks import check_call
 from ccpml.method.external import against_batch, against_references, normalized_for
-from ccpml.method.metric_loss import MetricLoss, working_dtype
+from ccpml.method.metric_loss import NORMALIZED_LENGTH, MetricLoss, working_dtype
 from ccpml.numbers import as_int
 from ccpml.pairwise.indices import Indices
 
@@ -77,8 +77,8 @@ class CrossBatchMemory(MetricLoss):
 
     @property
     def starting_length(self) -> float:
-        """That of the pair loss; 1 for a loss of another library."""
-        length: float = getattr(self.loss, "starting_length", 1.0)
+        """That of the pair loss."""
+        length: float = getattr(self.loss, "starting_length", NORMALIZED_LENGTH)
         return length
 
     def forward(

@@ -9,7 +9,7 @@ from ccpml.distributed import world_size
 from ccpml.method.checks import check_call
 from ccpml.method.class_sampler import ClassSampler
 from ccpml.method.external import against_batch, against_references, joint_batch, normalized_for
-from ccpml.method.metric_loss import MetricLoss, working_dtype
+from ccpml.method.metric_loss import NORMALIZED_LENGTH, MetricLoss, working_dtype
 from ccpml.method.nearest import farther_proxies
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.pair_loss import PairLoss
@@ -108,8 +108,8 @@ class CCPLoss(ClassProxies, MetricLoss):
 
     @property
     def starting_length(self) -> float:
-        """That of the pair loss; 1 for a loss of another library."""
-        length: float = getattr(self.loss, "starting_length", 1.0)
+        """That of the pair loss."""
+        length: float = getattr(self.loss, "starting_length", NORMALIZED_LENGTH)
         return length
 
     def forward(

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MetricLoss", "working_dtype"]
+__all__ = ["NORMALIZED_LENGTH", "MetricLoss", "working_dtype"]
+
+NORMALIZED_LENGTH = 3.0
+"""A mean length at which hardly an embedding lies in the unit ball, so that φ compares directions alone."""
 
 
 class MetricLoss(nn.Module):
@@ -34,11 +37,8 @@ class MetricLoss(nn.Module):
 
     @property
     def starting_length(self) -> float:
-        """The mean length of embeddings from which training with this loss starts well; see `ccpml.start_head`.
-
-        It is 1 for losses on inner products or cosines, and follows from the margins for losses on distances.
-        """
-        return 1.0
+        """The mean length of embeddings from which training with this loss starts well; see `ccpml.start_head`."""
+        return NORMALIZED_LENGTH
 
     @property  # type: ignore[misc]  # isinstance reads it; nobody assigns it
     def __class__(self) -> Any:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ccpml.method.checks import check_call
-from ccpml.method.metric_loss import MetricLoss, working_dtype
+from ccpml.method.metric_loss import NORMALIZED_LENGTH, MetricLoss, working_dtype
 from ccpml.method.normalize import l2_normalize, lipschitz_normalize
 from ccpml.pairwise.engine import ReferenceSet, pair_loss
 from ccpml.pairwise.equation import FastEquation, PairEquation
@@ -118,16 +118,19 @@ class PairLoss(MetricLoss, PairEquation):
             equation, parameters = self._equation(len(x)), tuple(self.parameters())
             return pair_loss(equation, self.normalized(x.to(dtype)), y.to(dtype), references, parameters)
 
-    def _length_at(self, distance: float) -> float:
-        """Return the mean length of embeddings at which unrelated ones are this far apart on average, at most 1.
+    @property
+    def starting_length(self) -> float:
+        """That of normalized embeddings; 1 without normalization."""
+        return self._length_at(math.sqrt(2))
 
-        Centered embeddings in many dimensions are almost orthogonal, so their distance is √2 times their length. Beyond
-        1, φ makes them unit vectors.
+    def _length_at(self, distance: float) -> float:
+        """Return the mean length of embeddings at which unrelated ones are this far apart, unless they are normalized.
+
+        Centered embeddings in many dimensions are almost orthogonal, so their distance is √2 times their length.
         """
-        if self.normalize == "l2" or distance <= 0:
-            return 1.0
-        length = distance / math.sqrt(2)
-        return length if self.normalize is None else min(1.0, length)
+        if self.normalize is not None:
+            return NORMALIZED_LENGTH
+        return distance / math.sqrt(2) if distance > 0 else 1.0
 
     def _equation(self, anchors: int) -> PairEquation:
         """Return the fast form of the equation, unless a subclass of the class that names it redefines the equation.

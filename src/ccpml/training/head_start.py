@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ccpml.distributed import all_ranks
+from ccpml.method.metric_loss import NORMALIZED_LENGTH
 from ccpml.models import EmbeddingModel, start_head
 from ccpml.progress import progress_bar
 from ccpml.training.embed import pooled_features
@@ -70,7 +71,7 @@ class HeadStartCallback(L.Callback):
             nn.init.zeros_(model.linear.bias)
         elif self.kind != "random":
             features, labels = self._features(trainer, model, self.train, "start of the embedding layer")
-            length = getattr(pl_module.criterion, "starting_length", 1.0)
+            length = getattr(pl_module.criterion, "starting_length", NORMALIZED_LENGTH)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
                 start = start_head(model.linear, features, labels, self.kind, length)

@@ -46,7 +46,7 @@ class ContrastiveLoss(PairLoss):
 
     @property
     def starting_length(self) -> float:
-        """The mean length of embeddings at which the mean distance of negatives is m⁻: m⁻/√2, at most 1."""
+        """That of normalized embeddings; without normalization, negatives are at a mean distance of m⁻."""
         return self._length_at(self.neg_margin)
 
     def accumulate(self, pairs: Pairs) -> Tensor:

@@ -40,7 +40,7 @@ class TripletMarginLoss(PairLoss):
 
     @property
     def starting_length(self) -> float:
-        """The mean length of embeddings at which the mean distance of negatives is 4 m: 4 m/√2, at most 1.
+        """That of normalized embeddings; without normalization, negatives are at a mean distance of 4 m.
 
         The factor is that of the paper's parameters for CUB, where m⁻ of C2 is 4 m.
         """
