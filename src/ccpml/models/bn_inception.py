@@ -2,8 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, max_pool2d, relu
+from torch.nn.functional import avg_pool2d, max_pool2d
 
+from ccpml.models.convolution import convolve, relu
 from ccpml.models.embedding import Backbone, InputConvention
 
 __all__ = ["BNInception"]
@@ -87,7 +88,7 @@ class BNInception(Backbone):
 
     def _apply_units(self, features: Tensor, *names: str) -> Tensor:
         for name in names:
-            features = relu(getattr(self, f"{name}_bn")(getattr(self, name)(features)), inplace=True)
+            features = convolve(getattr(self, name), getattr(self, f"{name}_bn"), features, relu)
         return features
 
     def _block(self, name: str, features: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, relu6
 
+from ccpml.models.convolution import convolve, relu6
 from ccpml.models.embedding import Backbone, InputConvention
 
 __all__ = ["EfficientNetLite0"]
@@ -73,9 +73,9 @@ class EfficientNetLite0(Backbone):
     def forward(self, images: Tensor) -> Tensor:
         """Compute features: (B, 3, H, W) to (B, 1280, h, w), h and w are H / 32 and W / 32, rounded up."""
         images = images.contiguous(memory_format=torch.channels_last)
-        features = relu6(self.bn1(_apply(self.conv_stem, images)), inplace=True)
+        features = convolve(self.conv_stem, self.bn1, images, relu6, tensorflow_padding=True)
         features = self.blocks(features)
-        return relu6(self.bn2(self.conv_head(features)), inplace=True)
+        return convolve(self.conv_head, self.bn2, features, relu6)
 
     def convert_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Convert the layer names of the package's file to those of timm."""
@@ -91,38 +91,28 @@ class _Block(nn.Module):
     def __init__(self, before: int, after: int, size: int, stride: int, expansion: int) -> None:
         super().__init__()
         width = before * expansion
-        self.has_shortcut = stride == 1 and before == after
+        self.expands, self.has_shortcut = expansion > 1, stride == 1 and before == after
         depthwise = _convolution(width, width, size, stride, groups=width)
-        if expansion == 1:
-            self.conv_dw, self.bn1 = depthwise, _norm(width)
-            self.conv_pw, self.bn2 = _convolution(width, after), _norm(after)
-        else:
+        if self.expands:
             self.conv_pw, self.bn1 = _convolution(before, width), _norm(width)
             self.conv_dw, self.bn2 = depthwise, _norm(width)
             self.conv_pwl, self.bn3 = _convolution(width, after), _norm(after)
+        else:
+            self.conv_dw, self.bn1 = depthwise, _norm(width)
+            self.conv_pw, self.bn2 = _convolution(width, after), _norm(after)
 
     def forward(self, features: Tensor) -> Tensor:
-        if not hasattr(self, "conv_pwl"):
-            wide = relu6(self.bn1(_apply(self.conv_dw, features)), inplace=True)
-            branch: Tensor = self.bn2(self.conv_pw(wide))
-        else:
-            wide = relu6(self.bn1(self.conv_pw(features)), inplace=True)
-            wide = relu6(self.bn2(_apply(self.conv_dw, wide)), inplace=True)
-            branch = self.bn3(self.conv_pwl(wide))
-        return branch + features if self.has_shortcut else branch
-
-
-def _apply(convolution: nn.Conv2d, features: Tensor) -> Tensor:
-    """Convolve with TensorFlow's padding: the outputs are n / stride, rounded up, with the odd pixel at the end."""
-    sizes = zip(features.shape[2:], convolution.kernel_size, convolution.stride, strict=True)
-    totals = [max((-(-n // stride) - 1) * stride + size - n, 0) for n, size, stride in sizes]
-    edges = [edge for total in reversed(totals) for edge in (total // 2, total - total // 2)]
-    outputs: Tensor = convolution(pad(features, edges))
-    return outputs
+        if not self.expands:
+            wide = convolve(self.conv_dw, self.bn1, features, relu6, tensorflow_padding=True)
+            return convolve(self.conv_pw, self.bn2, wide)
+        wide = convolve(self.conv_pw, self.bn1, features, relu6)
+        wide = convolve(self.conv_dw, self.bn2, wide, relu6, tensorflow_padding=True)
+        branch = convolve(self.conv_pwl, self.bn3, wide)
+        return branch.add_(features) if self.has_shortcut else branch
 
 
 def _convolution(before: int, after: int, size: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    convolution = nn.Conv2d(before, after, size, stride, groups=groups, bias=False)
+    convolution = nn.Conv2d(before, after, size, stride, size // 2, groups=groups, bias=False)
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
     return convolution
 

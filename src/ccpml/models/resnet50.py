@@ -1,9 +1,12 @@
 """ResNet-50 with the layer names of torchvision's published ImageNet weights."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d, relu
+from torch.nn.functional import max_pool2d
 
+from ccpml.models.convolution import convolve, relu
 from ccpml.models.embedding import Backbone, InputConvention
 
 __all__ = ["ResNet50"]
@@ -42,7 +45,7 @@ class ResNet50(Backbone):
     def forward(self, images: Tensor) -> Tensor:
         """Compute features: (B, 3, H, W) to (B, 2048, h, w), h and w are H / 32 and W / 32, rounded up."""
         images = images.contiguous(memory_format=torch.channels_last)
-        features = max_pool2d(relu(self.bn1(self.conv1(images)), inplace=True), 3, 2, padding=1)
+        features = max_pool2d(convolve(self.conv1, self.bn1, images, relu), 3, 2, padding=1)
         outputs: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(features))))
         return outputs
 
@@ -64,10 +67,14 @@ class _Bottleneck(nn.Module):
             self.downsample.extend([_convolution(before, after, stride=stride), nn.BatchNorm2d(after)])
 
     def forward(self, features: Tensor) -> Tensor:
-        branch = relu(self.bn1(self.conv1(features)), inplace=True)
-        branch = relu(self.bn2(self.conv2(branch)), inplace=True)
-        branch = self.bn3(self.conv3(branch))
-        return relu(branch + self.downsample(features), inplace=True)
+        branch = convolve(self.conv1, self.bn1, features, relu)
+        branch = convolve(self.conv2, self.bn2, branch, relu)
+        branch = convolve(self.conv3, self.bn3, branch)
+        shortcut = features
+        if len(self.downsample):
+            convolution, norm = cast(tuple[nn.Conv2d, nn.BatchNorm2d], tuple(self.downsample))
+            shortcut = convolve(convolution, norm, features)
+        return relu(branch.add_(shortcut))
 
 
 def _stage(before: int, width: int, blocks: int, stride: int) -> nn.Sequential:
