@@ -145,13 +145,13 @@ def test_added_images_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "edit",
     [
-        {"version": 3},
+        {"version": 4},
         {"side": 31},
         {"pack": "../../b/6.BMP"},
-        {"images": [["a/1.jpg", 1, 1, 0, 4, 4, 2, 0]]},
-        {"images": [["a/1.jpg", 1, 1, 9, 4, 4, 3, 0]]},
-        {"images": [["a/1.jpg", 1, 1, 0, 4, -4, 3, 0]]},
-        {"images": [["a/1.jpg", 1, 1, 0, 4, True, 3, 0]]},
+        {"images": [["a/1.jpg", 1, 1, 0, 4, 4, 2, 0, 0]]},
+        {"images": [["a/1.jpg", 1, 1, 9, 4, 4, 3, 0, 0]]},
+        {"images": [["a/1.jpg", 1, 1, 0, 4, -4, 3, 0, 0]]},
+        {"images": [["a/1.jpg", 1, 1, 0, 4, True, 3, 0, 0]]},
         {"images": "none"},
         {"images": [7]},
     ],

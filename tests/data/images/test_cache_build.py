@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ccpml.data import BadImagesError, load_folder, read_image
+from ccpml.data import BadImageError, BadImagesError, load_folder, read_image
 from ccpml.data.images import cache_build as building
 from ccpml.data.images.cache import cache_folder, pack_source, use_cache
-from ccpml.data.images.packed import PackedImage
+from ccpml.data.images.packed import PackedImage, sum64
 from tests.data.caches import NAME, content, fill, packed
 from tests.locks import held_by_another_process
 
@@ -56,10 +56,39 @@ def test_only_damaged_pixels_are_packed_again(tmp_path: Path, monkeypatch: pytes
     pixels[image.offset + 5] ^= 64
     image.pack.write_bytes(pixels)
     use_cache(load_folder(tmp_path), NAME)  # does not read pixels
+    with pytest.raises(BadImageError, match=rf"{image.path.name}: packed file .* is damaged \(wrong checksum"):
+        read_image(image, 3)
     read = counted(monkeypatch)
     packed(tmp_path)
     assert read == [image.path]
     assert content(tmp_path) == before
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 70), st.integers(0, 10**6), st.integers(1, 255))
+def test_the_checksum_of_reading_changes_with_any_byte(length: int, place: int, flip: int) -> None:
+    pixels = bytearray(np.random.default_rng(length).integers(0, 256, length, np.uint8).tobytes())
+    before = sum64(bytes(pixels))
+    pixels[place % length] ^= flip
+    assert sum64(bytes(pixels)) != before
+
+
+def test_a_byte_that_flips_between_two_reads_is_noticed(tmp_path: Path) -> None:
+    image = packed(fill(tmp_path)).table.images[4]
+    assert isinstance(image, PackedImage)
+    good = read_image(image, 3)
+    for place in (0, image.size - 1):
+        with image.pack.open("r+b") as file:
+            file.seek(image.offset + place)
+            byte = file.read(1)[0]
+            file.seek(image.offset + place)
+            file.write(bytes([byte ^ 1]))
+        with pytest.raises(BadImageError, match=r"wrong checksum of this image.*; build the cache again, or remove"):
+            read_image(image, 3)
+        with image.pack.open("r+b") as file:
+            file.seek(image.offset + place)
+            file.write(bytes([byte]))
+        assert np.array_equal(read_image(image, 3), good)
 
 
 def test_pixels_that_read_back_differently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

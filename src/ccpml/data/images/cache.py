@@ -60,7 +60,7 @@ def use_cache(source: Source, name: DataName, side: int = 0) -> Source:
             raise CacheError.of(home, f"{path} not found in it")
         if file_state(path) != (entry.size, entry.mtime_ns):
             raise CacheError.of(home, f"{path} has changed or was removed since it was packed")
-        packed.append(PackedImage(path, pack, entry.offset, entry.height, entry.width, entry.channels))
+        packed.append(PackedImage(path, pack, entry.offset, entry.height, entry.width, entry.channels, entry.sum64))
     return replace(source, table=replace(source.table, images=tuple(packed)))
 
 

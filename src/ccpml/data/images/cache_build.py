@@ -13,6 +13,7 @@ from PIL import Image
 
 from ccpml.data.images import cache_index
 from ccpml.data.images.cache_index import CacheError, Entry, Index, entry_from, file_state, index_key
+from ccpml.data.images.packed import sum64
 from ccpml.data.images.read import MAX_LISTED, BadImage, BadImageError, BadImagesError, read_header, read_image
 from ccpml.data.threads import in_threads
 from ccpml.files import require_space, write_text
@@ -109,7 +110,7 @@ def _plan(
             bad.append(BadImage(row, str(path), found))
         else:
             jobs.append(_Job(row, path, found._replace(offset=end)))
-            end += found.length
+            end += found.padded
     return jobs, bad
 
 
@@ -139,7 +140,7 @@ def _pack(
                 else:
                     file.seek(job.entry.offset)
                     file.write(result)
-                    fresh.append(job.entry._replace(crc32=zlib.crc32(result)))
+                    fresh.append(job.entry._replace(crc32=zlib.crc32(result), sum64=sum64(result)))
                     if len(fresh) == _COMMIT_INTERVAL:
                         commit()
                 bar.update()
@@ -222,7 +223,8 @@ def _damaged(pack: Path, entries: Sequence[Entry], progress: bool) -> list[Entry
     with pack.open("rb") as file:
         for entry in progress_bar(len(entries), "image", "verifying", over=entries, shown=progress):
             file.seek(entry.offset)
-            if zlib.crc32(file.read(entry.length)) != entry.crc32:
+            pixels = file.read(entry.length)
+            if (zlib.crc32(pixels), sum64(pixels)) != (entry.crc32, entry.sum64):
                 found.append(entry)
     return found
 

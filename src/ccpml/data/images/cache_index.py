@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 #: Version of the format; increase it when the index, the pack or the pixels change.
-VERSION: Final = 2
+VERSION: Final = 3
 
 _NAME: Final = "index.json"
 
@@ -40,8 +40,9 @@ class CacheError(ValueError):
 class Entry(NamedTuple):
     """An image of a cache: the state of its file, and the position of its pixels in the pack.
 
-    ``key`` is the file, relative to the folder of the images; ``crc32`` the checksum of the pixels, -1 before they
-    are packed.
+    ``key`` is the file, relative to the folder of the images. ``crc32`` and ``sum64`` are checksums of the pixels, -1
+    before they are packed: the first is compared when a cache is built or verified, the second, which takes a tenth of
+    the time, when an image is read.
     """
 
     key: str
@@ -52,6 +53,7 @@ class Entry(NamedTuple):
     width: int
     channels: int
     crc32: int = -1
+    sum64: int = -1
 
     @property
     def length(self) -> int:
@@ -59,9 +61,14 @@ class Entry(NamedTuple):
         return self.height * self.width * self.channels
 
     @property
+    def padded(self) -> int:
+        """Number of bytes that they take in the pack, where each image begins at a multiple of eight."""
+        return -(-self.length // 8) * 8
+
+    @property
     def plan(self) -> "Entry":
-        """Entry without its checksum: what is known before the pixels are read."""
-        return self._replace(crc32=-1)
+        """Entry without its checksums: what is known before the pixels are read."""
+        return self._replace(crc32=-1, sum64=-1)
 
 
 class Index(NamedTuple):
@@ -73,12 +80,12 @@ class Index(NamedTuple):
     @property
     def size(self) -> int:
         """Number of bytes of the pack."""
-        return sum(entry.length for entry in self.entries)
+        return sum(entry.padded for entry in self.entries)
 
     @property
     def pack_name(self) -> str:
         """Name of the packed file; it depends on the images and their positions."""
-        text = json.dumps([VERSION, self.side, [entry[:-1] for entry in self.entries]])
+        text = json.dumps([VERSION, self.side, [entry[:-2] for entry in self.entries]])
         return f"pixels-{hashlib.sha256(text.encode()).hexdigest()[:16]}.bin"
 
 
