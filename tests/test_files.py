@@ -1,9 +1,12 @@
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
 
-from ccpml.files import exclusive_lock, require_space, write_arrays, write_json, write_text, write_whole
+from ccpml.files import WriteError, exclusive_lock, require_space, write_arrays, write_bytes, write_json, write_text
+from tests.faults import FailingCalls
 from tests.locks import held_by_another_process
 
 
@@ -29,18 +32,26 @@ def test_objects_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE])
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, call, number):
     path = tmp_path / "x.txt"
     path.write_text("old")
-
-    def fail(to):
-        to.write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(path, fail)
+    with monkeypatch.context() as patch:
+        patch.setattr("ccpml.files.os", FailingCalls(lambda name, path: number if name == call else None))
+        with pytest.raises(WriteError) as error:
+            write_bytes(path, b"new")
+    assert str(error.value).startswith(f"{path}: cannot be written ({os.strerror(number)}); ")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
+    write_bytes(path, b"new")
+    assert path.read_text() == "new"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match=r"file/x\.txt: cannot be written \((File exists|Not a directory)\)"):
+        write_text(tmp_path / "file" / "x.txt", "")
 
 
 def test_a_lock_is_exclusive_until_its_process_ends(tmp_path):

@@ -1,12 +1,14 @@
 """Files that are either complete or absent, locks between processes, and free disk space."""
 
+import errno
+import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 from filelock import FileLock, Timeout
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NoSpaceError",
+    "WriteError",
+    "advice",
     "check_readable",
     "exclusive_lock",
     "load_yaml",
@@ -23,39 +27,71 @@ __all__ = [
     "require_space",
     "size_text",
     "write_arrays",
+    "write_bytes",
     "write_json",
     "write_text",
-    "write_whole",
     "write_yaml",
 ]
 
 _SPACE_MARGIN = 16 * 2**20
 
 
+_ADVICE: Final = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose another folder, or change its permissions"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n)"),
+    errno.EIO: "check the disk",
+}
+
+
+def advice(error: OSError) -> str:
+    """Return what can be done about an error of the system, as the end of its sentence; empty if unknown."""
+    known = _ADVICE.get(error.errno or 0)
+    return f"; {known}" if known else ""
+
+
 class NoSpaceError(ValueError):
     """A disk does not have enough free space."""
 
 
-def write_whole(path: Path, write: Callable[[Path], object], sync: bool = False) -> None:
-    """Have ``write`` write a file under a temporary name in the same folder, and rename it when it is complete.
+class WriteError(OSError):
+    """A file cannot be written. Of what was there before, nothing is lost."""
 
-    The folder is created if necessary. With ``sync``, the file is flushed to the disk before it is renamed.
+    def __str__(self) -> str:
+        return f"{self.filename}: cannot be written ({self.strerror}){advice(self)}"
+
+
+def write_bytes(path: Path, data: bytes | memoryview, sync: bool = True) -> None:
+    """Write a file under a temporary name in the same folder, and rename it when it is complete.
+
+    The folder is created if necessary. With ``sync``, the file is on the disk before it is renamed.
+
+    Raises:
+        WriteError: If it cannot be written; an older file of that name is unchanged.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")  # numpy requires the suffix
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        write(temporary)
-        if sync:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-        temporary.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(number, left) :]
+            if sync:
+                os.fsync(number)
+        finally:
+            os.close(number)
+        os.replace(temporary, path)  # noqa: PTH105  # tests replace the module os to make calls fail
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str, sync: bool = False) -> None:
+def write_text(path: Path, text: str, sync: bool = True) -> None:
     """Write a text file in UTF-8; bytes of file names that are not UTF-8 are escaped."""
-    write_whole(path, lambda to: to.write_text(text, encoding="utf-8", errors="backslashreplace"), sync)
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"), sync)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -145,7 +181,9 @@ def write_arrays(path: Path, **arrays: "npt.ArrayLike") -> None:
     for name, array in plain.items():
         if array.dtype.hasobject:
             raise ValueError(f"{path}: {name}: expected numbers or text, got objects")
-    write_whole(path, lambda to: np.savez(to, **plain))  # type: ignore[arg-type]  # a name may not be allow_pickle
+    content = io.BytesIO()
+    np.savez(content, **plain)  # type: ignore[arg-type]  # a name may not be allow_pickle
+    write_bytes(path, content.getbuffer())
 
 
 @contextmanager

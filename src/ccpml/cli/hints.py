@@ -2,6 +2,8 @@
 
 import re
 
+from ccpml.files import advice
+
 HINTS = {
     "BenchmarkExistsError": "choose another --out, or pass the settings that it started with",
     "BenchmarkNotFoundError": "pass --data-root, or download it with `ccpml data fetch`",
@@ -35,8 +37,9 @@ def hint_for(error: BaseException) -> str:
 
 def _text(error: BaseException) -> str:
     """Return the message of an error; those of the system and of allocators are put into words."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror and str(error).startswith("[Errno"):
+        named = "" if error.filename is None else f"{error.filename}: "
+        return f"{named}{error.strerror}{advice(error)}"
     text = str(error)
     size = re.search(r"(?:tried to allocate|Tried to allocate|Unable to allocate) ([\d.]+) ?(\w+)", text)
     if size is None or not isinstance(error, MemoryError | RuntimeError):

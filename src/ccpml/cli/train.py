@@ -1,5 +1,6 @@
 """``ccpml train``: train a run, or resume one, and write its report."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,18 @@ def run(arguments: list[str]) -> int:
 
     try:
         trained = train.train(settings, path) if options.resume is None else train.resume(path)
+        if not is_main_process():
+            return 0
+        announce("writing the report")
+        report = write_report(trained)
     except (Stopped, KeyboardInterrupt) as stopped:
         if not (path / "experiment.yaml").is_file():
             raise KeyboardInterrupt from stopped
         return report_stop(stopped, ["train", "--resume", str(path)])
-    if not is_main_process():
-        return 0
-    announce("writing the report")
-    report = write_report(trained)
+    except OSError as error:
+        if (path / "experiment.yaml").is_file() and not isinstance(error, FileExistsError | FileNotFoundError):
+            error.add_note(f"then resume with: {shlex.join(['ccpml', 'train', '--resume', str(path)])}")
+        raise
     _print_scores(trained.scores())
     print(f"run     {trained.path}\nreport  {report}")
     return 0

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from ccpml.files import check_readable, write_whole
+from ccpml.files import check_readable, write_bytes
 
 __all__ = ["read_tensors", "write_tensors"]
 
@@ -21,7 +21,7 @@ def write_tensors(file: Path, values: Mapping[str, Tensor], metadata: Mapping[st
     """Write tensors and texts, with a checksum of the tensors."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in values.items()}
     content = json.dumps({**metadata, "crc32": _checksum(tensors)})  # as one text: safetensors shuffles several
-    write_whole(file, lambda to: save_file(tensors, to, {_KEY: content}))
+    write_bytes(file, save(tensors, {_KEY: content}))
 
 
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

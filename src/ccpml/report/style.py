@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
-from ccpml.files import write_whole
+from ccpml.files import write_bytes
 
 __all__ = [
     "COLORS",
@@ -98,7 +98,7 @@ class Picture:
 
     def write(self, folder: Path) -> Path:
         """Write the file into a folder, and return its path."""
-        write_whole(folder / self.name, lambda to: to.write_bytes(self.png))
+        write_bytes(folder / self.name, self.png, sync=False)
         return folder / self.name
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ccpml.files import write_arrays, write_text, write_whole
+from ccpml.files import write_arrays, write_text
 from ccpml.method import MIN_SEPARATION, lipschitz_normalize
 from ccpml.models.tensor_file import write_tensors
 from ccpml.progress import progress_bar
@@ -251,10 +251,7 @@ class Checkpoints(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write both, the state last: a run killed in between resumes from the previous state."""
         self._save_best(trainer, pl_module)
-        if trainer.is_global_zero:
-            write_whole(self.run.state_file, trainer.save_checkpoint)
-        else:
-            trainer.save_checkpoint(self.run.state_file)  # collective; only the main process writes
+        trainer.save_checkpoint(self.run.state_file)  # collective; only the main process writes, by StateFile
         self.saved = trainer.global_step
         if self.stop_request.signal:
             raise self._stopped(trainer)

@@ -1,5 +1,6 @@
 """Train a run from its settings, and resume one that was stopped."""
 
+import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ import torch
 
 from ccpml.data import ImageDataset, train_loader
 from ccpml.data_name import DataName
-from ccpml.files import write_json, write_text
+from ccpml.files import WriteError, write_json, write_text
 from ccpml.runs.build import check_device, check_memory, check_weights, transforms, workers
 from ccpml.runs.defaults import notes
 from ccpml.runs.directory import RunDirectory, RunRecord
@@ -150,8 +151,13 @@ def _run(training: Training, run: RunDirectory, parts: Parts, test: bool) -> Non
         with process_group_cleanup():
             _fit_and_test(training, run, parts, test)
         return
-    with run.locked(), other_ranks(run.path, ranks, threads), training.stop_request:
-        _fit_and_test(training, run, parts, test)
+    try:
+        with run.locked(), other_ranks(run.path, ranks, threads), training.stop_request:
+            _fit_and_test(training, run, parts, test)
+    except OSError as error:
+        if error.filename is not None or error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}:
+            raise
+        raise WriteError(error.errno, error.strerror, str(run.path)) from error  # TensorBoard's writer names no file
 
 
 def _fit_and_test(training: Training, run: RunDirectory, parts: Parts, test: bool) -> None:

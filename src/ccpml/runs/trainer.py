@@ -1,20 +1,24 @@
 """Lightning's trainer for a run."""
 
+import io
 import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from ccpml.data import ImageTable
+from ccpml.files import write_bytes
 from ccpml.runs.build import check_device, evaluation_batches
 from ccpml.runs.callbacks import Checkpoints, Progress, Recorder, ReseedEachEpoch, RestoreSigterm, StopRequest
 from ccpml.runs.directory import RunDirectory
@@ -60,16 +64,18 @@ def _trainer(run: RunDirectory, settings: ResolvedSettings, epochs: int, callbac
     kind, _, index = settings.device.partition(":")
     here, nodes = local_and_node_counts(settings.ranks)
     options: dict[str, Any] = {"devices": [int(index)] if index else here, "num_nodes": nodes}
+    plugins: list[Any] = [StateFile()]
     if here * nodes > 1:
         gpus = torch.cuda.is_available() and kind in {"auto", "cuda"}
         unused = settings.method == "ccp" and settings.proxy_weight == 0
         backend = "nccl" if gpus else "gloo"
         options["strategy"] = DDPStrategy(process_group_backend=backend, find_unused_parameters=unused)
         options["sync_batchnorm"] = gpus and not settings.freeze_batchnorm
-        options["plugins"] = [] if "TORCHELASTIC_RUN_ID" in os.environ else [LightningEnvironment()]
+        plugins += [] if "TORCHELASTIC_RUN_ID" in os.environ else [LightningEnvironment()]
     return L.Trainer(
         accelerator={"cuda": "gpu"}.get(kind, kind),
         **options,
+        plugins=plugins,
         precision=settings.precision,
         max_epochs=epochs,
         gradient_clip_val=settings.clip_norm,
@@ -87,6 +93,16 @@ def rank_batches(parts: Parts, table: ImageTable, trainer: L.Trainer) -> Any:
     """Load this rank's share of the images of a table, as evaluation sees them."""
     rank, ranks = trainer.global_rank, trainer.world_size
     return evaluation_batches(parts.settings, table, parts.images.channels, rank=rank, ranks=ranks)
+
+
+class StateFile(TorchCheckpointIO):
+    """Writing of checkpoints that are either complete or absent; Lightning's own passes through $TMPDIR."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_bytes(Path(path), content.getbuffer())
 
 
 @contextmanager

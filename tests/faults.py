@@ -1,0 +1,33 @@
+"""System calls that fail on request, in place of the module ``os`` in `ccpml.files`."""
+
+import os
+from pathlib import Path
+
+
+class FailingCalls:
+    """The module ``os``, of which open, write, fsync and replace fail with the error that a function returns.
+
+    Args:
+        fault: Returns, for the name of a call and the file it is about, the number of an error, or None.
+    """
+
+    CALLS = ("open", "write", "fsync", "replace")
+
+    def __init__(self, fault):
+        self.fault = fault
+        self.path = ""
+
+    def __getattr__(self, name):
+        call = getattr(os, name)
+        if name not in self.CALLS:
+            return call
+
+        def checked(first, *arguments):
+            if name == "open":
+                self.path = Path(first)  # of the calls that follow
+            number = self.fault(name, self.path)
+            if number is not None:
+                raise OSError(number, os.strerror(number))
+            return call(first, *arguments)
+
+        return checked
