@@ -148,7 +148,7 @@ def test_wrong_usage(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["benchmark", *([] if "--data" in options else ["glyphs"]), *options.split()]) == 2
-    error = capsys.readouterr().err
+    error = capsys.readouterr().err.removeprefix("loading libraries ...\n")
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())

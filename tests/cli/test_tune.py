@@ -125,7 +125,7 @@ def test_all_trials_failing_is_exit_code_1(arguments, tmp_path, capsys):
     out = tmp_path / "out"
     assert main([*arguments, "--search", "lr=1e29,1e30", "--trials", "2", "--out", str(out)]) == 1
     assert [(row["state"], row["map_at_r"]) for row in rows(out)] == [("failed", "")] * 2
-    error = capsys.readouterr().err
+    error = capsys.readouterr().err.removeprefix("loading libraries ...\n")
     assert "trial 1 failed: embeddings: expected finite values, the training has diverged" in error
     assert not (out / "best.yaml").exists()
     assert not list(out.glob("*.png"))
@@ -156,7 +156,7 @@ def test_all_trials_failing_is_exit_code_1(arguments, tmp_path, capsys):
 def test_wrong_usage_is_one_sentence_and_exit_code_2(options, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["tune", *([] if "--data" in options else ["glyphs"]), *options]) == 2
-    error = capsys.readouterr().err
+    error = capsys.readouterr().err.removeprefix("loading libraries ...\n")
     assert error.startswith("ccpml: error: ")
     assert message in error
     assert error.count("\n") == 1
