@@ -23,9 +23,9 @@ class ProjectionOptions:
             notably worse than fresh k-centers do (see `AlternatingProjections.observe`).
         rewind: Whether an instance starts from the best weights of the previous one, rather than from the current.
         reset_proxy_state: Whether the optimizer's state of the proxies is dropped at each projection.
-        warm_start: When the first proxies are placed; until then the plain pair loss is trained. never: at once, as in
-            the paper; auto: when half of the samples of the pool are nearer to their own class than to any other; a
-            number: after so many steps, rounded up to a validation.
+        warm_start: When the first proxies are placed; until then the plain pair loss is trained. never (or None): at
+            once, as in the paper; auto: when half of the samples of the pool are nearer to their own class than to any
+            other; a number: after so many steps, rounded up to a validation.
 
     Raises:
         ValueError: If a value is out of range.
@@ -45,12 +45,12 @@ class ProjectionOptions:
     ends: Literal["score", "cover"] = "score"
     rewind: bool = False
     reset_proxy_state: bool = False
-    warm_start: Literal["auto", "never"] | int = "never"
+    warm_start: Literal["auto", "never"] | int | None = None
 
     def __post_init__(self) -> None:
         for option in fields(self):
             object.__setattr__(self, option.name, plain_number(getattr(self, option.name)))
-        warm_start = self.warm_start in ("auto", "never") or (type(self.warm_start) is int and self.warm_start >= 0)
+        is_steps = type(self.warm_start) is int and self.warm_start >= 0
         for name, expected, valid in (
             ("strength", ">= 0", math.isfinite(self.strength) and self.strength >= 0),
             ("decay", "> 0", math.isfinite(self.decay) and self.decay > 0),
@@ -58,7 +58,11 @@ class ProjectionOptions:
             ("min_delta", ">= 0", math.isfinite(self.min_delta) and self.min_delta >= 0),
             ("space", "'raw' or 'lipschitz'", self.space in ("raw", "lipschitz")),
             ("ends", "'score' or 'cover'", self.ends in ("score", "cover")),
-            ("warm_start", "'auto', 'never' or a number of steps", warm_start),
+            (
+                "warm_start",
+                "'auto', 'never' or a number of steps",
+                is_steps or self.warm_start in ("auto", "never", None),
+            ),
         ):
             if not valid:
                 raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")

@@ -9,15 +9,22 @@ from ccpml.runs.settings import Settings, setting_types
 
 def test_defaults_are_the_method_s():
     """The page of the method: λ = 2e-4, decay 1, patience 3, K = 8, b = 12, weights 0.1 and 1, batch 8 × 4."""
-    e = Settings().resolved()
+    e = Settings(data="cub").resolved()
     p = e.projections
     assert (p.strength, p.decay, p.patience, p.min_delta, e.patience) == (2e-4, 1.0, 3, 1e-5, 60)
     assert (e.proxies_per_class, e.pool_size, e.pair_weight, e.proxy_weight) == (8, 12, 0.1, 1.0)
     assert (e.classes_per_batch, e.samples_per_class, e.weight_decay, e.clip_norm) == (8, 4, 1e-4, 10.0)
     assert (e.pool_transform, p.space, p.rewind, p.reset_proxy_state) == ("train", "raw", False, False)
     assert (e.proxy_lr_factor, e.warmup_epochs, e.memory_start, e.lr_schedule) == (1.0, 0, 1000, "constant")
-    paper = Settings(data="cub", backbone="bn_inception").resolved()
-    assert (paper.lr, paper.image_size, paper.augment, paper.freeze_batchnorm) == (1e-5, 227, "paper", True)
+    assert (e.lr, e.image_size, e.augment, e.freeze_batchnorm) == (1e-5, 227, "paper", True)
+    assert (e.head_start, p.warm_start, e.nearest_positives) == ("random", "never", "all")
+
+
+def test_elsewhere_the_pair_term_weighs_as_much_and_the_start_is_warm():
+    e = Settings(data="glyphs").resolved()
+    assert (e.loss, e.pair_weight, e.projections.warm_start) == ("multi_similarity", 1.0, "auto")
+    given = Settings(data="glyphs", pair_weight=0.1).changed({"projections.warm_start": 0}).resolved()
+    assert (given.pair_weight, given.projections.warm_start) == (0.1, 0)
 
 
 @pytest.mark.parametrize(
@@ -86,10 +93,13 @@ def test_patterns_come_from_a_string_or_a_list():
         ),
         (
             {"loss_parameters": {"depth": 2.0}},
-            r"depth: expected a parameter of contrastive .*, got an unknown name",
+            r"depth: expected a parameter of multi_similarity .*, got an unknown name",
         ),
         ({"loss": "quadruplet"}, r"loss: expected one of contrastive \(c2\), .*, got 'quadruplet'"),
-        ({"loss_parameters": {"neg_margin": float("nan")}}, "neg_margin: expected a finite number, got nan"),
+        (
+            {"loss": "c2", "loss_parameters": {"neg_margin": float("nan")}},
+            "neg_margin: expected a finite number, got nan",
+        ),
         (
             {"loss": "multi_similarity", "loss_parameters": {"alpha": 0.0}},
             "alpha: expected a finite number > 0",

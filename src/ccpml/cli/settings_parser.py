@@ -205,8 +205,9 @@ class _ConfigFile(argparse.Action):
 
 
 def _add(to: Any, name: str, options: tuple[Any, ...], text: str, default: Any, **arguments: Any) -> None:
-    """Add an option, spelled with dashes or with underscores."""
+    """Add an option, spelled with dashes or with underscores; that of the warm start also without its prefix."""
     flags = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
+    flags |= {"--warm-start": None} if name == "projections.warm_start" else {}
     if bool in options:
         arguments |= {"action": _Switch, "nargs": "?", "const": True}
     words = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false", NoneType: "", list[str]: ""}

@@ -150,7 +150,7 @@ class AlternatingProjections:
         Raises:
             ValueError: As `start`, or if ``steps`` is required and not given.
         """
-        warm_start, ready = self.options.warm_start, True
+        warm_start, ready = self.options.warm_start or "never", True
         if self.started:
             return True
         if warm_start == "auto":

@@ -149,7 +149,7 @@ def choose(given: Mapping[str, Any], facts: DataFacts) -> list[Choice]:
     settings, choices = dict(given), []
     for rule in _RULES:
         for choice in rule(settings, facts):
-            values = {name: value for name, value in choice.settings.items() if settings[name] is None}
+            values = {name: value for name, value in choice.settings.items() if settings.get(name) is None}
             settings |= values
             if values:
                 choices.append(Choice(values, choice.why))
@@ -241,7 +241,9 @@ def _data(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
     if settings["data"] in BENCHMARKS:
         yield Choice({"backbone": preset["backbone"]}, f"the paper's for {settings['data']}, as all its settings")
     yield Choice({name: preset[name] for name in _METHOD})
-    yield Choice({"data_root": "", "head_start": "random"})
+    paper = {"pair_weight": 0.1, "projections.warm_start": "never"}
+    yield Choice(paper if settings["data"] in BENCHMARKS else {"pair_weight": 1.0, "projections.warm_start": "auto"})
+    yield Choice({"data_root": ""})
 
 
 def _backbone(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
@@ -269,6 +271,7 @@ def _epochs(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
 def _paper(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
     if _has_paper(settings):
         yield Choice({"validate_every": load_preset(settings["data"])["settings"]["validate_every"]})
+        yield Choice({"head_start": "random"})
         if _is_pretrained(settings):
             yield Choice(dict(find_backbone(settings["backbone"]).settings))
             yield Choice(_PAPER, "the paper's")
@@ -277,6 +280,8 @@ def _paper(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
 def _from_nothing(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
     """All of a network without pretrained weights is trained, statistics of BatchNorm included."""
     entry = find_backbone(settings["backbone"])
+    if not entry.imagenet or not _is_pretrained(settings):
+        yield Choice({"head_start": "random"})
     if not entry.imagenet:
         yield Choice(dict(entry.settings), "a small network, all of which is trained")
         yield Choice({"validate_every": max(1, min(25, settings["max_steps"] // 20))})
@@ -299,6 +304,9 @@ def _fine_tuning(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choi
         yield Choice({"trained_stages": 2}, "the last ones; on a CPU, all of them would take several times as long")
     if entry.variants:
         yield Choice({"lr": 3e-5}, "transformers need a lower one than convolutional networks")
+    yield Choice({"head_start": "whitening"}, "pretrained features tell classes apart")
+    if settings["head_start"] in ("whitening", "pca"):
+        yield Choice({"head_lr_factor": 0.1}, "an embedding layer in closed form is near its optimum")
     yield Choice(_FINE_TUNING, "fine-tuning of pretrained weights")
     yield from _budget(_GPU if facts.gpu else _CPU, settings, facts)
 

@@ -100,7 +100,7 @@ class Settings:
     data_root: str | None = None
     allow_partial: bool = False
     method: Literal["ccp", "xbm", "plain"] = "ccp"
-    loss: str = "contrastive"
+    loss: str = "multi_similarity"
     loss_parameters: dict[str, float] = field(default_factory=dict)
     projections: ProjectionOptions = field(default_factory=ProjectionOptions)
     proxies_per_class: int | None = None
@@ -112,7 +112,7 @@ class Settings:
     memory_start: int | None = None
     proxy_lr_factor: float | None = None
     warmup_epochs: int | None = None
-    pair_weight: float = 0.1
+    pair_weight: float | None = None
     proxy_weight: float = 1.0
     pool_transform: Literal["train", "eval"] = "train"
     test_classes: str | list[str] | None = None
@@ -206,7 +206,8 @@ class Settings:
 
     def choices(self, facts: DataFacts | None = None) -> list[Choice]:
         """Return the settings that are chosen because they were left open, with the reasons."""
-        return choose({each.name: getattr(self, each.name) for each in fields(self)}, facts or DataFacts())
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        return choose({**own, _WARM_START: self.projections.warm_start}, facts or DataFacts())
 
     def resolved(self, facts: DataFacts | None = None) -> "ResolvedSettings":
         """Return the settings with nothing left open.
@@ -220,6 +221,7 @@ class Settings:
         own = {each.name: getattr(self, each.name) for each in fields(self)}
         for choice in self.choices(facts):
             own |= choice.settings
+        own["projections"] = replace(self.projections, warm_start=own.pop(_WARM_START, self.projections.warm_start))
         own["loss_parameters"] = {**LOSSES[self.loss].defaults_for(self.data), **self.loss_parameters}
         return ResolvedSettings(**{**own, "epochs": None, "test_classes": self.test_patterns()})
 
@@ -288,6 +290,7 @@ class ResolvedSettings(Settings):
 
     data_root: str
     proxies_per_class: int
+    pair_weight: float
     nearest_positives: int | Literal["all"]
     pool_size: int
     memory_batches: int
@@ -364,6 +367,8 @@ def _is_count(value: object) -> bool:
 def _finite(value: float) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
+
+_WARM_START = "projections.warm_start"
 
 _COUNTS = (
     "proxies_per_class pool_size embedding_dim image_size classes_per_batch samples_per_class "
