@@ -5,7 +5,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +23,7 @@ __all__ = [
     "check_readable",
     "exclusive_lock",
     "load_yaml",
+    "read_arrays",
     "read_folder_file",
     "require_space",
     "size_text",
@@ -184,6 +185,31 @@ def write_arrays(path: Path, **arrays: "npt.ArrayLike") -> None:
     content = io.BytesIO()
     np.savez(content, **plain)  # type: ignore[arg-type]  # a name may not be allow_pickle
     write_bytes(path, content.getbuffer())
+
+
+def read_arrays(path: Path, names: Sequence[str], way_out: str) -> "dict[str, npt.NDArray[Any]]":
+    """Read arrays from an .npz file, without pickle.
+
+    Args:
+        path: The file.
+        names: Arrays that it must have; others are read too.
+        way_out: What to do about a damaged file, the end of the error.
+
+    Raises:
+        ValueError: If the file cannot be read, is damaged, or lacks an array.
+    """
+    import numpy as np
+
+    check_readable(path, way_out)
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:  # NumPy raises almost anything, and advises to unpickle
+        raise ValueError(f"{path}: damaged, cannot be read as .npz; {way_out}") from error
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise ValueError(f"{path}: expected arrays {', '.join(names)}, got none named {missing[0]}; {way_out}")
+    return arrays
 
 
 @contextmanager

@@ -6,8 +6,6 @@ Shapes: N test images, d dimensions of a model, F folds, R repeats.
 import hashlib
 import json
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccpml.benchmark.protocol import Benchmark, Cell
-from ccpml.files import write_json
+from ccpml.files import read_arrays, write_json
 from ccpml.progress import progress_bar
 from ccpml.retrieval import RetrievalScores
 from ccpml.runs.directory import RunDirectory
@@ -101,13 +99,11 @@ class _TestEmbeddings:
         """Read the embeddings of a run."""
         file = _embeddings_file(run)
         hint = f"remove {RunDirectory(run).scores_file} and run the benchmark again"
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: not found; {hint}")
+        arrays = read_arrays(file, ("embeddings", "labels", "paths", "roles"), hint)
+        rows = [arrays[name] for name in ("labels", "paths", "roles")]
         try:
-            with np.load(file, allow_pickle=False) as arrays:
-                rows = [arrays[name] for name in ("labels", "paths", "roles")]
-                read = cls(run, torch.from_numpy(arrays["embeddings"]), *rows)
-        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            read = cls(run, torch.from_numpy(arrays["embeddings"]), *rows)
+        except TypeError as error:
             raise ValueError(f"{file}: damaged ({error}); {hint}") from error
         shapes = {read.embeddings.shape[:1], *(array.shape for array in rows)}
         if read.embeddings.ndim != 2 or shapes != {(len(read.labels),)} or not torch.isfinite(read.embeddings).all():

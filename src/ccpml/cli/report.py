@@ -8,7 +8,7 @@ from ccpml.progress import announce
 
 
 def run(arguments: list[str]) -> int:
-    """Write the report of a run again and print its path."""
+    """Write the report of a run again and print its path; return 1 if a part of it is missing."""
     options = parse(arguments)
     check_run(options.run)
 
@@ -17,8 +17,9 @@ def run(arguments: list[str]) -> int:
     from ccpml.runs.directory import RunDirectory
 
     announce("writing the report")
-    print(write_report(RunDirectory.open(options.run)))
-    return 0
+    problems = list[str]()
+    print(write_report(RunDirectory.open(options.run), problems))
+    return 1 if problems else 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

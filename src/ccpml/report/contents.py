@@ -1,14 +1,16 @@
 """The content of a run that the sections of a report share, read once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ccpml.losses import METHODS
 from ccpml.report import page
 from ccpml.report.curves import History
-from ccpml.report.embedded import read_embedded, read_proxies
+from ccpml.report.embedded import Instance, read_embedded, read_instance_files, read_proxies
 from ccpml.report.images import Images
 from ccpml.report.style import Picture
 from ccpml.runs.directory import RunDirectory
@@ -16,6 +18,8 @@ from ccpml.runs.images import compare_data
 from ccpml.runs.settings import ResolvedSettings
 
 __all__ = ["Report"]
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -28,17 +32,42 @@ class Report:
     pictures: list[Picture] = field(default_factory=list)  # those drawn so far
 
     def __post_init__(self) -> None:
-        self.history = History(self.run.metrics(), int(self.scores["validation"]["step"]))
-        self.train = read_embedded(self.run, "train")
-        self.test = read_embedded(self.run, "test")
+        self.problems = [problem for problem in [compare_data(self.run)] if problem]  # what the report lacks, and why
+        self.history = History(self._read(self._metrics) or [], int(self.scores["validation"]["step"]))
+        self.train = self._read(lambda: read_embedded(self.run, "train"))
+        self.test = self._read(lambda: read_embedded(self.run, "test"))
         self.images = Images(self.settings.data)
-        self.data_changes = compare_data(self.run)
         self.test_map_at_r = np.empty(0) if self.test is None else self.test.map_at_r()  # (N,), NaN if not a query
         # Whether the method solves a sequence of problem instances with proxies.
         self.has_projections = METHODS[self.settings.method].has_projections
         placed = self.has_projections and self.history.has_proxies(self.history.best_step)
-        self.proxies = read_proxies(self.run) if placed else None  # of the best weights, not normalized, (C, K, d)
+        # Of the best weights, not normalized, (C, K, d).
+        self.proxies = self._read(lambda: read_proxies(self.run)) if placed else None
+        self.instance_files = read_instance_files(self.run)
+        numbers = {int(path.stem) for path in self.instance_files}
+        last = int(self.history.rows[-1].get("instance", -1)) if self.history.rows else -1
+        for number in sorted(set(range(last + 1)) - numbers):
+            self.problems.append(f"{self.run.instances / f'{number:03d}.npz'}: not found; restore it from a copy")
         self.notes: list[str] = self.scores.get("notes", [])
+
+    def _metrics(self) -> list[dict[str, float]]:
+        rows, file = self.run.metrics(), self.run.metrics_file
+        last = int(rows[-1]["step"]) if rows else 0
+        if last != self.scores["steps"]:
+            reason = f"damaged (ends at step {last:,} of {self.scores['steps']:,})" if file.exists() else "not found"
+            raise ValueError(f"{file}: {reason}; {self.run.rewrite(file)}")
+        return rows
+
+    def instance(self, file: Path) -> Instance | None:
+        """Read an instance; None, noted in ``problems``, if it cannot be read."""
+        return self._read(lambda: Instance.read(file))
+
+    def _read(self, read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except (ValueError, OSError) as error:
+            self.problems.append(str(error))
+            return None
 
     def figure(self, picture: Picture, caption: str) -> str:
         """Return a picture and its caption as HTML; the picture is also written to ``pictures/`` of the run."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
+from ccpml.files import read_arrays
 from ccpml.retrieval import evaluate
 from ccpml.runs.directory import RunDirectory
 
@@ -61,18 +61,27 @@ class Instance:
 
     @classmethod
     def read(cls, path: Path) -> "Instance":
-        """Read the record of an instance that training left."""
-        with np.load(path, allow_pickle=False) as file:
-            number, step = int(path.stem), int(file["step"])
-            return cls(
-                title=f"Instance {number}, step {step:,}" if number else f"First proxies, step {step:,}",
-                classes=file["classes"],
-                class_names=tuple(file["class_names"].tolist()),
-                samples=file["samples"],
-                labels=file["labels"],
-                converged=file["converged"] if "converged" in file.files else None,
-                following=file["next"],
-            )
+        """Read the record of an instance that training left.
+
+        Raises:
+            ValueError: If the file is missing or damaged.
+        """
+        names, way_out = ("step", "classes", "class_names", "samples", "labels", "next"), "restore it from a copy"
+        arrays = read_arrays(path, names, way_out)
+        number, step = int(path.stem), int(arrays["step"])
+        samples, classes = arrays["samples"], arrays["classes"]
+        counts = {len(classes), len(arrays["class_names"]), len(arrays["next"])}
+        if samples.ndim != 2 or samples.shape[:1] != arrays["labels"].shape or counts != {len(classes)}:
+            raise ValueError(f"{path}: damaged (arrays of different lengths); {way_out}")
+        return cls(
+            title=f"Instance {number}, step {step:,}" if number else f"First proxies, step {step:,}",
+            classes=classes,
+            class_names=tuple(arrays["class_names"].tolist()),
+            samples=samples,
+            labels=arrays["labels"],
+            converged=arrays.get("converged"),
+            following=arrays["next"],
+        )
 
 
 def evenly_spaced(count: int, limit: int) -> NDArray[np.int64]:
@@ -85,14 +94,23 @@ def evenly_spaced(count: int, limit: int) -> NDArray[np.int64]:
     return np.linspace(0, count - 1, min(count, limit)).round().astype(np.int64)
 
 
-def read_embedded(run: RunDirectory, split: str) -> Embedded | None:
-    """Read the embeddings of a split; None if there is no file."""
+def read_embedded(run: RunDirectory, split: str) -> Embedded:
+    """Read the embeddings of a split.
+
+    Raises:
+        ValueError: If the file is missing or damaged.
+    """
     path = run.embeddings / f"{split}.npz"
-    if not path.is_file():
-        return None
-    with np.load(path, allow_pickle=False) as file:
-        names, paths = (tuple(file[name].tolist()) for name in ("class_names", "paths"))
-        return Embedded(file["embeddings"], file["labels"], names, paths, file["roles"])
+    way_out = run.rewrite(path)
+    arrays = read_arrays(path, ("embeddings", "labels", "class_names", "paths", "roles"), way_out)
+    embeddings, labels, paths, roles = (arrays[name] for name in ("embeddings", "labels", "paths", "roles"))
+    count, names = len(embeddings), tuple(arrays["class_names"].tolist())
+    valid = embeddings.ndim == 2 and count and {labels.shape, paths.shape, roles.shape} == {(count,)}
+    if not valid or labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < len(names):
+        raise ValueError(f"{path}: damaged (expected a vector, a label, a path and a role each); {way_out}")
+    if not np.isfinite(embeddings).all():
+        raise ValueError(f"{path}: damaged (expected finite embeddings); {way_out}")
+    return Embedded(embeddings, labels, names, tuple(paths.tolist()), roles)
 
 
 def read_instance_files(run: RunDirectory) -> list[Path]:
@@ -101,8 +119,10 @@ def read_instance_files(run: RunDirectory) -> list[Path]:
 
 
 def read_proxies(run: RunDirectory) -> Tensor | None:
-    """Read the proxies of the best weights, not normalized, (C, K, d); None if there are none."""
-    if not run.weights_file.is_file():
-        return None
-    proxies: Tensor | None = load_file(run.weights_file).get("criterion.proxies")
+    """Read the proxies of the best weights, not normalized, (C, K, d); None if they have none.
+
+    Raises:
+        ValueError: If the file is missing or damaged.
+    """
+    proxies = run.weights().get("criterion.proxies")
     return None if proxies is None else proxies.float()

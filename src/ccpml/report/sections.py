@@ -13,7 +13,7 @@ from ccpml.report import head, page
 from ccpml.report.contents import Report
 from ccpml.report.covers import MAX_CLASSES, MAX_SAMPLES, ClassCover, draw_covers, worst_classes
 from ccpml.report.curves import draw_geometry, draw_progress
-from ccpml.report.embedded import Embedded, Instance, read_instance_files
+from ccpml.report.embedded import Embedded
 from ccpml.report.gallery import draw_gallery
 from ccpml.report.maps import choose_instances, draw_maps, last_instance
 
@@ -30,7 +30,7 @@ def _head(report: Report) -> Iterator[str]:
 
 def _progress(report: Report) -> Iterator[str]:
     if not report.history.rows:
-        yield page.section("Training", page.paragraph("The run has no metrics.csv, so there are no curves."))
+        yield page.section("Training", page.paragraph("There are no curves: metrics.csv is missing or damaged."))
         return
     caption = (
         "MAP@R on the validation classes, which are not trained on, and the training loss, averaged since the previous "
@@ -72,9 +72,9 @@ def _geometry(report: Report) -> Iterator[str]:
 
 
 def _maps(report: Report) -> Iterator[str]:
-    files = read_instance_files(report.run)
+    files = report.instance_files
     chosen = choose_instances(files)
-    instances = [Instance.read(path) for path in chosen]
+    instances = [instance for instance in map(report.instance, chosen) if instance is not None]
     if report.train is not None:
         like = instances[-1] if instances else None
         instances.append(last_instance(report.train, report.proxies, like, report.history.best_step))
@@ -152,11 +152,11 @@ def _worst_classes(
 
 
 def _missing(report: Report) -> Iterator[str]:
-    if report.data_changes:
-        yield page.paragraph(report.data_changes)
     if report.images.missing:
         count = len(report.images.missing)
         yield page.paragraph(f"{count} of the images could no longer be read; gray squares stand in for them.")
+    if report.problems:
+        yield page.section("Missing from this report", page.listing(report.problems))
 
 
 SECTIONS: Sequence[Callable[[Report], Iterator[str]]] = (

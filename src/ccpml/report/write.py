@@ -13,7 +13,7 @@ from ccpml.runs.directory import RunDirectory
 __all__ = ["write_report"]
 
 
-def write_report(run: RunDirectory) -> Path:
+def write_report(run: RunDirectory, problems: list[str] | None = None) -> Path:
     """Write ``report.html`` and its pictures (``pictures/*.png``) into the directory of a finished run.
 
     The page contains its pictures and loads nothing from elsewhere. An existing report is replaced. Images that no
@@ -21,6 +21,8 @@ def write_report(run: RunDirectory) -> Path:
 
     Args:
         run: A finished run.
+        problems: If given, a sentence is added for each part that is left out, and for data that have changed. They
+            stand at the end of the page, and are printed on standard error.
 
     Returns:
         The page.
@@ -32,8 +34,10 @@ def write_report(run: RunDirectory) -> Path:
     with style():
         report = Report(run, run.settings(), run.scores())
         body = [part for section in SECTIONS for part in section(report)]
-    if report.data_changes:
-        print(f"note: {report.data_changes}", file=sys.stderr)
+    for problem in report.problems:
+        print(f"note: {problem}", file=sys.stderr)
+    if problems is not None:
+        problems += report.problems
     for picture in report.pictures:
         picture.write(run.path / "pictures")
     write_text(run.report_file, page.document(f"{run.path.resolve().name}: report", body))

@@ -120,7 +120,7 @@ class Recorder(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the first proxies; stop at once if the run had reached its end before it was killed."""
         self._started = time.monotonic() - (self.rows[-1]["seconds"] if self.rows else 0.0)
-        self._write_rows(trainer)
+        self.write_rows(trainer)
         if self.ccp is not None and self.ccp.projections.started and self._instance < 0:
             self._record_instance(trainer, self.geometry.embed(pl_module, pl_module.device))
         if not self.rows and (self.starts_closed or self.max_steps == 0):
@@ -166,7 +166,7 @@ class Recorder(L.Callback):
         else:
             self.stale += 1
             trainer.should_stop = self.stale >= self.patience
-        self._write_rows(trainer)
+        self.write_rows(trainer)
         for logger in trainer.loggers:
             logger.log_metrics(row, trainer.global_step)
 
@@ -191,7 +191,8 @@ class Recorder(L.Callback):
         embeddings, labels = module.validation
         return row | set_geometry(embeddings.cpu(), labels.cpu(), "val")
 
-    def _write_rows(self, trainer: L.Trainer) -> None:
+    def write_rows(self, trainer: L.Trainer) -> None:
+        """Write ``metrics.csv``."""
         if not trainer.is_global_zero:
             return
         text = io.StringIO(newline="")

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import re
 import zipfile
@@ -23,6 +24,8 @@ from ccpml.runs.settings import ResolvedSettings
 from ccpml.runs.values import INCIDENTAL, differences, read_values
 
 __all__ = ["RECORD_KEY", "RunDirectory", "RunExistsError", "RunRecord", "UnfinishedRunError"]
+
+_SCORES = (("validation", "map_at_r"), ("validation", "step"), ("test", "map_at_r"))
 
 RECORD_KEY = "ccpml_record"
 """Key of the training state that holds the digest of the run's record."""
@@ -170,6 +173,11 @@ class RunDirectory:
         run = cls(path)
         if not run.settings_file.is_file():
             raise FileNotFoundError(f"{path}: not a run directory ({run.settings_file.name} not found)")
+        for file in vars(run).values():
+            is_folder = file in {path, run.instances, run.embeddings}
+            if file.exists() and file.is_dir() != is_folder:
+                expected, got = ("a folder", "a file") if is_folder else ("a file", "a folder")
+                raise ValueError(f"{file}: expected {expected}, got {got}; remove it or restore it from a copy")
         return run
 
     @contextmanager
@@ -234,10 +242,17 @@ class RunDirectory:
         """
         if not self.finished:
             raise UnfinishedRunError(f"{self.path}: the run is not finished")
+        way_out = "remove it and resume the run, which writes it again"
+        check_readable(self.scores_file, way_out)
         try:
             scores: dict[str, Any] = json.loads(self.scores_file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{self.scores_file}: damaged ({error}); remove it and resume the run") from error
+            numbers = [scores["steps"], *(scores[name][key] for name, key in _SCORES)]
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{self.scores_file}: damaged ({error}); {way_out}") from error
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{self.scores_file}: not the scores of a finished run ({error!r}); {way_out}") from error
+        if not all(type(number) in {int, float} for number in numbers):
+            raise ValueError(f"{self.scores_file}: not the scores of a finished run; {way_out}")
         return scores
 
     def metrics(self) -> list[dict[str, float]]:
@@ -246,13 +261,20 @@ class RunDirectory:
         Raises:
             ValueError: If the file is damaged.
         """
-        if not self.metrics_file.is_file():
+        if not self.metrics_file.exists():
             return []
+        check_readable(self.metrics_file, self.rewrite(self.metrics_file))
         try:
-            with self.metrics_file.open(encoding="utf-8", newline="") as file:
-                return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{self.metrics_file}: damaged: {error}") from error
+            text = self.metrics_file.read_bytes().decode("utf-8")
+            reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+            missing = {"step", "map_at_r"} - set(reader.fieldnames or ())
+            if missing or not text.endswith("\n"):
+                reason = f"no column {sorted(missing)[0]}" if missing else "its last line is cut off"
+                raise ValueError(reason)
+            # The value of a cell that a row lacks is None, and no number.
+            return [{name: float(cell) for name, cell in row.items() if cell != ""} for row in reader]
+        except (ValueError, TypeError, csv.Error) as error:
+            raise ValueError(f"{self.metrics_file}: damaged ({error}); {self.rewrite(self.metrics_file)}") from error
 
     def last_metrics(self) -> dict[str, float]:
         """Return the last row of ``metrics.csv``; empty if there is none, or the file cannot be read."""
@@ -298,10 +320,10 @@ class RunDirectory:
             raise ValueError(f"{self.state_file}: damaged; {way_out}") from error
         if damaged:
             raise ValueError(f"{self.state_file}: damaged (wrong checksum); {way_out}")
-        digest = state.get(RECORD_KEY) if isinstance(state, dict) else None
-        if digest is None:
+        state = state if isinstance(state, dict) else {}
+        if not {RECORD_KEY, "state_dict", "optimizer_states", "loops", "callbacks"} <= state.keys():
             raise ValueError(f"{self.state_file}: not the training state of a run; {way_out}")
-        if digest != self.record().digest:
+        if state[RECORD_KEY] != self.record().digest:
             raise ValueError(f"{self.state_file}: training state of another run; {way_out}")
         self.weights()
         return self.state_file
@@ -326,6 +348,11 @@ class RunDirectory:
         if not re.fullmatch(rb"[0-9a-f]{64}", digest):
             raise ValueError(f"{self.images_file}: damaged (expected 64 hexadecimal digits); {way_out}")
         return digest.decode()
+
+    def rewrite(self, file: Path) -> str:
+        """How to get a file of a finished run again that its checkpoints suffice for."""
+        files = [each for each in (file, self.scores_file) if each.exists()]
+        return f"remove {' and '.join(map(str, files))}, and resume the run, which writes it again"
 
     @property
     def _retrain(self) -> str:

@@ -42,6 +42,7 @@ def score_run(
     embedded["test"], scores = score_test(parts, trainer)
     if not trainer.is_global_zero:
         return
+    recorder.write_rows(trainer)  # a run at its end does not train again, but its file may have been lost
     for name, table in {**tables, "test": splits.test}.items():
         write_embeddings(run.embeddings / f"{name}.npz", embedded[name], table)
     whole = {"train": splits.train, "validation": splits.validation, "test": splits.test}
