@@ -54,6 +54,14 @@ class BNInception(Backbone):
             before = self._add_block(name, before)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
 
+    def stages(self) -> list[nn.Module]:
+        """Return the first convolutions, and the blocks that share a size: 3, 4 and 5."""
+        stages: list[nn.Module] = []
+        for prefix in ("conv", "inception_3", "inception_4", "inception_5"):
+            layers = [layer for name, layer in self.named_children() if name.startswith(prefix)]
+            stages.append(nn.ModuleList(layers))
+        return stages
+
     def forward(self, images: Tensor) -> Tensor:
         """Compute features: (B, 3, H, W) to (B, 1024, h, w), where h and w are about H / 32 and W / 32."""
         height, width = images.shape[2:]

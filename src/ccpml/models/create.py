@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Literal
 
 from ccpml.backbones import find_backbone
 from ccpml.models.embedding import Backbone, EmbeddingModel, Pooling
@@ -22,6 +23,7 @@ def create_model(
     freeze_batchnorm: bool = False,
     image_size: int | None = None,
     bias: bool = False,
+    trained_stages: int | Literal["all"] = "all",
 ) -> EmbeddingModel:
     """Create an embedding model.
 
@@ -38,6 +40,8 @@ def create_model(
         image_size: Side of the images, for backbones built for one size (most transformers of timm); None is the size
             of their published weights. Other backbones take any size.
         bias: Whether the linear layer has a bias, as [`start_head`][ccpml.start_head] needs it.
+        trained_stages: Number of stages of the backbone that are trained, from the last; the others are frozen, their
+            BatchNorms too. 0 trains the linear layer alone.
 
     Returns:
         A model from images (B, channels, H, W) to embeddings (B, d).
@@ -70,4 +74,4 @@ def create_model(
     if weights is not None:
         # published files use the layer names of timm itself
         load_weights(net.model if isinstance(net, TimmBackbone) else net, weights)
-    return EmbeddingModel(net, embedding_dim, pooling, freeze_batchnorm, bias)
+    return EmbeddingModel(net, embedding_dim, pooling, freeze_batchnorm, bias, trained_stages)

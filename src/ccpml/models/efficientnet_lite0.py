@@ -70,6 +70,12 @@ class EfficientNetLite0(Backbone):
         self.bn2 = _norm(_FEATURES)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
 
+    def stages(self) -> list[nn.Module]:
+        """Return the first convolution, the first six stages of blocks, and the last with the last convolution."""
+        stages = list(self.blocks)
+        stages[-1] = nn.ModuleList([stages[-1], self.conv_head, self.bn2])
+        return [nn.ModuleList([self.conv_stem, self.bn1]), *stages]
+
     def forward(self, images: Tensor) -> Tensor:
         """Compute features: (B, 3, H, W) to (B, 1280, h, w), h and w are H / 32 and W / 32, rounded up."""
         images = images.contiguous(memory_format=torch.channels_last)

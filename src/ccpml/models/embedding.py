@@ -32,6 +32,13 @@ class Backbone(nn.Module):
     convention: InputConvention
     out_channels: int  # F
 
+    def stages(self) -> list[nn.Module]:
+        """Return the parts from input to output, with all parameters between them; the last ones can be trained alone.
+
+        A backbone that does not override this method has one part.
+        """
+        return [self]
+
     def convert_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Convert the names of a published file of weights to those of the layers; unknown names are kept."""
         return dict(tensors)
@@ -66,6 +73,8 @@ class EmbeddingModel(nn.Module):
         pooling: Global average, global maximum, or the sum of both.
         freeze_batchnorm: Whether every BatchNorm stays frozen, in training too.
         bias: Whether the linear layer has a bias, as [`start_head`][ccpml.start_head] needs it.
+        trained_stages: Number of stages of the backbone that are trained, from the last; 0 trains the linear layer
+            alone. The stages before stay in eval mode, and no graph is built for them.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -89,6 +98,7 @@ class EmbeddingModel(nn.Module):
         pooling: Pooling = "avg",
         freeze_batchnorm: bool = False,
         bias: bool = False,
+        trained_stages: int | Literal["all"] = "all",
     ) -> None:
         super().__init__()
         if pooling not in {"avg", "max", "avg+max"}:
@@ -98,11 +108,12 @@ class EmbeddingModel(nn.Module):
         self.pooling = pooling
         self.linear = nn.Linear(backbone.out_channels, embedding_dim, bias=bias)
         self.frozen_batchnorm = freeze_batchnorm
+        self.frozen_stages = _num_frozen(backbone, trained_stages)  # the first ones
         self.register_buffer("mean", torch.empty(0), persistent=False)
         self.register_buffer("std", torch.empty(0), persistent=False)
         _set_constants(self)
         self.register_load_state_dict_post_hook(_set_constants)  # type: ignore[no-untyped-call]  # torch's is untyped
-        if freeze_batchnorm:
+        if freeze_batchnorm or self.frozen_stages:
             self.train()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -123,8 +134,11 @@ class EmbeddingModel(nn.Module):
         return maximum if self.pooling == "max" else features.mean((2, 3)) + maximum
 
     def train(self, mode: bool = True) -> "EmbeddingModel":
-        """Set the training mode; a frozen BatchNorm stays in eval mode."""
+        """Set the training mode; a frozen BatchNorm and frozen stages stay in eval mode."""
         super().train(mode)
+        if self.frozen_stages:
+            for stage in self.backbone.stages()[: self.frozen_stages]:
+                stage.eval().requires_grad_(False)
         if self.frozen_batchnorm:
             freeze_batchnorm(self)
         return self
@@ -138,7 +152,7 @@ class EmbeddingModel(nn.Module):
     def _normalize(self, images: Tensor) -> Tensor:
         convention = self.backbone.convention
         channels = convention.channels
-        fits = images.ndim == 4 and images.shape[1] in {1, channels}
+        fits = images.ndim == 4 and images.shape[1] in (1, channels)  # not a set: sizes that are traced have no hash
         if not fits or not (images.dtype == torch.uint8 or images.is_floating_point()):
             expected = f"uint8 or floating point (B, {channels}, H, W)"
             raise ValueError(f"images: expected {expected}, got {images.dtype} {tuple(images.shape)}")
@@ -153,6 +167,18 @@ class EmbeddingModel(nn.Module):
         if convention.bgr:
             images = images.flip(1)
         return images.sub_(self.mean).div_(self.std)
+
+
+def _num_frozen(backbone: Backbone, trained_stages: int | Literal["all"]) -> int:
+    """Return how many stages before the trained ones there are."""
+    if trained_stages == "all":
+        return 0
+    count, trained = len(backbone.stages()), as_int("trained_stages", trained_stages, 0)
+    if trained > count:
+        raise ValueError(
+            f"trained_stages: expected 'all' or at most {count}, the stages of {type(backbone).__name__}, got {trained}"
+        )
+    return count - trained
 
 
 def _set_constants(model: nn.Module, incompatible_keys: Any = None) -> None:

@@ -42,6 +42,10 @@ class ResNet50(Backbone):
         self.layer4 = _stage(1024, 512, blocks=3, stride=2)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
 
+    def stages(self) -> list[nn.Module]:
+        """Return the first convolution and the four stages of blocks."""
+        return [nn.ModuleList([self.conv1, self.bn1]), self.layer1, self.layer2, self.layer3, self.layer4]
+
     def forward(self, images: Tensor) -> Tensor:
         """Compute features: (B, 3, H, W) to (B, 2048, h, w), h and w are H / 32 and W / 32, rounded up."""
         images = images.contiguous(memory_format=torch.channels_last)

@@ -39,6 +39,11 @@ class SmallConv(Backbone):
             self.blocks.extend([nn.BatchNorm2d(after), nn.ReLU(inplace=True)])
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
 
+    def stages(self) -> list[nn.Module]:
+        """Return the four blocks."""
+        starts = [index for index, layer in enumerate(self.blocks) if isinstance(layer, nn.Conv2d)]
+        return [self.blocks[start:end] for start, end in pairwise([*starts, len(self.blocks)])]
+
     def forward(self, images: Tensor) -> Tensor:
         """Compute features: (B, C, H, W) to (B, F, H // 8, W // 8)."""
         height, width = images.shape[2:]

@@ -4,7 +4,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ccpml.models.embedding import Backbone, InputConvention
 
@@ -58,6 +58,20 @@ class TimmBackbone(Backbone):
         self.convention = InputConvention(channels, image_size or native_size, mean=mean, std=std)
         self.out_channels = int(getattr(self.model, "head_hidden_size", self.model.num_features))
 
+    def stages(self) -> list[nn.Module]:
+        """Return the parts between which timm lets learning rates decay: the stem, and each stage or block."""
+        from timm.models import group_parameters
+
+        if not hasattr(self.model, "group_matcher"):
+            return [self.model]
+        groups: list[set[str]] = []
+        for names in group_parameters(self.model, self.model.group_matcher(coarse=True)).values():
+            if groups and all(self.model.get_parameter(name).ndim < 2 for name in names):
+                groups[-1] |= set(names)  # the norm after the last block is not a stage
+            else:
+                groups.append(set(names))
+        return [nn.ModuleList(_parts(self.model, names)) for names in groups]
+
     def forward(self, images: Tensor) -> Tensor:
         """Compute features: (B, C, H, W) to (B, F, h, w)."""
         try:
@@ -100,6 +114,20 @@ class TimmBackbone(Backbone):
                 f"image_size: expected a multiple of {patch}, the patch size of timm's {self.name}, got {image_size}; "
                 f"nearest: {nearest}"
             )
+
+
+def _parts(module: nn.Module, names: set[str], prefix: str = "") -> list[nn.Module]:
+    """Return the largest submodules that have no other parameters than those named, and a list of loose parameters."""
+    loose = [parameter for name, parameter in module.named_parameters(prefix, recurse=False) if name in names]
+    parts: list[nn.Module] = [nn.ParameterList(loose)] if loose else []
+    for name, child in module.named_children():
+        path = f"{prefix}.{name}" if prefix else name
+        inside = {key for key, _ in child.named_parameters(path)}
+        if inside and inside <= names:
+            parts.append(child)
+        elif inside & names:
+            parts += _parts(child, names, path)
+    return parts
 
 
 def _pretrained_config(timm: Any, name: str) -> Any:

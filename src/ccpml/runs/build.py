@@ -65,6 +65,7 @@ def build_model(settings: ResolvedSettings, channels: int, initial_weights: bool
         freeze_batchnorm=settings.freeze_batchnorm,
         image_size=settings.image_size,
         bias=settings.head_start != "random",
+        trained_stages=settings.trained_stages,
     )
 
 
