@@ -66,9 +66,9 @@ def _raise_or_exit(number: int, frame: FrameType | None) -> None:
 
 
 def _exit_if_interrupted(unraisable: Any) -> None:
+    """Exit if Ctrl-C came in a destructor; drop other errors there, which follow from one that is reported."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
         _exit(signal.SIGINT, None)
-    sys.__unraisablehook__(unraisable)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

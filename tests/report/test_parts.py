@@ -2,17 +2,21 @@
 
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from matplotlib.font_manager import FontEntry, findfont, fontManager, get_font
 
 from ccpml.method import average_covering_radius
 from ccpml.report.covers import worst_classes
 from ccpml.report.curves import History
+from ccpml.report.curves import _progress as draw_progress_figure
 from ccpml.report.embedded import Embedded, read_embedded
-from ccpml.report.gallery import choose_queries, neighbors_of
+from ccpml.report.gallery import choose_queries, gallery_rows, neighbors_of
+from ccpml.report.images import Images
 from ccpml.report.maps import ProjectedInstance, choose_instances, draw_maps, last_instance
-from ccpml.report.style import legible, style, two_lines
+from ccpml.report.style import Layout, legible, style, two_lines
 from tests.report.runs import make_run
 
 
@@ -110,6 +114,51 @@ def test_the_projection_keeps_distances_in_a_plane_and_the_orientation_of_the_pa
     again = ProjectedInstance.of(last, mirrored)
     for label, mean in again.means.items():
         assert mean == pytest.approx(mirrored[label], abs=1e-5)
+
+
+def test_neighbors_beyond_r_are_faded_and_a_perfect_query_has_no_red_mark() -> None:
+    split = embedded([[0.0], [0.1], [0.2], [3.0], [3.1], [3.2], [0.45]], [0, 0, 0, 1, 1, 1, 1])
+    rows = gallery_rows(split, split.map_at_r(), Images("folder:x"), seed=0)
+    assert {row.numbers for row in rows if row.name == "class 0"} == {"MAP@R 1.000"}
+    for row in rows:
+        query, *tiles = row.tiles
+        assert (query.right, query.faded) == (None, False)
+        references = 2 if row.name == "class 0" else 3
+        assert [tile.faded for tile in tiles] == [rank >= references for rank in range(6)]
+        for tile in tiles:
+            right = tile.caption == row.name
+            assert tile.right is (None if tile.faded and not right else right)
+        if row.name == "class 0":
+            assert [tile.right for tile in tiles] == [True, True, None, None, None, None]
+    assert any(tile.right is False for row in rows for tile in row.tiles)
+    assert any(tile.right and tile.faded for row in rows for tile in row.tiles)
+
+
+@pytest.mark.parametrize("scores", [[1.0, 1.0], [0.0, 0.0], [0.0, 0.5, 1.0], [0.97, 0.98]])
+@pytest.mark.parametrize("layout", [Layout(), Layout(4.0, in_browser=True)])
+def test_axes_of_scores_end_at_0_and_1(scores: list[float], layout: Layout) -> None:
+    rows = [{"step": 10.0 * (i + 1), "map_at_r": score, "loss": 2 * score} for i, score in enumerate(scores)]
+    with style():
+        low, high = draw_progress_figure(History(rows, 10), layout).axes[0].get_ylim()
+    assert 0 <= low < high <= 1
+    assert low <= min(scores)
+    assert high >= max(scores)
+
+
+def test_other_fonts_of_the_system_are_used_for_characters_that_the_first_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = findfont("STIXGeneral")
+    missing = get_font(file).get_charmap().keys() - get_font(findfont("DejaVu Sans")).get_charmap().keys()
+    other = chr(min(c for c in missing if chr(c).isprintable()))
+    entry = FontEntry(fname=file, name="STIXGeneral", style="normal", weight=400, stretch="normal")
+    monkeypatch.setattr(fontManager, "ttflist", [entry, *fontManager.ttflist])
+    with style(["name", other]):
+        assert mpl.rcParams["font.family"] == ["sans-serif", "STIXGeneral"]
+        assert legible(f"a{other}") == f"a{other}"
+    with style(["name"]):
+        assert mpl.rcParams["font.family"] == ["sans-serif"]
+        assert legible(other) == f"U+{ord(other):04X}"
 
 
 def test_coinciding_points_can_be_drawn(tmp_path: Path) -> None:

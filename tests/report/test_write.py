@@ -1,10 +1,11 @@
 """The whole report, from run directories written by hand."""
 
 import base64
-import io
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
@@ -15,7 +16,7 @@ from ccpml.report import write_report
 from ccpml.runs.directory import RunDirectory
 from tests.report.runs import NAMES, SCORES, make_run
 
-_VOID = {"meta", "img", "br"}
+_VOID = {"meta", "img", "br", "source"}
 _TAGS = {
     "html",
     "head",
@@ -32,7 +33,7 @@ _TAGS = {
     "figure",
     "figcaption",
 }
-_TAGS |= {"table", "tr", "th", "td", "details", "summary", "ul", "li"} | _VOID
+_TAGS |= {"table", "tr", "th", "td", "details", "summary", "ul", "li", "picture", "strong", "bdi", "span"} | _VOID
 
 
 class Page(HTMLParser):
@@ -95,8 +96,8 @@ def test_the_page_is_well_formed_and_self_contained(which: str, request: pytest.
     for name, value in page.attributes:
         assert not name.startswith("on")
         assert name != "href"
-        if name == "src":
-            assert value.startswith("data:image/png;base64,")
+        if name in {"src", "srcset"}:
+            assert re.match(r"data:image/(png|jpeg|svg\+xml);base64,[\w+/=]+$", value)
     text = run.report_file.read_text(encoding="utf-8")
     assert "http://" not in text
     assert "https://" not in text
@@ -105,20 +106,46 @@ def test_the_page_is_well_formed_and_self_contained(which: str, request: pytest.
 
 
 @pytest.mark.parametrize("which", ["ccp", "plain"])
-def test_the_page_embeds_the_picture_files(which: str, request: pytest.FixtureRequest) -> None:
+def test_pictures_are_files_too(which: str, request: pytest.FixtureRequest) -> None:
     run = request.getfixturevalue(which)
-    embedded = {base64.b64decode(image["src"].partition(",")[2]) for image in read(run).images}
-    files = {path.name: path.read_bytes() for path in (run.path / "pictures").iterdir()}
+    files = {path.name: path for path in (run.path / "pictures").iterdir()}
     assert sorted(files) == sorted(
         f"{name}.png" for name in ("progress", "geometry", "maps", "gallery", "worst_test", "worst_training")
     )
-    assert embedded == set(files.values())
-    for data in files.values():
-        with Image.open(io.BytesIO(data)) as image:
+    for path in files.values():
+        with Image.open(path) as image:
             image.load()
             assert image.width == 1440
             assert image.convert("L").getextrema()[0] < 128  # not empty
-    assert all(image["alt"] for image in read(run).images)
+
+
+@pytest.mark.parametrize("which", ["ccp", "plain"])
+def test_the_page_shows_curves_and_maps_as_vectors_with_a_layout_for_phones(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    page = read(request.getfixturevalue(which))
+    wide, narrow = (svg_files(page, name) for name in ("src", "srcset"))
+    assert len(wide) == len(narrow) == 3  # progress, geometry, maps
+    for files, width in ((wide, 720), (narrow, 288)):  # points
+        for svg in files:
+            assert float(ElementTree.fromstring(svg).attrib["width"].removesuffix("pt")) == width
+            assert not re.search(r"(href|src)=\"[^#\"]", svg)
+    names = "".join(ElementTree.fromstring(wide[2]).itertext())
+    assert "漢字" in names
+    assert "U+6F22" not in names
+
+
+def svg_files(page: Page, attribute: str) -> list[str]:
+    start = "data:image/svg+xml;base64,"
+    values = [value for name, value in page.attributes if name == attribute and value.startswith(start)]
+    return [base64.b64decode(value.removeprefix(start)).decode() for value in values]
+
+
+def test_every_image_has_a_description(ccp: RunDirectory) -> None:
+    images = read(ccp).images
+    assert all("alt" in image for image in images)
+    assert all(image["alt"] for image in images if "svg" in image["src"][:20])
+    assert any(image["alt"].endswith(": right") for image in images)
 
 
 def test_names_are_escaped(ccp: RunDirectory) -> None:

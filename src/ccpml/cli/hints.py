@@ -41,6 +41,8 @@ def _text(error: BaseException) -> str:
         named = "" if error.filename is None else f"{error.filename}: "
         return f"{named}{error.strerror}{advice(error)}"
     text = str(error)
+    if text.startswith("Too many open files"):  # torch's workers; its advice is for programmers
+        return "too many open files; allow more (ulimit -n), or set --workers=0"
     size = re.search(r"(?:tried to allocate|Tried to allocate|Unable to allocate) ([\d.]+) ?(\w+)", text)
     if size is None or not isinstance(error, MemoryError | RuntimeError):
         return f"out of memory; {_SMALLER}" if isinstance(error, MemoryError) else text

@@ -14,7 +14,7 @@ from ccpml.benchmark.paper import paper_scores
 from ccpml.benchmark.protocol import ROW_METHODS, Benchmark, Row
 from ccpml.benchmark.results import RowResult
 from ccpml.losses import LOSSES
-from ccpml.report.style import COLORS, INK, MUTED, PAPER, WIDTH, Picture, legible, shorten, style
+from ccpml.report.style import COLORS, INK, MUTED, PAPER, WIDTH, Picture, end_at, legible, shorten, style
 
 __all__ = ["draw_ablation", "draw_table"]
 
@@ -55,6 +55,7 @@ def draw_ablation(benchmark: Benchmark, results: Sequence[RowResult], to: Path) 
             axes.set_xlim(-0.6, len(values) - 0.4)
             label = f"{title} (dotted: default)" if default else title
             axes.set(title=_SCORES[score], xlabel=label, ylabel="percent")
+            axes.set_ylim(*end_at(100.0, *axes.get_ylim()))
         if len(families) > 1:
             figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(families), 6))
         return Picture.of(figure, "ablation.png", f"MAP@R on validation and test classes over {title}").write(to)
@@ -78,6 +79,7 @@ def draw_table(benchmark: Benchmark, results: Sequence[RowResult], to: Path) -> 
                     axes.plot(100 * paper[score]["map_at_r"], place, "d", **_DIAMOND)
             axes.set(title=_SCORES[score], xlabel="percent")
             axes.margins(x=0.08)
+            axes.set_xlim(*end_at(100.0, *axes.get_xlim()))
             axes.grid(visible=False, axis="y")
         every[0].set_yticks(places, [shorten(legible(result.row.title), 40) for result in results])
         every[0].invert_yaxis()

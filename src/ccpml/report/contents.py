@@ -1,6 +1,6 @@
 """The content of a run that the sections of a report share, read once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from ccpml.report.curves import History
 from ccpml.report.embedded import Instance, read_embedded, read_instance_files, read_proxies
 from ccpml.report.images import Images
 from ccpml.report.style import Picture
+from ccpml.report.tiles import Row
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import compare_data
 from ccpml.runs.settings import ResolvedSettings
@@ -50,6 +51,11 @@ class Report:
             self.problems.append(f"{self.run.instances / f'{number:03d}.npz'}: not found; restore it from a copy")
         self.notes: list[str] = self.scores.get("notes", [])
 
+    @property
+    def class_names(self) -> list[str]:
+        """The names of all classes in pictures."""
+        return [name for split in (self.train, self.test) if split is not None for name in split.class_names]
+
     def _metrics(self) -> list[dict[str, float]]:
         rows, file = self.run.metrics(), self.run.metrics_file
         last = int(rows[-1]["step"]) if rows else 0
@@ -73,3 +79,8 @@ class Report:
         """Return a picture and its caption as HTML; the picture is also written to ``pictures/`` of the run."""
         self.pictures.append(picture)
         return page.figure(picture, caption)
+
+    def rows(self, picture: Picture, rows: Sequence[Row], caption: str) -> str:
+        """Return rows of images and their caption as HTML; drawn in one picture, they are also in ``pictures/``."""
+        self.pictures.append(picture)
+        return page.rows(rows, caption)

@@ -12,10 +12,10 @@ from torch import Tensor
 from ccpml.method import average_covering_radius, covering_radius, lipschitz_normalize
 from ccpml.report.embedded import Embedded, evenly_spaced
 from ccpml.report.images import Images
-from ccpml.report.style import Picture, legible, shorten
+from ccpml.report.style import Picture
 from ccpml.report.tiles import Row, Tile, draw_rows
 
-__all__ = ["MAX_CLASSES", "MAX_SAMPLES", "ClassCover", "draw_covers", "worst_classes"]
+__all__ = ["MAX_CLASSES", "MAX_SAMPLES", "ClassCover", "cover_rows", "draw_covers", "worst_classes"]
 
 _MAX_SHOWN: Final = 10
 MAX_CLASSES: Final = 5000
@@ -62,16 +62,22 @@ def worst_classes(split: Embedded, map_at_r: NDArray[np.float64], proxies: Tenso
     ]
 
 
-def draw_covers(name: str, what: str, worst: Sequence[ClassCover], split: Embedded, images: Images) -> Picture:
-    """Draw a row of images for each class."""
+def cover_rows(worst: Sequence[ClassCover], split: Embedded, images: Images) -> list[Row]:
+    """Return a row of images for each class."""
     rows = []
     for cover in worst:
         own = np.flatnonzero(split.labels == cover.label)
         own = own[evenly_spaced(len(own), _MAX_SHOWN)]
-        score = "" if cover.map_at_r is None else f"   MAP@R {cover.map_at_r:.3f}"
-        title = f"{shorten(legible(cover.name), 80)}   radius {cover.radius:.3f}{score}"
-        rows.append(Row(title, [Tile(images.small(split.paths[row])) for row in own]))
-    names = ", ".join(cover.name for cover in worst)
+        score = "" if cover.map_at_r is None else f", MAP@R {cover.map_at_r:.3f}"
+        rows.append(
+            Row(cover.name, f"radius {cover.radius:.3f}{score}", [Tile(images.small(split.paths[row])) for row in own])
+        )
+    return rows
+
+
+def draw_covers(name: str, what: str, rows: Sequence[Row]) -> Picture:
+    """Draw a row of images for each class."""
+    names = ", ".join(row.name for row in rows)
     return Picture.of(draw_rows(rows, _MAX_SHOWN), name, f"Images of {what}: {names}.")
 
 

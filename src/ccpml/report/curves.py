@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
-from ccpml.report.style import COLORS, INK, MUTED, PAPER, WIDTH, Picture
+from ccpml.report.style import COLORS, INK, MUTED, PAPER, Layout, Picture, end_at
 
 __all__ = ["History", "draw_geometry", "draw_progress"]
 
@@ -63,7 +64,13 @@ class History:
 
 def draw_progress(history: History) -> Picture:
     """Draw MAP@R on the validation classes and the training loss."""
-    figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
+    steps = int(history.rows[-1]["step"])
+    alt = f"Curves over {steps:,} steps: MAP@R on validation, best at step {history.best_step:,}; training loss"
+    return Picture.in_layouts(partial(_progress, history), "progress.png", alt + _describe_switches(history))
+
+
+def _progress(history: History, layout: Layout) -> Figure:
+    figure = Figure(figsize=(layout.width, 5.0), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     _line(top, history, "map_at_r", _VALIDATION, "")
     _line(bottom, history, "loss", _TRAIN, "")
@@ -71,36 +78,50 @@ def draw_progress(history: History) -> Picture:
     bottom.set_title("Training loss")
     top.set_xlabel("")
     top.margins(y=0.14)
+    top.set_ylim(*end_at(1.0, *top.get_ylim()))
+    for line in top.lines:
+        line.set_clip_on(False)  # at 0 and 1, marks reach beyond the axes
     _mark_switches(top, history)
     _mark_switches(bottom, history, numbers=False)
     best = [row for row in history.rows if row["step"] == history.best_step]
     if best:
         value = best[0]["map_at_r"]
-        top.plot([history.best_step], [value], marker="*", markersize=14, color=_VALIDATION, markeredgecolor=PAPER)
+        star: dict[str, Any] = {"marker": "*", "markersize": 14, "color": _VALIDATION, "markeredgecolor": PAPER}
+        top.plot([history.best_step], [value], clip_on=False, **star)
         first, last = history.rows[0]["step"], history.rows[-1]["step"]
         position = (history.best_step - first) / max(last - first, 1)
         side = "left" if position < 0.08 else "right" if position > 0.92 else "center"
         box = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
-        above: dict[str, Any] = {"textcoords": "offset points", "ha": side, "va": "bottom", "bbox": box}
+        low, high = top.get_ylim()
+        vertical, offset = ("bottom", 9) if value < high - 0.15 * (high - low) else ("top", -9)
+        beside: dict[str, Any] = {"textcoords": "offset points", "ha": side, "va": vertical, "bbox": box}
         point = (history.best_step, value)
-        top.annotate(f"best {value:.4f}", point, (0, 9), color=INK, fontweight="bold", **above)
-    steps = int(history.rows[-1]["step"])
-    alt = f"Curves over {steps:,} steps: MAP@R on validation, best at step {history.best_step:,}; training loss"
-    return Picture.of(figure, "progress.png", alt + _describe_switches(history))
+        top.annotate(f"best {value:.4f}", point, (0, offset), color=INK, fontweight="bold", **beside)
+    return figure
 
 
 def draw_geometry(history: History) -> Picture:
     """Draw covering radii, distances between classes, and, where there are proxies, their radius and spread."""
-    with_proxies = history.has("proxy_covering_radius")
-    count = 3 if with_proxies else 2
-    figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
-    axes = list(figure.subplots(1, count))
+    shown = ", ".join(title.lower() for title in _geometry_titles(history))
+    alt = f"Curves over steps: {shown}" + _describe_switches(history)
+    return Picture.in_layouts(partial(_geometry, history), "geometry.png", alt)
+
+
+def _geometry_titles(history: History) -> list[str]:
     titles = ["Average covering radius", "Average inter-class distance", "Proxies"]
+    return titles if history.has("proxy_covering_radius") else titles[:2]
+
+
+def _geometry(history: History, layout: Layout) -> Figure:
+    titles = _geometry_titles(history)
+    shape, height = ((len(titles), 1), 3.2 * len(titles)) if layout.is_narrow else ((1, len(titles)), 3.5)
+    figure = Figure(figsize=(layout.width, height), layout="constrained")
+    axes = list(figure.subplots(*shape))
     for axis, title, name in zip(axes, titles, ("covering_radius", "interclass_distance"), strict=False):
         _line(axis, history, f"train_{name}", _TRAIN, "training classes")
         _line(axis, history, f"val_{name}", _VALIDATION, "validation classes")
         axis.set_title(title, pad=history.title_pad)
-    if with_proxies:
+    if len(titles) > 2:
         _line(axes[2], history, "proxy_covering_radius", _PROXIES, "covering radius")
         _line(axes[2], history, "proxy_spread", _SPREAD, "spread")
         axes[2].set_title(titles[2], pad=history.title_pad)
@@ -108,8 +129,7 @@ def draw_geometry(history: History) -> Picture:
         _mark_switches(axis, history)
         axis.set_ylim(bottom=0, top=axis.get_ylim()[1] * 1.02)
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, handlelength=1.4, columnspacing=1.2)
-    shown = ", ".join(title.lower() for title in titles[:count])
-    return Picture.of(figure, "geometry.png", f"Curves over steps: {shown}" + _describe_switches(history))
+    return figure
 
 
 def _line(axis: Axes, history: History, name: str, color: str, label: str) -> None:

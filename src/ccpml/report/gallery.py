@@ -1,5 +1,6 @@
 """A few test queries with their nearest neighbors, from the worst query to the best."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -7,11 +8,11 @@ from numpy.typing import NDArray
 
 from ccpml.report.embedded import Embedded, evenly_spaced
 from ccpml.report.images import Images
-from ccpml.report.style import Picture, legible, shorten
+from ccpml.report.style import Picture
 from ccpml.report.tiles import Row, Tile, draw_rows
 from ccpml.retrieval import nearest_neighbors
 
-__all__ = ["choose_queries", "draw_gallery", "neighbors_of"]
+__all__ = ["choose_queries", "draw_gallery", "gallery_rows", "neighbors_of"]
 
 _QUERIES: Final = 8
 _NEIGHBORS: Final = 9
@@ -37,22 +38,27 @@ def neighbors_of(test: Embedded, queries: NDArray[np.int64]) -> list[NDArray[np.
     return [gallery[near][gallery[near] != query][:_NEIGHBORS] for query, near in zip(queries, indices, strict=True)]
 
 
-def draw_gallery(test: Embedded, map_at_r: NDArray[np.float64], images: Images, seed: int) -> Picture | None:
-    """Draw queries and their nearest neighbors; None if no query has a reference."""
-    queries = choose_queries(map_at_r, seed)
-    if not queries.size:
-        return None
-    rows, correct = [], []
-    for query, neighbors in zip(queries, neighbors_of(test, queries), strict=True):
-        right = test.labels[neighbors] == test.labels[query]
-        names = [test.class_names[label] for label in test.labels[neighbors]]
+def gallery_rows(test: Embedded, map_at_r: NDArray[np.float64], images: Images, seed: int) -> list[Row]:
+    """Return queries and their nearest neighbors; none if no query has a reference.
+
+    Only the R nearest neighbors count, R being the number of references of the query's class. Those beyond are faded,
+    and marked only if they are of its class.
+    """
+    rows, queries = [], choose_queries(map_at_r, seed)
+    gallery = test.labels[test.rows("gallery")]
+    for query, neighbors in zip(queries, neighbors_of(test, queries) if queries.size else [], strict=True):
         tiles = [Tile(images.small(test.paths[query]), "query")]
-        tiles += [
-            Tile(images.small(test.paths[row]), name, bool(is_right))
-            for row, name, is_right in zip(neighbors, names, right, strict=True)
-        ]
-        title = f"{shorten(legible(test.class_names[test.labels[query]]), 90)}   MAP@R {map_at_r[query]:.3f}"
-        rows.append(Row(title, tiles, lead=1))
-        correct.append(f"{right.sum()} of {len(right)}")
-    alt = f"{len(rows)} test queries and their nearest neighbors. Neighbors of the query's class: {', '.join(correct)}."
+        references = int((gallery == test.labels[query]).sum()) - (not test.has_roles)
+        for rank, row in enumerate(neighbors):
+            right, beyond = bool(test.labels[row] == test.labels[query]), rank >= references
+            name = test.class_names[test.labels[row]]
+            tiles.append(Tile(images.small(test.paths[row]), name, None if beyond and not right else right, beyond))
+        rows.append(Row(test.class_names[test.labels[query]], f"MAP@R {map_at_r[query]:.3f}", tiles, lead=1))
+    return rows
+
+
+def draw_gallery(rows: Sequence[Row]) -> Picture:
+    """Draw queries and their nearest neighbors."""
+    right = [f"{sum(tile.right is True for tile in row.tiles)} of {len(row.tiles) - 1}" for row in rows]
+    alt = f"{len(rows)} test queries and their nearest neighbors. Neighbors of the query's class: {', '.join(right)}."
     return Picture.of(draw_rows(rows, 1 + _NEIGHBORS), "gallery.png", alt)

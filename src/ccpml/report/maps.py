@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ccpml.method import lipschitz_normalize
 from ccpml.report.embedded import Embedded, Instance, evenly_spaced
-from ccpml.report.style import COLORS, INK, MUTED, WIDTH, Picture, legible, shorten
+from ccpml.report.style import COLORS, INK, MUTED, Layout, Picture, shorten
 
 __all__ = ["ProjectedInstance", "choose_instances", "draw_maps", "last_instance"]
 
@@ -64,13 +65,20 @@ def last_instance(train: Embedded, proxies: Tensor | None, like: Instance | None
 
 def draw_maps(instances: Sequence[Instance]) -> Picture:
     """Draw a panel for each instance; a single one is large, with its legend on the right."""
-    if len(instances) == 1:
-        return _draw_single(instances[0])
+    several = f", in {len(instances)} panels" if len(instances) > 1 else ""
+    alt = f"Map of the classes {', '.join(_colors(instances))}{several}."
+    return Picture.in_layouts(partial(_panels if several else _single, instances), "maps.png", alt)
+
+
+def _panels(instances: Sequence[Instance], layout: Layout) -> Figure:
     columns = 4 if len(instances) in {4, 7, 8} else min(3, len(instances))
+    columns = 2 if layout.is_narrow else columns
     rows = -(-len(instances) // columns)
-    side = WIDTH / columns
-    figure = Figure(figsize=(WIDTH, rows * (side + 0.15) + 0.95), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.9 / figure.get_figheight()))  # type: ignore[union-attr, call-arg]  # the declared type is too wide
+    side = layout.width / columns
+    classes, marks = _legend(instances, _colors(instances), layout)
+    above = 0.2 * len(classes + marks) + 0.2 if layout.is_narrow else 0.9
+    figure = Figure(figsize=(layout.width, rows * (side + 0.15) + above + 0.05), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - above / figure.get_figheight()))  # type: ignore[union-attr, call-arg]  # the declared type is too wide
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     colors = _colors(instances)
     means: dict[int, Points] = {}
@@ -78,23 +86,32 @@ def draw_maps(instances: Sequence[Instance]) -> Picture:
         flat = ProjectedInstance.of(instance, means)
         means = flat.means
         _draw_panel(axis, instance, flat, colors)
+        axis.title.set_fontsize(8.5 if layout.is_narrow else 10.5)
     for axis in axes[len(instances) :]:
         axis.set_axis_off()
-    classes, marks = _legend(instances, colors)
     height = figure.get_figheight()
-    figure.legend(handles=classes, ncols=3, bbox_to_anchor=(0.01, 1 - 0.08 / height), **_LEGEND)
-    figure.legend(handles=marks, ncols=3, bbox_to_anchor=(0.01, 1 - 0.58 / height), **_LEGEND)
-    return Picture.of(figure, "maps.png", f"Maps of the classes {', '.join(colors)}, in {len(instances)} panels.")
+    if layout.is_narrow:
+        figure.legend(handles=classes + marks, bbox_to_anchor=(0.01, 1 - 0.08 / height), **_LEGEND)
+    else:
+        figure.legend(handles=classes, ncols=3, bbox_to_anchor=(0.01, 1 - 0.08 / height), **_LEGEND)
+        figure.legend(handles=marks, ncols=3, bbox_to_anchor=(0.01, 1 - 0.58 / height), **_LEGEND)
+    return figure
 
 
-def _draw_single(instance: Instance) -> Picture:
-    figure = Figure(figsize=(WIDTH, 5.5))
-    axis = figure.add_axes((0.01, 0.02, 0.51, 0.91))
-    colors = _colors([instance])
-    _draw_panel(axis, instance, ProjectedInstance.of(instance, {}), colors, scale=2.5)
-    classes, marks = _legend([instance], colors)
-    figure.legend(handles=classes + marks, bbox_to_anchor=(0.56, 0.92), labelspacing=0.8, **_LEGEND)
-    return Picture.of(figure, "maps.png", f"Map of the classes {', '.join(colors)}.")
+def _single(instances: Sequence[Instance], layout: Layout) -> Figure:
+    colors = _colors(instances)
+    classes, marks = _legend(instances, colors, layout)
+    if layout.is_narrow:
+        height = 4.3 + 0.25 * len(classes + marks)
+        figure = Figure(figsize=(layout.width, height))
+        axis, beside = figure.add_axes((0.02, 0.02, 0.96, 3.9 / height)), (0.02, 1 - 0.1 / height)
+    else:
+        figure = Figure(figsize=(layout.width, 5.5))
+        axis, beside = figure.add_axes((0.01, 0.02, 0.51, 0.91)), (0.56, 0.92)
+    _draw_panel(axis, instances[0], ProjectedInstance.of(instances[0], {}), colors, scale=2.5)
+    spacing = 0.3 if layout.is_narrow else 0.8
+    figure.legend(handles=classes + marks, bbox_to_anchor=beside, labelspacing=spacing, **_LEGEND)
+    return figure
 
 
 @dataclass(frozen=True)
@@ -173,13 +190,13 @@ def _colors(instances: Sequence[Instance]) -> dict[str, str]:
     return {name: COLORS[number % len(COLORS)] for number, name in enumerate(names)}
 
 
-def _legend(instances: Sequence[Instance], colors: dict[str, str]) -> tuple[list[Line2D], list[Line2D]]:
+def _legend(instances: Sequence[Instance], colors: dict[str, str], layout: Layout) -> tuple[list[Line2D], list[Line2D]]:
     """Return the entries of the legend: classes and marks."""
 
     def mark(label: str, **how: Any) -> Line2D:
         return Line2D([], [], linestyle="", label=label, **how)
 
-    classes = [mark(shorten(legible(n), 30), marker="o", markersize=6, color=c) for n, c in colors.items()]
+    classes = [mark(shorten(layout.text(n), 30), marker="o", markersize=6, color=c) for n, c in colors.items()]
     marks = [mark("sample", marker="o", markersize=3.5, color=MUTED)]
     if any(instance.converged is not None for instance in instances):
         marks.append(mark("converged proxy", marker="s", markersize=7, color="#c5ccd3", markeredgecolor=INK))

@@ -1,13 +1,18 @@
 """HTML of the page: self-contained, without scripts or external resources."""
 
 import base64
+import io
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final
 
-from ccpml.report.style import Picture
+from PIL import Image
 
-__all__ = ["code", "details", "document", "facts", "figure", "listing", "paragraph", "section", "table", "text"]
+from ccpml.report.images import Pixels
+from ccpml.report.style import Picture
+from ccpml.report.tiles import Row, Tile
+
+__all__ = ["code", "details", "document", "facts", "figure", "listing", "paragraph", "rows", "section", "table", "text"]
 
 _CSS: Final = """
 :root { color-scheme: light; }
@@ -22,6 +27,24 @@ figure { margin: 1rem 0 1.5rem; }
 figure img { display: block; max-width: 100%; height: auto; }
 figcaption { margin-top: .6rem; color: #52606d; font-size: .95rem; max-width: 80ch; }
 .scroll { overflow-x: auto; }
+.name { margin: 1.1rem 0 .35rem; font-size: .95rem; max-width: none; overflow-wrap: anywhere; }
+.name strong { margin-right: .8em; }
+.tiles { display: grid; grid-template-columns: repeat(10, minmax(0, 1fr)); gap: .6rem; margin: 0; padding: 0;
+  list-style: none; }
+.tiles li { position: relative; font-size: .72rem; line-height: 1.25; text-align: center; overflow-wrap: anywhere; }
+.tiles div { display: flex; align-items: center; justify-content: center; aspect-ratio: 1; margin-bottom: .3rem;
+  background: #eef1f3; outline: 1px solid #d5dbe0; color: #6b7680; }
+.tiles img { width: 100%; height: 100%; object-fit: contain; }
+.tiles .tiny { image-rendering: pixelated; }
+.tiles span { display: -webkit-box; overflow: hidden; -webkit-box-orient: vertical; -webkit-line-clamp: 2; }
+.query div { outline: 2px solid #1f2933; }
+.right div { outline: 3px solid #00825a; }
+.wrong div { outline: 3px dashed #cc3311; }
+.right::after, .wrong::after { position: absolute; top: -.5em; right: -.5em; width: 1.4em; height: 1.4em;
+  border: 1px solid #fff; border-radius: 50%; color: #fff; font: bold .75rem/1.4em sans-serif; }
+.right::after { content: "✓"; background: #00825a; }
+.wrong::after { content: "✗"; background: #cc3311; }
+.faded { opacity: .35; }
 table { border-collapse: collapse; margin: .75rem 0 1rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e8ecef;
   overflow-wrap: anywhere; }
@@ -29,8 +52,10 @@ th { font-weight: 600; color: #52606d; white-space: nowrap; }
 .numbers th, .numbers td { text-align: right; padding: .4rem .9rem; white-space: nowrap; }
 .numbers td:first-child, .numbers th:first-child { text-align: left; padding-left: 0; white-space: normal;
   min-width: 10em; }
+.scores th, .scores td { padding: .4rem .6rem; }
 .scores td:first-child, .scores th:first-child { white-space: nowrap; min-width: 0; }
-.scores td { font-size: 1.15rem; font-weight: 600; }
+.scores td { font-size: 1.05rem; font-weight: 600; }
+.compared td:first-child { white-space: normal; min-width: 7em; font-size: .9rem; }
 pre { margin: .5rem 0 1rem; padding: .75rem 1rem; background: #f4f6f8; border-radius: 6px; overflow-x: auto;
   font: .875rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre-wrap;
   overflow-wrap: anywhere; }
@@ -38,7 +63,14 @@ details { margin: .5rem 0; }
 summary { cursor: pointer; color: #0b5c97; }
 @media (max-width: 640px) {
   th { white-space: normal; overflow-wrap: normal; }
-  figure img { max-width: none; width: 720px; }
+  .tiles { grid-template-columns: repeat(5, minmax(0, 1fr)); gap: .7rem .5rem; }
+  .numbers th, .numbers td { padding: .4rem .3rem; }
+  .numbers td:first-child, .numbers th:first-child { min-width: 5em; }
+  .scores tbody { display: flex; justify-content: flex-start; gap: 1rem; }
+  .scores tr { display: flex; flex-direction: column; }
+  .scores th, .scores td, .scores th:first-child { box-sizing: border-box; height: 2.2rem; text-align: left;
+    white-space: nowrap; }
+  .compared td:first-child, .compared th:first-child { height: 3.6rem; white-space: normal; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 11pt; }
@@ -99,16 +131,57 @@ def facts(rows: Iterable[tuple[str, str]]) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "numbers") -> str:
     """Return a table with a header, from plain text."""
+    kind += " compared" if header[0] == "" else ""  # the rows have names
     head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in header)
     body = "".join(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
     return f'<div class="scroll"><table class="{kind}">\n<tr>{head}</tr>\n{body}</table></div>\n'
 
 
 def figure(picture: Picture, caption: str) -> str:
-    """Return a picture with its plain-text caption."""
-    source = "data:image/png;base64," + base64.b64encode(picture.png).decode("ascii")
-    image = f'<img src="{source}" alt="{text(picture.alt)}" width="{picture.width}" height="{picture.height}">'
-    return f'<figure>\n<div class="scroll">{image}</div>\n<figcaption>{text(caption)}</figcaption>\n</figure>\n'
+    """Return a picture with its plain-text caption; if it has a layout for phones, they show that."""
+    size = f'alt="{text(picture.alt)}" width="{picture.width}" height="{picture.height}"'
+    if not picture.svg:
+        return _captioned(f'<div class="scroll"><img src="{_data("image/png", picture.png)}" {size}></div>', caption)
+    wide, narrow = (_data("image/svg+xml", svg) for svg in (picture.svg, picture.narrow))
+    source = f'<source media="(max-width: 640px)" srcset="{narrow}">'
+    return _captioned(f'<picture>{source}<img src="{wide}" {size}></picture>', caption)
+
+
+def rows(rows: Iterable[Row], caption: str) -> str:
+    """Return rows of images under the names of their classes, with a plain-text caption."""
+    parts = []
+    for row in rows:
+        tiles = "".join(_tile(tile, place < row.lead) for place, tile in enumerate(row.tiles))
+        name = f'<p class="name"><strong><bdi>{text(row.name)}</bdi></strong>{text(row.numbers)}</p>'
+        parts.append(f'{name}\n<ul class="tiles">\n{tiles}</ul>\n')
+    return _captioned("".join(parts), caption)
+
+
+def _tile(tile: Tile, is_query: bool) -> str:
+    mark = {None: "", True: "right", False: "wrong"}[tile.right]
+    kind = " ".join(filter(None, (mark, "faded" if tile.faded else "", "query" if is_query else "")))
+    shown = "image not found"
+    if tile.image is not None:
+        is_tiny = max(tile.image.shape[:2]) <= 48
+        alt = text(f"{tile.caption}: {mark}" if mark else tile.caption)
+        shown = f'<img class="{"tiny" if is_tiny else "photo"}" src="{_encoded(tile.image, is_tiny)}" alt="{alt}">'
+    caption = f'<span dir="auto">{text(tile.caption)}</span>' if tile.caption else ""
+    return f'<li class="{kind}"><div>{shown}</div>{caption}</li>\n'
+
+
+def _encoded(pixels: Pixels, is_tiny: bool) -> str:
+    """Return an image as a URL: tiny ones exactly, others as JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG" if is_tiny else "JPEG", quality=85)
+    return _data("image/png" if is_tiny else "image/jpeg", buffer.getvalue())
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _captioned(content: str, caption: str) -> str:
+    return f"<figure>\n{content}\n<figcaption>{text(caption)}</figcaption>\n</figure>\n"
 
 
 def text(value: str) -> str:

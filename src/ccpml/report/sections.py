@@ -11,10 +11,10 @@ import numpy as np
 
 from ccpml.report import head, page
 from ccpml.report.contents import Report
-from ccpml.report.covers import MAX_CLASSES, MAX_SAMPLES, ClassCover, draw_covers, worst_classes
+from ccpml.report.covers import MAX_CLASSES, MAX_SAMPLES, ClassCover, cover_rows, draw_covers, worst_classes
 from ccpml.report.curves import draw_geometry, draw_progress
 from ccpml.report.embedded import Embedded
-from ccpml.report.gallery import draw_gallery
+from ccpml.report.gallery import draw_gallery, gallery_rows
 from ccpml.report.maps import choose_instances, draw_maps, last_instance
 
 __all__ = ["SECTIONS"]
@@ -102,16 +102,17 @@ def _gallery(report: Report) -> Iterator[str]:
     if report.test is None:
         return
     seed = report.settings.seed
-    picture = draw_gallery(report.test, report.test_map_at_r, report.images, seed)
-    if picture is None:
+    rows = gallery_rows(report.test, report.test_map_at_r, report.images, seed)
+    if not rows:
         return
     among = "the gallery" if report.test.has_roles else "all other test images"
     caption = (
         f"Test queries (left) of classes never seen in training, and their nearest neighbors among {among}, nearest "
-        "first. A green frame with ✓ marks the query's class, a dashed red frame with ✗ another class. Queries are "
+        "first. A green frame with ✓ marks the query's class, a dashed red frame with ✗ another class. Neighbors "
+        "beyond the R nearest, which do not count for MAP@R, are faded. Queries are "
         f"chosen at even ranks from the lowest to the highest MAP@R; seed {seed} orders those with equal scores."
     )
-    yield page.section("Nearest neighbors of test queries", report.figure(picture, caption))
+    yield page.section("Nearest neighbors of test queries", report.rows(draw_gallery(rows), rows, caption))
 
 
 def _covers(report: Report) -> Iterator[str]:
@@ -147,7 +148,8 @@ def _worst_classes(
     ]
     about = f"the {what} classes with the largest covering radius"
     yield f"<h3>{what.capitalize()} classes</h3>\n"
-    yield report.figure(draw_covers(f"worst_{what}.png", about, worst, split, report.images), caption)
+    images = cover_rows(worst, split, report.images)
+    yield report.rows(draw_covers(f"worst_{what}.png", about, images), images, caption)
     yield page.details("The numbers", page.table(("class", "images", "radius", "MAP@R"), rows))
 
 

@@ -2,17 +2,19 @@
 
 import io
 import unicodedata
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
 from ccpml.files import write_bytes
 
@@ -24,7 +26,9 @@ __all__ = [
     "RIGHT",
     "WIDTH",
     "WRONG",
+    "Layout",
     "Picture",
+    "end_at",
     "legible",
     "shorten",
     "style",
@@ -34,6 +38,9 @@ __all__ = [
 WIDTH: Final = 10.0
 """Width of a picture in inches; the page shows 100 pixels per inch."""
 
+_NARROW: Final = 4.0
+"""Width of a picture for the screen of a phone."""
+
 INK, MUTED, PAPER = "#1f2933", "#6b7680", "#ffffff"
 RIGHT, WRONG = "#00825a", "#cc3311"
 COLORS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc6fa4", "#d55e00", "#56b4e9")
@@ -41,7 +48,8 @@ COLORS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc6fa4", "#d55e00", "#56b4e9
 
 _DPI: Final = 144
 _SETTINGS: Final[Any] = {  # Any, as the type that matplotlib declares differs by version
-    "font.family": "DejaVu Sans",
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Segoe UI", "Helvetica Neue", "Arial"],
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
@@ -65,16 +73,39 @@ _SETTINGS: Final[Any] = {  # Any, as the type that matplotlib declares differs b
     "legend.frameon": False,
     "figure.facecolor": PAPER,
     "savefig.facecolor": PAPER,
+    "svg.fonttype": "none",  # text stays text, in the fonts of whoever looks at it
+    "svg.hashsalt": "ccpml",  # the same picture is the same file
 }
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Draw in the style of the report, independent of the user's matplotlib settings."""
+def style(texts: Iterable[str] = ()) -> Iterator[None]:
+    """Draw in the style of the report, independent of the user's matplotlib settings.
+
+    Characters of ``texts`` that its font lacks are drawn in other fonts of the system, if any has them.
+    """
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS)
+        mpl.rcParams["font.family"] = ["sans-serif", *_further_fonts(set().union(*texts))]
         yield
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a picture is drawn for: the width of the figure in inches, and whether a browser shows its text."""
+
+    width: float = WIDTH
+    in_browser: bool = False
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it is for the screen of a phone, where panels are below each other."""
+        return self.width < WIDTH
+
+    def text(self, name: str) -> str:
+        """Return a name as it can be shown: a browser has fonts for most characters."""
+        return "".join(c if c.isprintable() else "�" for c in name) if self.in_browser else legible(name)
 
 
 @dataclass(frozen=True)
@@ -86,6 +117,8 @@ class Picture:
     png: bytes
     width: int  # on the page, in pixels
     height: int
+    svg: bytes = b""  # the same for the page, where it is shown as such
+    narrow: bytes = b""  # and for the screen of a phone
 
     @classmethod
     def of(cls, figure: Figure, name: str, alt: str) -> "Picture":
@@ -96,15 +129,42 @@ class Picture:
         width, height = (round(100 * inches) for inches in figure.get_size_inches())
         return cls(name, alt, buffer.getvalue(), width, height)
 
+    @classmethod
+    def in_layouts(cls, draw: Callable[[Layout], Figure], name: str, alt: str) -> "Picture":
+        """Render a figure as a file, and for the page, for wide and narrow screens."""
+        picture = cls.of(draw(Layout()), name, alt)
+        wide, narrow = (_svg(draw, Layout(width, in_browser=True)) for width in (WIDTH, _NARROW))
+        return replace(picture, svg=wide, narrow=narrow)
+
     def write(self, folder: Path) -> Path:
         """Write the file into a folder, and return its path."""
         write_bytes(folder / self.name, self.png, sync=False)
         return folder / self.name
 
 
+def _svg(draw: Callable[[Layout], Figure], layout: Layout) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser has another font
+        figure = draw(layout)
+        FigureCanvasSVG(figure)
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def end_at(limit: float, low: float, high: float) -> tuple[float, float]:
+    """Return the limits of an axis of scores, which are between 0 and ``limit``.
+
+    Example:
+        >>> end_at(1.0, -0.05, 1.05)
+        (0.0, 1.0)
+    """
+    return max(low, 0.0), min(high, limit)
+
+
 def legible(text: str) -> str:
-    """Replace characters that the font lacks or that cannot be printed by their code points, ``U+4E2D``."""
-    known = _characters()
+    """Replace characters that the fonts lack or that cannot be printed by their code points, ``U+4E2D``."""
+    known = _characters(tuple(mpl.rcParams["font.family"]))
     shown = {c for c in text if ord(c) in known and (c == " " or unicodedata.category(c)[0] not in "CZ")}
     return "".join(c if c in shown else f"U+{ord(c):04X}" for c in text)
 
@@ -136,6 +196,27 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
 
+def _further_fonts(characters: set[str]) -> list[str]:
+    """Return the families of fonts of the system that have characters which the first one lacks."""
+    missing = {ord(c) for c in characters if c.isprintable()} - _characters(("sans-serif",))
+    found = list[str]()
+    for entry in fontManager.ttflist:
+        if not missing:
+            break
+        is_plain = (entry.style, entry.weight, entry.stretch) == ("normal", 400, "normal")
+        if not is_plain or any(word in entry.name for word in ("Last Resort", "LastResort", "Color", "Emoji")):
+            continue  # of which the first draw boxes, and the others are pictures
+        try:
+            has = missing.intersection(get_font(entry.fname).get_charmap())
+        except (OSError, RuntimeError):
+            continue
+        if has:
+            found.append(entry.name)
+            missing -= has
+    return found
+
+
 @cache
-def _characters() -> frozenset[int]:
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+def _characters(families: tuple[str, ...]) -> frozenset[int]:
+    charmaps = [get_font(findfont(FontProperties(family=[family]))).get_charmap() for family in families]
+    return frozenset().union(*charmaps)

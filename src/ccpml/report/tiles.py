@@ -1,4 +1,4 @@
-"""Rows of small images with captions; correct and wrong neighbors have frames and marks."""
+"""Rows of small images with captions; correct and wrong neighbors have frames and marks, further ones are faded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ccpml.report.images import Pixels
-from ccpml.report.style import INK, MUTED, RIGHT, WIDTH, WRONG, two_lines
+from ccpml.report.style import INK, MUTED, RIGHT, WIDTH, WRONG, legible, shorten, two_lines
 
 __all__ = ["Row", "Tile", "draw_rows"]
 
@@ -26,13 +26,15 @@ class Tile:
     image: Pixels | None  # None draws a placeholder
     caption: str = ""
     right: bool | None = None  # whether it is of the query's class; None for no mark
+    faded: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
     """A row of images."""
 
-    title: str  # legible text above the images
+    name: str  # of a class
+    numbers: str  # beside the name
     tiles: Sequence[Tile]
     lead: int = 0  # number of leading images set apart from the others (the query)
 
@@ -48,7 +50,8 @@ def draw_rows(rows: Sequence[Row], per_row: int) -> Figure:
     axis.set_axis_off()
     for number, row in enumerate(rows):
         top = number * height
-        axis.text(0.05, top + _TITLE - 0.08, row.title, va="bottom", fontsize=9.5, fontweight="bold", color=INK)
+        title = f"{shorten(legible(row.name), 80)}   {row.numbers}"
+        axis.text(0.05, top + _TITLE - 0.08, title, va="bottom", fontsize=9.5, fontweight="bold", color=INK)
         for place, tile in enumerate(row.tiles[:per_row]):
             left = 0.05 + place * (side + _GAP) + (lead if row.lead and place >= row.lead else 0)
             _draw_tile(axis, tile, left, top + _TITLE, side)
@@ -67,8 +70,12 @@ def _draw_tile(axis: Axes, tile: Tile, left: float, top: float, side: float) -> 
         axis.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="#d5dbe0", linewidth=0.8))
     else:
         _mark(axis, tile.right, left, top, side)
+    if tile.faded:
+        veil: dict[str, Any] = {"facecolor": "white", "edgecolor": "white", "alpha": 0.65, "linewidth": 3, "zorder": 6}
+        axis.add_patch(Rectangle((left, top), side, side, **veil))
     caption = two_lines(tile.caption, max(6, int(side / 0.073)))
-    axis.text(left + side / 2, top + side + 0.04, caption, ha="center", va="top", fontsize=7.5, color=INK)
+    color = MUTED if tile.faded else INK
+    axis.text(left + side / 2, top + side + 0.04, caption, ha="center", va="top", fontsize=7.5, color=color)
 
 
 def _draw_image(axis: Axes, image: Pixels, left: float, top: float, side: float) -> None:

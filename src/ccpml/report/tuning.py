@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.tri import Triangulation
 from numpy.typing import ArrayLike, NDArray
 
-from ccpml.report.style import COLORS, INK, MUTED, PAPER, WIDTH, Picture, style
+from ccpml.report.style import COLORS, INK, MUTED, PAPER, WIDTH, Picture, end_at, style
 from ccpml.tuning.results import Result, best_of
 from ccpml.tuning.search_space import Choices, Field
 from ccpml.tuning.study import Search
@@ -71,6 +71,7 @@ def draw_history(results: Sequence[Result]) -> Picture:
     axis.set(title="Trials", xlabel="trial", ylabel=_SCORE)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
     axis.margins(x=0.03, y=0.12)
+    axis.set_ylim(*end_at(1.0, *axis.get_ylim()))
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=5, handlelength=1.4)
     return Picture.of(figure, "history.png", f"Scores of {len(results)} trials, and the best so far.")
 
@@ -88,6 +89,7 @@ def draw_slices(space: Sequence[Field], results: Sequence[Result], shares: Mappi
         scale.apply(axis, "x")
         axis.set_xlabel(f"importance {100 * shares[field.name]:.0f} %" if field.name in shares else "")
         axis.margins(y=0.12)
+    axes[0].set_ylim(*end_at(1.0, *axes[0].get_ylim()))  # shared
     for axis in axes[len(space) :]:
         axis.set_visible(False)
     for axis in axes[::columns]:

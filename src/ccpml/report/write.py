@@ -31,8 +31,8 @@ def write_report(run: RunDirectory, problems: list[str] | None = None) -> Path:
         FileNotFoundError: If the run is not finished.
         ValueError: If the settings of the run cannot be read.
     """
-    with style():
-        report = Report(run, run.settings(), run.scores())
+    report = Report(run, run.settings(), run.scores())
+    with style(report.class_names):
         body = [part for section in SECTIONS for part in section(report)]
     for problem in report.problems:
         print(f"note: {problem}", file=sys.stderr)
