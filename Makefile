@@ -1,4 +1,4 @@
-# make demo   set up .venv, train on the built-in data set, print scores and write a report
+# make demo   set up .venv, train on the built-in photographs without and with CCP, print scores, write a report
 # make test   set up .venv, run all tests
 # make lint, doctest, docs, bench   the other checks, the pages, and the tables of docs/benchmarks.md
 PYTHON ?= python3
@@ -8,8 +8,11 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 .PHONY: demo test lint doctest docs bench clean
 
 demo: .venv/installed
+	@if [ -f runs/demo-plain/experiment.yaml ]; then $(BIN)/ccpml train --resume runs/demo-plain; \
+	else $(BIN)/ccpml train groceries --method plain --run runs/demo-plain; fi
 	@if [ -f runs/demo/experiment.yaml ]; then $(BIN)/ccpml train --resume runs/demo; \
-	else $(BIN)/ccpml train glyphs --loss multi_similarity --max-steps 600 --run runs/demo; fi
+	else $(BIN)/ccpml train groceries --run runs/demo; fi
+	@$(BIN)/python tools/compare_runs.py runs/demo-plain runs/demo
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
