@@ -8,7 +8,7 @@ from ccpml.benchmark.paper import paper_scores
 from ccpml.benchmark.protocol import Benchmark, Row
 from ccpml.benchmark.rows import table_rows
 from ccpml.data_name import BENCHMARKS
-from ccpml.runs.presets import read_preset
+from ccpml.presets import read_preset
 from ccpml.runs.settings import Settings
 
 NAMES = {"SOP": "sop", "In-Shop": "inshop", "CUB": "cub", "Cars196": "cars196"}

@@ -5,7 +5,7 @@ from typing import Any
 
 from ccpml.benchmark.protocol import Row
 from ccpml.benchmark.rows import ROW_SETTINGS, table_rows
-from ccpml.runs.presets import read_preset
+from ccpml.presets import read_preset
 from ccpml.runs.settings import Settings
 from ccpml.runs.values import read_value
 from ccpml.tuning.search_space import check_effect, with_pool_size

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from ccpml.benchmark.protocol import METRICS, Benchmark, Row
 from ccpml.data_name import BENCHMARKS
-from ccpml.runs.presets import read_preset
+from ccpml.presets import read_preset
 
 __all__ = ["paper_scores"]
 

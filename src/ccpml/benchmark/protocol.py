@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ccpml.losses import LOSSES, METHODS
+from ccpml.presets import load_preset
 from ccpml.runs.defaults import DataFacts
-from ccpml.runs.presets import load_preset
 from ccpml.runs.settings import ResolvedSettings, Settings
 
 __all__ = ["METRICS", "PROTOCOLS", "ROW_METHODS", "Benchmark", "Cell", "Row", "protocol_settings"]

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from ccpml.backbones import find_backbone
 from ccpml.data_name import BENCHMARKS
 from ccpml.losses import LOSSES
-from ccpml.runs.presets import load_preset
+from ccpml.presets import load_preset
 
 __all__ = [
     "FOLDS",

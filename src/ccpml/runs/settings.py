@@ -1,7 +1,6 @@
 """The settings of a run. Imports no torch, so that the command line starts at once."""
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_type_hints
@@ -11,6 +10,7 @@ from ccpml.losses import LOSSES, METHODS, find_loss, parameter_names
 from ccpml.numbers import plain_number
 from ccpml.options import ProjectionOptions
 from ccpml.runs.defaults import FOLDS, Choice, DataFacts, choose
+from ccpml.runs.ranges import check_ranges
 
 __all__ = ["ResolvedSettings", "Settings", "setting_types"]
 
@@ -157,11 +157,7 @@ class Settings:
         parameters = {name: plain_number(value) for name, value in self.loss_parameters.items()}
         object.__setattr__(self, "loss_parameters", parameters)
         self._check_loss()
-        for names, expected, valid in _RANGES:
-            for name in names.split():
-                value = getattr(self, name)
-                if value not in (None, "auto") and not valid(value):
-                    raise ValueError(f"{name}: expected {expected}, got {value!r}")
+        check_ranges(vars(self))
         if self.backbone is not None:
             find_backbone(self.backbone)
         if self.epochs is not None and self.max_steps is not None:
@@ -360,36 +356,4 @@ def _projections(values: Any, base: ProjectionOptions | None = None) -> Projecti
         raise ValueError(f"projections.{error}") from error
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and value >= 1
-
-
-def _finite(value: float) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 _WARM_START = "projections.warm_start"
-
-_COUNTS = (
-    "proxies_per_class pool_size embedding_dim image_size classes_per_batch samples_per_class "
-    "validate_every patience ranks threads memory_batches"
-)
-_WEIGHTS = "weight_decay pair_weight proxy_weight workers memory_start warmup_epochs max_steps"
-_STARTS = ("whitening", "pca", "identity", "random")
-_RANGES: tuple[tuple[str, str, Any], ...] = (
-    (_COUNTS, "at least 1", lambda value: value >= 1),
-    ("folds", "at least 2", lambda value: value >= 2),
-    (
-        "lr clip_norm proxy_lr_factor head_lr_factor epochs",
-        "a finite number > 0",
-        lambda value: _finite(value) and value > 0,
-    ),
-    (_WEIGHTS, "a finite number >= 0", lambda value: _finite(value) and value >= 0),
-    ("nearest_positives", "an integer >= 1, or all", lambda value: value == "all" or _is_count(value)),
-    ("head_start", ", ".join(_STARTS), lambda value: value in _STARTS),
-    ("class_rate", "a fraction in (0, 1]", lambda value: 0 < value <= 1),
-    ("lr_warmup", "a fraction in [0, 1)", lambda value: 0 <= value < 1),
-    ("trained_stages", "all, or at least 0", lambda value: value == "all" or value >= 0),
-    ("seed", "0..2147483647", lambda value: 0 <= value < 2**31),
-    ("device", "auto, cpu, cuda, cuda:<number> or mps", re.compile(r"auto|cpu|mps|cuda(:\d+)?").fullmatch),
-)

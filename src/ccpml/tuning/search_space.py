@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ccpml.losses import LOSSES, METHODS, parameter_names
-from ccpml.runs.presets import read_preset
+from ccpml.presets import read_preset
 from ccpml.runs.settings import Settings, setting_types
 from ccpml.runs.values import is_numeric, read_value, value_options
 

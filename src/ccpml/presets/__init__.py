@@ -13,8 +13,8 @@ __all__ = ["load_preset", "read_preset"]
 
 @cache
 def read_preset(name: str) -> dict[str, Any]:
-    """Read one of the files in ``ccpml/presets``, by its name without ``.yaml``."""
-    content: dict[str, Any] = yaml.safe_load((files("ccpml") / "presets" / f"{name}.yaml").read_text(encoding="utf-8"))
+    """Read one of the files of this package, by its name without ``.yaml``."""
+    content: dict[str, Any] = yaml.safe_load((files("ccpml.presets") / f"{name}.yaml").read_text(encoding="utf-8"))
     return content
 
 

@@ -10,7 +10,7 @@ from ccpml.benchmark.protocol import protocol_settings
 from ccpml.data_name import BENCHMARKS
 from ccpml.losses import LOSSES as TABLE
 from ccpml.options import ProjectionOptions
-from ccpml.runs.presets import load_preset, read_preset
+from ccpml.presets import load_preset, read_preset
 from ccpml.runs.settings import Settings
 
 ORDER = ("cub", "cars196", "inshop", "sop")

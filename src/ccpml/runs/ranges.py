@@ -1,0 +1,54 @@
+"""Values that are valid for single settings."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["check_ranges"]
+
+
+def check_ranges(values: Mapping[str, Any]) -> None:
+    """Check that each setting that is given has a value in its range.
+
+    Raises:
+        ValueError: If it has not; the message names the setting and the range.
+    """
+    for names, expected, valid in _RANGES:
+        for name in names.split():
+            value = values[name]
+            if value not in (None, "auto") and not valid(value):
+                raise ValueError(f"{name}: expected {expected}, got {value!r}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 1
+
+
+def _finite(value: float) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+_COUNTS = (
+    "proxies_per_class pool_size embedding_dim image_size classes_per_batch samples_per_class "
+    "validate_every patience ranks threads memory_batches"
+)
+_WEIGHTS = "weight_decay pair_weight proxy_weight workers memory_start warmup_epochs max_steps"
+_STARTS = ("whitening", "pca", "identity", "random")
+_RANGES: tuple[tuple[str, str, Any], ...] = (
+    (_COUNTS, "at least 1", lambda value: value >= 1),
+    ("folds", "at least 2", lambda value: value >= 2),
+    (
+        "lr clip_norm proxy_lr_factor head_lr_factor epochs",
+        "a finite number > 0",
+        lambda value: _finite(value) and value > 0,
+    ),
+    (_WEIGHTS, "a finite number >= 0", lambda value: _finite(value) and value >= 0),
+    ("nearest_positives", "an integer >= 1, or all", lambda value: value == "all" or _is_count(value)),
+    ("head_start", ", ".join(_STARTS), lambda value: value in _STARTS),
+    ("class_rate", "a fraction in (0, 1]", lambda value: 0 < value <= 1),
+    ("lr_warmup", "a fraction in [0, 1)", lambda value: 0 <= value < 1),
+    ("trained_stages", "all, or at least 0", lambda value: value == "all" or value >= 0),
+    ("seed", "0..2147483647", lambda value: 0 <= value < 2**31),
+    ("device", "auto, cpu, cuda, cuda:<number> or mps", re.compile(r"auto|cpu|mps|cuda(:\d+)?").fullmatch),
+)
