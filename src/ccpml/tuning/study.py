@@ -1,6 +1,8 @@
 """The Optuna study behind a search: its storage, its sampler, and the check that it is the same search."""
 
+import contextlib
 import math
+import sqlite3
 import time
 import uuid
 import zlib
@@ -16,7 +18,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from ccpml.data_name import DataName
-from ccpml.files import read_folder_file, write_yaml
+from ccpml.files import check_readable, read_folder_file, write_yaml
 from ccpml.runs.defaults import DataFacts
 from ccpml.runs.settings import Settings
 from ccpml.runs.values import differences
@@ -114,6 +116,7 @@ def open_study(search: Search) -> Study:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     _read_folder_id(search)
+    _check_database(search)
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if search.pruner == "median":
         pruner = optuna.pruners.MedianPruner(n_startup_trials=search.startup_trials)
@@ -138,8 +141,37 @@ def open_study(search: Search) -> Study:
         except Exception as error:  # each database driver has its own
             url = _without_password(search.url)
             reason = str(error).replace(search.url, url)
+            reason = reason.partition(" (Background on this error")[0].partition("\n[SQL")[0]
             raise ValueError(f"storage {url}: cannot be opened: {reason or type(error).__name__}") from error
     return Study(study, folder_id)
+
+
+def _check_database(search: Search) -> None:
+    """Check that ``study.db`` is whole, if the storage is this file and it exists.
+
+    Raises:
+        StudyExistsError: If it is missing or empty, but there are runs of a study.
+        ValueError: If it is damaged.
+    """
+    file = search.out / "study.db"
+    if search.storage is not None:
+        return
+    if not file.exists() or not file.stat().st_size:
+        if any(search.out.glob("trial-*")):
+            state = "empty" if file.exists() else "not found"
+            raise StudyExistsError(f"{file}: {state}, but there are runs of a study; restore it from a copy")
+        return
+    way_out = f"restore it from a copy, or move {search.out} away to start the study again"
+    check_readable(file, way_out)
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            found = [str(row[0]) for row in database.execute("PRAGMA quick_check(1)")]
+    except sqlite3.OperationalError:  # another process writes; the storage waits for it
+        return
+    except sqlite3.DatabaseError as error:
+        found = [str(error)]
+    if found != ["ok"]:
+        raise ValueError(f"{file}: damaged ({found[0]}); {way_out}")
 
 
 def _open_storage(url: str) -> Any:
