@@ -250,28 +250,6 @@ def test_other_settings_and_other_folders_are_refused(search, tmp_path):
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.png"]
     with pytest.raises(StudyExistsError, match="expected a folder, got a file"):
         run_search(replace(search, out=tmp_path / "photos" / "a.png"))
-    search.path(0).mkdir()
-    whole = (search.out / "study.db").read_bytes()
-    (search.out / "study.db").unlink()
-    with pytest.raises(StudyExistsError, match=r"study\.db: not found, but there are runs of a study; restore it"):
-        run_search(search)
-    assert not (search.out / "study.db").exists()
-    shared = replace(search, storage=f"sqlite:///{tmp_path}/other.db", out=tmp_path / "shared", trials=1)
-    run_search(shared, train=climb)
-    shared.path(0).mkdir()
-    (tmp_path / "other.db").unlink()
-    with pytest.raises(StudyExistsError, match="runs of a study that is not in the storage"):
-        run_search(shared)
-    flipped = bytearray(whole)
-    flipped[1000::97] = bytes(len(flipped[1000::97]))
-    for content in (b"nonsense", whole[:5000], bytes(flipped)):
-        (search.out / "study.db").write_bytes(content)
-        with pytest.raises(
-            ValueError, match=r"study\.db: damaged \(.*\); restore it from a copy, or move .* away"
-        ) as error:
-            run_search(search)
-        assert "SQL" not in str(error.value)
-        assert (search.out / "study.db").read_bytes() == content
     (search.out / "study.yaml").write_text("nonsense")
     with pytest.raises(StudyExistsError, match=r"study\.yaml: damaged"):
         run_search(search)
