@@ -19,7 +19,7 @@ def samples(classes: int = 6, per_class: int = 20, dim: int = 9, seed: int = 0) 
     return x.reshape(-1, dim)[order], np.repeat(7 * np.arange(classes) - 3, per_class)[order]
 
 
-def oracle(x: np.ndarray, labels: np.ndarray, dim: int, kind: str, length: float) -> tuple[np.ndarray, np.ndarray]:
+def oracle(x, labels, dim: int, kind: str, length: float, shrinkage: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
     """The definition, for data that vary along at least ``dim`` directions."""
     mean = x.mean(axis=0)
     _, _, rows = np.linalg.svd(x - mean, full_matrices=False)
@@ -32,7 +32,7 @@ def oracle(x: np.ndarray, labels: np.ndarray, dim: int, kind: str, length: float
             own = x[labels == label]
             for z in (own - own.mean(axis=0)) @ p:
                 s += np.outer(z, z) / len(x)
-        s += 0.1 * np.trace(s) / dim * np.eye(dim)
+        s += shrinkage * np.trace(s) / dim * np.eye(dim)
         weight = np.linalg.cholesky(np.linalg.inv(s)).T @ p.T
     weight = weight * length / np.linalg.norm((x - mean) @ weight.T, axis=1).mean()
     return weight, -weight @ mean
@@ -59,6 +59,17 @@ def test_parts_of_the_features_give_the_same_layer(monkeypatch, kind):
     parts = closed_form_head(values, labels, 5, kind)
     torch.testing.assert_close(parts.weight, whole.weight, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(parts.bias, whole.bias, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("per_class", [3, 100])
+def test_shrinkage_grows_with_dimensions_per_degree_of_freedom(per_class):
+    values, labels = samples(per_class=per_class)
+    expected = oracle(values, labels, 9, "whitening", 1, shrinkage=max(0.1, 9 / (6 * per_class - 6)))
+    weight = closed_form_head(torch.from_numpy(values), torch.from_numpy(labels), 9, shrinkage="auto").weight
+    np.testing.assert_allclose(weight, expected[0], rtol=1e-9, atol=1e-9)
+    layer = nn.Linear(9, 9).double()
+    start_head(layer, torch.from_numpy(values), torch.from_numpy(labels))
+    torch.testing.assert_close(layer.weight, weight)
 
 
 def test_a_large_offset_costs_no_precision():
@@ -90,10 +101,13 @@ def test_fewer_images_than_dimensions(kind):
     np.testing.assert_allclose(layer.weight[:11], expected[0], rtol=1e-7, atol=1e-9)
     z = x @ layer.weight.T + layer.bias
     assert z[:, 11:].abs().max() < 1e-9
-    gains, used = torch.linalg.svdvals(layer.weight), torch.linalg.svdvals(layer.weight[:11])
-    assert len(gains) == 20
-    assert gains[0] / gains[-1] == pytest.approx(float(used[0] / used[-1]))
-    assert gains[0] / gains[-1] < (11 / 0.1 + 1) ** 0.5  # the bound of the shrinkage
+    used, added = torch.linalg.svdvals(layer.weight[:11]), torch.linalg.svdvals(layer.weight[11:])
+    torch.testing.assert_close(added, (used[-1] * (19 / 9) ** 0.5).expand(9))  # 19 unseen directions by 9
+    assert (layer.weight[:11] @ layer.weight[11:].T).abs().max() < 1e-9
+    assert used[0] / used[-1] < (11 / 0.1 + 1) ** 0.5  # the bound of the shrinkage
+    state = torch.get_rng_state()
+    assert torch.equal(closed_form_head(x, y, 20, kind, 0.5).weight, layer.weight)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("kind", ["whitening", "pca"])
@@ -169,6 +183,7 @@ def test_gradients_reach_all_of_a_layer_with_more_dimensions_than_images():
         ({"labels": torch.rand(6)}, "labels: expected integers"),
         ({"dim": 0}, "dim: expected .*at least 1, got 0"),
         ({"length": 0.0}, "length: expected a finite number > 0, got 0.0"),
+        ({"shrinkage": 0.0}, "shrinkage: expected a finite number > 0, got 0.0"),
         ({"kind": "lda"}, "kind: expected 'whitening' or 'pca', got 'lda'"),
     ],
 )

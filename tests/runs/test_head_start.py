@@ -50,7 +50,7 @@ def features_of(run, split):
 
 
 def test_the_first_instance_starts_from_the_closed_form(run, settings):
-    layer = closed_form_head(*features_of(run, "train"), 8, "whitening", 0.3841 / 2**0.5)
+    layer = closed_form_head(*features_of(run, "train"), 8, "whitening", 0.3841 / 2**0.5, "auto")
     with np.load(run.instances / "000.npz") as first:
         samples, labels = torch.from_numpy(first["samples"]), first["labels"]
     features, classes = features_of(run, "train")
@@ -82,7 +82,7 @@ def test_a_run_without_steps_scores_the_start(settings, run, tmp_path, kind, met
     assert (start.scores()["steps"], start.scores()["validation"]["step"]) == (0, 0)
     if kind == "whitening":
         assert start.metrics()[0]["map_at_r"] == run.metrics()[0]["map_at_r"]
-        layer = closed_form_head(*features_of(run, "train"), 8, "whitening", 0.3841 / 2**0.5)
+        layer = closed_form_head(*features_of(run, "train"), 8, "whitening", 0.3841 / 2**0.5, "auto")
         torch.testing.assert_close(load_run(start.path).model.linear.weight, layer.weight.float())
         assert write_report(start).is_file()
     assert resume(start.path, progress=False).scores() == start.scores()

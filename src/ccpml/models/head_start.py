@@ -1,6 +1,6 @@
 """Start of the embedding layer in closed form: PCA, or PCA and whitening of the within-class scatter.
 
-Shapes: N images, D features, d dimensions, C classes, k = min(d, D) directions, r ≤ k of which the features vary along.
+Shapes: N images, D features, d dimensions, C classes, r ≤ min(d, D) directions along which the features vary.
 """
 
 import math
@@ -18,7 +18,7 @@ from ccpml.numbers import as_int
 __all__ = ["HeadStart", "closed_form_head", "start_head"]
 
 SHRINKAGE = 0.1
-"""The within-class scatter S becomes S + SHRINKAGE · (tr S / r) · I."""
+"""ρ for classes of enough images."""
 
 _CHUNK_ELEMENTS = 2**23  # of features in float64 at a time
 
@@ -35,12 +35,17 @@ class HeadStart(NamedTuple):
 
 
 def closed_form_head(
-    features: Tensor, labels: Tensor, dim: int, kind: Kind = "whitening", length: float = 1.0
+    features: Tensor,
+    labels: Tensor,
+    dim: int,
+    kind: Kind = "whitening",
+    length: float = 1.0,
+    shrinkage: float | Literal["auto"] = SHRINKAGE,
 ) -> HeadStart:
     """Return the linear layer that whitens features, or projects them onto their principal directions.
 
     With the mean μ and the first d principal directions P (D, d) of the features, and the within-class scatter
-    S = (1/N) Σ_i P⊤(x_i − m_{c(i)})(x_i − m_{c(i)})⊤P, shrunk to S + 0.1 · (tr S / d) · I, where m_c is the mean of
+    S = (1/N) Σ_i P⊤(x_i − m_{c(i)})(x_i − m_{c(i)})⊤P, shrunk to S + ρ · (tr S / d) · I, where m_c is the mean of
     class c, and L L⊤ = S⁻¹ (Cholesky):
 
     - ``whitening`` is f(x) = s · L⊤P⊤(x − μ);
@@ -51,9 +56,10 @@ def closed_form_head(
 
     Where the data do not determine d dimensions, the layer still has full rank, so all of it can be trained:
 
-    - Features vary along r < d directions (fewer images than dimensions): L and S are those of the first r. Orthogonal
-      directions complete P; they enter with the smallest gain of the others, and the given features have no component
-      along them.
+    - Features vary along r < d directions (fewer images than dimensions): L and S are those of the first r. Along the
+      others the given features have no component, but unseen images have: d − r orthonormal directions, drawn at random
+      from a fixed seed, stand for all D − r of them. They enter with the smallest gain of the first r, times
+      √((D − r) / (d − r)), so that distances keep their mean (Johnson and Lindenstrauss).
     - d > D: the D-dimensional layer is followed by an isometry to d dimensions, which changes no distance.
     - No class varies, as when each has one image: whitening is not defined, and the result is that of ``pca``.
 
@@ -65,6 +71,8 @@ def closed_form_head(
         dim: d.
         kind: ``whitening`` or ``pca``.
         length: Mean length of the embeddings.
+        shrinkage: ρ. ``"auto"`` is 0.1, or the number of dimensions per degree of freedom of S, r / (N − C), if that is
+            more: the fewer images a class has, the less its scatter is known.
 
     Raises:
         ValueError: If an argument has a wrong shape, type or range; if a feature is not finite, or all images have the
@@ -85,6 +93,8 @@ def closed_form_head(
     check_labels("labels", labels, len(features))
     dim = as_int("dim", dim, 1)
     check_number("length", length, above=0)
+    if shrinkage != "auto":
+        check_number("shrinkage", shrinkage, above=0)
     if kind not in ("whitening", "pca"):
         raise ValueError(f"kind: expected 'whitening' or 'pca', got {kind!r}")
     features = features.detach()
@@ -93,14 +103,16 @@ def closed_form_head(
     mean, scatter = _mean_and_scatter(features)
     if scatter.trace().sqrt() <= 4 * torch.finfo(features.dtype).eps * mean.norm():  # within the error of rounding
         raise ValueError(f"features: expected images with different features, got the same for all {len(features):,}")
-    directions, rank = _principal_directions(scatter, min(dim, len(scatter)), len(features))
-    layer = directions.T  # (k, D)
+    directions = _principal_directions(scatter, dim, len(features))  # P
+    layer, rank = directions.T, directions.shape[1]  # (r, D)
     if kind == "whitening":
-        within = _within_class_scatter(features, mean, labels.to(features.device), directions[:, :rank])  # S
+        within, freedom = _within_class_scatter(features, mean, labels.to(features.device), directions)  # S
         if within.trace() > torch.finfo(within.dtype).eps * scatter.trace():
-            layer = _whitened(within, layer)
+            strength = max(SHRINKAGE, rank / freedom) if shrinkage == "auto" else shrinkage
+            layer = _whitening(within, strength) @ layer
         else:
             kind = "pca"
+    layer = torch.cat([layer, _complement(layer, min(dim, len(scatter)) - rank)])  # (min(d, D), D)
     if dim > len(layer):
         layer = _isometry(dim, len(layer)).to(layer) @ layer
     lengths = torch.cat([(rows @ layer.T).norm(dim=1) for _, rows in _centered(features, mean)])
@@ -115,7 +127,8 @@ def start_head(
     """Start the embedding layer in closed form, in place, from the features of the training images.
 
     The length of the embeddings should suit the loss: ``criterion.starting_length``. In a process group each rank calls
-    this, with the same features, and all ranks get the layer of the first. See `closed_form_head`.
+    this, with the same features, and all ranks get the layer of the first. See `closed_form_head`; the shrinkage is
+    ``"auto"``.
 
     Args:
         layer: Linear layer with a bias, from D features to d dimensions: ``model.linear`` of an
@@ -144,7 +157,7 @@ def start_head(
     if layer.bias is None:
         raise ValueError("layer: expected a linear layer with a bias, got none; create the model with bias=True")
     check_embeddings("features", features, layer.in_features)
-    start = closed_form_head(features, labels, layer.out_features, kind, length)
+    start = closed_form_head(features, labels, layer.out_features, kind, length, "auto")
     if start.kind != kind:
         warnings.warn("no class has two different images, so there is nothing to whiten; using pca", stacklevel=2)
     weight, bias = all_gather(start.weight)[0], all_gather(start.bias)[0]
@@ -178,17 +191,18 @@ def _centered(features: Tensor, mean: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield start, features[start : start + size].double() - mean
 
 
-def _principal_directions(scatter: Tensor, count: int, samples: int) -> tuple[Tensor, int]:
-    """Return the first principal directions, (D, k), and along how many of them the features vary, r."""
+def _principal_directions(scatter: Tensor, count: int, samples: int) -> Tensor:
+    """Return the first principal directions, at most ``count``, along which the features vary, (D, r)."""
     values, vectors = torch.linalg.eigh(scatter)  # ascending
-    values, directions = values.flip(0)[:count], vectors.flip(1)[:, :count]
+    tolerance = values[-1] * max(samples, len(scatter)) * torch.finfo(values.dtype).eps
+    rank = min(count, int((values > tolerance).sum()))
+    directions = vectors.flip(1)[:, :rank]
     largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
-    tolerance = values[0] * max(samples, len(scatter)) * torch.finfo(values.dtype).eps
-    return directions * largest.sign(), int((values > tolerance).sum())
+    return directions * largest.sign()
 
 
-def _within_class_scatter(features: Tensor, mean: Tensor, labels: Tensor, directions: Tensor) -> Tensor:
-    """Return S of the projections onto some directions, (r, r)."""
+def _within_class_scatter(features: Tensor, mean: Tensor, labels: Tensor, directions: Tensor) -> tuple[Tensor, int]:
+    """Return S of the projections onto some directions, (r, r), and its degrees of freedom, N − C."""
     classes, index, counts = torch.unique(labels.long(), return_inverse=True, return_counts=True)
     sums = directions.new_zeros(len(classes), directions.shape[1])  # (C, r)
     for start, rows in _centered(features, mean):
@@ -197,16 +211,26 @@ def _within_class_scatter(features: Tensor, mean: Tensor, labels: Tensor, direct
     for start, rows in _centered(features, mean):
         difference = rows @ directions - means[index[start : start + len(rows)]]
         scatter.addmm_(difference.T, difference)
-    return scatter / len(features)
+    return scatter / len(features), len(features) - len(classes)
 
 
-def _whitened(within: Tensor, layer: Tensor) -> Tensor:
-    """Return L⊤P⊤ for the first r directions; the others have the smallest gain of these, (k, D)."""
+def _whitening(within: Tensor, shrinkage: float) -> Tensor:
+    """Return L⊤, (r, r)."""
     rank = len(within)
-    shrunk = within + SHRINKAGE * within.trace() / rank * torch.eye(rank).to(within)
-    lower = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(shrunk)))  # L
-    gain = torch.linalg.svdvals(lower)[-1]
-    return torch.cat([lower.T @ layer[:rank], gain * layer[rank:]])
+    shrunk = within + shrinkage * within.trace() / rank * torch.eye(rank).to(within)
+    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(shrunk))).T
+
+
+def _complement(layer: Tensor, count: int) -> Tensor:
+    """Return more rows of a layer (r, D), orthogonal to its rows, (count, D): see `closed_form_head`."""
+    rank, features = layer.shape
+    if count == 0:
+        return layer[:0]
+    basis = torch.linalg.qr(layer.T).Q  # (D, r)
+    drawn = torch.randn(features, count, dtype=layer.dtype, generator=torch.Generator().manual_seed(0)).to(layer.device)
+    for _ in range(2):  # once more, for the error of rounding
+        drawn = torch.linalg.qr(drawn - basis @ (basis.T @ drawn)).Q
+    return torch.linalg.svdvals(layer)[-1] * math.sqrt((features - rank) / count) * drawn.T
 
 
 def _isometry(rows: int, columns: int) -> Tensor:
