@@ -196,7 +196,7 @@ def _principal_directions(scatter: Tensor, count: int, samples: int) -> Tensor:
     values, vectors = torch.linalg.eigh(scatter)  # ascending
     tolerance = values[-1] * max(samples, len(scatter)) * torch.finfo(values.dtype).eps
     rank = min(count, int((values > tolerance).sum()))
-    directions = vectors.flip(1)[:, :rank]
+    directions: Tensor = vectors.flip(1)[:, :rank]
     largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
     return directions * largest.sign()
 
@@ -218,7 +218,8 @@ def _whitening(within: Tensor, shrinkage: float) -> Tensor:
     """Return L⊤, (r, r)."""
     rank = len(within)
     shrunk = within + shrinkage * within.trace() / rank * torch.eye(rank).to(within)
-    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(shrunk))).T
+    lower: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(shrunk)))  # L
+    return lower.T
 
 
 def _complement(layer: Tensor, count: int) -> Tensor:
@@ -230,7 +231,8 @@ def _complement(layer: Tensor, count: int) -> Tensor:
     drawn = torch.randn(features, count, dtype=layer.dtype, generator=torch.Generator().manual_seed(0)).to(layer.device)
     for _ in range(2):  # once more, for the error of rounding
         drawn = torch.linalg.qr(drawn - basis @ (basis.T @ drawn)).Q
-    return torch.linalg.svdvals(layer)[-1] * math.sqrt((features - rank) / count) * drawn.T
+    smallest: Tensor = torch.linalg.svdvals(layer)[-1]
+    return smallest * math.sqrt((features - rank) / count) * drawn.T
 
 
 def _isometry(rows: int, columns: int) -> Tensor:
