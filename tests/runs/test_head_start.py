@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ccpml.method import lipschitz_normalize
+from ccpml.method import ContrastiveLoss, lipschitz_normalize
 from ccpml.models import closed_form_head
 from ccpml.report import write_report
 from ccpml.retrieval import evaluate
@@ -24,7 +24,7 @@ from tests.toy import quick_settings, toy_folder
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     folder = toy_folder(tmp_path_factory.mktemp("toy"))
-    return quick_settings(data=f"folder:{folder}", head_start="whitening")
+    return quick_settings(data=f"folder:{folder}", head_start="whitening", loss="contrastive")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def features_of(run, split):
 
 
 def test_the_first_instance_starts_from_the_closed_form(run, settings):
-    layer = closed_form_head(*features_of(run, "train"), 8, "whitening", 0.3841 / 2**0.5, "auto")
+    layer = closed_form_head(*features_of(run, "train"), 8, "whitening", ContrastiveLoss().starting_length, "auto")
     with np.load(run.instances / "000.npz") as first:
         samples, labels = torch.from_numpy(first["samples"]), first["labels"]
     features, classes = features_of(run, "train")
@@ -82,7 +82,7 @@ def test_a_run_without_steps_scores_the_start(settings, run, tmp_path, kind, met
     assert (start.scores()["steps"], start.scores()["validation"]["step"]) == (0, 0)
     if kind == "whitening":
         assert start.metrics()[0]["map_at_r"] == run.metrics()[0]["map_at_r"]
-        layer = closed_form_head(*features_of(run, "train"), 8, "whitening", 0.3841 / 2**0.5, "auto")
+        layer = closed_form_head(*features_of(run, "train"), 8, "whitening", ContrastiveLoss().starting_length, "auto")
         torch.testing.assert_close(load_run(start.path).model.linear.weight, layer.weight.float())
         assert write_report(start).is_file()
     assert resume(start.path, progress=False).scores() == start.scores()
