@@ -24,7 +24,7 @@ class ProjectionOptions:
         rewind: Whether an instance starts from the best weights of the previous one, rather than from the current.
         reset_proxy_state: Whether the optimizer's state of the proxies is dropped at each projection.
         warm_start: When the first proxies are placed; until then the plain pair loss is trained. never (or None): at
-            once, as in the paper; auto: when half of the samples of the pool are nearer to their own class than to any
+            once, as in the paper; auto: when most samples of the pool are nearer to their own class than to any
             other; a number: after so many steps, rounded up to a validation.
 
     Raises:

@@ -7,7 +7,7 @@ from ccpml.method import class_separation, separation
 
 
 def by_definition(points, k):
-    """The separation, sample by sample in NumPy."""
+    """The separation of several classes, sample by sample in NumPy."""
     count, per_class, dim = points.shape
     k = k if k < per_class else per_class // 2
     chosen = greedy_k_center(points, torch.zeros(count, 1, dim, dtype=points.dtype), k).tolist()
@@ -17,7 +17,7 @@ def by_definition(points, k):
         for i in set(range(per_class)) - set(chosen[c]):
             nearest = [min(np.linalg.norm(x[c, i] - x[other, j]) for j in chosen[other]) for other in range(count)]
             nearer.append(all(nearest[c] < nearest[other] for other in range(count) if other != c))
-    return sum(nearer) / len(nearer)
+    return (sum(nearer) / len(nearer) - 1 / count) / (1 - 1 / count)
 
 
 def clusters(count, per_class, noise, dtype=torch.float32):
@@ -27,7 +27,7 @@ def clusters(count, per_class, noise, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize(("count", "per_class", "k"), [(7, 6, 3), (5, 4, 4), (6, 2, 8), (1, 3, 1), (9, 5, 1)])
+@pytest.mark.parametrize(("count", "per_class", "k"), [(7, 6, 3), (5, 4, 4), (6, 2, 8), (2, 3, 1), (9, 5, 1)])
 def test_equals_the_definition(monkeypatch, dtype, count, per_class, k):
     points = clusters(count, per_class, 0.7, dtype)
     expected = by_definition(points, k)
@@ -38,11 +38,22 @@ def test_equals_the_definition(monkeypatch, dtype, count, per_class, k):
 
 def test_rises_from_chance_to_one_as_classes_separate():
     chance, low, high, one = (class_separation(clusters(40, 8, noise), 4) for noise in (1e4, 1.0, 0.4, 1e-3))
-    assert chance < 0.1 < low < high < one == 1
+    assert abs(chance) < 0.1 < low < high < one == 1
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_is_near_zero_for_any_number_of_classes_that_are_alike(count):
+    rng = torch.Generator().manual_seed(0)
+    found = [class_separation(torch.randn(count, 12, 4, generator=rng), 4) for _ in range(100)]
+    assert abs(sum(found) / len(found)) < 0.1
+
+
+def test_a_single_class_is_told_apart():
+    assert class_separation(torch.randn(1, 5, 3), 2) == 1
 
 
 def test_embeddings_that_are_all_equal_are_not_separated():
-    assert class_separation(torch.ones(4, 5, 3), 2) == 0
+    assert class_separation(torch.ones(4, 5, 3), 2) < 0
 
 
 def test_does_not_depend_on_the_order_of_classes():

@@ -133,10 +133,10 @@ class AlternatingProjections:
 
         Call it in place of `start`, and again after each validation as long as ``started`` is False. Proxies mean
         something once samples are near those of their own class. With ``warm_start="auto"``, it begins when
-        `ccpml.method.class_separation` of the pool reaches 0.5 (`MIN_SEPARATION`), measured in the ``space`` of
-        k-center among up to 256 evenly spaced classes of all ranks. A pretrained network begins at once. So does a pool
-        of one sample per class, in which nothing can be measured. While waiting, the criterion is the plain pair loss
-        (``criterion.warming``), `observe` records nothing, and `pull` leaves the network alone.
+        `ccpml.method.class_separation` of the pool reaches 0.5 (`MIN_SEPARATION`), measured after φ, as embeddings are
+        compared, among up to 256 evenly spaced classes of all ranks. A pretrained network begins at once. So does a
+        pool of one sample per class, in which nothing can be measured. While waiting, the criterion is the plain pair
+        loss (``criterion.warming``), `observe` records nothing, and `pull` leaves the network alone.
 
         Args:
             pool: See `Pool`.

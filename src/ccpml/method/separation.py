@@ -9,7 +9,7 @@ from ccpml.method.cover import greedy_k_center
 __all__ = ["MAX_CLASSES", "MIN_SEPARATION", "class_separation", "evenly_spaced_classes"]
 
 MIN_SEPARATION = 0.5
-"""Separation of the classes from which on proxies represent their classes."""
+"""Separation of the classes from which on proxies stand for their classes."""
 
 MAX_CLASSES = 256
 """Largest number of classes among which the separation is measured; of more, evenly spaced ones are."""
@@ -20,11 +20,12 @@ _MAX_BLOCK = 2**21
 
 @torch.no_grad()
 def class_separation(points: Tensor, k: int) -> float:
-    """Return the fraction of samples that are nearer to the centers of their own class than to those of all others.
+    """Measure how well classes are told apart: 1 if each sample is nearest to its own class, 0 by chance.
 
-    The centers are greedy k-centers of each class, as the first proxies are; the samples are the others of the pool.
-    Where a class has no more than ``k`` samples, half of them are centers. A sample as near to another class as to its
-    own does not count, so the separation of embeddings that are all equal is 0. By chance it is 1 / C.
+    With r the fraction of samples that are nearer to the centers of their own class than to those of all others, it is
+    r corrected for chance, (r − 1/C) / (1 − 1/C). The centers are greedy k-centers of each class, as the first proxies
+    are; the samples are the others of the pool. Where a class has no more than ``k`` samples, half of them are centers.
+    A sample as near to another class as to its own does not count, so embeddings that are all equal are not separated.
 
     Args:
         points: The pool, b ≥ 2 samples of each of C classes, shape (C, b, d), floating point. Several views of one
@@ -32,7 +33,7 @@ def class_separation(points: Tensor, k: int) -> float:
         k: Number of centers per class.
 
     Returns:
-        The separation, in [0, 1].
+        The separation, at most 1; 1 for a single class.
 
     Raises:
         ValueError: On a wrong shape or dtype, or if classes have fewer than two samples.
@@ -41,8 +42,10 @@ def class_separation(points: Tensor, k: int) -> float:
         >>> points = torch.tensor([[[1.0], [5.0], [1.5]], [[9.0], [8.5], [5.2]]])
         >>> class_separation(points, k=2)  # 1.5 is nearest to the center 1; of 9 and 5.2, 8.5 is nearest to 9
         1.0
-        >>> class_separation(points, k=1)  # with the centers 5 and 9, 5.2 is nearer to the other class
-        0.75
+        >>> class_separation(points, k=1)  # with the centers 5 and 9, 5.2 is nearer to the other class: r = 3/4
+        0.5
+
+    Source: Cohen, "A Coefficient of Agreement for Nominal Scales", 1960, for the correction.
     """
     check_points("points", points)
     count, per_class = points.shape[:2]
@@ -62,7 +65,8 @@ def class_separation(points: Tensor, k: int) -> float:
         to_own = nearest.gather(1, classes[:, None])
         to_others = nearest.scatter_(1, classes[:, None], torch.inf).amin(1, keepdim=True)
         nearer += int((to_own < to_others).sum())
-    return nearer / len(samples)
+    rate, chance = nearer / len(samples), 1 / count
+    return (rate - chance) / (1 - chance) if count > 1 else 1.0
 
 
 def evenly_spaced_classes(count: int, limit: int = MAX_CLASSES) -> list[int]:

@@ -61,12 +61,12 @@ class SharedPool:
 
     @torch.no_grad()
     def separation(self, points: Tensor) -> float | None:
-        """Measure how evenly spaced classes are told apart, given their points; None with one sample per class."""
+        """Measure how evenly spaced classes are told apart after φ, given their points; None with one sample each."""
         proxies = self.of.proxies
         check_pool(points, proxies.new_empty(len(points), 0, proxies.shape[2]), 1, self._ranks)
         if points.shape[1] < 2:
             return None
-        return self._agreed(class_separation(gather_rows(self._in_space(points), self._ranks), proxies.shape[1]))
+        return self._agreed(class_separation(gather_rows(lipschitz_normalize(points), self._ranks), proxies.shape[1]))
 
     @torch.no_grad()
     def cover_ratio(self, points: Tensor) -> float | None:
