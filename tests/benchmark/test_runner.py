@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from ccpml.benchmark.prepare import BenchmarkExistsError, prepare_benchmark
 from ccpml.benchmark.protocol import Benchmark, Row
 from ccpml.benchmark.rows import table_rows
 from ccpml.benchmark.runner import Progress, run_cells
-from ccpml.runs.directory import RunDirectory
+from ccpml.runs.directory import RunDirectory, RunRecord
+from ccpml.runs.images import load_images
 from tests.toy import quick_settings, toy_folder
 
 
@@ -42,6 +44,18 @@ def whole(folder, tmp_path_factory):
     progress = run_cells(made, ["cpu"], at_once=2)
     assert (len(progress.finished), progress.failed) == (2, {})
     return made
+
+
+def test_cells_that_were_started_with_other_data_are_refused(tmp_path):
+    folder = toy_folder(tmp_path / "toy")
+    made = prepare_benchmark(benchmark(folder, tmp_path / "out"))
+    cell = next(made.cells())
+    record = RunRecord(cell.settings.flat(), load_images(cell.settings, progress=False).classes)
+    record.write(RunDirectory(cell.path).record_file)
+    prepare_benchmark(made)
+    shutil.rmtree(folder / "group2" / "class11")
+    with pytest.raises(BenchmarkExistsError, match=r"fold0.* was started with, got 1 class \(group2/class11\) missing"):
+        prepare_benchmark(made)
 
 
 def test_each_cell_is_a_normal_run(whole):

@@ -69,15 +69,15 @@ def _check_splits(benchmark: Benchmark) -> DataFacts:
 
 
 def _check_started_cells(benchmark: Benchmark, source: Source) -> None:
-    """Check that the images are those that the cells of an earlier call were started with.
-
-    Raises:
-        DataChangedError: If they are not.
-    """
+    """Check that the images are those that the cells of an earlier call were started with."""
     for cell in benchmark.cells():
         run = RunDirectory(cell.path)
-        if run.record_file.is_file():
-            run.record().check_data(source, benchmark.base.data, cell.path)
+        changes = run.record().changes(source) if run.record_file.is_file() else None
+        if changes:
+            raise BenchmarkExistsError(
+                f"{benchmark.base.data}: expected the data that {cell.path} was started with, got {changes}; restore "
+                "them"
+            )
 
 
 def _read_earlier(benchmark: Benchmark) -> dict[str, Any]:

@@ -250,7 +250,8 @@ class RunDirectory:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{self.scores_file}: damaged ({error}); {way_out}") from error
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{self.scores_file}: not the scores of a finished run ({error!r}); {way_out}") from error
+            reason = f"no {error}" if isinstance(error, KeyError) else "expected scores by name"
+            raise ValueError(f"{self.scores_file}: not the scores of a finished run ({reason}); {way_out}") from error
         if not all(type(number) in {int, float} for number in numbers):
             raise ValueError(f"{self.scores_file}: not the scores of a finished run; {way_out}")
         return scores
