@@ -59,7 +59,7 @@ def numbers(path):
 @pytest.mark.parametrize(
     ("options", "variants"),
     [
-        ({"loss": "triplet"}, [{"ranks": 2}, SHARDED]),
+        ({"loss": "triplet", "head_start": "whitening"}, [{"ranks": 2}, SHARDED]),
         ({"method": "xbm", "memory_batches": 3, "memory_start": 2}, [{"ranks": 2}]),
     ],
     ids=["ccp", "xbm"],
