@@ -40,7 +40,7 @@ def main() -> None:
         for row in neighbors[:NEIGHBORS]:
             name = test.class_names[test.labels[row]]
             tiles.append(Tile(images.small(test.paths[row]), name, bool(test.labels[row] == test.labels[query])))
-        drawn.append(Row(test.class_names[test.labels[query]], tiles, lead=1))
+        drawn.append(Row(test.class_names[test.labels[query]], "", tiles, lead=1))
     with style():
         png = Picture.of(draw_rows(drawn, 1 + NEIGHBORS), OUTPUT.name, DataName.parse(settings.data).label).png
     Image.open(io.BytesIO(png)).convert("RGB").save(OUTPUT, quality=85, optimize=True)
