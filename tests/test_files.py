@@ -4,8 +4,18 @@ import os
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 
-from ccpml.files import WriteError, exclusive_lock, require_space, write_arrays, write_bytes, write_json, write_text
+from ccpml.files import (
+    WriteError,
+    exclusive_lock,
+    require_space,
+    waiting_lock,
+    write_arrays,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from tests.faults import FailingCalls
 from tests.locks import held_by_another_process
 
@@ -71,3 +81,16 @@ def test_space(tmp_path):
     require_space(tmp_path, 1, "a byte")
     with pytest.raises(ValueError, match=r"a lot needs 1000000\.0 TB, got .* of free space"):
         require_space(tmp_path, 10**18, "a lot")
+
+
+def test_waiting_for_a_lock_says_so(tmp_path, capsys):
+    path = tmp_path / "x.lock"
+    with held_by_another_process(path) as process:
+        with pytest.raises(Timeout), waiting_lock(FileLock(path), "busy", timeout=1.2):
+            pass
+        assert capsys.readouterr().err == "busy; waiting ...\n"
+        process.kill()
+        process.wait()
+        with waiting_lock(FileLock(path), "busy"):
+            pass
+    assert not capsys.readouterr().err

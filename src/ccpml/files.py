@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = [
     "read_folder_file",
     "require_space",
     "size_text",
+    "waiting_lock",
     "write_arrays",
     "write_bytes",
     "write_json",
@@ -229,6 +231,29 @@ def exclusive_lock(path: Path, action: str) -> Iterator[None]:
         raise ValueError(f"{path}: another process is {action}; wait for it or stop it") from None
     with lock:
         yield
+
+
+@contextmanager
+def waiting_lock(lock: FileLock, busy: str, timeout: float = -1.0) -> Iterator[None]:
+    """Hold a lock, and say what is waited for if that takes more than a moment.
+
+    Args:
+        lock: The lock.
+        busy: What is going on while another process holds the lock, as a sentence.
+        timeout: Seconds to wait; negative: as long as it takes.
+
+    Raises:
+        Timeout: If another process still holds the lock then.
+    """
+    try:
+        lock.acquire(timeout=min(1.0, timeout) if timeout >= 0 else 1.0)
+    except Timeout:
+        print(f"{busy}; waiting ...", file=sys.stderr, flush=True)
+        lock.acquire(timeout=timeout)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:

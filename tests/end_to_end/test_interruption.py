@@ -100,3 +100,30 @@ def test_a_signal_stops_the_run_after_the_step_and_prints_how_to_resume(folder, 
     finished = subprocess.run(command("train", "--resume", path), check=True, capture_output=True, text=True)
     assert "MAP@R" in finished.stdout
     assert_same(path, uninterrupted)
+
+
+def test_ctrl_c_before_the_first_step_stops_at_once(folder, uninterrupted, tmp_path):
+    path = tmp_path / "run"
+    process = subprocess.Popen(start_command(folder, path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (path / "experiment.yaml").is_file():
+        time.sleep(0.001)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert f"resume with: ccpml train --resume {path}" in error
+    subprocess.run(command("train", "--resume", path), check=True, capture_output=True)
+    assert_same(path, uninterrupted)
+
+
+def test_a_signal_to_the_whole_group_stops_the_run_though_it_ends_the_workers(folder, tmp_path):
+    path = tmp_path / "run"
+    start = start_command(folder, path, workers=1)
+    process = subprocess.Popen(start, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for_rows(path, 2, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143, error
+    assert "Traceback" not in error
+    assert f"resume with: ccpml train --resume {path}" in error

@@ -1,6 +1,7 @@
 """Dataset and loaders; their images do not depend on the number of workers."""
 
 import operator
+import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -165,9 +166,13 @@ class _Loader(DataLoader[Any]):
 
 
 def _start_worker(_: int) -> None:
-    """Set up a worker process: one thread, and SIGINT ignored, since the main process ends its workers."""
+    """Set up a worker process: one thread, and signals to the whole group left to the main process.
+
+    SIGINT is ignored, and SIGTERM no failure, which would be raised anywhere in the main process.
+    """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     sys.excepthook = _ignore_closed_connection
 
 

@@ -31,7 +31,7 @@ COLUMNS = (
 )
 
 
-class Stopped(Exception):  # noqa: N818  # not an error: the user requested it
+class Stopped(BaseException):  # no error, and as KeyboardInterrupt, nothing that handles errors catches it
     """The run was stopped by the signal ``number``, Ctrl-C or SIGTERM."""
 
     def __init__(self, message: str, number: int) -> None:
@@ -40,10 +40,11 @@ class Stopped(Exception):  # noqa: N818  # not an error: the user requested it
 
 
 class StopRequest:
-    """Stop after the current step on Ctrl-C or SIGTERM; a second signal stops at once."""
+    """Stop on Ctrl-C or SIGTERM: in training after the current step, otherwise, and at a second signal, at once."""
 
     def __init__(self) -> None:
         self.signal = 0  # number of the one received
+        self.training = False  # whether steps are being made, the last of which would be lost
 
     def __enter__(self) -> "StopRequest":
         self._in_main_thread = threading.current_thread() is threading.main_thread()
@@ -57,9 +58,10 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _handle_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:
-            raise Stopped("stopped at once", number)
+        stop_now = self.signal or not self.training
         self.signal = number
+        if stop_now:
+            raise Stopped("stopped at once", number)
         tqdm.write("stopping after this step (Ctrl-C again to stop at once) ...", file=sys.stderr)
 
 
@@ -237,6 +239,11 @@ class Checkpoints(L.Callback):
         self.saved = trainer.global_step
         self.record = self.run.record().digest
         self._save_best(trainer, pl_module)  # the start, if it was scored
+        self.stop_request.training = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop at once from now on."""
+        self.stop_request.training = False
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Stop after the step if requested."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ccpml.data import Source, SplitName
 from ccpml.data.class_records import ClassRecord, DataChangedError, DataChanges, class_records, find_changes
-from ccpml.files import check_readable, load_yaml, write_text, write_yaml
+from ccpml.files import check_readable, load_yaml, waiting_lock, write_text, write_yaml
 from ccpml.models.tensor_file import read_tensors
 from ccpml.runs.settings import ResolvedSettings
 from ccpml.runs.values import INCIDENTAL, differences, read_values
@@ -187,7 +187,8 @@ class RunDirectory:
         Another process that may be about to stop is waited for, ``timeout`` seconds.
         """
         try:
-            with FileLock(self.path / ".lock", timeout=timeout):
+            busy = f"{self.path}: another process is training this run"
+            with waiting_lock(FileLock(self.path / ".lock"), busy, timeout):
                 yield
         except Timeout:
             raise RuntimeError(

@@ -13,7 +13,9 @@ import torch
 from ccpml.data import ImageDataset, train_loader
 from ccpml.data_name import DataName
 from ccpml.files import WriteError, write_json, write_text
+from ccpml.progress import announce
 from ccpml.runs.build import check_device, check_memory, check_weights, transforms, workers
+from ccpml.runs.callbacks import Stopped
 from ccpml.runs.defaults import notes
 from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import find_images, load_images, read_facts
@@ -154,6 +156,10 @@ def _run(training: Training, run: RunDirectory, parts: Parts, test: bool) -> Non
     try:
         with run.locked(), other_ranks(run.path, ranks, threads), training.stop_request:
             _fit_and_test(training, run, parts, test)
+    except RuntimeError as error:
+        if not training.stop_request.signal or "DataLoader worker" not in str(error):
+            raise
+        raise Stopped("stopped at once", training.stop_request.signal) from error  # the signal ended its workers too
     except OSError as error:
         if error.filename is not None or error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}:
             raise
@@ -174,6 +180,8 @@ def _fit_and_test(training: Training, run: RunDirectory, parts: Parts, test: boo
         )
     if not test:
         return
+    if training.progress and trainer.is_global_zero:
+        announce("embedding the images with the best weights, and scoring the test classes")
     last = score_test(parts, trainer)[1] if settings.score_last else None
     parts.module.load_state_dict(run.weights())
     score_run(run, parts, training.recorder, trainer, last)

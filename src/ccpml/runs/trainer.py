@@ -36,6 +36,7 @@ class Training:
     trainer: L.Trainer
     recorder: Recorder
     stop_request: StopRequest
+    progress: bool  # whether it is shown
 
     @classmethod
     def set_up(cls, run: RunDirectory, parts: Parts, progress: bool, further: Sequence[L.Callback] = ()) -> "Training":
@@ -56,7 +57,7 @@ class Training:
         callbacks += [Progress(recorder, settings.total_steps)] if progress and epochs else []
         callbacks += [*further, Checkpoints(run, recorder, stop_request)]
         with quiet():
-            return cls(_trainer(run, settings, max(1, epochs), callbacks), recorder, stop_request)
+            return cls(_trainer(run, settings, max(1, epochs), callbacks), recorder, stop_request, progress)
 
 
 def _trainer(run: RunDirectory, settings: ResolvedSettings, epochs: int, callbacks: list[L.Callback]) -> L.Trainer:

@@ -7,6 +7,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from ccpml.data_name import DataName
-from ccpml.files import check_readable, read_folder_file, write_yaml
+from ccpml.files import check_readable, read_folder_file, waiting_lock, write_yaml
 from ccpml.runs.defaults import DataFacts
 from ccpml.runs.settings import Settings
 from ccpml.runs.values import differences
@@ -92,6 +93,10 @@ class Search:
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / name)
 
+    def locked(self, name: str) -> AbstractContextManager[None]:
+        """Hold a lock, after waiting for it if necessary."""
+        return waiting_lock(self.lock(name), f"{self.out}: another process is using this study")
+
 
 @dataclass(frozen=True)
 class Study:
@@ -120,7 +125,7 @@ def open_study(search: Search) -> Study:
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if search.pruner == "median":
         pruner = optuna.pruners.MedianPruner(n_startup_trials=search.startup_trials)
-    with search.lock("study"):
+    with search.locked("study"):
         try:
             # A shared storage that cannot be opened must not claim the folder.
             shared = None if search.storage is None else _open_storage(search.url)

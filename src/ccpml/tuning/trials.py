@@ -110,7 +110,7 @@ class ClaimedTrial:
 
 def claim_trial(search: Search, study: Study) -> ClaimedTrial | None:
     """Return the next trial to train: one whose process died, or else a new one; None if the study has enough."""
-    with search.lock("claim"):
+    with search.locked("claim"):
         if search.storage is not None:  # otherwise all processes share the folder and its locks
             _requeue_lost(study)
         for frozen in study.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
