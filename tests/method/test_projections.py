@@ -354,6 +354,18 @@ def test_buffers_and_layers_may_change_in_training(rewind):
     assert torch.equal(again.layers[1].weight, added) is rewind
 
 
+def test_loading_a_state_drops_captured_weights():
+    model, _, projections = setup(rewind=True)
+    projections.start(pool)
+    projections.capture()
+    projections.load_state_dict(projections.state_dict())
+    model[0].weight.data.add_(1)
+    current = model[0].weight.detach().clone()
+    projections.observe(0.5)
+    projections.project(pool)
+    assert torch.equal(model[0].weight, current)
+
+
 def test_captured_weights_are_the_ones_kept():
     model, _, projections = setup(patience=1, rewind=True)
     projections.start(pool)

@@ -343,5 +343,5 @@ class AlternatingProjections:
         self.criterion.warming, self.separation = bool(state["waiting"]), state["separation"]
         self.best_score = state["best_score"]
         self._anchor = None if anchor is None else to_devices_of(current, clones(anchor))
-        self._best = to_devices_of(current, clones({**best, **state["best_buffers"]}))
+        self._best, self._scored = to_devices_of(current, clones({**best, **state["best_buffers"]})), None
         self.best_proxies = None if best_proxies is None else best_proxies.to(self.criterion.proxies.device)
