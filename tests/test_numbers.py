@@ -26,7 +26,7 @@ SIZES = {"num_classes": 3, "embedding_dim": 4}
 CALLS: dict[str, dict[str, Any]] = {
     "ArcFaceLoss": SIZES,
     "BatchRange": {"batches": ClassBalancedBatches(LABELS, 2, 1, seed=0), "start": 1, "stop": 4},
-    "CCPLoss": {"loss": method.ContrastiveLoss(), **SIZES, "proxies_per_class": 2, "class_rate": 0.5, "seed": 3},
+    "CCPLoss": {"loss": method.ContrastiveLoss(), **SIZES, "proxies_per_class": 2, "seed": 3, "nearest_positives": 1},
     "ClassBalancedBatches": {
         **{"labels": LABELS, "classes_per_batch": 2, "samples_per_class": 1, "seed": 5, "rank": 1, "world_size": 2}
     },
@@ -34,6 +34,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "CrossBatchMemory": {
         **{"loss": method.ContrastiveLoss(), "embedding_dim": 4, "memory_batches": 2, "batch_size": 3, "start": 0}
     },
+    "LearningRate": {"steps": 200, "warmup": 0.1, "cosine": True},
     "Draw": {"epoch": 1, "row": 2, "copy": 0},
     "EmbeddingModel": {"backbone": models.SmallConv(1), "embedding_dim": 4},
     "EmbeddingPool": {"dataset": DATASET, "per_class": 2, "batch_size": 2, "workers": 0},
@@ -48,6 +49,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "SubCenterArcFaceLoss": {**SIZES, "centers_per_class": 2},
     "TrainTransform": {"size": 8},
     "Warmup": {"frozen": nn.Linear(1, 1), "steps": 3},
+    "class_separation": {"points": POINTS, "k": 2},
+    "closed_form_head": {"features": POINTS.flatten(0, 1), "labels": torch.arange(8) // 4, "dim": 2},
     "cluster_scores": {"embeddings": POINTS[0], "labels": LABELS, "iterations": 2, "seed": 1},
     "create_model": {"backbone": "small_conv", "embedding_dim": 4, "channels": 1, "image_size": 32},
     "eval_loader": {"table": TABLE, "transform": EvalTransform(8), "channels": 1, "batch_size": 2, "workers": 0},
@@ -63,7 +66,7 @@ CALLS: dict[str, dict[str, Any]] = {
 }
 
 # Those whose integers are results, or which need files, a package that may be missing, or a subclass.
-RESULTS = {"BadImage", "PackedImage", "RetrievalScores", "InputConvention", "ImageTable", "Run"}
+RESULTS = {"BadImage", "HeadStart", "PackedImage", "RetrievalScores", "InputConvention", "ImageTable", "Run"}
 NEED_FILES = {"build_cache", "load_source", "ProxyLoss", "TimmBackbone"}
 
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ccpml.method.checks import check_points
 from ccpml.method.cover import greedy_k_center
+from ccpml.numbers import as_int
 
 __all__ = ["MAX_CLASSES", "MIN_SEPARATION", "class_separation", "evenly_spaced_classes"]
 
@@ -48,6 +49,7 @@ def class_separation(points: Tensor, k: int) -> float:
     Source: Cohen, "A Coefficient of Agreement for Nominal Scales", 1960, for the correction.
     """
     check_points("points", points)
+    k = as_int("k", k, 1)
     count, per_class = points.shape[:2]
     if per_class < 2:
         raise ValueError(f"points: expected at least 2 samples of each class, got {per_class}")

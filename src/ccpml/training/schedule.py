@@ -32,8 +32,8 @@ class LearningRate(L.Callback):
     """
 
     def __init__(self, steps: int, warmup: float, cosine: bool) -> None:
-        self.steps, self.cosine = steps, cosine
-        self.warmup = round(warmup * steps)
+        self.steps, self.cosine = as_int("steps", steps, 1), cosine
+        self.warmup = round(warmup * self.steps)
 
     def factor(self, step: int) -> float:
         """Return the learning rate of a step, as a multiple of the initial one."""
