@@ -56,7 +56,10 @@ def follow(tmp_path):
             write(source, block)
         quick = [*(f"--{name}={value}" for name, value in {**QUICK, "max_steps": 2, "memory_start": 1}.items())]
         lines = [shlex.split(line)[1:] for block in blocks(recipe, "") for line in block.splitlines()]
-        lines = [[*line, *(quick if line[0] in {"train", "benchmark"} else [])] for line in [*before, *lines]]
+        # a recipe's own options come last, and win
+        lines = [
+            [line[0], *(quick if line[0] in {"train", "benchmark"} else []), *line[1:]] for line in [*before, *lines]
+        ]
         done = subprocess.run(
             [sys.executable, "-c", RUN, json.dumps(lines)],
             env={**os.environ, "PYTHONPATH": str(source)},
