@@ -69,7 +69,7 @@ _PAPER: Final = {
     **{"lr": 1e-5, "max_steps": 150_000, "augment": "paper", "image_size": 227},
     **{"freeze_batchnorm": True, "trained_stages": "all", **_CONSTANT},
 }
-_FINE_TUNING: Final = {**_CONSTANT, "lr": 1e-4, "lr_schedule": "cosine", "lr_warmup": 0.05, "augment": "paper"}
+_FINE_TUNING: Final = {"lr": 1e-4, "lr_schedule": "cosine", "lr_warmup": 0.05, "augment": "paper"}
 
 
 class _Budget(NamedTuple):
@@ -308,6 +308,7 @@ def _fine_tuning(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choi
     if settings["head_start"] in ("whitening", "pca"):
         yield Choice({"head_lr_factor": 0.1}, "an embedding layer in closed form is near its optimum")
     yield Choice(_FINE_TUNING, "fine-tuning of pretrained weights")
+    yield Choice(_CONSTANT)
     yield from _budget(_GPU if facts.gpu else _CPU, settings, facts)
 
 
