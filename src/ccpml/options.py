@@ -19,8 +19,6 @@ class ProjectionOptions:
         patience: Validations without improvement after which an instance has converged.
         min_delta: Smallest difference to the instance's best score that counts as improvement.
         space: Space in which k-center measures distances: raw embeddings, or after the Lipschitz normalization.
-        ends: When an instance ends: score: once it has converged; cover: also once its proxies cover fresh samples
-            notably worse than fresh k-centers do (see `AlternatingProjections.observe`).
         rewind: Whether an instance starts from the best weights of the previous one, rather than from the current.
         reset_proxy_state: Whether the optimizer's state of the proxies is dropped at each projection.
         warm_start: When the first proxies are placed; until then the plain pair loss is trained. never (or None): at
@@ -42,7 +40,6 @@ class ProjectionOptions:
     patience: int = 3
     min_delta: float = 1e-5
     space: Literal["raw", "lipschitz"] = "raw"
-    ends: Literal["score", "cover"] = "score"
     rewind: bool = False
     reset_proxy_state: bool = False
     warm_start: Literal["auto", "never"] | int | None = None
@@ -57,7 +54,6 @@ class ProjectionOptions:
             ("patience", "an integer >= 1", isinstance(self.patience, int) and self.patience >= 1),
             ("min_delta", ">= 0", math.isfinite(self.min_delta) and self.min_delta >= 0),
             ("space", "'raw' or 'lipschitz'", self.space in ("raw", "lipschitz")),
-            ("ends", "'score' or 'cover'", self.ends in ("score", "cover")),
             (
                 "warm_start",
                 "'auto', 'never' or a number of steps",

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccpml import average_covering_radius, average_interclass_distance, covering_radius, greedy_k_center
-from ccpml.method.cover import left_out_radius
 
 
 def test_golden(golden):
@@ -50,36 +49,6 @@ def test_greedy_is_within_twice_the_best_cover():
     radius = covering_radius(points, points.take_along_dim(chosen[:, :, None], 1))
     best = torch.stack([covering_radius(points, points[:, list(s)]) for s in itertools.combinations(range(9), 3)])
     assert (radius <= 2 * best.amin(0) + 1e-12).all()
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(2, 6), st.integers(1, 7))
-def test_left_out_radius_equals_the_definition(seed, classes, b, k):
-    points = np.random.default_rng(seed).normal(size=(classes, b, 2))
-    expected = []
-    for own in points:
-        distances = []
-        for i in range(b):
-            others = np.delete(own, i, axis=0)
-            centers = others[greedy_by_definition(others, [np.zeros(2)], min(k, b - 1))]
-            distances.append(np.linalg.norm(centers - own[i], axis=1).min())
-        expected.append(max(distances))
-    np.testing.assert_allclose(left_out_radius(torch.from_numpy(points), k).numpy(), expected, rtol=1e-12)
-
-
-def test_left_out_radius_is_that_of_new_samples():
-    """Centers cover new samples of a Gaussian as it estimates; over their own pool they seem to cover better."""
-    pools, new, k = torch.randn(400, 12, 4), torch.randn(400, 12, 4), 8
-    chosen = greedy_k_center(pools, torch.zeros(400, 1, 4), k)
-    centers = pools.take_along_dim(chosen[:, :, None], 1)
-    estimate, actual = (r.mean().item() for r in (left_out_radius(pools, k), covering_radius(new, centers)))
-    assert estimate == pytest.approx(actual, rel=0.05)
-    assert covering_radius(pools, centers).mean() < 0.8 * actual
-
-
-def test_left_out_radius_needs_two_points():
-    with pytest.raises(ValueError, match="points: expected at least 2 samples of each class, got 1"):
-        left_out_radius(torch.zeros(3, 1, 2), 1)
 
 
 def test_float32_far_from_the_origin_does_not_cancel():

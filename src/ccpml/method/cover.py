@@ -8,20 +8,7 @@ from torch import Tensor
 
 from ccpml.method.checks import check_embeddings, check_labels, check_points
 
-__all__ = [
-    "MAX_COVER_RATIO",
-    "average_covering_radius",
-    "average_interclass_distance",
-    "cover_ratio",
-    "covering_radius",
-    "greedy_k_center",
-    "left_out_radius",
-]
-
-MAX_COVER_RATIO = 2.0
-"""Covering radius of the proxies, as a multiple of that of fresh k-centers, above which they cover notably worse.
-
-Greedy k-center is within twice the best radius, so a cover above twice another one's radius is no greedy cover."""
+__all__ = ["average_covering_radius", "average_interclass_distance", "covering_radius", "greedy_k_center"]
 
 _MAX_BLOCK = 2**20
 """Largest number of elements in a block of classes on a CPU, so that it stays in the cache."""
@@ -89,66 +76,6 @@ def covering_radius(points: Tensor, centers: Tensor) -> Tensor:
     if points.shape[1] == 0 or centers.shape[1] == 0:
         raise ValueError(f"points, centers: expected at least one each, got {points.shape[1]} and {centers.shape[1]}")
     return _nearest(*_promote(points, centers)).amax(1).to(points.dtype)
-
-
-@torch.no_grad()
-def left_out_radius(points: Tensor, k: int) -> Tensor:
-    """Return the radius at which greedy k-centers of each class cover points that they were not chosen from.
-
-    Each point in turn is left out, and its distance to the nearest k-center of the others is measured; the largest
-    counts. The covering radius over the very points among which centers are chosen is smaller, as centers are at
-    distance 0. The greedy choice starts away from the origin.
-
-    Args:
-        points: Shape (C, b, d), floating point, b ≥ 2.
-        k: Number of centers per class; b − 1 if there are no more.
-
-    Returns:
-        The radius of each class, shape (C,).
-
-    Raises:
-        ValueError: On a wrong shape or dtype, or with fewer than two points of each class.
-
-    Example:
-        >>> left_out_radius(torch.tensor([[[1.0], [2.0], [4.0]]]), k=1)  # 1 to 4, 2 to 4, 4 to 2
-        tensor([3.])
-    """
-    check_points("points", points)
-    count, per_class, dim = points.shape
-    if per_class < 2:
-        raise ValueError(f"points: expected at least 2 samples of each class, got {per_class}")
-    rows = torch.arange(per_class, device=points.device)
-    others = (rows[:-1] + (rows[:-1] >= rows[:, None])).flatten()  # for each point, the rows of all others
-    rest = points[:, others].view(count * per_class, per_class - 1, dim)
-    chosen = greedy_k_center(rest, torch.zeros_like(rest[:, :1]), min(k, per_class - 1))
-    centers = rest.take_along_dim(chosen[:, :, None], dim=1)
-    return covering_radius(points.reshape(-1, 1, dim), centers).view(count, per_class).amax(1)
-
-
-@torch.no_grad()
-def cover_ratio(points: Tensor, centers: Tensor) -> float:
-    """Return how much worse centers cover new points than as many greedy k-centers of these points would.
-
-    It is the mean covering radius of the centers over the mean `left_out_radius`: about 1 for centers just chosen among
-    other points of the same classes.
-
-    Args:
-        points: Shape (C, b, d), floating point, b ≥ 2; not the points among which the centers were chosen.
-        centers: Shape (C, K, d).
-
-    Returns:
-        The ratio; 0 if the centers are at distance 0 to all points.
-
-    Raises:
-        ValueError: On wrong shapes or dtypes, or with fewer than two points of each class.
-
-    Example:
-        >>> cover_ratio(torch.tensor([[[1.0], [2.0], [4.0]]]), torch.tensor([[[10.0]]]))
-        3.0
-    """
-    radii = covering_radius(points, centers), left_out_radius(points, centers.shape[1])
-    of_centers, of_points = (radius.mean(dtype=torch.float64).item() for radius in radii)
-    return of_centers / max(of_points, torch.finfo(torch.float64).tiny)
 
 
 @torch.no_grad()

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ccpml.method.ccp import CCPLoss
-from ccpml.method.cover import MAX_COVER_RATIO
 from ccpml.method.separation import MIN_SEPARATION
 from ccpml.method.shared_pool import Pool, SharedPool
 from ccpml.method.snapshots import (
@@ -59,8 +58,6 @@ class AlternatingProjections:
         stale: Number of validations since the best one.
         best_proxies: Proxies at the best score of the instance, (C, K, d), None before its first validation.
         started: Whether the first proxies were placed, or a state restored in which they had been.
-        cover_ratio: Covering radius of the proxies over that of fresh k-centers, as `observe` measured it last with the
-            option ``ends="cover"``, None if it did not.
         separation: Separation of the classes as `start_when_ready` measured it last, None if it did not.
 
     Raises:
@@ -109,7 +106,6 @@ class AlternatingProjections:
         self._pool = SharedPool(criterion, group, self.options.space)
         self._begin(started=False)
         self.separation: float | None = None
-        self.cover_ratio: float | None = None
 
     @property
     def waiting(self) -> bool:
@@ -206,26 +202,20 @@ class AlternatingProjections:
         """
         self._scored = clones(state_of(self.model, self.criterion))
 
-    def observe(self, score: float, pool: Pool | None = None) -> bool:
-        """Record the score of a validation, and return whether the instance has ended.
+    def observe(self, score: float) -> bool:
+        """Record the score of a validation, and return whether the instance has converged.
 
         At a better score it keeps copies of the weights, those of `capture` or of now, and of the proxies. The first
         score of an instance always counts as better. While the first proxies are yet to be placed, it records nothing.
 
-        With ``ends="cover"``, the instance also ends when the covering radius of the proxies over a fresh pool is more
-        than twice (`MAX_COVER_RATIO`) that of greedy k-centers over samples that they were not chosen from: see
-        `ccpml.method.cover.cover_ratio`. It is measured among up to 256 evenly spaced classes, after φ.
-
         Args:
             score: Score to maximize, such as MAP@R.
-            pool: See `Pool`; embeddings of fresh samples, required by ``ends="cover"``.
 
         Returns:
-            True if the best score of the instance has not improved for ``patience`` validations, or if its proxies no
-            longer cover: call `project` then.
+            True if the best score of the instance has not improved for ``patience`` validations: call `project` then.
 
         Raises:
-            ValueError: If the score is not finite, or ``pool`` is required and not given or as for `start`.
+            ValueError: If the score is not finite.
             RuntimeError: If called before `start`.
         """
         score = float(score)
@@ -235,17 +225,13 @@ class AlternatingProjections:
         if self.waiting:
             return False
         self._require_start()
-        if self.options.ends == "cover":
-            if pool is None:
-                raise ValueError("pool: expected embeddings of fresh samples for ends='cover', got none")
-            self.cover_ratio = self._pool.cover_ratio(self._pool.embed(pool))
         if self.best_score is None or score > self.best_score + self.options.min_delta:
             self.best_score, self.stale = score, 0
             self._best = scored or copy_onto(self._best, state_of(self.model, self.criterion))
             self.best_proxies = self.criterion.proxies.detach().clone()
         else:
             self.stale += 1
-        return self.stale >= self.options.patience or (self.cover_ratio or 0.0) > MAX_COVER_RATIO
+        return self.stale >= self.options.patience
 
     def project(self, pool: Pool, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:
         """Begin the next instance from the best of this one.

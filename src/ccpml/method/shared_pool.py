@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ccpml.distributed import all_gather, gather_rows, rank_range
 from ccpml.method.checks import check_pool
-from ccpml.method.cover import cover_ratio, greedy_k_center
+from ccpml.method.cover import greedy_k_center
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.proxies import ClassProxies
 from ccpml.method.separation import class_separation, evenly_spaced_classes
@@ -67,15 +67,6 @@ class SharedPool:
         if points.shape[1] < 2:
             return None
         return self._agreed(class_separation(gather_rows(lipschitz_normalize(points), self._ranks), proxies.shape[1]))
-
-    @torch.no_grad()
-    def cover_ratio(self, points: Tensor) -> float | None:
-        """Measure how the proxies cover a pool among evenly spaced classes; None with one sample per class."""
-        if points.shape[1] < 2:
-            return None
-        own = points, self.of.rows_of_rank(self.of.proxies, self.group)
-        shown = (gather_rows(lipschitz_normalize(self.evenly_spaced(rows)), self._ranks) for rows in own)
-        return self._agreed(cover_ratio(*shown))
 
     def _agreed(self, measured: float) -> float:
         """Return the first rank's measurement, so that all ranks decide alike."""

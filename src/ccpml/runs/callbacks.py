@@ -27,7 +27,7 @@ __all__ = ["Checkpoints", "Progress", "Recorder", "ReseedEachEpoch", "RestoreSig
 COLUMNS = (
     *("step", "seconds", "loss", "map_at_r", "precision_at_1", "r_precision", "instance", "strength", "separation"),
     *("train_covering_radius", "train_interclass_distance", "val_covering_radius", "val_interclass_distance"),
-    *("proxy_covering_radius", "proxy_spread", "cover_ratio"),
+    *("proxy_covering_radius", "proxy_spread"),
 )
 
 
@@ -158,8 +158,6 @@ class Recorder(L.Callback):
             row |= {"instance": self.ccp.projections.instance, "strength": self.ccp.projections.strength_now}
             if self._instance < 0 and self.ccp.projections.separation is not None:  # measured in this validation
                 row["separation"] = self.ccp.projections.separation
-            if self.ccp.projections.cover_ratio is not None:
-                row["cover_ratio"] = self.ccp.projections.cover_ratio
         row |= self._geometry(trainer, module)  # on all ranks, as each may hold a shard of the proxies
         self.rows.append(row)
         self.improved = row["map_at_r"] > self.best_score

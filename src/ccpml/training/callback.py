@@ -133,9 +133,8 @@ class CCPCallback(L.Callback):
         self._validated = True
         # Ranks that validate on different data must decide alike.
         score: float = trainer.strategy.broadcast(float(logged_score))
-        draw = self.projections.instance + 1
-        if self.projections.observe(score, lambda: self.pool(pl_module, draw)):
-            self.converged = self.projections.best_proxies
+        if self.projections.observe(score):
+            self.converged, draw = self.projections.best_proxies, self.projections.instance + 1
             self.projections.project(lambda: self.pool(pl_module, draw), trainer.optimizers)
         elif self.projections.waiting:
             self._start_when_ready(trainer, pl_module)
