@@ -101,7 +101,7 @@ def test_ctrl_c_ends_a_check_at_once_and_prints_how_to_resume(tmp_path: Path) ->
         while not (folder / ".ccpml-check").exists() and process.poll() is None:
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     if process.returncode == 0:
         pytest.skip("all images were checked before the interrupt")
     assert process.returncode == 130

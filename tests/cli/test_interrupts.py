@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -36,7 +35,7 @@ CELL = "from ccpml.benchmark.cell_process import main; sys.exit(main(sys.argv[1]
 
 def interrupted(start: str, moment: int, *arguments: object) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", PROGRAM.replace("{start}", start), str(moment), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
 # Modules 0 and 1 are ccpml and ccpml.cli, which imports nothing before it is ready.
@@ -69,15 +68,16 @@ raise_at_ctrl_c()
 Destructor()
 time.sleep(5)
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
     assert (result.returncode, result.stderr) == (130, "ccpml: interrupted\n")
 
 
 @pytest.mark.parametrize("module", ["ccpml.benchmark.cell_process", "ccpml.runs.rank"])
 def test_a_process_whose_parent_has_ended_before_it_could_look_ends(module: str, tmp_path: Path) -> None:
     environment = {"PATH": "", "PYTHONPATH": ":".join(sys.path), PARENT: "1"}  # not the parent of this one
-    command = [sys.executable, "-m", module, str(tmp_path / "settings"), str(tmp_path / "run")]
-    started = time.monotonic()
-    code = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=30).returncode
-    assert code in {-signal.SIGTERM, 128 + signal.SIGTERM}
-    assert time.monotonic() - started < 5
+    command = [sys.executable, "-X", "importtime", "-m", module, str(tmp_path / "settings"), str(tmp_path / "run")]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode in {-signal.SIGTERM, 128 + signal.SIGTERM}
+    imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert "ccpml.interrupts" in imported
+    assert "torch" not in imported

@@ -13,7 +13,7 @@ COMMAND = f"{sys.executable} -m ccpml.cli"
 def shell(line: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
     line = f'set -o pipefail; ccpml() {{ {COMMAND} "$@"; }}; {line}'
     return subprocess.run(
-        ["bash", "-c", line], capture_output=True, check=False, timeout=60, env={**os.environ, **environment}
+        ["bash", "-c", line], capture_output=True, check=False, timeout=300, env={**os.environ, **environment}
     )
 
 
@@ -33,7 +33,7 @@ def test_a_pipe_that_nobody_reads_ends_the_command_quietly(verb: list[str]) -> N
     streams = {"stdout": writing, "stderr": subprocess.PIPE}
     if verb == ["nonsense"]:
         streams = {"stdout": subprocess.PIPE, "stderr": writing}
-    result = subprocess.run([sys.executable, "-m", "ccpml.cli", *verb], check=False, timeout=60, **streams)
+    result = subprocess.run([sys.executable, "-m", "ccpml.cli", *verb], check=False, timeout=300, **streams)
     os.close(writing)
     assert result.returncode in ({0, 141} if "train" in verb else {141})  # argparse may ignore the failure itself
     assert not result.stdout

@@ -114,7 +114,7 @@ def test_ctrl_c_prints_how_to_resume(arguments, tmp_path, capsys):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=300)[1]
     assert process.returncode == 130
     assert "stopped after step" in error
     assert f"resume with: ccpml tune {arguments[1]} --classes_per_batch=3" in error

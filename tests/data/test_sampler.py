@@ -156,9 +156,9 @@ def test_chunks() -> None:
 
 
 def test_large_sets_are_quick() -> None:
-    """The size of SOP, with a generous limit since test machines are busy."""
+    """The size of SOP, in time of this process, since test machines are busy."""
     labels = np.concatenate([np.arange(11318), np.random.default_rng(0).integers(0, 11318, 48233)])
-    start = time.perf_counter()
+    start = time.process_time()
     ClassBalancedBatches(labels, 8, 4, seed=0).batch(0)
     pool_rows(labels, 7, seed=0, draw=0)
-    assert time.perf_counter() - start < 1.5
+    assert time.process_time() - start < 1.5

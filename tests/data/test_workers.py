@@ -151,7 +151,7 @@ def test_workers_end_quietly_with_the_main_process(end: str) -> None:
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the process group
         else:
             process.send_signal(signal.SIGINT if "INT" in end else signal.SIGKILL)
-        out, err = process.communicate(timeout=30)  # returns when the workers have closed their ends of the pipes, too
+        out, err = process.communicate(timeout=300)  # returns when the workers have closed their ends of the pipes, too
         deadline = time.monotonic() + 20
         while any(map(runs, workers)) and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -92,7 +92,7 @@ def test_a_signal_stops_the_run_after_the_step_and_prints_how_to_resume(folder, 
     process = subprocess.Popen(start_command(folder, path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for_rows(path, 2, process)
     process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == code
     assert "Traceback" not in error
     assert f"resume with: ccpml train --resume '{path}'" in error
@@ -109,7 +109,7 @@ def test_ctrl_c_before_the_first_step_stops_at_once(folder, uninterrupted, tmp_p
         time.sleep(0.001)
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Traceback" not in error
     assert f"resume with: ccpml train --resume {path}" in error
@@ -123,7 +123,7 @@ def test_a_signal_to_the_whole_group_stops_the_run_though_it_ends_the_workers(fo
     process = subprocess.Popen(start, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for_rows(path, 2, process)
     os.killpg(process.pid, signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 143, error
     assert "Traceback" not in error
     assert f"resume with: ccpml train --resume {path}" in error

@@ -92,7 +92,7 @@ def test_ctrl_c_ends_all_ranks_and_the_run_resumes_to_the_same_result(folder, tm
     others = ranks_beside(process.pid)
     for one in (process.pid, *others):  # as a terminal does
         os.kill(one, signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Traceback" not in error
     assert "gloo" not in error
@@ -111,7 +111,7 @@ def test_a_killed_rank_ends_the_run(folder, tmp_path, number, code):
     process = subprocess.Popen(begin(folder, path, ranks=2, max_steps=999), stderr=subprocess.PIPE, text=True)
     wait_for_rows(path, 1, process)
     os.kill(ranks_beside(process.pid)[0], number)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 1
     assert f"error: training stopped: rank 1 failed (exit code {code})" in error
     assert "Traceback" not in error
@@ -123,7 +123,7 @@ def test_an_error_of_the_main_process_is_reported(tmp_path):
     wait_for_rows(path, 1, process)
     for image in folder.rglob("*.png"):
         image.write_bytes(b"rubbish")
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "ccpml: error:" in error
     assert "not an image of a known format" in error
@@ -173,7 +173,7 @@ def started_rank(process):
 def test_a_rank_that_dies_before_training_starts_ends_the_run(folder, tmp_path):
     process = subprocess.Popen(begin(folder, tmp_path / "run", ranks=2), stderr=subprocess.PIPE, text=True)
     os.kill(started_rank(process), signal.SIGKILL)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "error: training stopped: rank 1 failed (exit code -9)" in error
 
@@ -184,7 +184,7 @@ def test_ctrl_c_while_ranks_start_ends_all_at_once(folder, tmp_path):
     other = started_rank(process)
     for one in (other, process.pid):  # as a terminal does
         os.kill(one, signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Traceback" not in error
     assert f"ccpml train --resume {path}" in error
