@@ -46,7 +46,7 @@ def test_output_to_a_full_disk_is_one_sentence(unbuffered: str) -> None:
     result = shell("ccpml --help > /dev/full", PYTHONUNBUFFERED=unbuffered)
     assert result.returncode == 1
     assert result.stderr.startswith(b"ccpml: error: ")
-    assert result.stderr.endswith(b"No space left on device\n")
+    assert result.stderr.endswith(b"No space left on device; free some space\n")
     assert result.stderr.count(b"\n") == 1
 
 

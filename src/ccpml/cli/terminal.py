@@ -63,7 +63,9 @@ def flush_streams(code: int) -> int:
             os.dup2(null, stream.fileno())  # the interpreter would fail to write the rest at its end
             os.close(null)
             if code != BROKEN_PIPE:
-                print(f"ccpml: error: standard output: {error.strerror}", file=sys.stderr)
+                from ccpml.files import advice
+
+                print(f"ccpml: error: standard output: {error.strerror}{advice(error)}", file=sys.stderr)
     return code
 
 
