@@ -6,7 +6,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ccpml import CCPLoss, ContrastiveLoss, evaluate, lipschitz_normalize
-from ccpml.models import EmbeddingModel, SmallConv
 from ccpml.training import MetricLearning, evaluate_with_roles
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
@@ -58,16 +57,3 @@ def test_evaluate_with_roles_normalizes():
     assert evaluate_with_roles(x, labels).map_at_r == 1
     assert evaluate(x, labels).map_at_r < 1
     assert isinstance(evaluate_with_roles(x, labels, per_query=True).per_query.map_at_r, np.ndarray)
-
-
-def test_rates_decay_from_the_last_stage_to_the_first():
-    model = EmbeddingModel(SmallConv(channels=1), embedding_dim=4, trained_stages=3)
-    module = MetricLearning(model, ContrastiveLoss(), lr=1.0, head_lr_factor=7.0, lr_decay=0.5)
-    groups = module.configure_optimizers().param_groups
-    assert [group["lr"] for group in groups] == [0.25, 0.5, 1.0, 7.0]
-    trained = [weight for stage in model.backbone.stages()[1:] for weight in stage.parameters()]
-    found = [weight for group in groups for weight in group["params"]]
-    assert list(map(id, found)) == list(map(id, [*trained, model.linear.weight]))
-    plain = MetricLearning(model, ContrastiveLoss(), lr=1.0).configure_optimizers().param_groups
-    assert [group["lr"] for group in plain] == [1.0, 1.0]
-    assert [weight for group in plain for weight in map(id, group["params"])] == list(map(id, found))

@@ -84,7 +84,6 @@ class Parts:
             settings.proxy_lr_factor,
             settings.shard_proxies,
             settings.head_lr_factor,
-            settings.lr_decay,
         )
         here, nodes = local_and_node_counts(settings.ranks)
         sizes = settings.classes_per_batch, settings.samples_per_class

@@ -46,7 +46,7 @@ _RANGES: tuple[tuple[str, str, Any], ...] = (
     (_WEIGHTS, "a finite number >= 0", lambda value: _finite(value) and value >= 0),
     ("nearest_positives", "an integer >= 1, or all", lambda value: value == "all" or _is_count(value)),
     ("head_start", ", ".join(_STARTS), lambda value: value in _STARTS),
-    ("class_rate lr_decay", "a fraction in (0, 1]", lambda value: 0 < value <= 1),
+    ("class_rate", "a fraction in (0, 1]", lambda value: 0 < value <= 1),
     ("lr_warmup ema", "a fraction in [0, 1)", lambda value: 0 <= value < 1),
     ("trained_stages", "all, or at least 0", lambda value: value == "all" or value >= 0),
     ("seed", "0..2147483647", lambda value: 0 <= value < 2**31),

@@ -72,7 +72,6 @@ class Settings:
             validations without improvement.
         lr_warmup: Fraction of the steps in which the learning rate rises linearly from zero.
         head_lr_factor: Learning rate of the embedding layer, as a multiple of the backbone's.
-        lr_decay: Learning rate of a stage of the backbone, as a multiple of that of the next stage; the last has lr.
         ema: Decay of an exponential moving average of the network's weights, which is scored and kept instead of the
             weights themselves, such as 0.99; 0 for none.
         weight_decay: Weight decay.
@@ -139,7 +138,6 @@ class Settings:
     lr_schedule: Literal["constant", "cosine", "plateau"] | None = None
     lr_warmup: float | None = None
     head_lr_factor: float | None = None
-    lr_decay: float | None = None
     ema: float | None = None
     weight_decay: float = 1e-4
     clip_norm: float = 10.0
@@ -317,7 +315,6 @@ class ResolvedSettings(Settings):
     lr_schedule: Literal["constant", "cosine", "plateau"]
     lr_warmup: float
     head_lr_factor: float
-    lr_decay: float
     ema: float
     epochs: None = None
     max_steps: int

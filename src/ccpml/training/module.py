@@ -1,6 +1,5 @@
 """The Lightning module: network and criterion as one state."""
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import lightning as L
@@ -53,7 +52,6 @@ class MetricLearning(L.LightningModule):
         proxy_lr_factor: The learning rate of the criterion's parameters is ``lr`` times this.
         shard_proxies: Whether the proxies of a `CCPLoss` are sharded over the ranks.
         head_lr_factor: The learning rate of the embedding layer of an `EmbeddingModel` is ``lr`` times this.
-        lr_decay: The learning rate of a stage of its backbone is that of the next stage times this; ``lr`` in the last.
 
     Attributes:
         validation: Embeddings (N, d) and labels (N,) of the last validation.
@@ -75,12 +73,11 @@ class MetricLearning(L.LightningModule):
         proxy_lr_factor: float = 1.0,
         shard_proxies: bool = False,
         head_lr_factor: float = 1.0,
-        lr_decay: float = 1.0,
     ) -> None:
         super().__init__()
         self.model, self.criterion = model, criterion
         self.lr, self.weight_decay = lr, weight_decay
-        self.proxy_lr_factor, self.head_lr_factor, self.lr_decay = proxy_lr_factor, head_lr_factor, lr_decay
+        self.proxy_lr_factor, self.head_lr_factor = proxy_lr_factor, head_lr_factor
         self.is_query, self.shard_proxies = is_query, shard_proxies
         self.validation: tuple[Tensor, Tensor] | None = None
         self._outputs: list[tuple[Tensor, Tensor]] = []
@@ -144,23 +141,16 @@ class MetricLearning(L.LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """Create Adam of the network and the criterion, with a group for each learning rate."""
+        head = list(self.model.linear.parameters()) if isinstance(self.model, EmbeddingModel) else []
+        in_head = set(map(id, head))
+        backbone = [weight for weight in self.model.parameters() if id(weight) not in in_head]
+        factors = (1.0, backbone), (self.head_lr_factor, head), (self.proxy_lr_factor, self.criterion.parameters())
         groups = []
-        for factor, weights in self._rates():
-            trained, rate = [weight for weight in weights if weight.requires_grad], self.lr * factor
+        for factor, weights in factors:
+            trained = [weight for weight in weights if weight.requires_grad]
+            rate = self.lr * factor
             groups += [{"params": trained, "lr": rate, "initial_lr": rate}] if trained else []
         # Fused Adam is faster. In mixed precision, Lightning cannot clip gradients for it.
         mixed = self._trainer is not None and str(self._trainer.precision).endswith("-mixed")
         fused = not mixed and {weight.device.type for weight in self.parameters()} <= {"cpu", "cuda"}
         return Adam(groups, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
-
-    def _rates(self) -> Iterator[tuple[float, Iterable[nn.Parameter]]]:
-        """Yield the parameters that share a learning rate, with its multiple of ``lr``, from the input on."""
-        if not isinstance(self.model, EmbeddingModel):
-            yield 1.0, self.model.parameters()
-        else:
-            backbone = self.model.backbone
-            stages: list[nn.Module] = [backbone] if self.lr_decay == 1 else backbone.stages()
-            for depth, stage in enumerate(stages, 1 - len(stages)):
-                yield self.lr_decay**-depth, stage.parameters()
-            yield self.head_lr_factor, self.model.linear.parameters()
-        yield self.proxy_lr_factor, self.criterion.parameters()
