@@ -5,10 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from PIL.ImageEnhance import Brightness, Color, Contrast
 
 from ccpml.data import EvalTransform, TrainTransform, read_image
-from ccpml.data.transforms import View
 from tests.data.image_files import encoded, smooth
 
 sides = st.integers(1, 400)
@@ -153,7 +151,6 @@ def test_reduced_jpegs_keep_what_the_transforms_need() -> None:
         ({"size": 8, "min_area": 0.5, "max_area": 0.4}, "area"),
         ({"size": 8, "max_area": 1.1}, "area"),
         ({"size": 8, "aspect": (2.0, 1.0)}, "aspect"),
-        ({"size": 8, "jitter": 1.0}, "jitter"),
     ],
 )
 def test_train_arguments(arguments: dict[str, Any], message: str) -> None:
@@ -167,38 +164,3 @@ def test_other_arguments() -> None:
             EvalTransform(**wrong)
     with pytest.raises(ValueError, match="rng"):
         TrainTransform(8)(smooth(9, 9))
-
-
-@pytest.mark.parametrize(
-    "colors", [(0.8, 1.0, 1.0), (1.0, 0.7, 1.0), (1.0, 1.0, 1.3), (0.9, 0.8, 0.7), (1.1, 0.9, 0.0)]
-)
-def test_colors_change_as_by_pillow_up_to_rounding(colors: tuple[float, float, float]) -> None:
-    image = np.random.default_rng(0).integers(60, 180, (12, 12, 3)).astype(np.uint8)
-    expected = Image.fromarray(image)
-    for enhance, factor in zip((Brightness, Contrast, Color), colors, strict=True):
-        expected = enhance(expected).enhance(factor)
-    found = View(12, (0, 0, 12, 12), cut=True, colors=colors).of(image)
-    assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 3
-
-
-def test_extreme_colors_are_clipped_and_gray_has_no_saturation() -> None:
-    image = np.array([[[0], [120], [255]]] * 3, np.uint8)
-    assert View(3, (0, 0, 3, 3), colors=(2.0, 1.0, 1.0)).of(image)[0, :, 0].tolist() == [0, 240, 255]
-    bright = View(3, (0, 0, 3, 3), colors=(1.0, 1.0, 0.0)).of(image)
-    assert (bright == image).all()
-
-
-def test_jitter_is_drawn_after_the_crop() -> None:
-    """So that a jitter of nothing changes nothing, and the crops of a seed do not depend on it."""
-    plain, jitter = TrainTransform(8, min_area=0.3), TrainTransform(8, min_area=0.3, jitter=0.3)
-    factors = []
-    for seed in range(300):
-        views = [each.view((40, 50, 3), np.random.default_rng(seed)) for each in (plain, jitter)]
-        assert (views[0].box, views[0].flip) == (views[1].box, views[1].flip)
-        assert views[0].colors == (1.0, 1.0, 1.0)
-        factors.append(views[1].colors)
-    array = np.array(factors)
-    assert array.min() >= 0.7
-    assert array.max() <= 1.3
-    np.testing.assert_allclose(array.mean(0), 1, atol=0.03)
-    assert np.abs(np.corrcoef(array.T) - np.eye(3)).max() < 0.2

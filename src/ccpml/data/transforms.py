@@ -1,6 +1,5 @@
-"""The crops of the paper, and a jitter of colors.
+"""The crops of the paper. A transform turns an image of any size into a square one; both are uint8, (H, W, C).
 
-A transform turns an image of any size into a square one; both are uint8, (H, W, C).
 The part that it takes, its *view*, depends only on the size of the image, so that nothing else has to be read. Images
 are resized in one pass, bilinear and antialiased as in Pillow.
 """
@@ -20,7 +19,6 @@ from ccpml.numbers import as_int
 __all__ = ["EvalTransform", "TrainTransform", "Transform", "View"]
 
 _TRIES = 10
-_LUMA = 0.299, 0.587, 0.114
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,6 @@ class View:
         cut: Whether to cut out the box before resizing, as torchvision does. This requires whole pixels and a color
             image, and uses torch's vectorized kernel: four times as fast as Pillow, and equal up to rounding.
             Otherwise Pillow resizes, and its filter also reaches pixels around the box.
-        colors: Factors of brightness, contrast and saturation, as of Pillow's ImageEnhance; 1 changes nothing.
 
     Example:
         >>> View(2, (0, 0, 4, 4)).of(np.full((9, 9, 1), 7, np.uint8)).tolist()
@@ -45,7 +42,6 @@ class View:
     box: tuple[float, float, float, float]
     flip: bool = False
     cut: bool = False
-    colors: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @property
     def rows(self) -> int | None:
@@ -66,8 +62,6 @@ class View:
             uint8, (size, size, C).
         """
         result = self._cut(image) if self.cut else self._resized(image)
-        if self.colors != (1.0, 1.0, 1.0):
-            result = _recolor(result, *self.colors)
         return result[:, ::-1] if self.flip else result
 
     def _cut(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -82,24 +76,6 @@ class View:
         picture = Image.fromarray(image[:, :, 0] if gray else image)
         result = np.array(picture.resize((self.size, self.size), Image.Resampling.BILINEAR, box=self.box))
         return result[:, :, None] if gray else result
-
-
-def _recolor(image: NDArray[np.uint8], brightness: float, contrast: float, saturation: float) -> NDArray[np.uint8]:
-    """Multiply brightness, then contrast, then saturation: one linear map of the colors, rounded and clipped once.
-
-    Contrast is around the mean luma of the image, saturation around the luma of a pixel (ITU-R 601).
-    """
-    gray = image.shape[2] == 1
-    picture = Image.fromarray(image[:, :, 0] if gray else image)
-    scale = brightness * contrast
-    shift = (1 - contrast) * brightness * float(np.asarray(picture if gray else picture.convert("L")).mean())
-    if gray:
-        changed = picture.point([min(255, max(0, round(scale * value + shift))) for value in range(256)])
-        return np.array(changed)[:, :, None]
-    rows = [
-        [scale * ((1 - saturation) * luma + saturation * (i == j)) for j, luma in enumerate(_LUMA)] for i in range(3)
-    ]
-    return np.array(picture.convert("RGB", [value for row in rows for value in (*row, shift)]))
 
 
 class Transform(ABC):
@@ -144,7 +120,6 @@ class TrainTransform(Transform):
         max_area: Largest fraction of the area.
         flip: Whether to flip at random.
         aspect: Smallest and largest aspect ratio.
-        jitter: Largest relative change of brightness, contrast and saturation, each uniform; 0 for none.
 
     Raises:
         ValueError: If a value is out of range.
@@ -162,7 +137,6 @@ class TrainTransform(Transform):
     max_area: float = 1.0
     flip: bool = True
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    jitter: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", as_int("size", self.size, 1))
@@ -170,8 +144,6 @@ class TrainTransform(Transform):
             raise ValueError(f"area: expected 0 < min_area <= max_area <= 1, got {self.min_area} and {self.max_area}")
         if not 0 < self.aspect[0] <= self.aspect[1]:
             raise ValueError(f"aspect: expected 0 < smallest <= largest, got {self.aspect}")
-        if not 0 <= self.jitter < 1:
-            raise ValueError(f"jitter: expected a fraction in [0, 1), got {self.jitter}")
 
     @property
     def min_size(self) -> int:
@@ -194,11 +166,7 @@ class TrainTransform(Transform):
         height, width, channels = shape
         left, top, w, h = self.crop(width, height, rng)
         flip = self.flip and rng.random() < 0.5
-        box = (left, top, left + w, top + h)
-        if not self.jitter:
-            return View(self.size, box, flip, cut=channels == 3)
-        brightness, contrast, saturation = rng.uniform(1 - self.jitter, 1 + self.jitter, 3).tolist()
-        return View(self.size, box, flip, channels == 3, (brightness, contrast, saturation))
+        return View(self.size, (left, top, left + w, top + h), flip, cut=channels == 3)
 
     def crop(self, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Choose a crop of an image: return left, top, width and height in pixels."""

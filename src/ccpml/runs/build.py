@@ -111,8 +111,6 @@ def transforms(settings: ResolvedSettings) -> tuple[Transform, EvalTransform]:
     size = settings.image_size
     if settings.augment == "paper":
         return TrainTransform(size), EvalTransform(size)
-    if settings.augment == "photo":
-        return TrainTransform(size, min_area=0.3, jitter=0.3), EvalTransform(size)
     whole = EvalTransform(size, resize=size)  # as much of the image as a square holds
     if settings.augment == "none":
         return whole, whole

@@ -63,8 +63,7 @@ class Settings:
             layer alone.
         channels: 1 for gray, 3 for color; auto is gray if all images are and the backbone supports it.
         image_size: Side of the images that the network sees.
-        augment: paper (crops of 16-100 % and flips), photo (crops of 30-100 %, flips, and a jitter of brightness,
-            contrast and saturation), mild (crops of 70-100 %), or none.
+        augment: paper (crops of 16-100 % and flips), mild (crops of 70-100 %), or none.
         classes_per_batch: Classes per batch (P).
         samples_per_class: Images per class in a batch.
         lr: Learning rate.
@@ -131,7 +130,7 @@ class Settings:
     trained_stages: int | Literal["all"] | None = None
     channels: Literal[1, 3, "auto"] = "auto"
     image_size: int | None = None
-    augment: Literal["paper", "photo", "mild", "none"] | None = None
+    augment: Literal["paper", "mild", "none"] | None = None
     classes_per_batch: int | None = None
     samples_per_class: int | None = None
     lr: float | None = None
@@ -308,7 +307,7 @@ class ResolvedSettings(Settings):
     freeze_batchnorm: bool
     trained_stages: int | Literal["all"]
     image_size: int
-    augment: Literal["paper", "photo", "mild", "none"]
+    augment: Literal["paper", "mild", "none"]
     classes_per_batch: int
     samples_per_class: int
     lr: float
