@@ -117,8 +117,6 @@ def test_patterns_come_from_a_string_or_a_list():
         ({"test_classes": ""}, "test_classes: expected patterns"),
         ({"max_steps": -1}, "max_steps: expected a finite number >= 0, got -1"),
         ({"epochs": 0}, "epochs: expected a finite number > 0, got 0"),
-        ({"ema": 1.0}, r"ema: expected a fraction in \[0, 1\), got 1.0"),
-        ({"ema": 0.9, "projections": ProjectionOptions(rewind=True)}, "ema: expected 0 with projections.rewind"),
         ({"lr_warmup": 1.0}, r"lr_warmup: expected a fraction in \[0, 1\), got 1.0"),
         ({"trained_stages": -1}, "trained_stages: expected all, or at least 0, got -1"),
         ({"lr": -1.0}, "lr: expected a finite number > 0, got -1.0"),

@@ -10,7 +10,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ccpml.data.class_records import DataChangedError
-from ccpml.retrieval import evaluate
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.inference import embed_run, evaluate_run, load_run
 from ccpml.runs.train import resume, train
@@ -172,29 +171,6 @@ def test_schedules_resume_bit_for_bit(settings, tmp_path, schedule):
     assert head == pytest.approx(5 * backbone)
     plain = train(settings.changed({"head_lr_factor": 1.0}), tmp_path / "plain", progress=False)
     assert plain.weights_file.read_bytes() != whole.weights_file.read_bytes()
-
-
-@pytest.mark.parametrize("method", ["ccp", "plain"])
-def test_averaged_weights_are_scored_kept_and_resumed_bit_for_bit(settings, tmp_path, method):
-    settings = settings.changed({"ema": 0.5, "max_steps": 10, "method": method, "lr": 3e-3})
-    whole = train(settings, tmp_path / "whole", progress=False)
-    with pytest.raises(RuntimeError, match="stopped by the test"):
-        train(settings, tmp_path / "cut", progress=False, callbacks=[_StopAt(5)])
-    cut = resume(tmp_path / "cut", progress=False)
-    assert cut.weights_file.read_bytes() == whole.weights_file.read_bytes()
-    rows = [[row | {"seconds": 0} for row in each.metrics()] for each in (cut, whole)]
-    assert rows[0] == rows[1]
-    scores = whole.scores()["validation"]
-    best = next(row for row in whole.metrics() if row["step"] == scores["step"])
-    assert scores["map_at_r"] == pytest.approx(best["map_at_r"])
-    run = load_run(whole.path)
-    embedded = np.load(whole.path / "embeddings" / "validation.npz")
-    torch.testing.assert_close(run.embed(embedded["paths"].tolist()), torch.from_numpy(embedded["embeddings"]))
-    found = evaluate(torch.from_numpy(embedded["embeddings"]), torch.from_numpy(embedded["labels"]))
-    assert found.map_at_r == pytest.approx(scores["map_at_r"])
-    plain = train(settings.changed({"ema": 0.0}), tmp_path / "plain", progress=False)
-    assert plain.metrics()[0]["loss"] == whole.metrics()[0]["loss"]
-    assert plain.metrics()[-1]["map_at_r"] != whole.metrics()[-1]["map_at_r"]
 
 
 def test_what_was_chosen_is_printed_and_kept(folder, tmp_path, capsys):

@@ -29,8 +29,7 @@ _SECTIONS = {
     ),
     "training": (
         *("augment", "classes_per_batch", "samples_per_class", "lr", "lr_schedule", "lr_warmup", "head_lr_factor"),
-        *("ema", "weight_decay", "clip_norm", "epochs", "max_steps", "validate_every", "patience", "score_last"),
-        "seed",
+        *("weight_decay", "clip_norm", "epochs", "max_steps", "validate_every", "patience", "score_last", "seed"),
     ),
     "machine": ("device", "ranks", "shard_proxies", "precision", "threads", "workers"),
 }

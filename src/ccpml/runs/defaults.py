@@ -62,12 +62,10 @@ _VALIDATIONS: Final = 25  # in a budget
 _PAIR_LOSS = {"classes_per_batch": 8, "samples_per_class": 4, "proxy_lr_factor": 1.0, "warmup_epochs": 0}
 _PROXY_LOSS = {"classes_per_batch": 32, "samples_per_class": 1, "proxy_lr_factor": 100.0, "warmup_epochs": 1}
 
-_CONSTANT: Final = {"lr_schedule": "constant", "lr_warmup": 0.0, "head_lr_factor": 1.0, "ema": 0.0}
-
 # Gürbüz et al., WACV 2024, Section 5.
 _PAPER: Final = {
-    **{"lr": 1e-5, "max_steps": 150_000, "augment": "paper", "image_size": 227},
-    **{"freeze_batchnorm": True, "trained_stages": "all", **_CONSTANT},
+    **{"lr": 1e-5, "lr_schedule": "constant", "lr_warmup": 0.0, "head_lr_factor": 1.0, "max_steps": 150_000},
+    **{"augment": "paper", "image_size": 227, "freeze_batchnorm": True, "trained_stages": "all"},
 }
 _FINE_TUNING: Final = {"lr": 1e-4, "lr_schedule": "cosine", "lr_warmup": 0.05, "augment": "paper"}
 
@@ -291,7 +289,7 @@ def _from_nothing(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Cho
         yield from _budget(_FROM_NOTHING, settings, facts)
     if not entry.imagenet or not _is_pretrained(settings):
         yield Choice({"freeze_batchnorm": False, "trained_stages": "all", "augment": "paper"})
-        yield Choice(_CONSTANT)
+        yield Choice({"lr_schedule": "constant", "lr_warmup": 0.0, "head_lr_factor": 1.0})
 
 
 def _fine_tuning(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:

@@ -22,7 +22,6 @@ from ccpml.training import (
     MetricLearning,
     ReduceOnPlateau,
     Warmup,
-    WeightAverage,
 )
 from ccpml.training.embed import eval_mode
 from ccpml.training.head_start import Batches
@@ -118,8 +117,6 @@ def _build_head_start(settings: ResolvedSettings, images: RunImages, model: Embe
 
 
 def _build_schedules(settings: ResolvedSettings, model: EmbeddingModel, images: int) -> Iterator[L.Callback]:
-    if settings.ema:
-        yield WeightAverage(model, settings.ema)
     if settings.lr_schedule == "plateau":
         yield ReduceOnPlateau()
     if settings.lr_schedule == "cosine" or settings.lr_warmup:

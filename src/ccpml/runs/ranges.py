@@ -47,7 +47,7 @@ _RANGES: tuple[tuple[str, str, Any], ...] = (
     ("nearest_positives", "an integer >= 1, or all", lambda value: value == "all" or _is_count(value)),
     ("head_start", ", ".join(_STARTS), lambda value: value in _STARTS),
     ("class_rate", "a fraction in (0, 1]", lambda value: 0 < value <= 1),
-    ("lr_warmup ema", "a fraction in [0, 1)", lambda value: 0 <= value < 1),
+    ("lr_warmup", "a fraction in [0, 1)", lambda value: 0 <= value < 1),
     ("trained_stages", "all, or at least 0", lambda value: value == "all" or value >= 0),
     ("seed", "0..2147483647", lambda value: 0 <= value < 2**31),
     ("device", "auto, cpu, cuda, cuda:<number> or mps", re.compile(r"auto|cpu|mps|cuda(:\d+)?").fullmatch),

@@ -71,8 +71,6 @@ class Settings:
             validations without improvement.
         lr_warmup: Fraction of the steps in which the learning rate rises linearly from zero.
         head_lr_factor: Learning rate of the embedding layer, as a multiple of the backbone's.
-        ema: Decay of an exponential moving average of the network's weights, which is scored and kept instead of the
-            weights themselves, such as 0.99; 0 for none.
         weight_decay: Weight decay.
         clip_norm: Maximum global gradient norm.
         epochs: Passes through the training images, instead of max_steps.
@@ -137,7 +135,6 @@ class Settings:
     lr_schedule: Literal["constant", "cosine", "plateau"] | None = None
     lr_warmup: float | None = None
     head_lr_factor: float | None = None
-    ema: float | None = None
     weight_decay: float = 1e-4
     clip_norm: float = 10.0
     epochs: float | None = None
@@ -174,10 +171,6 @@ class Settings:
             raise ValueError(
                 f"shard_proxies: expected method ccp and at least 2 ranks, got method {self.method} and "
                 f"ranks {self.ranks}; under torchrun, set ranks to the number of its processes"
-            )
-        if self.ema and self.projections.rewind:
-            raise ValueError(
-                f"ema: expected 0 with projections.rewind, which changes the trained weights, got {self.ema}"
             )
         if isinstance(self.test_classes, str) and not self.test_patterns():
             raise ValueError("test_classes: expected patterns such as 'Korean/*', got none")
@@ -314,7 +307,6 @@ class ResolvedSettings(Settings):
     lr_schedule: Literal["constant", "cosine", "plateau"]
     lr_warmup: float
     head_lr_factor: float
-    ema: float
     epochs: None = None
     max_steps: int
     validate_every: int

@@ -1,6 +1,5 @@
 """Training with Lightning: module, CCP callback, pool and schedules."""
 
-from ccpml.training.averaging import WeightAverage
 from ccpml.training.callback import CCPCallback
 from ccpml.training.embed import embed, pooled_features
 from ccpml.training.head_start import HeadStartCallback
@@ -16,7 +15,6 @@ __all__ = [
     "MetricLearning",
     "ReduceOnPlateau",
     "Warmup",
-    "WeightAverage",
     "embed",
     "evaluate_with_roles",
     "pooled_features",
