@@ -101,7 +101,8 @@ def test_what_all_share(data: str) -> None:
     }
     assert {name: getattr(settings, name) for name in expected} == expected
     assert settings.projections == ProjectionOptions(
-        strength=2e-4, decay=1.0, patience=3, min_delta=1e-5, space="raw", rewind=False, reset_proxy_state=False
+        **{"strength": 2e-4, "decay": 1.0, "patience": 3, "min_delta": 1e-5, "space": "raw", "rewind": False},
+        **{"reset_proxy_state": False, "warm_start": "never"},
     )
 
 

@@ -25,9 +25,9 @@ def test_photographs_are_fine_tuned_by_the_last_stages_on_a_cpu_and_whole_on_a_g
         "efficientnet_lite0",
         "imagenet",
         True,
-        "cosine",
+        "constant",
     )
-    assert (e.image_size, e.trained_stages, gpu.image_size, gpu.trained_stages) == (160, 2, 224, "all")
+    assert (e.image_size, e.trained_stages, gpu.image_size, gpu.trained_stages) == (160, 4, 224, "all")
     assert (gpu.backbone, gpu.weights) == (e.backbone, e.weights)
     assert gpu.max_steps > e.max_steps
 
@@ -50,9 +50,9 @@ def test_images_are_at_most_doubled(side: int, gpu: bool, size: int) -> None:
 @pytest.mark.parametrize("backbone", ["efficientnet_lite0", "bn_inception", "resnet50", "timm:vit_tiny_patch16_224"])
 def test_backbones_with_published_weights_take_them_everywhere(backbone: str) -> None:
     e = resolved(backbone=backbone)
-    assert (e.weights, e.freeze_batchnorm, e.lr_schedule) == ("imagenet", True, "cosine")
+    assert (e.weights, e.freeze_batchnorm, e.lr_schedule) == ("imagenet", True, "constant")
     assert e.lr > 1e-5
-    assert e.max_steps < 1000
+    assert e.max_steps < 501
     assert resolved(DataFacts(), backbone=backbone).weights == "imagenet"
 
 
@@ -91,7 +91,7 @@ def test_epochs_are_passes_through_the_training_images() -> None:
         resolved(epochs=2, max_steps=5)
 
 
-@pytest.mark.parametrize(("images", "steps"), [(32, 200), (720, 450), (60_000, 1000)])
+@pytest.mark.parametrize(("images", "steps"), [(32, 200), (720, 450), (60_000, 500)])
 def test_a_budget_is_some_passes_within_bounds(images: int, steps: int) -> None:
     assert resolved(photos(train_images=images)).max_steps == steps
 
