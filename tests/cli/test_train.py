@@ -32,7 +32,7 @@ def test_the_default_directory_is_named_after_data_loss_method_fold_and_seed(
     monkeypatch.chdir(tmp_path)
     options = ["--skip-bad-images", f"folder:{folder}", "--projections.rewind", "--test-classes", "group2/*"]
     assert main(["train", *options, *flags, "--max_steps=2", "--fold=1"]) == 0
-    run = tmp_path / "runs" / f"{folder.name}-contrastive-ccp-fold1-seed0"
+    run = tmp_path / "runs" / f"{folder.name}-multi_similarity-ccp-fold1-seed0"
     settings = yaml.safe_load((run / "experiment.yaml").read_text())
     assert settings["skip_bad_images"]
     assert settings["projections"]["rewind"]

@@ -143,7 +143,8 @@ def choose(given: Mapping[str, Any], facts: DataFacts) -> list[Choice]:
     Example:
         >>> photos = DataFacts(color=True, side=400)
         >>> from ccpml.runs.settings import Settings
-        >>> print(choose(vars(Settings(data="folder:photos")), photos)[1])
+        >>> choices = choose(vars(Settings(data="folder:photos")), photos)
+        >>> print(*(choice for choice in choices if "backbone" in choice.settings))
         backbone efficientnet_lite0: photographs in color
     """
     settings, choices = dict(given), []
