@@ -38,4 +38,4 @@ def test_names_comments_and_strings_use_american_spelling():
 
 def test_files_and_folders_stay_small():
     assert [path for path in FILES if len(path.read_text(encoding="utf-8").splitlines()) > 400] == []
-    assert [folder for folder in {path.parent for path in SOURCES} if len(list(folder.glob("*.py"))) > 18] == []
+    assert [folder for folder in {path.parent for path in SOURCES} if len(list(folder.glob("*.py"))) > 17] == []

@@ -72,6 +72,10 @@ _PAPER: Final = {
 _FINE_TUNING: Final = {"lr": 1e-4, "augment": "paper"}
 
 
+# Of 8, 4, 5 and a number that depends on the network.
+_CPU_STAGES: Final = {PHOTO_BACKBONE: 4, "bn_inception": 2, "resnet50": 2, "timm": 2}
+
+
 class _Budget(NamedTuple):
     """Passes through the training images, and the least and the most steps that they come to."""
 
@@ -302,7 +306,7 @@ def _fine_tuning(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choi
     if facts.gpu:
         yield Choice({"trained_stages": "all"}, "a GPU has time for all of them")
     else:
-        stages = 4 if settings["backbone"] == PHOTO_BACKBONE else 2  # others are larger, and have fewer
+        stages = _CPU_STAGES.get(settings["backbone"].partition(":")[0], "all")
         yield Choice({"trained_stages": stages}, "the last ones; all would take several times as long on a CPU")
     if entry.variants:
         yield Choice({"lr": 3e-5}, "transformers need a lower one than convolutional networks")

@@ -1,9 +1,18 @@
 """Score a trained run on its splits, and write what a finished run has."""
 
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
 import lightning as L
 import numpy as np
+import torch
 from torch import Tensor
 
+import ccpml
 from ccpml.data import ImageTable, pool_rows
 from ccpml.distributed import all_ranks, gather_rows
 from ccpml.files import write_json
@@ -14,7 +23,6 @@ from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import is_query
 from ccpml.runs.inference import write_embeddings
 from ccpml.runs.parts import Parts
-from ccpml.runs.provenance import provenance
 from ccpml.runs.trainer import rank_batches
 from ccpml.training import embed, evaluate_with_roles
 
@@ -62,7 +70,7 @@ def score_run(
             "partial": parts.settings.allow_partial,
             "images_left_out": [f"{image.name}: {image.reason}" for image in parts.images.bad],
             "seed": parts.settings.seed,
-            **provenance(trainer.strategy.root_device),
+            **_provenance(trainer.strategy.root_device),
         },
     )
 
@@ -82,3 +90,40 @@ def _embed(parts: Parts, table: ImageTable, trainer: L.Trainer) -> tuple[Tensor,
     found = embed(parts.module.to(device), rank_batches(parts, table, trainer), device)
     embeddings, labels = (gather_rows(rows) for rows in found)
     return embeddings, labels
+
+
+def _provenance(device: torch.device) -> dict[str, Any]:
+    """Return versions, commit and hardware; equal for two runs of the same code on the same machine."""
+    packages = {name: version(name) for name in ("torch", "lightning", "numpy", "pillow")}
+    return {
+        "versions": {"ccpml": ccpml.__version__, "python": platform.python_version(), **packages},
+        "commit": _commit(),
+        "hardware": {
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        },
+    }
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout, with ``-dirty`` if modified; None for an installed package."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
