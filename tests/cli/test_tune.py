@@ -110,7 +110,8 @@ def test_ctrl_c_prints_how_to_resume(arguments, tmp_path, capsys):
         "--max_steps=9999",
     ]
     process = subprocess.Popen([sys.executable, "-m", "ccpml.cli", *command], stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "out" / "trial-0000" / "metrics.csv").is_file():
+    metrics = tmp_path / "out" / "trial-0000" / "metrics.csv"
+    while not metrics.is_file() or len(metrics.read_text().splitlines()) < 3:  # names, before the first step, a step
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
