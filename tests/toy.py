@@ -37,6 +37,7 @@ QUICK = {
     "max_steps": 6,
     "validate_every": 2,
     "projections.patience": 1,
+    "projections.warm_start": "never",  # the first proxies are placed before the first step
     "folds": 2,
     "workers": 0,
     "threads": 1,
