@@ -1,8 +1,12 @@
 """The scripts in tools/, on small data."""
 
 import io
+import random
+import signal
+import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 from types import ModuleType
@@ -72,3 +76,37 @@ def test_scores_and_picture_of_a_run(
     draw.main()
     with Image.open(tmp_path / "gallery.jpg") as picture:
         assert picture.width > 1000
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+for name in "ab":
+    file = folder / name
+    if not file.exists():
+        file.write_text(f"{name}: {'done' if not list(folder.iterdir()) else sys.argv[2]}")
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize(("resumed", "expected"), [("ok", ""), ("not the same", "DIFFERS: b (1 files)")])
+def test_a_result_that_differs_after_an_interruption_is_found(tmp_path: Path, resumed: str, expected: str) -> None:
+    interrupted = tool("interrupt_at_random")
+
+    def writer(text: str, seconds: float) -> Callable[[Path], list[str]]:
+        return lambda folder: [sys.executable, "-c", WRITER, str(folder), text, str(seconds)]
+
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    subprocess.run(writer("ok", 0)(whole), check=True)
+    verb = interrupted.Verb(Path.mkdir, writer("ok", 30), writer(resumed, 0))
+    problem, code = interrupted.interrupt(verb, signal.SIGKILL, 1.0, tmp_path / "now", whole)
+    assert (problem, code) == (expected, -signal.SIGKILL)
+
+
+def test_all_verbs_are_interrupted_by_all_signals() -> None:
+    interrupted = tool("interrupt_at_random")
+    cases = interrupted._cases(["train", "report"], 8, random.Random(0))
+    assert len(cases) == 8
+    assert set(cases[:6]) == {(name, number) for name in ("train", "report") for number in interrupted.SIGNALS}
