@@ -28,8 +28,9 @@ from tests.toy import QUICK, toy_folder
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 STOPPED: Final = {130, 143, *(-number for number in SIGNALS)}
-# Files with times, training states, which the steps after them compare, and a database, whose table is trials.csv.
-OTHERS: Final = {"tensorboard", "timings.json", "last.ckpt", "study.db"}
+# Files with times, training states, which the steps after them compare, and a study's random id and database, whose
+# table is trials.csv.
+OTHERS: Final = {"tensorboard", "timings.json", "last.ckpt", "study.yaml", "study.db"}
 PATIENCE: Final = 900.0  # seconds
 
 
