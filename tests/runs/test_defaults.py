@@ -104,6 +104,8 @@ def test_validations_are_many_but_do_not_take_longer_than_training() -> None:
     assert 20 <= validations() <= 40
     assert validations(train_images=60_000, validation_images=15_000) < 10
     assert resolved(max_steps=3).validate_every == 1
+    start = Settings(data="folder:photos", max_steps=0).choices(photos())
+    assert not any("0 validations" in str(choice) for choice in start)
     assert resolved(DataFacts(), max_steps=200).max_steps / resolved(DataFacts(), max_steps=200).validate_every >= 20
 
 
@@ -141,8 +143,8 @@ def test_every_setting_without_a_default_is_chosen_once() -> None:
 def test_unusual_images_are_counted() -> None:
     facts = photos(gray=3, small=2, large=5)
     found = notes(vars(resolved(facts)), facts)
-    assert [note.split(" ")[0] for note in found] == ["3", "5", "2"]
-    assert all("of 500 images looked at" in note for note in found)
+    counts = ["gray: 3", "more than 20 megapixels: 5", "smaller than 64 pixels: 2"]
+    assert [note.partition(" of 500 images looked at; ")[0] for note in found] == counts
     assert notes(vars(resolved(DataFacts(gray=500, small=500))), DataFacts(gray=500, small=500)) == []
 
 

@@ -50,7 +50,7 @@ def chosen(run: RunDirectory, scores: Mapping[str, Any]) -> str:
     """Return the settings that were chosen for the images with the reasons, and what is unusual about the run."""
     choices = run.choices()
     notes = [*choices["notes"], *([SATURATED] if is_saturated(scores) else [])]
-    parts = [page.paragraph("Note:"), page.listing(notes)] if notes else []
+    parts = [page.paragraph("Notes:"), page.listing(notes)] if notes else []
     if choices["chosen"]:
         parts += [
             page.paragraph("Settings that were chosen for these images, and why:"),

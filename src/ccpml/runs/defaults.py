@@ -180,12 +180,12 @@ def notes(settings: Mapping[str, Any], facts: DataFacts) -> list[str]:
     """Return what is unusual about the images or the resolved settings, one sentence each."""
     found, seen = [], f"{facts.looked_at:,} images looked at"
     if facts.color and facts.gray:
-        found.append(f"{facts.gray:,} of {seen} are gray; they are read as color")
+        found.append(f"gray: {facts.gray:,} of {seen}; read as color")
     if facts.large:
-        found.append(f"{facts.large:,} of {seen} have more than 20 megapixels; a cache of smaller copies saves time")
+        found.append(f"more than 20 megapixels: {facts.large:,} of {seen}; `ccpml data cache` writes smaller copies")
     if facts.small and settings["image_size"] >= SMALL_SIDE:
-        enlarged = f"smaller than {SMALL_SIDE} pixels; they are enlarged to {settings['image_size']}"
-        found.append(f"{facts.small:,} of {seen} are {enlarged}")
+        enlarged = f"enlarged to {settings['image_size']}"
+        found.append(f"smaller than {SMALL_SIDE} pixels: {facts.small:,} of {seen}; {enlarged}")
     if facts.validation_classes < MIN_CLASSES:
         found.append(
             f"validation has {facts.validation_classes} classes, too few to choose the best weights by; "
@@ -345,7 +345,7 @@ def _validations(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choi
     embedded = facts.validation_images + min(facts.train_images, 256)
     affordable = 3 * steps * _batch_size(settings) / embedded
     every = max(1, round(steps / min(_VALIDATIONS, max(5, affordable))))
-    yield Choice({"validate_every": every}, f"{math.ceil(steps / every)} validations")
+    yield Choice({"validate_every": every}, f"{math.ceil(steps / every)} validations" if steps else "")
 
 
 def _memory(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:

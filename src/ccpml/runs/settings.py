@@ -41,7 +41,7 @@ class Settings:
         memory_start: Steps before xbm compares with its memory; the paper's 1,000, or two thirds of a smaller budget.
         proxy_lr_factor: Learning rate of the proxies, as a multiple of the network's.
         warmup_epochs: Passes through the training images in which only the embedding layer and the proxies learn.
-        pair_weight: Weight of the loss within the batch.
+        pair_weight: Weight of the loss within the batch; 0.1 on the paper's benchmarks, 1 elsewhere.
         proxy_weight: Weight of the loss against the proxies.
         pool_transform: Whether the pool uses the transform of training or of evaluation.
         test_classes: Shell patterns of the test classes, separated by commas, such as 'Korean/*,Greek/*'; null is
@@ -161,7 +161,8 @@ class Settings:
         if self.backbone is not None:
             find_backbone(self.backbone)
         if self.epochs is not None and self.max_steps is not None:
-            raise ValueError(f"max_steps: expected null with epochs = {self.epochs:g}, got {self.max_steps}")
+            expected = f"expected null with epochs = {self.epochs:g}, got {self.max_steps}"
+            raise ValueError(f"max_steps: {expected}; pass one of them")
         folds = self.folds or FOLDS
         if self.fold != "auto" and not 0 <= self.fold < folds:
             raise ValueError(f"fold: expected one of folds = {folds}, 0..{folds - 1}, got {self.fold}")
