@@ -58,7 +58,7 @@ def random_tuple(generator, labels, ref_labels, length, count):
         parts = [(a1, p), (a2, n)]
     else:
         parts = [lmu.get_all_triplets_indices(labels, ref_labels)]
-    rows = [torch.randint(len(part[0]), (count if len(part[0]) else 0,), generator=generator) for part in parts]
+    rows = [torch.randint(max(1, len(part[0])), (count if len(part[0]) else 0,), generator=generator) for part in parts]
     return tuple(index[row] for part, row in zip(parts, rows, strict=True) for index in part)
 
 

@@ -111,6 +111,16 @@ def test_features_are_scored_once_and_change_nothing_in_training(settings, weigh
     assert without.scores()["test"] == whole.scores()["test"]
 
 
+@pytest.mark.parametrize("dim", [1, 128])
+def test_it_is_said_if_untouched_features_score_better(dim, settings, weights, tmp_path):
+    changed = replace(settings, weights=str(weights), head_start="random", embedding_dim=dim, max_steps=0)
+    run = train(changed, tmp_path / "run", progress=False)
+    scores = run.scores()
+    win = all(scores["features"][name] > scores["test"][name] for name in ("map_at_r", "precision_at_1"))
+    assert win == any("untouched features score better" in note for note in scores.get("notes", []))
+    assert win or dim > 1
+
+
 class Killer(L.Callback):
     def on_train_batch_start(self, trainer, *_):
         if trainer.global_step == 3:

@@ -28,6 +28,11 @@ from ccpml.training import embed, evaluate_with_roles
 
 __all__ = ["score_run", "score_test"]
 
+_FEATURES_WIN = (
+    "The untouched features score better than this run, which learned from {images:,} images of {classes} classes: "
+    "more classes help; until then, the features are the better embedding (head_start identity)."
+)
+
 
 def score_test(parts: Parts, trainer: L.Trainer) -> tuple[Tensor, RetrievalScores]:
     """Embed and score the test classes by the current weights."""
@@ -55,13 +60,16 @@ def score_run(
         write_embeddings(run.embeddings / f"{name}.npz", embedded[name], table)
     whole = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     notes = [_never_placed(parts.ccp.projections)] if parts.ccp and parts.ccp.projections.waiting else []
+    features = parts.head_start.scores if parts.head_start else None
+    if features and features["map_at_r"] > scores.map_at_r and features["precision_at_1"] > scores.precision_at_1:
+        notes.append(_FEATURES_WIN.format(classes=splits.train.num_classes, images=len(splits.train)))
     sizes = {name: {"classes": table.num_classes, "images": len(table)} for name, table in whole.items()}
     write_json(
         run.scores_file,
         {
             "test": scores.as_dict(),
             **({} if last is None else {"test_last": last.as_dict()}),
-            **({"features": parts.head_start.scores} if parts.head_start and parts.head_start.scores else {}),
+            **({"features": features} if features else {}),
             "validation": {"map_at_r": recorder.best_score, "step": recorder.best_step},
             "steps": int(recorder.rows[-1]["step"]),
             "instances": max(0, parts.ccp.projections.instance) if parts.ccp else 0,
