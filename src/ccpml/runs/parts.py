@@ -104,9 +104,7 @@ def _build_head_start(settings: ResolvedSettings, images: RunImages, model: Embe
     kind, features, splits = settings.head_start, model.linear.in_features, images.splits
     if kind == "identity" and settings.embedding_dim != features:
         expected = f"{features}, the features of {settings.backbone}, for head_start identity"
-        raise ValueError(
-            f"embedding_dim: expected {expected}, got {settings.embedding_dim}; pass --embedding-dim {features}"
-        )
+        raise ValueError(f"embedding_dim: expected {expected}, got {settings.embedding_dim}")
     pretrained = settings.weights != "none"
     if kind == "random" and not pretrained:
         return None
