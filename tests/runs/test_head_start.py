@@ -17,7 +17,7 @@ from ccpml.runs.build import build_model, evaluation_batches
 from ccpml.runs.images import load_images
 from ccpml.runs.inference import evaluate_run, load_run
 from ccpml.runs.train import resume, train
-from ccpml.training import embed, pooled_features
+from ccpml.training import embed, head_start, pooled_features
 from tests.toy import quick_settings, toy_folder
 
 
@@ -109,6 +109,16 @@ def test_features_are_scored_once_and_change_nothing_in_training(settings, weigh
     assert "features" not in without.scores()
     assert without.metrics()[-1]["loss"] == whole.metrics()[-1]["loss"]
     assert without.scores()["test"] == whole.scores()["test"]
+
+
+def test_without_a_test_the_test_classes_are_not_looked_at(settings, weights, tmp_path, monkeypatch):
+    seen: list[int] = []
+    monkeypatch.setattr(head_start, "pooled_features", lambda *args: seen.append(1) or pooled_features(*args))
+    for test, passes in ((False, 1), (True, 2)):  # the start of the layer, and the untouched features
+        seen.clear()
+        run = train(replace(settings, weights=str(weights)), tmp_path / str(test), progress=False, test=test)
+        assert len(seen) == passes
+        assert run.finished == test
 
 
 @pytest.mark.parametrize("dim", [1, 128])

@@ -169,6 +169,8 @@ def _run(training: Training, run: RunDirectory, parts: Parts, test: bool) -> Non
 def _fit_and_test(training: Training, run: RunDirectory, parts: Parts, test: bool) -> None:
     """Train to the end, from the last checkpoint if there is one; then test with the best weights if requested."""
     settings, splits, trainer = parts.settings, parts.images.splits, training.trainer
+    if parts.head_start and not test:  # a search does not look at the test classes
+        parts.head_start.test = None
     dataset = ImageDataset(splits.train, transforms(settings)[0], parts.images.channels, settings.seed)
     with quiet():
         trainer.fit(

@@ -87,7 +87,7 @@ class _Pack:
     def is_verified(self, offset: int) -> bool:
         """Whether the image at an offset was verified in the present state of the file."""
         try:
-            state = os.stat(self.path).st_mtime_ns  # noqa: PTH116
+            state = os.stat(self.path).st_mtime_ns  # noqa: PTH116 -- as above
         except OSError:
             state = self.state  # removed; what is mapped remains
         if state != self.state:
