@@ -25,7 +25,7 @@ def test_every_public_name_can_be_imported(name):
     assert name in dir(ccpml)
 
 
-OF_RUNS = ["train", "load_run", "Run"]  # in this order; their examples need data and a trained run
+OF_RUNS = ["train", "load_run", "Run", "Index"]  # in this order; their examples need data and a trained run
 NAMESPACE = {"torch": torch, "Path": Path, **{name: getattr(ccpml, name) for name in ccpml.__all__}}
 
 
@@ -41,7 +41,7 @@ def test_example_runs(name):
 def test_examples_of_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     toy_folder(tmp_path / "photos")
-    for name in ("mug.jpg", "cup.jpg"):
+    for name in ("mug.jpg", "cup.jpg", "query.jpg"):
         (tmp_path / name).write_bytes((tmp_path / "photos/group0/class00/0.png").read_bytes())
     namespace = {**NAMESPACE, "Settings": quick_settings}
     for name in OF_RUNS:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ccpml.runs.inference import Run, load_run
     from ccpml.runs.settings import Settings
     from ccpml.runs.train import train
+    from ccpml.serving import Index
     from ccpml.training import CCPCallback, EmbeddingPool, pooled_features
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "CrossBatchMemory",
     "EmbeddingModel",
     "EmbeddingPool",
+    "Index",
     "MultiSimilarityLoss",
     "PairLoss",
     "ProjectionOptions",
@@ -86,6 +88,7 @@ _MODULES = {
     **dict.fromkeys(["Run", "load_run"], "runs.inference"),
     "Settings": "runs.settings",
     "train": "runs.train",
+    "Index": "serving",
     **dict.fromkeys(["CCPCallback", "EmbeddingPool", "pooled_features"], "training"),
 }
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -65,6 +64,8 @@ class View:
         return result[:, ::-1] if self.flip else result
 
     def _cut(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        import torch  # only for crops of training: serving needs none
+
         left, top, right, bottom = map(int, self.box)
         batch = torch.from_numpy(np.array(image[top:bottom, left:right]))[None].permute(0, 3, 1, 2)
         resized = torch.nn.functional.interpolate(batch, (self.size, self.size), mode="bilinear", antialias=True)

@@ -1,8 +1,10 @@
 """Use a trained run: load it, embed images with it, score it."""
 
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,12 +79,28 @@ class Run:
         """
         return RunDirectory.open(self.path).scores()
 
-    def embed(self, images: Sequence[Path | str | NDArray[np.uint8]], batch_size: int = 128) -> Tensor:
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of weights and preprocessing, in hexadecimal: equal fingerprints produce equal embeddings."""
+        settings = self.settings
+        facts = [settings.backbone, settings.embedding_dim, _channels(settings), asdict(transforms(settings)[1])]
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def embedding_dim(self) -> int:
+        """Dimensions d of an embedding."""
+        return self.settings.embedding_dim
+
+    def embed(self, images: Sequence[Path | str | bytes | NDArray[np.uint8]], batch_size: int = 128) -> Tensor:
         """Embed images as the run's own evaluation does; EXIF rotations are applied.
 
         Args:
-            images: Paths of image files, or arrays: uint8, (H, W), (H, W, 1) or (H, W, 3) in RGB, such as images of
-                Pillow in mode L or RGB.
+            images: Paths of image files, contents of files, or arrays: uint8, (H, W), (H, W, 1) or (H, W, 3) in RGB,
+                such as images of Pillow in mode L or RGB.
             batch_size: Images embedded at a time.
 
         Returns:
@@ -108,8 +126,8 @@ class Run:
         return lipschitz_normalize(torch.cat(parts))
 
 
-def _path_or_array(image: Any) -> Path | str | NDArray[np.uint8]:
-    if isinstance(image, str | Path | np.ndarray):
+def _path_or_array(image: Any) -> Path | str | bytes | NDArray[np.uint8]:
+    if isinstance(image, str | Path | bytes | np.ndarray):
         return image
     if not hasattr(image, "__array_interface__"):
         raise ValueError(f"images: expected paths or arrays, got {type(image).__name__}")

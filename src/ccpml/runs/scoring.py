@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import ccpml
 from ccpml.data import ImageTable, pool_rows
 from ccpml.distributed import all_ranks, gather_rows
 from ccpml.files import write_json
@@ -104,7 +103,7 @@ def _provenance(device: torch.device) -> dict[str, Any]:
     """Return versions, commit and hardware; equal for two runs of the same code on the same machine."""
     packages = {name: version(name) for name in ("torch", "lightning", "numpy", "pillow")}
     return {
-        "versions": {"ccpml": ccpml.__version__, "python": platform.python_version(), **packages},
+        "versions": {"ccpml": version("ccpml"), "python": platform.python_version(), **packages},
         "commit": _commit(),
         "hardware": {
             "cpu": _cpu(),

@@ -1,0 +1,59 @@
+"""What an index holds and returns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+__all__ = ["Hit", "Item", "Metadata", "Picture"]
+
+#: Further columns of a picture, such as its price.
+Metadata: TypeAlias = Mapping[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to be added to an index.
+
+    Attributes:
+        path: The image file.
+        label: Name of its class; empty if unknown.
+        metadata: Further columns.
+    """
+
+    path: Path
+    label: str = ""
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture in an index.
+
+    Attributes:
+        id: Number in the index, from 1; never used again after removal.
+        path: The image file when it was added, absolute.
+        label: Name of its class; empty if unknown.
+        metadata: Further columns.
+        content_hash: SHA-256 of the file.
+        perceptual_hash: 64 bits that are nearly equal for pictures that look the same, in hexadecimal.
+        width: Width of the picture in pixels, upright.
+        height: Height in pixels.
+    """
+
+    id: int
+    path: str
+    label: str
+    metadata: Metadata
+    content_hash: str
+    perceptual_hash: str
+    width: int
+    height: int
+
+
+class Hit(NamedTuple):
+    """An answer of a search: the item, its Euclidean distance to the query, its rank from 1."""
+
+    item: Item
+    distance: float
+    rank: int
