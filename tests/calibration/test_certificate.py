@@ -1,0 +1,86 @@
+"""Reading and writing certificates."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ccpml.calibration import Certificate, CertificateError
+
+CERTIFICATE = Certificate("f" * 64, 0.9, {0.8: 0.75, 0.9: 0.5, 0.95: 0.25}, answers=3, details={"seed": 1})
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    file = CERTIFICATE.write(tmp_path)
+    for path in (tmp_path, file, str(file)):
+        read = Certificate.read(path)
+        assert (read.fingerprint, read.confidence, read.answers) == ("f" * 64, 0.9, 3)
+        assert read.distances == CERTIFICATE.distances
+        assert read.details["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("distance", "precision"), [(0.0, 0.95), (0.25, 0.95), (0.26, 0.9), (0.5, 0.9), (0.75, 0.8), (0.751, None)]
+)
+def test_precision_at_a_distance(distance: float, precision: float | None) -> None:
+    assert CERTIFICATE.precision_at(distance) == precision
+
+
+@pytest.mark.parametrize(("precision", "distance"), [(0.5, 0.75), (0.8, 0.75), (0.81, 0.5), (0.95, 0.25), (0.96, None)])
+def test_distance_for_a_precision(precision: float, distance: float | None) -> None:
+    assert CERTIFICATE.distance_for(precision) == distance
+
+
+def test_a_promise_that_could_not_be_made_is_none(tmp_path: Path) -> None:
+    promises = [{"precision": 0.8, "distance": 0.5}, {"precision": 0.99, "distance": None, "classes_needed": 600}]
+    Certificate("f" * 64, 0.95, {0.8: 0.5}, details={"promises": promises}).write(tmp_path)
+    read = Certificate.read(tmp_path)
+    assert read.precisions == (0.8,)
+    assert read.distance_for(0.99) is None
+    assert read.details["promises"] == promises
+
+
+def test_a_certificate_of_other_weights_is_refused() -> None:
+    CERTIFICATE.check("f" * 64)
+    with pytest.raises(CertificateError, match=r"certificate of the weights in use \(a{12}\), got .*again"):
+        CERTIFICATE.check("a" * 64)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"confidence": "x"},
+        {"fingerprint": 3},
+        {"promises": None},
+        {"promises": [{"precision": 0.8}]},
+        {"promises": [{"precision": 1.5, "distance": 0.1}]},
+        {"promises": [{"precision": 0.5, "distance": "x"}]},
+    ],
+)
+def test_a_damaged_certificate_is_one_sentence(change: dict[str, object], tmp_path: Path) -> None:
+    file = CERTIFICATE.write(tmp_path)
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(CertificateError, match="calibrate the run again") as caught:
+        Certificate.read(tmp_path)
+    assert str(caught.value).startswith(str(file))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"format": 1}'])
+def test_any_other_file_is_one_sentence(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "certificate.json").write_bytes(content)
+    with pytest.raises(CertificateError, match=r"certificate\.json: .*calibrate the run again"):
+        Certificate.read(tmp_path)
+
+
+def test_a_missing_certificate_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CertificateError, match=r"certificate\.json: not found; calibrate the run again"):
+        Certificate.read(tmp_path)
+
+
+def test_reading_imports_no_torch() -> None:
+    code = "import sys, ccpml.calibration; print({'torch', 'scipy', 'lightning'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
