@@ -13,7 +13,7 @@ from ccpml.data.images.read import BadImageError
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.exact import nearest_rows
 from ccpml.serving.items import Hit, Item, Picture
-from ccpml.serving.pictures import digest
+from ccpml.serving.pictures import digest, read_picture
 from ccpml.serving.rows import append_rows, map_rows
 from ccpml.serving.store import NewItem, Store
 
@@ -161,16 +161,12 @@ class Index:
             progress(len(batch))
 
     def _new_item(self, picture: Picture) -> NewItem:
+        read = read_picture(picture)
         try:
-            stat, content = picture.path.stat(), picture.path.read_bytes()
-        except OSError as error:
-            raise BadImageError(f"cannot be opened ({error.strerror or error})", str(picture.path)) from error
-        try:
-            found, vector = digest(content), self.embed([content])[0]
+            found, vector = digest(read.content), self.embed([read.content])[0]
         except BadImageError as error:
-            raise BadImageError(error.reason, str(picture.path)) from error
-        path = str(picture.path.absolute())
-        return NewItem(path, stat.st_size, stat.st_mtime_ns, picture.label, dict(picture.metadata), found, vector)
+            raise BadImageError(error.reason, read.path) from error
+        return NewItem(read.path, read.size, read.mtime_ns, picture.label, dict(picture.metadata), found, vector)
 
     def remove(self, ids: Iterable[int]) -> int:
         """Remove items; return how many were present. Their rows stay as tombstones until the index is compacted."""

@@ -5,6 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ccpml.data.images.archived import ArchivedImage
+
 __all__ = ["Hit", "Item", "Metadata", "Picture"]
 
 #: Further columns of a picture, such as its price.
@@ -16,14 +21,17 @@ class Picture:
     """A picture to be added to an index.
 
     Attributes:
-        path: The image file.
+        path: The image file. With ``image``, a name for it.
         label: Name of its class; empty if unknown.
         metadata: Further columns.
+        image: The image, if it is not in the file: contents of a file, an archived image, or pixels, uint8 (H, W),
+            (H, W, 1) or (H, W, 3).
     """
 
     path: Path
     label: str = ""
     metadata: Metadata = field(default_factory=dict)
+    image: bytes | ArchivedImage | NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Item:
 
     Attributes:
         id: Number in the index, from 1; never used again after removal.
-        path: The image file when it was added, absolute.
+        path: The image file when it was added, absolute; the name of an image that was in none.
         label: Name of its class; empty if unknown.
         metadata: Further columns.
         content_hash: SHA-256 of the file.

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ccpml.data.images.read import read_image
+from ccpml.data.images.archived import ArchivedImage, read_archived
+from ccpml.data.images.read import BadImageError, read_header, read_image
+from ccpml.serving.items import Picture
 
-__all__ = ["Digest", "digest", "perceptual_hash"]
+__all__ = ["Content", "Digest", "digest", "perceptual_hash", "read_picture", "state_of"]
 
 THUMBNAIL_SIDE: Final = 256
 """Longer side of a thumbnail in pixels."""
@@ -26,6 +28,66 @@ class Digest(NamedTuple):
     thumbnail: bytes
 
 
+class Content(NamedTuple):
+    """Contents of a picture's file, with the path or name under which an index knows it, and the state of the file."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    content: bytes
+
+
+def state_of(picture: Picture) -> tuple[str, int, int]:
+    """Return the path or name under which an index knows a picture, the size of its file and when that was changed.
+
+    What is not in a file of its own has a checksum in place of the time, or 0.
+
+    Raises:
+        BadImageError: If the file cannot be opened.
+    """
+    image = picture.image
+    if image is None:
+        try:
+            stat = picture.path.stat()
+        except OSError as error:
+            raise BadImageError(f"cannot be opened ({error.strerror or error})", str(picture.path)) from error
+        return str(picture.path.absolute()), stat.st_size, stat.st_mtime_ns
+    if isinstance(image, ArchivedImage):
+        return str(picture.path), image.size, image.crc32
+    return str(picture.path), image.nbytes if isinstance(image, np.ndarray) else len(image), 0
+
+
+def read_picture(picture: Picture) -> Content:
+    """Read the file of a picture; pixels become a PNG.
+
+    Raises:
+        BadImageError: If it cannot be read.
+    """
+    state = state_of(picture)  # before the contents: a file that changes in between is noticed the next time
+    image = picture.image
+    try:
+        if image is None:
+            content = picture.path.read_bytes()
+        elif isinstance(image, ArchivedImage):
+            content = read_archived(image)
+        else:
+            content = _png(image) if isinstance(image, np.ndarray) else image
+    except OSError as error:
+        raise BadImageError(f"cannot be opened ({error.strerror or error})", str(picture.path)) from error
+    except ValueError as error:
+        raise BadImageError(str(error), str(picture.path)) from error
+    if not content:
+        raise BadImageError("the file is empty", str(picture.path))
+    return Content(*state, content)
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    encoded = io.BytesIO()
+    gray = pixels.ndim == 3 and pixels.shape[2] == 1
+    Image.fromarray(pixels[:, :, 0] if gray else pixels).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
 def digest(content: bytes) -> Digest:
     """Return size, hashes and thumbnail of an image, upright.
 
@@ -35,13 +97,15 @@ def digest(content: bytes) -> Digest:
     Raises:
         BadImageError: If it cannot be read.
     """
-    pixels = read_image(content, channels=3)  # (H, W, 3)
-    height, width, _ = pixels.shape
+    size = read_header(content)
+    pixels = read_image(content, channels=3, min_size=2 * THUMBNAIL_SIDE)  # (H, W, 3), perhaps reduced
     image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), reducing_gap=2.0)
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=85)
-    return Digest(hashlib.sha256(content).hexdigest(), perceptual_hash(pixels), width, height, encoded.getvalue())
+    return Digest(
+        hashlib.sha256(content).hexdigest(), perceptual_hash(pixels), size.width, size.height, encoded.getvalue()
+    )
 
 
 def perceptual_hash(pixels: NDArray[np.uint8]) -> str:

@@ -167,8 +167,8 @@ def read_part(
         return pixels, part(pixels.shape)
 
 
-def read_header(source: Path | ArchivedImage, rotate: bool = True) -> _Header:
-    """Read the header of an image file, with its size after the EXIF rotation if ``rotate``.
+def read_header(source: Path | bytes | ArchivedImage, rotate: bool = True) -> _Header:
+    """Read the header of an image file, or of its contents, with its size after the EXIF rotation if ``rotate``.
 
     Raises:
         BadImageError: If it cannot be read.

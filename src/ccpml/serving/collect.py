@@ -1,0 +1,129 @@
+"""The pictures of some data, found by a folder, a CSV file, a pattern or the name of a set of images."""
+
+import glob
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ccpml.data.images.formats import image_suffixes
+from ccpml.data.images.packed import PackedImage
+from ccpml.data.loading import load_source
+from ccpml.data.sources.folder import load_folder
+from ccpml.data.sources.source import Ignored, Source
+from ccpml.data_name import DATA_KINDS, DataName, known_names
+from ccpml.serving.csv_pictures import read_csv_pictures
+from ccpml.serving.items import Picture
+
+__all__ = ["Pictures", "find_pictures"]
+
+_MAGIC: Final = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures that were found together.
+
+    Attributes:
+        source: Where they were found: the name of the data with an absolute path, such as ``folder:/data/photos``.
+        pictures: The pictures; none has been read.
+        ignored: Files that are not used.
+        notes: Sentences about what is unusual.
+    """
+
+    source: str
+    pictures: Sequence[Picture]
+    ignored: Sequence[Ignored] = ()
+    notes: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __iter__(self) -> Iterator[Picture]:
+        return iter(self.pictures)
+
+
+def find_pictures(data: str, data_root: Path | str | None = None) -> Pictures:
+    """Find the pictures of some data; none is read.
+
+    Args:
+        data: A folder or ``folder:<path>``, whose subfolders name the labels; a CSV file or ``csv:<file>`` with a
+            column ``path``, perhaps ``label``, and metadata in all others; an image file; a pattern such as
+            ``photos/**/*.jpg``; or the name of a set of images, such as ``groceries``.
+        data_root: Folder of the benchmarks; see `load_source`.
+
+    Raises:
+        ValueError: If there is nothing of that name, or no pictures in it.
+
+    Example:
+        >>> found = find_pictures("groceries")
+        >>> found.source, len(found), found.pictures[0].label
+        ('groceries', 1944, 'Fruit/Lemon')
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        return _csv(path) if path.suffix.lower() == ".csv" else _pattern(glob.escape(str(path)), data)
+    if DataName.is_valid(data):
+        name = DataName.parse(data)
+        if name.kind == "folder":
+            return _folder(Path(name.path).expanduser())
+        if name.kind == "csv":
+            return _csv(Path(name.path).expanduser())
+        source = load_source(data, data_root)
+        return Pictures(str(name.resolved()), _pictures(source), source.ignored)
+    if _MAGIC.search(data):
+        return _pattern(str(path), data)
+    if data.partition(":")[0] in DATA_KINDS:
+        DataName.parse(data)  # raises what is wrong
+    raise ValueError(f"{data}: not found; expected a folder, an image, a CSV file, a pattern, {known_names()}")
+
+
+def _folder(path: Path) -> Pictures:
+    source = load_folder(path, labeled=False)
+    return Pictures(f"folder:{path.resolve()}", _pictures(source), source.ignored)
+
+
+def _csv(path: Path) -> Pictures:
+    pictures, notes = read_csv_pictures(path)
+    return Pictures(f"csv:{path.resolve()}", pictures, notes=notes)
+
+
+def _pictures(source: Source) -> list[Picture]:
+    table = source.table
+    labels = [table.class_names[label] for label in table.labels.tolist()]
+    found = []
+    for row, label in enumerate(labels):
+        image = table.images[row]
+        if isinstance(image, PackedImage):
+            image = image.path
+        if isinstance(image, Path):
+            found.append(Picture(image, label))
+        else:
+            found.append(Picture(Path(table.name_of(row)), label, image=image))
+    return found
+
+
+def _pattern(pattern: str, data: str) -> Pictures:
+    """Return the images that a pattern matches; labels are folders below the last one that is not a pattern."""
+    parts = Path(pattern).parts
+    fixed = next((number for number, part in enumerate(parts[:-1]) if _MAGIC.search(part)), len(parts) - 1)
+    root, suffixes = Path(*parts[:fixed]), image_suffixes()
+    files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 -- absolute ones too
+    files = [file for file in files if file.is_file()]
+    images = [file for file in files if file.suffix.lower() in suffixes]
+    if not images:
+        raise ValueError(
+            f"{data}: no images found; expected files with suffix {' '.join(sorted(suffixes))}, got {len(files):,} "
+            "other files"
+        )
+    ignored = [
+        Ignored(file, f"file{{s}} with suffix {file.suffix.lower()}" if file.suffix else "file{s} without suffix")
+        for file in files
+        if file.suffix.lower() not in suffixes
+    ]
+    labels = [file.parent.relative_to(root).as_posix() for file in images]
+    pictures = [Picture(file, "" if label == "." else label) for file, label in zip(images, labels, strict=True)]
+    return Pictures(f"glob:{Path(pattern).absolute()}", pictures, ignored)

@@ -1,0 +1,148 @@
+"""A CSV file of pictures, with metadata in its further columns."""
+
+import csv
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from ccpml.serving.items import Picture
+
+__all__ = ["read_csv_pictures"]
+
+_Value: TypeAlias = str | int | float | bool | None
+
+_INTEGER: Final = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")  # fits into 64 bits; 007 is a name
+_DECIMAL: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_BOOLEAN: Final = {"true": True, "false": False}
+
+
+def read_csv_pictures(file: Path) -> tuple[list[Picture], list[str]]:
+    r"""Read the pictures of a CSV file with a column ``path``, perhaps ``label``, and metadata in all others.
+
+    Paths are relative to the folder of the file. A column whose cells are all numbers, or all true and false, has
+    values of that type, and one with other cells has text; an empty cell is None. The encoding is UTF-8.
+
+    Returns:
+        The pictures in the order of the file, and a sentence for each column in which numbers and text are mixed.
+
+    Raises:
+        ValueError: If the file is invalid; the message names the line.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp(), "shop.csv")
+        >>> _ = file.write_text("path,label,price,size\na.jpg,mug,7.5,3\nb.jpg,cup,9,XL\n")
+        >>> pictures, notes = read_csv_pictures(file)
+        >>> pictures[1].label, pictures[1].metadata
+        ('cup', {'price': 9.0, 'size': 'XL'})
+        >>> notes[0].removeprefix(f"{file}: ")
+        'column size: expected numbers only or text only, got 3 (line 2) and XL (line 3); all are kept as text'
+    """
+    header, rows = _read(file)
+    names = [name for name in header if name not in {"path", "label"}]
+    columns, notes = dict[str, list[_Value]](), list[str]()
+    for name in names:
+        columns[name], mixed = _typed([(line, row[name]) for line, row in rows])
+        if mixed:
+            notes.append(f"{file}: column {name}: {mixed}")
+    pictures = []
+    for number, (line, row) in enumerate(rows):
+        if not row["path"]:
+            raise ValueError(f"{file}, line {line}: path is empty; fill it in or remove the line")
+        metadata = {name: columns[name][number] for name in names}
+        path = file.parent / Path(row["path"]).expanduser()
+        pictures.append(Picture(path, row.get("label", ""), metadata))
+    _check_distinct(file, [(line, str(picture.path)) for (line, _), picture in zip(rows, pictures, strict=True)])
+    return pictures, notes
+
+
+def _read(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Return the names of the columns, and number and cells of each line."""
+    rows = list[tuple[int, dict[str, str]]]()
+    line = 1
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            header = _header(next(reader, []), file)
+            line = reader.line_num + 1
+            for fields in reader:
+                if any(field.strip() for field in fields):
+                    if len(fields) != len(header):
+                        raise ValueError(
+                            f"{file}, line {line}: expected {len(header)} values, got {len(fields)}; put values that "
+                            "contain a comma in quotes"
+                        )
+                    rows.append((line, dict(zip(header, map(str.strip, fields), strict=True))))
+                line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{file}, line {line}: not valid CSV ({error})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}, line {line} or later: not UTF-8; save the file as UTF-8") from error
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror or error})") from error
+    if not rows:
+        raise ValueError(f"{file}: expected one line for each image below the header, got none")
+    return header, rows
+
+
+def _header(fields: Sequence[str], file: Path) -> list[str]:
+    header = [name.lower() if (name := field.strip()).lower() in {"path", "label"} else name for field in fields]
+    if "path" not in header:
+        got = ",".join(header) or "an empty line"
+        raise ValueError(f"{file}, line 1: expected column names path[,label][,more] separated by commas, got {got}")
+    for name in header:
+        if not name or header.count(name) > 1:
+            what = f"column {name} appears twice; remove one" if name else "a column has no name; fill it in"
+            raise ValueError(f"{file}, line 1: {what}")
+    return header
+
+
+def _typed(cells: Sequence[tuple[int, str]]) -> tuple[list[_Value], str]:
+    """Return the values of a column of lines and cells, of one type, and what is mixed in it, if anything."""
+    filled = [(line, text) for line, text in cells if text]
+    parsers: list[tuple[Callable[[str], bool], Callable[[str], _Value]]] = [
+        (_is_integer, int),
+        (_is_number, float),
+        (_is_boolean, lambda text: _BOOLEAN[text.lower()]),
+    ]
+    for fits, parse in parsers:
+        if filled and all(fits(text) for _, text in filled):
+            return [parse(text) if text else None for _, text in cells], ""
+    number = _first(filled, _is_number)
+    other = _first(filled, lambda text: not _DECIMAL.fullmatch(text))
+    mixed = ""
+    if number and other:
+        (line, text), (place, name) = number, other
+        mixed = (
+            f"expected numbers only or text only, got {text} (line {line}) and {name[:40]} (line {place}); all are "
+            "kept as text"
+        )
+    return [text or None for _, text in cells], mixed
+
+
+def _first(cells: Iterable[tuple[int, str]], fits: Callable[[str], bool]) -> tuple[int, str] | None:
+    return next(((line, text) for line, text in cells if fits(text)), None)
+
+
+def _is_integer(text: str) -> bool:
+    return bool(_INTEGER.fullmatch(text))
+
+
+def _is_number(text: str) -> bool:
+    if not _DECIMAL.fullmatch(text) or re.match(r"[+-]?0[0-9]", text):
+        return False
+    return math.isfinite(float(text)) and (not text.lstrip("+-").isdigit() or _is_integer(text))
+
+
+def _is_boolean(text: str) -> bool:
+    return text.lower() in _BOOLEAN
+
+
+def _check_distinct(file: Path, paths: Iterable[tuple[int, str]]) -> None:
+    first = dict[str, int]()
+    for line, path in paths:
+        other = first.setdefault(path, line)
+        if other != line:
+            raise ValueError(f"{file}, line {line}: {path} is listed before (line {other}); remove one of the lines")
