@@ -17,7 +17,7 @@ from ccpml.serving.pictures import digest, read_picture
 from ccpml.serving.rows import append_rows, map_rows
 from ccpml.serving.store import NewItem, Store
 
-__all__ = ["Added", "Index", "NotAnIndexError", "OtherModelError"]
+__all__ = ["Added", "Index", "NotAnIndexError", "OtherModelError", "Summary"]
 
 _VERSION: Final = "1"
 _BATCH: Final = 64  # pictures embedded and acknowledged at a time
@@ -36,6 +36,15 @@ class Added(NamedTuple):
 
     ids: list[int]
     skipped: list[BadImageError]
+
+
+class Summary(NamedTuple):
+    """Facts about an index: number of items and of labels, names of the columns of metadata, ids of some items."""
+
+    items: int
+    labels: int
+    columns: list[str]
+    examples: list[int]
 
 
 class Index:
@@ -207,6 +216,10 @@ class Index:
         """
         rows = self._rows()
         return np.array([rows[self._find(key)[0]] for key in ids], np.float32).reshape(-1, self.embedding_dim)
+
+    def summary(self, examples: int = 12) -> Summary:
+        """Return facts about the index, with the ids of some items."""
+        return Summary(len(self), self._store.labels(), self._store.columns(), self._store.some_ids(examples))
 
     def thumbnail(self, key: int) -> bytes:
         """Return the thumbnail of an item, a JPEG.

@@ -60,7 +60,7 @@ class Store:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._db = sqlite3.connect(file, isolation_level=None, timeout=30)
+        self._db = sqlite3.connect(file, isolation_level=None, timeout=30, check_same_thread=False)
         self._db.execute("PRAGMA synchronous=FULL")
 
     @classmethod
@@ -96,6 +96,25 @@ class Store:
     def num_items(self) -> int:
         """Return the number of items."""
         return int(self._db.execute("SELECT count(*) FROM items WHERE NOT removed").fetchone()[0])
+
+    def labels(self) -> int:
+        """Return the number of distinct labels, without the empty one."""
+        query = "SELECT count(DISTINCT label) FROM items WHERE NOT removed AND label != ''"
+        return int(self._db.execute(query).fetchone()[0])
+
+    def columns(self) -> list[str]:
+        """Return the names of the columns of metadata, sorted."""
+        query = "SELECT DISTINCT key FROM items, json_each(items.metadata) WHERE NOT removed ORDER BY key"
+        return [key for (key,) in self._db.execute(query)]
+
+    def some_ids(self, count: int) -> list[int]:
+        """Return up to ``count`` ids, spread over the index."""
+        step = max(1, self.num_items() // max(count, 1))
+        query = (
+            "SELECT id FROM (SELECT id, row_number() OVER (ORDER BY id) - 1 AS number FROM items WHERE NOT removed) "
+            "WHERE number % ? = 0 LIMIT ?"
+        )
+        return [key for (key,) in self._db.execute(query, (step, count))]
 
     def insert(self, start: int, items: Sequence[NewItem]) -> list[int]:
         """Insert items whose rows begin at ``start``; return their ids."""

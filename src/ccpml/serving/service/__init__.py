@@ -1,0 +1,45 @@
+"""The service: an index behind HTTP, with bounds on what a client can ask for. Needs the extra ``serve``."""
+
+from typing import TYPE_CHECKING
+
+from ccpml.serving.embedder import Embedder
+from ccpml.serving.index import Index
+from ccpml.serving.service.settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["MissingExtraError", "ServiceSettings", "create_app"]
+
+
+class MissingExtraError(ImportError):
+    """The libraries of the extra ``serve`` are not installed."""
+
+
+def create_app(index: Index, embedder: Embedder, settings: ServiceSettings | None = None) -> "FastAPI":
+    """Return the service as an ASGI application; ``GET /`` is its page, ``GET /openapi.json`` describes its routes.
+
+    Args:
+        index: The index, opened with its model.
+        embedder: The model.
+        settings: Bounds and permissions; the defaults read only, and answer requests to loopback addresses alone.
+
+    Raises:
+        MissingExtraError: If fastapi or python-multipart is not installed.
+
+    Example:
+        ```python
+        run = load_run("runs/photos")
+        app = create_app(Index.open("shop.index", run), run)
+        ```
+    """
+    try:
+        import fastapi  # noqa: F401
+        import python_multipart  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            "the service: expected fastapi, uvicorn and python-multipart, got none; pip install 'ccpml[serve]'"
+        ) from error
+    from ccpml.serving.service.app import build_app
+
+    return build_app(index, embedder, settings or ServiceSettings())

@@ -1,0 +1,98 @@
+"""The application: routes, page, and how errors are answered."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from ccpml.serving.embedder import Embedder
+from ccpml.serving.index import Index
+from ccpml.serving.service.forms import sentence_of
+from ccpml.serving.service.pool import WorkPool
+from ccpml.serving.service.refused import RefusedError
+from ccpml.serving.service.routes import refusals, router
+from ccpml.serving.service.service import Service
+from ccpml.serving.service.settings import ServiceSettings
+
+__all__ = ["build_app"]
+
+_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
+_CSP: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def build_app(index: Index, embedder: Embedder, settings: ServiceSettings) -> FastAPI:
+    """Return the application; see `ccpml.serving.service.create_app`."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        app.state.pool.close()
+
+    app = FastAPI(
+        title="ccpml", summary="Search pictures by pictures.", docs_url=None, redoc_url=None, lifespan=lifespan
+    )
+    app.state.service = Service(index, embedder, settings)
+    app.state.pool = WorkPool(settings.workers, settings.queue)
+    app.include_router(router)
+    _add_page(app)
+    _add_handlers(app)
+    return app
+
+
+def _add_page(app: FastAPI) -> None:
+    """Add the page: ``index.html`` of the folder page, and the files beside it, read once."""
+    folder = resources.files("ccpml.serving.service") / "page"
+    files = {
+        file.name: (file.read_bytes(), _TYPES[suffix])
+        for file in folder.iterdir()
+        if (suffix := "." + file.name.rpartition(".")[2]) in _TYPES
+    }
+
+    @app.get("/", response_class=Response, include_in_schema=False)
+    def page() -> Response:
+        return _file("index.html")
+
+    @app.get("/page/{name}", response_class=Response, include_in_schema=False, responses=refusals(404))
+    def page_file(name: str) -> Response:
+        return _file(name)
+
+    def _file(name: str) -> Response:
+        if name not in files:
+            raise RefusedError(404, "not found")
+        content, kind = files[name]
+        return Response(
+            content, media_type=kind, headers={"Content-Security-Policy": _CSP, "Cache-Control": "no-cache"}
+        )
+
+
+def _add_handlers(app: FastAPI) -> None:
+    """Answer every error with one sentence."""
+
+    @app.exception_handler(RefusedError)
+    def refused(request: Request, error: RefusedError) -> JSONResponse:
+        return JSONResponse({"detail": error.detail}, error.status, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"detail": sentence_of(error.errors())}, 422)
+
+    @app.exception_handler(HTTPException)
+    def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"detail": str(error.detail).lower()}, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    def failed(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": "the service failed; its log says why"}, 500)

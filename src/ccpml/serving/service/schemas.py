@@ -1,0 +1,138 @@
+"""The JSON of requests and responses."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from ccpml.serving.items import Item
+from ccpml.serving.service.settings import MAX_K, MAX_WHERE
+
+__all__ = ["Certified", "Info", "Level", "Problem", "Query", "Result", "SearchFields", "SearchHit", "StoredItem"]
+
+_MAX_ID = 2**63 - 1
+Id = Annotated[int, Field(ge=1, le=_MAX_ID, description="number of an item", examples=[1])]
+Scalar = str | int | float | bool | None
+
+
+class Problem(BaseModel):
+    """An error: one sentence."""
+
+    detail: str = Field(examples=["picture: not an image of a known format, or damaged header"])
+
+
+class Level(BaseModel):
+    """A precision that is certified for answers up to a distance."""
+
+    precision: float
+    distance: float
+
+
+class Certified(BaseModel):
+    """What the certificate of the run says."""
+
+    confidence: float = Field(examples=[0.95])
+    precisions: list[Level]
+
+
+class Info(BaseModel):
+    """What the service searches, and what it allows."""
+
+    items: int
+    labels: int = Field(description="number of distinct labels")
+    embedding_dim: int
+    model: str = Field(description="name of the run")
+    fields: list[str] = Field(description="columns that a filter can name")
+    max_k: int
+    max_bytes: int
+    max_pictures: int
+    certificate: Certified | None
+    writable: bool
+    needs_token: bool
+    examples: list[int] = Field(description="ids of some items")
+    feedback: bool
+    explain: bool
+
+
+class StoredItem(BaseModel):
+    """A picture of the index."""
+
+    id: int
+    label: str
+    name: str = Field(description="name of its file, without folders")
+    metadata: dict[str, Scalar]
+    width: int
+    height: int
+
+    @classmethod
+    def fields_of(cls, item: Item) -> dict[str, Any]:
+        """Return the values for an item."""
+        name = item.path.replace("\\", "/").rpartition("/")[2]
+        return {
+            "id": item.id,
+            "label": item.label,
+            "name": name.encode("utf-8", "replace").decode(),
+            "metadata": dict(item.metadata),
+            "width": item.width,
+            "height": item.height,
+        }
+
+
+class SearchHit(StoredItem):
+    """An answer."""
+
+    rank: int
+    distance: float = Field(description="Euclidean distance between φ-normalized embeddings, in [0, 2]")
+    precision: float | None = Field(description="largest certified precision at this distance")
+    duplicate: bool = Field(description="whether it looks like an answer of a better rank")
+
+
+class Query(BaseModel):
+    """What was searched for: an item, or pictures, of which the first is described."""
+
+    id: int | None
+    hash: str | None = Field(description="SHA-256 of the first picture; names the query in feedback")
+    width: int
+    height: int
+
+
+class Result(BaseModel):
+    """The answers to a search."""
+
+    query: Query
+    hits: list[SearchHit]
+    seconds: float
+    answered: bool = Field(description="whether there is a hit within the distance or precision that was asked for")
+    note: str
+
+
+def _no_empty(value: Any) -> Any:
+    """Return None for an empty form field."""
+    return None if value == "" else value
+
+
+class SearchFields(BaseModel):
+    """How to search. Fields that are empty are as if they were not there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: Annotated[Id | None, BeforeValidator(_no_empty)] = Field(None, description="search by an item of the index")
+    k: Annotated[int, Field(ge=1, le=MAX_K)] = Field(20, description="number of hits")
+    where: str = Field("", max_length=MAX_WHERE, description="a filter", examples=["label = 'mug' and price < 20"])
+    max_distance: Annotated[float | None, BeforeValidator(_no_empty), Field(ge=0, le=2, allow_inf_nan=False)] = Field(
+        None, description="only hits up to this distance"
+    )
+    precision: Annotated[float | None, BeforeValidator(_no_empty), Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
+        None, description="only hits whose certified precision is at least this"
+    )
+    hide_duplicates: bool = Field(False, description="leave out hits that look like one of a better rank")
+
+
+class Feedback(BaseModel):
+    """A verdict about a hit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    query_hash: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="`hash` of the query's result")
+    query_id: Id | None = Field(None, description="the item that was searched for")
+    id: Id = Field(description="the hit")
+    verdict: Literal["right", "wrong"]

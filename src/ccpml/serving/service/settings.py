@@ -1,0 +1,65 @@
+"""What a service allows: bounds of a request, permissions, and who is answered."""
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["MAX_K", "MAX_PICTURES", "MAX_WHERE", "ServiceSettings"]
+
+MAX_K: Final = 1000
+"""Most hits of a search, whatever the settings."""
+
+MAX_PICTURES: Final = 16
+"""Most pictures of one query, whatever the settings."""
+
+MAX_WHERE: Final = 1000
+"""Most characters of a filter."""
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """Bounds and permissions of a service.
+
+    Attributes:
+        token: If given, requests must carry it as ``Authorization: Bearer <token>``, except for the page, the
+            description of the routes and the state of health.
+        writable: Whether pictures can be added and removed.
+        feedback: Whether verdicts about hits are recorded in the directory of the index.
+        hosts: Names by which requests may address the service (header ``Host``), without port; empty for any.
+        rate: Requests per second and client address; None allows 50, and any number to loopback addresses.
+        max_bytes: Bytes of a request.
+        max_pixels: Pixels of a picture.
+        max_pictures: Pictures of one query.
+        max_k: Hits of a search.
+        max_connections: Connections at a time; further ones are closed.
+        workers: Threads that decode, embed and search.
+        queue: Requests that wait for a worker; further ones are refused.
+        timeout: Seconds that a client may take to send a request, and to read any part of the answer.
+    """
+
+    token: str | None = None
+    writable: bool = False
+    feedback: bool = False
+    hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
+    rate: float | None = None
+    max_bytes: int = 20_000_000
+    max_pixels: int = 40_000_000
+    max_pictures: int = 8
+    max_k: int = MAX_K
+    max_connections: int = 512
+    workers: int = 2
+    queue: int = 128
+    timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_pixels", "max_connections", "workers", "queue", "timeout"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)}")
+        for name, limit in (("max_k", MAX_K), ("max_pictures", MAX_PICTURES)):
+            if not 1 <= getattr(self, name) <= limit:
+                raise ValueError(f"{name}: expected 1 to {limit}, got {getattr(self, name)}")
+        if self.rate is not None and not self.rate > 0:
+            raise ValueError(f"rate: expected a number above 0, got {self.rate}")
+        if self.token is not None and len(self.token) < 16:
+            raise ValueError(
+                f"token: expected at least 16 characters, got {len(self.token)}; `openssl rand -hex 32` prints one"
+            )
