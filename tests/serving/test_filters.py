@@ -112,7 +112,7 @@ def table(items):
     db.execute("CREATE TABLE items (id INTEGER PRIMARY KEY, path, label, metadata TEXT, width INTEGER, height INTEGER)")
     db.executemany(
         "INSERT INTO items VALUES (:id, :path, :label, :metadata, :width, :height)",
-        [{**item, "metadata": json.dumps(item["metadata"], ensure_ascii=False)} for item in items],
+        [{**item, "metadata": json.dumps(item["metadata"], ensure_ascii=item["id"] % 2 > 0)} for item in items],
     )
     return db
 
@@ -263,8 +263,8 @@ def test_the_largest_filters_are_within_the_limits_of_sqlite():
     db = table([{"id": 1, "path": "a", "label": "a", "width": 1, "height": 1, "metadata": {"a": 1}}])
     assert passing(Filter.parse(" and ".join(["a=1"] * 200)), db) == [1]
     assert passing(Filter.parse("not " * MAX_DEPTH + "a=2"), db) == [1]
-    nested = "(id=1 and not (" * 7 + "('it''s' in (1, 'x') or a is null)" + "))" * 7
-    assert passing(Filter.parse(nested), db) == [1]
+    nested = "(id=1 and not (" * 4 + "('it''s' in (1, 'x') or a is null)" + "))" * 4
+    assert passing(Filter.parse(nested), db) == []
     assert passing(Filter.parse("(id=2 or " * MAX_DEPTH + "a=1" + ")" * MAX_DEPTH), db) == [1]
     assert passing(Filter.parse("a in (" + "1," * 9_000 + "1)"), db) == [1]
 
