@@ -2,13 +2,16 @@
 
 from ccpml.serving.collect import Pictures, find_pictures
 from ccpml.serving.embedder import Embedder
-from ccpml.serving.index import Index, NotAnIndexError, OtherModelError
+from ccpml.serving.errors import DamagedIndexError, IndexBusyError, NotAnIndexError, OtherModelError
+from ccpml.serving.index import Index
 from ccpml.serving.items import Hit, Item, Picture
 
 __all__ = [
+    "DamagedIndexError",
     "Embedder",
     "Hit",
     "Index",
+    "IndexBusyError",
     "Item",
     "NotAnIndexError",
     "OtherModelError",

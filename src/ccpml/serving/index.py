@@ -1,41 +1,35 @@
 """An index of pictures: one directory that can be searched, added to and removed from."""
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ccpml.data.images.read import BadImageError
+from ccpml.files import WriteError
+from ccpml.serving.collect import Pictures, find_pictures
+from ccpml.serving.compaction import Compacted, compact
 from ccpml.serving.embedder import Embedder
+from ccpml.serving.errors import RESTORE, DamagedIndexError, NotAnIndexError, OtherModelError
 from ccpml.serving.exact import nearest_rows
 from ccpml.serving.items import Hit, Item, Picture
-from ccpml.serving.pictures import digest, read_picture
-from ccpml.serving.rows import append_rows, map_rows
-from ccpml.serving.store import NewItem, Store
+from ccpml.serving.rows import sync_folder, write_rows
+from ccpml.serving.schema import VERSION
+from ccpml.serving.store import Store
+from ccpml.serving.sync import Synced, sync
+from ccpml.serving.verify import Verified, verify
+from ccpml.serving.view import View, Views, rows_file
+from ccpml.serving.writer import Added, Writer
 
 __all__ = ["Added", "Index", "NotAnIndexError", "OtherModelError", "Summary"]
 
-_VERSION: Final = "1"
-_BATCH: Final = 64  # pictures embedded and acknowledged at a time
-
-
-class NotAnIndexError(ValueError):
-    """A path is not the directory of an index."""
-
-
-class OtherModelError(ValueError):
-    """An index was made with other weights or another preprocessing than those of the model."""
-
-
-class Added(NamedTuple):
-    """Ids of the pictures that were added, and the images that were skipped as they cannot be read."""
-
-    ids: list[int]
-    skipped: list[BadImageError]
+_DATABASE = "index.sqlite"
 
 
 class Summary(NamedTuple):
@@ -48,61 +42,106 @@ class Summary(NamedTuple):
 
 
 class Index:
-    """An index of pictures and their embeddings.
+    """An index of pictures and their embeddings, in a directory.
 
-    Create one with `create`, open one with `open`; it is a context manager.
+    `create` makes one, `open` opens one; it is a context manager. Its methods can be called by several threads, while
+    one thread of one process adds or removes: each sees what was committed when it began. What `add` and `remove` have
+    returned, or reported to ``progress``, is on the disk. Exact search reads the rows that are mapped into memory.
+
+    Attributes:
+        path: The directory.
+        fingerprint: That of the model; see `Embedder`.
+        embedding_dim: Dimensions d of an embedding.
+        model_path: Where the model was when the index was created.
 
     Example:
         ```python
         with Index.create("shop.index", load_run("runs/photos")) as index:
-            index.add(Path("photos").rglob("*.png"))
+            index.sync("photos")
             for hit in index.search(index.embed(["query.jpg"]), k=5)[0]:
                 print(hit.distance, hit.item.path)
         ```
     """
 
-    def __init__(self, path: Path, store: Store, embedder: Embedder | None) -> None:
+    def __init__(self, path: Path, embedder: Embedder | None) -> None:
         self.path = path
-        self._store = store
-        self._embedder = embedder
-        meta = store.meta()
-        self.fingerprint = meta["fingerprint"]
-        self.embedding_dim = int(meta["embedding_dim"])
-        self.model_path = Path(meta["model"])
+        self._store = Store(path / _DATABASE)
+        try:
+            with self._store.snapshot() as snapshot:
+                meta = snapshot.meta()
+            self._read_meta(meta)
+            self._views = Views(path, self._store, self.embedding_dim)
+            with self._views.now():  # the rows are there
+                pass
+        except BaseException:
+            self._store.close()
+            raise
+        self._writer = Writer(path, self._store, embedder)
+
+    def _read_meta(self, meta: dict[str, str]) -> None:
+        if meta.get("version") != VERSION:
+            raise NotAnIndexError(
+                f"{self.path}: expected an index of format {VERSION}, got {meta.get('version', 'none')}; open it with "
+                "the version of ccpml that made it, or build it again"
+            )
+        try:
+            self.fingerprint = meta["fingerprint"]
+            self.embedding_dim = int(meta["embedding_dim"])
+            self.model_path = Path(meta["model"])
+        except (KeyError, ValueError) as error:
+            raise DamagedIndexError(f"{self._store.file}: damaged (no valid {error}); {RESTORE}") from error
 
     @classmethod
     def create(cls, path: Path | str, embedder: Embedder) -> "Index":
-        """Create an empty index, bound to a model.
+        """Create an empty index, bound to a model. It appears when it is complete.
 
         Raises:
             FileExistsError: If the path exists.
+            WriteError: If it cannot be written.
         """
         path = Path(path)
         if path.exists():
-            raise FileExistsError(f"{path}: already exists")
-        path.mkdir(parents=True)
+            raise FileExistsError(f"{path}: already exists; choose another name, or open it")
         meta = {
-            "version": _VERSION,
+            "version": VERSION,
             "fingerprint": embedder.fingerprint,
             "embedding_dim": str(embedder.embedding_dim),
-            "model": str(embedder.path.resolve()),
+            "model": os.fsdecode(os.fsencode(embedder.path.resolve())),
         }
-        return cls(path, Store.create(path / "index.sqlite", meta), embedder)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            Store.create(temporary / _DATABASE, meta)
+            write_rows(rows_file(temporary, 1), ())
+            os.rename(temporary, path)  # noqa: PTH104  # tests replace the module os to make calls fail
+            sync_folder(path.parent)
+        except WriteError as error:
+            raise WriteError(error.errno, error.strerror, str(path)) from error
+        except OSError as error:
+            raise WriteError(error.errno, error.strerror, str(path)) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return cls(path, embedder)
 
     @classmethod
     def open(cls, path: Path | str, embedder: Embedder | None = None) -> "Index":
         """Open an index; to add or embed pictures, with its model.
 
         Raises:
-            NotAnIndexError: If there is none.
+            NotAnIndexError: If there is none, or one that is damaged or of another version.
             OtherModelError: If it was made with another model.
         """
         path = Path(path)
-        file = path / "index.sqlite"
-        if not file.is_file():
-            raise NotAnIndexError(f"{path}: not an index")
-        index = cls(path, Store(file), embedder)
+        if not path.is_dir():
+            raise NotAnIndexError(f"{path}: not an index ({'not a directory' if path.exists() else 'not found'})")
+        if not (path / _DATABASE).is_file():
+            parts = list(path.glob("rows.*.f32"))
+            what = f"{_DATABASE} not found" + (f"; {RESTORE}" if parts else "")
+            raise (DamagedIndexError if parts else NotAnIndexError)(f"{path}: not an index ({what})")
+        index = cls(path, embedder)
         if embedder is not None and embedder.fingerprint != index.fingerprint:
+            index.close()
             raise OtherModelError(
                 f"{path}: expected the model that the index was made with ({index.model_path}), got other weights or "
                 f"another preprocessing in {embedder.path}; use that model, or build a new index"
@@ -110,7 +149,8 @@ class Index:
         return index
 
     def __len__(self) -> int:
-        return self._store.num_items()
+        with self._store.snapshot() as snapshot:
+            return snapshot.num_items
 
     def __enter__(self) -> "Index":
         return self
@@ -121,7 +161,7 @@ class Index:
         self.close()
 
     def close(self) -> None:
-        """Close its files."""
+        """Close its files; searches under way finish."""
         self._store.close()
 
     def embed(self, images: Sequence[Path | str | bytes | NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -133,54 +173,83 @@ class Index:
         Raises:
             ValueError: If the index was opened without its model.
         """
-        if self._embedder is None:
-            raise ValueError(f"{self.path}: opened without its model; pass it to Index.open")
-        return np.asarray(self._embedder.embed(images), dtype=np.float32).reshape(-1, self.embedding_dim)
+        found = self._writer.embedder.embed(images)
+        return np.asarray(found, dtype=np.float32).reshape(-1, self.embedding_dim)
 
-    def add(self, pictures: Iterable[Picture | Path | str], progress: Callable[[int], Any] | None = None) -> Added:
-        """Add pictures; after each batch, what was added is on the disk.
+    def add(
+        self,
+        pictures: Iterable[Picture | Path | str],
+        progress: Callable[[int], Any] | None = None,
+        source: str = "",
+    ) -> Added:
+        """Add pictures; one with the path of an item takes its place. After each batch, what was added is on the disk.
 
         Args:
             pictures: Pictures or paths.
             progress: Called with the number of pictures done since the last call.
+            source: Name under which `sync` knows them.
+
+        Raises:
+            ValueError: If an embedding is not finite; batches before it are kept.
+            IndexBusyError: If another process or thread is writing.
+            WriteError: If they cannot be written; batches before are kept.
         """
-        done, batch = Added([], []), list[Picture]()
-        for picture in pictures:
-            batch.append(picture if isinstance(picture, Picture) else Picture(Path(picture)))
-            if len(batch) == _BATCH:
-                self._add_batch(batch, done, progress)
-                batch = []
-        self._add_batch(batch, done, progress)
-        return done
-
-    def _add_batch(self, batch: list[Picture], done: Added, progress: Callable[[int], Any] | None) -> None:
-        new = []
-        for picture in batch:
-            try:
-                new.append(self._new_item(picture))
-            except BadImageError as error:
-                done.skipped.append(error)
-        if new:
-            with self._store.transaction():
-                start = self._store.num_rows()
-                append_rows(self._rows_file, start, np.stack([item.vector for item in new]))  # (B, d)
-                ids = self._store.insert(start, new)
-            done.ids.extend(ids)
-        if progress is not None:
-            progress(len(batch))
-
-    def _new_item(self, picture: Picture) -> NewItem:
-        read = read_picture(picture)
-        try:
-            found, vector = digest(read.content), self.embed([read.content])[0]
-        except BadImageError as error:
-            raise BadImageError(error.reason, read.path) from error
-        return NewItem(read.path, read.size, read.mtime_ns, picture.label, dict(picture.metadata), found, vector)
+        wanted = (picture if isinstance(picture, Picture) else Picture(Path(picture)) for picture in pictures)
+        with self._writer.lock():
+            return self._writer.add(wanted, source, progress)
 
     def remove(self, ids: Iterable[int]) -> int:
-        """Remove items; return how many were present. Their rows stay as tombstones until the index is compacted."""
-        with self._store.transaction():
-            return self._store.remove(ids)
+        """Remove items; return how many were present. Their rows stay as tombstones until the index is compacted.
+
+        Raises:
+            IndexBusyError: If another process or thread is writing.
+            WriteError: If it cannot be written.
+        """
+        with self._writer.lock():
+            return self._writer.remove(ids)
+
+    def sync(self, data: str | Pictures, progress: Callable[[int], Any] | None = None) -> Synced:
+        """Bring the index up to date with a folder, a CSV file or other data.
+
+        New and changed files are embedded. A file that has changed its size or time, but not its contents, keeps its
+        vector, as does one that was renamed. Items of the same source whose files are gone or are no images any more
+        are removed; a file that exists but cannot be opened keeps its item. If it is interrupted, the next call does
+        the rest.
+
+        Args:
+            data: What `find_pictures` reads, or has found.
+            progress: Called with the number of pictures done since the last call.
+
+        Raises:
+            ValueError: If there are no pictures; as for `add`.
+        """
+        found = data if isinstance(data, Pictures) else find_pictures(data)
+        with self._writer.lock():
+            return sync(self._writer, found, progress)
+
+    def compact(self) -> Compacted:
+        """Write rows and database without what removed items have left; other readers may continue meanwhile.
+
+        Raises:
+            NoSpaceError: If there is no space for both; nothing is changed.
+            WriteError: If they cannot be written; nothing is lost.
+        """
+        with self._writer.lock():
+            return compact(self._writer, self.embedding_dim)
+
+    def verify(self, progress: Callable[[int], Any] | None = None) -> Verified:
+        """Check rows, facts and thumbnails against their checksums, counts, and the database itself.
+
+        Args:
+            progress: Called with the number of rows done since the last call.
+        """
+        return verify(self.path, self._views, progress)
+
+    @contextmanager
+    def view(self) -> Iterator[View]:
+        """Open one committed state of the index for the time of the block."""
+        with self._views.now() as view:
+            yield view
 
     def search(self, queries: ArrayLike, k: int = 10) -> list[list[Hit]]:
         """Return the k nearest items of each query, exactly.
@@ -190,8 +259,9 @@ class Index:
             k: Number of items.
         """
         vectors = np.ascontiguousarray(queries, dtype=np.float32).reshape(-1, self.embedding_dim)  # (Q, d)
-        distances, rows = nearest_rows(vectors, self._rows(), k, self._store.removed_rows())  # (Q, k) each
-        items = self._store.items_of_rows(np.unique(rows).tolist())
+        with self.view() as view:
+            distances, rows = nearest_rows(vectors, view.rows, k, view.removed)  # (Q, k) each
+            items = view.snapshot.items_of_rows(np.unique(rows).tolist())
         return [
             [
                 Hit(items[row], float(distance), rank)
@@ -206,7 +276,16 @@ class Index:
         Raises:
             KeyError: If there is none with this id.
         """
-        return self._find(key)[1]
+        with self._store.snapshot() as snapshot:
+            found = snapshot.find(key)
+        if found is None:
+            raise self._missing(key)
+        return found[1]
+
+    def items(self, after: int = 0, limit: int = -1) -> list[Item]:
+        """Return up to ``limit`` items with ids above ``after``, by id; all if it is negative."""
+        with self._store.snapshot() as snapshot:
+            return snapshot.items(after, limit)
 
     def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the embeddings of items, float32 (N, d).
@@ -214,12 +293,14 @@ class Index:
         Raises:
             KeyError: If there is none with an id.
         """
-        rows = self._rows()
-        return np.array([rows[self._find(key)[0]] for key in ids], np.float32).reshape(-1, self.embedding_dim)
-
-    def summary(self, examples: int = 12) -> Summary:
-        """Return facts about the index, with the ids of some items."""
-        return Summary(len(self), self._store.labels(), self._store.columns(), self._store.some_ids(examples))
+        with self.view() as view:
+            vectors = np.empty((len(ids), self.embedding_dim), np.float32)
+            for number, key in enumerate(ids):
+                found = view.snapshot.find(key)
+                if found is None:
+                    raise self._missing(key)
+                vectors[number] = view.rows[found[0]]
+        return vectors
 
     def thumbnail(self, key: int) -> bytes:
         """Return the thumbnail of an item, a JPEG.
@@ -227,23 +308,20 @@ class Index:
         Raises:
             KeyError: If there is none with this id.
         """
-        found = self._store.thumbnail(key)
+        with self._store.snapshot() as snapshot:
+            found = snapshot.thumbnail(key)
         if found is None:
-            raise KeyError(f"{self.path}: no item has the id {key}")
+            raise self._missing(key)
         return found
 
-    def _find(self, key: int) -> tuple[int, Item]:
-        found = self._store.find(key)
-        if found is None:
-            raise KeyError(f"{self.path}: no item has the id {key}")
-        return found
+    def summary(self, examples: int = 12) -> Summary:
+        """Return facts about the index, with the ids of some items."""
+        with self._store.snapshot() as snapshot:
+            labels, columns = snapshot.num_labels(), snapshot.columns()
+            return Summary(snapshot.num_items, labels, columns, snapshot.some_ids(examples))
 
-    @property
-    def _rows_file(self) -> Path:
-        return self.path / "rows.f32"
-
-    def _rows(self) -> NDArray[np.float32]:
-        return map_rows(self._rows_file, self._store.num_rows(), self.embedding_dim)
+    def _missing(self, key: int) -> KeyError:
+        return KeyError(f"{self.path}: no item has the id {key}")
 
 
 def as_json(hit: Hit) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import zlib
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -10,9 +11,9 @@ from PIL import Image
 
 from ccpml.data.images.archived import ArchivedImage, read_archived
 from ccpml.data.images.read import BadImageError, read_header, read_image
-from ccpml.serving.items import Picture
+from ccpml.serving.items import Metadata, Picture
 
-__all__ = ["Content", "Digest", "digest", "perceptual_hash", "read_picture", "state_of"]
+__all__ = ["Content", "Digest", "NewItem", "content_hash", "digest", "perceptual_hash", "read_picture", "state_of"]
 
 THUMBNAIL_SIDE: Final = 256
 """Longer side of a thumbnail in pixels."""
@@ -37,10 +38,22 @@ class Content(NamedTuple):
     content: bytes
 
 
+class NewItem(NamedTuple):
+    """An item to insert: its file, size and time of change, label, metadata, digest and embedding, float32 (d,)."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    label: str
+    metadata: Metadata
+    digest: Digest
+    vector: NDArray[np.float32]
+
+
 def state_of(picture: Picture) -> tuple[str, int, int]:
     """Return the path or name under which an index knows a picture, the size of its file and when that was changed.
 
-    What is not in a file of its own has a checksum in place of the time, or 0.
+    What is not in a file of its own has a checksum in place of the time.
 
     Raises:
         BadImageError: If the file cannot be opened.
@@ -54,7 +67,8 @@ def state_of(picture: Picture) -> tuple[str, int, int]:
         return str(picture.path.absolute()), stat.st_size, stat.st_mtime_ns
     if isinstance(image, ArchivedImage):
         return str(picture.path), image.size, image.crc32
-    return str(picture.path), image.nbytes if isinstance(image, np.ndarray) else len(image), 0
+    data = image.tobytes() if isinstance(image, np.ndarray) else image
+    return str(picture.path), len(data), zlib.crc32(data)
 
 
 def read_picture(picture: Picture) -> Content:
@@ -88,6 +102,11 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     return encoded.getvalue()
 
 
+def content_hash(content: bytes) -> str:
+    """Return the SHA-256 of the contents of a file, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def digest(content: bytes) -> Digest:
     """Return size, hashes and thumbnail of an image, upright.
 
@@ -103,9 +122,7 @@ def digest(content: bytes) -> Digest:
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), reducing_gap=2.0)
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=85)
-    return Digest(
-        hashlib.sha256(content).hexdigest(), perceptual_hash(pixels), size.width, size.height, encoded.getvalue()
-    )
+    return Digest(content_hash(content), perceptual_hash(pixels), size.width, size.height, encoded.getvalue())
 
 
 def perceptual_hash(pixels: NDArray[np.uint8]) -> str:

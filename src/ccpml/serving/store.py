@@ -1,179 +1,144 @@
-"""The tables of an index, in SQLite: what is acknowledged is on the disk."""
+"""The database of an index, in SQLite: a writer, and readers that see what was committed."""
 
-import json
+import os
 import sqlite3
-import zlib
-from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import quote
 
-import numpy as np
-from numpy.typing import NDArray
+from ccpml.serving.errors import DamagedIndexError, NotAnIndexError, name_sqlite_errors
+from ccpml.serving.schema import SCHEMA
+from ccpml.serving.snapshot import Snapshot
+from ccpml.serving.transaction import Transaction
 
-from ccpml.serving.items import Item
-from ccpml.serving.pictures import Digest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = ["NewItem", "Store"]
-
-_SCHEMA: Final = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE items (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    row INTEGER NOT NULL UNIQUE,          -- of the file of rows
-    checksum INTEGER NOT NULL,            -- CRC-32 of the row
-    removed INTEGER NOT NULL DEFAULT 0,   -- a tombstone: the row stays until the index is compacted
-    path TEXT NOT NULL,
-    label TEXT NOT NULL,
-    metadata TEXT NOT NULL,               -- a JSON object
-    content_hash TEXT NOT NULL,
-    perceptual_hash TEXT NOT NULL,
-    width INTEGER NOT NULL,
-    height INTEGER NOT NULL,
-    size INTEGER NOT NULL,                -- of the file in bytes
-    mtime_ns INTEGER NOT NULL,            -- when the file was changed
-    thumbnail BLOB NOT NULL               -- a JPEG
-);
-CREATE INDEX items_path ON items (path) WHERE NOT removed;
-CREATE INDEX items_removed ON items (row) WHERE removed;
-"""
-_ITEM: Final = "id, path, label, metadata, content_hash, perceptual_hash, width, height"
-
-
-class NewItem(NamedTuple):
-    """An item to insert: its file, size and time of change, label, metadata, digest and embedding, float32 (d,)."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    label: str
-    metadata: dict[str, Any]
-    digest: Digest
-    vector: NDArray[np.float32]
+__all__ = ["Store"]
 
 
 class Store:
-    """The database of an index. One connection, for one thread at a time."""
+    """The database of an index; for many threads. What a transaction has committed is on the disk.
+
+    Readers have connections of their own, which are kept for the next reader. In a folder that cannot be written, and
+    in which no writer has left anything behind, the file is read as one that never changes.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._db = sqlite3.connect(file, isolation_level=None, timeout=30, check_same_thread=False)
-        self._db.execute("PRAGMA synchronous=FULL")
+        self._lock = threading.Lock()
+        self._idle: list[sqlite3.Connection] = []
+        self._writer: sqlite3.Connection | None = None
+        self._closed = False
 
     @classmethod
-    def create(cls, file: Path, meta: dict[str, str]) -> "Store":
-        """Create the database, which must not exist."""
-        store = cls(file)
-        store._db.execute("PRAGMA journal_mode=WAL")
-        with store.transaction():
-            for statement in _SCHEMA.split(";\n"):
-                store._db.execute(statement)
-            store._db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-        return store
+    def create(cls, file: Path, meta: dict[str, str]) -> None:
+        """Create the database, which must not exist, and close it."""
+        with name_sqlite_errors(file):
+            db = sqlite3.connect(file, isolation_level=None)
+            try:
+                db.execute("PRAGMA journal_mode=WAL")
+                db.execute("PRAGMA synchronous=FULL")
+                db.executescript(f"BEGIN; {SCHEMA}")
+                db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+                db.execute("COMMIT")
+            finally:
+                db.close()
 
     @contextmanager
-    def transaction(self) -> "Iterator[None]":
-        """Commit what is done within, or nothing of it."""
-        self._db.execute("BEGIN IMMEDIATE")
+    def snapshot(self) -> Iterator[Snapshot]:
+        """Read within the block what is committed now, whatever a writer does meanwhile.
+
+        Raises:
+            NotAnIndexError: If the file is not the database of an index.
+        """
+        db = self._reader()
         try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            with self._named_errors():
+                db.execute("BEGIN")
+                yield Snapshot(db)
+        finally:
+            with suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+            with self._lock:
+                keep = not self._closed
+                if keep:
+                    self._idle.append(db)
+            if not keep:
+                db.close()
 
-    def meta(self) -> dict[str, str]:
-        """Return the facts about the index."""
-        return dict(self._db.execute("SELECT key, value FROM meta"))
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Commit what is written within the block, or nothing of it.
 
-    def num_rows(self) -> int:
-        """Return the number of rows in use, tombstones included."""
-        return int(self._db.execute("SELECT coalesce(max(row) + 1, 0) FROM items").fetchone()[0])
+        Raises:
+            WriteError: If it cannot be written.
+        """
+        with self._named_errors():
+            db = self._opened_writer()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                change = Transaction(db)
+                yield change
+                change.finish()
+                db.execute("COMMIT")
+            except BaseException:
+                self._close_writer()  # rolls back; whatever state it was in, the next one starts afresh
+                raise
 
-    def num_items(self) -> int:
-        """Return the number of items."""
-        return int(self._db.execute("SELECT count(*) FROM items WHERE NOT removed").fetchone()[0])
-
-    def labels(self) -> int:
-        """Return the number of distinct labels, without the empty one."""
-        query = "SELECT count(DISTINCT label) FROM items WHERE NOT removed AND label != ''"
-        return int(self._db.execute(query).fetchone()[0])
-
-    def columns(self) -> list[str]:
-        """Return the names of the columns of metadata, sorted."""
-        query = "SELECT DISTINCT key FROM items, json_each(items.metadata) WHERE NOT removed ORDER BY key"
-        return [key for (key,) in self._db.execute(query)]
-
-    def some_ids(self, count: int) -> list[int]:
-        """Return up to ``count`` ids, spread over the index."""
-        step = max(1, self.num_items() // max(count, 1))
-        query = (
-            "SELECT id FROM (SELECT id, row_number() OVER (ORDER BY id) - 1 AS number FROM items WHERE NOT removed) "
-            "WHERE number % ? = 0 LIMIT ?"
-        )
-        return [key for (key,) in self._db.execute(query, (step, count))]
-
-    def insert(self, start: int, items: Sequence[NewItem]) -> list[int]:
-        """Insert items whose rows begin at ``start``; return their ids."""
-        ids = []
-        for row, item in enumerate(items, start):
-            cursor = self._db.execute(
-                "INSERT INTO items (row, checksum, path, label, metadata, content_hash, perceptual_hash, width, height,"
-                " size, mtime_ns, thumbnail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    row,
-                    zlib.crc32(item.vector.tobytes()),
-                    item.path,
-                    item.label,
-                    json.dumps(item.metadata, ensure_ascii=False),
-                    item.digest.content_hash,
-                    item.digest.perceptual_hash,
-                    item.digest.width,
-                    item.digest.height,
-                    item.size,
-                    item.mtime_ns,
-                    item.digest.thumbnail,
-                ),
-            )
-            ids.append(int(cursor.lastrowid or 0))
-        return ids
-
-    def remove(self, ids: Iterable[int]) -> int:
-        """Mark items as removed; return how many were present."""
-        cursor = self._db.executemany(
-            "UPDATE items SET removed = 1, thumbnail = x'' WHERE id = ? AND NOT removed", ((key,) for key in ids)
-        )
-        return cursor.rowcount
-
-    def removed_rows(self) -> NDArray[np.int64]:
-        """Return the rows of tombstones, ascending: int64, (R,)."""
-        found = self._db.execute("SELECT row FROM items WHERE removed ORDER BY row").fetchall()
-        return np.array([row for (row,) in found], dtype=np.int64)
-
-    def items_of_rows(self, rows: Iterable[int]) -> dict[int, Item]:
-        """Return the items of some rows."""
-        wanted = json.dumps([int(row) for row in rows])
-        query = f"SELECT row, {_ITEM} FROM items WHERE row IN (SELECT value FROM json_each(?))"
-        return {row: _item(rest) for row, *rest in self._db.execute(query, (wanted,))}
-
-    def find(self, key: int) -> tuple[int, Item] | None:
-        """Return the row and the item of an id; None if it is absent or removed."""
-        found = self._db.execute(f"SELECT row, {_ITEM} FROM items WHERE id = ? AND NOT removed", (key,)).fetchone()
-        return None if found is None else (found[0], _item(found[1:]))
-
-    def thumbnail(self, key: int) -> bytes | None:
-        """Return the thumbnail of an id, a JPEG; None if it is absent or removed."""
-        found = self._db.execute("SELECT thumbnail FROM items WHERE id = ? AND NOT removed", (key,)).fetchone()
-        return None if found is None else bytes(found[0])
+    def vacuum(self) -> None:
+        """Return unused pages of the file to the system."""
+        with self._named_errors():
+            db = self._opened_writer()
+            db.execute("VACUUM")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
-        """Close the database."""
-        self._db.close()
+        """Close the database; readers at work finish."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for db in idle:
+            db.close()
+        self._close_writer()
 
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        with name_sqlite_errors(self.file):
+            try:
+                yield
+            except sqlite3.OperationalError as error:
+                if "no such table" in str(error) or "no such column" in str(error):
+                    raise NotAnIndexError(f"{self.file}: not the database of an index ({error})") from error
+                raise
 
-def _item(values: Sequence[Any]) -> Item:
-    key, path, label, metadata, *rest = values
-    return Item(key, path, label, json.loads(metadata), *rest)
+    def _reader(self) -> sqlite3.Connection:
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"{self.file}: the index is closed")
+            if self._idle:
+                return self._idle.pop()
+        with self._named_errors():
+            if not self.file.is_file():
+                raise DamagedIndexError(f"{self.file}: not found; restore the index from a copy, or build it again")
+            return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        """Return a connection that only reads."""
+        log = self.file.with_name(f"{self.file.name}-wal")
+        fixed = not os.access(self.file.parent, os.W_OK) and not (log.is_file() and log.stat().st_size)
+        address = f"file:{quote(os.fsencode(self.file.absolute()))}?mode=ro{'&immutable=1' if fixed else ''}"
+        return sqlite3.connect(address, uri=True, isolation_level=None, timeout=5, check_same_thread=False)
+
+    def _opened_writer(self) -> sqlite3.Connection:
+        if self._writer is None:
+            address = f"file:{quote(os.fsencode(self.file.absolute()))}?mode=rw"
+            db = sqlite3.connect(address, uri=True, isolation_level=None, timeout=5, check_same_thread=False)
+            db.execute("PRAGMA synchronous=FULL")
+            self._writer = db
+        return self._writer
+
+    def _close_writer(self) -> None:
+        db, self._writer = self._writer, None
+        if db is not None:
+            with suppress(sqlite3.Error):
+                db.close()

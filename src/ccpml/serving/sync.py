@@ -1,0 +1,168 @@
+"""Bring an index up to date with a folder, a CSV file or other data: only what is new or changed is embedded."""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ccpml.data.images.read import BadImageError
+from ccpml.serving.collect import Pictures
+from ccpml.serving.embedding import Batch, embed_pictures
+from ccpml.serving.items import Picture
+from ccpml.serving.pictures import state_of
+from ccpml.serving.schema import metadata_text, text_of
+from ccpml.serving.transaction import Facts
+from ccpml.serving.writer import CHUNK, Writer, in_chunks
+
+__all__ = ["Synced", "sync"]
+
+
+@dataclass
+class Synced:
+    """What a synchronization has done: number of pictures of each kind, and the images that cannot be read."""
+
+    added: int = 0
+    changed: int = 0
+    renamed: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    skipped: list[BadImageError] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        counts = {name: getattr(self, name) for name in ("added", "changed", "renamed", "removed", "unchanged")}
+        return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+class _Known(NamedTuple):
+    """What an index knows about a picture."""
+
+    id: int
+    content_hash: str
+    facts: Facts
+
+
+def sync(writer: Writer, found: Pictures, progress: Callable[[int], Any] | None = None) -> Synced:
+    """Bring the items of a source up to date; see `Index.sync`."""
+    return _Sync(writer, found, progress or (lambda _: None)).run()
+
+
+class _Sync:
+    """One synchronization. Each transaction leaves an index of which the next synchronization does the rest."""
+
+    def __init__(self, writer: Writer, found: Pictures, progress: Callable[[int], Any]) -> None:
+        self.writer, self.source, self.progress = writer, found.source, progress
+        self.result = Synced()
+        self.listed = dict[str, tuple[Picture, Facts]]()  # by path
+        self.unavailable = set[str]()  # paths of files that exist but cannot be looked at now
+        for picture in found:
+            self._look_at(picture)
+        self.known = self._read_known()
+        self.vanished = dict[str, list[int]]()  # ids of items of this source whose files are gone, by SHA-256
+        for path, known in self.known.items():
+            if path not in self.listed and path not in self.unavailable:
+                self.vanished.setdefault(known.content_hash, []).append(known.id)
+
+    def run(self) -> Synced:
+        """Do it."""
+        twins = self._embed(self._update_unchanged(), self._is_known)
+        self._embed(twins, None)
+        self.result.removed += self.writer.remove(key for ids in self.vanished.values() for key in ids)
+        return self.result
+
+    def _look_at(self, picture: Picture) -> None:
+        try:
+            path, size, mtime_ns = state_of(picture)
+        except BadImageError as error:
+            self._skip(picture, error)
+            self.progress(1)
+        else:
+            metadata = metadata_text(picture.metadata)
+            self.listed[path] = picture, Facts(path, size, mtime_ns, picture.label, metadata, self.source)
+
+    def _skip(self, picture: Picture, error: BadImageError) -> None:
+        """List an image that cannot be read; its item stays if the file exists but cannot be opened now."""
+        self.result.skipped.append(error)
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+            self.unavailable.add(str(picture.path.absolute()))
+
+    def _read_known(self) -> dict[str, _Known]:
+        """Return the items that are of this source or whose path is listed, by path."""
+        found = dict[str, _Known]()
+        query = "SELECT id, content_hash, path, size, mtime_ns, label, metadata, source FROM items WHERE NOT removed"
+        with self.writer.store.snapshot() as snapshot:
+            for key, content_hash, stored, size, mtime_ns, label, metadata, source in snapshot.select(query):
+                path = text_of(stored)
+                if path in self.listed or text_of(source) == self.source:
+                    facts = Facts(path, size, mtime_ns, text_of(label), metadata, text_of(source))
+                    found[path] = _Known(key, content_hash, facts)
+        return found
+
+    def _update_unchanged(self) -> list[Picture]:
+        """Write labels and metadata of files that did not change; return the other pictures."""
+        new, changes = list[Picture](), list[tuple[int, Facts]]()
+        for path, (picture, facts) in self.listed.items():
+            known = self.known.get(path)
+            if known is None or (known.facts.size, known.facts.mtime_ns) != (facts.size, facts.mtime_ns):
+                new.append(picture)
+                continue
+            self.result.unchanged += 1
+            self.progress(1)
+            if known.facts != facts:
+                changes.append((known.id, facts))
+        for chunk in in_chunks(changes, CHUNK):
+            with self.writer.store.transaction() as change:
+                change.update(chunk)
+        return new
+
+    def _is_known(self, path: str, content_hash: str) -> bool:
+        """Whether the contents of a file have a vector: that of the path, or that of a file that is gone."""
+        known = self.known.get(path)
+        return content_hash in self.vanished or (known is not None and known.content_hash == content_hash)
+
+    def _embed(self, pictures: list[Picture], is_known: Callable[[str, str], bool] | None) -> list[Picture]:
+        """Embed pictures, or move the items that have their contents; return those of which another took the item."""
+        twins = list[Picture]()
+        with closing(embed_pictures(self.writer.embedder, pictures, is_known)) as batches:
+            for batch in batches:
+                twins += self._move(batch)
+                self._append(batch)
+        return twins
+
+    def _move(self, batch: Batch) -> list[Picture]:
+        """Write the facts of files that have the contents of an item; return those without an item after all."""
+        twins, changes = list[Picture](), list[tuple[int, Facts]]()
+        for picture, content, content_hash in batch.known:
+            known, ids = self.known.get(content.path), self.vanished.get(content_hash)
+            facts = Facts(
+                content.path,
+                content.size,
+                content.mtime_ns,
+                picture.label,
+                metadata_text(picture.metadata),
+                self.source,
+            )
+            if known is not None and known.content_hash == content_hash:
+                changes.append((known.id, facts))
+                self.result.unchanged += 1
+            elif ids:
+                changes.append((ids.pop(), facts))
+                self.result.renamed += 1
+            else:
+                twins.append(picture)
+        if changes:
+            with self.writer.store.transaction() as change:
+                change.update(changes)
+        self.progress(len(batch.known) - len(twins))
+        return twins
+
+    def _append(self, batch: Batch) -> None:
+        """Add what was embedded, and remove items whose files are no images any more."""
+        self.writer.append(batch.new, self.source)
+        changed = sum(item.path in self.known for item in batch.new)
+        self.result.changed += changed
+        self.result.added += len(batch.new) - changed
+        for picture, error in batch.skipped:
+            self._skip(picture, error)
+        paths = {str(picture.path.absolute()) for picture, _ in batch.skipped} - self.unavailable
+        self.result.removed += self.writer.remove(self.known[path].id for path in paths & self.known.keys())
+        self.progress(len(batch.new) + len(batch.skipped))

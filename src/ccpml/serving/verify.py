@@ -1,0 +1,101 @@
+"""Verification of every file of an index."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from ccpml.serving.schema import checksum_of_facts, text_of
+from ccpml.serving.view import View, Views, rows_file
+
+__all__ = ["Verified", "verify"]
+
+_LISTED: Final = 100  # problems of one kind at most
+_LENGTH: Final = 1.001  # of an embedding at most
+_FACTS: Final = "path, label, metadata, content_hash, perceptual_hash, width, height, size, mtime_ns, source"
+
+
+class Verified(NamedTuple):
+    """The result of a verification.
+
+    Attributes:
+        items: Number of items.
+        problems: A sentence for each thing that is wrong.
+        leftovers: A sentence for each thing that an interrupted writer has left, and that the next one removes.
+    """
+
+    items: int
+    problems: list[str]
+    leftovers: list[str]
+
+
+def verify(folder: Path, views: Views, progress: Callable[[int], Any] | None = None) -> Verified:
+    """Compare rows, facts and thumbnails with their checksums and counts; see `Index.verify`."""
+    with views.now() as view:
+        problems = [
+            *_database(view),
+            *_items(view, progress or (lambda _: None)),
+            *_thumbnails(view),
+        ]
+        return Verified(view.snapshot.num_items, problems, list(_leftovers(folder, view)))
+
+
+def _database(view: View) -> Iterator[str]:
+    for (text,) in view.snapshot.select(f"PRAGMA integrity_check({_LISTED})"):
+        if text != "ok":
+            yield f"index.sqlite: {text}"
+
+
+def _items(view: View, progress: Callable[[int], Any]) -> Iterator[str]:
+    """Yield what is wrong with rows and facts; every row in use belongs to an item, or to one that was removed."""
+    expected = count = listed = 0
+    query = f"SELECT id, row, checksum, removed, facts, {_FACTS} FROM items ORDER BY row"
+    for key, row, checksum, removed, facts, *values in view.snapshot.select(query):
+        name = f"item {key} ({text_of(values[0])})"
+        found = list[str]()
+        if row != expected:
+            found.append(f"{name}: expected row {expected}, got {row}")
+        if not 0 <= row < len(view.rows):
+            found.append(f"{name}: row {row} is outside the file of rows")
+        elif zlib.crc32(view.rows[row].tobytes()) != checksum:
+            found.append(f"{name}: row {row} differs from its checksum")
+        elif not float(np.linalg.norm(view.rows[row])) <= _LENGTH:  # NaN too
+            found.append(f"{name}: row {row} is not an embedding of length 1 or less")
+        if checksum_of_facts(values) != facts:
+            found.append(f"{name}: path, label or another column differs from its checksum")
+        expected, count = row + 1, count + (not removed)
+        listed += len(found)
+        if listed <= _LISTED:
+            yield from found
+        progress(1)
+    if listed > _LISTED:
+        yield f"{listed - _LISTED:,} more rows and items are damaged"
+    if expected != len(view.rows):
+        yield f"expected {len(view.rows):,} rows of items, got {expected:,}"
+    if count != view.snapshot.num_items:
+        yield f"expected {view.snapshot.num_items:,} items, got {count:,}"
+
+
+def _thumbnails(view: View) -> Iterator[str]:
+    query = (
+        "SELECT items.id, thumbnails.checksum, jpeg FROM items LEFT JOIN thumbnails ON items.id = thumbnails.id "
+        "WHERE NOT removed"
+    )
+    damaged = [
+        key for key, checksum, jpeg in view.snapshot.select(query) if jpeg is None or zlib.crc32(jpeg) != checksum
+    ]
+    yield from (f"item {key}: its thumbnail is missing or differs from its checksum" for key in damaged[:_LISTED])
+    if len(damaged) > _LISTED:
+        yield f"{len(damaged) - _LISTED:,} more thumbnails are damaged"
+
+
+def _leftovers(folder: Path, view: View) -> Iterator[str]:
+    current = rows_file(folder, view.snapshot.generation)
+    for file in sorted(folder.glob("rows.*.f32")):
+        if file != current:
+            yield f"{file.name}: left by an interrupted compaction; the next change removes it"
+    size, used = current.stat().st_size, view.rows.nbytes
+    if size > used:
+        yield f"{current.name}: {size - used:,} bytes left by an interrupted writer; the next change removes them"

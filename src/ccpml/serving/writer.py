@@ -1,0 +1,131 @@
+"""The writer of an index: one at a time, whose death leaves what it had acknowledged."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from ccpml.data.images.read import BadImageError
+from ccpml.files import WriteError
+from ccpml.serving.embedder import Embedder
+from ccpml.serving.embedding import embed_pictures
+from ccpml.serving.errors import IndexBusyError
+from ccpml.serving.items import Picture
+from ccpml.serving.pictures import NewItem
+from ccpml.serving.rows import append_rows
+from ccpml.serving.store import Store
+from ccpml.serving.view import rows_file
+
+__all__ = ["CHUNK", "Added", "Writer", "in_chunks"]
+
+T = TypeVar("T")
+
+_PATIENCE: Final = 2.0  # seconds to wait for another writer
+CHUNK: Final = 1000
+"""Items of a transaction that embeds none."""
+
+
+class Added(NamedTuple):
+    """Ids of the pictures that were added, and the images that were skipped as they cannot be read."""
+
+    ids: list[int]
+    skipped: list[BadImageError]
+
+
+class Writer:
+    """What writes to an index; its methods are called while the lock is held."""
+
+    def __init__(self, folder: Path, store: Store, embedder: Embedder | None) -> None:
+        self.folder, self.store = folder, store
+        self._embedder = embedder
+        self._thread = threading.Lock()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the lock of the index, which the system releases if the process dies.
+
+        Raises:
+            IndexBusyError: If another thread or process holds it.
+            WriteError: If the folder cannot be written.
+        """
+        busy = f"{self.folder}: another process is writing to this index; wait for it or stop it"
+        if not self._thread.acquire(timeout=_PATIENCE):
+            raise IndexBusyError(busy.replace("another process", "another thread"))
+        try:
+            file = self.folder / "write.lock"
+            try:
+                held = FileLock(file, timeout=_PATIENCE).acquire(poll_interval=0.02)
+            except Timeout:
+                raise IndexBusyError(busy) from None
+            except OSError as error:
+                raise WriteError(error.errno, error.strerror, str(file)) from error
+            with held:
+                self._remove_leftovers()
+                yield
+        finally:
+            self._thread.release()
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model.
+
+        Raises:
+            ValueError: If the index was opened without one.
+        """
+        if self._embedder is None:
+            raise ValueError(f"{self.folder}: opened without its model; pass it to Index.open")
+        return self._embedder
+
+    def add(self, pictures: Iterable[Picture], source: str, progress: Callable[[int], Any] | None) -> Added:
+        """Embed and add pictures; see `Index.add`."""
+        done = Added([], [])
+        with closing(embed_pictures(self.embedder, pictures)) as batches:
+            for batch in batches:
+                done.ids.extend(self.append(batch.new, source))
+                done.skipped.extend(error for _, error in batch.skipped)
+                if progress is not None:
+                    progress(len(batch))
+        return done
+
+    def append(self, new: list[NewItem], source: str) -> list[int]:
+        """Add items; return their ids once they are on the disk."""
+        if not new:
+            return []
+        with self.store.transaction() as change:
+            rows = np.stack([item.vector for item in new])  # (B, d)
+            append_rows(rows_file(self.folder, change.generation), change.num_rows, rows)
+            return change.insert(new, source)
+
+    def remove(self, ids: Iterable[int]) -> int:
+        """Remove items; return how many were present."""
+        count = 0
+        for chunk in in_chunks(ids, CHUNK):
+            with self.store.transaction() as change:
+                count += change.remove(chunk)
+        return count
+
+    def _remove_leftovers(self) -> None:
+        """Remove files of rows that a compaction has left when it was interrupted."""
+        files = list(self.folder.glob("rows.*.f32"))
+        if len(files) > 1:
+            with self.store.snapshot() as snapshot:
+                current = rows_file(self.folder, snapshot.generation)
+            for file in files:
+                if file != current:
+                    file.unlink(missing_ok=True)
+
+
+def in_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield items in lists of at most ``size``."""
+    chunk = list[T]()
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
