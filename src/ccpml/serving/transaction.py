@@ -52,7 +52,8 @@ class Transaction(Snapshot):
         """Change the facts of items, by id."""
         for key, facts in changes:
             query = "SELECT content_hash, perceptual_hash, width, height FROM items WHERE id = ?"
-            digest = Digest(*self._db.execute(query, (key,)).fetchone(), b"")
+            content_hash, perceptual_hash, width, height = self._db.execute(query, (key,)).fetchone()
+            digest = Digest(content_hash, perceptual_hash, width, height, b"")
             stored = _stored(facts, digest)
             self._remove("path = ? AND id <> ?", (stored[0], key))
             columns = ", ".join(f"{name} = ?" for name in _FACTS.split(", "))
