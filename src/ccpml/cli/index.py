@@ -1,6 +1,8 @@
-"""``ccpml index``: make a folder of pictures searchable, bring an index up to date, verify or compact it."""
+"""``ccpml index``: make pictures searchable, bring an index up to date, verify or compact it."""
 
 import argparse
+import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,54 +12,165 @@ from ccpml.data_name import known_names
 from ccpml.progress import announce
 
 if TYPE_CHECKING:
-    from ccpml.serving import Index
-    from ccpml.serving.collect import Pictures
+    from ccpml.data.images.read import BadImageError
+    from ccpml.serving import Index, Pictures
 
 
 def run(arguments: list[str]) -> int:
-    """Build an index."""
+    """Build an index or bring one up to date, verify or compact one."""
     options = parse(arguments)
-    path = check_run(options.path)
-    if options.output.exists():
-        raise UsageError(f"--output: {options.output} already exists; choose another name or remove it")
+    if options.verify is not None:
+        return _verify(options.verify)
+    if options.compact is not None:
+        return _compact(options.compact)
+    check_run(options.path)
+    _check_target(options.output, options.sync)
 
     announce("loading libraries")
-    from ccpml.data.sources.source import count_ignored
-    from ccpml.runs import load_run
+    from ccpml.runs.inference import load_embedder
     from ccpml.serving import Index
-    from ccpml.serving.collect import find_pictures
+
+    found = _find(options)
+    embedder = load_embedder(options.path)
+    exists = options.output.exists()
+    with Index.open(options.output, embedder) if exists else Index.create(options.output, embedder) as index:
+        command = _command_to_resume(arguments)
+        try:
+            return _fill(index, found, is_new=not exists)
+        except KeyboardInterrupt as stopped:
+            return report_stop(stopped, command, "what was added is kept; ")
+        except OSError as error:
+            error.add_note(f"then resume with: {shlex.join(['ccpml', *command])}")
+            raise
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the arguments."""
+    text = "Make pictures searchable with a run: embed them, and keep them with thumbnails in a directory, an index."
+    usage = """ccpml index <run> <data> -o <index> [--sync] [--data-root <folder>]
+       ccpml index --verify <index>
+       ccpml index --compact <index>"""
+    parser = Parser(prog="ccpml index", description=text, usage=usage)
+    parser.add_argument("path", metavar="run", nargs="?", type=Path, help="run directory")
+    parser.add_argument(
+        "data",
+        nargs="?",
+        help="a folder, whose subfolders name the labels; a CSV file with the column path, perhaps label, and metadata "
+        f"in all others; an image; a pattern in quotes, as 'photos/**/*.jpg'; or {known_names()}",
+    )
+    parser.add_argument("-o", "--output", metavar="<index>", type=Path, help="the index, a directory")
+    parser.add_argument(
+        "--sync",
+        action="store_true",
+        help="bring an index up to date: embed new and changed files, remove vanished ones; also resumes",
+    )
+    parser.add_argument("--data-root", help="folder that contains cub, cars196, sop and inshop (default: $CCPML_DATA)")
+    parser.add_argument(
+        "--verify",
+        metavar="<index>",
+        type=Path,
+        help="check every row, thumbnail and count; the exit code is 0 if all is well",
+    )
+    parser.add_argument(
+        "--compact", metavar="<index>", type=Path, help="write an index again without what removed pictures have left"
+    )
+    options = parser.parse_intermixed_args(arguments)
+    _check_form(options)
+    return options
+
+
+def _check_form(options: argparse.Namespace) -> None:
+    upkeep = [name for name in ("verify", "compact") if getattr(options, name) is not None]
+    if upkeep:
+        others = [name for name in ("path", "data", "output", "sync") if getattr(options, name)]
+        if others or len(upkeep) > 1:
+            raise UsageError(f"--{upkeep[0]}: expected an index alone; see ccpml index --help")
+    elif options.data is None:
+        raise UsageError("expected a run and data: ccpml index <run> <data> -o <index>; see ccpml index --help")
+    elif options.output is None:
+        raise UsageError("--output: expected the directory of the index; see ccpml index --help")
+
+
+def _check_target(output: Path, sync: bool) -> None:
+    if output.exists() and not sync:
+        raise UsageError(
+            f"--output: {output} already exists; --sync brings an index up to date, or choose another name"
+        )
+
+
+def _find(options: argparse.Namespace) -> "Pictures":
+    """Find the pictures, and print what is ignored or unusual."""
+    from ccpml.data.sources.source import count_ignored
+    from ccpml.serving import find_pictures
 
     found = find_pictures(options.data, options.data_root)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     if found.ignored:
         print(f"{options.data}: ignored {', '.join(count_ignored(found.ignored))}", file=sys.stderr)
-    with Index.create(options.output, load_run(path)) as index:
-        try:
-            return _add(index, found)
-        except KeyboardInterrupt as stopped:
-            return report_stop(stopped, ["index", *arguments], "what was added is kept; ")
+    return found
 
 
-def _add(index: "Index", found: "Pictures") -> int:
-    from ccpml.data.images.read import first_lines
+def _fill(index: "Index", found: "Pictures", is_new: bool) -> int:
+    """Embed what is new, and print what was done."""
     from ccpml.progress import progress_bar
 
     with progress_bar(len(found), "image", "indexing") as bar:
-        added = index.add(found, bar.update)
-    if added.skipped:
-        lines = [f"{error.name}: {error.reason}" for error in added.skipped]
-        title = f"left out {len(lines):,} unreadable images:"
-        print("\n".join([title, *first_lines(lines, None)]), file=sys.stderr)
-    print(f"{index.path}: {len(index):,} pictures")
+        result = index.sync(found, bar.update)
+    count = len(index)
+    _list_skipped(index, result.skipped, len(found), keep=bool(count) or not is_new)
+    print(f"{index.path}: {count:,} pictures" + ("" if is_new else f" ({result})"))
     return 0
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the arguments."""
-    parser = Parser(prog="ccpml index", description="Make pictures searchable with a run.")
-    parser.add_argument("path", metavar="run", type=Path, help="run directory")
-    parser.add_argument("data", help=f"a folder, a CSV file, a pattern in quotes, {known_names()}")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the index, a new directory")
-    parser.add_argument("--data-root", help="folder that contains cub, cars196, sop and inshop (default: $CCPML_DATA)")
-    return parser.parse_intermixed_args(arguments)
+def _list_skipped(index: "Index", skipped: "list[BadImageError]", total: int, keep: bool) -> None:
+    """Print unreadable images, and write all to a file in the index if there are many."""
+    from ccpml.data.images.read import MAX_LISTED, BadImage, BadImagesError, first_lines
+    from ccpml.files import write_text
+
+    file = index.path / "unreadable.txt"
+    if not keep:
+        bad = [BadImage(number, error.name, error.reason) for number, error in enumerate(skipped)]
+        index.close()
+        shutil.rmtree(index.path)
+        raise BadImagesError.of(bad, total, "check that these are images")
+    lines = [f"{error.name}: {error.reason}" for error in skipped]
+    if len(lines) > MAX_LISTED:
+        write_text(file, "\n".join([*lines, ""]))
+    else:
+        file.unlink(missing_ok=True)
+    if lines:
+        images = "unreadable image" + ("s" if len(lines) > 1 else "")
+        print("\n".join([f"left out {len(lines):,} {images}:", *first_lines(lines, file)]), file=sys.stderr)
+
+
+def _verify(path: Path) -> int:
+    announce("loading libraries")
+    from ccpml.progress import progress_bar
+    from ccpml.serving import Index
+
+    with Index.open(path) as index, progress_bar(index.num_rows, "row", "verifying", delay=1.0) as bar:
+        found = index.verify(bar.update)
+    for sentence in found.leftovers:
+        print(f"note: {sentence}", file=sys.stderr)
+    if not found.problems:
+        print(f"{path}: {found.items:,} pictures, complete: rows, thumbnails and counts are as they were written")
+        return 0
+    print(f"{path}: {len(found.problems):,} problem{'s' if len(found.problems) > 1 else ''}:")
+    print("\n".join(f"  {sentence}" for sentence in found.problems))
+    print("restore the index from a copy, or build it again")
+    return 1
+
+
+def _compact(path: Path) -> int:
+    announce("loading libraries")
+    from ccpml.serving import Index
+
+    with Index.open(path) as index:
+        done = index.compact()
+    print(f"{path}: {done.kept:,} pictures; rows of {done.dropped:,} removed ones dropped")
+    return 0
+
+
+def _command_to_resume(arguments: list[str]) -> list[str]:
+    return ["index", *arguments, *([] if "--sync" in arguments else ["--sync"])]

@@ -18,6 +18,7 @@ from ccpml.data import ImageTable, load_source
 from ccpml.data.class_records import listed_classes
 from ccpml.data.images.read import read_part
 from ccpml.data.sources.source import Source
+from ccpml.data.threads import in_threads
 from ccpml.data_name import DataName
 from ccpml.files import write_arrays
 from ccpml.method import lipschitz_normalize
@@ -31,7 +32,16 @@ from ccpml.runs.settings import ResolvedSettings
 from ccpml.training import embed, evaluate_with_roles
 from ccpml.training.embed import eval_mode
 
-__all__ = ["Evaluation", "Run", "SeenClassesError", "embed_run", "evaluate_run", "load_run", "write_embeddings"]
+__all__ = [
+    "Evaluation",
+    "Run",
+    "SeenClassesError",
+    "embed_run",
+    "evaluate_run",
+    "load_embedder",
+    "load_run",
+    "write_embeddings",
+]
 
 
 class SeenClassesError(ValueError):
@@ -81,10 +91,20 @@ class Run:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of weights and preprocessing, in hexadecimal: equal fingerprints produce equal embeddings."""
-        settings = self.settings
-        facts = [settings.backbone, settings.embedding_dim, _channels(settings), asdict(transforms(settings)[1])]
-        digest = hashlib.sha256(json.dumps(facts).encode())
+        """SHA-256 of weights and preprocessing, in hexadecimal: equal fingerprints produce equal embeddings.
+
+        Embeddings on a GPU differ from those on a CPU by rounding, and have the same fingerprint.
+        """
+        settings, transform = self.settings, transforms(self.settings)[1]
+        facts = {
+            "backbone": settings.backbone,
+            "pooling": settings.pooling,
+            "embedding_dim": settings.embedding_dim,
+            "channels": _channels(settings),
+            "transform": {**asdict(transform), "side": transform.side, "min_size": transform.min_size},
+            "convention": asdict(self.model.backbone.convention),
+        }
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -115,13 +135,15 @@ class Run:
         transform, channels = transforms(self.settings)[1], _channels(self.settings)
         device = next(self.model.parameters()).device
         parts = [torch.empty(0, self.settings.embedding_dim)]
+
+        def read(image: Any) -> NDArray[np.uint8]:
+            part, view = read_part(_path_or_array(image), channels, transform.view, transform.min_size)
+            return view.of(part)
+
         with eval_mode(self.model):
             for start in range(0, len(images), batch_size):
-                views = [
-                    read_part(_path_or_array(image), channels, transform.view, transform.min_size)
-                    for image in images[start : start + batch_size]
-                ]
-                batch = torch.from_numpy(np.stack([view.of(pixels) for pixels, view in views]))  # (B, H, W, C)
+                pixels = in_threads(read, images[start : start + batch_size])
+                batch = torch.from_numpy(np.stack([array for _, array in pixels]))  # (B, H, W, C)
                 parts.append(self.model(batch.permute(0, 3, 1, 2).contiguous().to(device)).float().cpu())
         return lipschitz_normalize(torch.cat(parts))
 
@@ -157,6 +179,13 @@ def load_run(path: Path | str) -> Run:
     """
     directory = RunDirectory.open(Path(path))
     return Run(directory.path, directory.settings())
+
+
+def load_embedder(path: Path | str) -> Run:
+    """Load a trained run with its network on the device where it computes, to embed many images."""
+    run = load_run(path)
+    run.model.to(_device(run.settings))
+    return run
 
 
 class Evaluation(NamedTuple):
@@ -299,12 +328,17 @@ def write_embeddings(path: Path, embeddings: Tensor, table: ImageTable, **more: 
 
 
 def _embed_table(run: Run, table: ImageTable) -> Tensor:
-    kind = run.settings.device.partition(":")[0]
-    gpu = kind in {"auto", "cuda"} and torch.cuda.is_available()
-    device = torch.device(run.settings.device if gpu and kind == "cuda" else "cuda" if gpu else "cpu")
+    device = _device(run.settings)
     batches = evaluation_batches(run.settings, table, _channels(run.settings))
     with progress_bar(len(table), "image", "embedding") as bar:
         return embed(run.model.to(device), batches, device, bar.update)[0]
+
+
+def _device(settings: ResolvedSettings) -> torch.device:
+    """Return the device that a run computes on: that of its settings, or else a GPU, if there is one."""
+    kind = settings.device.partition(":")[0]
+    gpu = kind in {"auto", "cuda"} and torch.cuda.is_available()
+    return torch.device(settings.device if gpu and kind == "cuda" else "cuda" if gpu else "cpu")
 
 
 def _channels(settings: ResolvedSettings) -> int:

@@ -152,6 +152,12 @@ class Index:
         with self._store.snapshot() as snapshot:
             return snapshot.num_items
 
+    @property
+    def num_rows(self) -> int:
+        """Number of rows, those of removed items included."""
+        with self._store.snapshot() as snapshot:
+            return snapshot.num_rows
+
     def __enter__(self) -> "Index":
         return self
 
