@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +13,9 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
 from ccpml.files import write_bytes
+from ccpml.fonts import characters_of, fonts_for
 
 __all__ = [
     "COLORS",
@@ -87,7 +86,7 @@ def style(texts: Iterable[str] = ()) -> Iterator[None]:
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS)
-        mpl.rcParams["font.family"] = ["sans-serif", *_further_fonts(set().union(*texts))]
+        mpl.rcParams["font.family"] = fonts_for(texts, "sans-serif")
         yield
 
 
@@ -164,7 +163,7 @@ def end_at(limit: float, low: float, high: float) -> tuple[float, float]:
 
 def legible(text: str) -> str:
     """Replace characters that the fonts lack or that cannot be printed by their code points, ``U+4E2D``."""
-    known = _characters(tuple(mpl.rcParams["font.family"]))
+    known = characters_of(tuple(mpl.rcParams["font.family"]))
     shown = {c for c in text if ord(c) in known and (c == " " or unicodedata.category(c)[0] not in "CZ")}
     return "".join(c if c in shown else f"U+{ord(c):04X}" for c in text)
 
@@ -194,29 +193,3 @@ def shorten(text: str, width: int) -> str:
     while len(text) > width and "/" in text.rstrip("/"):
         text = text.partition("/")[2]
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
-
-
-def _further_fonts(characters: set[str]) -> list[str]:
-    """Return the families of fonts of the system that have characters which the first one lacks."""
-    missing = {ord(c) for c in characters if c.isprintable()} - _characters(("sans-serif",))
-    found = list[str]()
-    for entry in fontManager.ttflist:
-        if not missing:
-            break
-        is_plain = (entry.style, entry.weight, entry.stretch) == ("normal", 400, "normal")
-        if not is_plain or any(word in entry.name for word in ("Last Resort", "LastResort", "Color", "Emoji")):
-            continue  # of which the first draw boxes, and the others are pictures
-        try:
-            has = missing.intersection(get_font(entry.fname).get_charmap())
-        except (OSError, RuntimeError):
-            continue
-        if has:
-            found.append(entry.name)
-            missing -= has
-    return found
-
-
-@cache
-def _characters(families: tuple[str, ...]) -> frozenset[int]:
-    charmaps = [get_font(findfont(FontProperties(family=[family]))).get_charmap() for family in families]
-    return frozenset().union(*charmaps)
