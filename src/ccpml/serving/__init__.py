@@ -3,12 +3,15 @@
 from ccpml.serving.collect import Pictures, find_pictures
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.errors import DamagedIndexError, IndexBusyError, NotAnIndexError, OtherModelError
+from ccpml.serving.filters import Filter, FilterError
 from ccpml.serving.index import Index
 from ccpml.serving.items import Hit, Item, Picture
 
 __all__ = [
     "DamagedIndexError",
     "Embedder",
+    "Filter",
+    "FilterError",
     "Hit",
     "Index",
     "IndexBusyError",

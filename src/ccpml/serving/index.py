@@ -17,10 +17,11 @@ from ccpml.serving.collect import Pictures, find_pictures
 from ccpml.serving.compaction import Compacted, compact
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.errors import RESTORE, DamagedIndexError, NotAnIndexError, OtherModelError
-from ccpml.serving.exact import nearest_rows
+from ccpml.serving.filters import Filter
 from ccpml.serving.items import Hit, Item, Picture
 from ccpml.serving.rows import sync_folder, write_rows
 from ccpml.serving.schema import VERSION
+from ccpml.serving.search import search
 from ccpml.serving.store import Store
 from ccpml.serving.sync import Synced, sync
 from ccpml.serving.verify import Verified, verify
@@ -257,24 +258,23 @@ class Index:
         with self._views.now() as view:
             yield view
 
-    def search(self, queries: ArrayLike, k: int = 10) -> list[list[Hit]]:
-        """Return the k nearest items of each query, exactly.
+    def search(self, queries: ArrayLike, k: int = 10, where: Filter | str | None = None) -> list[list[Hit]]:
+        """Return the k nearest items of each query, exactly; fewer if the index has fewer, or fewer pass the filter.
+
+        Distances are Euclidean, computed in float64 from the stored vectors; at equal distances, the item that was
+        added first comes first. An item whose vector is a query is found like any other, at distance 0.
 
         Args:
-            queries: φ-normalized vectors, (Q, d).
-            k: Number of items.
+            queries: φ-normalized vectors, (Q, d); one vector is one query.
+            k: Number of items, at least 0.
+            where: A filter, such as ``"label = 'mug' and price < 20"``; see `Filter`.
+
+        Raises:
+            FilterError: If the filter cannot be understood, or names a field that no item has.
+            ValueError: If the queries have other dimensions or are not finite, or k is negative.
         """
-        vectors = np.ascontiguousarray(queries, dtype=np.float32).reshape(-1, self.embedding_dim)  # (Q, d)
         with self.view() as view:
-            distances, rows = nearest_rows(vectors, view.rows, k, view.removed)  # (Q, k) each
-            items = view.snapshot.items_of_rows(np.unique(rows).tolist())
-        return [
-            [
-                Hit(items[row], float(distance), rank)
-                for rank, (row, distance) in enumerate(zip(found, near, strict=True), 1)
-            ]
-            for found, near in zip(rows.tolist(), distances.tolist(), strict=True)
-        ]
+            return search(view, queries, k, where)
 
     def item(self, key: int) -> Item:
         """Return an item.

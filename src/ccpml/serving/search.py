@@ -1,0 +1,52 @@
+"""Search in one state of an index."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ccpml.serving.exact import check_queries, nearest_rows
+from ccpml.serving.filters import Filter, unknown_field
+from ccpml.serving.items import Hit
+from ccpml.serving.snapshot import Snapshot
+from ccpml.serving.view import View
+
+__all__ = ["check_fields", "passing_rows", "search"]
+
+
+def search(view: View, queries: ArrayLike, k: int, where: Filter | str | None = None) -> list[list[Hit]]:
+    """Return the k nearest items of each query, exactly; see `Index.search`."""
+    vectors = check_queries(queries, view.rows.shape[1])  # (Q, d)
+    passing = passing_rows(view.snapshot, where)
+    distances, rows = nearest_rows(vectors, view.rows, k, view.removed, passing)  # (Q, k) each
+    items = view.snapshot.items_of_rows(np.unique(rows).tolist())
+    return [
+        [Hit(items[row], distance, rank) for rank, (row, distance) in enumerate(zip(found, near, strict=True), 1)]
+        for found, near in zip(rows.tolist(), distances.tolist(), strict=True)
+    ]
+
+
+def passing_rows(snapshot: Snapshot, where: Filter | str | None) -> NDArray[np.int64] | None:
+    """Return the rows of items that pass a filter, ascending: int64, (P,); None without a filter.
+
+    Raises:
+        FilterError: If the filter cannot be understood, or names a field that no item has.
+    """
+    if where is None:
+        return None
+    condition = Filter.parse(where) if isinstance(where, str) else where
+    check_fields(snapshot, condition)
+    return snapshot.rows_where(*condition.sql())
+
+
+def check_fields(snapshot: Snapshot, condition: Filter) -> None:
+    """Check that items have the fields of a filter; those of an empty index could have any.
+
+    Raises:
+        UnknownFieldError: If no item has one of them.
+    """
+    query = (
+        "SELECT EXISTS (SELECT 1 FROM items WHERE NOT removed AND EXISTS "
+        "(SELECT 1 FROM json_each(items.metadata) WHERE key = ?))"
+    )
+    for field in condition.fields() if snapshot.num_items else ():
+        if field.is_metadata and not next(snapshot.select(query, (field.name,)))[0]:
+            raise unknown_field(field, snapshot.columns())
