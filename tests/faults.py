@@ -1,17 +1,17 @@
-"""System calls that fail on request, in place of the module ``os`` in `ccpml.files`."""
+"""System calls that fail on request, in place of the module ``os`` in a module that writes."""
 
 import os
 from pathlib import Path
 
 
 class FailingCalls:
-    """The module ``os``, of which open, write, fsync and replace fail with the error that a function returns.
+    """The module ``os``, of which calls that write fail with the error that a function returns.
 
     Args:
         fault: Returns, for the name of a call and the file it is about, the number of an error, or None.
     """
 
-    CALLS = ("open", "write", "fsync", "replace")
+    CALLS = ("open", "write", "pwrite", "ftruncate", "fsync", "replace", "rename")
 
     def __init__(self, fault):
         self.fault = fault
@@ -23,7 +23,7 @@ class FailingCalls:
             return call
 
         def checked(first, *arguments):
-            if name == "open":
+            if name in {"open", "rename"}:
                 self.path = Path(first)  # of the calls that follow
             number = self.fault(name, self.path)
             if number is not None:

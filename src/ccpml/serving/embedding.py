@@ -63,7 +63,9 @@ def embed_pictures(
                 return _Read(content, key)
             return _Read(content, key, digest(content.content))
         except BadImageError as error:
-            return _Read(error=BadImageError(error.reason, str(picture.path)).with_traceback(None))
+            named = BadImageError(error.reason, str(picture.path))
+            named.__cause__ = error.__cause__
+            return _Read(error=named)
 
     batch, size = list[tuple[Picture, _Read]](), 0
     with closing(in_threads(read, pictures)) as results:

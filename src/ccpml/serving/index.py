@@ -72,8 +72,7 @@ class Index:
                 meta = snapshot.meta()
             self._read_meta(meta)
             self._views = Views(path, self._store, self.embedding_dim)
-            with self._views.now():  # the rows are there
-                pass
+            self._views.check()
         except BaseException:
             self._store.close()
             raise

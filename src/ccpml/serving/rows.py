@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ccpml.files import WriteError
 from ccpml.serving.errors import RESTORE, DamagedIndexError
 
-__all__ = ["append_rows", "map_rows", "sync_folder", "write_rows"]
+__all__ = ["append_rows", "check_size", "map_rows", "sync_folder", "write_rows"]
 
 
 def append_rows(file: Path, start: int, rows: NDArray[np.float32]) -> None:

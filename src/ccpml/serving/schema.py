@@ -39,7 +39,9 @@ CREATE TABLE items (
     facts INTEGER NOT NULL                -- CRC-32 of path to source
 );
 CREATE UNIQUE INDEX items_path ON items (path) WHERE NOT removed;
+CREATE INDEX items_label ON items (label) WHERE NOT removed;
 CREATE INDEX items_removed ON items (removed, row) WHERE removed;
+CREATE TABLE columns (name TEXT PRIMARY KEY) WITHOUT ROWID;  -- of metadata, those of removed items until a compaction
 CREATE TABLE thumbnails (id INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, jpeg BLOB NOT NULL);
 """
 

@@ -1,5 +1,6 @@
 """Bring an index up to date with a folder, a CSV file or other data: only what is new or changed is embedded."""
 
+import errno
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -82,7 +83,8 @@ class _Sync:
     def _skip(self, picture: Picture, error: BadImageError) -> None:
         """List an image that cannot be read; its item stays if the file exists but cannot be opened now."""
         self.result.skipped.append(error)
-        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno not in {None, errno.ENOENT}:  # Pillow's have no number
             self.unavailable.add(str(picture.path.absolute()))
 
     def _read_known(self) -> dict[str, _Known]:

@@ -43,6 +43,7 @@ class Transaction(Snapshot):
             )
             key, thumbnail = int(cursor.lastrowid or 0), item.digest.thumbnail
             self._db.execute("INSERT INTO thumbnails VALUES (?, ?, ?)", (key, zlib.crc32(thumbnail), thumbnail))
+            self._add_columns(facts)
             ids.append(key)
             self.num_rows += 1
             self.num_items += 1
@@ -56,6 +57,7 @@ class Transaction(Snapshot):
             digest = Digest(content_hash, perceptual_hash, width, height, b"")
             stored = _stored(facts, digest)
             self._remove("path = ? AND id <> ?", (stored[0], key))
+            self._add_columns(facts)
             columns = ", ".join(f"{name} = ?" for name in _FACTS.split(", "))
             values = (*stored, checksum_of_facts(stored), key)
             self._db.execute(f"UPDATE items SET {columns}, facts = ? WHERE id = ?", values)
@@ -63,6 +65,10 @@ class Transaction(Snapshot):
     def remove(self, ids: Iterable[int]) -> int:
         """Mark items as removed; return how many were present."""
         return sum(self._remove("id = ?", (key,)) for key in ids if -(2**63) <= key < 2**63)
+
+    def _add_columns(self, facts: Facts) -> None:
+        if facts.metadata != "{}":
+            self._db.execute("INSERT OR IGNORE INTO columns SELECT key FROM json_each(?)", (facts.metadata,))
 
     def _remove(self, condition: str, values: tuple[Any, ...]) -> int:
         found = self._db.execute(f"SELECT id FROM items WHERE NOT removed AND {condition}", values).fetchall()
@@ -79,6 +85,8 @@ class Transaction(Snapshot):
     def renumber(self, kept: NDArray[np.int64]) -> None:
         """Delete what was removed, and give the kept rows, ascending, the numbers 0, 1, ... in a new generation."""
         self._db.execute("DELETE FROM items WHERE removed")
+        self._db.execute("DELETE FROM columns")
+        self._db.execute("INSERT INTO columns SELECT DISTINCT key FROM items, json_each(items.metadata)")
         new = ((number, row) for number, row in enumerate(kept.tolist()) if number != row)
         self._db.executemany("UPDATE items SET row = ? WHERE row = ?", new)  # ascending: each number is free by then
         self.num_rows = len(kept)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.serving.errors import DamagedIndexError
-from ccpml.serving.rows import map_rows
+from ccpml.serving.rows import check_size, map_rows
 from ccpml.serving.snapshot import Snapshot
 from ccpml.serving.store import Store
 
@@ -47,6 +47,21 @@ class Views:
         self._rows = np.empty((0, dim), np.float32)
         self._version = 0
         self._removed = np.empty((0, 2), np.int64)  # rows and the versions that removed them, by row
+
+    def check(self) -> None:
+        """Check that the rows are there.
+
+        Raises:
+            DamagedIndexError: If they are not.
+        """
+        for attempt in (1, 2, 3):
+            with self._store.snapshot() as snapshot:
+                try:
+                    check_size(rows_file(self._folder, snapshot.generation), snapshot.num_rows, self._dim)
+                    return
+                except DamagedIndexError:
+                    if attempt == 3 or self._is_current(snapshot.generation):
+                        raise
 
     @contextmanager
     def now(self) -> Iterator[View]:

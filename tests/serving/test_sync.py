@@ -1,0 +1,172 @@
+"""Synchronization with a folder: what is embedded, kept, renamed and removed."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccpml.serving import Index, find_pictures
+from tests.serving.embedders import ColorEmbedder
+
+
+class CountingEmbedder(ColorEmbedder):
+    """Counts what it embeds."""
+
+    count = 0
+
+    def embed(self, images):
+        self.count += len(images)
+        return super().embed(images)
+
+
+def write(file, seed):
+    file.parent.mkdir(exist_ok=True, parents=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(file)
+    return file
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number in range(6):
+        write(tmp_path / "photos" / f"class{number % 2}" / f"{number}.png", number)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def embedder():
+    return CountingEmbedder()
+
+
+@pytest.fixture
+def index(tmp_path, photos, embedder):
+    with Index.create(tmp_path / "x.index", embedder) as index:
+        result = index.sync(str(photos))
+        assert (result.added, embedder.count) == (6, 6)
+        embedder.count = 0
+        yield index
+
+
+def counts(result):
+    return result.added, result.changed, result.renamed, result.removed, result.unchanged
+
+
+def by_name(index):
+    return {os.path.basename(item.path): item for item in index.items()}
+
+
+def test_labels_are_subfolders_and_paths_absolute(index, photos):
+    assert {(item.path, item.label) for item in index.items()} == {
+        (str(photos / f"class{number % 2}" / f"{number}.png"), f"class{number % 2}") for number in range(6)
+    }
+    item = by_name(index)["3.png"]
+    assert (item.width, item.height) == (30, 20)
+
+
+def test_only_what_is_new_or_changed_is_embedded(index, photos, embedder):
+    assert counts(index.sync(str(photos))) == (0, 0, 0, 0, 6)
+    assert embedder.count == 0
+    before = by_name(index)
+    write(photos / "class1" / "1.png", 100)  # other contents
+    os.utime(photos / "class0" / "2.png", (1, 1))  # another time
+    write(photos / "class0" / "new.png", 7)
+    (photos / "class0" / "4.png").unlink()
+    (photos / "class9").mkdir()
+    (photos / "class0" / "0.png").rename(photos / "class9" / "moved.png")
+    result = index.sync(f"folder:{photos}")
+    assert (counts(result), embedder.count) == ((1, 1, 1, 1, 3), 2)
+    after = by_name(index)
+    assert set(after) == {"1.png", "2.png", "3.png", "5.png", "new.png", "moved.png"}
+    assert after["moved.png"].id == before["0.png"].id
+    assert after["moved.png"].label == "class9"
+    assert after["1.png"].id != before["1.png"].id
+    for item in after.values():
+        assert np.array_equal(index.vectors([item.id]), embedder.embed([item.path]).astype(np.float32))
+    assert counts(index.sync(str(photos))) == (0, 0, 0, 0, 6)
+    assert index.verify().problems == []
+
+
+def test_files_that_are_no_images_any_more_are_removed_and_those_that_cannot_be_opened_stay(index, photos, monkeypatch):
+    (photos / "class1" / "1.png").write_bytes(b"no image")
+    (photos / "class1" / "3.png").write_bytes(b"")
+    read_bytes = type(photos).read_bytes
+
+    def refuse(path):
+        if path.name == "5.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(type(photos), "read_bytes", refuse)
+    os.utime(photos / "class1" / "5.png", (1, 1))
+    result = index.sync(str(photos))
+    assert counts(result) == (0, 0, 0, 2, 3)
+    assert [os.path.basename(error.name) for error in result.skipped] == ["1.png", "3.png", "5.png"]
+    assert set(by_name(index)) == {"0.png", "2.png", "4.png", "5.png"}
+
+
+def test_a_swap_of_two_files_and_a_copy_of_one_that_is_gone(index, photos, embedder):
+    first, second = photos / "class0" / "0.png", photos / "class0" / "2.png"
+    first.rename(photos / "swap.png")
+    second.rename(first)
+    (photos / "swap.png").rename(second)
+    third = photos / "class0" / "4.png"
+    shutil.copy(third, photos / "twin.png")
+    third.rename(photos / "class1" / "other.png")
+    os.utime(first, (5, 5))
+    os.utime(second, (6, 6))
+    index.sync(str(photos))
+    for item in index.items():
+        assert np.array_equal(index.vectors([item.id]), embedder.embed([item.path]).astype(np.float32)), item.path
+    assert set(by_name(index)) == {"0.png", "1.png", "2.png", "3.png", "5.png", "twin.png", "other.png"}
+    assert index.verify().problems == []
+
+
+def test_sources_do_not_remove_each_others_items_and_labels_are_brought_up_to_date(index, photos, tmp_path, embedder):
+    other = write(tmp_path / "others" / "a.png", 50)
+    table = tmp_path / "shop.csv"
+    table.write_text(f"path,label,price\n{other},mug,3\nphotos/class0/0.png,cup,4\n")
+    assert counts(index.sync(str(table))) == (1, 0, 0, 0, 1)
+    found = by_name(index)
+    assert (found["a.png"].metadata, found["0.png"].label, found["0.png"].metadata) == (
+        {"price": 3},
+        "cup",
+        {"price": 4},
+    )
+    table.write_text(f"path,label,price\n{other},jug,3.5\n")
+    embedder.count = 0
+    assert counts(index.sync(find_pictures(str(table)))) == (0, 0, 0, 1, 1)
+    assert embedder.count == 0
+    assert by_name(index)["a.png"].label == "jug"
+    assert len(index) == 6
+
+
+def test_a_synchronization_that_was_interrupted_is_finished_by_the_next(tmp_path, photos, embedder, monkeypatch):
+    monkeypatch.setattr("ccpml.serving.embedding._PICTURES", 2)
+    with Index.create(tmp_path / "y.index", embedder) as index:
+
+        def interrupt(count):
+            if len(index) == 4:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            index.sync(str(photos), interrupt)
+        assert len(index) == 4
+        assert index.verify().problems == []
+        assert counts(index.sync(str(photos))) == (2, 0, 0, 0, 4)
+        assert embedder.count == 6
+
+
+def test_names_that_are_not_utf_8(tmp_path, embedder):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    file = write(tmp_path / "x.png", 1)
+    file.rename(os.fsdecode(folder + b"/\xff.png"))
+    with Index.create(tmp_path / os.fsdecode(b"\xe9.index"), embedder) as index:
+        assert index.sync(str(tmp_path / os.fsdecode(b"caf\xe9"))).added == 1
+        assert index.sync(str(tmp_path)).unchanged == 1
+        item = index.items()[0]
+        assert os.fsencode(item.path) == folder + b"/\xff.png"
+        assert os.fsencode(item.label) == b"caf\xe9"
+        assert index.verify().problems == []
