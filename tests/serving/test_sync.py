@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def counts(result):
 
 
 def by_name(index):
-    return {os.path.basename(item.path): item for item in index.items()}
+    return {Path(item.path).name: item for item in index.items()}
 
 
 def test_labels_are_subfolders_and_paths_absolute(index, photos):
@@ -102,7 +103,7 @@ def test_files_that_are_no_images_any_more_are_removed_and_those_that_cannot_be_
     os.utime(photos / "class1" / "5.png", (1, 1))
     result = index.sync(str(photos))
     assert counts(result) == (0, 0, 0, 2, 3)
-    assert [os.path.basename(error.name) for error in result.skipped] == ["1.png", "3.png", "5.png"]
+    assert [Path(error.name).name for error in result.skipped] == ["1.png", "3.png", "5.png"]
     assert set(by_name(index)) == {"0.png", "2.png", "4.png", "5.png"}
 
 
@@ -160,7 +161,7 @@ def test_a_synchronization_that_was_interrupted_is_finished_by_the_next(tmp_path
 
 def test_names_that_are_not_utf_8(tmp_path, embedder):
     folder = os.fsencode(tmp_path) + b"/caf\xe9"
-    os.mkdir(folder)
+    Path(os.fsdecode(folder)).mkdir()
     file = write(tmp_path / "x.png", 1)
     file.rename(os.fsdecode(folder + b"/\xff.png"))
     with Index.create(tmp_path / os.fsdecode(b"\xe9.index"), embedder) as index:
