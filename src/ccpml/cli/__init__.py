@@ -23,6 +23,7 @@ verbs:
   embed      write a run's embeddings of some data to an .npz file
   report     write the report of a run again
   index      make pictures searchable with a run
+  search     find the pictures of an index that are most like others
   serve      answer searches of an index over HTTP, with a page
   benchmark  compare methods and losses under a fair protocol, or run an ablation: tables and figures
   tune       search settings on the validation classes
@@ -40,7 +41,7 @@ a CSV file has the columns path,label[,split[,role]].
   --debug                                     show the traceback of an error
 """
 
-VERBS = ("train", "evaluate", "embed", "report", "index", "serve", "benchmark", "tune", "data")
+VERBS = ("train", "evaluate", "embed", "report", "index", "search", "serve", "benchmark", "tune", "data")
 """Each verb is a module of this package: ``parse`` reads its arguments, ``run`` reads and obeys them."""
 
 

@@ -6,6 +6,7 @@ from ccpml.serving.errors import DamagedIndexError, IndexBusyError, NotAnIndexEr
 from ccpml.serving.filters import Filter, FilterError
 from ccpml.serving.index import Index
 from ccpml.serving.items import Hit, Item, Picture
+from ccpml.serving.search.queries import Query, Reply, ask, find_queries
 
 __all__ = [
     "DamagedIndexError",
@@ -20,5 +21,9 @@ __all__ = [
     "OtherModelError",
     "Picture",
     "Pictures",
+    "Query",
+    "Reply",
+    "ask",
     "find_pictures",
+    "find_queries",
 ]

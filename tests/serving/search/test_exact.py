@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccpml.serving import exact
-from ccpml.serving.exact import check_queries, nearest_rows
+from ccpml.serving.search import exact
+from ccpml.serving.search.exact import check_queries, nearest_rows
 
 NONE = np.empty(0, np.int64)
 

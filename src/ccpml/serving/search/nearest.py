@@ -1,11 +1,11 @@
-"""Search in one state of an index."""
+"""The nearest items in one state of an index."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ccpml.serving.exact import check_queries, nearest_rows
 from ccpml.serving.filters import Filter, unknown_field
 from ccpml.serving.items import Hit
+from ccpml.serving.search.exact import check_queries, nearest_rows
 from ccpml.serving.snapshot import Snapshot
 from ccpml.serving.view import View
 

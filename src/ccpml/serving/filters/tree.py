@@ -1,4 +1,4 @@
-"""Filters of a search: a small language, its tree, and the tree as SQL with bound parameters."""
+"""The tree of a filter, and the tree as SQL with bound parameters."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ __all__ = [
     "Sql",
     "UnknownFieldError",
     "Value",
+    "unknown_field",
 ]
 
 FIELDS: Final[Mapping[str, type]] = MappingProxyType(
@@ -157,7 +158,7 @@ class Filter:
         Raises:
             FilterError: If it is not one, or too long or too deep; the message names the place.
         """
-        from ccpml.serving.filter_parser import parse
+        from ccpml.serving.filters.parser import parse
 
         return cls(parse(text))
 

@@ -4,7 +4,7 @@ import math
 import re
 from typing import Final, NamedTuple, NoReturn, cast
 
-from ccpml.serving.filters import (
+from ccpml.serving.filters.tree import (
     FIELDS,
     And,
     Compare,

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccpml.serving.filter_parser import MAX_DEPTH
 from ccpml.serving.filters import (
     FIELDS,
     And,
@@ -24,6 +23,7 @@ from ccpml.serving.filters import (
     Or,
     unknown_field,
 )
+from ccpml.serving.filters.parser import MAX_DEPTH
 
 KEYS = ["price", "color", 'a"b', "it's", "", "a\\b", "$.x", "größe"]
 TEXTS = st.text(st.sampled_from("aAbB%_\\'\"`é\n ß"), max_size=4)

@@ -1,0 +1,223 @@
+"""``ccpml search``: find the pictures of an index that are most like others."""
+
+import argparse
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ccpml.cli.options import Parser, UsageError, check_run
+from ccpml.progress import announce
+
+if TYPE_CHECKING:
+    from ccpml.calibration import Certificate
+    from ccpml.data.images.read import BadImageError
+    from ccpml.serving import Embedder, Hit, Index, Query, Reply
+    from ccpml.serving.search.answers import Printer
+
+_MONTAGE_QUERIES: Final = 50
+_MONTAGE_ANSWERS: Final = 20
+_SEVERAL: Final = 64
+"""Queries from which on progress is shown."""
+
+
+def run(arguments: list[str]) -> int:
+    """Search an index; the exit code is 1 if a picture cannot be read."""
+    options = parse(arguments)
+    if options.montage is not None:
+        _check_montage(options.montage)
+    announce("loading libraries")
+    from ccpml.serving import Index, find_queries
+
+    with Index.open(options.index) as index:
+        _check_filter(index, options.where)
+        _check_ids(index, options.id)
+        queries = find_queries(options.queries, options.id, options.together, options.data_root)
+        model = options.run or index.model_path
+        certificate = _certificate(index, model, options.precision)
+    embedder = None
+    if any(query.pictures for query in queries):
+        _check_model(options.index, model, options.run is not None)
+        from ccpml.runs.inference import load_embedder
+
+        embedder = load_embedder(model)
+    with Index.open(options.index, embedder) as index:
+        return _search(index, embedder, queries, options, certificate)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the arguments."""
+    text = "Find the pictures of an index that are most like others."
+    parser = Parser(prog="ccpml search", description=text)
+    parser.add_argument("index", type=Path, help="directory of the index, as `ccpml index` makes it")
+    parser.add_argument(
+        "queries",
+        metavar="query",
+        nargs="*",
+        help="an image; or a folder, a CSV file, a pattern in quotes, or a set of images such as groceries: each "
+        "picture in it is a query",
+    )
+    parser.add_argument(
+        "--id", type=int, action="append", default=[], help="search for this item of the index; again for more"
+    )
+    parser.add_argument("--together", action="store_true", help="all queries show one thing, and are one query")
+    parser.add_argument("-k", type=int, default=10, help="number of answers to a query (default: 10)")
+    parser.add_argument("--where", help="filter, such as \"label = 'mug' and price < 20\"")
+    parser.add_argument("--precision", type=float, help="only answers within the distance certified for this precision")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON document")
+    form.add_argument("--csv", action="store_true", help="print CSV, a line for each answer")
+    parser.add_argument(
+        "--montage", type=Path, help="draw queries and answers into this .png file, which must not exist"
+    )
+    parser.add_argument("--run", type=Path, help="the run that the index was made with, if it has moved")
+    parser.add_argument("--data-root", help="folder that contains cub, cars196, sop and inshop (default: $CCPML_DATA)")
+    options = parser.parse_intermixed_args(arguments)
+    if options.k < 1:
+        raise UsageError(f"-k: expected a number of answers of at least 1, got {options.k}")
+    if not options.queries and not options.id:
+        raise UsageError("expected pictures to search for, or --id; see ccpml search --help")
+    if options.precision is not None and not 0 < options.precision < 1:
+        raise UsageError(f"--precision: expected a number between 0 and 1, got {options.precision:g}")
+    return options
+
+
+def _check_montage(file: Path) -> None:
+    """Check that the montage can be written, before the search."""
+    if file.suffix.lower() != ".png":
+        raise UsageError(f"--montage: expected a file that ends in .png, got {file}")
+    if file.exists():
+        raise UsageError(f"--montage: {file} already exists; choose another name or remove it")
+    if not file.parent.is_dir():
+        raise UsageError(f"--montage: folder {file.parent} not found; make it, or choose another")
+    if not os.access(file.parent, os.W_OK):
+        raise UsageError(f"--montage: {file.parent} is not a writable folder")
+
+
+def _check_filter(index: "Index", where: str | None) -> None:
+    from ccpml.serving import Filter, FilterError
+    from ccpml.serving.search import check_fields
+
+    if where is not None:
+        try:
+            with index.view() as view:
+                check_fields(view.snapshot, Filter.parse(where))
+        except FilterError as error:
+            raise UsageError(f"--where: {error}") from error
+
+
+def _check_ids(index: "Index", ids: list[int]) -> None:
+    for key in ids:
+        try:
+            index.item(key)
+        except KeyError as error:
+            raise UsageError(f"--id: {error.args[0]}") from error
+
+
+def _check_model(index: Path, model: Path, given: bool) -> None:
+    if not given and not model.exists():
+        raise UsageError(f"{index}: the run that it was made with, {model}, is not found; pass --run if it has moved")
+    check_run(model)
+
+
+def _certificate(index: "Index", model: Path, precision: float | None) -> "Certificate | None":
+    """Return the certificate of the run, if it has one of the weights of the index; it must, for a precision."""
+    from ccpml.calibration import Certificate, CertificateError
+
+    try:
+        certificate = Certificate.read(model)
+        certificate.check(index.fingerprint, str(model))
+    except CertificateError as error:
+        if precision is None:
+            return None
+        raise UsageError(f"--precision: {error}; `ccpml calibrate {model}` writes one") from error
+    if precision is not None and certificate.distance_for(precision) is None:
+        known = ", ".join(f"{p:g}" for p in sorted(certificate.distances)) or "none"
+        raise UsageError(f"--precision: expected one that is certified ({known}), got {precision:g}")
+    return certificate
+
+
+def _search(
+    index: "Index",
+    embedder: "Embedder | None",
+    queries: "list[Query]",
+    options: argparse.Namespace,
+    certificate: "Certificate | None",
+) -> int:
+    from ccpml.progress import progress_bar
+    from ccpml.serving import ask
+
+    printer = _printer(index, options, certificate)
+    skipped, shown = list["BadImageError"](), list["Reply"]()
+    with (
+        closing(ask(index, queries, options.k, options.where, embedder)) as replies,
+        progress_bar(len(queries), "query", "searching", shown=len(queries) > _SEVERAL) as bar,
+    ):
+        for reply in replies:
+            if options.precision is not None and certificate is not None and reply.hits is not None:
+                reply.hits = _certified(reply, certificate, options.precision)
+            printer.reply(reply)
+            skipped += reply.skipped
+            if options.montage is not None and len(shown) < _MONTAGE_QUERIES:
+                shown.append(reply)
+            bar.update()
+    printer.end()
+    if options.montage is not None:
+        _write_montage(options.montage, index, shown, len(queries))
+    return _report(skipped, sum(len(query.pictures) for query in queries))
+
+
+def _printer(index: "Index", options: argparse.Namespace, certificate: "Certificate | None") -> "Printer":
+    from ccpml.serving.search.answers import CsvAnswers, JsonAnswers, TextAnswers
+
+    if options.json:
+        facts = {"index": str(options.index), "k": options.k, "where": options.where, "together": options.together}
+        return JsonAnswers(certificate, facts)
+    if options.csv:
+        return CsvAnswers(certificate, index.summary(0).columns)
+    if not len(index):
+        empty = "no answer: the index is empty"
+    elif options.precision is not None:
+        empty = f"no answer with a certified precision of {options.precision:g}"
+    else:
+        empty = "no answer: no picture of the index passes the filter" if options.where else "no answer"
+    return TextAnswers(certificate, empty)
+
+
+def _certified(reply: "Reply", certificate: "Certificate", precision: float) -> "list[Hit]":
+    from ccpml.serving.search.answers import precision_of
+
+    found = [(hit, precision_of(certificate, reply, hit)) for hit in reply.hits or ()]
+    return [hit for hit, certified in found if certified is not None and certified >= precision]
+
+
+def _write_montage(file: Path, index: "Index", replies: "list[Reply]", total: int) -> None:
+    from ccpml.data.images.read import read_image
+    from ccpml.files import write_bytes
+    from ccpml.serving.search.answers import name_of
+    from ccpml.serving.search.montage import Answer, MontageRow, draw_montage
+
+    announce(f"drawing {file}")
+    rows = []
+    for reply in replies:
+        pictures = [None if jpeg is None else read_image(jpeg, 3) for jpeg in reply.thumbnails]
+        hits = (reply.hits or [])[:_MONTAGE_ANSWERS]
+        answers = [Answer(hit, read_image(index.thumbnail(hit.item.id), 3)) for hit in hits]
+        rows.append(MontageRow(name_of(reply.query, short=True), reply.label, pictures, answers))
+    write_bytes(file, draw_montage(rows))
+    if len(replies) < total:
+        print(f"{file}: shows the first {len(replies)} of {total:,} queries", file=sys.stderr)
+
+
+def _report(skipped: "list[BadImageError]", total: int) -> int:
+    """Print which pictures cannot be read; return the exit code."""
+    from ccpml.data.images.read import first_lines
+
+    if not skipped:
+        return 0
+    lines = [f"{error.name}: {error.reason}" for error in skipped]
+    title = f"{len(lines):,} of {total:,} pictures cannot be read:"
+    text = lines[0] if total == 1 else "\n".join([title, *first_lines(lines, None)])
+    print(f"ccpml: error: {text}", file=sys.stderr)
+    return 1
