@@ -1,5 +1,7 @@
 """The application: routes, page, and how errors are answered."""
 
+import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -10,9 +12,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from ccpml.files import WriteError
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.index import Index
+from ccpml.serving.service.drift import reference_distances
 from ccpml.serving.service.forms import sentence_of
+from ccpml.serving.service.guard import Guard
 from ccpml.serving.service.pool import WorkPool
 from ccpml.serving.service.refused import RefusedError
 from ccpml.serving.service.routes import refusals, router
@@ -27,6 +32,7 @@ _TYPES: Final = {
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
 }
+_LOG: Final = logging.getLogger("uvicorn.error")
 _CSP: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -38,8 +44,11 @@ def build_app(index: Index, embedder: Embedder, settings: ServiceSettings) -> Fa
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        reader = threading.Thread(target=_learn_distances, args=(app.state.service,), daemon=True)
+        reader.start()
         yield
         app.state.pool.close()
+        reader.join()
 
     app = FastAPI(
         title="ccpml", summary="Search pictures by pictures.", docs_url=None, redoc_url=None, lifespan=lifespan
@@ -47,9 +56,18 @@ def build_app(index: Index, embedder: Embedder, settings: ServiceSettings) -> Fa
     app.state.service = Service(index, embedder, settings)
     app.state.pool = WorkPool(settings.workers, settings.queue)
     app.include_router(router)
+    app.add_middleware(Guard, settings=settings, metrics=app.state.service.metrics)
     _add_page(app)
     _add_handlers(app)
     return app
+
+
+def _learn_distances(service: Service) -> None:
+    """Measure distances within the index, to compare those of queries with; without them, no drift is reported."""
+    try:
+        service.drift.set_reference(reference_distances(service.index))
+    except Exception as error:  # a damaged index shows in its answers
+        _LOG.warning("distances within the index: %s", error)
 
 
 def _add_page(app: FastAPI) -> None:
@@ -92,6 +110,11 @@ def _add_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def http_error(request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"detail": str(error.detail).lower()}, error.status_code, error.headers)
+
+    @app.exception_handler(WriteError)
+    def not_written(request: Request, error: WriteError) -> JSONResponse:
+        _LOG.error("%s", error)
+        return JSONResponse({"detail": "the disk of the service is full, or cannot be written to"}, 507)
 
     @app.exception_handler(Exception)
     def failed(request: Request, error: Exception) -> JSONResponse:

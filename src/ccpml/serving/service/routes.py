@@ -1,21 +1,41 @@
 """The routes."""
 
+import asyncio
+import json
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.params import Path as PathParameter
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel
 
 from ccpml.serving.service.forms import read_form
+from ccpml.serving.service.metrics import gauge
 from ccpml.serving.service.pool import WorkPool
 from ccpml.serving.service.refused import RefusedError
-from ccpml.serving.service.schemas import Id, Info, Problem, Result, SearchFields, StoredItem
-from ccpml.serving.service.service import Answer, Question, Service, model_name, read_metadata
+from ccpml.serving.service.schemas import (
+    AddFields,
+    Certified,
+    Drifted,
+    Feedback,
+    Health,
+    Id,
+    Info,
+    Level,
+    Problem,
+    Recorded,
+    Result,
+    SearchFields,
+    StoredItem,
+)
+from ccpml.serving.service.service import Answer, Question, Service
 
 __all__ = ["router"]
+
+T = TypeVar("T")
 
 router = APIRouter()
 
@@ -23,12 +43,14 @@ _REFUSED: Final = {
     401: "the token is missing or wrong",
     403: "not allowed here",
     404: "not found",
-    409: "already there",
+    408: "the body took too long",
     413: "too many bytes, pixels, pictures or fields",
     415: "the body is of another type",
+    421: "the header Host names another service",
     422: "the request is wrong",
     429: "too many requests",
-    503: "busy",
+    503: "busy; the header Retry-After says when to try again",
+    507: "the disk is full, or a bound of what is stored is reached",
 }
 
 
@@ -49,13 +71,9 @@ def form_of(model: type[BaseModel], pictures: str, json_too: bool = False) -> di
     return {"requestBody": {"required": True, "content": content}}
 
 
-class AddFields(BaseModel):
-    """A picture to add."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    label: str = Field("", max_length=200, description="name of its class", examples=["mug"])
-    metadata: str = Field("", max_length=10_000, description="a JSON object", examples=['{"price": 12.5}'])
+def json_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the description of a request body in JSON."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
 
 
 def _service(request: Request) -> Service:
@@ -63,27 +81,42 @@ def _service(request: Request) -> Service:
     return service
 
 
-async def _work(request: Request, work: Callable[[], Any]) -> Any:
+async def _work(request: Request, work: Callable[[], T]) -> T:
+    """Do work in the pool; drop it if the client goes before it has begun."""
     pool: WorkPool = request.app.state.pool
-    return await pool.run(work)
+    task = asyncio.ensure_future(pool.run(work))
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise RefusedError(499, "the client has gone")
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 @router.get("/api/info", responses=refusals(401, 429), tags=["search"])
 def info(request: Request) -> Info:
     """Describe what is searched, and what is allowed."""
     service = _service(request)
-    settings, summary = service.settings, service.summary()
+    settings, summary = service.settings, service.index.summary()
     return Info(
         items=summary.items,
         labels=summary.labels,
         fields=["label", "width", "height", *summary.columns],
         examples=summary.examples,
         embedding_dim=service.index.embedding_dim,
-        model=model_name(service.embedder.path),
+        model=service.embedder.path.name,
         max_k=settings.max_k,
         max_bytes=settings.max_bytes,
         max_pictures=settings.max_pictures,
-        certificate=None,
+        certificate=_certified(service),
         writable=settings.writable,
         needs_token=settings.token is not None,
         feedback=settings.feedback,
@@ -93,7 +126,7 @@ def info(request: Request) -> Info:
 
 @router.post(
     "/api/search",
-    responses=refusals(401, 403, 404, 413, 415, 422, 429, 503),
+    responses=refusals(401, 403, 404, 408, 413, 415, 422, 429, 503),
     openapi_extra=form_of(SearchFields, "one thing, in one or more pictures", json_too=True),
     tags=["search"],
 )
@@ -106,9 +139,7 @@ async def search(request: Request) -> Result:
         raise RefusedError(422, "query: expected either pictures or an id")
     if fields.k > service.settings.max_k:
         raise RefusedError(422, f"k: expected at most {service.settings.max_k}, got {fields.k}")
-    if fields.precision is not None:
-        raise RefusedError(422, "precision: the run has no certificate; `ccpml calibrate` writes one")
-    question = Question(pictures, fields.id, fields.k, fields.where, fields.max_distance, fields.hide_duplicates)
+    question = Question(pictures, **fields.model_dump())
     answer = await _work(request, partial(service.search, question))
     return _result(answer, fields.id, time.perf_counter() - start)
 
@@ -119,15 +150,23 @@ def _result(answer: Answer, key: int | None, seconds: float) -> Result:
             **StoredItem.fields_of(hit.item),
             "rank": rank,
             "distance": hit.distance,
-            "precision": None,
+            "precision": precision,
             "duplicate": twin,
         }
-        for rank, (hit, twin) in enumerate(answer.hits, 1)
+        for rank, (hit, precision, twin) in enumerate(answer.hits, 1)
     ]
     query = {"id": key, "hash": answer.digest, "width": answer.width, "height": answer.height}
     return Result.model_validate(
         {"query": query, "hits": hits, "seconds": seconds, "answered": answer.answered, "note": answer.note}
     )
+
+
+def _certified(service: Service) -> Certified | None:
+    found = service.certificate
+    if found is None:
+        return None
+    levels = [Level(precision=precision, distance=found.distances[precision]) for precision in found.precisions]
+    return Certified(confidence=found.confidence, answers=found.answers, precisions=levels)
 
 
 @router.get("/api/items/{id}", responses=refusals(401, 404, 422, 429), tags=["items"])
@@ -158,7 +197,7 @@ def thumbnail(request: Request, id: Annotated[Id, PathParameter()]) -> Response:
 @router.post(
     "/api/items",
     status_code=201,
-    responses=refusals(401, 403, 409, 413, 415, 422, 429, 503),
+    responses=refusals(401, 403, 408, 413, 415, 422, 429, 503),
     openapi_extra=form_of(AddFields, "the picture"),
     tags=["items"],
 )
@@ -169,7 +208,7 @@ async def add(request: Request) -> StoredItem:
     fields, pictures = await read_form(request, AddFields, service.settings)
     if len(pictures) != 1:
         raise RefusedError(422, f"picture: expected one file, got {len(pictures)}")
-    metadata = read_metadata(fields.metadata)
+    metadata = _metadata(fields.metadata)
     added = await _work(request, partial(service.add, pictures[0], fields.label, metadata))
     return StoredItem.model_validate(StoredItem.fields_of(added))
 
@@ -185,3 +224,63 @@ async def remove(request: Request, id: Annotated[Id, PathParameter()]) -> None: 
 def _check_writable(service: Service) -> None:
     if not service.settings.writable:
         raise RefusedError(403, "the index is read-only here; start the service with --writable")
+
+
+def _metadata(text: str) -> dict[str, str | int | float | bool | None]:
+    """Return metadata from a JSON object of plain values."""
+    try:
+        value = json.loads(text or "{}", parse_constant=lambda name: {})
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or any(isinstance(part, dict | list) for part in value.values()):
+        raise RefusedError(422, "metadata: expected a JSON object of text, numbers, true, false and null")
+    return value
+
+
+@router.post(
+    "/api/feedback",
+    status_code=201,
+    responses=refusals(401, 403, 404, 408, 413, 415, 422, 429, 503, 507),
+    openapi_extra=json_of(Feedback),
+    tags=["feedback"],
+)
+async def feedback(request: Request) -> Recorded:
+    """Record whether a hit is right. If it is, the picture that was searched for is kept in the index's directory."""
+    service = _service(request)
+    if not service.settings.feedback:
+        raise RefusedError(403, "verdicts are not recorded here; start the service with --feedback")
+    fields, _ = await read_form(request, Feedback, service.settings)
+    query = fields.query_hash if fields.query_id is None else fields.query_id
+    if query is None or (fields.query_hash is not None and fields.query_id is not None):
+        raise RefusedError(422, "query: expected either query_hash or query_id")
+    count = await _work(request, partial(service.record, query, fields.id, fields.verdict))
+    return Recorded(verdicts=count)
+
+
+@router.get("/api/drift", responses=refusals(401, 429), tags=["state"])
+def drift(request: Request) -> Drifted:
+    """Compare what is searched for with what is in the index."""
+    service = _service(request)
+    searches, unanswered = service.metrics.searches.total(), service.metrics.unanswered.total()
+    counts = {"searches": int(searches), "unanswered": int(unanswered)}
+    return Drifted.model_validate({**service.drift.report()._asdict(), **counts})
+
+
+@router.get("/health", responses=refusals(421, 503), tags=["state"])
+def health(request: Request) -> Health:
+    """Report whether searches are answered."""
+    return Health(status="ready", items=len(_service(request).index))
+
+
+@router.get("/metrics", response_class=PlainTextResponse, responses=refusals(401, 429), tags=["state"])
+def metrics(request: Request) -> PlainTextResponse:
+    """Return the counters in the text format of Prometheus."""
+    service, pool = _service(request), request.app.state.pool
+    report = service.drift.report()
+    gauges = [
+        gauge("ccpml_items", "Pictures in the index.", len(service.index)),
+        gauge("ccpml_queue", "Pieces of work that wait or are under way.", pool.pending),
+        gauge("ccpml_drift_statistic", "Kolmogorov-Smirnov statistic of distances.", report.statistic or 0.0),
+        gauge("ccpml_drift", "Whether queries come from elsewhere than the pictures of the index.", report.drifting),
+    ]
+    return PlainTextResponse(service.metrics.text(gauges), media_type="text/plain; version=0.0.4; charset=utf-8")

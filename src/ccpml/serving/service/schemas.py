@@ -7,7 +7,22 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from ccpml.serving.items import Item
 from ccpml.serving.service.settings import MAX_K, MAX_WHERE
 
-__all__ = ["Certified", "Info", "Level", "Problem", "Query", "Result", "SearchFields", "SearchHit", "StoredItem"]
+__all__ = [
+    "AddFields",
+    "Certified",
+    "Drifted",
+    "Feedback",
+    "Health",
+    "Info",
+    "Level",
+    "Problem",
+    "Query",
+    "Recorded",
+    "Result",
+    "SearchFields",
+    "SearchHit",
+    "StoredItem",
+]
 
 _MAX_ID = 2**63 - 1
 Id = Annotated[int, Field(ge=1, le=_MAX_ID, description="number of an item", examples=[1])]
@@ -28,9 +43,10 @@ class Level(BaseModel):
 
 
 class Certified(BaseModel):
-    """What the certificate of the run says."""
+    """What the certificate of the run says, of the nearest hits of a picture."""
 
     confidence: float = Field(examples=[0.95])
+    answers: int = Field(description="number of nearest hits that it is about")
     precisions: list[Level]
 
 
@@ -127,6 +143,15 @@ class SearchFields(BaseModel):
     hide_duplicates: bool = Field(False, description="leave out hits that look like one of a better rank")
 
 
+class AddFields(BaseModel):
+    """A picture to add."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str = Field("", max_length=200, description="name of its class", examples=["mug"])
+    metadata: str = Field("", max_length=10_000, description="a JSON object", examples=['{"price": 12.5}'])
+
+
 class Feedback(BaseModel):
     """A verdict about a hit."""
 
@@ -136,3 +161,30 @@ class Feedback(BaseModel):
     query_id: Id | None = Field(None, description="the item that was searched for")
     id: Id = Field(description="the hit")
     verdict: Literal["right", "wrong"]
+
+
+class Recorded(BaseModel):
+    """A verdict is on the disk."""
+
+    verdicts: int = Field(description="number of verdicts about answers of this index")
+
+
+class Drifted(BaseModel):
+    """Distances of recent pictures to their nearest items, compared with those within the index."""
+
+    statistic: float | None = Field(
+        description="Kolmogorov–Smirnov: largest difference of the distribution functions; null below 50 distances"
+    )
+    p_value: float | None
+    reference: int = Field(description="number of distances within the index")
+    recent: int = Field(description="number of recent distances, at most 500")
+    drifting: bool = Field(description="whether the p-value is below 0.001")
+    searches: int
+    unanswered: int = Field(description="searches without a hit within the bounds asked for")
+
+
+class Health(BaseModel):
+    """The state of the service."""
+
+    status: Literal["ready"]
+    items: int

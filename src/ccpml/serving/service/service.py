@@ -1,33 +1,31 @@
-"""What the service does, without HTTP: check pictures, search, add, remove."""
+"""What the service does, without HTTP: search, add, remove, record verdicts."""
 
-import hashlib
-import io
-import json
-import threading
-import warnings
+import time
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ccpml.data.images.formats import pillow_formats
+from ccpml.calibration import Certificate
+from ccpml.calibration.certificate import CERTIFICATE_FILE
 from ccpml.data.images.read import BadImageError
 from ccpml.files import write_bytes
 from ccpml.serving.embedder import Embedder
-from ccpml.serving.index import Index, Summary
+from ccpml.serving.index import Index
 from ccpml.serving.items import Hit, Item, Picture
+from ccpml.serving.service.drift import Drift
+from ccpml.serving.service.feedback import Feedback, RecentQueries, feedback_paths
+from ccpml.serving.service.metrics import Metrics
 from ccpml.serving.service.refused import RefusedError
 from ccpml.serving.service.settings import ServiceSettings
+from ccpml.serving.service.uploads import check_upload
 
-__all__ = ["Answer", "Question", "Service"]
+__all__ = ["Answer", "Question", "Service", "mark_duplicates"]
 
-_NEAR_BITS: Final = 4
+NEAR_BITS: Final = 4
 """Two pictures look the same if their perceptual hashes differ in at most so many of 64 bits."""
-
-_SUFFIXES: Final = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "PPM": ".ppm"}
 
 
 class Question(NamedTuple):
@@ -38,16 +36,17 @@ class Question(NamedTuple):
     k: int
     where: str
     max_distance: float | None
+    precision: float | None
     hide_duplicates: bool
 
 
 class Answer(NamedTuple):
-    """Hits and whether each looks like one before it; size of what was searched for; the digest of its first picture.
+    """Hits, the certified precision of each, and whether each looks like one before it; the size of the query.
 
-    ``answered`` is whether there is a hit within the distance.
+    ``digest`` is that of the first picture; ``answered`` is whether there is a hit within the bounds.
     """
 
-    hits: list[tuple[Hit, bool]]
+    hits: list[tuple[Hit, float | None, bool]]
     width: int
     height: int
     digest: str | None
@@ -62,36 +61,71 @@ class Service:
         index: The index, opened with its model.
         embedder: The model.
         settings: Bounds and permissions.
+
+    Raises:
+        CertificateError: If the certificate of the run is damaged, or of other weights.
     """
 
     def __init__(self, index: Index, embedder: Embedder, settings: ServiceSettings) -> None:
         self.index, self.embedder, self.settings = index, embedder, settings
-        self._lock = threading.RLock()
+        self.metrics, self.drift = Metrics(), Drift()
+        self.recent, self.feedback = RecentQueries(), Feedback(index.path)
+        self.certificate = _read_certificate(embedder)
 
     def search(self, question: Question) -> Answer:
         """Return the answer to a search.
 
         Raises:
-            RefusedError: If a picture cannot be used, or an item is not found.
+            RefusedError: If a picture cannot be used, an item is not found, or a bound is not certified.
         """
-        if question.id is not None:
-            item, vector = self.item(question.id), self._vector_of(question.id)
-            width, height, digest = item.width, item.height, None
+        limit = self._limit(question)
+        if question.id is None:
+            uploads = [check_upload(content, self.settings.max_pixels) for content in question.pictures]
+            vector, size, digest = self._embed(question.pictures), uploads[0][3:], uploads[0].digest
+            if self.settings.feedback:
+                self.recent.add(uploads[0])
         else:
-            sizes = [self.check_picture(picture) for picture in question.pictures]
-            (width, height, _), digest = sizes[0], hashlib.sha256(question.pictures[0]).hexdigest()
-            vector = self._embed(question.pictures)
-        extra = question.k if question.hide_duplicates else 0
-        with self._lock:
-            hits = self.index.search(vector, question.k + extra + 1)[0]
-        kept = [hit for hit in hits if hit.item.id != question.id]
-        marked = _mark_duplicates(kept)
-        if question.hide_duplicates:
-            marked = [(hit, twin) for hit, twin in marked if not twin]
-        limit = question.max_distance
-        near = [(hit, twin) for hit, twin in marked if limit is None or hit.distance <= limit][: question.k]
-        note = "" if near else _why_none(kept, limit)
-        return Answer(near, width, height, digest, bool(near), note)
+            found = self.item(question.id)
+            vector, size, digest = self.index.vectors([question.id]), (found.width, found.height), None
+        start = time.perf_counter()
+        spare = 2 * question.k if question.hide_duplicates else 0
+        hits = [hit for hit in self.index.search(vector, k=question.k + spare + 1)[0] if hit.item.id != question.id]
+        self.metrics.lookup.observe(time.perf_counter() - start)
+        kept = [(hit, twin) for hit, twin in mark_duplicates(hits) if not (twin and question.hide_duplicates)]
+        near = [(hit, twin) for hit, twin in kept if limit is None or hit.distance <= limit][: question.k]
+        self._count(question, hits, bool(near))
+        single = len(question.pictures) <= 1
+        answers = [(hit, self._precision(hit) if single else None, twin) for hit, twin in near]
+        return Answer(answers, *size, digest, bool(near), "" if near else _why_none(hits, limit))
+
+    def _limit(self, question: Question) -> float | None:
+        """Return the largest distance of a hit."""
+        limits = [] if question.max_distance is None else [question.max_distance]
+        if question.precision is not None:
+            if self.certificate is None:
+                raise RefusedError(422, "precision: the run has no certificate; `ccpml calibrate` makes one")
+            distance = self.certificate.distance_for(question.precision)
+            if distance is None:
+                most = max(self.certificate.distances, default=None)
+                known = "no precision is certified" if most is None else f"expected at most {most:g}, as certified"
+                raise RefusedError(422, f"precision: {known}, got {question.precision:g}")
+            limits.append(distance)
+        return min(limits, default=None)
+
+    def _precision(self, hit: Hit) -> float | None:
+        """Return the certified precision of a hit; None where the certificate does not reach."""
+        if self.certificate is None or hit.rank > self.certificate.answers:
+            return None
+        return self.certificate.precision_at(hit.distance)
+
+    def _count(self, question: Question, hits: Sequence[Hit], answered: bool) -> None:
+        self.metrics.searches.add(1, "picture" if question.id is None else "item")
+        if not answered:
+            self.metrics.unanswered.add()
+        if hits:
+            self.metrics.distances.observe(hits[0].distance)
+        if hits and question.id is None and not question.where and len(question.pictures) == 1:
+            self.drift.add(hits[0].distance)  # filters and means of pictures have distances of their own
 
     def item(self, key: int) -> Item:
         """Return an item.
@@ -100,8 +134,7 @@ class Service:
             RefusedError: If there is none with this id.
         """
         try:
-            with self._lock:
-                return self.index.item(key)
+            return self.index.item(key)
         except KeyError as error:
             raise RefusedError(404, f"id: no item {key}") from error
 
@@ -112,87 +145,82 @@ class Service:
             RefusedError: If there is none with this id.
         """
         try:
-            with self._lock:
-                return self.index.thumbnail(key)
+            return self.index.thumbnail(key)
         except KeyError as error:
             raise RefusedError(404, f"id: no item {key}") from error
 
     def add(self, content: bytes, label: str, metadata: dict[str, Any]) -> Item:
         """Add a picture, which is kept in the directory of the index under the digest of its content.
 
+        The same picture added before is replaced.
+
         Raises:
             RefusedError: If it cannot be read.
         """
-        _, _, kind = self.check_picture(content)
-        suffix = _SUFFIXES.get(kind, f".{kind.lower()}")
-        file = self.index.path / "pictures" / f"{hashlib.sha256(content).hexdigest()}{suffix}"
-        with self._lock:
-            if not file.exists():
-                write_bytes(file, content)
-            added = self.index.add([Picture(file, label, metadata)])
-            if added.skipped:
-                raise RefusedError(422, f"picture: {added.skipped[0].reason}")
-            return self.index.item(added.ids[0])
+        upload = check_upload(content, self.settings.max_pixels)
+        file = self.index.path / "pictures" / f"{upload.digest}{upload.suffix}"
+        is_new = not file.exists()
+        if is_new:
+            write_bytes(file, content)
+        added = self.index.add([Picture(file, label, metadata)])
+        if added.skipped:
+            if is_new:
+                file.unlink(missing_ok=True)
+            raise RefusedError(422, f"picture: {added.skipped[0].reason}")
+        return self.index.item(added.ids[0])
 
     def remove(self, key: int) -> None:
-        """Remove an item.
+        """Remove an item; its picture too, if it was added through the service and feedback does not use it.
 
         Raises:
             RefusedError: If there is none with this id.
         """
-        with self._lock:
-            if not self.index.remove([key]):
-                raise RefusedError(404, f"id: no item {key}")
+        path = self.item(key).path
+        if not self.index.remove([key]):
+            raise RefusedError(404, f"id: no item {key}")
+        folder = (self.index.path / "pictures").absolute()
+        file = folder / path.rpartition("/")[2]
+        if str(file) == path and f"pictures/{file.name}" not in feedback_paths(self.index.path):
+            with suppress(OSError):
+                file.unlink()
 
-    def check_picture(self, content: bytes) -> tuple[int, int, str]:
-        """Return width, height and format of a picture, from its header, before it is decoded.
+    def record(self, query: int | str, key: int, verdict: str) -> int:
+        """Record a verdict about a hit of an item or a picture; return the number of verdicts.
 
         Raises:
-            RefusedError: If it is no picture, or has too many pixels.
+            RefusedError: If item, picture or hit are not found.
         """
-        if not content:
-            raise RefusedError(422, "picture: the file is empty")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(io.BytesIO(content), formats=pillow_formats()) as image:
-                    width, height, kind = image.width, image.height, image.format or ""
-        except Image.DecompressionBombError as error:
-            raise RefusedError(413, f"picture: {self._pixel_limit()}, got far more") from error
-        except Exception as error:  # damaged headers make Pillow raise almost anything
-            raise RefusedError(422, "picture: not an image of a known format, or damaged header") from error
-        if width * height > self.settings.max_pixels:
-            raise RefusedError(413, f"picture: {self._pixel_limit()}, got {width} × {height}")
-        return width, height, kind
-
-    def _pixel_limit(self) -> str:
-        return f"expected at most {self.settings.max_pixels / 1e6:g} million pixels"
-
-    def _vector_of(self, key: int) -> NDArray[np.float32]:
-        with self._lock:
-            return self.index.vectors([key])
+        asked = self.item(query) if isinstance(query, int) else self.recent.find(query)
+        count = self.feedback.record(asked, self.item(key), verdict)
+        self.metrics.verdicts.add(1, verdict)
+        return count
 
     def _embed(self, pictures: Sequence[bytes]) -> NDArray[np.float32]:
         """Return the mean embedding of pictures of one thing, float32 (1, d); its norm is at most 1, as theirs."""
+        start = time.perf_counter()
         try:
             vectors = np.asarray(self.embedder.embed(pictures), dtype=np.float32)  # (P, d)
         except BadImageError as error:
             raise RefusedError(422, f"picture: {error.reason}") from error
+        self.metrics.embedding.observe(time.perf_counter() - start)
         mean: NDArray[np.float32] = vectors.mean(axis=0, keepdims=True)
         return mean
 
-    def summary(self) -> Summary:
-        """Return facts about the index."""
-        with self._lock:
-            return self.index.summary()
+
+def _read_certificate(embedder: Embedder) -> Certificate | None:
+    if not (embedder.path / CERTIFICATE_FILE).is_file():
+        return None
+    certificate = Certificate.read(embedder.path)
+    certificate.check(embedder.fingerprint, str(embedder.path / CERTIFICATE_FILE))
+    return certificate
 
 
-def _mark_duplicates(hits: Sequence[Hit]) -> list[tuple[Hit, bool]]:
-    """Return hits with whether each has the content or looks of one before it."""
+def mark_duplicates(hits: Sequence[Hit]) -> list[tuple[Hit, bool]]:
+    """Return hits with whether each has the content or the looks of one before it."""
     seen, marked = list[tuple[str, int]](), list[tuple[Hit, bool]]()
     for hit in hits:
         content, looks = hit.item.content_hash, int(hit.item.perceptual_hash or "0", 16)
-        twin = any(content == other or (looks ^ code).bit_count() <= _NEAR_BITS for other, code in seen)
+        twin = any(content == other or (looks ^ code).bit_count() <= NEAR_BITS for other, code in seen)
         marked.append((hit, twin))
         if not twin:
             seen.append((content, looks))
@@ -203,23 +231,3 @@ def _why_none(hits: Sequence[Hit], limit: float | None) -> str:
     if not hits:
         return "no picture matches"
     return f"no picture within the distance {limit:.3f}; the nearest is at {hits[0].distance:.3f}"
-
-
-def read_metadata(text: str) -> dict[str, str | int | float | bool | None]:
-    """Return metadata from a JSON object of plain values.
-
-    Raises:
-        RefusedError: If the text is something else.
-    """
-    try:
-        value = json.loads(text or "{}", parse_constant=lambda name: {})
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict) or any(isinstance(part, dict | list) for part in value.values()):
-        raise RefusedError(422, "metadata: expected a JSON object of text, numbers, true, false and null")
-    return value
-
-
-def model_name(path: Path) -> str:
-    """Return the name of a run, without its folders."""
-    return path.name

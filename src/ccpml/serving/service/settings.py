@@ -27,6 +27,7 @@ class ServiceSettings:
         hosts: Names by which requests may address the service (header ``Host``), without port; empty for any.
         rate: Requests per second and client address; None allows 50, and any number to loopback addresses.
         max_bytes: Bytes of a request.
+        max_held_bytes: Bytes of all requests under way together.
         max_pixels: Pixels of a picture.
         max_pictures: Pictures of one query.
         max_k: Hits of a search.
@@ -42,6 +43,7 @@ class ServiceSettings:
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
     rate: float | None = None
     max_bytes: int = 20_000_000
+    max_held_bytes: int = 500_000_000
     max_pixels: int = 40_000_000
     max_pictures: int = 8
     max_k: int = MAX_K
@@ -51,7 +53,7 @@ class ServiceSettings:
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_pixels", "max_connections", "workers", "queue", "timeout"):
+        for name in ("max_bytes", "max_held_bytes", "max_pixels", "max_connections", "workers", "queue", "timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)}")
         for name, limit in (("max_k", MAX_K), ("max_pictures", MAX_PICTURES)):

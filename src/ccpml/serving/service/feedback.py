@@ -1,0 +1,202 @@
+"""Verdicts of people about answers: a log, and a table of images with labels that training and calibration read."""
+
+import csv
+import io
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from filelock import FileLock
+
+from ccpml.files import WriteError, write_bytes
+from ccpml.serving.items import Item
+from ccpml.serving.service.refused import RefusedError
+from ccpml.serving.service.uploads import Upload
+
+__all__ = ["FEEDBACK_FILE", "VERDICTS_FILE", "Feedback", "RecentQueries", "Verdict", "feedback_paths", "table_of"]
+
+FEEDBACK_FILE: Final = "feedback.csv"
+VERDICTS_FILE: Final = "verdicts.csv"
+
+_MAX_LOG_BYTES: Final = 50_000_000
+
+
+class Verdict(NamedTuple):
+    """One line of the log.
+
+    Attributes:
+        time: When it was given, UTC.
+        query: The item that was searched for, by its number, or the SHA-256 of the picture.
+        query_path: The image file of the query; empty for a picture that was not kept.
+        id: The hit.
+        path: Its image file.
+        label: Its label; for an item without one, ``item-<id>``.
+        verdict: ``right`` or ``wrong``.
+    """
+
+    time: str
+    query: str
+    query_path: str
+    id: str
+    path: str
+    label: str
+    verdict: str
+
+
+class RecentQueries:
+    """The pictures that were searched for last, in memory: feedback names one by the digest of its content.
+
+    Args:
+        max_bytes: Bytes that are kept.
+    """
+
+    def __init__(self, max_bytes: int = 64_000_000) -> None:
+        self._max_bytes, self._size = max_bytes, 0
+        self._lock = threading.Lock()
+        self._pictures: OrderedDict[str, Upload] = OrderedDict()
+
+    def add(self, upload: Upload) -> None:
+        """Keep a picture, and drop the oldest ones that do not fit beside it."""
+        with self._lock:
+            if self._pictures.pop(upload.digest, None) is None:
+                self._size += len(upload.content)
+            self._pictures[upload.digest] = upload
+            while self._size > self._max_bytes:
+                self._size -= len(self._pictures.popitem(last=False)[1].content)
+
+    def find(self, digest: str) -> Upload:
+        """Return a picture by the SHA-256 of its content.
+
+        Raises:
+            RefusedError: If it is not kept any more.
+        """
+        with self._lock:
+            found = self._pictures.get(digest)
+        if found is None:
+            raise RefusedError(404, "query_hash: no such picture was searched for lately; search again")
+        return found
+
+
+class Feedback:
+    """The verdicts about the answers of an index, in two files of its directory.
+
+    ``verdicts.csv`` has a line for each verdict, and is only appended to; a verdict is on the disk when it is
+    acknowledged. ``feedback.csv`` follows from it: path and label of the queries and hits of verdicts that are right,
+    as ``csv:`` data. A verdict about the same query and hit replaces the one before.
+
+    Args:
+        folder: Directory of the index.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def record(self, query: Item | Upload, hit: Item, verdict: str, now: float | None = None) -> int:
+        """Record a verdict; return the number of verdicts.
+
+        Args:
+            query: The item that was searched for, or the picture, which is kept in the folder ``pictures`` of the index
+                if the verdict is right.
+            hit: The hit.
+            verdict: ``right`` or ``wrong``.
+            now: Seconds since the epoch; the present time by default.
+
+        Raises:
+            RefusedError: If the log is full.
+            WriteError: If a file cannot be written.
+        """
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+        with FileLock(self._folder / "feedback.lock"):
+            if isinstance(query, Item):
+                name, path = str(query.id), self._relative(query.path)
+            else:
+                name, path = query.digest, self._keep(query) if verdict == "right" else ""
+            label = hit.label or f"item-{hit.id}"
+            line = Verdict(moment, name, path, str(hit.id), self._relative(hit.path), label, verdict)
+            verdicts = self._append(line)
+            self._write_table(verdicts)
+            return len(verdicts)
+
+    def _keep(self, upload: Upload) -> str:
+        file = self._folder / "pictures" / f"{upload.digest}{upload.suffix}"
+        if not file.exists():
+            write_bytes(file, upload.content)
+        return f"pictures/{file.name}"
+
+    def _relative(self, path: str) -> str:
+        """Return a path in the directory of the index as relative, so that the index can be moved with its feedback."""
+        folder = self._folder.absolute()
+        return Path(path).relative_to(folder).as_posix() if Path(path).is_relative_to(folder) else path
+
+    def _append(self, line: Verdict) -> list[Verdict]:
+        """Append to the log, behind its last whole line; return all of it."""
+        file = self._folder / VERDICTS_FILE
+        known = file.read_bytes() if file.exists() else b""
+        if len(known) > _MAX_LOG_BYTES:
+            raise RefusedError(507, "the log of verdicts is full")
+        whole = known[: known.rfind(b"\n") + 1]
+        added = _text([line] if whole else [Verdict._fields, line])
+        try:
+            number = os.open(file, os.O_WRONLY | os.O_CREAT, 0o666)
+            try:
+                os.ftruncate(number, len(whole))
+                os.lseek(number, len(whole), os.SEEK_SET)
+                data = memoryview(added)
+                while data:
+                    data = data[os.write(number, data) :]
+                os.fsync(number)
+            finally:
+                os.close(number)
+        except OSError as error:
+            raise WriteError(error.errno, error.strerror, str(file)) from error
+        return read_verdicts(whole + added)
+
+    def _write_table(self, verdicts: Sequence[Verdict]) -> None:
+        rows = [row for row in table_of(verdicts) if (self._folder / row[0]).is_file()]
+        file = self._folder / FEEDBACK_FILE
+        if rows:
+            write_bytes(file, _text([("path", "label"), *rows]))
+        else:  # a table without rows is no data
+            file.unlink(missing_ok=True)
+
+
+def feedback_paths(folder: Path) -> set[str]:
+    """Return the paths in the table of an index, as they are written there."""
+    file = folder / FEEDBACK_FILE
+    if not file.is_file():
+        return set()
+    with file.open(encoding="utf-8", newline="") as stream:
+        return {row[0] for row in csv.reader(stream) if row}
+
+
+def read_verdicts(content: bytes) -> list[Verdict]:
+    """Return the lines of a log; those that are not whole are left out."""
+    lines = csv.reader(io.StringIO(content.decode("utf-8", "replace"), newline=""))
+    return [Verdict(*line) for line in list(lines)[1:] if len(line) == len(Verdict._fields)]
+
+
+def table_of(verdicts: Iterable[Verdict]) -> list[tuple[str, str]]:
+    """Return paths and labels of the queries and hits of right verdicts, each path once, in the order of the verdicts.
+
+    A hit has its own label, and gives it to the query; a query has the label of the first hit that it is right for.
+    """
+    last = {(verdict.query, verdict.id): verdict for verdict in verdicts}
+    right = [verdict for verdict in last.values() if verdict.verdict == "right"]
+    table = {verdict.path: verdict.label for verdict in reversed(right)}
+    rows = dict[str, str]()
+    for verdict in right:
+        rows.setdefault(verdict.query_path, table.get(verdict.query_path, verdict.label))
+        rows.setdefault(verdict.path, verdict.label)
+    rows.pop("", None)
+    return list(rows.items())
+
+
+def _text(rows: Iterable[Sequence[str]]) -> bytes:
+    """Return rows as lines of CSV; values with line breaks would spread over several, and have spaces instead."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([" ".join(value.splitlines()) for value in row] for row in rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")

@@ -1,0 +1,56 @@
+"""Pictures from clients: what their headers say, before anything is decoded."""
+
+import hashlib
+import io
+import warnings
+from typing import Final, NamedTuple
+
+from PIL import Image
+
+from ccpml.data.images.formats import pillow_formats
+from ccpml.data.images.orientation import jpeg_orientation, upright_shape
+from ccpml.serving.service.refused import RefusedError
+
+__all__ = ["Upload", "check_upload"]
+
+_SUFFIXES: Final = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
+
+
+class Upload(NamedTuple):
+    """A picture: content, its SHA-256, suffix for a file, and size in pixels, upright."""
+
+    content: bytes
+    digest: str
+    suffix: str
+    width: int
+    height: int
+
+
+def check_upload(content: bytes, max_pixels: int) -> Upload:
+    """Return what the header of a picture says.
+
+    Args:
+        content: Content of a file.
+        max_pixels: Pixels that it may have.
+
+    Raises:
+        RefusedError: If it is no picture, or has too many pixels.
+    """
+    if not content:
+        raise RefusedError(422, "picture: the file is empty")
+    limit = f"expected at most {max_pixels / 1e6:g} million pixels"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=pillow_formats()) as image:
+                width, height, kind = image.width, image.height, image.format or ""
+    except Image.DecompressionBombError as error:
+        raise RefusedError(413, f"picture: {limit}, got far more") from error
+    except Exception as error:  # damaged headers make Pillow raise almost anything
+        raise RefusedError(422, "picture: not an image of a known format, or damaged header") from error
+    if width * height > max_pixels:
+        raise RefusedError(413, f"picture: {limit}, got {width} × {height}")
+    if kind in {"JPEG", "MPO"}:
+        height, width = upright_shape(height, width, jpeg_orientation(content))
+    suffix = _SUFFIXES.get(kind, f".{kind.lower()}")
+    return Upload(content, hashlib.sha256(content).hexdigest(), suffix, width, height)
