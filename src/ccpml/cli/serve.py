@@ -4,10 +4,19 @@ import argparse
 import ipaddress
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ccpml.cli.options import Parser, UsageError, check_run
 from ccpml.progress import announce
+
+if TYPE_CHECKING:
+    import socket
+
+    from ccpml.serving.service import ServiceSettings
+
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 def run(arguments: list[str]) -> int:
@@ -21,28 +30,70 @@ def run(arguments: list[str]) -> int:
         )
     if not (options.index / "index.sqlite").is_file():
         raise UsageError(f"{options.index}: not an index; `ccpml index <run> <folder> -o {options.index}` makes one")
-    from ccpml.serving.service.server import bind, serve
+    if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "python_multipart")):
+        raise UsageError("serve: needs fastapi, uvicorn and python-multipart; pip install 'ccpml[serve]'")
+    from ccpml.serving.service.listen import AddressError, listen
 
-    with bind(options.host, options.port) as listener:  # before the libraries, which take seconds to load
+    try:
+        listener = listen(options.host, options.port)  # before the libraries, which take seconds to load
+    except AddressError as error:
+        raise UsageError(str(error)) from error
+    with listener:
         announce("loading libraries")
-        from ccpml.serving.index import Index
-        from ccpml.serving.service import ServiceSettings, create_app
-
-        settings = ServiceSettings(token=token, writable=options.writable, feedback=options.feedback)
-        with Index.open(options.index) as index:
-            path = check_run(options.run or index.model_path)
-        from ccpml.runs.inference import load_run
-
-        embedder = load_run(path)
-        announce(f"loading {path}")
-        with Index.open(options.index, embedder) as index:
-            app = create_app(index, embedder, settings)
-            host, port = listener.getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            print(f"{len(index):,} pictures on http://{shown}:{port} (Ctrl-C stops)", flush=True)
-            serve(app, listener, settings)
-    print("stopped", file=sys.stderr)
+        _serve(options, listener, _settings(options, token))
     return 0
+
+
+def _settings(options: argparse.Namespace, token: str | None) -> "ServiceSettings":
+    from ccpml.serving.service import ServiceSettings
+
+    hosts = tuple(name.lower() for name in options.allow_host or ())
+    bounds = {name: getattr(options, name) for name in _BOUNDS if getattr(options, name) is not None}
+    try:
+        return ServiceSettings(
+            token=token,
+            writable=options.writable,
+            feedback=options.feedback,
+            hosts=(*_LOOPBACK, *hosts) if _is_loopback(options.host) or hosts else (),
+            **bounds,
+        )
+    except ValueError as error:
+        name, _, rest = str(error).partition(":")
+        flag = "--token-file or CCPML_TOKEN" if name == "token" else f"--{name.replace('_', '-')}"
+        raise UsageError(f"{flag}:{rest}") from error
+
+
+def _serve(options: argparse.Namespace, listener: "socket.socket", settings: "ServiceSettings") -> None:
+    from ccpml.serving.index import Index
+    from ccpml.serving.service import create_app
+
+    with Index.open(options.index) as index:
+        path = check_run(options.run or index.model_path)
+    from ccpml.runs.inference import load_run
+    from ccpml.serving.service.server import serve
+
+    announce(f"loading {path}")
+    run = load_run(path)
+    with Index.open(options.index, run) as index:
+        app = create_app(index, run, settings)
+        host, port = listener.getsockname()[:2]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        print(f"{index.path}: {len(index):,} pictures on {address} (Ctrl-C stops)", flush=True)
+        serve(app, listener, settings)
+    print("ccpml: stopped", file=sys.stderr)
+
+
+_BOUNDS = {
+    "rate": (float, "requests per second and client (default: 50, and no limit on this machine)"),
+    "max_bytes": (int, "bytes of a request (default: 20 million)"),
+    "max_pixels": (int, "pixels of a picture (default: 40 million)"),
+    "max_pictures": (int, "pictures of one query (default: 8)"),
+    "max_k": (int, "hits of a search (default: 1000)"),
+    "max_connections": (int, "connections at a time (default: 512)"),
+    "workers": (int, "threads that decode, embed and search (default: 2)"),
+    "queue": (int, "requests that wait for a thread (default: 128)"),
+    "timeout": (float, "seconds in which a client has to send a request (default: 30)"),
+}
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -52,9 +103,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--run", type=Path, help="the run that the index was made with, if it has moved")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 is any free one (default: 8000)")
+    parser.add_argument(
+        "--allow-host", action="append", metavar="NAME", help="a further name by which the service may be addressed"
+    )
     parser.add_argument("--token-file", type=Path, help="file with a token that requests must carry (or $CCPML_TOKEN)")
     parser.add_argument("--writable", action="store_true", help="let clients add and remove pictures")
-    parser.add_argument("--feedback", action="store_true", help="record verdicts about hits in the index")
+    parser.add_argument("--feedback", action="store_true", help="record verdicts about hits, with their pictures")
+    for name, (kind, text) in _BOUNDS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
     options = parser.parse_args(arguments)
     if not 0 <= options.port <= 65535:
         raise UsageError(f"--port: expected 0 to 65535, got {options.port}")
@@ -68,9 +124,8 @@ def _token(file: Path | None) -> str | None:
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"--token-file: {file} cannot be read ({getattr(error, 'strerror', None) or error})"
-        ) from error
+        reason = getattr(error, "strerror", None) or "not text in UTF-8"
+        raise UsageError(f"--token-file: {file} cannot be read ({reason})") from error
     if not token:
         raise UsageError(f"--token-file: {file} is empty")
     return token

@@ -105,7 +105,7 @@ async def _disconnected(request: Request) -> None:
 def info(request: Request) -> Info:
     """Describe what is searched, and what is allowed."""
     service = _service(request)
-    settings, summary = service.settings, service.index.summary()
+    settings, summary = service.settings, service.summary()
     return Info(
         items=summary.items,
         labels=summary.labels,
@@ -269,7 +269,8 @@ def drift(request: Request) -> Drifted:
 @router.get("/health", responses=refusals(421, 503), tags=["state"])
 def health(request: Request) -> Health:
     """Report whether searches are answered."""
-    return Health(status="ready", items=len(_service(request).index))
+    service = _service(request)
+    return Health(status="ready", items=len(service.index), generation=service.generation())
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=refusals(401, 429), tags=["state"])
@@ -279,6 +280,7 @@ def metrics(request: Request) -> PlainTextResponse:
     report = service.drift.report()
     gauges = [
         gauge("ccpml_items", "Pictures in the index.", len(service.index)),
+        gauge("ccpml_generation", "Number of changes of the index.", service.generation()),
         gauge("ccpml_queue", "Pieces of work that wait or are under way.", pool.pending),
         gauge("ccpml_drift_statistic", "Kolmogorov-Smirnov statistic of distances.", report.statistic or 0.0),
         gauge("ccpml_drift", "Whether queries come from elsewhere than the pictures of the index.", report.drifting),

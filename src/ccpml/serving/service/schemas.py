@@ -188,3 +188,4 @@ class Health(BaseModel):
 
     status: Literal["ready"]
     items: int
+    generation: int = Field(description="number of changes of the index")

@@ -1,68 +1,113 @@
-"""Serving of the application: a socket, uvicorn, and a clean end."""
+"""Serving of the application: a socket, connections with bounds, and a clean end."""
 
+import asyncio
 import contextlib
+import json
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ccpml.serving.service.settings import ServiceSettings
 
-__all__ = ["AddressInUseError", "bind", "serve"]
-
-
-class AddressInUseError(OSError):
-    """An address cannot be listened on."""
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on an address; port 0 is any free one.
-
-    Raises:
-        AddressInUseError: If that is not possible.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(512)
-        except BaseException:
-            listener.close()
-            raise
-    except OSError as error:
-        reason = str(error.strerror or error).lower()
-        raise AddressInUseError(
-            f"{host}:{port}: cannot be listened on ({reason}); choose another address or port"
-        ) from error
-    return listener
+__all__ = ["serve"]
 
 
 def serve(app: Any, listener: socket.socket, settings: ServiceSettings) -> None:
-    """Serve an application until SIGINT or SIGTERM; requests under way are finished.
+    """Serve an application until SIGINT or SIGTERM; requests under way are finished, for up to 10 seconds.
 
     Args:
         app: The application.
         listener: A listening socket; closed at the end.
         settings: Bounds.
     """
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            """Stop at the first SIGINT or SIGTERM, and at once at the second; none is raised again afterwards."""
-            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-            try:
-                yield
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
-
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=10, ws="none"
+        app,
+        http=_bounded(settings),
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
     )
-    Server(config).run(sockets=[listener])
+    _Server(config).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at the first SIGINT or SIGTERM, at once at a second SIGINT; none is raised again afterwards."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _bounded(settings: ServiceSettings) -> type[H11Protocol]:
+    """Return the protocol of a connection that has to send its headers, and to read what it is sent, in time."""
+
+    class Bounded(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+            super().connection_made(transport)
+            self._headers, self._reading = _Timer(), _Timer()
+            if len(self.connections) > settings.max_connections:
+                self._answer(503, "the service is busy; try again in a moment")
+                return
+            self._headers.start(self.loop, settings.timeout, transport.abort)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self._headers.stop()
+            self._reading.stop()
+
+        def data_received(self, data: bytes) -> None:
+            if self.cycle is None or self.cycle.response_complete:
+                self._headers.start(self.loop, settings.timeout, self.transport.abort)
+            super().data_received(data)
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._headers.stop()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._reading.start(self.loop, settings.timeout, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._reading.stop()
+
+        def send_400_response(self, msg: str) -> None:
+            if self.cycle is None or self.cycle.response_complete:
+                self._answer(400, "the request is not valid HTTP")
+            else:
+                self.transport.abort()
+
+        def _answer(self, status: int, detail: str) -> None:
+            body = json.dumps({"detail": detail}).encode()
+            head = f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
+            self.transport.close()
+
+    return Bounded
+
+
+class _Timer:
+    """A call after some time, unless it is stopped before."""
+
+    def __init__(self) -> None:
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop, seconds: float, call: Callable[[], None]) -> None:
+        """Call after some seconds, unless the timer runs already."""
+        if self._handle is None:
+            self._handle = loop.call_later(seconds, call)
+
+    def stop(self) -> None:
+        """Do not call."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None

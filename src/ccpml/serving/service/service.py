@@ -1,8 +1,9 @@
 """What the service does, without HTTP: search, add, remove, record verdicts."""
 
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -13,7 +14,8 @@ from ccpml.calibration.certificate import CERTIFICATE_FILE
 from ccpml.data.images.read import BadImageError
 from ccpml.files import write_bytes
 from ccpml.serving.embedder import Embedder
-from ccpml.serving.index import Index
+from ccpml.serving.errors import IndexBusyError
+from ccpml.serving.index import Index, Summary
 from ccpml.serving.items import Hit, Item, Picture
 from ccpml.serving.service.drift import Drift
 from ccpml.serving.service.feedback import Feedback, RecentQueries, feedback_paths
@@ -71,6 +73,20 @@ class Service:
         self.metrics, self.drift = Metrics(), Drift()
         self.recent, self.feedback = RecentQueries(), Feedback(index.path)
         self.certificate = _read_certificate(embedder)
+        self._writing = threading.Lock()
+        self._summary: tuple[int, Summary] | None = None
+
+    def generation(self) -> int:
+        """Return the number of changes of the index."""
+        with self.index.view() as view:
+            return view.snapshot.version
+
+    def summary(self) -> Summary:
+        """Return facts about the index, which are read again when it has changed."""
+        generation = self.generation()
+        if self._summary is None or self._summary[0] != generation:
+            self._summary = (generation, self.index.summary())
+        return self._summary[1]
 
     def search(self, question: Question) -> Answer:
         """Return the answer to a search.
@@ -159,15 +175,19 @@ class Service:
         """
         upload = check_upload(content, self.settings.max_pixels)
         file = self.index.path / "pictures" / f"{upload.digest}{upload.suffix}"
-        is_new = not file.exists()
-        if is_new:
-            write_bytes(file, content)
-        added = self.index.add([Picture(file, label, metadata)])
-        if added.skipped:
+        with self._changing():
+            is_new = not file.exists()
             if is_new:
-                file.unlink(missing_ok=True)
-            raise RefusedError(422, f"picture: {added.skipped[0].reason}")
-        return self.index.item(added.ids[0])
+                write_bytes(file, content)
+            try:
+                added = self.index.add([Picture(file, label, metadata)])
+                if added.skipped:
+                    raise RefusedError(422, f"picture: {added.skipped[0].reason}")
+            except BaseException:
+                if is_new:
+                    file.unlink(missing_ok=True)
+                raise
+            return self.index.item(added.ids[0])
 
     def remove(self, key: int) -> None:
         """Remove an item; its picture too, if it was added through the service and feedback does not use it.
@@ -175,14 +195,24 @@ class Service:
         Raises:
             RefusedError: If there is none with this id.
         """
-        path = self.item(key).path
-        if not self.index.remove([key]):
-            raise RefusedError(404, f"id: no item {key}")
-        folder = (self.index.path / "pictures").absolute()
-        file = folder / path.rpartition("/")[2]
-        if str(file) == path and f"pictures/{file.name}" not in feedback_paths(self.index.path):
-            with suppress(OSError):
-                file.unlink()
+        with self._changing():
+            path = self.item(key).path
+            if not self.index.remove([key]):
+                raise RefusedError(404, f"id: no item {key}")
+            folder = (self.index.path / "pictures").absolute()
+            file = folder / path.rpartition("/")[2]
+            if str(file) == path and f"pictures/{file.name}" not in feedback_paths(self.index.path):
+                with suppress(OSError):
+                    file.unlink()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Let one request change the index at a time; another process that does is named."""
+        with self._writing:
+            try:
+                yield
+            except IndexBusyError as error:
+                raise RefusedError(503, "the index is being changed; try again later", {"Retry-After": "10"}) from error
 
     def record(self, query: int | str, key: int, verdict: str) -> int:
         """Record a verdict about a hit of an item or a picture; return the number of verdicts.
