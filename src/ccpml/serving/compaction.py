@@ -39,7 +39,7 @@ def compact(writer: Writer, dim: int) -> Compacted:
         change.renumber(kept)
         write_rows(rows_file(writer.folder, change.generation), _parts(rows, kept))
     old.unlink(missing_ok=True)
-    writer.store.vacuum()
+    writer.store.shrink()
     return Compacted(len(kept), dropped)
 
 

@@ -36,6 +36,7 @@ class Store:
         with name_sqlite_errors(file):
             db = sqlite3.connect(file, isolation_level=None)
             try:
+                db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=FULL")
                 db.executescript(f"BEGIN; {SCHEMA}")
@@ -85,12 +86,12 @@ class Store:
                 self._close_writer()  # rolls back; whatever state it was in, the next one starts afresh
                 raise
 
-    def vacuum(self) -> None:
+    def shrink(self) -> None:
         """Return unused pages of the file to the system."""
         with self._named_errors():
             db = self._opened_writer()
-            db.execute("VACUUM")
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            db.executescript("PRAGMA incremental_vacuum")  # one transaction; execute would stop after one page
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
         """Close the database; readers at work finish."""
