@@ -1,0 +1,59 @@
+"""φ-normalized vectors in NumPy, and the joint vectors of several models."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["as_rows", "join", "normalize"]
+
+
+def normalize(vectors: ArrayLike) -> NDArray[np.float32]:
+    """Return φ(v) = v / max(1, ‖v‖) of vectors (N, d), in float32; vectors of length at most 1 are unchanged.
+
+    Example:
+        >>> normalize([[3.0, 4.0], [0.0, 0.5]]).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.5]]
+
+    Source: Gürbüz et al., WACV 2024, Lemma 4.1.
+    """
+    rows = np.asarray(vectors)
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)  # (N, 1)
+    return np.where(lengths > 1, rows / np.maximum(lengths, 1), rows).astype(np.float32)
+
+
+def join(embeddings: Sequence[ArrayLike]) -> NDArray[np.float32]:
+    """Return the joint embeddings of an ensemble, φ([φ(e₁) … φ(e_F)]), shape (N, d₁ + … + d_F).
+
+    Args:
+        embeddings: Embeddings of the same images by each model, (N, d₁), …, (N, d_F).
+
+    Raises:
+        ValueError: If there is none, or they have different numbers of rows.
+
+    Example:
+        >>> np.round(join([[[1.0, 0.0]], [[0.0, 1.0]]]).astype(float), 4).tolist()
+        [[0.7071, 0.0, 0.0, 0.7071]]
+
+    Source: Musgrave et al., ECCV 2020, section 4.1 (concatenation); φ as above.
+    """
+    parts = [normalize(part) for part in embeddings]
+    if not parts or len({len(part) for part in parts}) > 1:
+        raise ValueError(f"embeddings: expected the same images of each model, got {[len(part) for part in parts]}")
+    return normalize(np.concatenate(parts, axis=1))
+
+
+def as_rows(name: str, vectors: ArrayLike, dim: int | None = None) -> NDArray[np.float32]:
+    """Return vectors as contiguous float32 of finite values, shape (N, d).
+
+    Raises:
+        ValueError: If they have another shape or type, or a value is NaN or infinite.
+    """
+    rows = np.asarray(vectors)
+    if rows.ndim != 2 or (dim is not None and rows.shape[1] != dim) or rows.dtype.kind != "f":
+        expected = "(N, d)" if dim is None else f"(N, {dim})"
+        raise ValueError(f"{name}: expected floating point of shape {expected}, got {rows.dtype} of {rows.shape}")
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    if not np.isfinite(rows).all():
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+    return rows

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from ccpml.reranking import Codes, nearest
+from ccpml.retrieval import nearest_neighbors
+from tests.reranking.test_reciprocal import points
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_nearest_agrees_with_the_exact_search_of_retrieval(within, monkeypatch):
+    monkeypatch.setattr("ccpml.reranking.neighbors._ELEMENTS", 2000)
+    x = points(300, dim=8)
+    x[200:210] = x[:10]  # equal vectors
+    queries, own, gallery = (x, np.arange(300), None) if within else (x[:40], None, x[40:])
+    found = nearest(queries, x if within else x[40:], 12, own)
+    distances, indices = nearest_neighbors(queries, gallery, k=12)
+    np.testing.assert_array_equal(found.indices, indices.numpy())
+    np.testing.assert_allclose(found.distances, distances.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float16", 32), ("int8", 16)])
+def test_codes_are_rounded_rows_and_re_scored_exactly(dtype, size):
+    x = points(500, dim=16, classes=40)
+    codes = Codes.build(x, dtype)
+    assert codes.bytes_per_row == size
+    scale = 127 / np.abs(x).max()
+    rounded = x.astype(np.float16).astype(np.float32) if dtype == "float16" else np.rint(x * scale) / scale
+    expected = nearest(x[:50], rounded.astype(np.float32), 20)
+    found = codes.candidates(x[:50], 20)
+    assert (np.sort(found) == np.sort(expected.indices)).mean() > 0.97  # near-ties by the rounding of faiss
+    best = codes.search(x, x[:50], 5)
+    np.testing.assert_array_equal(best.indices, nearest(x[:50], x, 5).indices)
+    own = codes.search(x, x[:50], 5, own=np.arange(50))
+    np.testing.assert_array_equal(own.indices, nearest(x[:50], x, 5, np.arange(50)).indices)
+
+
+def test_candidates_pass_and_lack_nothing():
+    x = points(100)
+    passing = np.zeros(100, bool)
+    passing[[3, 50, 99]] = True
+    found = Codes.build(x, "int8").candidates(x[:2], 5, passing)
+    assert [sorted(row) for row in found.tolist()] == [[-1, -1, 3, 50, 99]] * 2
+
+
+def test_codes_of_nothing_of_zeros_and_of_an_unknown_type():
+    empty = np.empty((0, 4), np.float32)
+    assert Codes.build(empty, "int8").search(empty, np.zeros((2, 4), np.float32), 3).indices.shape == (2, 0)
+    zeros = np.zeros((3, 4), np.float32)
+    assert Codes.build(zeros, "int8").search(zeros, zeros[:1], 2).indices.tolist() == [[0, 1]]
+    with pytest.raises(ValueError, match="expected float16 or int8, got int4"):
+        Codes.build(zeros, "int4")
