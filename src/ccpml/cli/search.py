@@ -58,21 +58,25 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="an image; or a folder, a CSV file, a pattern in quotes, or a set of images such as groceries: each "
         "picture in it is a query",
     )
-    parser.add_argument(
-        "--id", type=int, action="append", default=[], help="search for this item of the index; again for more"
+    add = parser.add_argument
+    add(
+        "--id",
+        metavar="<id>",
+        type=int,
+        action="append",
+        default=[],
+        help="search for an item of the index; repeatable",
     )
-    parser.add_argument("--together", action="store_true", help="all queries show one thing, and are one query")
-    parser.add_argument("-k", type=int, default=10, help="number of answers to a query (default: 10)")
-    parser.add_argument("--where", help="filter, such as \"label = 'mug' and price < 20\"")
-    parser.add_argument("--precision", type=float, help="only answers within the distance certified for this precision")
+    add("--together", action="store_true", help="all queries show one thing, and are one query")
+    add("-k", metavar="<number>", type=int, default=10, help="answers to a query at most (default: 10)")
+    add("--where", metavar="<filter>", help="answers that pass a filter, such as \"label = 'mug' and price < 20\"")
+    add("--precision", metavar="<p>", type=float, help="answers within the distance certified for this precision")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document")
     form.add_argument("--csv", action="store_true", help="print CSV, a line for each answer")
-    parser.add_argument(
-        "--montage", type=Path, help="draw queries and answers into this .png file, which must not exist"
-    )
-    parser.add_argument("--run", type=Path, help="the run that the index was made with, if it has moved")
-    parser.add_argument("--data-root", help="folder that contains cub, cars196, sop and inshop (default: $CCPML_DATA)")
+    add("--montage", metavar="<file>", type=Path, help="draw queries and answers into a new .png file")
+    add("--run", metavar="<run>", type=Path, help="the run that the index was made with, if it has moved")
+    add("--data-root", metavar="<folder>", help="folder of cub, cars196, sop and inshop (default: $CCPML_DATA)")
     options = parser.parse_intermixed_args(arguments)
     if options.k < 1:
         raise UsageError(f"-k: expected a number of answers of at least 1, got {options.k}")

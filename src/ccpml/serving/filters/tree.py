@@ -126,14 +126,14 @@ Node: TypeAlias = Compare | OneOf | Like | IsNull | Not | And | Or
 class Filter:
     r"""A condition on the items of an index.
 
-    ========================================  ==============================================================
-    ``label = 'mug'``, ``price < 20``         comparisons: ``= != < <= > >=``
-    ``color in ('red', 'blue')``              one of several values; ``not in``: none of them
-    ``path like '%/shop/%'``                  a pattern; ``not like``; the case of A to Z does not count
-    ``label contains 'mug'``                  a part of a text; ``not contains``; the case of A to Z does not count
-    ``price is null``, ``price is not null``  whether an item has no value
-    ``and``, ``or``, ``not``, ``( )``         ``not`` binds closest, ``or`` least
-    ========================================  ==============================================================
+    | filter | passes |
+    |---|---|
+    | `label = 'mug'`, `price < 20` | what compares so: `=`, `!=`, `<`, `<=`, `>`, `>=` |
+    | `color in ('red', 'blue')`, `color not in (…)` | one of several values; none of them |
+    | `path like '%/shop/_.jpg'`, `not like` | a pattern: `%` is any text, `_` any character; the case of A to Z is ignored |
+    | `label contains 'mug'`, `not contains` | a part of a text; the case of A to Z is ignored |
+    | `price is null`, `price is not null` | items without a value, or with one |
+    | `and`, `or`, `not`, `( )` | `not` binds closest, `or` least |
 
     Fields are id, path, label, width, height and the keys of metadata. A key with another character than letters,
     digits and ``_``, or equal to a word of the language, is quoted; ``metadata.id`` is the key ``id`` of metadata.

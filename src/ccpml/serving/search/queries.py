@@ -96,8 +96,8 @@ def ask(
 ) -> Generator[Reply, None, None]:
     """Yield the k nearest items of each query, in order; memory does not grow with the number of queries.
 
-    Items that a query names are no answers to it. A picture with the same contents as an item finds it, at distance 0.
-    Several pictures of one thing are searched for by `mean_vector`.
+    Items that a query names are no answers to it. A picture with the same contents as an item finds it, at
+    distance 0 up to the rounding of the network. Several pictures of one thing are searched for by `mean_vector`.
 
     Args:
         index: The index.
