@@ -128,10 +128,10 @@ class Filter:
 
     | filter | passes |
     |---|---|
-    | `label = 'mug'`, `price < 20` | what compares so: `=`, `!=`, `<`, `<=`, `>`, `>=` |
+    | `label = 'mug'`, `price < 20` | values that compare so: `=`, `!=`, `<`, `<=`, `>`, `>=` |
     | `color in ('red', 'blue')`, `color not in (…)` | one of several values; none of them |
-    | `path like '%/shop/_.jpg'`, `not like` | a pattern: `%` is any text, `_` any character; the case of A to Z is ignored |
-    | `label contains 'mug'`, `not contains` | a part of a text; the case of A to Z is ignored |
+    | `path like '%/shop/_.jpg'`, `not like` | a pattern: `%` is any text, `_` a character; the case of A–Z is ignored |
+    | `label contains 'mug'`, `not contains` | a part of a text; the case of A–Z is ignored |
     | `price is null`, `price is not null` | items without a value, or with one |
     | `and`, `or`, `not`, `( )` | `not` binds closest, `or` least |
 
