@@ -2,18 +2,17 @@
 
 import argparse
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccpml.cli.options import Parser, UsageError, check_run, report_stop
+from ccpml.cli.options import Parser, UsageError, add_store, check_run, find_location, report_stop
 from ccpml.data_name import known_names
 from ccpml.progress import announce
 
 if TYPE_CHECKING:
     from ccpml.data.images.read import BadImageError
-    from ccpml.serving import Index, Pictures
+    from ccpml.serving import PictureIndex, Pictures
 
 
 def run(arguments: list[str]) -> int:
@@ -24,22 +23,24 @@ def run(arguments: list[str]) -> int:
     if options.compact is not None:
         return _compact(options.compact)
     check_run(options.path)
-    _check_target(options.output, options.sync)
+    if options.output is not None:
+        _check_target(options.output, options.sync)
 
     announce("loading libraries")
     from ccpml.runs.inference import load_embedder
-    from ccpml.serving import Index
+    from ccpml.serving import QdrantError, create_index, index_exists, open_index
 
+    location = find_location(options.output, options.store)
+    exists = index_exists(location)
     found = _find(options)
     embedder = load_embedder(options.path)
-    exists = options.output.exists()
-    with Index.open(options.output, embedder) if exists else Index.create(options.output, embedder) as index:
+    with open_index(location, embedder) if exists else create_index(location, embedder) as index:
         command = _command_to_resume(arguments)
         try:
             return _fill(index, found, is_new=not exists)
         except KeyboardInterrupt as stopped:
             return report_stop(stopped, command, "what was added is kept; ")
-        except OSError as error:
+        except (OSError, QdrantError) as error:
             error.add_note(f"then resume with: {shlex.join(['ccpml', *command])}")
             raise
 
@@ -48,6 +49,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the arguments."""
     text = "Make pictures searchable with a run: embed them, and keep them with thumbnails in a directory, an index."
     usage = """ccpml index <run> <data> -o <index> [--sync] [--data-root <folder>]
+       ccpml index <run> <data> --store qdrant://<host>:6333/<collection>
        ccpml index --verify <index>
        ccpml index --compact <index>"""
     parser = Parser(prog="ccpml index", description=text, usage=usage)
@@ -59,6 +61,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         f"in all others; an image; a pattern in quotes, as 'photos/**/*.jpg'; or {known_names()}",
     )
     parser.add_argument("-o", "--output", metavar="<index>", type=Path, help="the index, a directory")
+    add_store(parser)
     parser.add_argument(
         "--sync",
         action="store_true",
@@ -82,13 +85,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def _check_form(options: argparse.Namespace) -> None:
     upkeep = [name for name in ("verify", "compact") if getattr(options, name) is not None]
     if upkeep:
-        others = [name for name in ("path", "data", "output", "sync") if getattr(options, name)]
+        others = [name for name in ("path", "data", "output", "store", "sync") if getattr(options, name)]
         if others or len(upkeep) > 1:
             raise UsageError(f"--{upkeep[0]}: expected an index alone; see ccpml index --help")
     elif options.data is None:
         raise UsageError("expected a run and data: ccpml index <run> <data> -o <index>; see ccpml index --help")
-    elif options.output is None:
-        raise UsageError("--output: expected the directory of the index; see ccpml index --help")
+    elif options.output is None and options.store is None:
+        raise UsageError("--output: expected the directory of the index, or --store; see ccpml index --help")
 
 
 def _check_target(output: Path, sync: bool) -> None:
@@ -111,7 +114,7 @@ def _find(options: argparse.Namespace) -> "Pictures":
     return found
 
 
-def _fill(index: "Index", found: "Pictures", is_new: bool) -> int:
+def _fill(index: "PictureIndex", found: "Pictures", is_new: bool) -> int:
     """Embed what is new, and print what was done."""
     from ccpml.progress import progress_bar
 
@@ -119,11 +122,11 @@ def _fill(index: "Index", found: "Pictures", is_new: bool) -> int:
         result = index.sync(found, bar.update)
     count = len(index)
     _list_skipped(index, result.skipped, len(found), keep=bool(count) or not is_new)
-    print(f"{index.path}: {count:,} pictures" + ("" if is_new else f" ({result})"))
+    print(f"{index}: {count:,} pictures" + ("" if is_new else f" ({result})"))
     return 0
 
 
-def _list_skipped(index: "Index", skipped: "list[BadImageError]", total: int, keep: bool) -> None:
+def _list_skipped(index: "PictureIndex", skipped: "list[BadImageError]", total: int, keep: bool) -> None:
     """Print unreadable images, and write all to a file in the index if there are many."""
     from ccpml.data.images.read import MAX_LISTED, BadImage, BadImagesError, first_lines
     from ccpml.files import write_text
@@ -131,8 +134,7 @@ def _list_skipped(index: "Index", skipped: "list[BadImageError]", total: int, ke
     file = index.path / "unreadable.txt"
     if not keep:
         bad = [BadImage(number, error.name, error.reason) for number, error in enumerate(skipped)]
-        index.close()
-        shutil.rmtree(index.path)
+        index.discard()
         raise BadImagesError.of(bad, total, "check that these are images")
     lines = [f"{error.name}: {error.reason}" for error in skipped]
     if len(lines) > MAX_LISTED:
@@ -173,4 +175,5 @@ def _compact(path: Path) -> int:
 
 
 def _command_to_resume(arguments: list[str]) -> list[str]:
-    return ["index", *arguments, *([] if "--sync" in arguments else ["--sync"])]
+    is_complete = "--sync" in arguments or any(argument.startswith("--store") for argument in arguments)
+    return ["index", *arguments, *([] if is_complete else ["--sync"])]

@@ -51,6 +51,28 @@ def add_data_options(parser: argparse.ArgumentParser, *names: str) -> None:
         parser.add_argument(name, action="store" if name == "--data-root" else "store_true", help=texts[name])
 
 
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add the option of verbs whose index can be on a server."""
+    text = "qdrant://host:6333/collection, or qdrants:// with TLS: a collection of a qdrant server is the index"
+    parser.add_argument("--store", metavar="<address>", help=text)
+
+
+def find_location(directory: str | Path | None, store: str | None) -> str:
+    """Return the location of an index: its directory or its address, which is checked."""
+    from ccpml.serving.qdrant import Address
+
+    if store is None:
+        if directory is None:
+            raise UsageError("expected the directory of an index, or --store; see --help")
+        return str(directory)
+    if directory is not None:
+        raise UsageError(f"--store: expected it in place of a directory, got {directory} too")
+    try:
+        return str(Address.parse(store))
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
+
+
 def check_data(data: str) -> None:
     """Check that data are well named and exist."""
     try:

@@ -7,13 +7,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ccpml.cli.options import Parser, UsageError, check_run
+from ccpml.cli.options import Parser, UsageError, add_store, check_run, find_location
 from ccpml.progress import announce
 
 if TYPE_CHECKING:
     from ccpml.calibration import Certificate
     from ccpml.data.images.read import BadImageError
-    from ccpml.serving import Embedder, Hit, Index, Query, Reply
+    from ccpml.serving import Embedder, Hit, PictureIndex, Query, Reply
     from ccpml.serving.search.answers import Printer
 
 _MONTAGE_QUERIES: Final = 50
@@ -28,9 +28,10 @@ def run(arguments: list[str]) -> int:
     if options.montage is not None:
         _check_montage(options.montage)
     announce("loading libraries")
-    from ccpml.serving import Index, find_queries
+    from ccpml.serving import find_queries, open_index
 
-    with Index.open(options.index) as index:
+    location = find_location(options.index, options.store)
+    with open_index(location) as index:
         _check_filter(index, options.where)
         _check_ids(index, options.id)
         queries = find_queries(options.queries, options.id, options.together, options.data_root)
@@ -38,11 +39,11 @@ def run(arguments: list[str]) -> int:
         certificate = _certificate(index, model, options.precision)
     embedder = None
     if any(query.pictures for query in queries):
-        _check_model(options.index, model, options.run is not None)
+        _check_model(index, model, options.run is not None)
         from ccpml.runs.inference import load_embedder
 
         embedder = load_embedder(model)
-    with Index.open(options.index, embedder) as index:
+    with open_index(location, embedder) as index:
         return _search(index, embedder, queries, options, certificate)
 
 
@@ -50,7 +51,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the arguments."""
     text = "Find the pictures of an index that are most like others."
     parser = Parser(prog="ccpml search", description=text)
-    parser.add_argument("index", type=Path, help="directory of the index, as `ccpml index` makes it")
+    parser.add_argument("index", nargs="?", help="directory of the index, as `ccpml index` makes it; not with --store")
     parser.add_argument(
         "queries",
         metavar="query",
@@ -58,6 +59,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="an image; or a folder, a CSV file, a pattern in quotes, or a set of images such as groceries: each "
         "picture in it is a query",
     )
+    add_store(parser)
     add = parser.add_argument
     add(
         "--id",
@@ -78,6 +80,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--run", metavar="<run>", type=Path, help="the run that the index was made with, if it has moved")
     add("--data-root", metavar="<folder>", help="folder of cub, cars196, sop and inshop (default: $CCPML_DATA)")
     options = parser.parse_intermixed_args(arguments)
+    if options.store is not None and options.index is not None:
+        options.index, options.queries = None, [options.index, *options.queries]
     if options.k < 1:
         raise UsageError(f"-k: expected a number of answers of at least 1, got {options.k}")
     if not options.queries and not options.id:
@@ -99,19 +103,17 @@ def _check_montage(file: Path) -> None:
         raise UsageError(f"--montage: {file.parent} is not a writable folder")
 
 
-def _check_filter(index: "Index", where: str | None) -> None:
+def _check_filter(index: "PictureIndex", where: str | None) -> None:
     from ccpml.serving import Filter, FilterError
-    from ccpml.serving.search import check_fields
 
     if where is not None:
         try:
-            with index.view() as view:
-                check_fields(view.snapshot, Filter.parse(where))
+            index.check_fields(Filter.parse(where))
         except FilterError as error:
             raise UsageError(f"--where: {error}") from error
 
 
-def _check_ids(index: "Index", ids: list[int]) -> None:
+def _check_ids(index: "PictureIndex", ids: list[int]) -> None:
     for key in ids:
         try:
             index.item(key)
@@ -119,13 +121,13 @@ def _check_ids(index: "Index", ids: list[int]) -> None:
             raise UsageError(f"--id: {error.args[0]}") from error
 
 
-def _check_model(index: Path, model: Path, given: bool) -> None:
+def _check_model(index: "PictureIndex", model: Path, given: bool) -> None:
     if not given and not model.exists():
         raise UsageError(f"{index}: the run that it was made with, {model}, is not found; pass --run if it has moved")
     check_run(model)
 
 
-def _certificate(index: "Index", model: Path, precision: float | None) -> "Certificate | None":
+def _certificate(index: "PictureIndex", model: Path, precision: float | None) -> "Certificate | None":
     """Return the certificate of the run, if it has one of the weights of the index; it must, for a precision."""
     from ccpml.calibration import Certificate, CertificateError
 
@@ -143,7 +145,7 @@ def _certificate(index: "Index", model: Path, precision: float | None) -> "Certi
 
 
 def _search(
-    index: "Index",
+    index: "PictureIndex",
     embedder: "Embedder | None",
     queries: "list[Query]",
     options: argparse.Namespace,
@@ -172,11 +174,11 @@ def _search(
     return _report(skipped, sum(len(query.pictures) for query in queries))
 
 
-def _printer(index: "Index", options: argparse.Namespace, certificate: "Certificate | None") -> "Printer":
+def _printer(index: "PictureIndex", options: argparse.Namespace, certificate: "Certificate | None") -> "Printer":
     from ccpml.serving.search.answers import CsvAnswers, JsonAnswers, TextAnswers
 
     if options.json:
-        facts = {"index": str(options.index), "k": options.k, "where": options.where, "together": options.together}
+        facts = {"index": str(index), "k": options.k, "where": options.where, "together": options.together}
         return JsonAnswers(certificate, facts)
     if options.csv:
         return CsvAnswers(certificate, index.summary(0).columns)
@@ -196,7 +198,7 @@ def _certified(reply: "Reply", certificate: "Certificate", precision: float) -> 
     return [hit for hit, certified in found if certified is not None and certified >= precision]
 
 
-def _write_montage(file: Path, index: "Index", replies: "list[Reply]", total: int) -> None:
+def _write_montage(file: Path, index: "PictureIndex", replies: "list[Reply]", total: int) -> None:
     from ccpml.data.images.read import read_image
     from ccpml.files import write_bytes
     from ccpml.serving.search.answers import name_of

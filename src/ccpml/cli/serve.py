@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccpml.cli.options import Parser, UsageError, check_run
+from ccpml.cli.options import Parser, UsageError, add_store, check_run, find_location
 from ccpml.progress import announce
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> int:
             f"--host: {options.host} can be reached from other machines, and no token is set; pass --token-file, or "
             "set CCPML_TOKEN"
         )
-    if not (options.index / "index.sqlite").is_file():
+    if options.store is None and not (Path(options.index) / "index.sqlite").is_file():
         raise UsageError(f"{options.index}: not an index; `ccpml index <run> <folder> -o {options.index}` makes one")
     if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "python_multipart")):
         raise UsageError("serve: needs fastapi, uvicorn and python-multipart; pip install 'ccpml[serve]'")
@@ -64,21 +64,22 @@ def _settings(options: argparse.Namespace, token: str | None) -> "ServiceSetting
 
 
 def _serve(options: argparse.Namespace, listener: "socket.socket", settings: "ServiceSettings") -> None:
-    from ccpml.serving.index import Index
+    from ccpml.serving import open_index
     from ccpml.serving.service import create_app
 
-    with Index.open(options.index) as index:
+    location = find_location(options.index, options.store)
+    with open_index(location) as index:
         path = check_run(options.run or index.model_path)
     from ccpml.runs.inference import load_run
     from ccpml.serving.service.server import serve
 
     announce(f"loading {path}")
     run = load_run(path)
-    with Index.open(options.index, run) as index:
+    with open_index(location, run) as index:
         app = create_app(index, run, settings)
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        print(f"{index.path}: {len(index):,} pictures on {address} (Ctrl-C stops)", flush=True)
+        print(f"{index}: {len(index):,} pictures on {address} (Ctrl-C stops)", flush=True)
         serve(app, listener, settings)
     print("ccpml: stopped", file=sys.stderr)
 
@@ -99,7 +100,8 @@ _BOUNDS = {
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the arguments."""
     parser = Parser(prog="ccpml serve", description="Answer searches of an index over HTTP, with a page.")
-    parser.add_argument("index", type=Path, help="directory of the index")
+    parser.add_argument("index", nargs="?", help="directory of the index; not with --store")
+    add_store(parser)
     parser.add_argument("--run", type=Path, help="the run that the index was made with, if it has moved")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 is any free one (default: 8000)")
@@ -112,6 +114,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for name, (kind, text) in _BOUNDS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
     options = parser.parse_args(arguments)
+    if (options.index is None) == (options.store is None):
+        raise UsageError("expected the directory of an index, or --store; see ccpml serve --help")
     if not 0 <= options.port <= 65535:
         raise UsageError(f"--port: expected 0 to 65535, got {options.port}")
     return options

@@ -2,10 +2,12 @@
 
 from ccpml.serving.collect import Pictures, find_pictures
 from ccpml.serving.embedder import Embedder
-from ccpml.serving.errors import DamagedIndexError, IndexBusyError, NotAnIndexError, OtherModelError
+from ccpml.serving.errors import DamagedIndexError, IndexBusyError, NotAnIndexError, OtherModelError, QdrantError
 from ccpml.serving.filters import Filter, FilterError
 from ccpml.serving.index import Index
+from ccpml.serving.interface import PictureIndex, create_index, index_exists, open_index
 from ccpml.serving.items import Hit, Item, Picture
+from ccpml.serving.qdrant import QdrantIndex
 from ccpml.serving.search.queries import Query, Reply, ask, find_queries
 
 __all__ = [
@@ -20,10 +22,16 @@ __all__ = [
     "NotAnIndexError",
     "OtherModelError",
     "Picture",
+    "PictureIndex",
     "Pictures",
+    "QdrantError",
+    "QdrantIndex",
     "Query",
     "Reply",
     "ask",
+    "create_index",
     "find_pictures",
     "find_queries",
+    "index_exists",
+    "open_index",
 ]

@@ -14,6 +14,7 @@ __all__ = [
     "IndexBusyError",
     "NotAnIndexError",
     "OtherModelError",
+    "QdrantError",
     "name_sqlite_errors",
 ]
 
@@ -34,6 +35,10 @@ class OtherModelError(ValueError):
 
 class IndexBusyError(ValueError):
     """Another process or thread is writing to an index."""
+
+
+class QdrantError(RuntimeError):
+    """A qdrant server does not do what is asked of it; the message says why."""
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,28 +18,19 @@ from ccpml.serving.compaction import Compacted, compact
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.errors import RESTORE, DamagedIndexError, NotAnIndexError, OtherModelError
 from ccpml.serving.filters import Filter
-from ccpml.serving.items import Hit, Item, Picture
+from ccpml.serving.items import Hit, Item, Picture, Summary
 from ccpml.serving.rows import sync_folder, write_rows
 from ccpml.serving.schema import VERSION
-from ccpml.serving.search import search
+from ccpml.serving.search import check_fields, search
 from ccpml.serving.store import Store
 from ccpml.serving.sync import Synced, sync
 from ccpml.serving.verify import Verified, verify
 from ccpml.serving.view import View, Views, rows_file
 from ccpml.serving.writer import Added, Writer
 
-__all__ = ["Added", "Index", "NotAnIndexError", "OtherModelError", "Summary"]
+__all__ = ["Added", "Index", "NotAnIndexError", "OtherModelError"]
 
 _DATABASE = "index.sqlite"
-
-
-class Summary(NamedTuple):
-    """Facts about an index: number of items and of labels, names of the columns of metadata, ids of some items."""
-
-    items: int
-    labels: int
-    columns: list[str]
-    examples: list[int]
 
 
 class Index:
@@ -152,6 +143,15 @@ class Index:
         with self._store.snapshot() as snapshot:
             return snapshot.num_items
 
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def version(self) -> int:
+        """Number of changes since the index was created."""
+        with self._store.snapshot() as snapshot:
+            return snapshot.version
+
     @property
     def num_rows(self) -> int:
         """Number of rows, those of removed items included."""
@@ -169,6 +169,11 @@ class Index:
     def close(self) -> None:
         """Close its files; searches under way finish."""
         self._store.close()
+
+    def discard(self) -> None:
+        """Delete the index with all its items, and close it."""
+        self.close()
+        shutil.rmtree(self.path)
 
     def embed(self, images: Sequence[Path | str | bytes | NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Embed images with the model of the index; see `Embedder.embed`.
@@ -274,6 +279,15 @@ class Index:
         """
         with self.view() as view:
             return search(view, queries, k, where)
+
+    def check_fields(self, where: Filter) -> None:
+        """Check that items have the fields of a filter; those of an empty index could have any.
+
+        Raises:
+            UnknownFieldError: If no item has one of them.
+        """
+        with self._store.snapshot() as snapshot:
+            check_fields(snapshot, where)
 
     def item(self, key: int) -> Item:
         """Return an item.

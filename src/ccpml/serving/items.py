@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ccpml.data.images.archived import ArchivedImage
 
-__all__ = ["Hit", "Item", "Metadata", "Picture"]
+__all__ = ["Hit", "Item", "Metadata", "Picture", "Summary"]
 
 #: Further columns of a picture, such as its price.
 Metadata: TypeAlias = Mapping[str, str | int | float | bool | None]
@@ -65,3 +65,12 @@ class Hit(NamedTuple):
     item: Item
     distance: float
     rank: int
+
+
+class Summary(NamedTuple):
+    """Facts about an index: number of items and of labels, names of the columns of metadata, ids of some items."""
+
+    items: int
+    labels: int
+    columns: list[str]
+    examples: list[int]

@@ -1,21 +1,21 @@
 """Bring an index up to date with a folder, a CSV file or other data: only what is new or changed is embedded."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ccpml.data.images.read import BadImageError
 from ccpml.serving.collect import Pictures
+from ccpml.serving.embedder import Embedder
 from ccpml.serving.embedding import Batch, embed_pictures
 from ccpml.serving.items import Picture
-from ccpml.serving.pictures import state_of
-from ccpml.serving.schema import metadata_text, text_of
+from ccpml.serving.pictures import NewItem, state_of
+from ccpml.serving.schema import metadata_text
 from ccpml.serving.transaction import Facts
-from ccpml.serving.writer import CHUNK, Writer, in_chunks
 
-__all__ = ["Synced", "sync"]
+__all__ = ["Known", "SyncTarget", "Synced", "sync"]
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Synced:
         return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
     """What an index knows about a picture."""
 
     id: int
@@ -42,7 +42,27 @@ class _Known(NamedTuple):
     facts: Facts
 
 
-def sync(writer: Writer, found: Pictures, progress: Callable[[int], Any] | None = None) -> Synced:
+class SyncTarget(Protocol):
+    """What a synchronization reads and changes. What a method has returned is kept whatever happens then."""
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model."""
+
+    def known(self) -> Iterable[Known]:
+        """Return what is known about all items."""
+
+    def append(self, new: list[NewItem], source: str) -> list[int]:
+        """Add items, in place of those with the same paths; return their ids."""
+
+    def update(self, changes: Sequence[tuple[int, Facts]]) -> None:
+        """Change the facts of items, by id, which then take the place of others with the same paths."""
+
+    def remove(self, ids: Iterable[int]) -> int:
+        """Remove items; return how many were present."""
+
+
+def sync(writer: SyncTarget, found: Pictures, progress: Callable[[int], Any] | None = None) -> Synced:
     """Bring the items of a source up to date; see `Index.sync`."""
     return _Sync(writer, found, progress or (lambda _: None)).run()
 
@@ -50,7 +70,7 @@ def sync(writer: Writer, found: Pictures, progress: Callable[[int], Any] | None 
 class _Sync:
     """One synchronization. Each transaction leaves an index of which the next synchronization does the rest."""
 
-    def __init__(self, writer: Writer, found: Pictures, progress: Callable[[int], Any]) -> None:
+    def __init__(self, writer: SyncTarget, found: Pictures, progress: Callable[[int], Any]) -> None:
         self.writer, self.source, self.progress = writer, found.source, progress
         self.result = Synced()
         self.listed = dict[str, tuple[Picture, Facts]]()  # by path
@@ -87,16 +107,12 @@ class _Sync:
         if isinstance(cause, OSError) and cause.errno not in {None, errno.ENOENT}:  # Pillow's have no number
             self.unavailable.add(str(picture.path.absolute()))
 
-    def _read_known(self) -> dict[str, _Known]:
+    def _read_known(self) -> dict[str, Known]:
         """Return the items that are of this source or whose path is listed, by path."""
-        found = dict[str, _Known]()
-        query = "SELECT id, content_hash, path, size, mtime_ns, label, metadata, source FROM items WHERE NOT removed"
-        with self.writer.store.snapshot() as snapshot:
-            for key, content_hash, stored, size, mtime_ns, label, metadata, source in snapshot.select(query):
-                path = text_of(stored)
-                if path in self.listed or text_of(source) == self.source:
-                    facts = Facts(path, size, mtime_ns, text_of(label), metadata, text_of(source))
-                    found[path] = _Known(key, content_hash, facts)
+        found = dict[str, Known]()
+        for known in self.writer.known():
+            if known.facts.path in self.listed or known.facts.source == self.source:
+                found[known.facts.path] = known
         return found
 
     def _update_unchanged(self) -> list[Picture]:
@@ -111,9 +127,7 @@ class _Sync:
             self.progress(1)
             if known.facts != facts:
                 changes.append((known.id, facts))
-        for chunk in in_chunks(changes, CHUNK):
-            with self.writer.store.transaction() as change:
-                change.update(chunk)
+        self.writer.update(changes)
         return new
 
     def _is_known(self, path: str, content_hash: str) -> bool:
@@ -151,9 +165,7 @@ class _Sync:
                 self.result.renamed += 1
             else:
                 twins.append(picture)
-        if changes:
-            with self.writer.store.transaction() as change:
-                change.update(changes)
+        self.writer.update(changes)
         self.progress(len(batch.known) - len(twins))
         return twins
 

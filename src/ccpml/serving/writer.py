@@ -1,7 +1,7 @@
 """The writer of an index: one at a time, whose death leaves what it had acknowledged."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -17,7 +17,10 @@ from ccpml.serving.errors import IndexBusyError
 from ccpml.serving.items import Picture
 from ccpml.serving.pictures import NewItem
 from ccpml.serving.rows import append_rows
+from ccpml.serving.schema import text_of
 from ccpml.serving.store import Store
+from ccpml.serving.sync import Known
+from ccpml.serving.transaction import Facts
 from ccpml.serving.view import rows_file
 
 __all__ = ["CHUNK", "Added", "Writer", "in_chunks"]
@@ -26,7 +29,7 @@ T = TypeVar("T")
 
 _PATIENCE: Final = 2.0  # seconds to wait for another writer
 CHUNK: Final = 1000
-"""Items of a transaction that embeds none."""
+"""Items that are changed at a time, where none is embedded."""
 
 
 class Added(NamedTuple):
@@ -99,6 +102,20 @@ class Writer:
             rows = np.stack([item.vector for item in new])  # (B, d)
             append_rows(rows_file(self.folder, change.generation), change.num_rows, rows)
             return change.insert(new, source)
+
+    def known(self) -> Iterator[Known]:
+        """Yield what is known about all items."""
+        query = "SELECT id, content_hash, path, size, mtime_ns, label, metadata, source FROM items WHERE NOT removed"
+        with self.store.snapshot() as snapshot:
+            for key, found, path, size, mtime_ns, label, metadata, source in snapshot.select(query):
+                facts = Facts(text_of(path), size, mtime_ns, text_of(label), metadata, text_of(source))
+                yield Known(key, found, facts)
+
+    def update(self, changes: Sequence[tuple[int, Facts]]) -> None:
+        """Change the facts of items, by id."""
+        for chunk in in_chunks(changes, CHUNK):
+            with self.store.transaction() as change:
+                change.update(chunk)
 
     def remove(self, ids: Iterable[int]) -> int:
         """Remove items; return how many were present."""

@@ -15,7 +15,7 @@ from ccpml.serving.collect import find_pictures
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.embedding import embed_pictures
 from ccpml.serving.filters import Filter
-from ccpml.serving.index import Index
+from ccpml.serving.interface import PictureIndex
 from ccpml.serving.items import Hit, Picture
 
 __all__ = ["Query", "Reply", "ask", "find_queries", "mean_vector"]
@@ -88,7 +88,7 @@ def find_queries(
 
 
 def ask(
-    index: Index,
+    index: PictureIndex,
     queries: Sequence[Query],
     k: int = 10,
     where: Filter | str | None = None,
@@ -142,7 +142,7 @@ def mean_vector(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _embedded(
-    index: Index, queries: Sequence[Query], embedder: Embedder | None
+    index: PictureIndex, queries: Sequence[Query], embedder: Embedder | None
 ) -> Iterator[tuple[Reply, NDArray[np.float32]]]:
     """Yield a reply without answers to each query, and its vector; (0, d) in place of (d,) if there is none."""
     contents = _contents(embedder, [picture for query in queries for picture in query.pictures])
@@ -151,7 +151,7 @@ def _embedded(
 
 
 def _joined(
-    index: Index, queries: Sequence[Query], contents: Iterator[tuple[NDArray[np.float32], bytes] | BadImageError]
+    index: PictureIndex, queries: Sequence[Query], contents: Iterator[tuple[NDArray[np.float32], bytes] | BadImageError]
 ) -> Iterator[tuple[Reply, NDArray[np.float32]]]:
     for query in queries:
         reply, vectors, labels = Reply(query), [index.vectors(query.ids)], set[str]()
@@ -194,7 +194,7 @@ def _contents(
 
 
 def _answered(
-    index: Index, replies: list[Reply], vectors: list[NDArray[np.float32]], k: int, where: Filter | str | None
+    index: PictureIndex, replies: list[Reply], vectors: list[NDArray[np.float32]], k: int, where: Filter | str | None
 ) -> list[Reply]:
     """Return the replies with their answers."""
     asked = [(reply, vector) for reply, vector in zip(replies, vectors, strict=True) if vector.ndim == 1]

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ccpml.serving.embedder import Embedder
-from ccpml.serving.index import Index
+from ccpml.serving.interface import PictureIndex
 from ccpml.serving.service.settings import ServiceSettings
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ class MissingExtraError(ImportError):
     """The libraries of the extra ``serve`` are not installed."""
 
 
-def create_app(index: Index, embedder: Embedder, settings: ServiceSettings | None = None) -> "FastAPI":
+def create_app(index: PictureIndex, embedder: Embedder, settings: ServiceSettings | None = None) -> "FastAPI":
     """Return the service as an ASGI application; ``GET /`` is its page, ``GET /openapi.json`` describes its routes.
 
     Args:

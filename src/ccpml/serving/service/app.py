@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 
 from ccpml.files import WriteError
 from ccpml.serving.embedder import Embedder
-from ccpml.serving.index import Index
+from ccpml.serving.errors import QdrantError
+from ccpml.serving.interface import PictureIndex
 from ccpml.serving.service.drift import reference_distances
 from ccpml.serving.service.forms import sentence_of
 from ccpml.serving.service.guard import Guard
@@ -39,7 +40,7 @@ _CSP: Final = (
 )
 
 
-def build_app(index: Index, embedder: Embedder, settings: ServiceSettings) -> FastAPI:
+def build_app(index: PictureIndex, embedder: Embedder, settings: ServiceSettings) -> FastAPI:
     """Return the application; see `ccpml.serving.service.create_app`."""
 
     @asynccontextmanager
@@ -115,6 +116,11 @@ def _add_handlers(app: FastAPI) -> None:
     def not_written(request: Request, error: WriteError) -> JSONResponse:
         _LOG.error("%s", error)
         return JSONResponse({"detail": "the disk of the service is full, or cannot be written to"}, 507)
+
+    @app.exception_handler(QdrantError)
+    def no_store(request: Request, error: QdrantError) -> JSONResponse:
+        _LOG.error("%s", error)
+        return JSONResponse({"detail": "the store of the index does not answer; try again later"}, 503)
 
     @app.exception_handler(Exception)
     def failed(request: Request, error: Exception) -> JSONResponse:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ccpml.serving.index import Index
+from ccpml.serving.interface import PictureIndex
 
 __all__ = ["Drift", "DriftReport", "kolmogorov_smirnov", "reference_distances"]
 
@@ -99,7 +99,7 @@ def kolmogorov_smirnov(first: NDArray[np.float32], second: NDArray[np.float32]) 
     return statistic, min(1.0, max(0.0, sum(terms)))
 
 
-def reference_distances(index: Index, count: int = 512, seconds: float = 2.0) -> NDArray[np.float32]:
+def reference_distances(index: PictureIndex, count: int = 512, seconds: float = 2.0) -> NDArray[np.float32]:
     """Return distances of items, spread over an index, to the nearest other item: float32, (R,), R ≤ ``count``.
 
     Args:

@@ -15,8 +15,8 @@ from ccpml.data.images.read import BadImageError
 from ccpml.files import write_bytes
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.errors import IndexBusyError
-from ccpml.serving.index import Index, Summary
-from ccpml.serving.items import Hit, Item, Picture
+from ccpml.serving.interface import PictureIndex
+from ccpml.serving.items import Hit, Item, Picture, Summary
 from ccpml.serving.service.drift import Drift
 from ccpml.serving.service.feedback import Feedback, RecentQueries, feedback_paths
 from ccpml.serving.service.metrics import Metrics
@@ -68,7 +68,7 @@ class Service:
         CertificateError: If the certificate of the run is damaged, or of other weights.
     """
 
-    def __init__(self, index: Index, embedder: Embedder, settings: ServiceSettings) -> None:
+    def __init__(self, index: PictureIndex, embedder: Embedder, settings: ServiceSettings) -> None:
         self.index, self.embedder, self.settings = index, embedder, settings
         self.metrics, self.drift = Metrics(), Drift()
         self.recent, self.feedback = RecentQueries(), Feedback(index.path)
@@ -78,8 +78,7 @@ class Service:
 
     def generation(self) -> int:
         """Return the number of changes of the index."""
-        with self.index.view() as view:
-            return view.snapshot.version
+        return self.index.version
 
     def summary(self) -> Summary:
         """Return facts about the index, which are read again when it has changed."""

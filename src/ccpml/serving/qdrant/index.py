@@ -1,0 +1,331 @@
+"""An index of pictures in a collection of a qdrant server."""
+
+import base64
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ccpml.data.images.read import BadImageError
+from ccpml.serving.collect import Pictures, find_pictures
+from ccpml.serving.embedder import Embedder
+from ccpml.serving.errors import OtherModelError
+from ccpml.serving.filters import Filter, unknown_field
+from ccpml.serving.items import Hit, Item, Picture, Summary
+from ccpml.serving.qdrant.address import Address
+from ccpml.serving.qdrant.collection import columns_of, create_collection, read_meta
+from ccpml.serving.qdrant.connection import Connection, connect
+from ccpml.serving.qdrant.filters import qdrant_filter
+from ccpml.serving.qdrant.points import NOT_OF_ITEM, item_of
+from ccpml.serving.qdrant.writer import QdrantWriter, named_in_utf8
+from ccpml.serving.search.exact import check_queries
+from ccpml.serving.sync import Synced, sync
+from ccpml.serving.writer import Added, in_chunks
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+__all__ = ["QdrantIndex"]
+
+_QUERIES: Final = 64  # that are sent at a time
+_VECTORS: Final = 1000  # that are read at a time
+_MAX_LABELS: Final = 100_000  # that are counted
+
+
+class QdrantIndex:
+    """An index of pictures and their embeddings in a collection of a qdrant server; a `PictureIndex`.
+
+    Items are points: their vectors with Euclidean distance, their fields, metadata and thumbnails as payload. The
+    pictures themselves stay where they are. The id of an item is derived from its path, so that an upload which failed
+    is completed by repeating it. Several processes may add and remove; each change of a point is whole.
+
+    Attributes:
+        address: Address of the collection.
+        path: Folder for what a service keeps beside the index, in the working directory; made when it is needed.
+        fingerprint: That of the model; see `Embedder`.
+        embedding_dim: Dimensions d of an embedding.
+        model_path: Where the model was when the index was created.
+
+    Example:
+        ```python
+        with QdrantIndex.create("qdrant://localhost:6333/shop", load_run("runs/photos")) as index:
+            index.sync("photos")
+            for hit in index.search(index.embed(["query.jpg"]), k=5)[0]:
+                print(hit.distance, hit.item.path)
+        ```
+    """
+
+    def __init__(self, connection: Connection, embedder: Embedder | None) -> None:
+        self._connection = connection
+        self.address = connection.address
+        self.path = Path(f"{self.address.collection}.qdrant")
+        meta = read_meta(connection)
+        self.fingerprint = str(meta["fingerprint"])
+        self.embedding_dim = int(meta["embedding_dim"])
+        self.model_path = Path(meta["model"])
+        self._writer = QdrantWriter(connection, embedder, columns_of(meta))
+
+    @classmethod
+    def create(cls, address: Address | str, embedder: Embedder, client: "QdrantClient | None" = None) -> "QdrantIndex":
+        """Create a collection, bound to a model.
+
+        Args:
+            address: Address of the collection.
+            embedder: The model.
+            client: Client to use instead of a connection to the address.
+
+        Raises:
+            FileExistsError: If the collection exists.
+            QdrantError: If the server cannot be used.
+        """
+        connection = _connection(address, client)
+        create_collection(connection, embedder)
+        return cls(connection, embedder)
+
+    @classmethod
+    def open(
+        cls, address: Address | str, embedder: Embedder | None = None, client: "QdrantClient | None" = None
+    ) -> "QdrantIndex":
+        """Open an index; to add or embed pictures, with its model.
+
+        Args:
+            address: Address of the collection.
+            embedder: The model.
+            client: Client to use instead of a connection to the address.
+
+        Raises:
+            NotAnIndexError: If the collection does not exist, or was not made by ccpml.
+            OtherModelError: If it was made with another model.
+            QdrantError: If the server cannot be used.
+        """
+        index = cls(_connection(address, client), embedder)
+        if embedder is not None and embedder.fingerprint != index.fingerprint:
+            index.close()
+            raise OtherModelError(
+                f"{index}: expected the model that the index was made with ({index.model_path}), got other weights or "
+                f"another preprocessing in {embedder.path}; use that model, or build a new index"
+            )
+        return index
+
+    @staticmethod
+    def exists(address: Address | str) -> bool:
+        """Whether there is a collection.
+
+        Raises:
+            QdrantError: If the server cannot be used.
+        """
+        connection = _connection(address, None)
+        try:
+            return bool(connection.read("collection_exists"))
+        finally:
+            connection.client.close()
+
+    def __len__(self) -> int:
+        return int(self._connection.read("count", exact=True).count)
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+    @property
+    def version(self) -> int:
+        """A number that changes every ten seconds: the server does not count changes."""
+        return int(time.time() // 10)
+
+    def __enter__(self) -> "QdrantIndex":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.client.close()
+
+    def discard(self) -> None:
+        """Delete the collection with all its items, and close the connection."""
+        self._connection.write("delete_collection")
+        self.close()
+
+    def embed(self, images: Sequence[Path | str | bytes | NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Embed images with the model of the index; see `Embedder.embed`.
+
+        Returns:
+            float32, (N, d).
+
+        Raises:
+            ValueError: If the index was opened without its model.
+        """
+        found = self._writer.embedder.embed(images)
+        return np.asarray(found, dtype=np.float32).reshape(-1, self.embedding_dim)
+
+    def add(
+        self,
+        pictures: Iterable[Picture | Path | str],
+        progress: Callable[[int], Any] | None = None,
+        source: str = "",
+    ) -> Added:
+        """Upload pictures in batches; one with the path of an item takes its place.
+
+        Args:
+            pictures: Pictures or paths.
+            progress: Called with the number of pictures done since the last call.
+            source: Name under which `sync` knows them.
+
+        Raises:
+            ValueError: If an embedding is not finite; batches before it are kept.
+            QdrantError: If the server cannot be used, after some attempts; batches before are kept.
+        """
+        wanted = (picture if isinstance(picture, Picture) else Picture(Path(picture)) for picture in pictures)
+        return self._writer.add(wanted, source, progress)
+
+    def sync(self, data: str | Pictures, progress: Callable[[int], Any] | None = None) -> Synced:
+        """Bring the index up to date with a folder, a CSV file or other data, as `Index.sync` does.
+
+        Only what is new or changed is embedded and uploaded, so the next call completes one that failed.
+
+        Args:
+            data: What `find_pictures` reads, or has found.
+            progress: Called with the number of pictures done since the last call.
+
+        Raises:
+            ValueError: If there are no pictures; as for `add`.
+            QdrantError: If the server cannot be used, after some attempts; batches before are kept.
+        """
+        found = data if isinstance(data, Pictures) else find_pictures(data)
+        skipped = list[BadImageError]()
+        named = list(named_in_utf8(found, skipped))
+        done = sync(self._writer, replace(found, pictures=named), progress)
+        done.skipped[:0] = skipped
+        return done
+
+    def remove(self, ids: Iterable[int]) -> int:
+        """Remove items; return how many were present.
+
+        Raises:
+            QdrantError: If the server cannot be used.
+        """
+        return self._writer.remove(ids)
+
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        where: Filter | str | None = None,
+        *,
+        approximate: bool = False,
+    ) -> list[list[Hit]]:
+        """Return the k nearest items of each query, exactly unless it may be approximate.
+
+        Distances are Euclidean, as the server computes them in float32; at equal distances, the lower id comes first.
+
+        Args:
+            queries: φ-normalized vectors, (Q, d); one vector is one query.
+            k: Number of items, at least 0.
+            where: A filter; see `Filter`.
+            approximate: Whether the server may search its HNSW graph instead of all vectors.
+
+        Raises:
+            FilterError: If the filter cannot be understood, qdrant has no such filter, or no item has a field of it.
+            ValueError: If the queries have other dimensions or are not finite, or k is negative.
+            QdrantError: If the server cannot be used.
+        """
+        from qdrant_client import models
+
+        vectors = check_queries(queries, self.embedding_dim)  # (Q, d)
+        if k < 0:
+            raise ValueError(f"k: expected at least 0, got {k}")
+        condition = Filter.parse(where) if isinstance(where, str) else where
+        if condition is not None:
+            self.check_fields(condition)
+        if k == 0:
+            return [[] for _ in vectors]
+        passing = None if condition is None else qdrant_filter(condition)
+        parameters = models.SearchParams(exact=not approximate)
+        payload = models.PayloadSelectorExclude(exclude=list(NOT_OF_ITEM))
+        found = list[list[Hit]]()
+        for chunk in in_chunks(vectors.tolist(), _QUERIES):
+            requests = [
+                models.QueryRequest(query=vector, filter=passing, params=parameters, limit=k, with_payload=payload)
+                for vector in chunk
+            ]
+            found += [_hits(answer.points) for answer in self._connection.read("query_batch_points", requests=requests)]
+        return found
+
+    def check_fields(self, where: Filter) -> None:
+        """Check that items have the fields of a filter; those of an empty index could have any.
+
+        Raises:
+            UnknownFieldError: If no item has one of them.
+        """
+        names = [field.name for field in where.fields() if field.is_metadata]
+        if not set(names) <= self._writer.columns:
+            self._writer.columns = columns_of(read_meta(self._connection))  # others may have added some
+        for field in where.fields():
+            if field.is_metadata and field.name not in self._writer.columns and len(self):
+                raise unknown_field(field, self._writer.columns)
+
+    def item(self, key: int) -> Item:
+        """Return an item.
+
+        Raises:
+            KeyError: If there is none with this id.
+        """
+        from qdrant_client import models
+
+        return item_of(self._payload(key, models.PayloadSelectorExclude(exclude=list(NOT_OF_ITEM))))
+
+    def thumbnail(self, key: int) -> bytes:
+        """Return the thumbnail of an item, a JPEG.
+
+        Raises:
+            KeyError: If there is none with this id.
+        """
+        return base64.b64decode(self._payload(key, ["thumbnail"])["thumbnail"])
+
+    def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return the embeddings of items, float32 (N, d).
+
+        Raises:
+            KeyError: If there is none with an id.
+        """
+        found = dict[int, Any]()
+        for chunk in in_chunks((key for key in ids if 0 < key < 2**64), _VECTORS):
+            records = self._connection.read("retrieve", ids=chunk, with_payload=False, with_vectors=True)
+            found |= {record.id: record.vector for record in records}
+        for key in ids:
+            if key not in found:
+                raise self._missing(key)
+        return np.array([found[key] for key in ids], np.float32).reshape(-1, self.embedding_dim)
+
+    def summary(self, examples: int = 12) -> Summary:
+        """Return facts about the index, with the ids of some items."""
+        columns = sorted(columns_of(read_meta(self._connection)))
+        labels = [hit.value for hit in self._connection.read("facet", key="label", limit=_MAX_LABELS).hits]
+        points = self._connection.read("scroll", limit=examples, with_payload=False)[0] if examples else []
+        return Summary(len(self), len(set(labels) - {""}), columns, [point.id for point in points])
+
+    def _payload(self, key: int, selector: Any) -> dict[str, Any]:
+        records = [] if not 0 < key < 2**64 else self._connection.read("retrieve", ids=[key], with_payload=selector)
+        if not records:
+            raise self._missing(key)
+        return dict(records[0].payload)
+
+    def _missing(self, key: int) -> KeyError:
+        return KeyError(f"{self}: no item has the id {key}")
+
+
+def _connection(address: Address | str, client: "QdrantClient | None") -> Connection:
+    address = address if isinstance(address, Address) else Address.parse(address)
+    return Connection(client or connect(address), address)
+
+
+def _hits(points: Iterable[Any]) -> list[Hit]:
+    nearest = sorted((float(point.score), point.id, point.payload) for point in points)
+    return [Hit(item_of(payload), distance, rank) for rank, (distance, _, payload) in enumerate(nearest, 1)]
