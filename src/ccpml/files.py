@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
+    "NewerVersionError",
     "NoSpaceError",
     "WriteError",
     "advice",
     "check_readable",
+    "check_version",
     "exclusive_lock",
     "load_yaml",
     "read_arrays",
@@ -31,6 +33,7 @@ __all__ = [
     "waiting_lock",
     "write_arrays",
     "write_bytes",
+    "write_folder_file",
     "write_json",
     "write_text",
     "write_yaml",
@@ -38,12 +41,16 @@ __all__ = [
 
 _SPACE_MARGIN = 16 * 2**20
 
+_FOLDER_VERSION = 1
+"""Version of the files that describe the folders of benchmarks and studies."""
+
 
 _ADVICE: Final = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose another folder, or change its permissions"),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n)"),
     errno.EIO: "check the disk",
+    errno.EISDIR: "remove this folder",
 }
 
 
@@ -55,6 +62,10 @@ def advice(error: OSError) -> str:
 
 class NoSpaceError(ValueError):
     """A disk does not have enough free space."""
+
+
+class NewerVersionError(ValueError):
+    """A file has the format of a newer version of ccpml."""
 
 
 class WriteError(OSError):
@@ -148,13 +159,36 @@ def read_folder_file(
         if folder.exists() and any(path.name != ".locks" for path in folder.iterdir()):
             raise refused(f"{folder}: already exists and is not the folder of a {kind}")
         return None
+    check_readable(file, "restore it from a copy")
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         found = None
+    if isinstance(found, dict):
+        check_version(file, found.pop("version", None), _FOLDER_VERSION)
     if not isinstance(found, dict) or not all(isinstance(found.get(name), fields[name]) for name in fields):
-        raise refused(f"{file}: damaged")
+        raise refused(f"{file}: damaged; restore it from a copy")
     return found
+
+
+def write_folder_file(file: Path, content: Mapping[str, Any]) -> None:
+    """Write the YAML file that describes its folder, with the version of its format."""
+    write_yaml(file, {"version": _FOLDER_VERSION, **content})
+
+
+def check_version(file: Path, found: Any, newest: int) -> None:
+    """Check that the format of a file is known; a file without a version is of the first.
+
+    Raises:
+        NewerVersionError: If it is newer.
+        ValueError: If it is no version.
+    """
+    if found is None:
+        return
+    if not isinstance(found, int) or found < 1:
+        raise ValueError(f"{file}: expected a version of its format, got {found!r}; restore it from a copy")
+    if found > newest:
+        raise NewerVersionError(f"{file}: expected version {newest} of its format or less, got {found}; update ccpml")
 
 
 def check_readable(file: Path, way_out: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ccpml.benchmark.protocol import Benchmark
 from ccpml.data import Source, make_splits
-from ccpml.files import read_folder_file, write_yaml
+from ccpml.files import read_folder_file, write_folder_file
 from ccpml.runs.defaults import DataFacts
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import find_images, read_facts
@@ -53,7 +53,7 @@ def prepare_benchmark(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
         "facts": asdict(facts),
         "rows": {**found.get("rows", {}), **_row_changes(benchmark)},
     }
-    write_yaml(benchmark.out / "benchmark.yaml", content)
+    write_folder_file(benchmark.out / "benchmark.yaml", content)
     return replace(benchmark, base=replace(benchmark.base, threads=threads), facts=facts)
 
 

@@ -43,7 +43,8 @@ class CellResult:
             raise ValueError(f"{damaged} ({error!r}); {hint}") from error
         if missing or not all(isinstance(number, int | float) for number in numbers):
             raise ValueError(f"{damaged}; {hint}")
-        return cls(cell, scores, run.metrics())
+        history = run.finished_metrics(scores)
+        return cls(cell, {name: value for name, value in scores.items() if name != "metrics_digest"}, history)
 
 
 @dataclass(frozen=True)

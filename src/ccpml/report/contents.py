@@ -34,7 +34,9 @@ class Report:
 
     def __post_init__(self) -> None:
         self.problems = [problem for problem in [compare_data(self.run)] if problem]  # what the report lacks, and why
-        self.history = History(self._read(self._metrics) or [], int(self.scores["validation"]["step"]))
+        self.history = History(
+            self._read(lambda: self.run.finished_metrics(self.scores)) or [], int(self.scores["validation"]["step"])
+        )
         self.train = self._read(lambda: read_embedded(self.run, "train"))
         self.test = self._read(lambda: read_embedded(self.run, "test"))
         self.images = Images(self.settings.data)
@@ -49,20 +51,13 @@ class Report:
         last = int(self.history.rows[-1].get("instance", -1)) if self.history.rows else -1
         for number in sorted(set(range(last + 1)) - numbers):
             self.problems.append(f"{self.run.instances / f'{number:03d}.npz'}: not found; restore it from a copy")
+        self.choices = self._read(self.run.choices) or {"chosen": [], "notes": []}
         self.notes: list[str] = self.scores.get("notes", [])
 
     @property
     def class_names(self) -> list[str]:
         """The names of all classes in pictures."""
         return [name for split in (self.train, self.test) if split is not None for name in split.class_names]
-
-    def _metrics(self) -> list[dict[str, float]]:
-        rows, file = self.run.metrics(), self.run.metrics_file
-        last = int(rows[-1]["step"]) if rows else 0
-        if last != self.scores["steps"]:
-            reason = f"damaged (ends at step {last:,} of {self.scores['steps']:,})" if file.exists() else "not found"
-            raise ValueError(f"{file}: {reason}; {self.run.rewrite(file)}")
-        return rows
 
     def instance(self, file: Path) -> Instance | None:
         """Read an instance; None, noted in ``problems``, if it cannot be read."""

@@ -46,9 +46,8 @@ def _cell(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
-def chosen(run: RunDirectory, scores: Mapping[str, Any]) -> str:
+def chosen(choices: Mapping[str, list[str]], scores: Mapping[str, Any]) -> str:
     """Return the settings that were chosen for the images with the reasons, and what is unusual about the run."""
-    choices = run.choices()
     notes = [*choices["notes"], *([SATURATED] if is_saturated(scores) else [])]
     parts = [page.paragraph("Notes:"), page.listing(notes)] if notes else []
     if choices["chosen"]:

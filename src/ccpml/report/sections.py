@@ -23,7 +23,7 @@ __all__ = ["SECTIONS"]
 def _head(report: Report) -> Iterator[str]:
     yield head.title(report.run, report.settings)
     yield head.test_scores(report.scores)
-    yield head.chosen(report.run, report.scores)
+    yield head.chosen(report.choices, report.scores)
     yield head.about(report.settings, report.scores)
     yield head.reproduce(report.run)
 

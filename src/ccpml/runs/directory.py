@@ -1,27 +1,24 @@
 """The run directory: its files, and reading them again."""
 
 import csv
-import hashlib
 import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ccpml.data import Source, SplitName
-from ccpml.data.class_records import ClassRecord, DataChangedError, DataChanges, class_records, find_changes
-from ccpml.files import check_readable, load_yaml, waiting_lock, write_text, write_yaml
+from ccpml.files import check_readable, load_yaml, waiting_lock, write_json, write_yaml
 from ccpml.models.tensor_file import read_tensors
+from ccpml.runs.record import RunRecord, digest_of
 from ccpml.runs.settings import ResolvedSettings
-from ccpml.runs.values import INCIDENTAL, differences, read_values
+from ccpml.runs.values import read_values
 
 __all__ = ["RECORD_KEY", "RunDirectory", "RunExistsError", "RunRecord", "UnfinishedRunError"]
 
@@ -37,92 +34,6 @@ class RunExistsError(FileExistsError):
 
 class UnfinishedRunError(FileNotFoundError):
     """A run has no scores or no weights yet."""
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """The content of ``record.json``.
-
-    Attributes:
-        settings: Settings by their flat names.
-        classes: The classes of the data by name, in the order of the data.
-    """
-
-    settings: Mapping[str, Any]
-    classes: Mapping[str, ClassRecord]
-
-    @property
-    def split_of_class(self) -> dict[str, SplitName]:
-        """The split of each class by name."""
-        return {name: entry.split for name, entry in self.classes.items()}
-
-    @property
-    def digest(self) -> str:
-        """A digest of the settings and of the data, wherever these are."""
-        elsewhere = {*INCIDENTAL, "data"}
-        lasting = {name: value for name, value in self.settings.items() if name not in elsewhere}
-        return hashlib.sha256(json.dumps([lasting, self.classes], sort_keys=True).encode()).hexdigest()
-
-    def write(self, file: Path) -> None:
-        """Write the record, a class on each line."""
-        lines = ",\n".join(
-            f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(entry)}" for name, entry in self.classes.items()
-        )
-        write_text(file, f'{{"settings": {json.dumps(self.settings)},\n"classes": {{\n{lines}\n}}}}\n')
-
-    @classmethod
-    def read(cls, file: Path) -> "RunRecord":
-        """Read a record.
-
-        Raises:
-            ValueError: If the file is missing or damaged.
-        """
-        way_out = "restore it from a copy, or start a new run"
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            classes = {name: ClassRecord(*entry) for name, entry in content["classes"].items()}
-            valid = isinstance(content["settings"], dict) and all(
-                entry.split in get_args(SplitName) and isinstance(entry.images, int) and isinstance(entry.digest, str)
-                for entry in classes.values()
-            )
-        except FileNotFoundError as error:
-            raise ValueError(f"{file}: not found; {way_out}") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{file}: damaged ({error}); {way_out}") from error
-        if not valid or not classes:
-            raise ValueError(f"{file}: not the record of a run; {way_out}")
-        return cls(content["settings"], classes)
-
-    def check_settings(self, settings: Mapping[str, Any], file: Path) -> None:
-        """Check that settings, by their flat names, are those of the run, except for incidental ones.
-
-        Raises:
-            ValueError: If they are not; it names the file that was edited.
-        """
-        now = json.loads(json.dumps(settings))  # lists and numbers as those of the record
-        known = {name: value for name, value in self.settings.items() if name in now}
-        edited = differences(known, {name: now[name] for name in known})
-        if edited:
-            raise ValueError(
-                f"{file}: edited after the run was started ({'; '.join(edited)}); undo it, or start a new run"
-            )
-
-    def changes(self, source: Source) -> DataChanges:
-        """Return in which classes data differ from those of the run."""
-        return find_changes(self.classes, class_records(source, self.split_of_class))
-
-    def check_data(self, source: Source, data: str, run: Path) -> None:
-        """Check that data are those of the run; their own splits, if any, do not count.
-
-        Raises:
-            DataChangedError: If they are not; it names the classes.
-        """
-        changes = self.changes(source)
-        if changes:
-            raise DataChangedError(
-                f"{data}: expected the data that {run} was started with, got {changes}; restore them, or start a "
-                "new run"
-            )
 
 
 class RunDirectory:
@@ -154,12 +65,14 @@ class RunDirectory:
             raise RunExistsError(f"{path}: {kind} already exists")
 
     @classmethod
-    def create(cls, path: Path, settings: ResolvedSettings) -> "RunDirectory":
-        """Create the directory of a new run, where nothing may exist."""
+    def create(cls, path: Path, settings: ResolvedSettings, choices: Mapping[str, Any] | None = None) -> "RunDirectory":
+        """Create the directory of a new run, where nothing may exist; the settings come last."""
         cls.require_free(path)
         run = cls(path)
         for leftover in _leftovers(path):
             leftover.unlink()
+        if choices is not None:
+            write_json(run.choices_file, choices)
         write_yaml(run.settings_file, settings.as_dict())
         return run
 
@@ -207,6 +120,7 @@ class RunDirectory:
             ValueError: If the file does not hold the settings of a run, or was edited since the run was started.
         """
         check_readable(self.settings_file, "restore it from a copy, or start a new run")
+        record = self.record() if self.record_file.exists() else None
         try:
             values = load_yaml(self.settings_file)
             if not isinstance(values, dict):
@@ -216,23 +130,29 @@ class RunDirectory:
             raise ValueError(
                 f"{self.settings_file}: not the settings of a run: {error}; restore it from a copy, or start a new run"
             ) from error
-        if self.record_file.exists():
-            self.record().check_settings(settings.flat(), self.settings_file)
+        if record is not None:
+            record.check_settings(settings.flat(), self.settings_file)
         return settings
 
     def choices(self) -> dict[str, list[str]]:
         """Read the settings that were chosen for the images, under ``chosen``, and what is unusual, under ``notes``.
 
         Raises:
-            ValueError: If the file is damaged.
+            ValueError: If the file is damaged or lost.
         """
-        if not self.choices_file.is_file():
+        digest = self.record().choices if self.record_file.exists() else ""
+        if not self.choices_file.exists() and not digest:
             return {"chosen": [], "notes": []}
+        way_out = "restore it from a copy; without it, the report does not list the settings that were chosen"
+        check_readable(self.choices_file, way_out)
         try:
             content = json.loads(self.choices_file.read_text(encoding="utf-8"))
-            return {name: [str(line) for line in content[name]] for name in ("chosen", "notes")}
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{self.choices_file}: damaged ({error}); remove it") from error
+            choices = {name: [str(line) for line in content[name]] for name in ("chosen", "notes")}
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(f"{self.choices_file}: damaged ({error}); {way_out}") from error
+        if digest not in {"", digest_of(choices)}:
+            raise ValueError(f"{self.choices_file}: damaged (wrong digest); {way_out}")
+        return choices
 
     def scores(self) -> dict[str, Any]:
         """Read the scores of a finished run.
@@ -255,7 +175,15 @@ class RunDirectory:
             raise ValueError(f"{self.scores_file}: not the scores of a finished run ({reason}); {way_out}") from error
         if not all(type(number) in {int, float} for number in numbers):
             raise ValueError(f"{self.scores_file}: not the scores of a finished run; {way_out}")
-        return scores
+        content = {name: value for name, value in scores.items() if name != "digest"}
+        if scores.get("digest", digest := digest_of(content)) != digest:
+            raise ValueError(f"{self.scores_file}: damaged (wrong digest); {way_out}")
+        return content
+
+    def write_scores(self, scores: Mapping[str, Any]) -> None:
+        """Write the scores of a finished run, with digests of them and of the metrics."""
+        content = {**scores, "metrics_digest": digest_of(_without_times(self.metrics()))}
+        write_json(self.scores_file, {**content, "digest": digest_of(content)})
 
     def metrics(self) -> list[dict[str, float]]:
         """Read the rows of ``metrics.csv`` as numbers by column, without empty cells.
@@ -277,6 +205,23 @@ class RunDirectory:
             return [{name: float(cell) for name, cell in row.items() if cell != ""} for row in reader]
         except (ValueError, TypeError, csv.Error) as error:
             raise ValueError(f"{self.metrics_file}: damaged ({error}); {self.rewrite(self.metrics_file)}") from error
+
+    def finished_metrics(self, scores: Mapping[str, Any]) -> list[dict[str, float]]:
+        """Read the rows of ``metrics.csv`` of a finished run.
+
+        Raises:
+            ValueError: If the file is missing, damaged, or not the one that the run with these ``scores`` has written.
+        """
+        rows, file = self.metrics(), self.metrics_file
+        last, digest = int(rows[-1]["step"]) if rows else 0, scores.get("metrics_digest")
+        reason = ""
+        if last != scores["steps"]:
+            reason = f"damaged (ends at step {last:,} of {scores['steps']:,})" if file.exists() else "not found"
+        elif digest not in {None, digest_of(_without_times(rows))}:
+            reason = "damaged (wrong digest)"
+        if reason:
+            raise ValueError(f"{file}: {reason}; {self.rewrite(file)}")
+        return rows
 
     def last_metrics(self) -> dict[str, float]:
         """Return the last row of ``metrics.csv``; empty if there is none, or the file cannot be read."""
@@ -363,6 +308,12 @@ class RunDirectory:
         return f"remove {' and '.join(map(str, files))}, and resume the run, which trains it again"
 
 
+def _without_times(rows: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Return rows of metrics without what differs between two runs with the same result."""
+    return [{name: float(value) for name, value in row.items() if name != "seconds"} for row in rows]
+
+
 def _leftovers(path: Path) -> list[Path]:
     """Return the temporary files of a process that was killed while it created the directory."""
-    return list(path.glob(".experiment.*.tmp.yaml"))
+    patterns = (".experiment.*.tmp.yaml", ".choices.*.tmp.json", "choices.json")
+    return [file for pattern in patterns for file in path.glob(pattern)]

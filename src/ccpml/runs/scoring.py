@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ccpml.data import ImageTable, pool_rows
 from ccpml.distributed import all_ranks, gather_rows
-from ccpml.files import write_json
 from ccpml.method import MIN_SEPARATION, AlternatingProjections
 from ccpml.retrieval import RetrievalScores
 from ccpml.runs.callbacks import Recorder
@@ -63,8 +62,7 @@ def score_run(
     if features and features["map_at_r"] > scores.map_at_r and features["precision_at_1"] > scores.precision_at_1:
         notes.append(_FEATURES_WIN.format(classes=splits.train.num_classes, images=len(splits.train)))
     sizes = {name: {"classes": table.num_classes, "images": len(table)} for name, table in whole.items()}
-    write_json(
-        run.scores_file,
+    run.write_scores(
         {
             "test": scores.as_dict(),
             **({} if last is None else {"test_last": last.as_dict()}),

@@ -12,15 +12,16 @@ import torch
 
 from ccpml.data import ImageDataset, train_loader
 from ccpml.data_name import DataName
-from ccpml.files import WriteError, write_json, write_text
+from ccpml.files import WriteError, write_text
 from ccpml.progress import announce
 from ccpml.runs.build import check_device, check_memory, check_weights, transforms, workers
 from ccpml.runs.callbacks import Stopped
 from ccpml.runs.defaults import notes
-from ccpml.runs.directory import RunDirectory, RunRecord
+from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import find_images, load_images, read_facts
 from ccpml.runs.parts import Parts
 from ccpml.runs.processes import is_main_process, other_ranks, process_group_cleanup, report_ready
+from ccpml.runs.record import RunRecord, digest_of
 from ccpml.runs.scoring import score_run, score_test
 from ccpml.runs.settings import ResolvedSettings, Settings
 from ccpml.runs.trainer import Training, quiet, rank_batches
@@ -76,8 +77,7 @@ def train(
     run = RunDirectory(path)
     training = Training.set_up(run, parts, progress, callbacks)
     if is_main_process():
-        RunDirectory.create(path, parts.settings)
-        write_json(run.choices_file, chosen)
+        RunDirectory.create(path, parts.settings, chosen)
         _write_record(run, parts)
     _run(training, run, parts, test)
     return run
@@ -116,7 +116,8 @@ def resume(
 def _write_record(run: RunDirectory, parts: Parts) -> None:
     """Write what the run is started with; the record last, without which the run is started again."""
     write_text(run.images_file, f"{parts.images.fingerprint()}\n")
-    RunRecord(parts.settings.flat(), parts.images.classes).write(run.record_file)
+    record = RunRecord(parts.settings.flat(), parts.images.classes, digest_of(run.choices()))
+    record.write(run.record_file)
 
 
 def _print(chosen: Mapping[str, Sequence[str]]) -> None:

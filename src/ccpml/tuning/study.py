@@ -19,7 +19,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from ccpml.data_name import DataName
-from ccpml.files import check_readable, read_folder_file, waiting_lock, write_yaml
+from ccpml.files import check_readable, read_folder_file, waiting_lock, write_folder_file
 from ccpml.runs.defaults import DataFacts
 from ccpml.runs.settings import Settings
 from ccpml.runs.values import differences
@@ -207,7 +207,7 @@ def _claim_folder(search: Search) -> str:
     folder_id = _read_folder_id(search)
     if folder_id is None:
         folder_id = uuid.uuid4().hex
-        write_yaml(search.out / "study.yaml", {**_describe_study(search), "folder_id": folder_id})
+        write_folder_file(search.out / "study.yaml", {**_describe_study(search), "folder_id": folder_id})
     return folder_id
 
 

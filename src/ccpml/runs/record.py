@@ -1,0 +1,120 @@
+"""The record of a run: the settings and the data that it was started with."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from ccpml.data import Source, SplitName
+from ccpml.data.class_records import ClassRecord, DataChangedError, DataChanges, class_records, find_changes
+from ccpml.files import NewerVersionError, check_readable, check_version, write_text
+from ccpml.runs.values import INCIDENTAL, differences
+
+__all__ = ["RunRecord", "digest_of"]
+
+VERSION: Final = 1
+"""Version of the files of a run; increase it when an older ccpml would misread one of them."""
+
+
+def digest_of(content: Any) -> str:
+    """Return a digest of what a JSON file holds."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of ``record.json``.
+
+    Attributes:
+        settings: Settings by their flat names.
+        classes: The classes of the data by name, in the order of the data.
+        choices: Digest of the content of ``choices.json``; empty if it is not known.
+    """
+
+    settings: Mapping[str, Any]
+    classes: Mapping[str, ClassRecord]
+    choices: str = ""
+
+    @property
+    def split_of_class(self) -> dict[str, SplitName]:
+        """The split of each class by name."""
+        return {name: entry.split for name, entry in self.classes.items()}
+
+    @property
+    def digest(self) -> str:
+        """A digest of the settings and of the data, wherever these are."""
+        elsewhere = {*INCIDENTAL, "data"}
+        lasting = {name: value for name, value in self.settings.items() if name not in elsewhere}
+        return digest_of([lasting, self.classes])
+
+    def write(self, file: Path) -> None:
+        """Write the record, a class on each line."""
+        lines = ",\n".join(
+            f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(entry)}" for name, entry in self.classes.items()
+        )
+        digest = digest_of([self.digest, self.choices])
+        head = f'{{"version": {VERSION},\n"digest": "{digest}",\n"choices": "{self.choices}"'
+        head += f',\n"settings": {json.dumps(self.settings)}'
+        write_text(file, f'{head},\n"classes": {{\n{lines}\n}}}}\n')
+
+    @classmethod
+    def read(cls, file: Path) -> "RunRecord":
+        """Read a record.
+
+        Raises:
+            ValueError: If the file is missing, damaged, or of a newer version of ccpml.
+        """
+        way_out = "restore it from a copy, or start a new run"
+        check_readable(file, way_out)
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            check_version(file, content.get("version"), VERSION)
+            classes = {name: ClassRecord(*entry) for name, entry in content["classes"].items()}
+            valid = isinstance(content["settings"], dict) and all(
+                entry.split in get_args(SplitName) and isinstance(entry.images, int) and isinstance(entry.digest, str)
+                for entry in classes.values()
+            )
+        except NewerVersionError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{file}: damaged ({error}); {way_out}") from error
+        if not valid or not classes:
+            raise ValueError(f"{file}: not the record of a run; {way_out}")
+        record = cls(content["settings"], classes, str(content.get("choices", "")))
+        if content.get("digest", digest := digest_of([record.digest, record.choices])) != digest:
+            raise ValueError(f"{file}: damaged (wrong digest); {way_out}")
+        return record
+
+    def check_settings(self, settings: Mapping[str, Any], file: Path) -> None:
+        """Check that settings, by their flat names, are those of the run, except for incidental ones.
+
+        Raises:
+            ValueError: If they are not; it names the file that was edited.
+        """
+        now = json.loads(json.dumps(settings))  # lists and numbers as those of the record
+        known = {name: value for name, value in self.settings.items() if name in now}
+        edited = differences(known, {name: now[name] for name in known})
+        if edited:
+            raise ValueError(
+                f"{file}: edited after the run was started, by its record.json ({'; '.join(edited)}); undo it, or "
+                "start a new run"
+            )
+
+    def changes(self, source: Source) -> DataChanges:
+        """Return in which classes data differ from those of the run."""
+        return find_changes(self.classes, class_records(source, self.split_of_class))
+
+    def check_data(self, source: Source, data: str, run: Path) -> None:
+        """Check that data are those of the run; their own splits, if any, do not count.
+
+        Raises:
+            DataChangedError: If they are not; it names the classes.
+        """
+        changes = self.changes(source)
+        if changes:
+            raise DataChangedError(
+                f"{data}: expected the data that {run} was started with, got {changes}; restore them, or start a "
+                "new run"
+            )

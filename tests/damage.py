@@ -1,0 +1,262 @@
+"""Every file that commands leave, in several states of damage, before every verb that may read it.
+
+The files are those on disk, so that a new one is covered when it appears. A verb that meets a damaged file either has
+the result that it has without damage, or names the file in a sentence and changes nothing else.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+import random
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+from ccpml.benchmark import cell_process, runner
+from ccpml.benchmark.protocol import Cell
+from ccpml.cli import main
+from ccpml.files import write_json, write_text
+from ccpml.report.style import Picture
+from tests.toy import QUICK, toy_folder
+
+STATES: Final = ("missing", "empty", "cut", "flipped", "foreign", "folder", "newer", "unreadable")
+"""States of damage: foreign is the content of another file, newer the format of a later version."""
+
+FOLDERS: Final = {
+    "images/.ccpml-cache": ("check", "cache", "evaluate", "embed", "report", "resume", "benchmark", "tune"),
+    "run": ("evaluate", "evaluate-other", "embed", "report", "resume-finished"),
+    "stopped": ("resume",),
+    "benchmark": ("benchmark",),
+    "study": ("tune",),
+}
+"""The folders with files of commands, and the verbs that read any of them."""
+
+LOCKS: Final = re.compile(r"\.lock$|\.locks/")
+
+WRITTEN: Final = re.compile(rf"{LOCKS.pattern}|tfevents|/cells/[^/]+/[^/]+\.(log|json)$|\.ccpml-check/|/study\.db")
+"""Files whose content differs between two runs of a command."""
+
+OUTPUTS: Final = {
+    "report": re.compile(r"^run/(report\.html|pictures/)"),
+    "resume-finished": re.compile(r"^run/(report\.html|pictures/)"),
+    "resume": re.compile(r"^stopped/(scores\.json|report\.html|pictures/)"),
+    "benchmark": re.compile(r"^benchmark/"),
+    "tune": re.compile(r"^study/"),
+    "cache": re.compile(r"^images/\.ccpml-cache/"),
+}
+"""What a verb writes also when it names a damaged file: its tables and pages say so, or it repairs what it finds."""
+
+_denied = set[str]()
+
+
+def _deny(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and _denied and isinstance(arguments[0], str | bytes | os.PathLike):
+        path = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100 -- resolves no links
+        if path in _denied:
+            raise PermissionError(13, "Permission denied", path)
+
+
+sys.addaudithook(_deny)  # tests may run as root, whom no mode keeps from reading
+
+
+@dataclass
+class World:
+    """A finished run, a run without scores, a benchmark and a study on cached images, in a folder."""
+
+    path: Path
+    files: dict[str, bytes] = field(default_factory=dict)
+    results: dict[str, tuple[int, str, dict[str, bytes]]] = field(default_factory=dict)
+    verbs: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, path: Path) -> "World":
+        """Make everything that verbs read; cells are trained in this process."""
+        world = cls(path)
+        toy_folder(path / "images", per_class=4)
+        data, quick = f"folder:{path / 'images'}", {**QUICK, "max_steps": 2, "validate_every": 1}
+        flags = [f"--{name}={value}" for name, value in quick.items()]
+        tried = [flag for flag in flags if not flag.startswith(("--proxies_per_class", "--pool_size"))]
+        rows = ["--methods=ccp", "--losses=c2", "--out", str(path / "benchmark")]
+        search = ["--search=proxies_per_class=1..3", "--trials=1", "--out", str(path / "study")]
+        world.verbs = {
+            "cache": ["data", "cache", data, "--side=28"],
+            "check": ["data", "check", data],
+            "train": ["train", data, *flags, "--run", str(path / "run")],
+            "resume-finished": ["train", "--resume", str(path / "run")],
+            "resume": ["train", "--resume", str(path / "stopped")],
+            "report": ["report", str(path / "run")],
+            "evaluate": ["evaluate", str(path / "run")],
+            "evaluate-other": ["evaluate", str(path / "run"), data, "--all-classes"],
+            "embed": ["embed", str(path / "run"), data, "-o", str(path / "out.npz")],
+            "benchmark": ["benchmark", data, *flags, *rows],
+            "tune": ["tune", data, *tried, *search],
+        }
+        for verb in ("cache", "check", "train", "tune", "benchmark"):
+            code, printed = world.call(verb)
+            assert code == 0, (verb, printed)
+        (path / "run").rename(path / "stopped")
+        (path / "stopped" / "scores.json").unlink()
+        assert world.call("train")[0] == 0
+        world.files = world.content()
+        return world
+
+    def content(self) -> dict[str, bytes]:
+        """Return all files by their names."""
+        files = (file for file in self.path.rglob("*") if file.is_file())
+        return {str(file.relative_to(self.path)): file.read_bytes() for file in files}
+
+    def result(self) -> dict[str, bytes]:
+        """Return all files by their names, without what differs between two equal runs."""
+        return {name: _without_times(name, content) for name, content in self.content().items()}
+
+    def restore(self) -> None:
+        """Bring back the files as they were."""
+        for path in sorted(self.path.rglob("*"), reverse=True):
+            name = str(path.relative_to(self.path))
+            if path.is_dir() and (name in self.files or not any(path.iterdir())):
+                path.rmdir()
+            elif path.is_file() and name not in self.files:
+                path.unlink()
+        now = self.content()
+        for name, whole in self.files.items():
+            if now.get(name) != whole:
+                file = self.path / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(whole)
+
+    def call(self, verb: str) -> tuple[int, str]:
+        """Run a verb in this process, cells of a benchmark too; return its exit code and what it prints."""
+        output = io.StringIO()
+        drawn = classmethod(lambda cls, *arguments: Picture(arguments[-2], arguments[-1], b"a picture", 1, 1))
+        with (
+            mock.patch.object(runner, "_start", _start),
+            mock.patch.object(Picture, "of", drawn),  # drawing takes most of the time
+            mock.patch.object(Picture, "in_layouts", drawn),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(output),
+        ):
+            code = main(self.verbs[verb])
+        (self.path / "out.npz").unlink(missing_ok=True)
+        return code, output.getvalue()
+
+    def whole(self, verb: str) -> tuple[int, str, dict[str, bytes]]:
+        """Return exit code, output and files of a verb that meets no damage."""
+        if verb not in self.results:
+            self.results[verb] = (*self.call(verb), self.result())
+            self.restore()
+        return self.results[verb]
+
+    def cases(self) -> Iterator[tuple[str, str, str]]:
+        """Yield all files with all states and all verbs: file, state, verb."""
+        for folder, verbs in FOLDERS.items():
+            names = [name for name in sorted(self.files) if name.startswith(f"{folder}/") and not LOCKS.search(name)]
+            yield from itertools.product(names, STATES, verbs)
+
+    def check(self, name: str, state: str, verb: str) -> str:
+        """Damage a file and run a verb; return what is wrong, empty if nothing is; restore the files."""
+        code, printed, expected = self.whole(verb)
+        file = self.path / name
+        try:
+            if not damage(file, state, self.files):
+                return ""
+            before = self.content()
+            _denied.update({str(file)} if state == "unreadable" else ())
+            now, text = self.call(verb)
+            _denied.clear()
+            return self._judge(name, verb, (code, printed, expected), (now, text, before, self.content()))
+        except BaseException as error:
+            return f"{type(error).__name__}: {error}"
+        finally:
+            _denied.clear()
+            self.restore()
+
+    def _judge(self, name: str, verb: str, whole: tuple[int, str, dict[str, bytes]], now: tuple[Any, ...]) -> str:
+        code, text, before, after = now
+        *_, last = text.strip().splitlines() or [""]
+        if code not in {0, 1, 2} or "Traceback" in text:
+            return f"exit code {code}: {text}"
+        after = {each: _without_times(each, content) for each, content in after.items()}
+        before = {each: _without_times(each, content) for each, content in before.items()}
+        changed = {each for each in {*before, *after} if before.get(each) != after.get(each) and not _is_ignored(each)}
+        if code == 0:
+            other = {each for each in {*after, *whole[2]} if after.get(each) != whole[2].get(each)}
+            other = {each for each in other if not _is_ignored(each) and each != name}
+            same = not other and (verb.startswith("resume") or _lasting(text) == _lasting(whole[1]))
+            return "" if same or _names(text, name) else f"another result without a word: {sorted(other)} {text}"
+        if not _names(text, name):
+            return f"file not named: {last}"
+        if code == 1 and "; " not in text:
+            return f"no way out: {last}"
+        if re.search(r"weights_only|pickle|Errno", text):
+            return f"words of a library: {last}"
+        written = OUTPUTS.get(verb)
+        others = {each for each in changed if each != name and not (written and written.match(each))}
+        return f"changed {sorted(others)}" if others else ""
+
+
+def damage(file: Path, state: str, others: dict[str, bytes]) -> bool:
+    """Damage a file; return False if it has no such state."""
+    whole, chance = file.read_bytes(), random.Random(f"{file.name} {state}")
+    if state == "newer":
+        found = re.search(rb'^("?version"?: |\{"version": )(\d+)', whole, re.M)
+        if found is None:
+            return False
+        file.write_bytes(whole[: found.start(2)] + b"%d" % (int(found[2]) + 1) + whole[found.end(2) :])
+    elif state == "unreadable":
+        pass  # while a verb runs
+    elif state in {"missing", "folder"}:
+        file.unlink()
+        if state == "folder":
+            file.mkdir()
+    elif state == "empty":
+        file.write_bytes(b"")
+    elif state == "foreign":
+        file.write_bytes(next(content for name, content in others.items() if Path(name).suffix != file.suffix))
+    elif state == "cut":
+        file.write_bytes(whole[: chance.randrange(1, max(2, len(whole)))])
+    else:
+        flipped = bytearray(whole)
+        flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        file.write_bytes(flipped)
+    return True
+
+
+def _start(cell: Cell, device: str) -> runner.RunningCell:
+    """Train a cell in this process, as its own would."""
+    write_json(cell.settings_file, {**cell.settings.as_dict(), "device": device})
+    log = io.StringIO()
+    with contextlib.redirect_stderr(log):
+        code = cell_process._train(cell.settings_file, cell.path)
+    write_text(cell.log_file, log.getvalue())
+    ended: Any = mock.Mock(returncode=code, poll=lambda: code)
+    return runner.RunningCell(cell, device, ended, time.monotonic())
+
+
+def _is_ignored(name: str) -> bool:
+    return WRITTEN.search(name) is not None
+
+
+def _without_times(name: str, content: bytes) -> bytes:
+    """Return metrics without the column of seconds, the second."""
+    if not name.endswith("metrics.csv"):
+        return content
+    return b"\n".join(b",".join(cells[:1] + cells[2:]) for cells in (row.split(b",") for row in content.splitlines()))
+
+
+def _lasting(text: str) -> list[str]:
+    """Return what a command prints, without lines of progress."""
+    return [line for line in re.split(r"[\r\n]+", text) if line and not re.search(r"\d%\||\.\.\.$|it/s", line)]
+
+
+def _names(text: str, name: str) -> bool:
+    """Whether a text names a file, or the folder of a cache."""
+    parts = Path(name).parts
+    if parts[-1] == "scores.json" and "the run is not finished" in text:  # so it is without them
+        return True
+    return parts[-1] in text or (".ccpml-cache" in parts and str(Path(*parts[:3])) in text)

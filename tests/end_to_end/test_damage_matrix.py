@@ -1,0 +1,25 @@
+"""Some cases of the damage matrix; ``tools/damage_matrix.py`` checks all."""
+
+import random
+
+import pytest
+
+from tests.damage import FOLDERS, STATES, World
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return World.build(tmp_path_factory.mktemp("damage") / "world")
+
+
+def test_every_file_is_covered(world):
+    folders = (*FOLDERS, "images/group", "images/.ccpml-check", "out.npz")
+    assert not [name for name in world.files if not name.startswith(folders)]
+
+
+def test_damage_is_named_and_nothing_else_is_changed(world):
+    cases = [case for case in world.cases() if "pictures/" not in case[0]]
+    chosen = random.Random(0).sample(cases, 12)
+    wrong = [(case, problem) for case in chosen if (problem := world.check(*case))]
+    assert not wrong
+    assert {state for _, state, _ in cases} == set(STATES)
