@@ -122,7 +122,7 @@ def _fill(index: "PictureIndex", found: "Pictures", is_new: bool) -> int:
         result = index.sync(found, bar.update)
     count = len(index)
     _list_skipped(index, result.skipped, len(found), keep=bool(count) or not is_new)
-    print(f"{index}: {count:,} pictures" + ("" if is_new else f" ({result})"))
+    print(f"{index}: {_pictures(count)}" + ("" if is_new else f" ({result})"))
     return 0
 
 
@@ -156,7 +156,7 @@ def _verify(path: Path) -> int:
     for sentence in found.leftovers:
         print(f"note: {sentence}", file=sys.stderr)
     if not found.problems:
-        print(f"{path}: {found.items:,} pictures, complete: rows, thumbnails and counts are as they were written")
+        print(f"{path}: {_pictures(found.items)}, complete: rows, thumbnails and counts are as they were written")
         return 0
     print(f"{path}: {len(found.problems):,} problem{'s' if len(found.problems) > 1 else ''}:")
     print("\n".join(f"  {sentence}" for sentence in found.problems))
@@ -170,8 +170,12 @@ def _compact(path: Path) -> int:
 
     with Index.open(path) as index:
         done = index.compact()
-    print(f"{path}: {done.kept:,} pictures; rows of {done.dropped:,} removed ones dropped")
+    print(f"{path}: {_pictures(done.kept)}; rows of {done.dropped:,} removed ones dropped")
     return 0
+
+
+def _pictures(count: int) -> str:
+    return f"{count:,} picture{'' if count == 1 else 's'}"
 
 
 def _command_to_resume(arguments: list[str]) -> list[str]:

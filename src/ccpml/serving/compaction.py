@@ -1,6 +1,7 @@
 """Removal of what tombstones hold: rows and database are written again."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -32,13 +33,14 @@ def compact(writer: Writer, dim: int) -> Compacted:
     with writer.store.transaction() as change:
         kept, old = change.kept_rows(), rows_file(writer.folder, change.generation)
         dropped = change.num_rows - len(kept)
-        if not dropped:
-            return Compacted(len(kept), 0)
-        require_space(writer.folder, len(kept) * dim * 4, "the compaction")
-        rows = map_rows(old, change.num_rows, dim)
-        change.renumber(kept)
-        write_rows(rows_file(writer.folder, change.generation), _parts(rows, kept))
-    old.unlink(missing_ok=True)
+        if dropped:
+            require_space(writer.folder, len(kept) * dim * 4, "the compaction")
+            rows = map_rows(old, change.num_rows, dim)
+            change.renumber(kept)
+            write_rows(rows_file(writer.folder, change.generation), _parts(rows, kept))
+    if dropped:
+        with suppress(OSError):  # the next writer removes it
+            old.unlink()
     writer.store.shrink()
     return Compacted(len(kept), dropped)
 

@@ -2,10 +2,12 @@
 
 import errno
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from ccpml.files import WriteError
 
@@ -18,7 +20,9 @@ __all__ = [
     "name_sqlite_errors",
 ]
 
-RESTORE = "restore the index from a copy, or build it again"
+_FULL: Final = 2**20  # bytes of free space
+
+RESTORE: Final = "restore the index from a copy, or build it again"
 
 
 class NotAnIndexError(ValueError):
@@ -58,6 +62,8 @@ def name_sqlite_errors(file: Path) -> Iterator[None]:
 
 def _named(error: sqlite3.Error, file: Path) -> Exception:
     kind = str(getattr(error, "sqlite_errorname", ""))
+    if kind.startswith("SQLITE_IOERR") and shutil.disk_usage(file.parent).free < _FULL:
+        kind = "SQLITE_FULL"  # SQLite tells only writes that found no space from other errors
     for beginning, number in (
         ("SQLITE_FULL", errno.ENOSPC),
         ("SQLITE_READONLY", errno.EROFS),

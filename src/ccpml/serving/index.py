@@ -99,20 +99,20 @@ class Index:
             "embedding_dim": str(embedder.embedding_dim),
             "model": os.fsdecode(os.fsencode(embedder.path.resolve())),
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        unfinished = temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             Store.create(temporary / _DATABASE, meta)
             write_rows(rows_file(temporary, 1), ())
             os.rename(temporary, path)  # noqa: PTH104  # tests replace the module os to make calls fail
+            unfinished = path
             sync_folder(path.parent)
-        except WriteError as error:
-            raise WriteError(error.errno, error.strerror, str(path)) from error
-        except OSError as error:
-            raise WriteError(error.errno, error.strerror, str(path)) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        except BaseException as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise WriteError(error.errno, error.strerror, str(path)) from error
+            raise
         return cls(path, embedder)
 
     @classmethod

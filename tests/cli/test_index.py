@@ -1,0 +1,123 @@
+"""``ccpml index``: from pictures to an index, up to date, verified."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccpml.cli import main
+from ccpml.serving import Index
+
+
+@pytest.fixture
+def photos(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "photos")
+
+
+def call(capsys, *arguments):
+    """The exit code, standard output, and the last line of standard error."""
+    capsys.readouterr()
+    code = main(["index", *map(str, arguments)])
+    streams = capsys.readouterr()
+    return code, streams.out.strip(), streams.err.splitlines()[-1].strip()
+
+
+def test_an_index_holds_the_embeddings_that_embed_writes(run, photos, tmp_path, capsys):
+    path = tmp_path / "shop.index"
+    assert call(capsys, run, photos, "-o", path)[:2] == (0, f"{path}: 60 pictures")
+    assert main(["embed", str(run), f"folder:{photos}", "-o", str(tmp_path / "all.npz")]) == 0
+    with np.load(tmp_path / "all.npz") as file, Index.open(path) as index:
+        expected = dict(zip(file["paths"].tolist(), file["embeddings"], strict=True))
+        items = index.items()
+        assert {item.path for item in items} == set(expected)
+        assert {item.label for item in items} == set(file["class_names"].tolist())
+        vectors = index.vectors([item.id for item in items])
+        assert np.abs(vectors - np.stack([expected[item.path] for item in items])).max() < 1e-6
+    message = f"{path}: 60 pictures, complete: rows, thumbnails and counts are as they were written"
+    assert call(capsys, "--verify", path)[:2] == (0, message)
+
+
+def test_sync_verify_and_compact(run, photos, tmp_path, capsys):
+    path = tmp_path / "shop.index"
+    assert call(capsys, run, f"folder:{photos}", "-o", path, "--sync")[0] == 0  # creates it
+    images = sorted(photos.rglob("*.png"))
+    images[0].unlink()
+    images[1].write_bytes(b"none")
+    (images[2].parent / "new.png").write_bytes(images[2].read_bytes())
+    code, out, error = call(capsys, run, photos, "-o", path, "--sync")
+    assert (code, out) == (0, f"{path}: 59 pictures (1 added, 0 changed, 0 renamed, 2 removed, 58 unchanged)")
+    assert error == f"{images[1]}: not an image of a known format, or damaged header"
+    assert call(capsys, "--compact", path)[1] == f"{path}: 59 pictures; rows of 2 removed ones dropped"
+    rows = path / "rows.2.f32"
+    content = bytearray(rows.read_bytes())
+    content[0] ^= 1
+    rows.write_bytes(content)
+    code, out, _ = call(capsys, "--verify", path)
+    assert code == 1
+    assert "1 problem:\n  item 3 (" in out
+    assert "row 0 differs from its checksum\nrestore the index from a copy, or build it again" in out
+
+
+def test_unreadable_images_are_listed_in_the_index(run, tmp_path, capsys):
+    photos, path = tmp_path / "photos", tmp_path / "x.index"
+    photos.mkdir()
+    for number in range(12):
+        (photos / f"{number:02d}.png").write_bytes(b"none")
+    code, _, error = call(capsys, run, photos, "-o", path)
+    assert (code, error) == (1, "and 2 more")
+    assert not path.exists()
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(photos / "good.png")
+    code, out, error = call(capsys, run, photos, "-o", path)
+    assert (code, out) == (0, f"{path}: 1 picture")
+    assert error == f"and 2 more; all are listed in {path / 'unreadable.txt'}"
+    assert len((path / "unreadable.txt").read_text().splitlines()) == 12
+
+
+def test_an_interrupted_build_says_how_to_resume(run, photos, tmp_path, capsys, monkeypatch):
+    path, batches = tmp_path / "x.index", []
+
+    def interrupt(self, new, source):
+        batches.append(len(new))
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return append(self, new, source)
+
+    from ccpml.serving.writer import Writer
+
+    append = Writer.append
+    monkeypatch.setattr("ccpml.serving.embedding._PICTURES", 16)
+    monkeypatch.setattr(Writer, "append", interrupt)
+    code, _, error = call(capsys, run, photos, "-o", path)
+    arguments = f"{run} {photos} -o {path} --sync"
+    assert (code, error) == (130, f"ccpml: interrupted; what was added is kept; resume with: ccpml index {arguments}")
+    monkeypatch.setattr(Writer, "append", append)
+    out = call(capsys, *arguments.split())[1]
+    assert out == f"{path}: 60 pictures (28 added, 0 changed, 0 renamed, 0 removed, 32 unchanged)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        ("{run} {photos} -o {photos}", 2, "--output: {photos} already exists; --sync brings an index up to date, or"),
+        ("{run} {photos} -o {photos} --sync", 1, "{photos}: not an index (index.sqlite not found)"),
+        ("{run} {photos}", 2, "--output: expected the directory of the index"),
+        ("{run}", 2, "expected a run and data"),
+        ("", 2, "expected a run and data"),
+        ("{photos} {photos} -o x.index", 2, "{photos}: not a run directory"),
+        ("{run} none -o x.index", 1, "none: not found; expected a folder, an image, a CSV file"),
+        ("--verify none.index", 1, "none.index: not an index (not found)"),
+        ("--verify a --compact b", 2, "--verify: expected an index alone"),
+        ("--compact a -o b", 2, "--compact: expected an index alone"),
+        ("{run} {photos} -o x.index --synch", 2, "did you mean --sync?"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(run, photos, capsys, tmp_path, monkeypatch, arguments, code, sentence):
+    monkeypatch.chdir(tmp_path)
+    values = {"run": run, "photos": photos}
+    found, out, error = call(capsys, *(word.format(**values) for word in arguments.split()))
+    assert (found, out) == (code, "")
+    assert error.startswith("ccpml: error: ")
+    assert sentence.format(**values) in error
+    assert not os.path.lexists("x.index")

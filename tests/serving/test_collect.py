@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccpml.serving import find_pictures
+from ccpml.serving.embedding import embed_pictures
+from tests.serving.embedders import ColorEmbedder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name in ("a.png", "mugs/b.png", "mugs/blue/c.jpg", "x.txt"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(file, "PNG")
+    (tmp_path / "shop.csv").write_text("path,price\na.png,3\nmugs/b.png,4\nnone.png,5\n")
+    return tmp_path
+
+
+def found(data):
+    return {(str(picture.path), picture.label) for picture in find_pictures(str(data))}
+
+
+def test_folders_and_patterns(photos, monkeypatch):
+    everything = {
+        (f"{photos}/a.png", ""),
+        (f"{photos}/mugs/b.png", "mugs"),
+        (f"{photos}/mugs/blue/c.jpg", "mugs/blue"),
+    }
+    assert found(photos) == found(f"folder:{photos}") == found(f"{photos}/**/*") == everything
+    assert found(f"{photos}/*/*.png") == {(f"{photos}/mugs/b.png", "mugs")}
+    assert found(photos / "a.png") == {(f"{photos}/a.png", "")}
+    assert [path.path.name for path in find_pictures(f"{photos}/*").ignored] == ["shop.csv", "x.txt"]
+    monkeypatch.chdir(photos)
+    assert find_pictures("mugs").source == find_pictures("folder:mugs").source == f"folder:{photos}/mugs"
+    assert {str(picture.path) for picture in find_pictures("*.png")} == {"a.png"}
+
+
+def test_csv_files_have_metadata_and_missing_images_are_skipped(photos):
+    pictures = find_pictures(str(photos / "shop.csv"))
+    assert pictures.source == find_pictures(f"csv:{photos}/shop.csv").source == f"csv:{photos}/shop.csv"
+    assert [picture.metadata for picture in pictures] == [{"price": 3}, {"price": 4}, {"price": 5}]
+    (batch,) = embed_pictures(ColorEmbedder(), pictures)
+    assert [item.path for item in batch.new] == [f"{photos}/a.png", f"{photos}/mugs/b.png"]
+    assert "No such file" in batch.skipped[0][1].reason
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("none", "none: not found; expected a folder, an image, a CSV file, a pattern, groceries, glyphs"),
+        ("folder:none", "none: folder not found"),
+        ("csv:none.csv", "none.csv: cannot be read"),
+        ("none/*.jpg", r"none/\*.jpg: no images found"),
+        ("folder:", "unknown data"),
+    ],
+)
+def test_data_that_are_not_found(data, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        find_pictures(data)
+
+
+def test_groceries_are_read_from_their_archive():
+    found = find_pictures("groceries")
+    (batch,) = embed_pictures(ColorEmbedder(), found.pictures[:3])
+    assert [item.path for item in batch.new] == [f"groceries/{picture.image.name}" for picture in found.pictures[:3]]
+    assert {item.label for item in batch.new} == {"Fruit/Lemon"}

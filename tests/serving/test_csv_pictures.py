@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+
+from ccpml.serving.csv_pictures import read_csv_pictures
+
+
+def write(tmp_path, text):
+    file = tmp_path / "shop.csv"
+    file.write_text(text, encoding="utf-8-sig")
+    return file
+
+
+def test_types_of_columns(tmp_path):
+    text = "Path,LABEL,count,price,sold,code,note,big\n"
+    text += "a.jpg,mug,3,7.50,true,007,4,12345678901234567890123\n"
+    text += '/b.jpg,"cup, blue",-4,1e2,FALSE,12,four,1\n'
+    text += "c.jpg,,,,,,,\n"
+    pictures, notes = read_csv_pictures(write(tmp_path, text))
+    assert [picture.path for picture in pictures] == [tmp_path / "a.jpg", Path("/b.jpg"), tmp_path / "c.jpg"]
+    assert [picture.label for picture in pictures] == ["mug", "cup, blue", ""]
+    assert pictures[0].metadata == {
+        "count": 3,
+        "price": 7.5,
+        "sold": True,
+        "code": "007",
+        "note": "4",
+        "big": "12345678901234567890123",
+    }
+    assert pictures[1].metadata == {
+        "count": -4,
+        "price": 100.0,
+        "sold": False,
+        "code": "12",
+        "note": "four",
+        "big": "1",
+    }
+    assert set(pictures[2].metadata.values()) == {None}
+    file = tmp_path / "shop.csv"
+    assert notes == [
+        f"{file}: column note: expected numbers only or text only, got 4 (line 2) and four (line 3); all are kept as "
+        "text"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: expected column names path"),
+        (
+            "file,label\na,b\n",
+            r"expected column names path\[,label\]\[,more\] separated by commas, got file,label",
+        ),
+        ("path,price,price\na,1,2\n", "column price appears twice; remove one"),
+        ("path,\na,1\n", "a column has no name; fill it in"),
+        ("path,label\n", "expected one line for each image below the header, got none"),
+        ("path,label\na\n", "line 2: expected 2 values, got 1"),
+        ("path,label\n,b\n", "line 2: path is empty"),
+        ("path\na.jpg\n\na.jpg\n", r"line 4: \S+/a.jpg is listed before \(line 2\)"),
+        ('path\n"a\n', "not valid CSV"),
+    ],
+)
+def test_invalid_files_are_named_with_the_line(tmp_path, text, message):
+    with pytest.raises(ValueError, match=rf"shop.csv.*{message}"):
+        read_csv_pictures(write(tmp_path, text))
+
+
+def test_other_encodings_are_refused(tmp_path):
+    file = tmp_path / "shop.csv"
+    file.write_bytes(b"path\n\xff.jpg\n")
+    with pytest.raises(ValueError, match="not UTF-8; save the file as UTF-8"):
+        read_csv_pictures(file)
