@@ -22,6 +22,7 @@ from ccpml.serving.items import Hit, Item, Picture, Summary
 from ccpml.serving.rows import sync_folder, write_rows
 from ccpml.serving.schema import VERSION
 from ccpml.serving.search import check_fields, search
+from ccpml.serving.search.scan import Scan
 from ccpml.serving.store import Store
 from ccpml.serving.sync import Synced, sync
 from ccpml.serving.verify import Verified, verify
@@ -45,6 +46,7 @@ class Index:
         fingerprint: That of the model; see `Embedder`.
         embedding_dim: Dimensions d of an embedding.
         model_path: Where the model was when the index was created.
+        scan: How rows are searched; None: exactly.
 
     Example:
         ```python
@@ -68,6 +70,7 @@ class Index:
             self._store.close()
             raise
         self._writer = Writer(path, self._store, embedder)
+        self.scan: Scan | None = None
 
     def _read_meta(self, meta: dict[str, str]) -> None:
         if meta.get("version") != VERSION:
@@ -278,7 +281,7 @@ class Index:
             ValueError: If the queries have other dimensions or are not finite, or k is negative.
         """
         with self.view() as view:
-            return search(view, queries, k, where)
+            return search(view, queries, k, where, self.scan)
 
     def check_fields(self, where: Filter) -> None:
         """Check that items have the fields of a filter; those of an empty index could have any.

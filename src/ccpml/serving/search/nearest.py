@@ -5,18 +5,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from ccpml.serving.filters import Filter, unknown_field
 from ccpml.serving.items import Hit
-from ccpml.serving.search.exact import check_queries, nearest_rows
+from ccpml.serving.search.exact import check_queries
+from ccpml.serving.search.scan import Exact, Scan
 from ccpml.serving.snapshot import Snapshot
 from ccpml.serving.view import View
 
 __all__ = ["check_fields", "passing_rows", "search"]
 
 
-def search(view: View, queries: ArrayLike, k: int, where: Filter | str | None = None) -> list[list[Hit]]:
-    """Return the k nearest items of each query, exactly; see `Index.search`."""
+def search(
+    view: View, queries: ArrayLike, k: int, where: Filter | str | None = None, scan: Scan | None = None
+) -> list[list[Hit]]:
+    """Return the k nearest items of each query, exactly unless a scan does otherwise; see `Index.search`."""
     vectors = check_queries(queries, view.rows.shape[1])  # (Q, d)
+    if k < 0:
+        raise ValueError(f"k: expected a number that is not negative, got {k}")
     passing = passing_rows(view.snapshot, where)
-    distances, rows = nearest_rows(vectors, view.rows, k, view.removed, passing)  # (Q, k) each
+    distances, rows = (scan or Exact()).nearest(view, vectors, k, passing)  # (Q, k) each
     items = view.snapshot.items_of_rows(np.unique(rows).tolist())
     return [
         [Hit(items[row], distance, rank) for rank, (row, distance) in enumerate(zip(found, near, strict=True), 1)]
