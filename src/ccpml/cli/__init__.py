@@ -22,6 +22,7 @@ verbs:
   evaluate   score a run on its test classes or on other data
   embed      write a run's embeddings of some data to an .npz file
   report     write the report of a run again
+  calibrate  find distances within which a run's answers are right with a promised probability
   index      make pictures searchable with a run
   search     find the pictures of an index that are most like others
   serve      answer searches of an index over HTTP, with a page
@@ -41,7 +42,7 @@ a CSV file has the columns path,label[,split[,role]].
   --debug                                     show the traceback of an error
 """
 
-VERBS = ("train", "evaluate", "embed", "report", "index", "search", "serve", "benchmark", "tune", "data")
+VERBS = ("train", "evaluate", "embed", "report", "calibrate", "index", "search", "serve", "benchmark", "tune", "data")
 """Each verb is a module of this package: ``parse`` reads its arguments, ``run`` reads and obeys them."""
 
 

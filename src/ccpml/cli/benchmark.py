@@ -25,9 +25,9 @@ def run(arguments: list[str]) -> int:
     check_settings(benchmark.base)
 
     announce("loading libraries")
+    from ccpml.benchmark.live_table import LiveTable
     from ccpml.benchmark.prepare import prepare_benchmark
     from ccpml.benchmark.runner import run_cells
-    from ccpml.cli.live_table import LiveTable
     from ccpml.files import write_yaml
 
     devices = _devices(options.devices or benchmark.base.device)

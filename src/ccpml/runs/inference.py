@@ -37,9 +37,11 @@ __all__ = [
     "Run",
     "SeenClassesError",
     "embed_run",
+    "embed_table",
     "evaluate_run",
     "load_embedder",
     "load_run",
+    "unseen_images",
     "write_embeddings",
 ]
 
@@ -227,25 +229,44 @@ def evaluate_run(
         ValueError: If the data cannot be used, or a file of the run is damaged.
     """
     run = load_run(path)
-    settings, record = run.settings, RunDirectory(path).record()
+    table = unseen_images(
+        run,
+        data,
+        data_root=data_root,
+        allow_partial=allow_partial,
+        skip_bad_images=skip_bad_images,
+        all_classes=all_classes,
+    )
+    embeddings, labels = embed_table(run, table), torch.from_numpy(table.labels)
+    with progress_bar(len(table), "query", "scoring") as bar:
+        scores = evaluate_with_roles(embeddings, labels, is_query(table), progress=progress_to(bar))
+    size = f"{table.num_classes:,} classes, {len(table):,} images"
+    return Evaluation(scores, size, _cluster(embeddings, labels, run.settings.seed) if clusters else None)
+
+
+def unseen_images(
+    run: Run,
+    data: str | None = None,
+    *,
+    data_root: str | None = None,
+    allow_partial: bool = False,
+    skip_bad_images: bool = False,
+    all_classes: bool = False,
+) -> ImageTable:
+    """Return the images of classes that a run was not trained on or chosen by; arguments as in `evaluate_run`."""
+    settings, record = run.settings, RunDirectory(run.path).record()
     if data is None:
         partial, skip = settings.allow_partial or allow_partial, settings.skip_bad_images or skip_bad_images
         root = data_root or settings.data_root
         own = replace(settings, data_root=root, allow_partial=partial, skip_bad_images=skip)
-        table = load_images(own, record=record, run=path).splits.test
-    else:
-        source = load_source(data, data_root or settings.data_root or None, allow_partial, cached_side(settings))
-        _note_changes(run, record, source, data)
-        table, _ = readable_images(source, data, skip_bad_images)
-        split = source.split_of_class or {}
-        tests = [label for label, name in enumerate(table.class_names) if split.get(name) == "test"]
-        table = table.subset(tests) if tests else table
-        table = _unseen(table, record, data, all_classes)
-    embeddings, labels = _embed_table(run, table), torch.from_numpy(table.labels)
-    with progress_bar(len(table), "query", "scoring") as bar:
-        scores = evaluate_with_roles(embeddings, labels, is_query(table), progress=progress_to(bar))
-    size = f"{table.num_classes:,} classes, {len(table):,} images"
-    return Evaluation(scores, size, _cluster(embeddings, labels, settings.seed) if clusters else None)
+        return load_images(own, record=record, run=run.path).splits.test
+    source = load_source(data, data_root or settings.data_root or None, allow_partial, cached_side(settings))
+    _note_changes(run, record, source, data)
+    table, _ = readable_images(source, data, skip_bad_images)
+    split = source.split_of_class or {}
+    tests = [label for label, name in enumerate(table.class_names) if split.get(name) == "test"]
+    table = table.subset(tests) if tests else table
+    return _unseen(table, record, data, all_classes)
 
 
 def _note_changes(run: Run, record: RunRecord, source: Source, data: str) -> None:
@@ -300,7 +321,7 @@ def embed_run(
     _note_changes(run, record, source, data)
     table, _ = readable_images(source, data, skip_bad_images)
     splits = [record.split_of_class.get(name, "") for name in table.class_names]
-    write_embeddings(output, _embed_table(run, table), table, splits=np.array(splits))
+    write_embeddings(output, embed_table(run, table), table, splits=np.array(splits))
     return len(table)
 
 
@@ -327,7 +348,8 @@ def write_embeddings(path: Path, embeddings: Tensor, table: ImageTable, **more: 
     )
 
 
-def _embed_table(run: Run, table: ImageTable) -> Tensor:
+def embed_table(run: Run, table: ImageTable) -> Tensor:
+    """Embed a table by the best weights of a run, with a progress bar; not normalized, float32 (N, d), on the CPU."""
     device = _device(run.settings)
     batches = evaluation_batches(run.settings, table, _channels(run.settings))
     with progress_bar(len(table), "image", "embedding") as bar:

@@ -1,0 +1,129 @@
+"""Calibrate a trained run: embed classes that it has not seen, make promises, and write its certificate."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ccpml.calibration.answers import Answers, find_answers
+from ccpml.calibration.calibrate import calibrate, check_probability
+from ccpml.calibration.certificate import Certificate, CertificateError
+from ccpml.data import ImageTable
+from ccpml.files import read_arrays
+from ccpml.method import lipschitz_normalize
+from ccpml.numbers import as_int
+from ccpml.progress import progress_bar
+from ccpml.runs.directory import RunDirectory
+from ccpml.runs.inference import Run, SeenClassesError, embed_table, load_run, unseen_images
+
+__all__ = ["calibrate_run"]
+
+
+def calibrate_run(
+    path: Path,
+    data: str | None = None,
+    *,
+    precisions: Sequence[float] = (0.8, 0.9, 0.95),
+    confidence: float = 0.95,
+    answers: int = 1,
+    data_root: str | None = None,
+    allow_partial: bool = False,
+    skip_bad_images: bool = False,
+) -> Certificate:
+    """Write the certificate of a run, from classes that it was not trained on or chosen by.
+
+    The classes are cut at random, by the run's seed, into a half that calibrates and a half that checks. Each image is
+    a query, and searches all other images, unless the data have roles.
+
+    Args:
+        path: The directory of a finished run.
+        data: Data as in `Settings`, of which classes that the run has seen are left out; None: its test classes.
+        precisions: The precisions to promise.
+        confidence: Probability with which each promise holds.
+        answers: Number of nearest images of a query that count as answers.
+        data_root: Folder of the benchmarks; None is the run's own, or $CCPML_DATA.
+        allow_partial: Whether a benchmark may be incomplete.
+        skip_bad_images: Whether unreadable images are left out.
+
+    Returns:
+        The certificate, which is also written into the run directory.
+
+    Raises:
+        CertificateError: If the data have too few classes or none that the run has not seen, or the embeddings are not
+            finite.
+        UnfinishedRunError: If the run is not finished.
+        ValueError: If an argument is wrong, the data cannot be used, or a file of the run is damaged.
+    """
+    for precision in precisions:
+        check_probability("precision", precision)
+    check_probability("confidence", confidence)
+    as_int("answers", answers, 1)
+    run = load_run(path)
+    _ = run.scores  # that it is finished
+    pilot = _read_split(run, "validation")
+    where = data or run.settings.data
+    try:
+        table = unseen_images(
+            run, data, data_root=data_root, allow_partial=allow_partial, skip_bad_images=skip_bad_images
+        )
+    except SeenClassesError as error:
+        raise CertificateError(str(error)) from error
+    embeddings = _embed(run, table)
+    try:
+        found = _answers(table, embeddings, answers)
+        details = calibrate(found, _pilot(pilot, embeddings, answers), precisions, confidence, run.settings.seed)
+    except ValueError as error:
+        raise CertificateError(f"{where}: {error}") from error
+    distances = {row["precision"]: row["distance"] for row in (*details["ladder"], *details["promises"])}
+    certificate = Certificate(
+        fingerprint=run.fingerprint,
+        confidence=confidence,
+        distances={precision: distance for precision, distance in distances.items() if distance is not None},
+        answers=answers,
+        details={"data": where, "images": len(table), "roles": table.roles is not None, **details},
+    )
+    certificate.write(run.path)
+    return certificate
+
+
+def _embed(run: Run, table: ImageTable) -> NDArray[np.float32]:
+    """Return φ-normalized embeddings, (N, d)."""
+    embeddings = lipschitz_normalize(embed_table(run, table).cpu()).numpy()
+    broken = np.flatnonzero(~np.isfinite(embeddings).all(1))
+    if len(broken):
+        raise CertificateError(
+            f"{run.path}: expected finite embeddings, got NaN or infinity for {len(broken):,} of {len(table):,} "
+            f"images, such as {table.name_of(int(broken[0]))}; the weights have diverged or are damaged"
+        )
+    return np.asarray(embeddings)
+
+
+def _read_split(run: Run, split: str) -> dict[str, NDArray[Any]]:
+    directory = RunDirectory(run.path)
+    file = directory.embeddings / f"{split}.npz"
+    return read_arrays(file, ("embeddings", "labels", "class_names"), directory.rewrite(file))
+
+
+def _answers(table: ImageTable, embeddings: NDArray[np.float32], count: int) -> Answers:
+    """Search all images for each, or the gallery for the queries."""
+    labels, names = table.labels, table.class_names
+    with progress_bar(len(table), "query", "searching") as bar:
+        if table.roles is None:
+            own = np.arange(len(table))
+            return find_answers(embeddings, labels, embeddings, labels, own, names, count, bar.update)
+        rows, others = (np.flatnonzero(table.roles == role) for role in ("query", "gallery"))
+        return find_answers(
+            embeddings[rows], labels[rows], embeddings[others], labels[others], None, names, count, bar.update
+        )
+
+
+def _pilot(validation: dict[str, NDArray[Any]], unseen: NDArray[np.float32], count: int) -> Answers:
+    """Search for images of the validation classes among themselves and all images of the unseen classes."""
+    x, labels, names = (validation[name] for name in ("embeddings", "labels", "class_names"))
+    gallery = np.concatenate([x, unseen])
+    foreign = np.full(len(unseen), len(names))  # of another class than any query
+    return find_answers(
+        x, labels, gallery, np.concatenate([labels, foreign]), np.arange(len(x)), (*names.tolist(), ""), count
+    )

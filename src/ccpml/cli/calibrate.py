@@ -1,0 +1,162 @@
+"""``ccpml calibrate``: distances within which a run's answers are right with a promised probability."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ccpml.cli.options import Parser, UsageError, add_data_options, check_data, check_run
+from ccpml.data_name import known_names
+from ccpml.progress import announce
+
+
+def run(arguments: list[str]) -> int:
+    """Calibrate a run, write its certificate and print it; return 1 if no precision can be promised."""
+    options = vars(parse(arguments))
+    path, as_json = check_run(options["path"]), options.pop("json")
+    if options["data"] is not None:
+        check_data(options["data"])
+
+    announce("loading libraries")
+    from ccpml.calibration.run import calibrate_run
+
+    certificate = calibrate_run(**options)
+    details = certificate.details
+    if as_json:
+        print(json.dumps({"fingerprint": certificate.fingerprint, "confidence": certificate.confidence, **details}))
+    else:
+        print("\n".join(_text(details, certificate.confidence, certificate.answers)))
+        print(f"\n{path / 'certificate.json'}")
+    if any(row["distance"] is not None for row in details["promises"]):
+        return 0
+    print(f"ccpml: {details['data']}: {_shortage(details['promises'][0], details)}", file=sys.stderr)
+    return 1
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the arguments."""
+    text = (
+        "Find the largest distance within which answers of a run are right with a promised probability, on classes "
+        "that it has not seen: half calibrate, the others check. Writes certificate.json into the run directory."
+    )
+    parser = Parser(prog="ccpml calibrate", description=text)
+    parser.add_argument("path", metavar="run", type=Path, help="run directory")
+    parser.add_argument("data", nargs="?", help=f"{known_names()} (default: the run's test classes)")
+    parser.add_argument(
+        *("--precision", "--precisions"),
+        dest="precisions",
+        type=_probabilities,
+        default=(0.8, 0.9, 0.95),
+        help="the fraction of answers that are right, one or more, such as 0.9,0.95 (default: 0.8,0.9,0.95)",
+    )
+    parser.add_argument(
+        "--confidence",
+        type=_probability,
+        default=0.95,
+        help="probability that a promised precision holds (default: 0.95)",
+    )
+    parser.add_argument(
+        "--answers", type=int, default=1, help="how many nearest images of a query count as answers (default: 1)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the certificate as JSON")
+    add_data_options(parser)
+    options = parser.parse_intermixed_args(arguments)
+    if options.answers < 1:
+        raise UsageError(f"--answers: expected an integer of at least 1, got {options.answers}")
+    return options
+
+
+def _probability(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and below 1, such as 0.95, got {text!r}")
+    return value
+
+
+def _probabilities(text: str) -> tuple[float, ...]:
+    return tuple(_probability(part) for part in text.split(","))
+
+
+def _text(details: Mapping[str, Any], confidence: float, answers: int) -> Iterator[str]:
+    """Return the lines that say what is promised and what was observed."""
+    calibrated, checked = len(details["calibrated"]), len(details["checked"])
+    yield f"{details['data']}: {details['classes']:,} classes that the run has not seen, {details['queries']:,} queries"
+    yield f"{calibrated:,} classes calibrate, the other {checked:,} check"
+    what = "the nearest image" if answers == 1 else f"an image among the {answers} nearest"
+    yield f"\nWithin the distance, {what} is right; each promise holds with confidence {confidence:g}:"
+    yield from _table(
+        ("promised", "distance", "calibration", "check", "check classes", "queries answered"),
+        [_promise_cells(row) for row in details["promises"]],
+    )
+    for row in details["promises"]:
+        if row["distance"] is None:
+            yield f"{row['precision']:g}: {_shortage(row, details)}"
+    best = max(details["ladder"], key=lambda row: row["precision"], default=None)
+    if best and all(row["distance"] is None for row in details["promises"]):
+        yield f"The largest precision that can be promised is {best['precision']:g}, within {best['distance']:.3f}"
+    yield "\nThe right image is among the k nearest; on average over calibrations:"
+    yield from _table(
+        ("promised", "k", "check"),
+        [
+            (f"{row['probability']:g}", _cell(row["size"], ",d"), _cell(row.get("check")))
+            for row in details["answer_sets"]
+        ],
+    )
+    yield (
+        "\nNothing in the gallery matches if the nearest image is farther than the distance; on average over "
+        "calibrations.\nOf check classes, how often one that the gallery lacks is accepted, and one that it has is "
+        f"rejected (at most, with confidence {confidence:g}):"
+    )
+    yield from _table(
+        ("promised", "distance", "lacking, accepted", "present, rejected"),
+        [_rejection_cells(row) for row in details["rejections"]],
+    )
+    few = [row for row in (*details["answer_sets"], *details["rejections"]) if "classes_needed" in row]
+    for probability, needed in {row["probability"]: row["classes_needed"] for row in few}.items():
+        yield f"{probability:g}: needs {needed:,} classes that the run has not seen"
+
+
+def _promise_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    check = row.get("check", {})
+    calibration = row.get("calibration", {}).get("precision")
+    cells = (
+        _cell(row["distance"]),
+        _cell(calibration),
+        _cell(check.get("precision")),
+        _cell(check.get("classes"), ",d"),
+    )
+    return f"{row['precision']:g}", *cells, _cell(check.get("answered"), ".0%")
+
+
+def _rejection_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    rates = (
+        f"{row[name]:.3f} ({row[f'{name}_at_most']:.3f})" if name in row else "–"
+        for name in ("accepted_absent", "rejected_present")
+    )
+    return f"{row['probability']:g}", _cell(row["distance"]), *rates
+
+
+def _shortage(row: Mapping[str, Any], details: Mapping[str, Any]) -> str:
+    """Return how many classes would do for a precision that cannot be promised."""
+    if row["classes_needed"] is None:
+        return f"a precision of {row['precision']:g} cannot be promised: at no distance are so many answers right"
+    return (
+        f"a precision of {row['precision']:g} cannot be promised from {details['classes']:,} classes; about "
+        f"{row['classes_needed']:,} like these would do"
+    )
+
+
+def _cell(value: float | None, form: str = ".3f") -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Return the lines of a table of texts, aligned right."""
+    widths = [max(map(len, cells)) for cells in zip(head, *rows, strict=True)]
+    for cells in (head, *rows):
+        yield "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
