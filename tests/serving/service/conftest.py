@@ -1,6 +1,7 @@
 """A service over a small index of toy images."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -35,11 +36,19 @@ def toy_pictures(tmp_path_factory):
     return pictures
 
 
-@pytest.fixture
-def index(tmp_path, toy_pictures):
-    """An index of the toy pictures."""
-    with Index.create(tmp_path / "toy.index", ColorEmbedder()) as index:
+@pytest.fixture(scope="session")
+def toy_index(tmp_path_factory, toy_pictures):
+    """The directory of an index of the toy pictures."""
+    path = tmp_path_factory.mktemp("index") / "toy.index"
+    with Index.create(path, ColorEmbedder()) as index:
         index.add(toy_pictures)
+    return path
+
+
+@pytest.fixture
+def index(tmp_path, toy_index):
+    """A copy of the index for one test."""
+    with Index.open(shutil.copytree(toy_index, tmp_path / "toy.index"), ColorEmbedder()) as index:
         yield index
 
 

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ccpml.files import WriteError
 from ccpml.serving.embedder import Embedder
@@ -68,7 +69,7 @@ def _learn_distances(service: Service) -> None:
     try:
         service.drift.set_reference(reference_distances(service.index))
     except Exception as error:  # a damaged index shows in its answers
-        _LOG.warning("distances within the index: %s", error)
+        _LOG.error("distances within the index: %s", error)
 
 
 def _add_page(app: FastAPI) -> None:
@@ -111,6 +112,10 @@ def _add_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def http_error(request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"detail": str(error.detail).lower()}, error.status_code, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return JSONResponse({"detail": "the client has gone"}, 499)
 
     @app.exception_handler(WriteError)
     def not_written(request: Request, error: WriteError) -> JSONResponse:

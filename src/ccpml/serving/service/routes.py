@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -229,12 +230,19 @@ def _check_writable(service: Service) -> None:
 def _metadata(text: str) -> dict[str, str | int | float | bool | None]:
     """Return metadata from a JSON object of plain values."""
     try:
-        value = json.loads(text or "{}", parse_constant=lambda name: {})
+        value = json.loads(text or "{}")
     except (ValueError, RecursionError):
         value = None
-    if not isinstance(value, dict) or any(isinstance(part, dict | list) for part in value.values()):
-        raise RefusedError(422, "metadata: expected a JSON object of text, numbers, true, false and null")
+    if not isinstance(value, dict) or not all(map(_is_plain, value.values())):
+        raise RefusedError(422, "metadata: expected a JSON object of text, finite numbers, true, false and null")
     return value
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value can be stored and compared: text, a number of 64 bits, true, false or null."""
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return value is None or isinstance(value, str) or (isinstance(value, float) and math.isfinite(value))
 
 
 @router.post(

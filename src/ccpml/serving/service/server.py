@@ -28,7 +28,7 @@ def serve(app: Any, listener: socket.socket, settings: ServiceSettings) -> None:
         app,
         http=_bounded(settings),
         ws="none",
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=10,

@@ -15,6 +15,7 @@ from ccpml.data.images.read import BadImageError
 from ccpml.files import write_bytes
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.errors import IndexBusyError
+from ccpml.serving.filters import FilterError
 from ccpml.serving.interface import PictureIndex
 from ccpml.serving.items import Hit, Item, Picture, Summary
 from ccpml.serving.service.drift import Drift
@@ -100,11 +101,15 @@ class Service:
             if self.settings.feedback:
                 self.recent.add(uploads[0])
         else:
-            found = self.item(question.id)
-            vector, size, digest = self.index.vectors([question.id]), (found.width, found.height), None
+            item = self.item(question.id)
+            vector, size, digest = self._vector(question.id), (item.width, item.height), None
         start = time.perf_counter()
         spare = 2 * question.k if question.hide_duplicates else 0
-        hits = [hit for hit in self.index.search(vector, k=question.k + spare + 1)[0] if hit.item.id != question.id]
+        try:
+            found = self.index.search(vector, question.k + spare + 1, question.where or None)[0]
+        except FilterError as error:
+            raise RefusedError(422, f"where: {error}") from error
+        hits = [hit for hit in found if hit.item.id != question.id]
         self.metrics.lookup.observe(time.perf_counter() - start)
         kept = [(hit, twin) for hit, twin in mark_duplicates(hits) if not (twin and question.hide_duplicates)]
         near = [(hit, twin) for hit, twin in kept if limit is None or hit.distance <= limit][: question.k]
@@ -151,6 +156,12 @@ class Service:
         try:
             return self.index.item(key)
         except KeyError as error:
+            raise RefusedError(404, f"id: no item {key}") from error
+
+    def _vector(self, key: int) -> NDArray[np.float32]:
+        try:
+            return self.index.vectors([key])
+        except KeyError as error:  # removed just now
             raise RefusedError(404, f"id: no item {key}") from error
 
     def thumbnail(self, key: int) -> bytes:

@@ -1,0 +1,167 @@
+"""The service over sockets: clients that are slow, cut off or many, and its end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from ccpml.serving.service.listen import AddressError, listen
+from tests.serving.service.conftest import encoded
+
+GRAY = encoded(np.full((9, 9, 3), 128, np.uint8))
+TIMEOUT = 0.6
+
+
+@pytest.fixture(scope="module")
+def live(toy_index):
+    """Port and process of a service with a short time for clients, and few connections."""
+    settings = {"timeout": TIMEOUT, "max_connections": 12}
+    command = [sys.executable, "-m", "tests.serving.service.live", str(toy_index), json.dumps(settings)]
+    root = Path(__file__).parents[3]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])}
+    process = subprocess.Popen(
+        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    port = int(process.stdout.readline())
+    for _ in range(500):
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/health")
+            break
+        except httpx.TransportError:
+            time.sleep(0.02)
+    yield port, process
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+def connected(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the service ends a connection, after whatever it answers."""
+    try:
+        while connection.recv(4096):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def ask(port: int) -> float:
+    """Seconds that a search by another client takes."""
+    start = time.perf_counter()
+    assert httpx.post(f"http://127.0.0.1:{port}/api/search", files={"picture": GRAY}).status_code == 200
+    return time.perf_counter() - start
+
+
+HEAD = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+
+
+def test_clients_that_do_not_send_are_cut_off_and_others_are_served(live):
+    port, _ = live
+    start = time.monotonic()
+    silent = connected(port)
+    half_head = connected(port)
+    half_head.sendall(HEAD)
+    half_body = connected(port)
+    half_body.sendall(HEAD + b"Content-Length: 1000\r\n\r\n--x")
+    drip = connected(port)
+    drip.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
+    while time.monotonic() - start < TIMEOUT:
+        drip.sendall(b"-")
+        time.sleep(0.1)
+        assert ask(port) < 0.5 * 10
+    answer = half_body.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'{"detail":"body: not sent within 0.6 seconds"}' in answer
+    for connection in (silent, half_head, half_body, drip):
+        assert is_closed(connection)
+        connection.close()
+    assert time.monotonic() - start < 20 * TIMEOUT
+
+
+def test_clients_that_cut_off_leave_nothing_behind(live):
+    port, process = live
+    for _ in range(20):
+        with connected(port) as connection:
+            connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n--x")
+    for _ in range(20):
+        with connected(port) as connection:
+            connection.sendall(b"GET /api/items/1/thumbnail HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    ask(port)
+    limit = time.monotonic() + 10
+    while len(list(Path(f"/proc/{process.pid}/fd").iterdir())) > 40:
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def test_what_is_not_http_is_answered_with_a_sentence(live):
+    port, _ = live
+    for sent in (
+        b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nBroken\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000,
+    ):
+        with connected(port) as connection:
+            connection.sendall(sent)
+            answer = connection.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert answer.endswith(b'{"detail": "the request is not valid HTTP"}')
+
+
+def test_a_body_that_is_too_long_is_refused_before_it_is_sent(live):
+    port, _ = live
+    with connected(port) as connection:
+        connection.sendall(HEAD + b"Content-Length: 99999999999\r\n\r\n")
+        answer = connection.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert is_closed(connection)
+
+
+def test_connections_beyond_the_limit_are_refused_and_served_again_later(live):
+    port, _ = live
+    held = [connected(port) for _ in range(12)]
+    with connected(port) as connection:
+        assert connection.recv(4096).startswith(b"HTTP/1.1 503 ")
+    for connection in held:
+        connection.close()
+    limit = time.monotonic() + 10
+    while True:
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
+                break
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def test_a_signal_ends_the_service_cleanly(live):
+    port, process = live
+    ask(port)
+    with connected(port) as connection:
+        connection.sendall(HEAD.replace(b"POST /api/search", b"GET /health") + b"\r\n")
+        process.send_signal(signal.SIGTERM)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output, errors) == (0, "stopped\n", "")
+
+
+def test_a_port_in_use_is_named():
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(AddressError, match=rf"^127\.0\.0\.1:{port}: already in use; stop what uses it, or"):
+            listen("127.0.0.1", port)
+    with pytest.raises(AddressError, match="cannot be listened on"):
+        listen("192.0.2.1", 8000)
