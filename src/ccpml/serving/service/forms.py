@@ -52,8 +52,7 @@ async def read_form(request: Request, model: type[M], settings: ServiceSettings)
                 else:
                     fields[name] = value
     except HTTPException as error:  # the limits of the parser, and broken bodies
-        detail = f"body: {str(error.detail).rstrip('.')}"
-        raise RefusedError(413 if "aximum" in detail else 422, detail) from error
+        raise RefusedError(422, f"body: {str(error.detail).rstrip('.')}") from error
     return _checked(model, fields), pictures
 
 
@@ -80,7 +79,7 @@ def sentence_of(errors: object) -> str:
     """Return one sentence for errors of pydantic: the first, and where it is."""
     assert isinstance(errors, list | tuple)
     first = errors[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path", "header"})
+    where = next((str(part) for part in first["loc"] if part not in {"body", "query", "path", "header"}), "")
     return f"{_shown(where) or 'body'}: {str(first['msg'])[:1].lower()}{str(first['msg'])[1:]}"
 
 

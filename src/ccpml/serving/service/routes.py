@@ -33,6 +33,7 @@ from ccpml.serving.service.schemas import (
     StoredItem,
 )
 from ccpml.serving.service.service import Answer, Question, Service
+from ccpml.serving.service.settings import MAX_PICTURES
 
 __all__ = ["router"]
 
@@ -45,7 +46,7 @@ _REFUSED: Final = {
     403: "not allowed here",
     404: "not found",
     408: "the body took too long",
-    413: "too many bytes, pixels, pictures or fields",
+    413: "too many bytes or pixels",
     415: "the body is of another type",
     421: "the header Host names another service",
     422: "the request is wrong",
@@ -60,15 +61,19 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem, "description": _REFUSED[status]} for status in statuses}
 
 
-def form_of(model: type[BaseModel], pictures: str, json_too: bool = False) -> dict[str, Any]:
-    """Return the description of a request body with fields and pictures."""
+def form_of(model: type[BaseModel], pictures: str, most: int) -> dict[str, Any]:
+    """Return the description of a request body with up to ``most`` pictures and fields; an id stands for pictures."""
     schema = model.model_json_schema()
     fields = schema["properties"]
-    files = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": pictures}
+    file = {"type": "string", "format": "binary"}
+    files = {"type": "array", "items": file, "minItems": 1, "maxItems": most, "description": pictures}
     form = {"type": "object", "properties": {"picture": files, **fields}, "additionalProperties": False}
     content: dict[str, Any] = {"multipart/form-data": {"schema": form}}
-    if json_too:
-        content["application/json"] = {"schema": schema}
+    if "id" in fields:
+        form["oneOf"] = [{"required": ["picture"]}, {"required": ["id"]}]
+        content["application/json"] = {"schema": {**schema, "required": ["id"]}}
+    else:
+        form["required"] = ["picture"]
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -128,7 +133,7 @@ def info(request: Request) -> Info:
 @router.post(
     "/api/search",
     responses=refusals(401, 403, 404, 408, 413, 415, 422, 429, 503),
-    openapi_extra=form_of(SearchFields, "one thing, in one or more pictures", json_too=True),
+    openapi_extra=form_of(SearchFields, "one thing, in one or more pictures", most=MAX_PICTURES),
     tags=["search"],
 )
 async def search(request: Request) -> Result:
@@ -199,7 +204,7 @@ def thumbnail(request: Request, id: Annotated[Id, PathParameter()]) -> Response:
     "/api/items",
     status_code=201,
     responses=refusals(401, 403, 408, 413, 415, 422, 429, 503),
-    openapi_extra=form_of(AddFields, "the picture"),
+    openapi_extra=form_of(AddFields, "the picture", most=1),
     tags=["items"],
 )
 async def add(request: Request) -> StoredItem:

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from ccpml.serving.items import Item
 from ccpml.serving.service.settings import MAX_K, MAX_WHERE
@@ -126,18 +127,24 @@ def _no_empty(value: Any) -> Any:
     return None if value == "" else value
 
 
+_Distance = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+_Precision = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+
+
 class SearchFields(BaseModel):
     """How to search. Fields that are empty are as if they were not there."""
 
     model_config = ConfigDict(extra="forbid")
 
-    id: Annotated[Id | None, BeforeValidator(_no_empty)] = Field(None, description="search by an item of the index")
+    id: Annotated[Id | SkipJsonSchema[None], BeforeValidator(_no_empty)] = Field(
+        None, description="search by an item of the index"
+    )
     k: Annotated[int, Field(ge=1, le=MAX_K)] = Field(20, description="number of hits")
     where: str = Field("", max_length=MAX_WHERE, description="a filter", examples=["label = 'mug' and price < 20"])
-    max_distance: Annotated[float | None, BeforeValidator(_no_empty), Field(ge=0, le=2, allow_inf_nan=False)] = Field(
+    max_distance: Annotated[_Distance | SkipJsonSchema[None], BeforeValidator(_no_empty)] = Field(
         None, description="only hits up to this distance"
     )
-    precision: Annotated[float | None, BeforeValidator(_no_empty), Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
+    precision: Annotated[_Precision | SkipJsonSchema[None], BeforeValidator(_no_empty)] = Field(
         None, description="only hits whose certified precision is at least this"
     )
     hide_duplicates: bool = Field(False, description="leave out hits that look like one of a better rank")
@@ -153,12 +160,16 @@ class AddFields(BaseModel):
 
 
 class Feedback(BaseModel):
-    """A verdict about a hit."""
+    """A verdict about a hit of a picture (``query_hash``) or an item (``query_id``)."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"oneOf": [{"required": ["query_hash"]}, {"required": ["query_id"]}]}
+    )
 
-    query_hash: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="`hash` of the query's result")
-    query_id: Id | None = Field(None, description="the item that was searched for")
+    query_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | SkipJsonSchema[None] = Field(
+        None, description="`hash` of the query's result"
+    )
+    query_id: Id | SkipJsonSchema[None] = Field(None, description="the item that was searched for")
     id: Id = Field(description="the hit")
     verdict: Literal["right", "wrong"]
 
