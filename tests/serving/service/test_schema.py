@@ -22,7 +22,7 @@ def test_responses_are_as_described(index, name):
             continue  # there is nothing to be wrong
 
         @settings(
-            max_examples=5,
+            max_examples=3,
             deadline=None,
             derandomize=True,
             database=None,

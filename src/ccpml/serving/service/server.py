@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ def serve(app: Any, listener: socket.socket, settings: ServiceSettings) -> None:
         server_header=False,
         timeout_graceful_shutdown=10,
     )
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what clients send wrong is no news
     _Server(config).run(sockets=[listener])
 
 

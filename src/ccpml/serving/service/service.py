@@ -18,6 +18,7 @@ from ccpml.serving.errors import IndexBusyError
 from ccpml.serving.filters import FilterError
 from ccpml.serving.interface import PictureIndex
 from ccpml.serving.items import Hit, Item, Picture, Summary
+from ccpml.serving.search.queries import mean_vector
 from ccpml.serving.service.drift import Drift
 from ccpml.serving.service.feedback import Feedback, RecentQueries, feedback_paths
 from ccpml.serving.service.metrics import Metrics
@@ -110,6 +111,7 @@ class Service:
         except FilterError as error:
             raise RefusedError(422, f"where: {error}") from error
         hits = [hit for hit in found if hit.item.id != question.id]
+        hits = [hit._replace(rank=rank) for rank, hit in enumerate(hits, 1)]
         self.metrics.lookup.observe(time.perf_counter() - start)
         kept = [(hit, twin) for hit, twin in mark_duplicates(hits) if not (twin and question.hide_duplicates)]
         near = [(hit, twin) for hit, twin in kept if limit is None or hit.distance <= limit][: question.k]
@@ -217,7 +219,7 @@ class Service:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Let one request change the index at a time; another process that does is named."""
+        """Change the index, one request at a time; another process that does so is named."""
         with self._writing:
             try:
                 yield
@@ -236,15 +238,14 @@ class Service:
         return count
 
     def _embed(self, pictures: Sequence[bytes]) -> NDArray[np.float32]:
-        """Return the mean embedding of pictures of one thing, float32 (1, d); its norm is at most 1, as theirs."""
+        """Return the vector of pictures of one thing, float32 (d,)."""
         start = time.perf_counter()
         try:
             vectors = np.asarray(self.embedder.embed(pictures), dtype=np.float32)  # (P, d)
         except BadImageError as error:
             raise RefusedError(422, f"picture: {error.reason}") from error
         self.metrics.embedding.observe(time.perf_counter() - start)
-        mean: NDArray[np.float32] = vectors.mean(axis=0, keepdims=True)
-        return mean
+        return mean_vector(vectors)
 
 
 def _read_certificate(embedder: Embedder) -> Certificate | None:
