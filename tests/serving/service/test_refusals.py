@@ -140,6 +140,7 @@ def test_items_and_paths_that_do_not_exist_are_not_found(connect):
         assert set(response.json()) == {"detail"}
     assert client.post("/api/search", json={"id": 99}).json() == {"detail": "id: no item 99"}
     assert client.put("/api/search").status_code == 405
+    assert client.put("/api/items/1").headers["allow"] == "DELETE, GET"
 
 
 def test_nothing_can_be_changed_unless_allowed(connect, index):

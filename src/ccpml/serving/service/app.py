@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from ccpml.files import WriteError
 from ccpml.serving.embedder import Embedder
@@ -111,7 +112,12 @@ def _add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse({"detail": str(error.detail).lower()}, error.status_code, error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:  # Starlette names the methods of one route of the path alone
+            matching = [route for route in router.routes if route.matches(request.scope)[0] is not Match.NONE]
+            methods = {method for route in matching for method in getattr(route, "methods", None) or ()}
+            headers["Allow"] = ", ".join(sorted(methods)) or headers.get("Allow", "GET")
+        return JSONResponse({"detail": str(error.detail).lower()}, error.status_code, headers)
 
     @app.exception_handler(ClientDisconnect)
     def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
