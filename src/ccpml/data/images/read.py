@@ -247,18 +247,22 @@ def _convert_pillow(image: Image.Image, channels: int, rotate: bool) -> NDArray[
     elif image.mode in _WITH_ALPHA or "transparency" in image.info:
         layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    if image.mode not in {"1", "L"}:
+    if image.mode not in {"1", "L", "RGB"}:
         image = image.convert("RGB")  # Pillow cannot convert all modes to gray
-    pixels = np.array(image.convert("L" if channels == 1 else "RGB"))
+    mode = "L" if channels == 1 else "RGB"
+    pixels = np.array(image if image.mode == mode else image.convert(mode))
     return upright(pixels[:, :, None] if channels == 1 else pixels, orientation)
 
 
 def _from_16_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     """Scale 0..65535 to 0..255, with rounding."""
-    wide = pixels.astype(np.int64)
-    if wide.min() < 0 or wide.max() > 65535:
+    if pixels.min() < 0 or pixels.max() > 65535:
         raise BadImageError("pixels are 32-bit numbers of unknown range, beyond 0..65535")
-    return ((wide * 255 + 32767) // 65535).astype(np.uint8)
+    scaled = pixels.astype(np.uint32)
+    scaled *= 255
+    scaled += 32767
+    scaled //= 65535
+    return scaled.astype(np.uint8)
 
 
 def _convert_array(array: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
