@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -209,7 +209,10 @@ def _write_montage(file: Path, index: "PictureIndex", replies: "list[Reply]", to
     for reply in replies:
         pictures = [None if jpeg is None else read_image(jpeg, 3) for jpeg in reply.thumbnails]
         hits = (reply.hits or [])[:_MONTAGE_ANSWERS]
-        answers = [Answer(hit, read_image(index.thumbnail(hit.item.id), 3)) for hit in hits]
+        answers = []
+        for hit in hits:
+            with suppress(KeyError):  # removed since it was found
+                answers.append(Answer(hit, read_image(index.thumbnail(hit.item.id), 3)))
         rows.append(MontageRow(name_of(reply.query, short=True), reply.label, pictures, answers))
     write_bytes(file, draw_montage(rows))
     if len(replies) < total:
