@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccpml.cli.options import Parser, UsageError, add_store, check_run, find_location, report_stop
+from ccpml.cli.scan_options import DTYPES, use_dtype
 from ccpml.data_name import known_names
 from ccpml.progress import announce
 
@@ -22,22 +23,30 @@ def run(arguments: list[str]) -> int:
         return _verify(options.verify)
     if options.compact is not None:
         return _compact(options.compact)
-    check_run(options.path)
+    for path in (options.path, *options.ensemble):
+        check_run(path)
     if options.output is not None:
         _check_target(options.output, options.sync)
 
     announce("loading libraries")
+    from ccpml.runs.ensemble import EnsembleEmbedder, write_members
     from ccpml.runs.inference import load_embedder
     from ccpml.serving import QdrantError, create_index, index_exists, open_index
 
     location = find_location(options.output, options.store)
     exists = index_exists(location)
     found = _find(options)
-    embedder = load_embedder(options.path)
+    runs = [load_embedder(path) for path in (options.path, *options.ensemble)]
+    embedder = EnsembleEmbedder(runs) if len(runs) > 1 else runs[0]
     with open_index(location, embedder) if exists else create_index(location, embedder) as index:
         command = _command_to_resume(arguments)
         try:
-            return _fill(index, found, is_new=not exists)
+            if isinstance(embedder, EnsembleEmbedder):
+                write_members(options.output, embedder)
+            code = _fill(index, found, is_new=not exists)
+            if options.dtype is not None:
+                _set_dtype(index, options.dtype)
+            return code
         except KeyboardInterrupt as stopped:
             return report_stop(stopped, command, "what was added is kept; ")
         except (OSError, QdrantError) as error:
@@ -48,7 +57,7 @@ def run(arguments: list[str]) -> int:
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the arguments."""
     text = "Make pictures searchable with a run: embed them, and keep them with thumbnails in a directory, an index."
-    usage = """ccpml index <run> <data> -o <index> [--sync] [--data-root <folder>]
+    usage = """ccpml index <run> <data> -o <index> [--sync] [--ensemble <run>] [--dtype int8] [--data-root <folder>]
        ccpml index <run> <data> --store qdrant://<host>:6333/<collection>
        ccpml index --verify <index>
        ccpml index --compact <index>"""
@@ -66,6 +75,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--sync",
         action="store_true",
         help="bring an index up to date: embed new and changed files, remove vanished ones; also resumes",
+    )
+    parser.add_argument(
+        "--ensemble",
+        metavar="<run>",
+        type=Path,
+        action="append",
+        default=[],
+        help="embed with another run too, and join the embeddings; repeatable",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="scan rows of this type, and re-score with the float32 rows, unless `ccpml search` is told otherwise",
     )
     parser.add_argument("--data-root", help="folder that contains cub, cars196, sop and inshop (default: $CCPML_DATA)")
     parser.add_argument(
@@ -85,13 +107,26 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def _check_form(options: argparse.Namespace) -> None:
     upkeep = [name for name in ("verify", "compact") if getattr(options, name) is not None]
     if upkeep:
-        others = [name for name in ("path", "data", "output", "store", "sync") if getattr(options, name)]
+        others = [
+            name for name in ("path", "data", "output", "store", "sync", "dtype", "ensemble") if getattr(options, name)
+        ]
         if others or len(upkeep) > 1:
             raise UsageError(f"--{upkeep[0]}: expected an index alone; see ccpml index --help")
     elif options.data is None:
         raise UsageError("expected a run and data: ccpml index <run> <data> -o <index>; see ccpml index --help")
     elif options.output is None and options.store is None:
         raise UsageError("--output: expected the directory of the index, or --store; see ccpml index --help")
+    elif options.store is not None and (options.dtype or options.ensemble):
+        raise UsageError("--store: expected no --dtype and no --ensemble, which are of an index in a directory")
+
+
+def _set_dtype(index: "PictureIndex", dtype: str) -> None:
+    from ccpml.serving import Index
+    from ccpml.serving.search.approximate import write_default_dtype
+
+    if isinstance(index, Index):
+        write_default_dtype(index.path, dtype)
+        use_dtype(index)
 
 
 def _check_target(output: Path, sync: bool) -> None:

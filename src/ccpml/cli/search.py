@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ccpml.cli.options import Parser, UsageError, add_store, check_run, find_location
+from ccpml.cli.scan_options import add_scan_options, check_scan_options, use_scan
 from ccpml.progress import announce
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ def run(arguments: list[str]) -> int:
     embedder = None
     if any(query.pictures for query in queries):
         _check_model(index, model, options.run is not None)
-        from ccpml.runs.inference import load_embedder
+        from ccpml.runs.ensemble import load_model
 
-        embedder = load_embedder(model)
+        embedder = load_model(model, None if options.index is None else Path(options.index))
     with open_index(location, embedder) as index:
+        use_scan(index, options)
         return _search(index, embedder, queries, options, certificate)
 
 
@@ -73,6 +75,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("-k", metavar="<number>", type=int, default=10, help="answers to a query at most (default: 10)")
     add("--where", metavar="<filter>", help="answers that pass a filter, such as \"label = 'mug' and price < 20\"")
     add("--precision", metavar="<p>", type=float, help="answers within the distance certified for this precision")
+    add_scan_options(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document")
     form.add_argument("--csv", action="store_true", help="print CSV, a line for each answer")
@@ -88,6 +91,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         raise UsageError("expected pictures to search for, or --id; see ccpml search --help")
     if options.precision is not None and not 0 < options.precision < 1:
         raise UsageError(f"--precision: expected a number between 0 and 1, got {options.precision:g}")
+    check_scan_options(options)
     return options
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccpml.cli.options import Parser, UsageError, add_store, check_run, find_location
+from ccpml.cli.scan_options import add_scan_options, check_scan_options, use_scan
 from ccpml.progress import announce
 
 if TYPE_CHECKING:
@@ -70,12 +71,13 @@ def _serve(options: argparse.Namespace, listener: "socket.socket", settings: "Se
     location = find_location(options.index, options.store)
     with open_index(location) as index:
         path = check_run(options.run or index.model_path)
-    from ccpml.runs.inference import load_run
+    from ccpml.runs.ensemble import load_model
     from ccpml.serving.service.server import serve
 
     announce(f"loading {path}")
-    run = load_run(path)
+    run = load_model(path, None if options.index is None else Path(options.index))
     with open_index(location, run) as index:
+        use_scan(index, options)
         app = create_app(index, run, settings)
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -113,7 +115,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--feedback", action="store_true", help="record verdicts about hits, with their pictures")
     for name, (kind, text) in _BOUNDS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
+    add_scan_options(parser)
     options = parser.parse_args(arguments)
+    check_scan_options(options)
     if (options.index is None) == (options.store is None):
         raise UsageError("expected the directory of an index, or --store; see ccpml serve --help")
     if not 0 <= options.port <= 65535:

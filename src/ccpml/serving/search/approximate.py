@@ -3,6 +3,7 @@
 Shapes: N rows, of which the structure has the first n; Q queries, k neighbors, d dimensions.
 """
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ccpml.files import WriteError
+from ccpml.files import WriteError, write_json
+from ccpml.reranking import DTYPES
 from ccpml.reranking.neighbors import squared_distances
 from ccpml.serving.search.cache_file import read_cache, write_cache
 from ccpml.serving.search.exact import nearest_rows
 from ccpml.serving.search.structures import Structure, build, load
 from ccpml.serving.view import View
 
-__all__ = ["Approximate", "LowRecallError", "Recall", "open_approximate"]
+__all__ = ["Approximate", "LowRecallError", "Recall", "default_dtype", "open_approximate", "write_default_dtype"]
 
 MIN_ROWS: Final = 20_000
 """Rows from which on a graph is faster than exact search."""
@@ -30,6 +32,7 @@ _QUERIES: Final = 1000  # of a measurement
 _K: Final = 10
 _MAX_ADDED: Final = 0.1  # fraction of rows that are searched beside the structure
 _ELEMENTS: Final = 2**22
+_DEFAULTS: Final = "scan.json"
 
 
 class LowRecallError(ValueError):
@@ -157,13 +160,28 @@ def open_approximate(
             notes.append(f"{error}; it is built again next time")
     effort, recall = _choose(measured, min_recall)
     if recall.value < min_recall:
-        raise LowRecallError(
-            f"{folder}: expected a recall@{_K} of at least {min_recall:g}, measured {recall}; search exactly, or "
-            "accept a lower recall"
-        )
+        raise LowRecallError(f"{folder}: expected a recall@{_K} of at least {min_recall:g}, measured {recall}")
     opened = Approximate(structure, view.snapshot.generation, effort, recall)
     opened.notes = notes
     return opened
+
+
+def default_dtype(folder: Path) -> str:
+    """Return the type of rows that an index is scanned by unless another is chosen."""
+    try:
+        dtype = json.loads((folder / _DEFAULTS).read_text(encoding="utf-8"))["dtype"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return DTYPES[0]
+    return dtype if dtype in DTYPES else DTYPES[0]
+
+
+def write_default_dtype(folder: Path, dtype: str) -> None:
+    """Write the type of rows that an index is scanned by from now on.
+
+    Raises:
+        WriteError: If it cannot be written.
+    """
+    write_json(folder / _DEFAULTS, {"dtype": dtype})
 
 
 def _measure(structure: Structure, view: View) -> list[tuple[int, int, float, float]]:

@@ -140,8 +140,8 @@ class _Rows:
         return _serialized(self.codes.index)
 
     def facts(self) -> dict[str, Any]:
-        """Return the scale of the codes."""
-        return {"scale": self.codes.scale}
+        """Return the scale of the codes, and their size."""
+        return {"scale": self.codes.scale, "bytes_per_row": self.codes.bytes_per_row}
 
 
 def _serialized(index: Any) -> memoryview:
