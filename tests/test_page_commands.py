@@ -52,7 +52,7 @@ def example(tmp_path_factory):
 
 @pytest.fixture
 def few_groceries(monkeypatch):
-    """Four classes of each part of the groceries, four pictures of each."""
+    """Four classes of each part of the groceries, six pictures of each."""
     of_archive = groceries.list_archive
 
     def some(archive):
@@ -62,7 +62,7 @@ def few_groceries(monkeypatch):
             kind = classes.setdefault(name.partition("/")[0], [])
             if name not in kind and len(kind) < 4:
                 kind.append(name)
-            if name in kind and len(kept.setdefault(name, [])) < 4:
+            if name in kind and len(kept.setdefault(name, [])) < 6:
                 kept[name].append(image)
         return [image for images in kept.values() for image in images]
 
