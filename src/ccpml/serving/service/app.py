@@ -4,7 +4,6 @@ import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import resources
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
@@ -19,27 +18,19 @@ from ccpml.serving.embedder import Embedder
 from ccpml.serving.errors import QdrantError
 from ccpml.serving.interface import PictureIndex
 from ccpml.serving.service.drift import reference_distances
+from ccpml.serving.service.explain import explain_router
 from ccpml.serving.service.forms import sentence_of
 from ccpml.serving.service.guard import Guard
+from ccpml.serving.service.page import read_page
 from ccpml.serving.service.pool import WorkPool
 from ccpml.serving.service.refused import RefusedError
-from ccpml.serving.service.routes import refusals, router
+from ccpml.serving.service.routes import router
 from ccpml.serving.service.service import Service
 from ccpml.serving.service.settings import ServiceSettings
 
 __all__ = ["build_app"]
 
-_TYPES: Final = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-}
 _LOG: Final = logging.getLogger("uvicorn.error")
-_CSP: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 def build_app(index: PictureIndex, embedder: Embedder, settings: ServiceSettings) -> FastAPI:
@@ -59,6 +50,7 @@ def build_app(index: PictureIndex, embedder: Embedder, settings: ServiceSettings
     app.state.service = Service(index, embedder, settings)
     app.state.pool = WorkPool(settings.workers, settings.queue)
     app.include_router(router)
+    app.include_router(explain_router())
     app.add_middleware(Guard, settings=settings, metrics=app.state.service.metrics)
     _add_page(app)
     _add_handlers(app)
@@ -74,29 +66,13 @@ def _learn_distances(service: Service) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    """Add the page: ``index.html`` of the folder page, and the files beside it, read once."""
-    folder = resources.files("ccpml.serving.service") / "page"
-    files = {
-        file.name: (file.read_bytes(), _TYPES[suffix])
-        for file in folder.iterdir()
-        if (suffix := "." + file.name.rpartition(".")[2]) in _TYPES
-    }
+    """Add the page, which is read once."""
+    content, policy = read_page()
+    headers = {"Content-Security-Policy": policy, "Cache-Control": "no-cache"}
 
     @app.get("/", response_class=Response, include_in_schema=False)
     def page() -> Response:
-        return _file("index.html")
-
-    @app.get("/page/{name}", response_class=Response, include_in_schema=False, responses=refusals(404))
-    def page_file(name: str) -> Response:
-        return _file(name)
-
-    def _file(name: str) -> Response:
-        if name not in files:
-            raise RefusedError(404, "not found")
-        content, kind = files[name]
-        return Response(
-            content, media_type=kind, headers={"Content-Security-Policy": _CSP, "Cache-Control": "no-cache"}
-        )
+        return Response(content, media_type="text/html; charset=utf-8", headers=headers)
 
 
 def _add_handlers(app: FastAPI) -> None:

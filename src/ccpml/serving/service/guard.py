@@ -19,7 +19,7 @@ from ccpml.serving.service.settings import ServiceSettings
 __all__ = ["Guard", "RateLimit"]
 
 _OPEN: Final = {"/", "/health", "/openapi.json"}
-"""Paths that need no token, beside the files of the page."""
+"""Paths that need no token."""
 
 _HEADERS: Final = {
     "x-content-type-options": "nosniff",
@@ -135,7 +135,7 @@ class Guard:
         wait = self._rate.wait((scope.get("client") or ("", 0))[0], time.monotonic())
         if wait:
             raise RefusedError(429, "too many requests; try again later", {"Retry-After": str(int(wait) + 1)})
-        if settings.token is not None and not (scope["path"] in _OPEN or scope["path"].startswith("/page/")):
+        if settings.token is not None and scope["path"] not in _OPEN:
             given = headers.get("authorization", "").partition(" ")
             right = given[0].lower() == "bearer" and hmac.compare_digest(
                 given[2].strip().encode(), settings.token.encode()

@@ -126,7 +126,7 @@ def info(request: Request) -> Info:
         writable=settings.writable,
         needs_token=settings.token is not None,
         feedback=settings.feedback,
-        explain=False,
+        explain=True,
     )
 
 
