@@ -42,8 +42,8 @@ class Ccpml:
 
     def _insert(self, vectors: Any, prices: Any) -> None:
         from ccpml.serving.pictures import Digest, NewItem
-        from ccpml.serving.rows import append_rows
-        from ccpml.serving.view import rows_file
+        from ccpml.serving.storage.rows import append_rows
+        from ccpml.serving.storage.view import rows_file
 
         writer, digest = self.index._writer, Digest("0" * 64, "0" * 16, 256, 256, b"")
         for start in range(0, len(vectors), _CHUNK):

@@ -87,7 +87,7 @@ def faults(monkeypatch):
         db.faults = faults
         return db
 
-    monkeypatch.setattr("ccpml.serving.store.sqlite3.connect", failing)
+    monkeypatch.setattr("ccpml.serving.storage.store.sqlite3.connect", failing)
     for module in ("rows", "index"):
         monkeypatch.setattr(f"ccpml.serving.{module}.os", FailingCalls(faults))
     return faults

@@ -208,7 +208,7 @@ def test_creation_is_all_or_nothing(tmp_path, monkeypatch):
 
 def test_an_index_on_a_read_only_medium_can_be_searched(index, monkeypatch):
     index.close()
-    monkeypatch.setattr("ccpml.serving.store.os.access", lambda path, mode: False)
+    monkeypatch.setattr("ccpml.serving.storage.store.os.access", lambda path, mode: False)
     files = sorted(file.name for file in index.path.iterdir())
     with Index.open(index.path, EMBEDDER) as other:
         assert len(state_of(other)) == 10

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.files import require_space
-from ccpml.serving.rows import map_rows, write_rows
-from ccpml.serving.view import rows_file
+from ccpml.serving.storage.rows import map_rows, write_rows
+from ccpml.serving.storage.view import rows_file
 from ccpml.serving.writer import Writer
 
 __all__ = ["Compacted", "compact"]

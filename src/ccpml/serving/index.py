@@ -19,14 +19,14 @@ from ccpml.serving.embedder import Embedder
 from ccpml.serving.errors import RESTORE, DamagedIndexError, NotAnIndexError, OtherModelError
 from ccpml.serving.filters import Filter
 from ccpml.serving.items import Hit, Item, Picture, Summary
-from ccpml.serving.rows import sync_folder, write_rows
-from ccpml.serving.schema import VERSION
 from ccpml.serving.search import check_fields, search
 from ccpml.serving.search.scan import Scan
-from ccpml.serving.store import Store
+from ccpml.serving.storage.rows import sync_folder, write_rows
+from ccpml.serving.storage.schema import VERSION
+from ccpml.serving.storage.store import Store
+from ccpml.serving.storage.verify import Verified, verify
+from ccpml.serving.storage.view import View, Views, rows_file
 from ccpml.serving.sync import Synced, sync
-from ccpml.serving.verify import Verified, verify
-from ccpml.serving.view import View, Views, rows_file
 from ccpml.serving.writer import Added, Writer
 
 __all__ = ["Added", "Index", "NotAnIndexError", "OtherModelError"]

@@ -12,8 +12,8 @@ from ccpml.serving.embedder import Embedder
 from ccpml.serving.embedding import Batch, embed_pictures
 from ccpml.serving.items import Picture
 from ccpml.serving.pictures import NewItem, state_of
-from ccpml.serving.schema import metadata_text
-from ccpml.serving.transaction import Facts
+from ccpml.serving.storage.schema import metadata_text
+from ccpml.serving.storage.transaction import Facts
 
 __all__ = ["Known", "SyncTarget", "Synced", "sync"]
 

@@ -16,12 +16,12 @@ from ccpml.serving.embedding import embed_pictures
 from ccpml.serving.errors import IndexBusyError
 from ccpml.serving.items import Picture
 from ccpml.serving.pictures import NewItem
-from ccpml.serving.rows import append_rows
-from ccpml.serving.schema import text_of
-from ccpml.serving.store import Store
+from ccpml.serving.storage.rows import append_rows
+from ccpml.serving.storage.schema import text_of
+from ccpml.serving.storage.store import Store
+from ccpml.serving.storage.transaction import Facts
+from ccpml.serving.storage.view import rows_file
 from ccpml.serving.sync import Known
-from ccpml.serving.transaction import Facts
-from ccpml.serving.view import rows_file
 
 __all__ = ["CHUNK", "Added", "Writer", "in_chunks"]
 

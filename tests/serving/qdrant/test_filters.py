@@ -10,7 +10,7 @@ from ccpml.serving.filters import Filter, FilterError
 from ccpml.serving.pictures import Digest
 from ccpml.serving.qdrant.filters import qdrant_filter
 from ccpml.serving.qdrant.points import payload_of
-from ccpml.serving.transaction import Facts
+from ccpml.serving.storage.transaction import Facts
 from tests.serving.filters.test_filters import ITEMS, NODES, evaluate
 
 

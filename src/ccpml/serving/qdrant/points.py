@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ccpml.serving.items import Item
 from ccpml.serving.pictures import Digest
-from ccpml.serving.transaction import Facts
+from ccpml.serving.storage.transaction import Facts
 
 __all__ = ["DIGEST", "FACTS", "NOT_OF_ITEM", "facts_of", "facts_payload", "fold", "item_of", "payload_of", "point_id"]
 

@@ -13,9 +13,9 @@ from ccpml.serving.pictures import NewItem
 from ccpml.serving.qdrant.collection import add_columns
 from ccpml.serving.qdrant.connection import Connection
 from ccpml.serving.qdrant.points import FACTS, facts_of, facts_payload, payload_of, point_id
-from ccpml.serving.schema import metadata_text
+from ccpml.serving.storage.schema import metadata_text
+from ccpml.serving.storage.transaction import Facts
 from ccpml.serving.sync import Known
-from ccpml.serving.transaction import Facts
 from ccpml.serving.writer import Added, in_chunks
 
 __all__ = ["QdrantWriter", "named_in_utf8"]

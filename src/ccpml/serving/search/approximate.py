@@ -18,7 +18,7 @@ from ccpml.reranking.neighbors import squared_distances
 from ccpml.serving.search.cache_file import read_cache, write_cache
 from ccpml.serving.search.exact import nearest_rows
 from ccpml.serving.search.structures import Structure, build, load
-from ccpml.serving.view import View
+from ccpml.serving.storage.view import View
 
 __all__ = ["Approximate", "LowRecallError", "Recall", "default_dtype", "open_approximate", "write_default_dtype"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.files import write_bytes
-from ccpml.serving.view import View
+from ccpml.serving.storage.view import View
 
 __all__ = ["CacheFile", "read_cache", "write_cache"]
 

@@ -7,8 +7,8 @@ from ccpml.serving.filters import Filter, unknown_field
 from ccpml.serving.items import Hit
 from ccpml.serving.search.exact import check_queries
 from ccpml.serving.search.scan import Exact, Scan
-from ccpml.serving.snapshot import Snapshot
-from ccpml.serving.view import View
+from ccpml.serving.storage.snapshot import Snapshot
+from ccpml.serving.storage.view import View
 
 __all__ = ["check_fields", "passing_rows", "search"]
 

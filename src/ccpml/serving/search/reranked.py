@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ccpml.reranking import METHODS
 from ccpml.reranking.neighbors import squared_distances
 from ccpml.serving.search.scan import Scan
-from ccpml.serving.view import View
+from ccpml.serving.storage.view import View
 
 __all__ = ["Reranked"]
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.serving.search.exact import nearest_rows
-from ccpml.serving.view import View
+from ccpml.serving.storage.view import View
 
 __all__ = ["Exact", "Scan"]
 

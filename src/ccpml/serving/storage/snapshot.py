@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.serving.items import Item
-from ccpml.serving.schema import ITEM, item_of
+from ccpml.serving.storage.schema import ITEM, item_of
 
 __all__ = ["Snapshot"]
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.serving.errors import DamagedIndexError
-from ccpml.serving.rows import check_size, map_rows
-from ccpml.serving.snapshot import Snapshot
-from ccpml.serving.store import Store
+from ccpml.serving.storage.rows import check_size, map_rows
+from ccpml.serving.storage.snapshot import Snapshot
+from ccpml.serving.storage.store import Store
 
 __all__ = ["View", "Views", "rows_file"]
 

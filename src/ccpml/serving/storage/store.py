@@ -9,9 +9,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ccpml.serving.errors import DamagedIndexError, NotAnIndexError, name_sqlite_errors
-from ccpml.serving.schema import SCHEMA
-from ccpml.serving.snapshot import Snapshot
-from ccpml.serving.transaction import Transaction
+from ccpml.serving.storage.schema import SCHEMA
+from ccpml.serving.storage.snapshot import Snapshot
+from ccpml.serving.storage.transaction import Transaction
 
 __all__ = ["Store"]
 

@@ -7,8 +7,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from ccpml.serving.schema import checksum_of_facts, text_of
-from ccpml.serving.view import View, Views, rows_file
+from ccpml.serving.storage.schema import checksum_of_facts, text_of
+from ccpml.serving.storage.view import View, Views, rows_file
 
 __all__ = ["Verified", "verify"]
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.serving.pictures import Digest, NewItem
-from ccpml.serving.schema import checksum_of_facts, metadata_text, text_to_store
-from ccpml.serving.snapshot import Snapshot
+from ccpml.serving.storage.schema import checksum_of_facts, metadata_text, text_to_store
+from ccpml.serving.storage.snapshot import Snapshot
 
 __all__ = ["Facts", "Transaction"]
 
