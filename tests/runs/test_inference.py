@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import ccpml
-from ccpml.runs.inference import embed_run
+from ccpml.runs.inference import Run, embed_run
 from ccpml.runs.train import train
 from tests.toy import quick_settings, toy_folder
 
@@ -32,6 +34,19 @@ def test_embeddings_are_those_of_the_run_s_own_evaluation(run):
     arrays = [np.array(Image.open(path)) for path in paths]
     torch.testing.assert_close(run.embed(arrays), expected)
     torch.testing.assert_close(run.embed([Image.open(path) for path in paths]), expected)
+
+
+def test_the_fingerprint_covers_weights_and_preprocessing_and_nothing_else(run):
+    settings = run.settings
+    same = [run, ccpml.load_run(run.path), Run(run.path, replace(settings, seed=9, device="auto"))]
+    others = [Run(run.path, replace(settings, **change)) for change in ({"pooling": "max"}, {"image_size": 32})]
+    weights, normalized = ccpml.load_run(run.path), ccpml.load_run(run.path)
+    with torch.no_grad():
+        weights.model.linear.weight[0, 0] += 1e-6
+    convention = normalized.model.backbone.convention
+    normalized.model.backbone.convention = replace(convention, mean=tuple(x + 0.01 for x in convention.mean))
+    assert len({one.fingerprint for one in same}) == 1
+    assert len({one.fingerprint for one in [run, *others, weights, normalized]}) == 5
 
 
 def test_images_of_other_sizes_and_colors_are_embedded(run):

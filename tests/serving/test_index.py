@@ -217,6 +217,9 @@ def test_an_index_on_a_read_only_medium_can_be_searched(index, monkeypatch):
         os.mkdir(index.path / "write.lock")  # noqa: PTH102 -- an unwritable lock, for root too
         with pytest.raises(WriteError, match=r"write.lock: cannot be written"):
             other.remove([1])
+    (index.path / "index.sqlite-wal").write_bytes(b"left by a killed writer")
+    with pytest.raises(NotAnIndexError, match="left by an interrupted writer in a folder that cannot be written"):
+        Index.open(index.path)
 
 
 def damage_cut(file):

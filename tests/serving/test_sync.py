@@ -159,6 +159,13 @@ def test_a_synchronization_that_was_interrupted_is_finished_by_the_next(tmp_path
         assert embedder.count == 6
 
 
+def test_an_index_in_the_folder_that_it_is_made_of_does_not_hold_its_own_files(photos, embedder):
+    with Index.create(photos / "x.index", embedder) as index:
+        write(photos / "x.index" / "pictures" / "uploaded.png", 9)
+        assert counts(index.sync(str(photos))) == (6, 0, 0, 0, 0)
+        assert counts(index.sync(str(photos))) == (0, 0, 0, 0, 6)
+
+
 def test_names_that_are_not_utf_8(tmp_path, embedder):
     folder = os.fsencode(tmp_path) + b"/caf\xe9"
     Path(os.fsdecode(folder)).mkdir()

@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -238,6 +238,8 @@ class Index:
             ValueError: If there are no pictures; as for `add`.
         """
         found = data if isinstance(data, Pictures) else find_pictures(data)
+        own = self.path.absolute()  # perhaps in the folder that it is made of
+        found = replace(found, pictures=[one for one in found if own not in one.path.absolute().parents])
         with self._writer.lock():
             return sync(self._writer, found, progress)
 

@@ -126,7 +126,12 @@ class Store:
     def _connect(self) -> sqlite3.Connection:
         """Return a connection that only reads."""
         log = self.file.with_name(f"{self.file.name}-wal")
-        fixed = not os.access(self.file.parent, os.W_OK) and not (log.is_file() and log.stat().st_size)
+        fixed = not os.access(self.file.parent, os.W_OK)
+        if fixed and log.is_file() and log.stat().st_size:
+            raise NotAnIndexError(
+                f"{log}: left by an interrupted writer in a folder that cannot be written; copy the index to one that "
+                "can"
+            )
         address = f"file:{quote(os.fsencode(self.file.absolute()))}?mode=ro{'&immutable=1' if fixed else ''}"
         return sqlite3.connect(address, uri=True, isolation_level=None, timeout=5, check_same_thread=False)
 
