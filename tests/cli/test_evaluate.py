@@ -6,7 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ccpml import evaluate, train
 from ccpml.cli import main
+from ccpml.reranking import join
+from ccpml.runs import rankings
+from ccpml.runs.inference import embed_table
+from tests.toy import quick_settings
 
 
 def test_evaluate(run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,3 +44,75 @@ def test_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
     assert (run / "report.html").is_file()
+
+
+def test_rankings_are_compared(
+    run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second, output = tmp_path / "second", tmp_path / "rankings.json"
+    train(quick_settings(data=f"folder:{folder}", max_steps=2, seed=1), second, progress=False)
+    calls = []
+    monkeypatch.setattr(rankings, "embed_table", lambda *given: calls.append(given) or embed_table(*given))
+    names = "k-reciprocal,query-expansion,augmentation"
+    options = ["--rerank", names, "--dtype", "float16,int8", "--ensemble", str(second), "-o", str(output)]
+    assert main(["evaluate", str(run), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "6 classes, 30 images"
+    assert [line.split("|")[1].strip() for line in lines[4:-2]] == [
+        str(run),
+        *names.split(","),
+        "float16",
+        "float16, re-scored",
+        "int8",
+        "int8, re-scored",
+        str(second),
+        "ensemble of 2 runs",
+    ]
+    assert len(calls) == 2
+    found = {each["name"]: each for each in json.loads(output.read_text())["rankings"]}
+    for path in (run, second):  # the scores of the exact evaluation
+        expected = json.loads((path / "scores.json").read_text())["test"]
+        for name in ("map_at_r", "precision_at_1", "recall_at_8"):
+            assert found[str(path)][name] == pytest.approx(expected[name], abs=1e-9)
+    assert found["float16, re-scored"]["map_at_r"] == found[str(run)]["map_at_r"]
+    assert [found[name]["bytes_per_image"] for name in (str(run), "float16", "int8", "ensemble of 2 runs")] == [
+        32,
+        16,
+        8,
+        64,
+    ]
+    with np.load(run / "embeddings" / "test.npz") as one, np.load(second / "embeddings" / "test.npz") as two:
+        joint = join([one["embeddings"], two["embeddings"]])
+        scores = evaluate(joint, one["labels"])
+    assert found["ensemble of 2 runs"]["map_at_r"] == pytest.approx(scores.map_at_r, abs=1e-6)
+
+
+def test_rankings_with_roles(run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = sorted(folder.rglob("*.png"))
+    lines = [
+        f"{path},new {path.parent.name},{'query' if number % 5 == 0 else 'gallery'}"
+        for number, path in enumerate(paths)
+    ]
+    (tmp_path / "roles.csv").write_text("\n".join(["path,label,role", *lines]))
+    output = tmp_path / "rankings.json"
+    data = f"csv:{tmp_path / 'roles.csv'}"
+    assert main(["evaluate", str(run), data, "--dtype", "int8", "--rerank", "augmentation", "-o", str(output)]) == 0
+    assert main(["evaluate", str(run), data]) == 0
+    plain = json.loads(output.read_text())["rankings"][0]
+    assert f"MAP@R {plain['map_at_r']:.4f}, P@1 {plain['precision_at_1']:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rerank", "best"], "expected k-reciprocal, query-expansion, augmentation, separated by commas, got 'best'"),
+        (["--dtype", "float32"], "expected float16, int8, separated by commas, got 'float32'"),
+        (["--rerank", "augmentation", "--clusters"], "--clusters: expected without --rerank, --ensemble and --dtype"),
+        (["--ensemble", "nowhere"], "nowhere: not a run directory"),
+    ],
+)
+def test_rankings_that_cannot_be(
+    run: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert main(["evaluate", str(run), *options]) == 2
+    assert message in capsys.readouterr().err

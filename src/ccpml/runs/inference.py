@@ -39,6 +39,7 @@ __all__ = [
     "embed_run",
     "embed_table",
     "evaluate_run",
+    "leave_out_seen",
     "load_embedder",
     "load_run",
     "unseen_images",
@@ -266,7 +267,7 @@ def unseen_images(
     split = source.split_of_class or {}
     tests = [label for label, name in enumerate(table.class_names) if split.get(name) == "test"]
     table = table.subset(tests) if tests else table
-    return _unseen(table, record, data, all_classes)
+    return leave_out_seen(table, record, data, all_classes)
 
 
 def _note_changes(run: Run, record: RunRecord, source: Source, data: str) -> None:
@@ -277,7 +278,7 @@ def _note_changes(run: Run, record: RunRecord, source: Source, data: str) -> Non
             print(f"note: {data}: not as {run.path} was started with: {changes}", file=sys.stderr)
 
 
-def _unseen(table: ImageTable, record: RunRecord, data: str, all_classes: bool) -> ImageTable:
+def leave_out_seen(table: ImageTable, record: RunRecord, data: str, all_classes: bool) -> ImageTable:
     """Return a table without the classes of a run's training and validation, or all; name them on standard error."""
     seen = {name for name, entry in record.classes.items() if entry.split != "test"}
     unseen = [label for label, name in enumerate(table.class_names) if name not in seen]
