@@ -40,20 +40,23 @@ def check_scan_options(options: argparse.Namespace) -> None:
     if options.approximate and options.dtype is not None:
         raise UsageError("--approximate, --dtype: expected one of them, got both")
     rerank = getattr(options, "rerank", None)
-    if options.store is not None and (options.approximate or options.dtype or rerank):
-        raise UsageError("--store: the server decides how it searches; expected no --approximate, --dtype or --rerank")
+    if options.store is not None and (options.dtype or rerank):
+        raise UsageError("--store: expected no --dtype and no --rerank, which are of an index in a directory")
 
 
 def use_scan(index: "PictureIndex", options: argparse.Namespace) -> None:
     """Search an index as the options say, and print on standard error how that is done."""
-    from ccpml.serving import Index
+    from ccpml.serving import Index, QdrantIndex
     from ccpml.serving.search.reranked import Reranked
     from ccpml.serving.search.scan import Exact
 
+    min_recall = 0.95 if options.min_recall is None else options.min_recall
     if not isinstance(index, Index):
+        if options.approximate and isinstance(index, QdrantIndex):
+            print(f"{index}: approximate search, {index.use_graph(min_recall)}", file=sys.stderr)
         return
     if options.approximate:
-        use_graph(index, 0.95 if options.min_recall is None else options.min_recall)
+        use_graph(index, min_recall)
     else:
         use_dtype(index, options.dtype)
     if rerank := getattr(options, "rerank", None):

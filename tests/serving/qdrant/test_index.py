@@ -10,6 +10,7 @@ from qdrant_client import QdrantClient, models
 
 from ccpml.serving import Filter, FilterError, Index, NotAnIndexError, OtherModelError, Picture, find_pictures
 from ccpml.serving.qdrant import QdrantError, QdrantIndex, connection
+from ccpml.serving.search.approximate import LowRecallError
 from tests.serving.embedders import ColorEmbedder
 from tests.serving.qdrant.server import qdrant_server
 
@@ -223,7 +224,7 @@ def test_over_http_as_embedded(pictures, queries, client, server):
         ids = index.add(pictures).ids
         assert ids == embedded.add(pictures).ids
         where = Filter.parse("label like 'MUG' or price >= 7")
-        for options in ({}, {"where": where}, {"k": 3, "approximate": True}):
+        for options in ({}, {"where": where}, {"k": 3}):
             assert index.search(queries, **options) == embedded.search(queries, **options)
         assert index.remove(ids[:2]) == 2
         assert len(index) == 68
@@ -232,6 +233,24 @@ def test_over_http_as_embedded(pictures, queries, client, server):
     with QdrantIndex.open(f"{server.url}/shop", EMBEDDER) as index:
         assert len(index) == 68
         assert index.model_path == EMBEDDER.path.resolve()
+
+
+def test_the_recall_of_a_graph_is_measured_before_it_is_used(pictures, queries, client, server):
+    with QdrantIndex.create(ADDRESS, EMBEDDER, client) as index:
+        assert index.use_graph().value == 1  # an empty one
+        index.add(pictures)
+        assert index.use_graph() == (1.0, 70)  # the embedded mode is exact
+    with QdrantIndex.create(f"{server.url}/shop", EMBEDDER) as index:
+        index.add(pictures)
+        server.db.misses = True
+        before = index.search(queries)
+        with pytest.raises(LowRecallError, match=r"shop: expected a recall@10 of at least 0.95, measured .* 0.5000"):
+            index.use_graph()
+        assert index.search(queries) == before
+        assert index.use_graph(0.4).value == 0.5
+        assert [len(found) for found in index.search(queries)] == [5] * 5
+        where = Filter.parse("label = 'mug'")
+        assert [len(found) for found in index.search(queries, where=where)] == [10] * 5  # exact with a filter
 
 
 def test_an_upload_that_failed_is_resumed_with_what_is_missing(pictures, server):

@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from ccpml.serving.qdrant.connection import Connection, connect
 from ccpml.serving.qdrant.filters import qdrant_filter
 from ccpml.serving.qdrant.points import NOT_OF_ITEM, item_of
 from ccpml.serving.qdrant.writer import QdrantWriter, named_in_utf8
+from ccpml.serving.search.approximate import LowRecallError, Recall
 from ccpml.serving.search.exact import check_queries
 from ccpml.serving.sync import Synced, sync
 from ccpml.serving.writer import Added, in_chunks
@@ -34,6 +35,7 @@ __all__ = ["QdrantIndex"]
 
 _QUERIES: Final = 64  # that are sent at a time
 _VECTORS: Final = 1000  # that are read at a time
+_MEASURED: Final = 200  # queries of a measurement: ids are hashes, so the first are a random sample
 _MAX_LABELS: Final = 100_000  # that are counted
 
 
@@ -68,6 +70,7 @@ class QdrantIndex:
         self.fingerprint = str(meta["fingerprint"])
         self.embedding_dim = int(meta["embedding_dim"])
         self.model_path = Path(meta["model"])
+        self._uses_graph = False
         self._writer = QdrantWriter(connection, embedder, columns_of(meta))
 
     @classmethod
@@ -218,10 +221,8 @@ class QdrantIndex:
         queries: ArrayLike,
         k: int = 10,
         where: Filter | str | None = None,
-        *,
-        approximate: bool = False,
     ) -> list[list[Hit]]:
-        """Return the k nearest items of each query, exactly unless it may be approximate.
+        """Return the k nearest items of each query: exactly, unless `use_graph` was called and there is no filter.
 
         Distances are Euclidean, as the server computes them in float32; at equal distances, the lower id comes first.
 
@@ -229,7 +230,6 @@ class QdrantIndex:
             queries: φ-normalized vectors, (Q, d); one vector is one query.
             k: Number of items, at least 0.
             where: A filter; see `Filter`.
-            approximate: Whether the server may search its HNSW graph instead of all vectors.
 
         Raises:
             FilterError: If the filter cannot be understood, qdrant has no such filter, or no item has a field of it.
@@ -247,16 +247,53 @@ class QdrantIndex:
         if k == 0:
             return [[] for _ in vectors]
         passing = None if condition is None else qdrant_filter(condition)
-        parameters = models.SearchParams(exact=not approximate)
         payload = models.PayloadSelectorExclude(exclude=list(NOT_OF_ITEM))
-        found = list[list[Hit]]()
+        exact = not self._uses_graph or passing is not None
+        return [_hits(points) for points in self._nearest(vectors, k, exact, passing, payload)]
+
+    def use_graph(self, min_recall: float = 0.95) -> Recall:
+        """Let the server search its HNSW graph instead of all vectors, unless there is a filter.
+
+        Args:
+            min_recall: Smallest recall@10 that is accepted, on up to 200 items of the index.
+
+        Returns:
+            The recall that was measured.
+
+        Raises:
+            LowRecallError: If it is smaller; search stays exact.
+            QdrantError: If the server cannot be used.
+        """
+        points, _ = self._connection.read("scroll", limit=_MEASURED, with_payload=False, with_vectors=True)
+        vectors = np.array([point.vector for point in points], np.float32).reshape(-1, self.embedding_dim)  # (Q, d)
+        exact, graph = (
+            [
+                [found.id for found in near if found.id != point.id][:10]
+                for point, near in zip(points, self._nearest(vectors, 11, is_exact, None, False), strict=True)
+            ]
+            for is_exact in (True, False)
+        )
+        shares = [len({*near} & {*found}) / len(near) for near, found in zip(exact, graph, strict=True) if near]
+        recall = Recall(float(np.mean(shares)) if shares else 1.0, max(1, len(shares)))
+        if recall.value < min_recall:
+            raise LowRecallError(f"{self}: expected a recall@10 of at least {min_recall:g}, measured {recall}")
+        self._uses_graph = True
+        return recall
+
+    def _nearest(
+        self, vectors: NDArray[np.float32], k: int, exact: bool, passing: Any, payload: Any
+    ) -> Iterator[list[Any]]:
+        """Yield the nearest points of each query, of vectors (Q, d)."""
+        from qdrant_client import models
+
+        parameters = models.SearchParams(exact=exact)
         for chunk in in_chunks(vectors.tolist(), _QUERIES):
             requests = [
                 models.QueryRequest(query=vector, filter=passing, params=parameters, limit=k, with_payload=payload)
                 for vector in chunk
             ]
-            found += [_hits(answer.points) for answer in self._connection.read("query_batch_points", requests=requests)]
-        return found
+            for answer in self._connection.read("query_batch_points", requests=requests):
+                yield answer.points
 
     def check_fields(self, where: Filter) -> None:
         """Check that items have the fields of a filter; those of an empty index could have any.
