@@ -88,7 +88,7 @@ def faults(monkeypatch):
         return db
 
     monkeypatch.setattr("ccpml.serving.storage.store.sqlite3.connect", failing)
-    for module in ("rows", "index"):
+    for module in ("storage.rows", "index"):
         monkeypatch.setattr(f"ccpml.serving.{module}.os", FailingCalls(faults))
     return faults
 
