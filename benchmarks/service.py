@@ -7,7 +7,6 @@ clients. The memory is that of the service's process.
 """
 
 import argparse
-import asyncio
 import io
 import json
 import os
@@ -15,15 +14,17 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-import httpx
 import numpy as np
 from PIL import Image
 
 from benchmarks.measure import print_table, versions
 
+_FORM = b'--x\r\nContent-Disposition: form-data; name="picture"; filename="a"\r\n\r\n%s\r\n--x--\r\n'
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -39,7 +40,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         process, address = start(options, Path(place))
         try:
-            result = asyncio.run(load(address, process.pid, options))
+            result = load(address, process.pid, options)
         finally:
             process.terminate()
             process.wait()
@@ -69,7 +70,7 @@ def start(options: argparse.Namespace, place: Path) -> tuple["subprocess.Popen[s
     assert process.stdout
     port = re.search(r"(\d+)(?: \(Ctrl-C stops\))?\n$", process.stdout.readline())
     assert port
-    return process, f"http://127.0.0.1:{port[1]}"
+    return process, f"127.0.0.1:{port[1]}"
 
 
 def toy_index(place: Path) -> Path:
@@ -96,30 +97,29 @@ def photographs(count: int, side: int) -> list[bytes]:
     return files
 
 
-async def load(address: str, pid: int, options: argparse.Namespace) -> dict[str, str]:
-    """Let the clients search; return what was measured."""
-    files, waits, errors = photographs(16, options.side), list[float](), list[str]()
-    limits = httpx.Limits(max_connections=options.clients)
-    async with httpx.AsyncClient(base_url=address, timeout=60, limits=limits) as client:
-        await client.post("/api/search", files={"picture": files[0]})
-        before, end = memory(pid), time.perf_counter() + options.seconds
+def load(address: str, pid: int, options: argparse.Namespace) -> dict[str, str]:
+    """Make the clients search; return what was measured."""
+    bodies = [_FORM % content for content in photographs(16, options.side)]
+    waits, errors = list[float](), list[str]()
+    ask(HTTPConnection(address, timeout=60), bodies[0])
+    before, end = memory(pid), time.perf_counter() + options.seconds
 
-        async def ask(number: int) -> None:
-            while time.perf_counter() < end:
-                start = time.perf_counter()
-                try:
-                    response = await client.post("/api/search", files={"picture": files[number % 16]})
-                    if response.status_code != 200 or not response.json()["hits"]:
-                        errors.append(response.text)
-                except (httpx.HTTPError, ValueError) as error:
-                    errors.append(repr(error))
-                waits.append(time.perf_counter() - start)
+    def client(number: int) -> None:
+        connection = HTTPConnection(address, timeout=60)
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            try:
+                ask(connection, bodies[number % 16])
+            except (OSError, HTTPException, ValueError) as error:
+                errors.append(repr(error))
+            waits.append(time.perf_counter() - start)
 
-        tasks, most = [asyncio.ensure_future(ask(number)) for number in range(options.clients)], before
-        while not all(task.done() for task in tasks):
-            await asyncio.sleep(0.5)
-            most = max(most, memory(pid))
-        await asyncio.gather(*tasks)
+    threads, most = [threading.Thread(target=client, args=(number,)) for number in range(options.clients)], before
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(0.5)
+        most = max(most, memory(pid))
     if errors:
         print(errors[0], file=sys.stderr)
     p50, p99 = np.percentile(waits, [50, 99])
@@ -133,6 +133,15 @@ async def load(address: str, pid: int, options: argparse.Namespace) -> dict[str,
         "memory before (MiB)": f"{before:.0f}",
         "most (MiB)": f"{most:.0f}",
     }
+
+
+def ask(connection: HTTPConnection, body: bytes) -> None:
+    """Search; raise ValueError if there is no answer."""
+    connection.request("POST", "/api/search", body, {"Content-Type": "multipart/form-data; boundary=x"})
+    response = connection.getresponse()
+    content = response.read()
+    if response.status != 200 or not json.loads(content)["hits"]:
+        raise ValueError(f"{response.status}: {content[:200]!r}")
 
 
 def memory(pid: int) -> float:
