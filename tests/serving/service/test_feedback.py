@@ -49,6 +49,16 @@ def test_a_later_verdict_replaces_the_one_before(connect, index):
         assert [row["verdict"] for row in csv.DictReader(stream)] == ["right", "wrong", "right"]
 
 
+def test_a_folder_that_cannot_be_written_is_named(connect, index, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("ccpml.serving.service.feedback.FileLock", refuse)
+    response = connect(feedback=True).post("/api/feedback", json={"query_id": 1, "id": 2, "verdict": "right"})
+    assert response.status_code == 507
+    assert response.json() == {"detail": "the disk of the service is full, or cannot be written to"}
+
+
 def test_a_wrong_answer_keeps_no_picture(connect, index):
     client = connect(feedback=True)
     answer = client.post("/api/search", files={"picture": gray(90)}).json()

@@ -188,6 +188,26 @@ def test_the_description_of_the_routes_is_complete(connect):
     }
 
 
+def test_the_description_has_the_bounds_and_the_token_of_the_service(connect):
+    found = connect(token="0123456789abcdef", max_k=7, max_pictures=3).get("/openapi.json").json()
+    body = found["paths"]["/api/search"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert (body["properties"]["k"]["maximum"], body["properties"]["k"]["default"]) == (7, 7)
+    assert body["properties"]["picture"]["maxItems"] == 3
+    assert found["paths"]["/api/info"]["get"]["security"] == [{"token": []}]
+    assert "security" not in found["paths"]["/health"]["get"]
+    open_one = connect(max_k=7)
+    assert "securitySchemes" not in open_one.get("/openapi.json").json()["components"]
+    assert len(search(open_one, id=1).json()["hits"]) == 7  # fewer than the 20 by default
+    assert search(open_one, id=1, k=8).json() == {"detail": "k: expected at most 7, got 8"}
+
+
+def test_an_index_that_cannot_be_read_is_not_ready(connect, monkeypatch):
+    client = connect()
+    monkeypatch.setattr("ccpml.serving.service.service.Service.generation", lambda self: int("x"))
+    response = client.get("/health")
+    assert (response.status_code, response.json()) == (503, {"detail": "the index cannot be read"})
+
+
 def test_searches_and_changes_at_the_same_time_do_not_disturb_each_other(connect, toy_pictures):
     client, failures = connect(writable=True), []
 

@@ -17,6 +17,7 @@ from ccpml.files import WriteError
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.errors import QdrantError
 from ccpml.serving.interface import PictureIndex
+from ccpml.serving.service.describe import describe
 from ccpml.serving.service.drift import reference_distances
 from ccpml.serving.service.explain import explain_router
 from ccpml.serving.service.forms import sentence_of
@@ -54,6 +55,8 @@ def build_app(index: PictureIndex, embedder: Embedder, settings: ServiceSettings
     app.add_middleware(Guard, settings=settings, metrics=app.state.service.metrics)
     _add_page(app)
     _add_handlers(app)
+    description = describe(app, settings)
+    app.openapi = lambda: description  # type: ignore[method-assign]  # FastAPI's own way to change it
     return app
 
 

@@ -6,11 +6,12 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ccpml.files import WriteError, write_bytes
 from ccpml.serving.items import Item
@@ -110,7 +111,7 @@ class Feedback:
             WriteError: If a file cannot be written.
         """
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-        with FileLock(self._folder / "feedback.lock"):
+        with self._locked():
             if isinstance(query, Item):
                 name, path = str(query.id), self._relative(query.path)
             else:
@@ -120,6 +121,19 @@ class Feedback:
             verdicts = self._append(line)
             self._write_table(verdicts)
             return len(verdicts)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the files, of all processes that serve the index."""
+        file = self._folder / "feedback.lock"
+        try:
+            lock = FileLock(file, timeout=10).acquire()
+        except Timeout as error:
+            raise RefusedError(503, "another verdict is being written; try again", {"Retry-After": "1"}) from error
+        except OSError as error:
+            raise WriteError(error.errno, error.strerror, str(file)) from error
+        with lock:
+            yield
 
     def _keep(self, upload: Upload) -> str:
         file = self._folder / "pictures" / f"{upload.digest}{upload.suffix}"

@@ -143,9 +143,10 @@ async def search(request: Request) -> Result:
     fields, pictures = await read_form(request, SearchFields, service.settings)
     if (fields.id is None) == (not pictures):
         raise RefusedError(422, "query: expected either pictures or an id")
-    if fields.k > service.settings.max_k:
-        raise RefusedError(422, f"k: expected at most {service.settings.max_k}, got {fields.k}")
-    question = Question(pictures, **fields.model_dump())
+    most = service.settings.max_k
+    if fields.k > most and "k" in fields.model_fields_set:
+        raise RefusedError(422, f"k: expected at most {most}, got {fields.k}")
+    question = Question(pictures, **{**fields.model_dump(), "k": min(fields.k, most)})
     answer = await _work(request, partial(service.search, question))
     return _result(answer, fields.id, time.perf_counter() - start)
 
@@ -283,7 +284,10 @@ def drift(request: Request) -> Drifted:
 def health(request: Request) -> Health:
     """Report whether searches are answered."""
     service = _service(request)
-    return Health(status="ready", items=len(service.index), generation=service.generation())
+    try:
+        return Health(status="ready", items=len(service.index), generation=service.generation())
+    except (OSError, ValueError) as error:
+        raise RefusedError(503, "the index cannot be read") from error
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=refusals(401, 429), tags=["state"])
