@@ -20,6 +20,7 @@ QUERIES = ("query.jpg", "a.jpg", "b.jpg", "c.jpg", "front.jpg", "back.jpg")
 #: Commands of each page that are not run, by their first words.
 PAGES = {
     "search.md": ["pip install"],
+    "serving.md": ["pip install"],
     "qdrant.md": [
         "pip install",
         "docker run",
