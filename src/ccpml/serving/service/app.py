@@ -4,10 +4,11 @@ import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -17,7 +18,6 @@ from ccpml.files import WriteError
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.errors import QdrantError
 from ccpml.serving.interface import PictureIndex
-from ccpml.serving.service.describe import describe
 from ccpml.serving.service.drift import reference_distances
 from ccpml.serving.service.explain import explain_router
 from ccpml.serving.service.forms import sentence_of
@@ -55,7 +55,7 @@ def build_app(index: PictureIndex, embedder: Embedder, settings: ServiceSettings
     app.add_middleware(Guard, settings=settings, metrics=app.state.service.metrics)
     _add_page(app)
     _add_handlers(app)
-    description = describe(app, settings)
+    description = _describe(app, settings)
     app.openapi = lambda: description  # type: ignore[method-assign]  # FastAPI's own way to change it
     return app
 
@@ -115,3 +115,23 @@ def _add_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     def failed(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": "the service failed; its log says why"}, 500)
+
+
+def _describe(app: FastAPI, settings: ServiceSettings) -> dict[str, Any]:
+    """Return the OpenAPI description: that of the routes, with the bounds and the token of the service."""
+    found: dict[str, Any] = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+    for operation in (operation for methods in found["paths"].values() for operation in methods.values()):
+        for body in operation.get("requestBody", {}).get("content", {}).values():
+            fields = body["schema"].get("properties", {})
+            if "k" in fields:
+                fields["k"]["maximum"] = settings.max_k
+                fields["k"]["default"] = min(fields["k"]["default"], settings.max_k)
+            if "maxItems" in fields.get("picture", {}):
+                fields["picture"]["maxItems"] = min(fields["picture"]["maxItems"], settings.max_pictures)
+    if settings.token is not None:
+        found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        for path, methods in found["paths"].items():
+            if path != "/health":
+                for operation in methods.values():
+                    operation["security"] = [{"token": []}]
+    return found
