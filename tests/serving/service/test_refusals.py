@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.serving.service.conftest import encoded
 
@@ -23,7 +24,17 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
+def many_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    content = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(content, "JPEG", progressive=True)
+    start = content.getvalue().rfind(b"\xff\xda")
+    scan = content.getvalue()[start:-2]
+    return content.getvalue()[:-2] + scan * count + b"\xff\xd9"
+
+
 PICTURES = {
+    "scans": (many_scans(100), 422, "picture: expected a JPEG of at most 100 scans, got more"),
     "nothing": (b"", 422, "picture: the file is empty"),
     "text": (b"hello", 422, "picture: not an image of a known format, or damaged header"),
     "half": (PICTURE[:60], 422, "picture: "),
@@ -90,9 +101,10 @@ def test_a_broken_body_is_named(connect, sentence):
 
 
 def test_deeply_nested_json_is_refused(connect):
-    body = b'{"id":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
-    response = connect().post("/api/search", content=body, headers={"Content-Type": "application/json"})
-    assert response.status_code == 422
+    client, kind = connect(), {"Content-Type": "application/json"}
+    for depth, status in ((30_000, 422), (50_000, 413)):
+        body = b'{"id":' + b"[" * depth + b"]" * depth + b"}"
+        assert client.post("/api/search", content=body, headers=kind).status_code == status
 
 
 def test_another_type_of_body_is_refused(connect):
@@ -185,8 +197,6 @@ def test_a_full_disk_is_named_and_nothing_is_added(connect, index, monkeypatch):
 
 
 def test_an_animation_is_read_by_its_first_frame(connect):
-    from PIL import Image
-
     frames = [Image.new("RGB", (40, 30), (shade, 0, 0)) for shade in range(0, 250, 10)]
     content = io.BytesIO()
     frames[0].save(content, "GIF", save_all=True, append_images=frames[1:])

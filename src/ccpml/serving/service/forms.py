@@ -15,6 +15,7 @@ __all__ = ["read_form", "sentence_of"]
 
 _MAX_FIELDS = 16
 _MAX_FIELD_BYTES = 16_384
+_MAX_JSON_BYTES = 65_536
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -58,6 +59,8 @@ async def read_form(request: Request, model: type[M], settings: ServiceSettings)
 
 async def _json(request: Request) -> object:
     body = await request.body()
+    if len(body) > _MAX_JSON_BYTES:
+        raise RefusedError(413, f"body: expected at most {_MAX_JSON_BYTES:,} bytes of JSON")
     try:
         return json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

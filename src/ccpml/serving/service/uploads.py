@@ -14,6 +14,9 @@ from ccpml.serving.service.refused import RefusedError
 __all__ = ["Upload", "check_upload"]
 
 _SUFFIXES: Final = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
+_START_OF_SCAN: Final = b"\xff\xda"
+_MAX_SCANS: Final = 100
+"""A progressive JPEG has about ten. Each costs time in proportion to the pixels, but needs only a few bytes."""
 
 
 class Upload(NamedTuple):
@@ -51,6 +54,8 @@ def check_upload(content: bytes, max_pixels: int) -> Upload:
     if width * height > max_pixels:
         raise RefusedError(413, f"picture: {limit}, got {width} × {height}")
     if kind in {"JPEG", "MPO"}:
+        if content.count(_START_OF_SCAN) > _MAX_SCANS:
+            raise RefusedError(422, f"picture: expected a JPEG of at most {_MAX_SCANS} scans, got more")
         height, width = upright_shape(height, width, jpeg_orientation(content))
     suffix = _SUFFIXES.get(kind, f".{kind.lower()}")
     return Upload(content, hashlib.sha256(content).hexdigest(), suffix, width, height)
