@@ -30,11 +30,20 @@ def run(arguments: list[str]) -> int:
 
     if any(rankings.values()):
         return _compare(options, rankings, output)
+    from ccpml.retrieval import describe_intervals
     from ccpml.runs.inference import evaluate_run
 
     result = evaluate_run(**options)
     print(f"{result.size}\n{result.scores}")
-    record = {"run": str(path), "data": data, "size": result.size, **result.scores.as_dict()}
+    if result.intervals:
+        print(describe_intervals(result.intervals))
+    record = {
+        "run": str(path),
+        "data": data,
+        "size": result.size,
+        **result.scores.as_dict(),
+        "intervals": result.intervals,
+    }
     if result.clusters is not None:
         print(result.clusters)
         record.update(result.clusters.as_dict())

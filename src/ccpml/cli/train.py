@@ -71,12 +71,16 @@ def _default_path(settings: Settings) -> Path:
 
 
 def _print_scores(scores: dict[str, Any]) -> None:
+    from ccpml.retrieval import describe_intervals
+
     for split, size in scores["splits"].items():
         print(f"{split:<11} {size['classes']:>6,} classes {size['images']:>8,} images")
     test = scores["test"]
     recall = "  ".join(f"R@{name.rpartition('_')[2]} {v:.4f}" for name, v in test.items() if name.startswith("recall"))
     print(f"test        {_three(test)}")
     print(f"            {recall}  ({test['num_queries']:,} queries, {test['num_skipped']:,} left out)")
+    if intervals := scores.get("intervals"):
+        print(f"            {describe_intervals(intervals)}")
     if features := scores.get("features"):
         print(f"features    {_three(features)}  (untouched, {features['dimensions']:,}-D)")
     if is_saturated(scores):

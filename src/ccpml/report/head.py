@@ -7,6 +7,7 @@ from typing import Any, Final
 from ccpml.benchmark.protocol import METRICS
 from ccpml.losses import LOSSES, METHODS
 from ccpml.report import page
+from ccpml.retrieval import describe_intervals
 from ccpml.runs.defaults import SATURATED, is_saturated, passes
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.settings import ResolvedSettings
@@ -39,6 +40,9 @@ def test_scores(scores: Mapping[str, Any]) -> str:
         header, untouched = ["", *header], f"untouched features, {features['dimensions']:,}-D"
         rows = [["this run", *rows[0]], [untouched, *(_cell(features[name]) for name in test)]]
         caption += " Untouched features: those of the initial weights, before training, compared by cosine."
+    intervals = describe_intervals(scores.get("intervals", {}))
+    if intervals:
+        caption += f" {intervals[0].upper()}{intervals[1:]}: other classes of the same kind would give such means."
     return page.table(header, rows, "numbers scores") + page.paragraph(caption)
 
 

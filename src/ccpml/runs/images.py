@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ccpml.backbones import find_backbone
@@ -35,6 +36,7 @@ __all__ = [
     "find_images",
     "is_query",
     "load_images",
+    "query_labels",
     "read_facts",
     "readable_images",
 ]
@@ -222,3 +224,8 @@ def readable_images(
 def is_query(table: ImageTable) -> Tensor | None:
     """Return which images are queries, bool (N,); None if the table has no roles."""
     return None if table.roles is None else torch.from_numpy(table.roles == "query")
+
+
+def query_labels(table: ImageTable) -> NDArray[np.int64]:
+    """Return the classes of the queries of a table, (Q,)."""
+    return table.labels if table.roles is None else table.labels[table.roles == "query"]

@@ -15,10 +15,10 @@ from torch import Tensor
 from ccpml.data import ImageTable, pool_rows
 from ccpml.distributed import all_ranks, gather_rows
 from ccpml.method import MIN_SEPARATION, AlternatingProjections
-from ccpml.retrieval import RetrievalScores
+from ccpml.retrieval import RetrievalScores, score_intervals
 from ccpml.runs.callbacks import Recorder
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.images import is_query
+from ccpml.runs.images import is_query, query_labels
 from ccpml.runs.inference import write_embeddings
 from ccpml.runs.parts import Parts
 from ccpml.runs.trainer import rank_batches
@@ -33,10 +33,10 @@ _FEATURES_WIN = (
 
 
 def score_test(parts: Parts, trainer: L.Trainer) -> tuple[Tensor, RetrievalScores]:
-    """Embed and score the test classes by the current weights."""
+    """Embed and score the test classes, and each query, by the current weights."""
     table = parts.images.splits.test
     embeddings, labels = _embed(parts, table, trainer)
-    return embeddings, evaluate_with_roles(embeddings, labels, is_query(table), group=all_ranks())
+    return embeddings, evaluate_with_roles(embeddings, labels, is_query(table), group=all_ranks(), per_query=True)
 
 
 def score_run(
@@ -65,6 +65,7 @@ def score_run(
     run.write_scores(
         {
             "test": scores.as_dict(),
+            "intervals": score_intervals(scores, query_labels(splits.test)),
             **({} if last is None else {"test_last": last.as_dict()}),
             **({"features": features} if features else {}),
             "validation": {"map_at_r": recorder.best_score, "step": recorder.best_step},
