@@ -229,7 +229,8 @@ def damage(file: Path, state: str, others: dict[str, bytes]) -> bool:
 
 def _start(cell: Cell, device: str) -> runner.RunningCell:
     """Train a cell in this process, as its own would."""
-    write_json(cell.settings_file, {**cell.settings.as_dict(), "device": device})
+    settings = {**cell.settings.as_dict(), "device": device}
+    write_json(cell.settings_file, {"settings": settings, "chosen": cell.chosen})
     log = io.StringIO()
     with contextlib.redirect_stderr(log):
         code = cell_process._train(cell.settings_file, cell.path)

@@ -1,5 +1,7 @@
 import hashlib
 import io
+import socket
+import urllib.error
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,19 @@ def test_a_server_that_cannot_be_reached(tmp_path: Path) -> None:
         url = site.url
     with pytest.raises(ValueError, match=r"127\.0\.0\.1:\d+: cannot be reached"):
         download(url, tmp_path / "x.part", progress=False)
+
+
+def test_without_a_network_nothing_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def offline(*_: object, **__: object) -> None:
+        tried.append(1)
+        raise urllib.error.URLError(socket.gaierror(-3, "Temporary failure in name resolution"))
+
+    monkeypatch.setattr("ccpml.download.urllib.request.urlopen", offline)
+    with pytest.raises(ValueError, match=r"example\.org: cannot be reached \(Temporary failure"):
+        download("https://example.org/x.pth", tmp_path / "x.part")
+    assert len(tried) == 1
 
 
 def test_no_space(tmp_path: Path) -> None:

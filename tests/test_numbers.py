@@ -18,6 +18,7 @@ from ccpml.numbers import as_int
 LABELS = np.array([0, 0, 1, 1])
 TABLE = ImageTable(np.arange(4 * 12 * 12, dtype=np.uint8).reshape(4, 12, 12), LABELS, ("a", "b"))
 DATASET = ImageDataset(TABLE, TrainTransform(8), channels=1)
+SCORES = retrieval.evaluate(torch.arange(8.0).view(4, 2) ** 2, LABELS, per_query=True)
 POINTS = torch.arange(24.0).view(2, 4, 3) ** 2
 SOURCE = data.Source(ImageTable(np.zeros((32, 8, 8), np.uint8), np.arange(32) // 2, tuple("abcdefghijklmnop")))
 SIZES = {"num_classes": 3, "embedding_dim": 4}
@@ -34,7 +35,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "CrossBatchMemory": {
         **{"loss": method.ContrastiveLoss(), "embedding_dim": 4, "memory_batches": 2, "batch_size": 3, "start": 0}
     },
-    "LearningRate": {"steps": 200, "warmup": 0.1, "cosine": True},
     "Draw": {"epoch": 1, "row": 2, "copy": 0},
     "EmbeddingModel": {"backbone": models.SmallConv(1), "embedding_dim": 4},
     "EmbeddingPool": {"dataset": DATASET, "per_class": 2, "batch_size": 2, "workers": 0},
@@ -52,6 +52,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "class_separation": {"points": POINTS, "k": 2},
     "closed_form_head": {"features": POINTS.flatten(0, 1), "labels": torch.arange(8) // 4, "dim": 2},
     "cluster_scores": {"embeddings": POINTS[0], "labels": LABELS, "iterations": 2, "seed": 1},
+    "class_interval": {"values": [0.1, 0.5, 0.9], "labels": [0, 1, 2], "samples": 50, "seed": 3},
+    "score_intervals": {"scores": SCORES, "labels": LABELS, "seed": 3},
     "create_model": {"backbone": "small_conv", "embedding_dim": 4, "channels": 1, "image_size": 32},
     "eval_loader": {"table": TABLE, "transform": EvalTransform(8), "channels": 1, "batch_size": 2, "workers": 0},
     "evaluate": {"embeddings": POINTS[0], "labels": LABELS, "chunk_elements": 100},

@@ -1,8 +1,10 @@
 """Download of one file that resumes after a dropped connection or an interruption, and checksums of files."""
 
+import errno
 import hashlib
 import http.client
 import json
+import socket
 import sys
 import time
 import urllib.error
@@ -47,8 +49,9 @@ class _Version(NamedTuple):
 def download(url: str, part: Path, room: int = 0, progress: bool = True) -> None:
     """Download a file, or the rest of it if a part exists.
 
-    After a dropped connection the download resumes where it broke, until five attempts in a row receive nothing. It
-    restarts if the server does not support ranges or the file has changed.
+    After a dropped connection the download resumes where it broke, until five attempts in a row receive nothing;
+    without a network the first attempt is the last. It restarts if the server does not support ranges or the file has
+    changed.
 
     Args:
         url: Address, http, https or ftp.
@@ -67,6 +70,8 @@ def download(url: str, part: Path, room: int = 0, progress: bool = True) -> None
                 _note(part).unlink(missing_ok=True)
                 return
         except _Dropped as error:
+            if not _size(part) and _is_offline(error.__cause__):
+                raise ValueError(f"{urlsplit(url).netloc}: cannot be reached ({error})") from error
             failures = 1 if _size(part) > before else failures + 1
             if failures > len(_PAUSES):
                 raise ValueError(f"{urlsplit(url).netloc}: cannot be reached ({error})") from error
@@ -154,6 +159,13 @@ def _reason(error: Exception) -> str:
     if isinstance(cause, TimeoutError):
         return "timed out"
     return str(getattr(cause, "strerror", None) or cause or type(cause).__name__)
+
+
+def _is_offline(error: object) -> bool:
+    """Whether a connection failed since there is no network: the name has no address, or there is no route to it."""
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    no_route = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN}
+    return isinstance(reason, socket.gaierror) or (isinstance(reason, OSError) and reason.errno in no_route)
 
 
 def _size(part: Path) -> int:

@@ -1,5 +1,6 @@
 """Ctrl-C at any moment, and the end of a parent process. Imports no library, so that it holds while they load."""
 
+import atexit
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ def raise_at_ctrl_c() -> None:
     That is while a module is imported, which libraries turn into errors of their own, and in destructors and
     callbacks, where Python would print a traceback and continue.
     """
+    # The interpreter gives signals back to the system as it ends; the last function that it calls ignores this one.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGINT, _raise_or_exit)
     sys.unraisablehook = _exit_if_interrupted
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

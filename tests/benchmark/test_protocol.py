@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from ccpml.benchmark.protocol import Benchmark, Row, protocol_settings
 from ccpml.benchmark.rows import table_rows, variant_rows, with_row_settings
 from ccpml.losses import find_loss
+from ccpml.runs.defaults import DataFacts
 from ccpml.runs.settings import Settings
 
 
@@ -123,8 +125,17 @@ def test_wrong_row_settings_are_refused(settings, message):
 def test_the_conventional_setting():
     """512-D, batch 128 = 32 × 4, average + max pooling, reduce-on-plateau; the last step is scored too."""
     e = Settings(**protocol_settings("conventional"))
-    assert (e.embedding_dim, e.classes_per_batch, e.samples_per_class, e.pooling) == (512, 32, 4, "avg+max")
-    assert (e.lr_schedule, e.score_last) == ("plateau", True)
+    assert (e.embedding_dim, e.pooling, e.lr_schedule, e.score_last) == (512, "avg+max", "plateau", True)
+    benchmark = Benchmark(e, (Row("contrastive", "plain"),), Path("out"), "conventional", folds=(0,))
+    cell = next(benchmark.cells())
+    assert (cell.settings.classes_per_batch, cell.settings.samples_per_class) == (32, 4)
+    assert not benchmark.notes()
+    few = replace(benchmark, facts=DataFacts(classes=38, train_classes=28))
+    note = "classes_per_batch 28: there are 28 training classes; the protocol has 32"
+    cell = next(few.cells())
+    assert (cell.settings.classes_per_batch, cell.chosen[0], few.notes()) == (28, note, (note,))
+    given = replace(few, base=replace(e, classes_per_batch=16))
+    assert (next(given.cells()).settings.classes_per_batch, given.notes()) == (16, ())
     assert protocol_settings("mlrc") == {}
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from ccpml.cli import main, train
 from ccpml.cli.options import UsageError
+from ccpml.cli.settings_parser import check_settings
 from ccpml.runs.images import read_facts
 from ccpml.runs.settings import Settings, setting_types
 from tests.toy import toy_folder
@@ -177,3 +178,23 @@ def test_a_wrong_flag_after_a_file_does_not_name_the_file(tmp_path: Path) -> Non
     with pytest.raises(UsageError) as error:
         settings("--config", str(tmp_path / "settings.yaml"), "--lr=-2")
     assert str(error.value).startswith("lr: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("data: folder:nowhere", "folder:nowhere: folder not found"),
+        ("data: cub\ndata_root: nowhere", "--data-root: folder nowhere not found"),
+        ("weights: none.pth", "weights: expected a file, imagenet or none, got none.pth; file not found"),
+        ("proxies_per_class: 99", "proxies_per_class: expected at most pool_size"),
+    ],
+)
+def test_what_a_file_names_is_checked_and_the_file_is_named(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+    parsed = train.parse(["--config", str(tmp_path / "a.yaml")])
+    with pytest.raises(UsageError) as caught:
+        check_settings(parsed.settings, parsed.files)
+    assert str(caught.value).startswith(f"--config {tmp_path / 'a.yaml'}: {message}")
+    with pytest.raises(UsageError) as caught:
+        check_settings(parsed.settings, {})
+    assert str(caught.value).startswith(message)

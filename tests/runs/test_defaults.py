@@ -79,7 +79,7 @@ def test_the_paper_s_settings_do_not_depend_on_the_images(data: str, facts: Data
     assert Settings(data=data, **given).resolved(facts) == Settings(data=data, **given).resolved()
     other = Settings(data=data, backbone="resnet50").resolved(photos())
     assert (other.weights, other.lr, other.image_size, other.max_steps) == ("imagenet", 1e-5, 227, 150_000)
-    assert (other.lr_schedule, other.lr_warmup, other.head_lr_factor) == ("constant", 0.0, 1.0)
+    assert (other.lr_schedule, other.head_lr_factor) == ("constant", 1.0)
 
 
 def test_epochs_are_passes_through_the_training_images() -> None:

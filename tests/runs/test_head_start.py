@@ -151,7 +151,8 @@ def test_a_resumed_run_starts_from_its_checkpoint(settings, run, weights, tmp_pa
         assert torch.equal(load_file(again.weights_file)[name], value), name
 
 
-def test_identity_needs_the_dimension_of_the_features(settings, tmp_path):
+def test_identity_needs_the_dimension_of_the_features(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("ccpml.runs.train.load_images", None)  # found before images are read
     with pytest.raises(ValueError, match="embedding_dim: expected 128, the features of small_conv, for head_start ide"):
         train(replace(settings, head_start="identity"), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()

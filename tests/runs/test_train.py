@@ -75,7 +75,7 @@ def test_instances_are_recorded(run):
 
 
 def test_scores_are_those_of_the_best_weights(run, tmp_path):
-    scores, size, _ = evaluate_run(run.path)
+    scores, size, _, _ = evaluate_run(run.path)
     assert size == "6 classes, 30 images"
     assert scores.as_dict() == pytest.approx(run.scores()["test"])
     weights = load_file(run.weights_file)
@@ -155,9 +155,9 @@ class _StopAt(L.Callback):
             raise RuntimeError("stopped by the test")
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "plateau", "constant"])
+@pytest.mark.parametrize("schedule", ["plateau", "constant"])
 def test_schedules_resume_bit_for_bit(settings, tmp_path, schedule):
-    changes = {"lr_schedule": schedule, "lr_warmup": 0.4, "head_lr_factor": 5.0, "max_steps": 10}
+    changes = {"lr_schedule": schedule, "head_lr_factor": 5.0, "max_steps": 10}
     settings = settings.changed(changes)
     whole = train(settings, tmp_path / "whole", progress=False)
     with pytest.raises(RuntimeError, match="stopped by the test"):
@@ -222,7 +222,7 @@ def test_queries_and_gallery_of_a_csv_file(tmp_path):
     settings = quick_settings(data=f"csv:{tmp_path / 'list.csv'}", max_steps=2)
     run = train(settings, tmp_path / "run", progress=False)
     assert run.scores()["test"]["num_queries"] == 2
-    scores, _, _ = evaluate_run(run.path, f"csv:{tmp_path / 'list.csv'}")
+    scores, _, _, _ = evaluate_run(run.path, f"csv:{tmp_path / 'list.csv'}")
     assert scores.as_dict() == pytest.approx(run.scores()["test"])
 
 

@@ -10,6 +10,9 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from ccpml.runs.directory import RunDirectory
+from ccpml.runs.images import load_images
+from ccpml.runs.record import RunRecord
 from ccpml.runs.settings import Settings
 from ccpml.tuning.search_space import search_space
 
@@ -23,6 +26,7 @@ from ccpml.tuning import trials
 from ccpml.tuning.results import best_of, importances
 from ccpml.tuning.study import Search, StudyExistsError, open_study, suggest
 from ccpml.tuning.tune import TrialStarted, run_search
+from tests.toy import toy_folder
 
 STEPS = 4
 
@@ -215,6 +219,24 @@ def test_a_search_ends_if_no_trial_can_start(search):
         run_search(replace(search, trials=50), train=failing)
     results = run_search(search, train=climb)
     assert [one.state for one in results] == ["failed"] * 3 + ["complete"]
+
+
+def test_other_data_than_those_of_the_trials_are_refused(search, tmp_path):
+    folder = toy_folder(tmp_path / "toy", per_class=2)
+    search = replace(search, base=replace(search.base, data=f"folder:{folder}", folds=2), trials=1)
+
+    def recorded(settings, path, watcher):
+        record = RunRecord(settings.flat(), load_images(settings, progress=False).classes)
+        record.write(RunDirectory(path).record_file)
+        return climb(settings, path, watcher)
+
+    run_search(search, train=recorded)
+    run_search(search, train=climb)  # as they were
+    next(folder.glob("*/class03/0.png")).unlink()
+    with pytest.raises(
+        StudyExistsError, match=r"trial-0000 was started with, got 1 class \(group0/class03\) with other"
+    ):
+        run_search(search, train=climb)
 
 
 def test_contradicting_values_are_pruned_with_a_reason(search):

@@ -26,9 +26,16 @@ def _train(settings: Path, path: Path) -> int:
 
     try:
         if RunDirectory(path).settings_file.is_file():
-            resume(path, progress=False)
+            resume(path, progress=False, features=False)
         else:
-            train(ResolvedSettings.from_dict(json.loads(settings.read_text(encoding="utf-8"))), path, progress=False)
+            given = json.loads(settings.read_text(encoding="utf-8"))
+            train(
+                ResolvedSettings.from_dict(given["settings"]),
+                path,
+                progress=False,
+                chosen=given["chosen"],
+                features=False,
+            )
     except Stopped as stopped:
         return 128 + stopped.number
     except Exception as error:

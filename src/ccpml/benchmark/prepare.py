@@ -1,6 +1,7 @@
 """Prepare a benchmark: check its settings and data, and write ``benchmark.yaml`` or compare with an earlier one."""
 
 import os
+import sys
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -53,6 +54,8 @@ def prepare_benchmark(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
         "facts": asdict(facts),
         "rows": {**found.get("rows", {}), **_row_changes(benchmark)},
     }
+    for note in replace(benchmark, facts=facts).notes():
+        print(f"note: {note}", file=sys.stderr)
     write_folder_file(benchmark.out / "benchmark.yaml", content)
     return replace(benchmark, base=replace(benchmark.base, threads=threads), facts=facts)
 

@@ -71,6 +71,7 @@ class Cell:
         repeat: Number of the repeat, from 0; the seed is that of the benchmark plus this.
         fold: The part of the training classes that validates.
         path: The run directory.
+        chosen: Why settings that were left open have their values.
     """
 
     row: Row
@@ -78,6 +79,7 @@ class Cell:
     fold: int
     settings: ResolvedSettings
     path: Path
+    chosen: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -144,12 +146,38 @@ class Benchmark:
         taken = {name: value for name, value in self.parameters.items() if name in LOSSES[row.loss].parameters}
         row_settings = self.base.changed({**row.settings(self.base.data), **taken, **row.changes})
         for fold in self.folds:
-            settings = row_settings.changed({"fold": fold, "seed": self.base.seed + repeat}).resolved(self.facts)
-            yield Cell(row, repeat, fold, settings, self.out / "cells" / row.name / f"repeat{repeat}-fold{fold}")
+            settings = self._fit_batch(row_settings.changed({"fold": fold, "seed": self.base.seed + repeat}))
+            chosen = tuple(str(choice) for choice in settings.choices(self.facts) if choice.why)
+            path = self.out / "cells" / row.name / f"repeat{repeat}-fold{fold}"
+            yield Cell(row, repeat, fold, settings.resolved(self.facts), path, (*self.notes(), *chosen))
+
+    def _fit_batch(self, settings: Settings) -> Settings:
+        """Return settings with the protocol's batch, unless one was given, of no more classes than there are."""
+        batch = _BATCHES.get(self.protocol, {})
+        unset = {name: value for name, value in batch.items() if getattr(settings, name) is None}
+        if "classes_per_batch" in unset:
+            unset["classes_per_batch"] = self._fitting_classes(unset["classes_per_batch"])
+        return settings.changed(unset)
+
+    def _fitting_classes(self, classes: int) -> int:
+        most = (self.facts or DataFacts()).train_classes
+        return classes if classes <= most else max(1, most - most % self.base.ranks)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a sentence if the protocol's batch has more classes than there are."""
+        wanted = _BATCHES.get(self.protocol, {}).get("classes_per_batch", 0)
+        if self.base.classes_per_batch is not None or (fitting := self._fitting_classes(wanted)) == wanted:
+            return ()
+        most = (self.facts or DataFacts()).train_classes
+        return (f"classes_per_batch {fitting}: there are {most} training classes; the protocol has {wanted}",)
+
+
+_BATCHES: Mapping[str, Mapping[str, int]] = {"conventional": {"classes_per_batch": 32, "samples_per_class": 4}}
+"""Batches of protocols other than the default: classes, and images of each."""
 
 
 def protocol_settings(protocol: str) -> dict[str, Any]:
-    """Return the settings of a protocol that differ from the defaults.
+    """Return the settings of a protocol that differ from the defaults, without its batch, which depends on the data.
 
     Source: Musgrave et al., ECCV 2020 (mlrc: the defaults); Gürbüz et al., WACV 2024, supplement (conventional).
     """
@@ -157,8 +185,6 @@ def protocol_settings(protocol: str) -> dict[str, Any]:
         return {}
     return {
         "embedding_dim": 512,
-        "classes_per_batch": 32,
-        "samples_per_class": 4,
         "pooling": "avg+max",
         "lr_schedule": "plateau",
         "score_last": True,

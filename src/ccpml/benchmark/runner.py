@@ -120,7 +120,8 @@ def _is_finished(benchmark: Benchmark, cell: Cell) -> bool:
 
 def _start(cell: Cell, device: str) -> RunningCell:
     """Start the process of a cell, in a session of its own, so that Ctrl-C reaches it once and only through us."""
-    write_json(cell.settings_file, {**cell.settings.as_dict(), "device": device})
+    settings = {**cell.settings.as_dict(), "device": device}
+    write_json(cell.settings_file, {"settings": settings, "chosen": cell.chosen})
     environment = {**os.environ, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
     if cell.settings.threads != "auto":
         environment["OMP_NUM_THREADS"] = str(cell.settings.threads)

@@ -22,7 +22,7 @@ _METHODS = "plain,ccp,xbm"
 def run(arguments: list[str]) -> int:
     """Train the cells of a table or an ablation, and write it."""
     options, benchmark = parse(arguments)
-    check_settings(benchmark.base)
+    check_settings(benchmark.base, options.files)
 
     announce("loading libraries")
     from ccpml.benchmark.live_table import LiveTable
@@ -63,7 +63,7 @@ def run(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, Benchmark]:
-    """Parse the arguments: the verb's own options, and the benchmark."""
+    """Parse the arguments: the verb's own options, with the files that give settings, and the benchmark."""
     parser = SettingsParser(
         "benchmark",
         "Compare methods and losses under a protocol, or run an ablation: a run per cell, then tables and a figure.",
@@ -87,6 +87,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Benchmark]:
     parser.option("devices", (str,), "cuda:0,cuda:1 ...; cells use them in turn (default: --device)")
     parser.option("at_once", (int,), "cells trained at the same time (default: one per device)")
     parsed = parser.parse(arguments, preset=lambda options: {"folds": 4, **protocol_settings(options.protocol)})
+    parsed.options.files = parsed.files
     return parsed.options, _benchmark(parsed)
 
 

@@ -28,7 +28,7 @@ _SECTIONS = {
         *("channels", "image_size", "channels_last", "compile"),
     ),
     "training": (
-        *("augment", "classes_per_batch", "samples_per_class", "lr", "lr_schedule", "lr_warmup", "head_lr_factor"),
+        *("augment", "classes_per_batch", "samples_per_class", "lr", "lr_schedule", "head_lr_factor"),
         *("weight_decay", "clip_norm", "epochs", "max_steps", "validate_every", "patience", "score_last", "seed"),
     ),
     "machine": ("device", "ranks", "shard_proxies", "precision", "threads", "workers"),
@@ -42,6 +42,7 @@ class Parsed(NamedTuple):
     settings: Settings
     given: Mapping[str, Any]  # what the command line or its file gives, by flat name
     parameters: Mapping[str, float]  # of losses, if the verb has no option for the loss; they are not in the settings
+    files: Mapping[str, str]  # the file of each setting that a file gives
 
 
 class SettingsParser(jsonargparse.ArgumentParser):
@@ -118,18 +119,21 @@ class SettingsParser(jsonargparse.ArgumentParser):
             options = argparse.Namespace(**own)
             settings = Settings().changed({**preset(options), **given})
         except ValueError as error:
-            name = str(error).partition(":")[0]
-            file, value = self.of_files.get(name, ("", None))
-            named = f"--config {file}: " if file and values.get(name) == value else ""
-            raise UsageError(f"{named}{error}") from error
+            raise _with_file(error, str(error).partition(":")[0], self._files(values)) from error
+        parsed = Parsed(options, settings, given, apart, self._files(values))
         if options.print_config:
-            self._show_config(settings, apart)
+            self._show_config(parsed)
             raise SystemExit(0)
-        return Parsed(options, settings, given, apart)
+        return parsed
 
-    def _show_config(self, settings: Settings, parameters: Mapping[str, float]) -> None:
+    def _files(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return the file of each setting whose value is from a file, and not from a flag after it."""
+        return {name: file for name, (file, value) in self.of_files.items() if values.get(name) == value}
+
+    def _show_config(self, parsed: Parsed) -> None:
         """Print the settings that training would use; those that differ between its runs are null unless given."""
-        check_settings(settings)
+        settings, parameters = parsed.settings, parsed.parameters
+        check_settings(settings, parsed.files)
 
         from ccpml.runs.images import read_facts
 
@@ -151,16 +155,24 @@ def read_yaml(option: str, path: str) -> Any:
         raise UsageError(f"{option} {path}: {error}") from error
 
 
-def check_settings(settings: Settings) -> None:
-    """Check what settings name, before heavy imports and long work."""
-    check_data_root(settings.data, settings.data_root)
-    weights = settings.weights
-    if weights not in {None, "none", "imagenet"} and not Path(str(weights)).expanduser().is_file():
-        raise UsageError(f"weights: expected a file, imagenet or none, got {weights}; file not found")
+def check_settings(settings: Settings, files: Mapping[str, str]) -> None:
+    """Check what settings name, before heavy imports and long work; ``files`` are those that give some of them."""
     try:
+        check_data_root(settings.data, settings.data_root)
+    except UsageError as error:
+        raise _with_file(error, "data_root" if str(error).startswith("--data-root") else "data", files) from error
+    weights = settings.weights
+    try:
+        if weights not in {None, "none", "imagenet"} and not Path(str(weights)).expanduser().is_file():
+            raise ValueError(f"weights: expected a file, imagenet or none, got {weights}; file not found")
         settings.resolved()
     except ValueError as error:
-        raise UsageError(error) from error
+        raise _with_file(error, str(error).partition(":")[0], files) from error
+
+
+def _with_file(error: Exception, name: str, files: Mapping[str, str]) -> UsageError:
+    """Return an error about a setting, with the file that gives it, if there is one."""
+    return UsageError(f"--config {files[name]}: {error}" if name in files else error)
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

@@ -15,13 +15,14 @@ from ccpml.runs.settings import Settings
 
 def run(arguments: list[str]) -> int:
     """Train a run, or resume one; write its report."""
-    options, settings, *_ = parse(arguments)
+    parsed = parse(arguments)
+    options, settings = parsed.options, parsed.settings
     if options.resume is not None:
         path = check_run(Path(options.resume))
         if (path / "scores.json").is_file():
             print(f"{path}: already finished; its report is written again", flush=True)
     else:
-        check_settings(settings)
+        check_settings(settings, parsed.files)
         path = Path(options.run or _default_path(settings))
 
     announce("loading libraries")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def run(arguments: list[str]) -> int:
     """Search settings: train trials, write their table, the best settings and pictures."""
     parsed, space = parse(arguments)
-    check_settings(parsed.settings)
+    check_settings(parsed.settings, parsed.files)
     if find_spec("optuna") is None:
         raise ModuleNotFoundError("ccpml tune needs Optuna, which is not installed; pip install 'ccpml[tune]'")
     announce("loading libraries")

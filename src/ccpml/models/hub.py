@@ -61,6 +61,7 @@ def imagenet_weights(backbone: str, url: str | None = None) -> Path:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"weights: {problem}{address} cannot be downloaded to {path} ({error}); download it on a machine with "
-            "a network connection and put it there, or pass your copy as the weights"
+            "a network connection and put it there, pass your copy as the weights, or choose efficientnet_lite0, whose "
+            "weights are installed with ccpml"
         ) from error
     return path

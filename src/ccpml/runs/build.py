@@ -70,12 +70,22 @@ def build_model(settings: ResolvedSettings, channels: int, initial_weights: bool
 
 
 def check_weights(settings: ResolvedSettings) -> None:
-    """Check that the initial weights can be loaded, before images are read.
+    """Check that the initial weights can be loaded and suit the start, before images are read.
 
     Those of a backbone that takes gray images depend on the images' channels and are checked when it is built.
     """
     if settings.weights != "none" and not find_backbone(settings.backbone).takes_gray:
-        build_model(settings, channels=3)
+        check_features(settings, build_model(settings, channels=3))
+    elif settings.head_start == "identity":
+        check_features(settings, build_model(settings, channels=3, initial_weights=False))
+
+
+def check_features(settings: ResolvedSettings, model: EmbeddingModel) -> None:
+    """Check that embeddings that are the features themselves have as many dimensions."""
+    features = model.linear.in_features
+    if settings.head_start == "identity" and settings.embedding_dim != features:
+        expected = f"{features}, the features of {settings.backbone}, for head_start identity"
+        raise ValueError(f"embedding_dim: expected {expected}, got {settings.embedding_dim}")
 
 
 def check_compiler(settings: ResolvedSettings) -> None:

@@ -62,7 +62,7 @@ _VALIDATIONS: Final = 25  # in a budget
 _PAIR_LOSS = {"classes_per_batch": 8, "samples_per_class": 4, "proxy_lr_factor": 1.0, "warmup_epochs": 0}
 _PROXY_LOSS = {"classes_per_batch": 32, "samples_per_class": 1, "proxy_lr_factor": 100.0, "warmup_epochs": 1}
 
-_CONSTANT: Final = {"lr_schedule": "constant", "lr_warmup": 0.0, "head_lr_factor": 1.0}
+_CONSTANT: Final = {"lr_schedule": "constant", "head_lr_factor": 1.0}
 
 # Gürbüz et al., WACV 2024, Section 5.
 _PAPER: Final = {

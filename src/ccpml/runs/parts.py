@@ -18,7 +18,6 @@ from ccpml.training import (
     CCPCallback,
     EmbeddingPool,
     HeadStartCallback,
-    LearningRate,
     MetricLearning,
     ReduceOnPlateau,
     Warmup,
@@ -101,10 +100,7 @@ class Parts:
 
 def _build_head_start(settings: ResolvedSettings, images: RunImages, model: EmbeddingModel) -> HeadStartCallback | None:
     """Build the start of the embedding layer; with initial weights, their features are scored on the test images."""
-    kind, features, splits = settings.head_start, model.linear.in_features, images.splits
-    if kind == "identity" and settings.embedding_dim != features:
-        expected = f"{features}, the features of {settings.backbone}, for head_start identity"
-        raise ValueError(f"embedding_dim: expected {expected}, got {settings.embedding_dim}")
+    kind, splits = settings.head_start, images.splits
     pretrained = settings.weights != "none"
     if kind == "random" and not pretrained:
         return None
@@ -119,8 +115,6 @@ def _build_head_start(settings: ResolvedSettings, images: RunImages, model: Embe
 def _build_schedules(settings: ResolvedSettings, model: EmbeddingModel, images: int) -> Iterator[L.Callback]:
     if settings.lr_schedule == "plateau":
         yield ReduceOnPlateau()
-    if settings.lr_schedule == "cosine" or settings.lr_warmup:
-        yield LearningRate(settings.total_steps, settings.lr_warmup, settings.lr_schedule == "cosine")
     if settings.warmup_epochs:
         yield Warmup(model.backbone, settings.warmup_epochs * math.ceil(images / settings.batch_size))
 

@@ -54,13 +54,14 @@ def local_and_node_counts(ranks: int) -> tuple[int, int]:
 
 
 @contextmanager
-def other_ranks(run: Path, ranks: int, threads: int) -> Iterator[None]:
+def other_ranks(run: Path, ranks: int, threads: int, features: bool = True) -> Iterator[None]:
     """Run the other ranks of a training while the block, in the main process, trains; end them afterwards.
 
     Args:
         run: Run directory with the settings.
         ranks: Number of ranks, including the main process.
         threads: CPU threads per rank.
+        features: Whether they take part in scoring untouched features.
 
     Raises:
         RuntimeError: If another rank failed; it prints its error to standard error.
@@ -70,7 +71,7 @@ def other_ranks(run: Path, ranks: int, threads: int) -> Iterator[None]:
             yield
         return
     with _environment(ranks, threads):
-        processes, ready = _start(run, ranks)
+        processes, ready = _start(run, ranks, features)
         try:
             _wait_until_ready(processes, ready)
             with process_group_cleanup():
@@ -132,9 +133,9 @@ def _environment(ranks: int, threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _start(run: Path, ranks: int) -> "tuple[list[subprocess.Popen[bytes]], int]":
+def _start(run: Path, ranks: int, features: bool) -> "tuple[list[subprocess.Popen[bytes]], int]":
     """Start the other ranks; return them, and the end of a pipe from which each sends a byte once it is ready."""
-    command = [sys.executable, "-m", "ccpml.runs.rank", str(run)]
+    command = [sys.executable, "-m", "ccpml.runs.rank", str(run), *([] if features else ["no-features"])]
     ready, theirs = os.pipe()
     common = {**os.environ, PARENT: str(os.getpid()), READY: str(theirs)}
     own = ({RANK: str(rank), "LOCAL_RANK": str(rank)} for rank in range(1, ranks))

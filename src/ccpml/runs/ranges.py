@@ -31,9 +31,10 @@ def _finite(value: float) -> bool:
 
 _COUNTS = (
     "proxies_per_class pool_size embedding_dim image_size classes_per_batch samples_per_class "
-    "validate_every patience ranks threads memory_batches"
+    "validate_every patience ranks memory_batches"
 )
-_WEIGHTS = "weight_decay pair_weight proxy_weight workers memory_start warmup_epochs max_steps"
+_WEIGHTS = "weight_decay pair_weight proxy_weight"
+_MOST = 1024  # threads or processes, of which more than any machine has cores would exhaust it
 _STARTS = ("whitening", "pca", "identity", "random")
 _RANGES: tuple[tuple[str, str, Any], ...] = (
     (_COUNTS, "at least 1", lambda value: value >= 1),
@@ -43,11 +44,13 @@ _RANGES: tuple[tuple[str, str, Any], ...] = (
         "a finite number > 0",
         lambda value: _finite(value) and value > 0,
     ),
+    ("memory_start warmup_epochs max_steps", "an integer >= 0", lambda value: isinstance(value, int) and value >= 0),
+    ("threads", f"1..{_MOST}", lambda value: isinstance(value, int) and 1 <= value <= _MOST),
+    ("workers", f"0..{_MOST}", lambda value: isinstance(value, int) and 0 <= value <= _MOST),
     (_WEIGHTS, "a finite number >= 0", lambda value: _finite(value) and value >= 0),
     ("nearest_positives", "an integer >= 1, or all", lambda value: value == "all" or _is_count(value)),
     ("head_start", ", ".join(_STARTS), lambda value: value in _STARTS),
     ("class_rate", "a fraction in (0, 1]", lambda value: 0 < value <= 1),
-    ("lr_warmup", "a fraction in [0, 1)", lambda value: 0 <= value < 1),
     ("trained_stages", "all, or at least 0", lambda value: value == "all" or value >= 0),
     ("seed", "0..2147483647", lambda value: 0 <= value < 2**31),
     ("device", "auto, cpu, cuda, cuda:<number> or mps", re.compile(r"auto|cpu|mps|cuda(:\d+)?").fullmatch),

@@ -1,4 +1,4 @@
-"""One of the other ranks of a training on several devices: ``python -m ccpml.runs.rank <run>``."""
+"""One of the other ranks of a training on several devices: ``python -m ccpml.runs.rank <run> [no-features]``."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from pathlib import Path
 from ccpml.interrupts import exit_with_parent
 
 
-def main(path: Path) -> int:
+def main(path: Path, features: bool) -> int:
     """Train with the main process, which writes and decides when to stop; return 0, or 1 for a failure.
 
     The main process has blocked SIGINT for this one: it handles Ctrl-C, and ends this process.
@@ -19,7 +19,7 @@ def main(path: Path) -> int:
     from ccpml.runs.train import resume
 
     try:
-        resume(path, progress=False)
+        resume(path, progress=False, features=features)
     except Exception as error:
         if lost_contact(error):  # the main process has ended, or reports why this one has
             return 1
@@ -30,4 +30,4 @@ def main(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), "no-features" not in sys.argv[2:]))

@@ -67,9 +67,7 @@ class Settings:
         classes_per_batch: Classes per batch (P).
         samples_per_class: Images per class in a batch.
         lr: Learning rate.
-        lr_schedule: constant; cosine: half a cosine, down to zero at the last step; or plateau: a tenth after ten
-            validations without improvement.
-        lr_warmup: Fraction of the steps in which the learning rate rises linearly from zero.
+        lr_schedule: constant; or plateau: a tenth after ten validations without improvement.
         head_lr_factor: Learning rate of the embedding layer, as a multiple of the backbone's.
         weight_decay: Weight decay.
         clip_norm: Maximum global gradient norm.
@@ -132,8 +130,7 @@ class Settings:
     classes_per_batch: int | None = None
     samples_per_class: int | None = None
     lr: float | None = None
-    lr_schedule: Literal["constant", "cosine", "plateau"] | None = None
-    lr_warmup: float | None = None
+    lr_schedule: Literal["constant", "plateau"] | None = None
     head_lr_factor: float | None = None
     weight_decay: float = 1e-4
     clip_norm: float = 10.0
@@ -305,8 +302,7 @@ class ResolvedSettings(Settings):
     classes_per_batch: int
     samples_per_class: int
     lr: float
-    lr_schedule: Literal["constant", "cosine", "plateau"]
-    lr_warmup: float
+    lr_schedule: Literal["constant", "plateau"]
     head_lr_factor: float
     epochs: None = None
     max_steps: int

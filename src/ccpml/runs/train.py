@@ -36,6 +36,8 @@ def train(
     *,
     test: bool = True,
     callbacks: Sequence[L.Callback] = (),
+    chosen: Sequence[str] = (),
+    features: bool = True,
 ) -> RunDirectory:
     """Train, test, and write a run directory.
 
@@ -45,6 +47,8 @@ def train(
         progress: Whether to show the chosen settings and a line of progress on standard error.
         test: Whether to score the test classes at the end. Without it the run is unfinished, and `resume` tests it.
         callbacks: Further Lightning callbacks. They run after ours, except the one that writes checkpoints.
+        chosen: Reasons of settings that were chosen before this call, for the report.
+        features: Whether to score the untouched features of initial weights too, in a pass over the test images.
 
     Raises:
         ValueError: If the data or the settings cannot be used, before training starts or anything is written.
@@ -66,25 +70,30 @@ def train(
     check_device(resolved)
     check_memory(resolved)
     check_weights(resolved)
-    chosen = {
-        "chosen": [str(choice) for choice in settings.choices(facts) if choice.why],
+    choices = {
+        "chosen": [*chosen, *(str(choice) for choice in settings.choices(facts) if choice.why)],
         "notes": notes(resolved.as_dict(), facts),
     }
     shown = progress and is_main_process()
     if shown:
-        _print(chosen)
+        _print(choices)
     parts = Parts.build(resolved, load_images(resolved, shown, source=source))
     run = RunDirectory(path)
     training = Training.set_up(run, parts, progress, callbacks)
     if is_main_process():
-        RunDirectory.create(path, parts.settings, chosen)
+        RunDirectory.create(path, parts.settings, choices)
         _write_record(run, parts)
-    _run(training, run, parts, test)
+    _run(training, run, parts, test, features)
     return run
 
 
 def resume(
-    path: Path | str, progress: bool = True, *, test: bool = True, callbacks: Sequence[L.Callback] = ()
+    path: Path | str,
+    progress: bool = True,
+    *,
+    test: bool = True,
+    callbacks: Sequence[L.Callback] = (),
+    features: bool = True,
 ) -> RunDirectory:
     """Resume a run; the result is the one it would have had without the interruption.
 
@@ -93,6 +102,7 @@ def resume(
         progress: Whether to show a line of progress on standard error.
         test: As for `train`.
         callbacks: As for `train`.
+        features: As for `train`.
 
     Raises:
         FileNotFoundError: If ``path`` is not a run directory.
@@ -109,7 +119,7 @@ def resume(
             images.check_fingerprint(run.fingerprint(), run.path)
         elif is_main_process():  # killed before the first step
             _write_record(run, parts)
-        _run(Training.set_up(run, parts, progress, callbacks), run, parts, test)
+        _run(Training.set_up(run, parts, progress, callbacks), run, parts, test, features)
     return run
 
 
@@ -144,8 +154,10 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().resolve())
 
 
-def _run(training: Training, run: RunDirectory, parts: Parts, test: bool) -> None:
+def _run(training: Training, run: RunDirectory, parts: Parts, test: bool, features: bool) -> None:
     """Train and test, on this rank and on those that it starts."""
+    if parts.head_start and not (test and features):  # a search does not look at the test classes
+        parts.head_start.test = None
     ranks, given = parts.settings.ranks, parts.settings.threads
     threads = max(1, torch.get_num_threads() // ranks) if given == "auto" else given
     if not is_main_process():
@@ -155,7 +167,7 @@ def _run(training: Training, run: RunDirectory, parts: Parts, test: bool) -> Non
             _fit_and_test(training, run, parts, test)
         return
     try:
-        with run.locked(), other_ranks(run.path, ranks, threads), training.stop_request:
+        with run.locked(), other_ranks(run.path, ranks, threads, test and features), training.stop_request:
             _fit_and_test(training, run, parts, test)
     except RuntimeError as error:
         if not training.stop_request.signal or "DataLoader worker" not in str(error):
@@ -170,8 +182,6 @@ def _run(training: Training, run: RunDirectory, parts: Parts, test: bool) -> Non
 def _fit_and_test(training: Training, run: RunDirectory, parts: Parts, test: bool) -> None:
     """Train to the end, from the last checkpoint if there is one; then test with the best weights if requested."""
     settings, splits, trainer = parts.settings, parts.images.splits, training.trainer
-    if parts.head_start and not test:  # a search does not look at the test classes
-        parts.head_start.test = None
     dataset = ImageDataset(splits.train, transforms(settings)[0], parts.images.channels, settings.seed)
     with quiet():
         trainer.fit(

@@ -5,13 +5,12 @@ from ccpml.training.embed import embed, pooled_features
 from ccpml.training.head_start import HeadStartCallback
 from ccpml.training.module import MetricLearning, evaluate_with_roles
 from ccpml.training.pool import EmbeddingPool
-from ccpml.training.schedule import LearningRate, ReduceOnPlateau, Warmup
+from ccpml.training.schedule import ReduceOnPlateau, Warmup
 
 __all__ = [
     "CCPCallback",
     "EmbeddingPool",
     "HeadStartCallback",
-    "LearningRate",
     "MetricLearning",
     "ReduceOnPlateau",
     "Warmup",

@@ -9,46 +9,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ccpml.numbers import as_int
 
-__all__ = ["LearningRate", "ReduceOnPlateau", "Warmup"]
-
-
-class LearningRate(L.Callback):
-    """Raise the learning rate linearly in the first steps, and lower it to zero along half a cosine if requested.
-
-    The rate of a step depends on the step alone, so that a resumed run has the same. Groups of parameters keep their
-    proportions: each has its own ``initial_lr``.
-
-    Args:
-        steps: Steps of the whole training.
-        warmup: Fraction of the steps in which the rate rises.
-        cosine: Whether it falls afterwards.
-
-    Example:
-        >>> rate = LearningRate(100, warmup=0.1, cosine=True)
-        >>> [round(rate.factor(step), 2) for step in (0, 9, 10, 55, 99)]
-        [0.1, 1.0, 1.0, 0.5, 0.0]
-
-    Source: Goyal et al., 2017 (warm-up); Loshchilov & Hutter, "SGDR", ICLR 2017 (cosine, without restarts).
-    """
-
-    def __init__(self, steps: int, warmup: float, cosine: bool) -> None:
-        self.steps, self.cosine = as_int("steps", steps, 1), cosine
-        self.warmup = round(warmup * self.steps)
-
-    def factor(self, step: int) -> float:
-        """Return the learning rate of a step, as a multiple of the initial one."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        if not self.cosine:
-            return 1.0
-        return (1 + math.cos(math.pi * (step - self.warmup) / (self.steps - self.warmup))) / 2
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Set the rate of the step; after the rise, a constant rate is left to other callbacks."""
-        step = trainer.global_step
-        if self.cosine or step <= self.warmup:
-            for group in trainer.optimizers[0].param_groups:
-                group["lr"] = group["initial_lr"] * self.factor(step)
+__all__ = ["ReduceOnPlateau", "Warmup"]
 
 
 class ReduceOnPlateau(L.Callback):

@@ -6,6 +6,7 @@ import math
 import platform
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -31,13 +32,15 @@ class Watcher(L.Callback):
 
     Attributes:
         warmup: Validations before the trial can be pruned.
+        chosen: Why settings of the trial that were left open have their values.
         pruned: Whether the trial was pruned.
         scores: The reported scores by step, including those before a resume.
     """
 
-    def __init__(self, trial: optuna.Trial, warmup: int) -> None:
+    def __init__(self, trial: optuna.Trial, warmup: int, chosen: Sequence[str] = ()) -> None:
         self.trial = trial
         self.warmup = warmup
+        self.chosen = chosen
         frozen = trial.storage.get_trial(trial._trial_id)
         self.pruned = "pruned_at" in frozen.user_attrs
         self.scores = dict(frozen.intermediate_values)

@@ -14,11 +14,11 @@ from optuna.trial import TrialState
 
 from ccpml.runs.callbacks import Stopped
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.images import read_facts
+from ccpml.runs.images import find_images, read_facts
 from ccpml.runs.settings import ResolvedSettings
 from ccpml.tuning.results import Result, read_results, write_results
 from ccpml.tuning.search_space import with_values
-from ccpml.tuning.study import Search, open_study
+from ccpml.tuning.study import Search, StudyExistsError, open_study
 from ccpml.tuning.trials import ClaimedTrial, Watcher, claim_trial
 
 __all__ = ["Train", "TrialEnded", "TrialStarted", "run_search", "train_trial"]
@@ -63,7 +63,7 @@ def train_trial(settings: ResolvedSettings, path: Path, watcher: Watcher) -> flo
     if RunDirectory(path).settings_file.is_file():
         run = resume(path, test=False, callbacks=[watcher])
     else:
-        run = train(settings, path, test=False, callbacks=[watcher])
+        run = train(settings, path, test=False, callbacks=[watcher], chosen=watcher.chosen)
     return max(row["map_at_r"] for row in run.metrics())
 
 
@@ -83,13 +83,14 @@ def run_search(
         All trials of the study, including those of other machines.
 
     Raises:
-        StudyExistsError: If the folder or the storage holds something else, or a study with other settings.
+        StudyExistsError: If the folder or the storage holds something else, or a study with other settings or data.
         ValueError: If the storage cannot be opened.
         RuntimeError: If no trial can start.
         Stopped: After Ctrl-C.
     """
     study = open_study(search)
     search = replace(search, facts=study.facts(lambda: read_facts(search.base)))
+    _check_started_trials(search)
     started, durations = time.monotonic(), []
     while search.timeout is None or time.monotonic() - started < search.timeout:
         claimed = claim_trial(search, study)
@@ -110,15 +111,30 @@ def run_search(
     return results
 
 
+def _check_started_trials(search: Search) -> None:
+    """Check that the images are those that the trials of an earlier call were started with, on this machine."""
+    runs = [RunDirectory(path) for path in sorted(search.out.glob("trial-*"))]
+    runs = [run for run in runs if run.record_file.is_file()]
+    source = find_images(search.base) if runs else None
+    for run in runs:
+        changes = run.record().changes(source) if source is not None else None
+        if changes:
+            raise StudyExistsError(
+                f"{search.base.data}: expected the data that {run.path} was started with, got {changes}; restore them"
+            )
+
+
 def _run_trial(search: Search, claimed: ClaimedTrial, train: Train) -> None:
     """Train a trial and write its end to the study. Raises only if stopped, or if the storage is lost."""
     path, run = search.path(claimed.number), RunDirectory(search.path(claimed.number))
     try:
-        settings = with_values(search.base, claimed.values).resolved(search.facts)
+        open_settings = with_values(search.base, claimed.values)
+        settings = open_settings.resolved(search.facts)
     except ValueError as error:
         claimed.finish(TrialState.PRUNED, reason=_describe(error), started=False)
         return
-    watcher = Watcher(claimed.trial, search.warmup_validations)
+    chosen = [str(choice) for choice in open_settings.choices(search.facts) if choice.why]
+    watcher = Watcher(claimed.trial, search.warmup_validations, chosen)
     try:
         if path.exists() and not claimed.resumed:
             raise FileExistsError(f"{path}: already exists, from another study; remove it")

@@ -1,3 +1,4 @@
+import errno
 import io
 import struct
 import zlib
@@ -229,3 +230,19 @@ def test_gray_according_to_the_header(tmp_path: Path) -> None:
     for data, expected in cases:
         (tmp_path / "image").write_bytes(data)
         assert read_header(tmp_path / "image").gray is expected
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_errors_that_are_no_fault_of_an_image(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(number, "no more")
+
+    monkeypatch.setattr("ccpml.data.images.read.Path.read_bytes", failing)
+    with pytest.raises(OSError, match="no more") as caught:
+        read_image(tmp_path / "a.png", 1)
+    assert not isinstance(caught.value, BadImageError)
+    monkeypatch.setattr("ccpml.data.images.read.Image.open", failing)
+    with pytest.raises(OSError, match="no more"):
+        read_header(tmp_path / "a.png")
