@@ -39,6 +39,10 @@ def test_other_data_make_a_promise(own: Path, many: str, capsys: pytest.CaptureF
     certificate.check(load_run(own).fingerprint)
     assert certificate.distance_for(0.2) == max(certificate.distances.values())
     assert certificate.distance_for(0.999) is None
+    page = (own / "report.html").read_text(encoding="utf-8")
+    assert "Answers with a guarantee" in page
+    assert "0.999 cannot be promised" in page
+    assert (own / "pictures" / "guarantee.png").is_file()
     assert certificate.details["promises"][0]["check"]["precision"] > 0.2
 
 
@@ -58,6 +62,8 @@ def test_a_certificate_of_other_weights_is_refused(own: Path, many: str) -> None
     weights = load_file(file)
     name = next(name for name in weights if name.startswith("model.") and weights[name].is_floating_point())
     save_file({**weights, name: weights[name] + 0.01}, file)
+    assert main(["report", str(own)]) == 1
+    assert "Answers with a guarantee" not in (own / "report.html").read_text(encoding="utf-8")
     with pytest.raises(CertificateError, match="expected the certificate of the weights in use"):
         Certificate.read(own).check(load_run(own).fingerprint)
     assert Certificate.read(own).fingerprint == record

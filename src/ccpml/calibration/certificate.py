@@ -101,7 +101,8 @@ class Certificate:
             content = json.loads(file.read_text(encoding="utf-8"))
             if content["format"] != _FORMAT:
                 raise CertificateError(f"{file}: expected format {_FORMAT}, got {content['format']}; {_WAY_OUT}")
-            promises = [(row["precision"], row["distance"]) for row in content["promises"]]
+            rows = [*content.get("ladder", []), *content["promises"]]
+            promises = [(row["precision"], row["distance"]) for row in rows]
             certificate = cls(
                 fingerprint=content["fingerprint"],
                 confidence=content["confidence"],
@@ -126,11 +127,9 @@ class Certificate:
         Raises:
             WriteError: If it cannot be written.
         """
-        promises = {row["precision"]: row for row in self.details.get("promises", ())}
-        promises = {p: {"precision": p, "distance": d} for p, d in self.distances.items()} | promises
         head = {"format": _FORMAT, "fingerprint": self.fingerprint, "confidence": self.confidence}
-        content = {**head, "answers": self.answers, **self.details, "promises": [promises[p] for p in sorted(promises)]}
-        write_json(path / CERTIFICATE_FILE, content)
+        promises = [{"precision": p, "distance": self.distances[p]} for p in self.precisions]
+        write_json(path / CERTIFICATE_FILE, {**head, "answers": self.answers, "promises": promises, **self.details})
         return path / CERTIFICATE_FILE
 
     def _is_valid(self) -> bool:

@@ -10,6 +10,13 @@ from numpy.typing import NDArray
 from ccpml.calibration.answers import Answers, find_answers
 from ccpml.calibration.calibrate import calibrate, check_probability
 from ccpml.calibration.certificate import Certificate, CertificateError
+from ccpml.calibration.training import (
+    Constraint,
+    balanced_constraint,
+    cover_by_images,
+    cover_by_proxies,
+    generalization_terms,
+)
 from ccpml.data import ImageTable
 from ccpml.files import read_arrays
 from ccpml.method import lipschitz_normalize
@@ -74,6 +81,7 @@ def calibrate_run(
     try:
         found = _answers(table, embeddings, answers)
         details = calibrate(found, _pilot(pilot, embeddings, answers), precisions, confidence, run.settings.seed)
+        details["training"] = _training(run, embeddings, table.labels, confidence)
     except ValueError as error:
         raise CertificateError(f"{where}: {error}") from error
     distances = {row["precision"]: row["distance"] for row in (*details["ladder"], *details["promises"])}
@@ -104,6 +112,41 @@ def _read_split(run: Run, split: str) -> dict[str, NDArray[Any]]:
     directory = RunDirectory(run.path)
     file = directory.embeddings / f"{split}.npz"
     return read_arrays(file, ("embeddings", "labels", "class_names"), directory.rewrite(file))
+
+
+def _training(
+    run: Run, unseen: NDArray[np.float32], unseen_labels: NDArray[np.int64], confidence: float
+) -> dict[str, Any]:
+    """Measure how proxies cover training classes and unseen ones, and how often pairs violate their constraint."""
+    directory, settings = RunDirectory(run.path), run.settings
+    train = _read_split(run, "train")
+    covers = {
+        "training_images": cover_by_images(train["embeddings"], train["labels"], settings.proxies_per_class),
+        "unseen_images": cover_by_images(unseen, unseen_labels, settings.proxies_per_class),
+    }
+    proxies = directory.weights().get("criterion.proxies") if settings.method == "ccp" else None
+    best = [row for row in directory.metrics() if row["step"] == run.scores["validation"]["step"]]
+    placed = not any(row.get("instance", 0) < 0 for row in best)
+    if proxies is not None and placed and int(train["labels"].max()) < len(proxies):
+        own = cover_by_proxies(train["embeddings"], train["labels"], proxies.float().numpy())
+        covers = {"training_proxies": own, **covers}
+    margins = settings.loss_parameters
+    has_margins = {"pos_margin", "neg_margin"} <= margins.keys()
+    if has_margins:
+        low, high = margins["pos_margin"], margins["neg_margin"]
+        constraint = Constraint((low + high) / 2, (high - low) / 2)
+    else:
+        constraint = balanced_constraint(next(iter(covers.values())))
+    measured = {name: covered.measure(constraint, confidence) for name, covered in covers.items()}
+    images = run.scores["splits"]["train"]["images"]
+    compared = measured["training_images"], measured["unseen_images"]
+    return {
+        "beta": constraint.beta,
+        "alpha": constraint.alpha,
+        "margins_of_loss": has_margins,
+        "measured": measured,
+        "terms": generalization_terms(*compared, images, constraint, confidence),
+    }
 
 
 def _answers(table: ImageTable, embeddings: NDArray[np.float32], count: int) -> Answers:

@@ -23,12 +23,17 @@ def run(arguments: list[str]) -> int:
     from ccpml.calibration.run import calibrate_run
 
     certificate = calibrate_run(**options)
+    from ccpml.report import write_report
+    from ccpml.runs.directory import RunDirectory
+
+    announce("writing the report")
+    write_report(RunDirectory.open(path))
     details = certificate.details
     if as_json:
         print(json.dumps({"fingerprint": certificate.fingerprint, "confidence": certificate.confidence, **details}))
     else:
         print("\n".join(_text(details, certificate.confidence, certificate.answers)))
-        print(f"\n{path / 'certificate.json'}")
+        print(f"\ncertificate  {path / 'certificate.json'}\nreport       {path / 'report.html'}")
     if any(row["distance"] is not None for row in details["promises"]):
         return 0
     print(f"ccpml: {details['data']}: {_shortage(details['promises'][0], details)}", file=sys.stderr)
@@ -119,6 +124,35 @@ def _text(details: Mapping[str, Any], confidence: float, answers: int) -> Iterat
     few = [row for row in (*details["answer_sets"], *details["rejections"]) if "classes_needed" in row]
     for probability, needed in {row["probability"]: row["classes_needed"] for row in few}.items():
         yield f"{probability:g}: needs {needed:,} classes that the run has not seen"
+    yield from _training_text(details["training"], confidence)
+
+
+def _training_text(training: Mapping[str, Any], confidence: float) -> Iterator[str]:
+    """Return the lines about proxies: how well they cover classes, and how often pairs with them violate."""
+    near, far = training["beta"] - training["alpha"], training["beta"] + training["alpha"]
+    yield (
+        f"\nProxies: a pair with a proxy violates its constraint if it is of one class and farther than {near:.3f}, or "
+        f"of two and nearer than {far:.3f}.\nMeans over classes (at most, with confidence {confidence:g}, for classes "
+        "drawn like these):"
+    )
+    names = {
+        "training_proxies": "training, its proxies",
+        "training_images": "training, images as proxies",
+        "unseen_images": "unseen, images as proxies",
+    }
+    columns = ("radius", "same_class", "other_classes")
+    yield from _table(
+        ("classes", "covering radius", "same class violates", "other classes violate"),
+        [
+            (names[name], *(f"{row[column]:.3f} ({row[f'{column}_at_most']:.3f})" for column in columns))
+            for name, row in training["measured"].items()
+        ],
+    )
+    terms = training["terms"]
+    yield (
+        f"Terms of Proposition 4.2: covering radius {terms['covering_radius']:.3f}, training error "
+        f"{terms['training_error']:.3f}, sampling {terms['sampling']:.3f}; observed gap {terms['observed_gap']:.3f}"
+    )
 
 
 def _promise_cells(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ccpml.calibration.certificate import CERTIFICATE_FILE, Certificate
 from ccpml.losses import METHODS
 from ccpml.report import page
 from ccpml.report.curves import History
@@ -16,6 +17,7 @@ from ccpml.report.style import Picture
 from ccpml.report.tiles import Row
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import compare_data
+from ccpml.runs.inference import load_run
 from ccpml.runs.settings import ResolvedSettings
 
 __all__ = ["Report"]
@@ -52,12 +54,21 @@ class Report:
         for number in sorted(set(range(last + 1)) - numbers):
             self.problems.append(f"{self.run.instances / f'{number:03d}.npz'}: not found; restore it from a copy")
         self.choices = self._read(self.run.choices) or {"chosen": [], "notes": []}
+        self.certificate = self._read(self._certificate)  # of these weights
         self.notes: list[str] = self.scores.get("notes", [])
 
     @property
     def class_names(self) -> list[str]:
         """The names of all classes in pictures."""
         return [name for split in (self.train, self.test) if split is not None for name in split.class_names]
+
+    def _certificate(self) -> Certificate | None:
+        file = self.run.path / CERTIFICATE_FILE
+        if not file.exists():
+            return None
+        certificate = Certificate.read(file)
+        certificate.check(load_run(self.run.path).fingerprint, str(file))
+        return certificate
 
     def instance(self, file: Path) -> Instance | None:
         """Read an instance; None, noted in ``problems``, if it cannot be read."""

@@ -15,6 +15,7 @@ from ccpml.report.covers import MAX_CLASSES, MAX_SAMPLES, ClassCover, cover_rows
 from ccpml.report.curves import draw_geometry, draw_progress
 from ccpml.report.embedded import Embedded
 from ccpml.report.gallery import draw_gallery, gallery_rows
+from ccpml.report.guarantee import draw_guarantee, guarantee_parts
 from ccpml.report.maps import choose_instances, draw_maps, last_instance
 
 __all__ = ["SECTIONS"]
@@ -153,6 +154,18 @@ def _worst_classes(
     yield page.details("The numbers", page.table(("class", "images", "radius", "MAP@R"), rows))
 
 
+def _guarantee(report: Report) -> Iterator[str]:
+    certificate = report.certificate
+    if certificate is not None:
+        caption = (
+            "Precision of the answers within a threshold: a mean over classes, each by its own answers. The steps are "
+            "promised, each by itself; the dots are the promises that were asked for. Promises should stay below the "
+            "curve of the check classes, which neither trained nor calibrated."
+        )
+        figure = report.figure(draw_guarantee(certificate), caption)
+        yield page.section("Answers with a guarantee", *guarantee_parts(certificate, figure))
+
+
 def _missing(report: Report) -> Iterator[str]:
     if report.images.missing:
         count = len(report.images.missing)
@@ -168,5 +181,6 @@ SECTIONS: Sequence[Callable[[Report], Iterator[str]]] = (
     _maps,
     _gallery,
     _covers,
+    _guarantee,
     _missing,
 )
