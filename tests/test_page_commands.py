@@ -19,6 +19,7 @@ QUERIES = ("query.jpg", "a.jpg", "b.jpg", "c.jpg", "front.jpg", "back.jpg")
 
 #: Commands of each page that are not run, by their first words.
 PAGES = {
+    "indexes.md": [],
     "search.md": ["pip install"],
     "serving.md": ["pip install"],
     "qdrant.md": [
@@ -48,6 +49,7 @@ def example(tmp_path_factory):
         for number, picture in enumerate(pictures):
             table.writerow([picture, ["mug", "bowl"][number % 2], 5 + number, ["red", "blue", ""][number % 3], 40])
     train(quick_settings(data=f"folder:{photos}", max_steps=2), folder / RUN, progress=False)
+    shutil.copytree(folder / RUN, folder / "runs" / "ccp")
     return folder
 
 
