@@ -79,6 +79,8 @@ def _serve(options: argparse.Namespace, listener: "socket.socket", settings: "Se
     with open_index(location, run) as index:
         use_scan(index, options)
         app = create_app(index, run, settings)
+        if app.state.service.note:
+            print(f"note: {app.state.service.note}", file=sys.stderr)
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         print(f"{index}: {len(index):,} pictures on {address} (Ctrl-C stops)", flush=True)

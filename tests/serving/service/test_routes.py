@@ -166,10 +166,14 @@ def test_a_precision_becomes_the_distance_that_is_certified_for_it(certified, to
     assert refused.json()["detail"] == "precision: expected at most 0.9, as certified, got 0.95"
 
 
-def test_a_certificate_of_other_weights_is_refused(tmp_path, index):
+def test_a_certificate_of_other_weights_or_a_damaged_one_is_named_and_not_used(tmp_path, index):
     Certificate("0" * 64, 0.95, {0.8: 0.5}).write(tmp_path)
-    with pytest.raises(ValueError, match="expected the certificate of the weights in use"):
-        create_app(index, ColorEmbedder(path=tmp_path))
+    service = create_app(index, ColorEmbedder(path=tmp_path)).state.service
+    assert service.certificate is None
+    assert "certificate.json: expected the certificate of the weights in use" in service.note
+    assert service.note.endswith("; calibrate the run again; until then, hits have no certified precision")
+    (tmp_path / "certificate.json").write_text("{")
+    assert "damaged" in create_app(index, ColorEmbedder(path=tmp_path)).state.service.note
 
 
 def test_the_description_of_the_routes_is_complete(connect):

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ccpml.calibration import Certificate
+from ccpml.calibration import Certificate, CertificateError
 from ccpml.calibration.certificate import CERTIFICATE_FILE
 from ccpml.data.images.read import BadImageError
 from ccpml.files import write_bytes
@@ -66,15 +66,16 @@ class Service:
         embedder: The model.
         settings: Bounds and permissions.
 
-    Raises:
-        CertificateError: If the certificate of the run is damaged, or of other weights.
+    Attributes:
+        certificate: The certificate of the run; None if there is none that is valid for its weights.
+        note: Why the certificate beside the run is not used; empty otherwise.
     """
 
     def __init__(self, index: PictureIndex, embedder: Embedder, settings: ServiceSettings) -> None:
         self.index, self.embedder, self.settings = index, embedder, settings
         self.metrics, self.drift = Metrics(), Drift()
         self.recent, self.feedback = RecentQueries(), Feedback(index.path)
-        self.certificate = _read_certificate(embedder)
+        self.certificate, self.note = _read_certificate(embedder)
         self._writing = threading.Lock()
         self._summary: tuple[int, Summary] | None = None
 
@@ -248,12 +249,17 @@ class Service:
         return mean_vector(vectors)
 
 
-def _read_certificate(embedder: Embedder) -> Certificate | None:
-    if not (embedder.path / CERTIFICATE_FILE).is_file():
-        return None
-    certificate = Certificate.read(embedder.path)
-    certificate.check(embedder.fingerprint, str(embedder.path / CERTIFICATE_FILE))
-    return certificate
+def _read_certificate(embedder: Embedder) -> tuple[Certificate | None, str]:
+    """Return the certificate of a model, and why it is not used; that of one run does not hold for an ensemble."""
+    file = embedder.path / CERTIFICATE_FILE
+    if not file.is_file():
+        return None, ""
+    try:
+        certificate = Certificate.read(file)
+        certificate.check(embedder.fingerprint, str(file))
+    except CertificateError as error:
+        return None, f"{error}; until then, hits have no certified precision"
+    return certificate, ""
 
 
 def mark_duplicates(hits: Sequence[Hit]) -> list[tuple[Hit, bool]]:
