@@ -150,6 +150,18 @@ def test_a_picture_is_chosen_dropped_or_pasted_and_several_are_one_query(site, o
 
 
 @in_browser
+def test_a_picture_chosen_before_the_service_has_described_itself_is_searched_for(site, open_page):
+    page = open_page(site)
+    waiting = []
+    page.route("**/api/info", lambda route: waiting.append(route))  # noqa: PLW0108  # it needs attributes
+    page.goto(f"{site}?again")
+    upload(page, ("early.png", drawn(COLORS["blue"], 908)))
+    page.wait_for_function("() => location.hash === '#upload=1'")
+    waiting[0].continue_()
+    assert results(page)[:10] == ["blue"] * 10
+
+
+@in_browser
 def test_filters_and_their_errors_at_the_box(site, open_page):
     page = open_page(f"{site}#id=1")
     results(page)
