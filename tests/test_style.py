@@ -9,8 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 FILES = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
-BRITISH = re.compile(
-    r"centre|colour|grey|neighbour|(normal|optim|initial|summar)is(e|ed|es|er|ing|ation)(?![a-z])|labelled"
+BRITISH = re.compile(  # aria-labelledby is an attribute of HTML
+    r"centre|colour|grey|neighbour|(normal|optim|initial|summar)is(e|ed|es|er|ing|ation)(?![a-z])|labelled(?!by)"
 )
 WEAK_VERBS = {"Give", "Say", "Tell", "Take", "Let", "Of"}
 

@@ -252,7 +252,7 @@ class QdrantIndex:
         return [_hits(points) for points in self._nearest(vectors, k, exact, passing, payload)]
 
     def use_graph(self, min_recall: float = 0.95) -> Recall:
-        """Let the server search its HNSW graph instead of all vectors, unless there is a filter.
+        """Make the server search its HNSW graph instead of all vectors, unless there is a filter.
 
         Args:
             min_recall: Smallest recall@10 that is accepted, on up to 200 items of the index.
