@@ -48,7 +48,7 @@ def read_meta(connection: Connection) -> dict[str, Any]:
     """
     address = connection.address
     if not connection.read("collection_exists"):
-        raise NotAnIndexError(f"{address}: not an index (collection not found)")
+        raise NotAnIndexError(f"{address}: not an index (collection not found); create it first")
     config = connection.read("get_collection").config
     meta = config.metadata or {}
     if "ccpml" not in meta:

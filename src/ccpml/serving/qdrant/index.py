@@ -344,7 +344,7 @@ class QdrantIndex:
     def summary(self, examples: int = 12) -> Summary:
         """Return facts about the index, with the ids of some items."""
         columns = sorted(columns_of(read_meta(self._connection)))
-        labels = [hit.value for hit in self._connection.read("facet", key="label", limit=_MAX_LABELS).hits]
+        labels = [hit.value for hit in self._connection.read("facet", key="label", limit=_MAX_LABELS, exact=True).hits]
         points = self._connection.read("scroll", limit=examples, with_payload=False)[0] if examples else []
         return Summary(len(self), len(set(labels) - {""}), columns, [point.id for point in points])
 
