@@ -10,55 +10,18 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from ccpml.runs.directory import RunDirectory
-from ccpml.runs.images import load_images
-from ccpml.runs.record import RunRecord
 from ccpml.runs.settings import Settings
 from ccpml.tuning.search_space import search_space
 
 pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
 
 from optuna.trial import TrialState
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 
 from ccpml.tuning import trials
 from ccpml.tuning.results import best_of, importances
-from ccpml.tuning.study import Search, StudyExistsError, open_study, suggest
+from ccpml.tuning.study import open_study, suggest
 from ccpml.tuning.tune import TrialStarted, run_search
-from tests.toy import toy_folder
-
-STEPS = 4
-
-
-@pytest.fixture(autouse=True)
-def _no_disk_synchronization():
-    def disable(connection, _):
-        connection.execute("PRAGMA synchronous = OFF")
-
-    event.listen(Engine, "connect", disable)
-    yield
-    event.remove(Engine, "connect", disable)
-
-
-def height(settings):
-    strength = settings.projections.strength
-    return math.exp(-((math.log10(strength) + 3) ** 2)) * (1 - 1 / (1 + settings.proxies_per_class))
-
-
-def climb(settings, path, watcher):
-    """Like a training: validations at steps 2, 4, ...; validations before a resume are reported again."""
-    for validation in range(1, STEPS + 1):
-        if watcher.report(2 * validation, height(settings) * validation / STEPS, validation == STEPS):
-            break
-    return max(watcher.scores.values())
-
-
-@pytest.fixture
-def search(tmp_path):
-    base = Settings(validate_every=2, max_steps=2 * STEPS)
-    space = search_space(base, [], "lambda-proxies")
-    return Search(base, space, tmp_path / "out", "s", trials=4, startup_trials=2, warmup_validations=1)
+from tests.tuning.climbing import STEPS, climb, height
 
 
 def summary(results):
@@ -221,24 +184,6 @@ def test_a_search_ends_if_no_trial_can_start(search):
     assert [one.state for one in results] == ["failed"] * 3 + ["complete"]
 
 
-def test_other_data_than_those_of_the_trials_are_refused(search, tmp_path):
-    folder = toy_folder(tmp_path / "toy", per_class=2)
-    search = replace(search, base=replace(search.base, data=f"folder:{folder}", folds=2), trials=1)
-
-    def recorded(settings, path, watcher):
-        record = RunRecord(settings.flat(), load_images(settings, progress=False).classes)
-        record.write(RunDirectory(path).record_file)
-        return climb(settings, path, watcher)
-
-    run_search(search, train=recorded)
-    run_search(search, train=climb)  # as they were
-    next(folder.glob("*/class03/0.png")).unlink()
-    with pytest.raises(
-        StudyExistsError, match=r"trial-0000 was started with, got 1 class \(group0/class03\) with other"
-    ):
-        run_search(search, train=climb)
-
-
 def test_contradicting_values_are_pruned_with_a_reason(search):
     space = search_space(search.base, ["fold=0..4", "folds=2..5"])
     results = run_search(replace(search, space=space, trials=8), train=lambda settings, path, watcher: 0.5)
@@ -256,39 +201,6 @@ def test_there_are_never_more_proxies_than_the_pool_has_samples(search):
     assert all(one.values["proxies_per_class"] <= one.values["pool_size"] for one in results)
 
 
-def test_other_settings_and_other_folders_are_refused(search, tmp_path):
-    run_search(replace(search, trials=1), train=climb)
-    with pytest.raises(StudyExistsError, match=r"lr: was None, is 0\.5"):
-        run_search(replace(search, base=replace(search.base, lr=0.5)))
-    with pytest.raises(StudyExistsError, match=r"search: was .*_per_class=1\.\.16.*, is .*strength=0\.0\.\."):
-        run_search(replace(search, space=search_space(search.base, ["projections.strength=0..1"])))
-    run_search(replace(search, trials=1, base=replace(search.base, device="cpu", threads=2)), train=None)
-    with pytest.raises(StudyExistsError, match="holds another study"):
-        run_search(replace(search, name="t"))
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.png").touch()
-    with pytest.raises(StudyExistsError, match="not the folder of a study"):
-        run_search(replace(search, out=tmp_path / "photos"))
-    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.png"]
-    with pytest.raises(StudyExistsError, match="expected a folder, got a file"):
-        run_search(replace(search, out=tmp_path / "photos" / "a.png"))
-    (search.out / "study.yaml").write_text("nonsense")
-    with pytest.raises(StudyExistsError, match=r"study\.yaml: damaged"):
-        run_search(search)
-
-
-def test_a_storage_that_cannot_be_opened_is_named_without_its_password(search):
-    with pytest.raises(ValueError, match=r"storage: expected a URL such as .*, got 'nonsense'"):
-        replace(search, storage="nonsense")
-    with pytest.raises(ValueError, match=r"storage nosuch://me:\*\*\*@host/db: cannot be opened") as error:
-        run_search(replace(search, storage="nosuch://me:secret@host/db", out=search.out / "other"))
-    assert "secret" not in str(error.value)
-    assert not (search.out / "other" / "study.yaml").exists(), "the folder must not be claimed"
-    (search.out.parent / "study.db").write_bytes(b"not a database" * 100)
-    with pytest.raises(ValueError, match=r"cannot be opened: [^\[]*$"):
-        run_search(replace(search, storage=f"sqlite:///{search.out.parent}/study.db", out=search.out / "third"))
-
-
 def test_no_trial_starts_after_the_timeout(search):
     def slow(settings, path, watcher):
         time.sleep(0.3)
@@ -296,14 +208,6 @@ def test_no_trial_starts_after_the_timeout(search):
 
     assert len(run_search(replace(search, timeout=0.2), train=slow)) == 1
     assert len(run_search(replace(search, timeout=0.2), train=slow)) == 2
-
-
-@pytest.mark.parametrize(
-    "settings", [{"trials": 0}, {"timeout": 0.0}, {"timeout": math.nan}, {"warmup_validations": -1}]
-)
-def test_settings_of_a_search_are_checked(search, settings):
-    with pytest.raises(ValueError, match=r"(trials|timeout|warmup_validations|study): expected"):
-        replace(search, **settings)
 
 
 def test_importances_need_enough_trials(search):

@@ -1,0 +1,77 @@
+"""What a search refuses: settings, folders, data and storages that do not fit."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from ccpml.runs.directory import RunDirectory
+from ccpml.runs.images import load_images
+from ccpml.runs.record import RunRecord
+from ccpml.tuning.search_space import search_space
+
+pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
+
+from ccpml.tuning.study import StudyExistsError
+from ccpml.tuning.tune import run_search
+from tests.toy import toy_folder
+from tests.tuning.climbing import climb
+
+
+def test_other_data_than_those_of_the_trials_are_refused(search, tmp_path):
+    folder = toy_folder(tmp_path / "toy", per_class=2)
+    search = replace(search, base=replace(search.base, data=f"folder:{folder}", folds=2), trials=1)
+
+    def recorded(settings, path, watcher):
+        record = RunRecord(settings.flat(), load_images(settings, progress=False).classes)
+        record.write(RunDirectory(path).record_file)
+        return climb(settings, path, watcher)
+
+    run_search(search, train=recorded)
+    run_search(search, train=climb)  # as they were
+    next(folder.glob("*/class03/0.png")).unlink()
+    with pytest.raises(
+        StudyExistsError, match=r"trial-0000 was started with, got 1 class \(group0/class03\) with other"
+    ):
+        run_search(search, train=climb)
+
+
+def test_other_settings_and_other_folders_are_refused(search, tmp_path):
+    run_search(replace(search, trials=1), train=climb)
+    with pytest.raises(StudyExistsError, match=r"lr: was None, is 0\.5"):
+        run_search(replace(search, base=replace(search.base, lr=0.5)))
+    with pytest.raises(StudyExistsError, match=r"search: was .*_per_class=1\.\.16.*, is .*strength=0\.0\.\."):
+        run_search(replace(search, space=search_space(search.base, ["projections.strength=0..1"])))
+    run_search(replace(search, trials=1, base=replace(search.base, device="cpu", threads=2)), train=None)
+    with pytest.raises(StudyExistsError, match="holds another study"):
+        run_search(replace(search, name="t"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").touch()
+    with pytest.raises(StudyExistsError, match="not the folder of a study"):
+        run_search(replace(search, out=tmp_path / "photos"))
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.png"]
+    with pytest.raises(StudyExistsError, match="expected a folder, got a file"):
+        run_search(replace(search, out=tmp_path / "photos" / "a.png"))
+    (search.out / "study.yaml").write_text("nonsense")
+    with pytest.raises(StudyExistsError, match=r"study\.yaml: damaged"):
+        run_search(search)
+
+
+def test_a_storage_that_cannot_be_opened_is_named_without_its_password(search):
+    with pytest.raises(ValueError, match=r"storage: expected a URL such as .*, got 'nonsense'"):
+        replace(search, storage="nonsense")
+    with pytest.raises(ValueError, match=r"storage nosuch://me:\*\*\*@host/db: cannot be opened") as error:
+        run_search(replace(search, storage="nosuch://me:secret@host/db", out=search.out / "other"))
+    assert "secret" not in str(error.value)
+    assert not (search.out / "other" / "study.yaml").exists(), "the folder must not be claimed"
+    (search.out.parent / "study.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(ValueError, match=r"cannot be opened: [^\[]*$"):
+        run_search(replace(search, storage=f"sqlite:///{search.out.parent}/study.db", out=search.out / "third"))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"trials": 0}, {"timeout": 0.0}, {"timeout": math.nan}, {"warmup_validations": -1}]
+)
+def test_settings_of_a_search_are_checked(search, settings):
+    with pytest.raises(ValueError, match=r"(trials|timeout|warmup_validations|study): expected"):
+        replace(search, **settings)
