@@ -157,7 +157,7 @@ def read_folder_file(
         raise refused(f"{folder}: expected a folder, got a file")
     if not file.is_file():
         if folder.exists() and any(path.name != ".locks" for path in folder.iterdir()):
-            raise refused(f"{folder}: already exists and is not the folder of a {kind}")
+            raise refused(f"{folder}: already exists and is not the folder of a {kind} ({file.name} not found)")
         return None
     check_readable(file, "restore it from a copy")
     try:

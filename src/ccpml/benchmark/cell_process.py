@@ -19,11 +19,13 @@ def main(settings: Path, path: Path) -> int:
 
 
 def _train(settings: Path, path: Path) -> int:
+    from ccpml.allocator import keep_freed_memory
     from ccpml.runs.callbacks import Stopped
     from ccpml.runs.directory import RunDirectory
     from ccpml.runs.settings import ResolvedSettings
     from ccpml.runs.train import resume, train
 
+    keep_freed_memory()
     try:
         if RunDirectory(path).settings_file.is_file():
             resume(path, progress=False, features=False)

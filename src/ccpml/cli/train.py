@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ccpml.allocator import keep_freed_memory
 from ccpml.cli.options import UsageError, check_run, report_stop
 from ccpml.cli.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
@@ -26,6 +27,7 @@ def run(arguments: list[str]) -> int:
         path = Path(options.run or _default_path(settings))
 
     announce("loading libraries")
+    keep_freed_memory()
     from ccpml.report import write_report
     from ccpml.runs import train
     from ccpml.runs.callbacks import Stopped

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from ccpml.allocator import keep_freed_memory
 from ccpml.cli.options import UsageError, report_stop
 from ccpml.cli.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
@@ -29,6 +30,7 @@ def run(arguments: list[str]) -> int:
     if find_spec("optuna") is None:
         raise ModuleNotFoundError("ccpml tune needs Optuna, which is not installed; pip install 'ccpml[tune]'")
     announce("loading libraries")
+    keep_freed_memory()
     search = _search(parsed, space)
 
     from ccpml.report.tuning import draw_search

@@ -218,7 +218,7 @@ def _read_folder_id(search: Search) -> str | None:
         return None
     changed = differences(found, _describe_study(search) | {"folder_id": found["folder_id"]})
     if changed:
-        raise StudyExistsError(f"{search.out}: holds another study ({'; '.join(changed)})")
+        raise StudyExistsError(f"{search.out}: holds another study, by study.yaml ({'; '.join(changed)})")
     return str(found["folder_id"])
 
 
