@@ -91,8 +91,8 @@ def _nearest(
         rounded, found = _search_kept(queries, rows, wanted, removed)
     owners = np.repeat(np.arange(len(queries)), wanted)
     squared = _compare(queries, rows, owners, found.ravel()).reshape(found.shape)  # (Q, wanted)
-    order = np.lexsort((found, squared))[:, :k]
-    squared, found = np.take_along_axis(squared, order, 1), np.take_along_axis(found, order, 1)  # (Q, k)
+    each, order = np.arange(len(queries))[:, None], np.lexsort((found, squared))[:, :k]
+    squared, found = squared[each, order], found[each, order]  # (Q, k)
     if wanted < total:
         # A row is at most as far as the k-th only if its distance in float32 is within the limit.
         limits = squared[:, -1] + _rounding_error(queries, squared[:, -1])

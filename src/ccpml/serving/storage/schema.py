@@ -60,7 +60,7 @@ def text_to_store(text: str) -> str | bytes:
 
 def text_of(stored: str | bytes) -> str:
     """Return stored text."""
-    return os.fsdecode(stored)
+    return stored if isinstance(stored, str) else os.fsdecode(stored)
 
 
 def metadata_text(metadata: Mapping[str, Any]) -> str:
