@@ -9,7 +9,7 @@ import pytest
 from ccpml import load_run, train
 from ccpml.cli import main
 from ccpml.reranking import join
-from ccpml.runs.ensemble import EnsembleEmbedder
+from ccpml.runs.inference.ensemble import EnsembleEmbedder
 from ccpml.serving import Index
 from ccpml.serving.search import approximate
 from tests.toy import quick_settings

@@ -56,7 +56,7 @@ def _compare(options: dict[str, Any], rankings: dict[str, Any], output: Path | N
     """Print the scores and costs of several rankings of the same embeddings."""
     from ccpml.benchmark.text_table import TextTable
     from ccpml.files import write_json
-    from ccpml.runs.rankings import compare_rankings
+    from ccpml.runs.inference.rankings import compare_rankings
 
     if options.pop("clusters"):
         raise UsageError("--clusters: expected without --rerank, --ensemble and --dtype")

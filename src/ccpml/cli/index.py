@@ -29,8 +29,8 @@ def run(arguments: list[str]) -> int:
         _check_target(options.output, options.sync)
 
     announce("loading libraries")
-    from ccpml.runs.ensemble import EnsembleEmbedder, write_members
     from ccpml.runs.inference import load_embedder
+    from ccpml.runs.inference.ensemble import EnsembleEmbedder, write_members
     from ccpml.serving import QdrantError, create_index, index_exists, open_index
 
     location = find_location(options.output, options.store)

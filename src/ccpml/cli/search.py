@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> int:
     embedder = None
     if any(query.pictures for query in queries):
         _check_model(index, model, options.run is not None)
-        from ccpml.runs.ensemble import load_model
+        from ccpml.runs.inference.ensemble import load_model
 
         embedder = load_model(model, None if options.index is None else Path(options.index))
     with open_index(location, embedder) as index:

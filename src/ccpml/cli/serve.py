@@ -71,7 +71,7 @@ def _serve(options: argparse.Namespace, listener: "socket.socket", settings: "Se
     location = find_location(options.index, options.store)
     with open_index(location) as index:
         path = check_run(options.run or index.model_path)
-    from ccpml.runs.ensemble import load_model
+    from ccpml.runs.inference.ensemble import load_model
     from ccpml.serving.service.server import serve
 
     announce(f"loading {path}")

@@ -20,7 +20,7 @@ from ccpml.reranking import METHODS, Codes, join, nearest, normalize
 from ccpml.retrieval.metrics import query_metrics
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import cached_side, is_query
-from ccpml.runs.inference import Run, embed_table, leave_out_seen, load_run, unseen_images
+from ccpml.runs.inference.run import Run, embed_table, leave_out_seen, load_run, unseen_images
 
 __all__ = ["Ranking", "compare_rankings"]
 

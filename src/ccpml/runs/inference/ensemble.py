@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ccpml.files import write_json
 from ccpml.reranking import join
-from ccpml.runs.inference import Run, load_embedder
+from ccpml.runs.inference.run import Run, load_embedder
 
 __all__ = ["EnsembleEmbedder", "load_model", "write_members"]
 
