@@ -9,8 +9,7 @@ import pytest
 from ccpml import evaluate, train
 from ccpml.cli import main
 from ccpml.reranking import join
-from ccpml.runs import rankings
-from ccpml.runs.inference import embed_table
+from ccpml.runs.inference import embed_table, rankings
 from tests.toy import quick_settings
 
 

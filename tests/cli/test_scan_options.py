@@ -90,7 +90,10 @@ def test_rerank(run, folder, tmp_path, call, method):
         (["--approximate", "--dtype", "int8"], "--approximate, --dtype: expected one of them, got both"),
         (["--dtype", "int4"], "--dtype: invalid choice: 'int4'"),
         (["--rerank", "best"], "--rerank: invalid choice: 'best'"),
-        (["--store", "qdrant://localhost/x", "--rerank", "augmentation"], "--store: the server decides how it"),
+        (
+            ["--store", "qdrant://localhost/x", "--rerank", "augmentation"],
+            "--store: expected no --dtype and no",
+        ),
     ],
 )
 def test_options_that_do_not_fit(options, message, call):

@@ -22,8 +22,14 @@ def workplace(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "experiment.yaml").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ccpml.runs.inference.load_embedder", lambda path, *_: ColorEmbedder(path=path))
+    use_model(monkeypatch, lambda path: ColorEmbedder(path=path))
     return tmp_path
+
+
+def use_model(monkeypatch, load):
+    """Load models of runs by another function."""
+    for module in ("ccpml.runs.inference", "ccpml.runs.inference.ensemble"):
+        monkeypatch.setattr(f"{module}.load_embedder", load)
 
 
 @pytest.fixture
@@ -82,7 +88,7 @@ def test_errors(workplace, store, capsys, monkeypatch, arguments, code, message)
 def test_another_model(workplace, store, capsys, monkeypatch):
     address = f"{store.url}/shop"
     assert main(["index", "run", "photos", "--store", address]) == 0
-    monkeypatch.setattr("ccpml.runs.inference.load_embedder", lambda path, *_: ColorEmbedder(3, path))
+    use_model(monkeypatch, lambda path: ColorEmbedder(3, path))
     assert main(["index", "run", "photos", "--store", address]) == 1
     assert "expected the model that the index was made with" in capsys.readouterr().err
 

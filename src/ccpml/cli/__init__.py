@@ -55,7 +55,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         return _run(list(argv))
     try:
         raise_at_ctrl_c()
-        from ccpml.cli.terminal import BROKEN_PIPE, flush_streams, is_broken_pipe, prepare_streams
+        from ccpml.terminal import BROKEN_PIPE, flush_streams, is_broken_pipe, prepare_streams
 
         prepare_streams()
         code = _run(sys.argv[1:])
@@ -74,7 +74,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
 def _run(arguments: list[str]) -> int:
     from ccpml.cli.hints import describe
     from ccpml.cli.options import UsageError
-    from ccpml.cli.terminal import is_broken_pipe
+    from ccpml.terminal import is_broken_pipe
 
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
