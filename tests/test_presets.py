@@ -114,7 +114,7 @@ def test_losses_with_proxies_of_their_own(loss: str) -> None:
 
 
 def test_the_conventional_protocol() -> None:
-    expected = {"embedding_dim": 512, "classes_per_batch": 32, "samples_per_class": 4, "pooling": "avg+max"}
+    expected = {"embedding_dim": 512, "pooling": "avg+max", "score_last": True}
     assert {name: protocol_settings("conventional")[name] for name in expected} == expected
     assert protocol_settings("conventional")["lr_schedule"] == "plateau"
     assert protocol_settings("mlrc") == {}

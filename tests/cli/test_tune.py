@@ -170,7 +170,9 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(options, message, tmp_path,
 def test_a_folder_that_is_not_a_study_is_not_touched(tmp_path, capsys):
     (tmp_path / "notes.txt").touch()
     assert main(["tune", "glyphs", "--preset", "lambda-proxies", "--out", str(tmp_path)]) == 2
-    assert "not the folder of a study; choose another --out or --study" in capsys.readouterr().err
+    assert (
+        "not the folder of a study (study.yaml not found); choose another --out or --study" in capsys.readouterr().err
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ccpml.reranking.neighbors import Neighbors, first_k, squared_distances, stack
 
-__all__ = ["DTYPES", "Codes"]
+__all__ = ["DTYPES", "Codes", "search_with"]
 
 DTYPES: Final = ("float32", "float16", "int8")
 
@@ -18,6 +18,17 @@ CANDIDATES_PER_NEIGHBOR: Final = 4
 _MIN_CANDIDATES: Final = 40
 _BLOCK: Final = 2**16  # rows encoded at a time
 _ELEMENTS: Final = 2**23  # numbers held at a time
+
+
+def search_with(index: Any, queries: NDArray[np.float32], count: int, parameters: Any) -> NDArray[np.int64]:
+    """Return the nearest rows of queries (Q, d) in a faiss index, searched with parameters, (Q, count).
+
+    pytorch-metric-learning imports ``faiss.contrib.torch_utils``, which replaces ``search`` of all indexes by a method
+    that takes no parameters, and keeps the original as ``search_numpy``.
+    """
+    search = getattr(index, "search_numpy", index.search)
+    found: NDArray[np.int64] = search(queries, count, params=parameters)[1]
+    return found
 
 
 class Codes:
@@ -75,13 +86,12 @@ class Codes:
         """
         if not len(self):
             return np.empty((len(queries), 0), np.int64)
-        options = {}
+        parameters = None
         if passing is not None:
             library: Any = faiss  # its stubs lack the arguments that it adds in Python
             selector = library.IDSelectorBitmap(np.packbits(passing, bitorder="little"))
-            options = {"params": library.SearchParameters(sel=selector)}
-        found: NDArray[np.int64] = self.index.search(scaled(queries, self.scale), min(count, len(self)), **options)[1]
-        return found
+            parameters = library.SearchParameters(sel=selector)
+        return search_with(self.index, scaled(queries, self.scale), min(count, len(self)), parameters)
 
     def search(
         self, rows: NDArray[np.float32], queries: NDArray[np.float32], k: int, own: NDArray[np.int64] | None = None

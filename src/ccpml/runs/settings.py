@@ -266,7 +266,7 @@ class Settings:
         parameters = {name: value for name, value in values.items() if name not in known and name in parameter_names()}
         unknown = sorted(str(name) for name in values.keys() - own.keys() - parameters.keys())
         if unknown:
-            raise ValueError(f"unknown settings: {', '.join(unknown)}")
+            raise ValueError(f"unknown settings, perhaps of another version of ccpml: {', '.join(unknown)}")
         if "projections" in own:
             own["projections"] = _projections(own["projections"])
         return cls(**{"loss_parameters": {n: v for n, v in parameters.items() if v is not None}, **own})

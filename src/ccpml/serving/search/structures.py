@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.reranking import Codes
+from ccpml.reranking.quantization import search_with
 
 __all__ = ["Graph", "Structure", "build", "load"]
 
@@ -92,8 +93,7 @@ class Graph:
         library: Any = faiss  # its stubs lack the arguments that it adds in Python
         options = library.SearchParametersHNSW(efSearch=self._width(count, effort))
         scaled = np.ascontiguousarray(queries * np.float32(self.scale))
-        found: NDArray[np.int64] = self.index.search(scaled, min(2 * count, len(self)), params=options)[1]
-        return found
+        return search_with(self.index, scaled, min(2 * count, len(self)), options)
 
     def fits(self, count: int, effort: int) -> bool:
         """Whether ``count`` neighbors are found faster than by exact search."""

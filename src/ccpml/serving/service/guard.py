@@ -124,7 +124,7 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         headers, settings = Headers(scope=scope), self._settings
         if settings.hosts and _host_name(headers.get("host", "")) not in settings.hosts:
-            raise RefusedError(421, "host: the service does not go by this name; start it with --allow-host")
+            raise RefusedError(421, "host: expected a name of this service, got another; add it to the allowed hosts")
         origin = headers.get("origin")
         if (
             origin is not None

@@ -230,7 +230,7 @@ async def remove(request: Request, id: Annotated[Id, PathParameter()]) -> None: 
 
 def _check_writable(service: Service) -> None:
     if not service.settings.writable:
-        raise RefusedError(403, "the index is read-only here; start the service with --writable")
+        raise RefusedError(403, "the index is read-only here, as the service was not started as writable")
 
 
 def _metadata(text: str) -> dict[str, str | int | float | bool | None]:
@@ -262,7 +262,7 @@ async def feedback(request: Request) -> Recorded:
     """Record whether a hit is right. If it is, the picture that was searched for is kept in the index's directory."""
     service = _service(request)
     if not service.settings.feedback:
-        raise RefusedError(403, "verdicts are not recorded here; start the service with --feedback")
+        raise RefusedError(403, "verdicts are not recorded here, as the service was started without feedback")
     fields, _ = await read_form(request, Feedback, service.settings)
     query = fields.query_hash if fields.query_id is None else fields.query_id
     if query is None or (fields.query_hash is not None and fields.query_id is not None):
