@@ -111,13 +111,13 @@ def _pattern(pattern: str, data: str) -> Pictures:
     parts = Path(pattern).parts
     fixed = next((number for number, part in enumerate(parts[:-1]) if _MAGIC.search(part)), len(parts) - 1)
     root, suffixes = Path(*parts[:fixed]), image_suffixes()
-    files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 -- absolute ones too
-    files = [file for file in files if file.is_file()]
+    found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 -- absolute ones too
+    files = [file for file in found if file.is_file()]
     images = [file for file in files if file.suffix.lower() in suffixes]
     if not images:
         raise ValueError(
             f"{data}: no images found; expected files with suffix {' '.join(sorted(suffixes))}, got {len(files):,} "
-            "other files"
+            f"other files and {len(found) - len(files):,} folders; a pattern for the files in folders ends in /*"
         )
     ignored = [
         Ignored(file, f"file{{s}} with suffix {file.suffix.lower()}" if file.suffix else "file{s} without suffix")
