@@ -60,6 +60,16 @@ def test_sync_verify_and_compact(run, photos, tmp_path, capsys):
     assert "row 0 differs from its checksum\nrestore the index from a copy, or build it again" in out
 
 
+def test_an_index_in_its_own_folder_is_not_listed_as_ignored(run, photos, capsys):
+    path = photos / "x.index"
+    (photos / "notes.txt").touch()
+    assert call(capsys, run, photos, "-o", path)[0] == 0
+    capsys.readouterr()
+    assert main(["index", str(run), str(photos), "-o", str(path), "--sync"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "ignored" in line]
+    assert lines == [f"{photos}: ignored 1 file with suffix .txt (notes.txt)"]
+
+
 def test_unreadable_images_are_listed_in_the_index(run, tmp_path, capsys):
     photos, path = tmp_path / "photos", tmp_path / "x.index"
     photos.mkdir()
@@ -101,13 +111,13 @@ def test_an_interrupted_build_says_how_to_resume(run, photos, tmp_path, capsys, 
     ("arguments", "code", "sentence"),
     [
         ("{run} {photos} -o {photos}", 2, "--output: {photos} already exists; --sync brings an index up to date, or"),
-        ("{run} {photos} -o {photos} --sync", 1, "{photos}: not an index (index.sqlite not found)"),
+        ("{run} {photos} -o {photos} --sync", 2, "{photos}: not an index (index.sqlite not found)"),
         ("{run} {photos}", 2, "--output: expected the directory of the index"),
         ("{run}", 2, "expected a run and data"),
         ("", 2, "expected a run and data"),
         ("{photos} {photos} -o x.index", 2, "{photos}: not a run directory"),
         ("{run} none -o x.index", 1, "none: not found; expected a folder, an image, a CSV file"),
-        ("--verify none.index", 1, "none.index: not an index (not found)"),
+        ("--verify none.index", 2, "none.index: not an index (not found); `ccpml index"),
         ("--verify a --compact b", 2, "--verify: expected an index alone"),
         ("--compact a -o b", 2, "--compact: expected an index alone"),
         ("{run} {photos} -o x.index --synch", 2, "did you mean --sync?"),

@@ -119,7 +119,14 @@ def test_an_ensemble_is_one_model(run, second_run, folder, tmp_path, call):
     assert call("index", run, folder, "-o", index, "--sync", "--ensemble", second_run)[0] == 0
     code, _, err = call("index", run, folder, "-o", index, "--sync")
     assert code == 1
-    assert "expected the model that the index was made with" in err
+    assert f"{index}: expected the 2 runs that the index was made with ({run}, {second_run}), got {run}; pass" in err
+    assert err.endswith(f"`ccpml index {run} {folder} -o {index} --sync --ensemble {second_run}`\n")
+    moved = {"runs": [str(run), str(tmp_path / "gone")]}
+    (index / "ensemble.json").write_text(json.dumps(moved))
+    for arguments in (("search", index, query), ("serve", index, "--port", "0")):
+        code, _, err = call(*arguments)
+        assert code == 2
+        assert f"{index}/ensemble.json: expected the run {tmp_path}/gone there or at {run.parent}/gone, got" in err
     code, _, err = call("index", run, folder, "-o", tmp_path / "one.index", "--ensemble", run)
     assert code == 1
     assert "ensemble: expected two or more runs with different weights" in err

@@ -159,8 +159,14 @@ def test_wrong_usage_is_one_sentence(arguments, message, search, index, run, que
 
 def test_what_is_no_index_is_refused(tmp_path, query, capsys):
     for path in (tmp_path / "none", tmp_path, query):
-        assert main(["search", str(path), str(query)]) == 1
-        assert capsys.readouterr().err.splitlines()[-1].startswith(f"ccpml: error: {path}: not an index (")
+        sentences = set()
+        for verb in (["search", str(path), str(query)], ["serve", str(path)], ["index", "--compact", str(path)]):
+            assert main(verb) == 2
+            sentences.add(capsys.readouterr().err.splitlines()[-1])
+        (sentence,) = sentences
+        assert sentence.startswith(f"ccpml: error: {path}: not an index (")
+        where = "<index>" if path.exists() else path
+        assert sentence.endswith(f"; `ccpml index <run> <folder> -o {where}` makes one")
 
 
 def test_an_index_of_another_run_is_refused(index, query, tmp_path, capsys):

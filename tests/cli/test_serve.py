@@ -39,7 +39,7 @@ def test_wrong_options_are_one_sentence_and_exit_code_2(serve, index, tmp_path):
     empty.write_text("\n")
     short.write_text("secret\n")
     for arguments, sentence in (
-        ((tmp_path / "none",), r"none: not an index; `ccpml index"),
+        ((tmp_path / "none",), r"none: not an index \(not found\); `ccpml index"),
         ((index, "--host", "0.0.0.0"), r"--host: 0\.0\.0\.0 can be reached from other machines, and no token is set;"),
         ((index, "--port", "70000"), r"--port: expected 0 to 65535, got 70000"),
         ((index, "--token-file", tmp_path / "none"), r"--token-file: \S+none cannot be read \(No such file"),

@@ -13,7 +13,15 @@ import pytest
 from PIL import Image
 
 from ccpml.files import WriteError
-from ccpml.serving import DamagedIndexError, Index, IndexBusyError, NotAnIndexError, OtherModelError, Picture
+from ccpml.serving import (
+    DamagedIndexError,
+    FilterError,
+    Index,
+    IndexBusyError,
+    NotAnIndexError,
+    OtherModelError,
+    Picture,
+)
 from tests.locks import held_by_another_process
 from tests.serving.changes import EMBEDDER, picture, state_of
 from tests.serving.embedders import ColorEmbedder
@@ -94,6 +102,32 @@ def test_compaction_makes_the_files_smaller_and_keeps_every_vector(index):
     assert not (index.path / "rows.1.f32").exists()
     assert (index.path / "index.sqlite").stat().st_size < size / 2
     assert index.verify() == (11, [], [])
+
+
+def test_a_damaged_row_is_not_compacted(index):
+    index.remove([1])
+    rows = index.path / "rows.1.f32"
+    content = bytearray(rows.read_bytes())
+    content[5 * 12 * 4 + 2] ^= 1
+    rows.write_bytes(content)
+    before = {file.name for file in index.path.iterdir()}
+    message = r"rows.1.f32: row 5 of item 6 \(made\[5\]\): expected the checksum \w{8}, got \w{8}; nothing was changed"
+    with pytest.raises(DamagedIndexError, match=message):
+        index.compact()
+    assert {file.name for file in index.path.iterdir()} == before
+    assert (index.num_rows, len(index)) == (10, 9)
+    index.remove([6])
+    assert index.compact() == (8, 2)
+    assert index.verify().problems == []
+
+
+def test_a_field_of_removed_items_is_known_until_the_compaction(index):
+    added = index.add([Picture(Path("x"), image=np.zeros((4, 6), np.uint8), metadata={"price": 3})])
+    index.remove(added.ids)
+    assert index.search(np.zeros(12), where="price = 3") == [[]]
+    index.compact()
+    with pytest.raises(FilterError, match=r"price: unknown field; the index has id, .*, number, version; "):
+        index.search(np.zeros(12), where="price = 3")
 
 
 def test_embeddings_that_are_not_finite_are_refused(index, monkeypatch):

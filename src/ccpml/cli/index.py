@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccpml.cli.options import Parser, UsageError, add_store, check_run, find_location, report_stop
+from ccpml.cli.options import Parser, UsageError, add_store, check_index, check_run, find_location, report_stop
 from ccpml.cli.scan_options import DTYPES, use_dtype
 from ccpml.data_name import known_names
 from ccpml.progress import announce
 
 if TYPE_CHECKING:
     from ccpml.data.images.read import BadImageError
-    from ccpml.serving import PictureIndex, Pictures
+    from ccpml.serving import Embedder, PictureIndex, Pictures
 
 
 def run(arguments: list[str]) -> int:
@@ -31,14 +31,14 @@ def run(arguments: list[str]) -> int:
     announce("loading libraries")
     from ccpml.runs.inference import load_embedder
     from ccpml.runs.inference.ensemble import EnsembleEmbedder, write_members
-    from ccpml.serving import QdrantError, create_index, index_exists, open_index
+    from ccpml.serving import QdrantError, create_index, index_exists
 
     location = find_location(options.output, options.store)
     exists = index_exists(location)
     found = _find(options)
     runs = [load_embedder(path) for path in (options.path, *options.ensemble)]
     embedder = EnsembleEmbedder(runs) if len(runs) > 1 else runs[0]
-    with open_index(location, embedder) if exists else create_index(location, embedder) as index:
+    with _open(options, location, embedder) if exists else create_index(location, embedder) as index:
         command = _command_to_resume(arguments)
         try:
             if isinstance(embedder, EnsembleEmbedder):
@@ -120,6 +120,30 @@ def _check_form(options: argparse.Namespace) -> None:
         raise UsageError("--store: expected no --dtype and no --ensemble, which are of an index in a directory")
 
 
+def _open(options: argparse.Namespace, location: str, embedder: "Embedder") -> "PictureIndex":
+    """Open an index with its model; if it was made with another number of runs, say with which."""
+    from ccpml.runs.inference.ensemble import read_members
+    from ccpml.serving import OtherModelError, open_index
+
+    try:
+        return open_index(location, embedder)
+    except OtherModelError as error:
+        members = [] if options.output is None else read_members(options.output)
+        if not members and not options.ensemble:
+            raise
+        if not members:
+            with open_index(location) as index:
+                members = [index.model_path]
+        got = " ".join(map(str, (options.path, *options.ensemble)))
+        first, *others = map(str, members)
+        command = ["ccpml", "index", first, options.data, "-o", location, "--sync"]
+        command += [word for name in others for word in ("--ensemble", name)]
+        raise OtherModelError(
+            f"{location}: expected the {len(members)} run{'s' if others else ''} that the index was made with "
+            f"({', '.join(map(str, members))}), got {got}; pass them in this order: `{shlex.join(command)}`"
+        ) from error
+
+
 def _set_dtype(index: "PictureIndex", dtype: str) -> None:
     from ccpml.serving import Index
     from ccpml.serving.search.approximate import write_default_dtype
@@ -134,6 +158,8 @@ def _check_target(output: Path, sync: bool) -> None:
         raise UsageError(
             f"--output: {output} already exists; --sync brings an index up to date, or choose another name"
         )
+    if output.exists():
+        check_index(output)
 
 
 def _find(options: argparse.Namespace) -> "Pictures":
@@ -142,6 +168,8 @@ def _find(options: argparse.Namespace) -> "Pictures":
     from ccpml.serving import find_pictures
 
     found = find_pictures(options.data, options.data_root)
+    if options.output is not None:
+        found = found.outside(options.output)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     if found.ignored:
@@ -182,6 +210,7 @@ def _list_skipped(index: "PictureIndex", skipped: "list[BadImageError]", total: 
 
 
 def _verify(path: Path) -> int:
+    check_index(path)
     announce("loading libraries")
     from ccpml.progress import progress_bar
     from ccpml.serving import Index
@@ -200,6 +229,7 @@ def _verify(path: Path) -> int:
 
 
 def _compact(path: Path) -> int:
+    check_index(path)
     announce("loading libraries")
     from ccpml.serving import Index
 

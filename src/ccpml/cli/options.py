@@ -8,9 +8,13 @@ import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ccpml.data_name import DataName
+
+if TYPE_CHECKING:
+    from ccpml.runs.inference.ensemble import EnsembleEmbedder
+    from ccpml.runs.inference.run import Run
 
 
 class UsageError(Exception):
@@ -103,6 +107,27 @@ def check_output(output: Path) -> None:
         raise UsageError(f"--output: {output} already exists; choose another name or remove it")
     if output.parent.exists() and not (output.parent.is_dir() and os.access(output.parent, os.W_OK)):
         raise UsageError(f"--output: {output.parent} is not a writable folder")
+
+
+def check_index(path: Path) -> None:
+    """Check that a path is the directory of an index; one that is damaged is named when it is opened."""
+    if (path / "index.sqlite").is_file() or any(path.glob("rows.*.f32")):
+        return
+    exists = path.exists()
+    what = ("index.sqlite not found" if path.is_dir() else "not a directory") if exists else "not found"
+    raise UsageError(
+        f"{path}: not an index ({what}); `ccpml index <run> <folder> -o {'<index>' if exists else path}` makes one"
+    )
+
+
+def load_model_of(index: str | Path | None, run: Path) -> "Run | EnsembleEmbedder":
+    """Load the model of an index: a run, or the ensemble that the index names."""
+    from ccpml.runs.inference.ensemble import MemberNotFoundError, load_model
+
+    try:
+        return load_model(run, None if index is None else Path(index))
+    except MemberNotFoundError as error:
+        raise UsageError(str(error)) from error
 
 
 def check_run(path: Path) -> Path:

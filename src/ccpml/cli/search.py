@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ccpml.cli.options import Parser, UsageError, add_store, check_run, find_location
+from ccpml.cli.options import Parser, UsageError, add_store, check_index, check_run, find_location, load_model_of
 from ccpml.cli.scan_options import add_scan_options, check_scan_options, use_scan
 from ccpml.progress import announce
 
@@ -28,6 +28,8 @@ def run(arguments: list[str]) -> int:
     options = parse(arguments)
     if options.montage is not None:
         _check_montage(options.montage)
+    if options.index is not None:
+        check_index(Path(options.index))
     announce("loading libraries")
     from ccpml.serving import find_queries, open_index
 
@@ -41,9 +43,7 @@ def run(arguments: list[str]) -> int:
     embedder = None
     if any(query.pictures for query in queries):
         _check_model(index, model, options.run is not None)
-        from ccpml.runs.inference.ensemble import load_model
-
-        embedder = load_model(model, None if options.index is None else Path(options.index))
+        embedder = load_model_of(options.index, model)
     with open_index(location, embedder) as index:
         use_scan(index, options)
         return _search(index, embedder, queries, options, certificate)

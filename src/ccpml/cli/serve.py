@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccpml.cli.options import Parser, UsageError, add_store, check_run, find_location
+from ccpml.cli.options import Parser, UsageError, add_store, check_index, check_run, find_location, load_model_of
 from ccpml.cli.scan_options import add_scan_options, check_scan_options, use_scan
 from ccpml.progress import announce
 
@@ -29,8 +29,8 @@ def run(arguments: list[str]) -> int:
             f"--host: {options.host} can be reached from other machines, and no token is set; pass --token-file, or "
             "set CCPML_TOKEN"
         )
-    if options.store is None and not (Path(options.index) / "index.sqlite").is_file():
-        raise UsageError(f"{options.index}: not an index; `ccpml index <run> <folder> -o {options.index}` makes one")
+    if options.index is not None:
+        check_index(Path(options.index))
     if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "python_multipart")):
         raise UsageError("serve: needs fastapi, uvicorn and python-multipart; pip install 'ccpml[serve]'")
     from ccpml.serving.service.listen import AddressError, listen
@@ -71,11 +71,10 @@ def _serve(options: argparse.Namespace, listener: "socket.socket", settings: "Se
     location = find_location(options.index, options.store)
     with open_index(location) as index:
         path = check_run(options.run or index.model_path)
-    from ccpml.runs.inference.ensemble import load_model
     from ccpml.serving.service.server import serve
 
     announce(f"loading {path}")
-    run = load_model(path, None if options.index is None else Path(options.index))
+    run = load_model_of(options.index, path)
     with open_index(location, run) as index:
         use_scan(index, options)
         app = create_app(index, run, settings)

@@ -3,7 +3,7 @@
 import glob
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +42,17 @@ class Pictures:
 
     def __iter__(self) -> Iterator[Picture]:
         return iter(self.pictures)
+
+    def outside(self, folder: Path) -> "Pictures":
+        """Return the same without what is in a folder, such as the files of an index in the folder it is made of."""
+        own = {folder.absolute(), folder.resolve()}
+        kind, _, root = self.source.partition(":")
+        base = Path(root) if kind == "folder" else Path.cwd()  # of the ignored files
+        return replace(
+            self,
+            pictures=[one for one in self if not own & set(one.path.absolute().parents)],
+            ignored=[one for one in self.ignored if not own & {base / one.path, *(base / one.path).parents}],
+        )
 
 
 def find_pictures(data: str, data_root: Path | str | None = None) -> Pictures:

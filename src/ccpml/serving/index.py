@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -238,15 +238,14 @@ class Index:
             ValueError: If there are no pictures; as for `add`.
         """
         found = data if isinstance(data, Pictures) else find_pictures(data)
-        own = self.path.absolute()  # perhaps in the folder that it is made of
-        found = replace(found, pictures=[one for one in found if own not in one.path.absolute().parents])
         with self._writer.lock():
-            return sync(self._writer, found, progress)
+            return sync(self._writer, found.outside(self.path), progress)
 
     def compact(self) -> Compacted:
         """Write rows and database without what removed items have left; other readers may continue meanwhile.
 
         Raises:
+            DamagedIndexError: If a row differs from its checksum; nothing is changed.
             NoSpaceError: If there is no space for both; nothing is changed.
             WriteError: If they cannot be written; nothing is lost.
         """
@@ -286,10 +285,10 @@ class Index:
             return search(view, queries, k, where, self.scan)
 
     def check_fields(self, where: Filter) -> None:
-        """Check that items have the fields of a filter; those of an empty index could have any.
+        """Check that items have, or had, the fields of a filter; those of an empty index could have any.
 
         Raises:
-            UnknownFieldError: If no item has one of them.
+            UnknownFieldError: If no item had one of them since the last compaction.
         """
         with self._store.snapshot() as snapshot:
             check_fields(snapshot, where)

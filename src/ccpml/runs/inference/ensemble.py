@@ -13,9 +13,13 @@ from ccpml.files import write_json
 from ccpml.reranking import join
 from ccpml.runs.inference.run import Run, load_embedder
 
-__all__ = ["EnsembleEmbedder", "load_model", "write_members"]
+__all__ = ["EnsembleEmbedder", "MemberNotFoundError", "load_model", "read_members", "write_members"]
 
 _MEMBERS: Final = "ensemble.json"
+
+
+class MemberNotFoundError(FileNotFoundError):
+    """A further run of an ensemble is neither where the index names it nor beside the first."""
 
 
 class EnsembleEmbedder:
@@ -66,6 +70,22 @@ def write_members(index: Path, model: EnsembleEmbedder) -> None:
     write_json(index / _MEMBERS, {"runs": [str(run.path.resolve()) for run in model.runs]})
 
 
+def read_members(index: Path) -> list[Path]:
+    """Return the runs of the ensemble that an index was made with; none if it was made with one run.
+
+    Raises:
+        ValueError: If the file that names them is damaged.
+    """
+    file = index / _MEMBERS
+    if not file.is_file():
+        return []
+    try:
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        return [Path(name) for name in content["runs"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file}: damaged; build the index again") from error
+
+
 def load_model(run: Path, index: Path | None = None) -> Run | EnsembleEmbedder:
     """Load the model of an index: a run, or the ensemble that the index names.
 
@@ -75,15 +95,17 @@ def load_model(run: Path, index: Path | None = None) -> Run | EnsembleEmbedder:
 
     Raises:
         ValueError: If the file that names the ensemble is damaged.
-        FileNotFoundError: If a run is not found.
+        MemberNotFoundError: If a further run is not found.
+        FileNotFoundError: If the first run is not found.
     """
-    file = None if index is None else index / _MEMBERS
-    if file is None or not file.is_file():
+    members = [] if index is None else read_members(index)
+    if index is None or not members:
         return load_embedder(run)
-    try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
-        others = [Path(name) for name in content["runs"][1:]]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file}: damaged; build the index again") from error
-    found = [path if path.exists() else run.parent / path.name for path in others]
+    found = [path if path.exists() else run.parent / path.name for path in members[1:]]
+    for path, place in zip(members[1:], found, strict=True):
+        if not place.exists():
+            raise MemberNotFoundError(
+                f"{index / _MEMBERS}: expected the run {path} there or at {place}, got neither; move it there, or "
+                "write its new path into this file"
+            )
     return EnsembleEmbedder([load_embedder(path) for path in (run, *found)])

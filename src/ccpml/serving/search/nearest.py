@@ -43,15 +43,13 @@ def passing_rows(snapshot: Snapshot, where: Filter | str | None) -> NDArray[np.i
 
 
 def check_fields(snapshot: Snapshot, condition: Filter) -> None:
-    """Check that items have the fields of a filter; those of an empty index could have any.
+    """Check that items have, or had, the fields of a filter; those of an empty index could have any.
 
     Raises:
-        UnknownFieldError: If no item has one of them.
+        UnknownFieldError: If no item had one of them since the last compaction.
     """
-    query = (
-        "SELECT EXISTS (SELECT 1 FROM items WHERE NOT removed AND EXISTS "
-        "(SELECT 1 FROM json_each(items.metadata) WHERE key = ?))"
-    )
-    for field in condition.fields() if snapshot.num_items else ():
-        if field.is_metadata and not next(snapshot.select(query, (field.name,)))[0]:
-            raise unknown_field(field, snapshot.columns())
+    fields = [field for field in condition.fields() if field.is_metadata] if snapshot.num_items else []
+    columns = snapshot.columns() if fields else []
+    for field in fields:
+        if field.name not in columns:
+            raise unknown_field(field, columns)
