@@ -147,7 +147,9 @@ def test_answers_within_a_certified_distance(search, index, run):
         ("--id 3 --montage {tmp}/no/a.png", "--montage: folder {tmp}/no not found; make it, or choose another"),
         ("--id 3 --montage {query}", "--montage: {query} already exists; choose another name or remove it"),
         ("{query} --run {tmp}", r"{tmp}: not a run directory \(experiment.yaml not found\)"),
-        ("--id 3 --json --csv", "argument --csv: not allowed with argument --json; see ccpml search --help"),
+        ("--id 3 --json --csv", "--csv: expected it without --json, got both; leave out one; see ccpml search --help"),
+        ("--id abc", "--id: expected an integer, got 'abc'; see ccpml search --help"),
+        ("--id 3 -k many", "-k: expected an integer, got 'many'; see ccpml search --help"),
     ],
 )
 def test_wrong_usage_is_one_sentence(arguments, message, search, index, run, query, tmp_path):

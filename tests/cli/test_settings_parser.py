@@ -119,7 +119,7 @@ def test_help_lists_every_setting_in_sections(verb: str, capsys: pytest.CaptureF
     [
         (["--lr", "fast"], "lr: expected float or null, got 'fast'"),
         (["--lr="], "lr: expected float or null, got ''"),
-        (["--lr"], "--lr: expected one argument"),
+        (["--lr"], "--lr: expected a value, got none"),
         (["--max-steps", "1.5"], "max_steps: expected int or null, got '1.5'"),
         (["--channels", "2"], "channels: expected 1, 3 or auto, got '2'"),
         (["--pooling=median"], "pooling: expected avg, max or avg+max, got 'median'"),

@@ -41,7 +41,24 @@ def parser_error(message: str, prog: str, options: Iterable[str]) -> UsageError:
         known = {name.rpartition(".")[2]: name for name in names} | {name: name for name in names}
         close = difflib.get_close_matches((unknown[1] or unknown[2]).replace("_", "-"), known, n=1)
         hint = f"; did you mean --{known[close[0]]}?" if close else hint
-    return UsageError(f"{' '.join(message.split())}{hint}")
+    return UsageError(f"{_plain(' '.join(message.split()))}{hint}")
+
+
+def _plain(message: str) -> str:
+    """Return a message of argparse in the words of the others: what was expected, and what was found.
+
+    Example:
+        >>> _plain("argument --id: invalid int value: 'abc'")
+        "--id: expected an integer, got 'abc'"
+    """
+    kinds = {"int": "an integer", "float": "a number", "Path": "a path"}
+    if match := re.fullmatch(r"argument (\S+): invalid (int|float|Path) value: (.*)", message):
+        return f"{match[1]}: expected {kinds[match[2]]}, got {match[3]}"
+    if match := re.fullmatch(r"argument (\S+): not allowed with argument (\S+)", message):
+        return f"{match[1]}: expected it without {match[2]}, got both; leave out one"
+    if match := re.fullmatch(r"argument (\S+): expected one argument", message):
+        return f"{match[1]}: expected a value, got none"
+    return message
 
 
 def add_data_options(parser: argparse.ArgumentParser, *names: str) -> None:

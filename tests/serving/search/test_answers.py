@@ -38,6 +38,7 @@ def printed(printer, capsys):
 @pytest.mark.parametrize("columns", [80, 120])
 def test_a_table_fits_the_terminal(columns, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     lines = printed(TextAnswers(None, "no answer"), capsys).splitlines()
     assert max(cell_len(line) for line in lines) == columns
     assert lines[0] == "q.jpg  (mug)"
@@ -47,6 +48,12 @@ def test_a_table_fits_the_terminal(columns, capsys, monkeypatch):
     assert lines[3].endswith("中文文件名.jpg")
     assert lines[4].split() == ["3", "8", "1.2500", "/photos/�[31m�.jpg"]
     assert lines[5:] == ["", "id 3, id 4", "no answer"]
+
+
+def test_paths_are_whole_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = printed(TextAnswers(None, "no answer"), capsys).splitlines()
+    assert lines[3].endswith(f"  {LONG}")
 
 
 def test_json_is_one_document(capsys):

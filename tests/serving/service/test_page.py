@@ -176,6 +176,12 @@ def test_filters_and_their_errors_at_the_box(site, open_page):
     page.wait_for_selector("#where-problem:visible")
     assert "character" in page.locator("#where-problem").text_content()
     assert page.get_attribute("#where", "aria-invalid") == "true"
+    assert page.locator("#title").text_content() == "No results"
+    assert not page.locator("#grid li").count()
+    page.fill("#where", "labl = 'red'")
+    page.press("#where", "Enter")
+    page.wait_for_selector("#where-problem:has-text('unknown field')")
+    assert page.locator("#where-problem").text_content().startswith("labl: ")
     page.fill("#where", "price > 1000")
     page.press("#where", "Enter")
     page.wait_for_selector("#none:visible")

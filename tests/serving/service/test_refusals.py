@@ -61,17 +61,18 @@ def test_a_picture_that_cannot_be_used_is_named_as_such(connect, index, name):
 
 
 FIELDS = {
-    "k: input should be greater than or equal to 1": {"k": "0"},
-    "k: input should be less than or equal to 1000": {"k": "1001"},
-    "k: input should be a valid integer": {"k": "many"},
-    "max_distance: input should be": {"max_distance": "nan"},
-    "max_distance: input should be greater than or equal to 0": {"max_distance": "-1"},
+    "k: expected 1 to 1000, got 0": {"k": "0"},
+    "k: expected 1 to 1000, got 1001": {"k": "1001"},
+    "k: expected an integer, got 'many'": {"k": "many"},
+    "max_distance: expected 0 to 2, got nan": {"max_distance": "nan"},
+    "max_distance: expected 0 to 2, got -1": {"max_distance": "-1"},
     "precision: the run has no certificate": {"precision": "0.9"},
-    "where: string should have at most 1000 characters": {"where": "x" * 1001},
+    "where: expected at most 1000 characters, got 1001": {"where": "x" * 1001},
     "where: ": {"where": "label ="},
     "where: shade": {"where": "shade = 'red'"},
-    "shade: extra inputs are not permitted": {"shade": "red"},
-    "hide_duplicates: input should be a valid boolean": {"hide_duplicates": "perhaps"},
+    "shade: unknown field; known are id, k, where": {"shade": "red"},
+    "hide_duplicates: expected true or false, got 'perhaps'": {"hide_duplicates": "perhaps"},
+    "picture: expected a file, got text": {"picture": "a.jpg"},
     "query: expected either pictures or an id": {"id": "1"},
 }
 
@@ -86,7 +87,7 @@ def test_a_wrong_field_is_named(connect, sentence):
 
 BODIES = {
     "body: not valid JSON": ("application/json", b'{"id": 1'),
-    "body: input should be": ("application/json", b"[1, 2]"),
+    "body: expected an object, got a list": ("application/json", b"[1, 2]"),
     "body: missing boundary": ("multipart/form-data", b"--x"),
     "body: invalid multipart": ("multipart/form-data; boundary=x", b"--y\r\n"),
 }
@@ -141,7 +142,7 @@ def test_an_id_that_is_none_is_refused(connect, key):
         client.get(f"/api/items/{key}/thumbnail"),
     ):
         assert response.status_code == 422
-        assert response.json()["detail"].startswith("id: input should be")
+        assert response.json()["detail"].startswith("id: expected ")
 
 
 def test_items_and_paths_that_do_not_exist_are_not_found(connect):

@@ -202,7 +202,7 @@ def test_the_description_has_the_bounds_and_the_token_of_the_service(connect):
     open_one = connect(max_k=7)
     assert "securitySchemes" not in open_one.get("/openapi.json").json()["components"]
     assert len(search(open_one, id=1).json()["hits"]) == 7  # fewer than the 20 by default
-    assert search(open_one, id=1, k=8).json() == {"detail": "k: expected at most 7, got 8"}
+    assert search(open_one, id=1, k=8).json() == {"detail": "k: expected 1 to 7, got 8"}
 
 
 def test_an_index_that_cannot_be_read_is_not_ready(connect, monkeypatch):

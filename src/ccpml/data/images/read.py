@@ -2,6 +2,7 @@
 
 import errno
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,7 +229,7 @@ def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise BadImageError("not an image of a known format, or damaged header", name) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadImageError("too large", name) from error
+        raise BadImageError(_too_large(error), name) from error
     except OSError as error:
         _check_own_fault(error)
         why = f"opened ({error.strerror})" if error.errno is not None else f"decoded ({error})"
@@ -243,8 +244,17 @@ def _check_size(height: int, width: int, name: str) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and height * width > limit:
         raise BadImageError(
-            f"too large: expected at most {limit / 1e6:.0f} million pixels, got {height} × {width}", name
+            f"too large: expected at most {limit / 1e6:.0f} million pixels, got {height} × {width}; reduce it", name
         )
+
+
+def _too_large(error: Exception) -> str:
+    """Return the reason for an image that Pillow does not open; Pillow's message has its number of pixels."""
+    found = re.search(r"\((\d+) pixels\)", str(error))
+    size = "more" if found is None else f"{int(found[1]) / 1e6:,.0f} million"
+    return (
+        f"too large: expected at most {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels, got {size}; reduce it"
+    )
 
 
 def _convert_pillow(image: Image.Image, channels: int, rotate: bool) -> NDArray[np.uint8]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["CsvAnswers", "JsonAnswers", "Printer", "TextAnswers", "name_of", "precision_of"]
 
 _MAX_LABEL: Final = 24
+_UNBOUNDED: Final = 1_000_000
 
 
 class Printer(Protocol):
@@ -43,7 +44,7 @@ def name_of(query: "Query", short: bool = False) -> str:
 
 
 class TextAnswers:
-    """Prints a table for each query, as wide as the terminal; 80 columns if there is none."""
+    """Prints a table for each query, as wide as the terminal; if there is none, as wide as its paths."""
 
     def __init__(self, certificate: "Certificate | None", empty: str) -> None:
         self._certificate = certificate
@@ -54,7 +55,7 @@ class TextAnswers:
         """Print a table."""
         if reply.hits is None:
             return
-        width = max(60, shutil.get_terminal_size().columns)
+        width = max(60, shutil.get_terminal_size().columns) if sys.stdout.isatty() else _UNBOUNDED
         label = f"  ({_printable(reply.label)})" if reply.label else ""
         title = shorten(_printable(name_of(reply.query)), width - cell_len(label))
         print(f"{chr(10) if self._begun else ''}{title}{label}")

@@ -1,7 +1,8 @@
 """Reading of request bodies: multipart forms with pictures, or JSON."""
 
 import json
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -16,6 +17,16 @@ __all__ = ["read_form", "sentence_of"]
 _MAX_FIELDS = 16
 _MAX_FIELD_BYTES = 16_384
 _MAX_JSON_BYTES = 65_536
+_OF_NUMBERS: Final = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"})
+_EXPECTED: Final = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "an integer"),
+    "int_parsing_size": "a smaller integer",
+    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    "string_type": "text",
+    "missing": "a value",
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "an object"),
+}
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -33,7 +44,7 @@ async def read_form(request: Request, model: type[M], settings: ServiceSettings)
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        return _checked(model, await _json(request)), []
+        return _checked(model, await _json(request), settings), []
     if kind != "multipart/form-data":
         raise RefusedError(415, "body: expected multipart/form-data or application/json")
     try:
@@ -48,13 +59,15 @@ async def read_form(request: Request, model: type[M], settings: ServiceSettings)
                             422, f"{_shown(name)}: expected a field, got a file; files are named picture"
                         )
                     pictures.append(await value.read())
+                elif name == "picture":
+                    raise RefusedError(422, "picture: expected a file, got text")
                 elif name in fields:
                     raise RefusedError(422, f"{_shown(name)}: given twice")
                 else:
                     fields[name] = value
     except HTTPException as error:  # the limits of the parser, and broken bodies
         raise RefusedError(422, f"body: {str(error.detail).rstrip('.')}") from error
-    return _checked(model, fields), pictures
+    return _checked(model, fields, settings), pictures
 
 
 async def _json(request: Request) -> object:
@@ -71,19 +84,65 @@ def _no_constant(name: str) -> object:
     raise ValueError(name)
 
 
-def _checked(model: type[M], values: object) -> M:
+def _checked(model: type[M], values: object, settings: ServiceSettings) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise RefusedError(422, sentence_of(error.errors(include_url=False, include_context=False))) from error
+        properties = model.model_json_schema().get("properties", {})
+        if "k" in properties:
+            properties["k"]["maximum"] = settings.max_k
+        raise RefusedError(422, sentence_of(error.errors(include_url=False), properties)) from error
 
 
-def sentence_of(errors: object) -> str:
-    """Return one sentence for errors of pydantic: the first, and where it is."""
+def sentence_of(errors: object, properties: Mapping[str, Any] | None = None) -> str:
+    """Return one sentence for errors of pydantic: where the first is, what was expected, and what was found.
+
+    Args:
+        errors: As pydantic lists them.
+        properties: The JSON schemas of the fields, by name.
+    """
     assert isinstance(errors, list | tuple)
-    first = errors[0]
+    first, known = errors[0], properties or {}
     where = next((str(part) for part in first["loc"] if part not in {"body", "query", "path", "header"}), "")
-    return f"{_shown(where) or 'body'}: {str(first['msg'])[:1].lower()}{str(first['msg'])[1:]}"
+    if first["type"] == "extra_forbidden":
+        if where == "picture":
+            return "picture: expected a file of a multipart/form-data request, got JSON"
+        return f"{_shown(where)}: unknown field; known are {', '.join(known) or 'none'}"
+    expected = _expected(first["type"], first.get("ctx", {}), known.get(where, {}))
+    if expected is None:
+        return f"{_shown(where) or 'body'}: {str(first['msg'])[:1].lower()}{str(first['msg'])[1:]}"
+    quoted = first["type"] not in _OF_NUMBERS
+    found = "nothing" if first["type"] == "missing" else _found(first.get("input"), quoted)
+    if first["type"] == "string_too_long":
+        found = str(len(first["input"]))
+    return f"{_shown(where) or 'body'}: expected {expected}, got {found}"
+
+
+def _expected(kind: str, context: Mapping[str, Any], field: Mapping[str, Any]) -> str | None:
+    """Return what was expected where there is an error of a kind; None if the kind is not known here."""
+    if kind in _OF_NUMBERS:
+        low, high = field.get("minimum"), field.get("maximum")
+        if low is not None and high is not None:
+            return f"{low:g} to {high}" if high < 2**53 else f"at least {low:g}"
+        if "exclusiveMinimum" in field and "exclusiveMaximum" in field:
+            return f"a number between {field['exclusiveMinimum']:g} and {field['exclusiveMaximum']:g}"
+        words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+        bounds = [f"{words[name]} {context[name]}" for name in words if name in context]
+        return bounds[0] if bounds else "a finite number"
+    if kind == "string_too_long":
+        return f"at most {context['max_length']} characters"
+    if kind == "literal_error":
+        return str(context["expected"])
+    return _EXPECTED.get(kind)
+
+
+def _found(value: object, quoted: bool) -> str:
+    """Return a value as it can stand in a sentence."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    return f"'{_shown(value)}'" if isinstance(value, str) and quoted else _shown(str(value))
 
 
 def _shown(name: str) -> str:

@@ -145,7 +145,7 @@ async def search(request: Request) -> Result:
         raise RefusedError(422, "query: expected either pictures or an id")
     most = service.settings.max_k
     if fields.k > most and "k" in fields.model_fields_set:
-        raise RefusedError(422, f"k: expected at most {most}, got {fields.k}")
+        raise RefusedError(422, f"k: expected 1 to {most}, got {fields.k}")
     question = Question(pictures, **{**fields.model_dump(), "k": min(fields.k, most)})
     answer = await _work(request, partial(service.search, question))
     return _result(answer, fields.id, time.perf_counter() - start)
