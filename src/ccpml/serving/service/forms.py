@@ -123,7 +123,7 @@ def _expected(kind: str, context: Mapping[str, Any], field: Mapping[str, Any]) -
     if kind in _OF_NUMBERS:
         low, high = field.get("minimum"), field.get("maximum")
         if low is not None and high is not None:
-            return f"{low:g} to {high}" if high < 2**53 else f"at least {low:g}"
+            return f"{low:g} to {high}"
         if "exclusiveMinimum" in field and "exclusiveMaximum" in field:
             return f"a number between {field['exclusiveMinimum']:g} and {field['exclusiveMaximum']:g}"
         words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
