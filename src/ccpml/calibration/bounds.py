@@ -104,7 +104,7 @@ class Betting:
         >>> for _ in range(62):
         ...     betting.observe(np.zeros(1))
         >>> betting.p_values.round(3).tolist()
-        [0.05]
+        [0.049]
 
     Source: Waudby-Smith and Ramdas 2024, Section 4.
     """
