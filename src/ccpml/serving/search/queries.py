@@ -70,8 +70,8 @@ def find_queries(
         ValueError: If there is nothing of a name, or no pictures in it.
 
     Example:
-        >>> [len(query.pictures) + len(query.ids) for query in find_queries([], [7, 42])]
-        [1, 1]
+        >>> len(find_queries([], [7, 42]))
+        2
         >>> len(find_queries([], [7, 42], together=True))
         1
     """
