@@ -17,7 +17,7 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ccpml.cli.hints import describe
+from ccpml.cli.common.hints import describe
 from ccpml.files import WriteError
 from ccpml.serving import Index
 from tests.serving.changes import EMBEDDER, change, check_log, state_of

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ccpml.cli.hints import hint_for
+from ccpml.cli.common.hints import hint_for
 from ccpml.data import build_cache
 from ccpml.data.images.cache_index import CacheError
 from ccpml.runs.images import RunImages, load_images, read_facts

@@ -11,7 +11,7 @@ import sqlite3
 
 import pytest
 
-from ccpml.cli.hints import describe
+from ccpml.cli.common.hints import describe
 from ccpml.files import WriteError
 from ccpml.serving import Index
 from tests.faults import FailingCalls

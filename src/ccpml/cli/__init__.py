@@ -72,8 +72,8 @@ def main(argv: "Sequence[str] | None" = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from ccpml.cli.hints import describe
-    from ccpml.cli.options import UsageError
+    from ccpml.cli.common.hints import describe
+    from ccpml.cli.common.options import UsageError
     from ccpml.terminal import is_broken_pipe
 
     debug = "--debug" in arguments
@@ -91,7 +91,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _run_verb(arguments: list[str]) -> int:
-    from ccpml.cli.options import UsageError
+    from ccpml.cli.common.options import UsageError
 
     if not arguments or arguments[0] in {"-h", "--help"}:
         from ccpml.data_name import known_names

@@ -8,8 +8,8 @@ from pathlib import Path
 from ccpml.benchmark.ablations import ABLATIONS, ablation_rows
 from ccpml.benchmark.protocol import PROTOCOLS, Benchmark, Row, protocol_settings
 from ccpml.benchmark.rows import table_rows, variant_rows, with_row_settings
-from ccpml.cli.options import UsageError, report_stop
-from ccpml.cli.settings_parser import Parsed, SettingsParser, check_settings, read_yaml
+from ccpml.cli.common.options import UsageError, report_stop
+from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings, read_yaml
 from ccpml.data_name import DataName
 from ccpml.losses import LOSSES
 from ccpml.progress import announce

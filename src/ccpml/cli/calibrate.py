@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ccpml.cli.options import Parser, UsageError, add_data_options, check_data, check_run
+from ccpml.cli.common.options import Parser, UsageError, add_data_options, check_data, check_run
 from ccpml.data_name import known_names
 from ccpml.progress import announce
 

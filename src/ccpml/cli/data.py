@@ -4,7 +4,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from ccpml.cli.options import Parser, UsageError, add_data_options, check_data_root, find_data_root, report_stop
+from ccpml.cli.common.options import Parser, UsageError, add_data_options, check_data_root, find_data_root, report_stop
 from ccpml.data_name import BENCHMARKS, known_names
 from ccpml.progress import announce
 

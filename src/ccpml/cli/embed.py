@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ccpml.cli.options import Parser, UsageError, add_data_options, check_data, check_output, check_run
+from ccpml.cli.common.options import Parser, UsageError, add_data_options, check_data, check_output, check_run
 from ccpml.data_name import known_names
 from ccpml.progress import announce
 

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ccpml.cli.options import Parser, UsageError, add_data_options, check_data, check_output, check_run
-from ccpml.cli.scan_options import DTYPES, RERANK
+from ccpml.cli.common.options import Parser, UsageError, add_data_options, check_data, check_output, check_run
+from ccpml.cli.common.scan_options import DTYPES, RERANK
 from ccpml.data_name import known_names
 from ccpml.progress import announce
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccpml.cli.options import Parser, UsageError, add_store, check_index, check_run, find_location, report_stop
-from ccpml.cli.scan_options import DTYPES, use_dtype
+from ccpml.cli.common.options import Parser, UsageError, add_store, check_index, check_run, find_location, report_stop
+from ccpml.cli.common.scan_options import DTYPES, use_dtype
 from ccpml.data_name import known_names
 from ccpml.progress import announce
 

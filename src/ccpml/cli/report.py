@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ccpml.cli.options import Parser, check_run
+from ccpml.cli.common.options import Parser, check_run
 from ccpml.progress import announce
 
 

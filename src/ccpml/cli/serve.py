@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccpml.cli.options import Parser, UsageError, add_store, check_index, check_run, find_location, load_model_of
-from ccpml.cli.scan_options import add_scan_options, check_scan_options, use_scan
+from ccpml.cli.common.options import Parser, UsageError, add_store, check_index, check_run, find_location, load_model_of
+from ccpml.cli.common.scan_options import add_scan_options, check_scan_options, use_scan
 from ccpml.progress import announce
 
 if TYPE_CHECKING:

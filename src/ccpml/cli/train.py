@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ccpml.allocator import keep_freed_memory
-from ccpml.cli.options import UsageError, check_run, report_stop
-from ccpml.cli.settings_parser import Parsed, SettingsParser, check_settings
+from ccpml.cli.common.options import UsageError, check_run, report_stop
+from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
 from ccpml.progress import announce
 from ccpml.runs.defaults import SATURATED, is_saturated

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ccpml.allocator import keep_freed_memory
-from ccpml.cli.options import UsageError, report_stop
-from ccpml.cli.settings_parser import Parsed, SettingsParser, check_settings
+from ccpml.cli.common.options import UsageError, report_stop
+from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
 from ccpml.progress import announce
 from ccpml.runs.defaults import RUN_SETTINGS

@@ -12,7 +12,7 @@ import jsonargparse
 import yaml
 
 from ccpml.backbones import known_backbones
-from ccpml.cli.options import UsageError, check_data_root, parser_error
+from ccpml.cli.common.options import UsageError, check_data_root, parser_error
 from ccpml.data_name import DataName, known_names
 from ccpml.files import load_yaml
 from ccpml.losses import LOSSES, known_losses, parameter_names

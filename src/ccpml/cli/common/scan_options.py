@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Final
 
-from ccpml.cli.options import UsageError
+from ccpml.cli.common.options import UsageError
 
 if TYPE_CHECKING:
     from ccpml.serving import Index, PictureIndex

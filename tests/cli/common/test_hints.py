@@ -8,7 +8,7 @@ import pytest
 
 import ccpml
 from ccpml.cli import main
-from ccpml.cli.hints import HINTS, describe
+from ccpml.cli.common.hints import HINTS, describe
 from ccpml.data.images.read import BadImage
 from ccpml.data.upkeep.check import SkippableImagesError
 

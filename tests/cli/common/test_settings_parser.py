@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from ccpml.cli import main, train
-from ccpml.cli.options import UsageError
-from ccpml.cli.settings_parser import check_settings
+from ccpml.cli.common.options import UsageError
+from ccpml.cli.common.settings_parser import check_settings
 from ccpml.runs.images import read_facts
 from ccpml.runs.settings import Settings, setting_types
 from tests.toy import toy_folder

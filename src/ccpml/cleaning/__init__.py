@@ -1,0 +1,1 @@
+"""Find duplicates, probable label errors and outliers in labeled images."""

@@ -1,0 +1,1 @@
+"""What the verbs share: parsers, checks before work starts, and the sentences of errors."""

@@ -1,0 +1,1 @@
+"""Compare runs: differences of scores with intervals, and queries won and lost."""

@@ -1,0 +1,1 @@
+"""Export a run to a format that other software reads."""
