@@ -23,6 +23,7 @@ verbs:
   embed      write a run's embeddings of some data to an .npz file
   report     write the report of a run again
   calibrate  find distances within which a run's answers are right with a promised probability
+  export     write a run as an ONNX file, for torch.export, as safetensors or as a folder for the Hugging Face hub
   index      make pictures searchable with a run
   search     find the pictures of an index that are most like others
   serve      answer searches of an index over HTTP, with a page
@@ -42,7 +43,20 @@ a CSV file has the columns path,label[,split[,role]].
   --debug                                     show the traceback of an error
 """
 
-VERBS = ("train", "evaluate", "embed", "report", "calibrate", "index", "search", "serve", "benchmark", "tune", "data")
+VERBS = (
+    "train",
+    "evaluate",
+    "embed",
+    "report",
+    "calibrate",
+    "export",
+    "index",
+    "search",
+    "serve",
+    "benchmark",
+    "tune",
+    "data",
+)
 """Each verb is a module of this package: ``parse`` reads its arguments, ``run`` reads and obeys them."""
 
 

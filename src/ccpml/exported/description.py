@@ -32,6 +32,7 @@ class Description:
         channels: Channels C of an image: 1 or 3.
         size: Side of the cropped image.
         resize: Shorter side of the image before the crop, as in `EvalTransform`.
+        network: Arguments of [`create_model`][ccpml.create_model] that build the network of the run.
         split_of_class: The split of the run, train, validation or test, in which a class of that name was.
         certificate: Content of the run's ``certificate.json``; None without one.
         card: What else is known about the model: data, scores with intervals, limits, versions, license.
@@ -42,6 +43,7 @@ class Description:
     channels: int
     size: int
     resize: int
+    network: Mapping[str, Any] = field(default_factory=dict, repr=False)
     split_of_class: Mapping[str, str] = field(default_factory=dict, repr=False)
     certificate: Mapping[str, Any] | None = field(default=None, repr=False)
     card: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -1,0 +1,57 @@
+"""The graph of an exported model: from cropped images to φ-normalized embeddings."""
+
+import torch
+from torch import Tensor, nn
+
+from ccpml.exporting.errors import ExportError
+from ccpml.method import lipschitz_normalize
+from ccpml.models import EmbeddingModel
+
+__all__ = ["INPUT", "OUTPUT", "EmbeddingGraph", "trace"]
+
+INPUT = "images"
+OUTPUT = "embeddings"
+
+_TRACED = 2  # images; a batch of one would be traced as a constant
+
+
+class EmbeddingGraph(nn.Module):
+    """Map images, uint8 (B, C, size, size), to φ-normalized embeddings, float32 (B, d).
+
+    Args:
+        model: The network, in eval mode.
+
+    Example:
+        >>> from ccpml.models import SmallConv
+        >>> graph = EmbeddingGraph(EmbeddingModel(SmallConv(), embedding_dim=16).eval())
+        >>> graph(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).shape
+        torch.Size([2, 16])
+    """
+
+    def __init__(self, model: EmbeddingModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed images."""
+        return lipschitz_normalize(self.model(images).float())
+
+
+def trace(graph: EmbeddingGraph, channels: int, size: int) -> torch.export.ExportedProgram:
+    """Trace a graph for images (B, channels, size, size) with any B of at least 1.
+
+    Raises:
+        ExportError: If torch cannot trace the network.
+    """
+    images = torch.zeros(_TRACED, channels, size, size, dtype=torch.uint8)
+    shapes = {INPUT: {0: torch.export.Dim("batch", min=1)}}
+    try:
+        with torch.no_grad():
+            return torch.export.export(graph, (images,), dynamic_shapes=shapes)
+    except Exception as error:  # of the many kinds that torch raises, none is documented
+        raise ExportError(f"torch.export: the network cannot be traced ({first_line(error)})") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a message, which in torch's is the reason."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
