@@ -57,7 +57,9 @@ def test_sync_verify_and_compact(run, photos, tmp_path, capsys):
     code, out, _ = call(capsys, "--verify", path)
     assert code == 1
     assert "1 problem:\n  item 3 (" in out
-    assert "row 0 differs from its checksum\nrestore the index from a copy, or build it again" in out
+    assert f"row 0 differs from its checksum\n`ccpml index <run> <data> -o {path} --sync` embeds damaged" in out
+    assert "58 unchanged, 1 mended)" in call(capsys, run, photos, "-o", path, "--sync")[1]
+    assert call(capsys, "--verify", path)[0] == 0
 
 
 def test_an_index_in_its_own_folder_is_not_listed_as_ignored(run, photos, capsys):

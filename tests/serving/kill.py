@@ -33,7 +33,7 @@ def kill_and_check(folder: Path, chance: random.Random, seed: int, seconds: floa
         check_log(log, found, before)
         check_search(index, found)
         index.remove([])  # as the next writer, removes what the killed one has left
-        assert index.verify() == (len(found), [], verified.leftovers if _has_tail(verified.leftovers) else [])
+        assert index.verify() == (len(found), [], verified.leftovers if _has_tail(verified.leftovers) else [], set())
     during = lines[-1].split()[1] if lines and lines[-1].startswith("begin") else "between changes"
     acknowledged = sum(line.startswith("done") for line in lines)
     return f"{acknowledged} changes acknowledged, killed during {during}, {len(found)} items, {verified.leftovers}"

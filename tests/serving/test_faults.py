@@ -159,4 +159,4 @@ def test_a_full_database_is_a_sentence_and_the_change_can_be_made_once_there_is_
         assert state_of(index) == dict.fromkeys(range(5), 1)
         assert index.verify().problems == []
         change(index, "add", range(30), 2)  # the writer has begun again, without the limit
-        assert index.verify() == (30, [], [])
+        assert index.verify() == (30, [], [], set())

@@ -101,7 +101,7 @@ def test_compaction_makes_the_files_smaller_and_keeps_every_vector(index):
     assert (index.path / "rows.2.f32").stat().st_size == 11 * 12 * 4
     assert not (index.path / "rows.1.f32").exists()
     assert (index.path / "index.sqlite").stat().st_size < size / 2
-    assert index.verify() == (11, [], [])
+    assert index.verify() == (11, [], [], set())
 
 
 def test_a_damaged_row_is_not_compacted(index):

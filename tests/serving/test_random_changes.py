@@ -31,7 +31,7 @@ def test_any_sequence_of_changes_equals_that_of_a_dictionary(changes):
             assert state_of(index) == state
             ids |= {item.id for item in index.items()}
         check_search(index, state)
-        assert index.verify() == (len(state), [], [])
+        assert index.verify() == (len(state), [], [], set())
         if kept := sorted(state):
             added = index.add([])
             change(index, "add", kept[:1], 99)

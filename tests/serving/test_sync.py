@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +180,41 @@ def test_names_that_are_not_utf_8(tmp_path, embedder):
         assert os.fsencode(item.path) == folder + b"/\xff.png"
         assert os.fsencode(item.label) == b"caf\xe9"
         assert index.verify().problems == []
+
+
+def damage(index):
+    """Damage the row of 0.png, the thumbnail of 1.png and the label of 2.png."""
+    rows = index.path / "rows.1.f32"
+    content = bytearray(rows.read_bytes())
+    content[(by_name(index)["0.png"].id - 1) * 4 * index.embedding_dim] ^= 1
+    rows.write_bytes(content)
+    with closing(sqlite3.connect(index.path / "index.sqlite")) as db, db:
+        db.execute("UPDATE thumbnails SET jpeg = x'00' WHERE id = ?", (by_name(index)["1.png"].id,))
+        db.execute("UPDATE items SET label = 'mugs' WHERE id = ?", (by_name(index)["2.png"].id,))
+
+
+def test_what_is_damaged_is_embedded_again_and_nothing_else(index, photos, embedder):
+    def vectors_and_labels():
+        return {name: (item.label, *index.vectors([item.id])[0]) for name, item in by_name(index).items()}
+
+    before = vectors_and_labels()
+    damage(index)
+    assert len(index.verify().damaged) == 3
+    result = index.sync(str(photos))
+    assert (result.mended, result.unchanged, embedder.count) == (3, 3, 3)
+    assert str(result) == "0 added, 0 changed, 0 renamed, 0 removed, 3 unchanged, 3 mended"
+    assert index.verify() == (6, [], [], set())
+    assert vectors_and_labels() == before
+    index.compact()
+    assert index.verify().problems == []
+
+
+def test_a_damaged_vector_does_not_move_with_a_renamed_file(index, photos, embedder):
+    expected = index.vectors([by_name(index)["0.png"].id])
+    damage(index)
+    (photos / "class0" / "0.png").rename(photos / "class0" / "new.png")
+    (photos / "class1" / "1.png").unlink()
+    result = index.sync(str(photos))
+    assert (*counts(result), result.mended) == (1, 0, 0, 2, 3, 1)
+    assert (index.vectors([by_name(index)["new.png"].id]) == expected).all()
+    assert index.verify().problems == []

@@ -224,7 +224,8 @@ def _verify(path: Path) -> int:
         return 0
     print(f"{path}: {len(found.problems):,} problem{'s' if len(found.problems) > 1 else ''}:")
     print("\n".join(f"  {sentence}" for sentence in found.problems))
-    print("restore the index from a copy, or build it again")
+    mend = f"`ccpml index <run> <data> -o {path} --sync` embeds damaged pictures again; otherwise "
+    print(f"{mend if found.damaged else ''}restore the index from a copy, or build it again")
     return 1
 
 

@@ -2,11 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,9 @@ from ccpml.serving.compaction import Compacted, compact
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.errors import RESTORE, DamagedIndexError, NotAnIndexError, OtherModelError
 from ccpml.serving.filters import Filter
-from ccpml.serving.items import Hit, Item, Picture, Summary
+from ccpml.serving.index_writer import Added
+from ccpml.serving.items import Hit, Item, Summary
+from ccpml.serving.picture_index import PictureIndex
 from ccpml.serving.search import check_fields, search
 from ccpml.serving.search.scan import Scan
 from ccpml.serving.storage.rows import sync_folder, write_rows
@@ -27,14 +28,14 @@ from ccpml.serving.storage.store import Store
 from ccpml.serving.storage.verify import Verified, verify
 from ccpml.serving.storage.view import View, Views, rows_file
 from ccpml.serving.sync import Synced, sync
-from ccpml.serving.writer import Added, Writer
+from ccpml.serving.writer import Writer
 
 __all__ = ["Added", "Index", "NotAnIndexError", "OtherModelError"]
 
 _DATABASE = "index.sqlite"
 
 
-class Index:
+class Index(PictureIndex):
     """An index of pictures and their embeddings, in a directory.
 
     `create` makes one, `open` opens one; it is a context manager. Its methods can be called by several threads, while
@@ -69,7 +70,7 @@ class Index:
         except BaseException:
             self._store.close()
             raise
-        self._writer = Writer(path, self._store, embedder)
+        self._writer: Writer = Writer(path, self._store, self._views, embedder)
         self.scan: Scan | None = None
 
     def _read_meta(self, meta: dict[str, str]) -> None:
@@ -134,12 +135,7 @@ class Index:
             what = f"{_DATABASE} not found" + (f"; {RESTORE}" if parts else "")
             raise (DamagedIndexError if parts else NotAnIndexError)(f"{path}: not an index ({what})")
         index = cls(path, embedder)
-        if embedder is not None and embedder.fingerprint != index.fingerprint:
-            index.close()
-            raise OtherModelError(
-                f"{path}: expected the model that the index was made with ({index.model_path}), got other weights or "
-                f"another preprocessing in {embedder.path}; use that model, or build a new index"
-            )
+        index._check_model(embedder)
         return index
 
     def __len__(self) -> int:
@@ -161,74 +157,31 @@ class Index:
         with self._store.snapshot() as snapshot:
             return snapshot.num_rows
 
-    def __enter__(self) -> "Index":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Close its files; searches under way finish."""
         self._store.close()
+
+    def check(self) -> None:
+        """Check that it can be searched now.
+
+        Raises:
+            NotAnIndexError: If its files are gone, cut off or not those that were opened.
+        """
+        self._store.check()
+        self._views.check()
 
     def discard(self) -> None:
         """Delete the index with all its items, and close it."""
         self.close()
         shutil.rmtree(self.path)
 
-    def embed(self, images: Sequence[Path | str | bytes | NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Embed images with the model of the index; see `Embedder.embed`.
-
-        Returns:
-            float32, (N, d).
-
-        Raises:
-            ValueError: If the index was opened without its model.
-        """
-        found = self._writer.embedder.embed(images)
-        return np.asarray(found, dtype=np.float32).reshape(-1, self.embedding_dim)
-
-    def add(
-        self,
-        pictures: Iterable[Picture | Path | str],
-        progress: Callable[[int], Any] | None = None,
-        source: str = "",
-    ) -> Added:
-        """Add pictures; one with the path of an item takes its place. After each batch, what was added is on the disk.
-
-        Args:
-            pictures: Pictures or paths.
-            progress: Called with the number of pictures done since the last call.
-            source: Name under which `sync` knows them.
-
-        Raises:
-            ValueError: If an embedding is not finite; batches before it are kept.
-            IndexBusyError: If another process or thread is writing.
-            WriteError: If they cannot be written; batches before are kept.
-        """
-        wanted = (picture if isinstance(picture, Picture) else Picture(Path(picture)) for picture in pictures)
-        with self._writer.lock():
-            return self._writer.add(wanted, source, progress)
-
-    def remove(self, ids: Iterable[int]) -> int:
-        """Remove items; return how many were present. Their rows stay as tombstones until the index is compacted.
-
-        Raises:
-            IndexBusyError: If another process or thread is writing.
-            WriteError: If it cannot be written.
-        """
-        with self._writer.lock():
-            return self._writer.remove(ids)
-
     def sync(self, data: str | Pictures, progress: Callable[[int], Any] | None = None) -> Synced:
         """Bring the index up to date with a folder, a CSV file or other data.
 
         New and changed files are embedded. A file that has changed its size or time, but not its contents, keeps its
-        vector, as does one that was renamed. Items of the same source whose files are gone or are no images any more
-        are removed; a file that exists but cannot be opened keeps its item. If it is interrupted, the next call does
-        the rest.
+        vector, as does one that was renamed. Pictures whose row, thumbnail or facts differ from their checksums are
+        embedded again. Items of the same source whose files are gone or are no images any more are removed; a file that
+        exists but cannot be opened keeps its item. If it is interrupted, the next call does the rest.
 
         Args:
             data: What `find_pictures` reads, or has found.
@@ -342,9 +295,6 @@ class Index:
         with self._store.snapshot() as snapshot:
             labels, columns = snapshot.num_labels(), snapshot.columns()
             return Summary(snapshot.num_items, labels, columns, snapshot.some_ids(examples))
-
-    def _missing(self, key: int) -> KeyError:
-        return KeyError(f"{self.path}: no item has the id {key}")
 
 
 def as_json(hit: Hit) -> dict[str, Any]:

@@ -1,21 +1,21 @@
 """Bring an index up to date with a folder, a CSV file or other data: only what is new or changed is embedded."""
 
 import errno
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from ccpml.data.images.read import BadImageError
 from ccpml.serving.collect import Pictures
-from ccpml.serving.embedder import Embedder
 from ccpml.serving.embedding import Batch, embed_pictures
+from ccpml.serving.index_writer import IndexWriter, Known
 from ccpml.serving.items import Picture
-from ccpml.serving.pictures import NewItem, state_of
+from ccpml.serving.pictures import state_of
 from ccpml.serving.storage.schema import metadata_text
 from ccpml.serving.storage.transaction import Facts
 
-__all__ = ["Known", "SyncTarget", "Synced", "sync"]
+__all__ = ["Synced", "sync"]
 
 
 @dataclass
@@ -27,42 +27,16 @@ class Synced:
     renamed: int = 0
     removed: int = 0
     unchanged: int = 0
+    mended: int = 0
     skipped: list[BadImageError] = field(default_factory=list)
 
     def __str__(self) -> str:
         counts = {name: getattr(self, name) for name in ("added", "changed", "renamed", "removed", "unchanged")}
+        counts |= {"mended": self.mended} if self.mended else {}
         return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
-class Known(NamedTuple):
-    """What an index knows about a picture."""
-
-    id: int
-    content_hash: str
-    facts: Facts
-
-
-class SyncTarget(Protocol):
-    """What a synchronization reads and changes. What a method has returned is kept whatever happens then."""
-
-    @property
-    def embedder(self) -> Embedder:
-        """The model."""
-
-    def known(self) -> Iterable[Known]:
-        """Return what is known about all items."""
-
-    def append(self, new: list[NewItem], source: str) -> list[int]:
-        """Add items, in place of those with the same paths; return their ids."""
-
-    def update(self, changes: Sequence[tuple[int, Facts]]) -> None:
-        """Change the facts of items, by id, which then take the place of others with the same paths."""
-
-    def remove(self, ids: Iterable[int]) -> int:
-        """Remove items; return how many were present."""
-
-
-def sync(writer: SyncTarget, found: Pictures, progress: Callable[[int], Any] | None = None) -> Synced:
+def sync(writer: IndexWriter, found: Pictures, progress: Callable[[int], Any] | None = None) -> Synced:
     """Bring the items of a source up to date; see `Index.sync`."""
     return _Sync(writer, found, progress or (lambda _: None)).run()
 
@@ -70,24 +44,27 @@ def sync(writer: SyncTarget, found: Pictures, progress: Callable[[int], Any] | N
 class _Sync:
     """One synchronization. Each transaction leaves an index of which the next synchronization does the rest."""
 
-    def __init__(self, writer: SyncTarget, found: Pictures, progress: Callable[[int], Any]) -> None:
+    def __init__(self, writer: IndexWriter, found: Pictures, progress: Callable[[int], Any]) -> None:
         self.writer, self.source, self.progress = writer, found.source, progress
         self.result = Synced()
         self.listed = dict[str, tuple[Picture, Facts]]()  # by path
         self.unavailable = set[str]()  # paths of files that exist but cannot be looked at now
         for picture in found:
             self._look_at(picture)
+        self.damaged = dict[str, int]()  # ids of items that are not what was written, by path
         self.known = self._read_known()
         self.vanished = dict[str, list[int]]()  # ids of items of this source whose files are gone, by SHA-256
         for path, known in self.known.items():
             if path not in self.listed and path not in self.unavailable:
                 self.vanished.setdefault(known.content_hash, []).append(known.id)
+        gone = self.damaged.keys() - self.listed.keys() - self.unavailable
+        self.lost = [self.damaged[path] for path in gone]
 
     def run(self) -> Synced:
         """Do it."""
         twins = self._embed(self._update_unchanged(), self._is_known)
         self._embed(twins, None)
-        self.result.removed += self.writer.remove(key for ids in self.vanished.values() for key in ids)
+        self.result.removed += self.writer.remove(key for ids in (*self.vanished.values(), self.lost) for key in ids)
         return self.result
 
     def _look_at(self, picture: Picture) -> None:
@@ -108,11 +85,14 @@ class _Sync:
             self.unavailable.add(str(picture.path.absolute()))
 
     def _read_known(self) -> dict[str, Known]:
-        """Return the items that are of this source or whose path is listed, by path."""
-        found = dict[str, Known]()
+        """Return the items that are of this source or whose path is listed, by path; note those that are damaged."""
+        found, damaged = dict[str, Known](), self.writer.damaged()
         for known in self.writer.known():
             if known.facts.path in self.listed or known.facts.source == self.source:
-                found[known.facts.path] = known
+                if known.id in damaged:
+                    self.damaged[known.facts.path] = known.id
+                else:
+                    found[known.facts.path] = known
         return found
 
     def _update_unchanged(self) -> list[Picture]:
@@ -173,10 +153,13 @@ class _Sync:
         """Add what was embedded, and remove items whose files are no images any more."""
         self.writer.append(batch.new, self.source)
         changed = sum(item.path in self.known for item in batch.new)
+        mended = sum(item.path in self.damaged for item in batch.new)
         self.result.changed += changed
-        self.result.added += len(batch.new) - changed
+        self.result.mended += mended
+        self.result.added += len(batch.new) - changed - mended
         for picture, error in batch.skipped:
             self._skip(picture, error)
         paths = {str(picture.path.absolute()) for picture, _ in batch.skipped} - self.unavailable
-        self.result.removed += self.writer.remove(self.known[path].id for path in paths & self.known.keys())
+        ids = {path: known.id for path, known in self.known.items()} | self.damaged
+        self.result.removed += self.writer.remove(ids[path] for path in paths & ids.keys())
         self.progress(len(batch.new) + len(batch.skipped))

@@ -1,50 +1,37 @@
 """The writer of an index: one at a time, whose death leaves what it had acknowledged."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ccpml.data.images.read import BadImageError
 from ccpml.files import WriteError
 from ccpml.serving.embedder import Embedder
-from ccpml.serving.embedding import embed_pictures
 from ccpml.serving.errors import IndexBusyError
-from ccpml.serving.items import Picture
+from ccpml.serving.index_writer import CHUNK, IndexWriter, Known, in_chunks
 from ccpml.serving.pictures import NewItem
 from ccpml.serving.storage.rows import append_rows
 from ccpml.serving.storage.schema import text_of
 from ccpml.serving.storage.store import Store
 from ccpml.serving.storage.transaction import Facts
-from ccpml.serving.storage.view import rows_file
-from ccpml.serving.sync import Known
+from ccpml.serving.storage.verify import damaged_items
+from ccpml.serving.storage.view import Views, rows_file
 
-__all__ = ["CHUNK", "Added", "Writer", "in_chunks"]
-
-T = TypeVar("T")
+__all__ = ["Writer"]
 
 _PATIENCE: Final = 2.0  # seconds to wait for another writer
-CHUNK: Final = 1000
-"""Items that are changed at a time, where none is embedded."""
 
 
-class Added(NamedTuple):
-    """Ids of the pictures that were added, and the images that were skipped as they cannot be read."""
+class Writer(IndexWriter):
+    """What writes to an index in a directory."""
 
-    ids: list[int]
-    skipped: list[BadImageError]
-
-
-class Writer:
-    """What writes to an index; its methods are called while the lock is held."""
-
-    def __init__(self, folder: Path, store: Store, embedder: Embedder | None) -> None:
-        self.folder, self.store = folder, store
-        self._embedder = embedder
+    def __init__(self, folder: Path, store: Store, views: Views, embedder: Embedder | None) -> None:
+        super().__init__(str(folder), embedder)
+        self.folder, self.store, self._views = folder, store, views
         self._thread = threading.Lock()
 
     @contextmanager
@@ -72,28 +59,6 @@ class Writer:
         finally:
             self._thread.release()
 
-    @property
-    def embedder(self) -> Embedder:
-        """The model.
-
-        Raises:
-            ValueError: If the index was opened without one.
-        """
-        if self._embedder is None:
-            raise ValueError(f"{self.folder}: opened without its model; pass it to Index.open")
-        return self._embedder
-
-    def add(self, pictures: Iterable[Picture], source: str, progress: Callable[[int], Any] | None) -> Added:
-        """Embed and add pictures; see `Index.add`."""
-        done = Added([], [])
-        with closing(embed_pictures(self.embedder, pictures)) as batches:
-            for batch in batches:
-                done.ids.extend(self.append(batch.new, source))
-                done.skipped.extend(error for _, error in batch.skipped)
-                if progress is not None:
-                    progress(len(batch))
-        return done
-
     def append(self, new: list[NewItem], source: str) -> list[int]:
         """Add items; return their ids once they are on the disk."""
         if not new:
@@ -110,6 +75,11 @@ class Writer:
             for key, found, path, size, mtime_ns, label, metadata, source in snapshot.select(query):
                 facts = Facts(text_of(path), size, mtime_ns, text_of(label), metadata, text_of(source))
                 yield Known(key, found, facts)
+
+    def damaged(self) -> set[int]:
+        """Return the ids of items whose rows, facts or thumbnails differ from their checksums."""
+        with self._views.now() as view:
+            return damaged_items(view)
 
     def update(self, changes: Sequence[tuple[int, Facts]]) -> None:
         """Change the facts of items, by id."""
@@ -134,15 +104,3 @@ class Writer:
             for file in files:
                 if file != current:
                     file.unlink(missing_ok=True)
-
-
-def in_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield items in lists of at most ``size``."""
-    chunk = list[T]()
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

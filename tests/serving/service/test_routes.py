@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import threading
 
 import numpy as np
@@ -210,6 +211,19 @@ def test_an_index_that_cannot_be_read_is_not_ready(connect, monkeypatch):
     monkeypatch.setattr("ccpml.serving.service.service.Service.generation", lambda self: int("x"))
     response = client.get("/health")
     assert (response.status_code, response.json()) == (503, {"detail": "the index cannot be read"})
+
+
+@pytest.mark.parametrize("lost", ["directory", "database", "rows", "replaced"])
+def test_an_index_whose_files_are_gone_is_not_ready(connect, index, tmp_path, lost):
+    client = connect()
+    assert client.get("/health").status_code == 200
+    if lost in {"directory", "replaced"}:
+        index.path.rename(tmp_path / "old.index")
+    else:
+        (index.path / ("index.sqlite" if lost == "database" else "rows.1.f32")).unlink()
+    if lost == "replaced":
+        shutil.copytree(tmp_path / "old.index", index.path)
+    assert client.get("/health").status_code == 503
 
 
 def test_searches_and_changes_at_the_same_time_do_not_disturb_each_other(connect, toy_pictures):

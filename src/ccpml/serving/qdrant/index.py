@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,19 +13,19 @@ from numpy.typing import ArrayLike, NDArray
 from ccpml.data.images.read import BadImageError
 from ccpml.serving.collect import Pictures, find_pictures
 from ccpml.serving.embedder import Embedder
-from ccpml.serving.errors import OtherModelError
 from ccpml.serving.filters import Filter, unknown_field
-from ccpml.serving.items import Hit, Item, Picture, Summary
+from ccpml.serving.index_writer import in_chunks
+from ccpml.serving.items import Hit, Item, Summary
+from ccpml.serving.picture_index import PictureIndex
 from ccpml.serving.qdrant.address import Address
 from ccpml.serving.qdrant.collection import columns_of, create_collection, read_meta
 from ccpml.serving.qdrant.connection import Connection, connect
 from ccpml.serving.qdrant.filters import qdrant_filter
 from ccpml.serving.qdrant.points import NOT_OF_ITEM, item_of
-from ccpml.serving.qdrant.writer import QdrantWriter, named_in_utf8
+from ccpml.serving.qdrant.writer import QdrantWriter
 from ccpml.serving.search.approximate import LowRecallError, Recall
 from ccpml.serving.search.exact import check_queries
 from ccpml.serving.sync import Synced, sync
-from ccpml.serving.writer import Added, in_chunks
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -39,8 +38,8 @@ _MEASURED: Final = 200  # queries of a measurement: ids are hashes, so the first
 _MAX_LABELS: Final = 100_000  # that are counted
 
 
-class QdrantIndex:
-    """An index of pictures and their embeddings in a collection of a qdrant server; a `PictureIndex`.
+class QdrantIndex(PictureIndex):
+    """An index of pictures and their embeddings in a collection of a qdrant server.
 
     Items are points: their vectors with Euclidean distance, their fields, metadata and thumbnails as payload. The
     pictures themselves stay where they are. The id of an item is derived from its path, so that an upload which failed
@@ -71,7 +70,7 @@ class QdrantIndex:
         self.embedding_dim = int(meta["embedding_dim"])
         self.model_path = Path(meta["model"])
         self._uses_graph = False
-        self._writer = QdrantWriter(connection, embedder, columns_of(meta))
+        self._writer: QdrantWriter = QdrantWriter(connection, embedder, columns_of(meta))
 
     @classmethod
     def create(cls, address: Address | str, embedder: Embedder, client: "QdrantClient | None" = None) -> "QdrantIndex":
@@ -107,12 +106,7 @@ class QdrantIndex:
             QdrantError: If the server cannot be used.
         """
         index = cls(_connection(address, client), embedder)
-        if embedder is not None and embedder.fingerprint != index.fingerprint:
-            index.close()
-            raise OtherModelError(
-                f"{index}: expected the model that the index was made with ({index.model_path}), got other weights or "
-                f"another preprocessing in {embedder.path}; use that model, or build a new index"
-            )
+        index._check_model(embedder)
         return index
 
     @staticmethod
@@ -139,54 +133,23 @@ class QdrantIndex:
         """A number that changes every ten seconds: the server does not count changes."""
         return int(time.time() // 10)
 
-    def __enter__(self) -> "QdrantIndex":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Close the connection."""
         self._connection.client.close()
+
+    def check(self) -> None:
+        """Check that it can be searched now.
+
+        Raises:
+            NotAnIndexError: If the collection is gone, or is another one.
+            QdrantError: If the server cannot be used.
+        """
+        read_meta(self._connection)
 
     def discard(self) -> None:
         """Delete the collection with all its items, and close the connection."""
         self._connection.write("delete_collection")
         self.close()
-
-    def embed(self, images: Sequence[Path | str | bytes | NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Embed images with the model of the index; see `Embedder.embed`.
-
-        Returns:
-            float32, (N, d).
-
-        Raises:
-            ValueError: If the index was opened without its model.
-        """
-        found = self._writer.embedder.embed(images)
-        return np.asarray(found, dtype=np.float32).reshape(-1, self.embedding_dim)
-
-    def add(
-        self,
-        pictures: Iterable[Picture | Path | str],
-        progress: Callable[[int], Any] | None = None,
-        source: str = "",
-    ) -> Added:
-        """Upload pictures in batches; one with the path of an item takes its place.
-
-        Args:
-            pictures: Pictures or paths.
-            progress: Called with the number of pictures done since the last call.
-            source: Name under which `sync` knows them.
-
-        Raises:
-            ValueError: If an embedding is not finite; batches before it are kept.
-            QdrantError: If the server cannot be used, after some attempts; batches before are kept.
-        """
-        wanted = (picture if isinstance(picture, Picture) else Picture(Path(picture)) for picture in pictures)
-        return self._writer.add(wanted, source, progress)
 
     def sync(self, data: str | Pictures, progress: Callable[[int], Any] | None = None) -> Synced:
         """Bring the index up to date with a folder, a CSV file or other data, as `Index.sync` does.
@@ -203,18 +166,10 @@ class QdrantIndex:
         """
         found = data if isinstance(data, Pictures) else find_pictures(data)
         skipped = list[BadImageError]()
-        named = list(named_in_utf8(found, skipped))
+        named = list(self._writer.named(found, skipped))
         done = sync(self._writer, replace(found, pictures=named), progress)
         done.skipped[:0] = skipped
         return done
-
-    def remove(self, ids: Iterable[int]) -> int:
-        """Remove items; return how many were present.
-
-        Raises:
-            QdrantError: If the server cannot be used.
-        """
-        return self._writer.remove(ids)
 
     def search(
         self,
@@ -353,9 +308,6 @@ class QdrantIndex:
         if not records:
             raise self._missing(key)
         return dict(records[0].payload)
-
-    def _missing(self, key: int) -> KeyError:
-        return KeyError(f"{self}: no item has the id {key}")
 
 
 def _connection(address: Address | str, client: "QdrantClient | None") -> Connection:

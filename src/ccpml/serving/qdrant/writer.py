@@ -1,13 +1,12 @@
 """Changes of a collection. Each can be repeated: ids are those of paths."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from ccpml.data.images.read import BadImageError
 from ccpml.serving.embedder import Embedder
-from ccpml.serving.embedding import embed_pictures
 from ccpml.serving.errors import QdrantError
+from ccpml.serving.index_writer import IndexWriter, Known, in_chunks
 from ccpml.serving.items import Picture
 from ccpml.serving.pictures import NewItem
 from ccpml.serving.qdrant.collection import add_columns
@@ -15,17 +14,15 @@ from ccpml.serving.qdrant.connection import Connection
 from ccpml.serving.qdrant.points import FACTS, facts_of, facts_payload, payload_of, point_id
 from ccpml.serving.storage.schema import metadata_text
 from ccpml.serving.storage.transaction import Facts
-from ccpml.serving.sync import Known
-from ccpml.serving.writer import Added, in_chunks
 
-__all__ = ["QdrantWriter", "named_in_utf8"]
+__all__ = ["QdrantWriter"]
 
 _PAGE: Final = 1000  # points that are listed or removed at a time
 _UPLOAD: Final = 64  # points that are uploaded at a time: about 2 MB
 
 
-class QdrantWriter:
-    """What changes a collection; a `SyncTarget`.
+class QdrantWriter(IndexWriter):
+    """What changes a collection.
 
     Args:
         connection: The collection.
@@ -34,29 +31,18 @@ class QdrantWriter:
     """
 
     def __init__(self, connection: Connection, embedder: Embedder | None, columns: set[str]) -> None:
-        self.connection, self._embedder, self.columns = connection, embedder, columns
+        super().__init__(str(connection.address), embedder)
+        self.connection, self.columns = connection, columns
 
-    @property
-    def embedder(self) -> Embedder:
-        """The model.
-
-        Raises:
-            ValueError: If the index was opened without one.
-        """
-        if self._embedder is None:
-            raise ValueError(f"{self.connection.address}: opened without its model; pass it to QdrantIndex.open")
-        return self._embedder
-
-    def add(self, pictures: Iterable[Picture], source: str, progress: Callable[[int], Any] | None) -> Added:
-        """Embed and upload pictures; see `QdrantIndex.add`."""
-        done = Added([], [])
-        with closing(embed_pictures(self.embedder, named_in_utf8(pictures, done.skipped))) as batches:
-            for batch in batches:
-                done.ids.extend(self.append(batch.new, source))
-                done.skipped.extend(error for _, error in batch.skipped)
-                if progress is not None:
-                    progress(len(batch))
-        return done
+    def named(self, pictures: Iterable[Picture], others: list[BadImageError]) -> Iterator[Picture]:
+        """Yield pictures whose paths are UTF-8, as texts in JSON must be; append errors about the others to a list."""
+        for picture in pictures:
+            try:
+                str(picture.path.absolute()).encode()
+            except UnicodeEncodeError:
+                others.append(BadImageError("its path is not UTF-8, which qdrant needs", str(picture.path)))
+            else:
+                yield picture
 
     def known(self) -> Iterator[Known]:
         """Yield what is known about all items."""
@@ -130,14 +116,3 @@ class QdrantWriter:
                 raise QdrantError(
                     f"{self.connection.address}: {path} has the id of {record.payload['path']}; rename one of the files"
                 )
-
-
-def named_in_utf8(pictures: Iterable[Picture], others: list[BadImageError]) -> Iterator[Picture]:
-    """Yield pictures whose paths are UTF-8, as texts in JSON must be; append errors about the others to a list."""
-    for picture in pictures:
-        try:
-            str(picture.path.absolute()).encode()
-        except UnicodeEncodeError:
-            others.append(BadImageError("its path is not UTF-8, which qdrant needs", str(picture.path)))
-        else:
-            yield picture

@@ -61,9 +61,10 @@ class Graph:
     kind = "hnsw"
     efforts: tuple[int, ...] = (64, 128, 256, 512, 1024)  # candidates that a search keeps
 
-    def __init__(self, index: Any, scale: float) -> None:
+    def __init__(self, index: Any, scale: float, mapped: NDArray[np.uint8] | None = None) -> None:
         self.index = index
         self.scale = scale
+        self.mapped = mapped  # memory of the index that is not its own: faiss ends the process if rows are added to it
 
     @classmethod
     def build(cls, rows: NDArray[np.float32], progress: Progress) -> "Graph":
@@ -82,6 +83,8 @@ class Graph:
 
     def add(self, rows: NDArray[np.float32], progress: Progress) -> bool:
         """Add rows; numbers beyond the largest when it was built are cut off, which the re-scoring corrects."""
+        if self.mapped is not None:
+            self.index, self.mapped = faiss.deserialize_index(faiss.serialize_index(self.index)), None
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK] * np.float32(self.scale)
             self.index.add(np.rint(block).clip(-128, 127).astype(np.float32))
@@ -117,8 +120,9 @@ class _Rows:
 
     efforts: tuple[int, ...] = (1,)
 
-    def __init__(self, codes: Codes) -> None:
+    def __init__(self, codes: Codes, mapped: NDArray[np.uint8] | None = None) -> None:
         self.codes = codes
+        self.mapped = mapped  # memory of the codes that is not their own
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -158,7 +162,11 @@ def build(kind: str, rows: NDArray[np.float32], progress: Progress) -> Structure
     return found
 
 
-def load(kind: str, facts: dict[str, Any], content: memoryview) -> Structure:
-    """Load a structure from its facts and bytes, which must be as they were written."""
-    index: Any = faiss.deserialize_index(np.frombuffer(content, np.uint8))
-    return Graph(index, facts["scale"]) if kind == Graph.kind else _Rows(Codes(index, facts["scale"]))
+def load(kind: str, facts: dict[str, Any], content: NDArray[np.uint8]) -> Structure:
+    """Load a structure from its facts and bytes, which must be as they were written; nothing of them is copied."""
+    library: Any = faiss  # its stubs lack this reader
+    reader = library.ZeroCopyIOReader(faiss.swig_ptr(content), content.size)
+    index: Any = faiss.read_index(reader)
+    if kind == Graph.kind:
+        return Graph(index, facts["scale"], content)
+    return _Rows(Codes(index, facts["scale"]), content)

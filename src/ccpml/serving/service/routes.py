@@ -13,6 +13,7 @@ from fastapi.params import Path as PathParameter
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
+from ccpml.serving.errors import QdrantError
 from ccpml.serving.service.forms import read_form
 from ccpml.serving.service.metrics import gauge
 from ccpml.serving.service.pool import WorkPool
@@ -285,8 +286,9 @@ def health(request: Request) -> Health:
     """Report whether searches are answered."""
     service = _service(request)
     try:
+        service.index.check()
         return Health(status="ready", items=len(service.index), generation=service.generation())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, QdrantError) as error:
         raise RefusedError(503, "the index cannot be read") from error
 
 

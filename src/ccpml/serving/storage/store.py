@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from ccpml.serving.errors import DamagedIndexError, NotAnIndexError, name_sqlite_errors
+from ccpml.serving.errors import RESTORE, DamagedIndexError, NotAnIndexError, name_sqlite_errors
 from ccpml.serving.storage.schema import SCHEMA
 from ccpml.serving.storage.snapshot import Snapshot
 from ccpml.serving.storage.transaction import Transaction
@@ -29,6 +29,7 @@ class Store:
         self._idle: list[sqlite3.Connection] = []
         self._writer: sqlite3.Connection | None = None
         self._closed = False
+        self._opened: tuple[int, int] | None = None  # device and number of the file
 
     @classmethod
     def create(cls, file: Path, meta: dict[str, str]) -> None:
@@ -112,6 +113,19 @@ class Store:
                     raise NotAnIndexError(f"{self.file}: not the database of an index ({error})") from error
                 raise
 
+    def check(self) -> None:
+        """Check that the file that was opened is still there.
+
+        Raises:
+            DamagedIndexError: If it is not, so that what others write is not seen here.
+        """
+        try:
+            stat = self.file.stat()
+        except OSError as error:
+            raise DamagedIndexError(f"{self.file}: cannot be read ({error.strerror}); {RESTORE}") from error
+        if self._opened is not None and self._opened != (stat.st_dev, stat.st_ino):
+            raise DamagedIndexError(f"{self.file}: another file took its place since it was opened; open it again")
+
     def _reader(self) -> sqlite3.Connection:
         with self._lock:
             if self._closed:
@@ -120,7 +134,7 @@ class Store:
                 return self._idle.pop()
         with self._named_errors():
             if not self.file.is_file():
-                raise DamagedIndexError(f"{self.file}: not found; restore the index from a copy, or build it again")
+                raise DamagedIndexError(f"{self.file}: not found; {RESTORE}")
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
@@ -132,6 +146,9 @@ class Store:
                 f"{log}: left by an interrupted writer in a folder that cannot be written; copy the index to one that "
                 "can"
             )
+        if self._opened is None:
+            stat = self.file.stat()
+            self._opened = stat.st_dev, stat.st_ino
         address = f"file:{quote(os.fsencode(self.file.absolute()))}?mode=ro{'&immutable=1' if fixed else ''}"
         return sqlite3.connect(address, uri=True, isolation_level=None, timeout=5, check_same_thread=False)
 

@@ -10,7 +10,7 @@ import numpy as np
 from ccpml.serving.storage.schema import checksum_of_facts, text_of
 from ccpml.serving.storage.view import View, Views, rows_file
 
-__all__ = ["Verified", "verify"]
+__all__ = ["Verified", "damaged_items", "verify"]
 
 _LISTED: Final = 100  # problems of one kind at most
 _LENGTH: Final = 1.001  # of an embedding at most
@@ -24,11 +24,13 @@ class Verified(NamedTuple):
         items: Number of items.
         problems: A sentence for each thing that is wrong.
         leftovers: A sentence for each thing that an interrupted writer has left, and that the next one removes.
+        damaged: Ids of items that differ from their checksums, which the next `Index.sync` embeds again.
     """
 
     items: int
     problems: list[str]
     leftovers: list[str]
+    damaged: set[int]
 
 
 def verify(folder: Path, views: Views, progress: Callable[[int], Any] | None = None) -> Verified:
@@ -39,7 +41,24 @@ def verify(folder: Path, views: Views, progress: Callable[[int], Any] | None = N
             *_items(view, progress or (lambda _: None)),
             *_thumbnails(view),
         ]
-        return Verified(view.snapshot.num_items, problems, list(_leftovers(folder, view)))
+        damaged = damaged_items(view) if problems else set()
+        return Verified(view.snapshot.num_items, problems, list(_leftovers(folder, view)), damaged)
+
+
+def damaged_items(view: View) -> set[int]:
+    """Return the ids of items whose rows, facts or thumbnails differ from their checksums."""
+    query = f"SELECT id, row, checksum, facts, {_FACTS} FROM items WHERE NOT removed"
+    found = {
+        key
+        for key, row, checksum, facts, *values in view.snapshot.select(query)
+        if not _is_row(view, row, checksum) or checksum_of_facts(values) != facts
+    }
+    return found.union(_damaged_thumbnails(view))
+
+
+def _is_row(view: View, row: int, checksum: int) -> bool:
+    """Whether a row is what was written."""
+    return 0 <= row < len(view.rows) and zlib.crc32(view.rows[row]) == checksum
 
 
 def _database(view: View) -> Iterator[str]:
@@ -49,7 +68,10 @@ def _database(view: View) -> Iterator[str]:
 
 
 def _items(view: View, progress: Callable[[int], Any]) -> Iterator[str]:
-    """Yield what is wrong with rows and facts; every row in use belongs to an item, or to one that was removed."""
+    """Yield what is wrong with rows and facts; every row in use belongs to an item, or to one that was removed.
+
+    What a removed item has left may be damaged: nothing reads it.
+    """
     expected = count = listed = 0
     query = f"SELECT id, row, checksum, removed, facts, {_FACTS} FROM items ORDER BY row"
     for key, row, checksum, removed, facts, *values in view.snapshot.select(query):
@@ -59,11 +81,13 @@ def _items(view: View, progress: Callable[[int], Any]) -> Iterator[str]:
             found.append(f"{name}: expected row {expected}, got {row}")
         if not 0 <= row < len(view.rows):
             found.append(f"{name}: row {row} is outside the file of rows")
-        elif zlib.crc32(view.rows[row].tobytes()) != checksum:
+        elif removed:
+            pass
+        elif not _is_row(view, row, checksum):
             found.append(f"{name}: row {row} differs from its checksum")
         elif not float(np.linalg.norm(view.rows[row])) <= _LENGTH:  # NaN too
             found.append(f"{name}: row {row} is not an embedding of length 1 or less")
-        if checksum_of_facts(values) != facts:
+        if not removed and checksum_of_facts(values) != facts:
             found.append(f"{name}: path, label or another column differs from its checksum")
         expected, count = row + 1, count + (not removed)
         listed += len(found)
@@ -79,16 +103,19 @@ def _items(view: View, progress: Callable[[int], Any]) -> Iterator[str]:
 
 
 def _thumbnails(view: View) -> Iterator[str]:
+    damaged = _damaged_thumbnails(view)
+    yield from (f"item {key}: its thumbnail is missing or differs from its checksum" for key in damaged[:_LISTED])
+    if len(damaged) > _LISTED:
+        yield f"{len(damaged) - _LISTED:,} more thumbnails are damaged"
+
+
+def _damaged_thumbnails(view: View) -> list[int]:
+    """Return the ids of items whose thumbnails are missing, or differ from their checksums."""
     query = (
         "SELECT items.id, thumbnails.checksum, jpeg FROM items LEFT JOIN thumbnails ON items.id = thumbnails.id "
         "WHERE NOT removed"
     )
-    damaged = [
-        key for key, checksum, jpeg in view.snapshot.select(query) if jpeg is None or zlib.crc32(jpeg) != checksum
-    ]
-    yield from (f"item {key}: its thumbnail is missing or differs from its checksum" for key in damaged[:_LISTED])
-    if len(damaged) > _LISTED:
-        yield f"{len(damaged) - _LISTED:,} more thumbnails are damaged"
+    return [key for key, checksum, jpeg in view.snapshot.select(query) if jpeg is None or zlib.crc32(jpeg) != checksum]
 
 
 def _leftovers(folder: Path, view: View) -> Iterator[str]:

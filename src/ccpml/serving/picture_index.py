@@ -1,0 +1,160 @@
+"""What an index offers, whether it is a directory or a collection of a server."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ccpml.serving.collect import Pictures
+from ccpml.serving.embedder import Embedder
+from ccpml.serving.errors import OtherModelError
+from ccpml.serving.filters import Filter
+from ccpml.serving.index_writer import Added, IndexWriter
+from ccpml.serving.items import Hit, Item, Picture, Summary
+from ccpml.serving.sync import Synced
+
+__all__ = ["PictureIndex"]
+
+
+class PictureIndex(ABC):
+    """An index of pictures: `Index` on the disk, or `QdrantIndex` on a server. As text, it is where it is.
+
+    Attributes:
+        fingerprint: That of the model; see `Embedder`.
+        embedding_dim: Dimensions d of an embedding.
+        model_path: Where the model was when the index was created.
+        path: Folder for what a service keeps beside the items: pictures of clients, verdicts.
+    """
+
+    fingerprint: str
+    embedding_dim: int
+    model_path: Path
+    path: Path
+    _writer: IndexWriter
+
+    @property
+    @abstractmethod
+    def version(self) -> int:
+        """A number that changes when the items do."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close files or connections."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Check that it can be searched now.
+
+        Raises:
+            NotAnIndexError: If files are gone or cannot be read.
+            QdrantError: If the server cannot be used.
+        """
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Delete the index with all its items, and close it."""
+
+    def embed(self, images: Sequence[Path | str | bytes | NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Embed images with the model of the index; see `Embedder.embed`.
+
+        Returns:
+            float32, (N, d).
+
+        Raises:
+            ValueError: If the index was opened without its model.
+        """
+        found = self._writer.embedder.embed(images)
+        return np.asarray(found, dtype=np.float32).reshape(-1, self.embedding_dim)
+
+    def add(
+        self,
+        pictures: Iterable[Picture | Path | str],
+        progress: Callable[[int], Any] | None = None,
+        source: str = "",
+    ) -> Added:
+        """Add pictures; one with the path of an item takes its place. What was added is kept after each batch.
+
+        Args:
+            pictures: Pictures or paths.
+            progress: Called with the number of pictures done since the last call.
+            source: Name under which `sync` knows them.
+
+        Raises:
+            ValueError: If an embedding is not finite; batches before it are kept.
+            IndexBusyError: If another process or thread is writing to a directory.
+            WriteError: If they cannot be written; batches before are kept.
+            QdrantError: If the server cannot be used, after some attempts; batches before are kept.
+        """
+        wanted = (picture if isinstance(picture, Picture) else Picture(Path(picture)) for picture in pictures)
+        with self._writer.lock():
+            return self._writer.add(wanted, source, progress)
+
+    def remove(self, ids: Iterable[int]) -> int:
+        """Remove items; return how many were present. In a directory, their rows stay until it is compacted.
+
+        Raises:
+            IndexBusyError: If another process or thread is writing to a directory.
+            WriteError: If it cannot be written.
+            QdrantError: If the server cannot be used.
+        """
+        with self._writer.lock():
+            return self._writer.remove(ids)
+
+    @abstractmethod
+    def sync(self, data: str | Pictures, progress: Callable[[int], Any] | None = None) -> Synced:
+        """Bring the index up to date with a folder, a CSV file or other data."""
+
+    @abstractmethod
+    def search(self, queries: ArrayLike, k: int = 10, where: Filter | str | None = None) -> list[list[Hit]]:
+        """Return the k nearest items of each query, exactly."""
+
+    @abstractmethod
+    def check_fields(self, where: Filter) -> None:
+        """Check that items have the fields of a filter."""
+
+    @abstractmethod
+    def item(self, key: int) -> Item:
+        """Return an item."""
+
+    @abstractmethod
+    def thumbnail(self, key: int) -> bytes:
+        """Return the thumbnail of an item, a JPEG."""
+
+    @abstractmethod
+    def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return the embeddings of items, float32 (N, d)."""
+
+    @abstractmethod
+    def summary(self, examples: int = 12) -> Summary:
+        """Return facts about the index, with the ids of some items."""
+
+    def _check_model(self, embedder: Embedder | None) -> None:
+        """Close the index if it was made with another model, and say so.
+
+        Raises:
+            OtherModelError: If it was.
+        """
+        if embedder is not None and embedder.fingerprint != self.fingerprint:
+            self.close()
+            raise OtherModelError(
+                f"{self}: expected the model that the index was made with ({self.model_path}), got other weights or "
+                f"another preprocessing in {embedder.path}; use that model, or build a new index"
+            )
+
+    def _missing(self, key: int) -> KeyError:
+        return KeyError(f"{self}: no item has the id {key}")
