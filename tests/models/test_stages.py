@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ccpml.models import Backbone, EmbeddingModel, InputConvention, create_model
+from ccpml.models import Backbone, EmbeddingModel, InputConvention, StagedBackbone, create_model
 
 BACKBONES = {"small_conv": 4, "efficientnet_lite0": 8, "bn_inception": 4, "resnet50": 5}
 
@@ -121,3 +121,17 @@ def test_models_can_be_traced(name: str) -> None:
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     traced = torch.jit.trace(model, images, check_trace=False)
     torch.testing.assert_close(traced(images.flip(2)), model(images.flip(2)))
+
+
+@pytest.mark.parametrize(("name", "count"), BACKBONES.items())
+def test_stages_one_after_the_other_equal_the_whole_bit_for_bit(name: str, count: int) -> None:
+    backbone = create_model(name).backbone.eval()
+    assert isinstance(backbone, StagedBackbone)
+    images = torch.rand(2, 3, 64, 48)
+    with torch.no_grad():
+        whole = backbone(images)
+        for cut in range(count + 1):
+            features = backbone.run_stages(images, last=cut)
+            kept = features.clone()
+            assert torch.equal(backbone.run_stages(features, first=cut), whole)
+            assert torch.equal(features, kept)  # no stage changes its input

@@ -6,6 +6,7 @@ from torch import nn
 from ccpml import average_covering_radius, average_interclass_distance, covering_radius, lipschitz_normalize
 from ccpml.data import ImageTable
 from ccpml.runs.geometry import GeometrySet, picture_classes, set_geometry
+from ccpml.training import MetricLearning
 from tests.toy import quick_settings, toy_images
 
 TABLE = ImageTable(toy_images(40, 10, side=8).reshape(-1, 8, 8), np.arange(40).repeat(10), tuple(map(str, range(40))))
@@ -33,8 +34,8 @@ def test_the_set_is_fixed():
 def test_snapshot_and_proxies_are_measured_class_by_class():
     geometry = GeometrySet(SETTINGS, TABLE, 1)
     network = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
-    as_float = nn.Sequential(_ToFloat(), network)
-    snapshot = geometry.embed(as_float, "cpu")
+    module = MetricLearning(nn.Sequential(_ToFloat(), network), nn.Identity(), lr=1.0)
+    snapshot = geometry.embed(module, "cpu")
     names = [TABLE.class_names[label] for label in snapshot.labels]
     assert names == [geometry.table.class_names[label] for label in geometry.table.labels]
     proxies = torch.randn(40, 2, 3)

@@ -3,7 +3,14 @@
 from ccpml.models.bn_inception import BNInception
 from ccpml.models.create import create_model
 from ccpml.models.efficientnet_lite0 import EfficientNetLite0
-from ccpml.models.embedding import Backbone, EmbeddingModel, InputConvention, Pooling, freeze_batchnorm
+from ccpml.models.embedding import (
+    Backbone,
+    EmbeddingModel,
+    InputConvention,
+    Pooling,
+    StagedBackbone,
+    freeze_batchnorm,
+)
 from ccpml.models.head_start import HeadStart, closed_form_head, start_head
 from ccpml.models.hub import imagenet_weights
 from ccpml.models.resnet50 import ResNet50
@@ -21,6 +28,7 @@ __all__ = [
     "Pooling",
     "ResNet50",
     "SmallConv",
+    "StagedBackbone",
     "TimmBackbone",
     "closed_form_head",
     "create_model",

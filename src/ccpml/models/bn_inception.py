@@ -5,9 +5,11 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, max_pool2d
 
 from ccpml.models.convolution import convolve, relu
-from ccpml.models.embedding import Backbone, InputConvention
+from ccpml.models.embedding import InputConvention, StagedBackbone
 
 __all__ = ["BNInception"]
+
+_STAGE_PREFIXES = ("conv", "inception_3", "inception_4", "inception_5")  # of the names of layers
 
 # Channels of 1×1 | 3×3 reduce, 3×3 | double 3×3 reduce, both 3×3 | pool projection.
 # Blocks without 1×1 and projection halve the image and pass on their pooled input.
@@ -25,7 +27,7 @@ _BLOCKS = {
 }
 
 
-class BNInception(Backbone):
+class BNInception(StagedBackbone):
     """Inception with BatchNorm, with the shapes and names of its published weights.
 
     The weights are ``bn_inception-52deb4733.pth`` of pretrained-models.pytorch, converted from Caffe: see
@@ -57,22 +59,27 @@ class BNInception(Backbone):
     def stages(self) -> list[nn.Module]:
         """Return the first convolutions, and the blocks that share a size: 3, 4 and 5."""
         stages: list[nn.Module] = []
-        for prefix in ("conv", "inception_3", "inception_4", "inception_5"):
+        for prefix in _STAGE_PREFIXES:
             layers = [layer for name, layer in self.named_children() if name.startswith(prefix)]
             stages.append(nn.ModuleList(layers))
         return stages
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute features: (B, 3, H, W) to (B, 1024, h, w), where h and w are about H / 32 and W / 32."""
+    def run_stage(self, index: int, features: Tensor) -> Tensor:
+        """Compute a stage; all map (B, 3, H, W) to (B, 1024, h, w), where h and w are about H / 32 and W / 32."""
+        if index == 0:
+            return self._first_stage(features)
+        for name in _BLOCKS:
+            if name.startswith(_STAGE_PREFIXES[index]):
+                features = self._block(name, features)
+        return features
+
+    def _first_stage(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
         if min(height, width) < 7:
             raise ValueError(f"images: expected at least 7 × 7 for bn_inception, got {height} × {width}")
         images = images.contiguous(memory_format=torch.channels_last)
         features = _halve(self._apply_units(images, "conv1_7x7_s2"))
-        features = _halve(self._apply_units(features, "conv2_3x3_reduce", "conv2_3x3"))
-        for name in _BLOCKS:
-            features = self._block(name, features)
-        return features
+        return _halve(self._apply_units(features, "conv2_3x3_reduce", "conv2_3x3"))
 
     def _add_unit(self, name: str, before: int, after: int, size: int = 1, stride: int = 1) -> None:
         convolution = nn.Conv2d(before, after, size, stride, padding=size // 2)

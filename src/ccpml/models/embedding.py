@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ccpml.numbers import as_int
 
-__all__ = ["Backbone", "EmbeddingModel", "InputConvention", "Pooling", "freeze_batchnorm"]
+__all__ = ["Backbone", "EmbeddingModel", "InputConvention", "Pooling", "StagedBackbone", "freeze_batchnorm"]
 
 Pooling = Literal["avg", "max", "avg+max"]
 
@@ -42,6 +42,24 @@ class Backbone(nn.Module):
     def convert_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Convert the names of a published file of weights to those of the layers; unknown names are kept."""
         return dict(tensors)
+
+
+class StagedBackbone(Backbone):
+    """Backbone that computes one stage after the other, so that features of frozen stages can be kept."""
+
+    def run_stage(self, index: int, features: Tensor) -> Tensor:
+        """Compute the stage of that number in `stages` from the features before it, or from images."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute features (B, F, h, w) of normalized images (B, C, H, W)."""
+        return self.run_stages(images)
+
+    def run_stages(self, features: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+        """Compute the stages from ``first`` until before ``last``, or all that follow; none changes its input."""
+        for index in range(first, len(self.stages()) if last is None else last):
+            features = self.run_stage(index, features)
+        return features
 
 
 def freeze_batchnorm(module: nn.Module) -> None:
@@ -127,7 +145,21 @@ class EmbeddingModel(nn.Module):
 
     def pooled(self, images: Tensor) -> Tensor:
         """Return the features that the linear layer receives, (B, F), of images as in `forward`."""
-        features: Tensor = self.backbone(self._normalize(images))  # (B, F, h, w)
+        return self._pool(self.backbone(self._normalize(images)))
+
+    def embed_frozen(self, features: Tensor) -> Tensor:
+        """Embed what `frozen_features` returned: embeddings (B, d), equal to those of the images bit for bit."""
+        assert isinstance(self.backbone, StagedBackbone)
+        embeddings: Tensor = self.linear(self._pool(self.backbone.run_stages(features, first=self.frozen_stages)))
+        return embeddings
+
+    def frozen_features(self, images: Tensor) -> Tensor:
+        """Return what the frozen stages of a `StagedBackbone` make of images as in `forward`: (B, c, h, w)."""
+        assert isinstance(self.backbone, StagedBackbone)
+        return self.backbone.run_stages(self._normalize(images), last=self.frozen_stages)
+
+    def _pool(self, features: Tensor) -> Tensor:
+        """Pool features (B, F, h, w) over positions: (B, F)."""
         if self.pooling == "avg":
             return features.mean((2, 3))
         maximum = features.amax((2, 3))

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from ccpml.models.convolution import convolve, relu
-from ccpml.models.embedding import Backbone, InputConvention
+from ccpml.models.embedding import InputConvention, StagedBackbone
 
 __all__ = ["ResNet50"]
 
 _EXPANSION = 4  # a block has four times the output channels of its 3×3 convolution
 
 
-class ResNet50(Backbone):
+class ResNet50(StagedBackbone):
     """Residual network of 50 layers, with the shapes and names of torchvision's weights.
 
     This is version 1.5, whose blocks halve the image in their 3 × 3 convolution, not in the first 1 × 1.
@@ -46,11 +46,12 @@ class ResNet50(Backbone):
         """Return the first convolution and the four stages of blocks."""
         return [nn.ModuleList([self.conv1, self.bn1]), self.layer1, self.layer2, self.layer3, self.layer4]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute features: (B, 3, H, W) to (B, 2048, h, w), h and w are H / 32 and W / 32, rounded up."""
-        images = images.contiguous(memory_format=torch.channels_last)
-        features = max_pool2d(convolve(self.conv1, self.bn1, images, relu), 3, 2, padding=1)
-        outputs: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(features))))
+    def run_stage(self, index: int, features: Tensor) -> Tensor:
+        """Compute a stage; all map (B, 3, H, W) to (B, 2048, h, w), where h and w are H / 32 and W / 32, rounded up."""
+        if index == 0:
+            images = features.contiguous(memory_format=torch.channels_last)
+            return max_pool2d(convolve(self.conv1, self.bn1, images, relu), 3, 2, padding=1)
+        outputs: Tensor = self.stages()[index](features)
         return outputs
 
 

@@ -5,13 +5,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ccpml.models.embedding import Backbone, InputConvention
+from ccpml.models.embedding import InputConvention, StagedBackbone
 from ccpml.numbers import as_int
 
 __all__ = ["SmallConv"]
 
 
-class SmallConv(Backbone):
+class SmallConv(StagedBackbone):
     """Four blocks of 3 × 3 convolution, BatchNorm and ReLU, the first three with 2 × 2 max pooling.
 
     Args:
@@ -44,10 +44,12 @@ class SmallConv(Backbone):
         starts = [index for index, layer in enumerate(self.blocks) if isinstance(layer, nn.Conv2d)]
         return [self.blocks[start:end] for start, end in pairwise([*starts, len(self.blocks)])]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute features: (B, C, H, W) to (B, F, H // 8, W // 8)."""
-        height, width = images.shape[2:]
-        if min(height, width) < 28:
-            raise ValueError(f"images: expected at least 28 × 28 for small_conv, got {height} × {width}")
-        features: Tensor = self.blocks(images.contiguous(memory_format=torch.channels_last))
-        return features
+    def run_stage(self, index: int, features: Tensor) -> Tensor:
+        """Compute a stage; all map (B, C, H, W) to (B, F, H // 8, W // 8)."""
+        if index == 0:
+            height, width = features.shape[2:]
+            if min(height, width) < 28:
+                raise ValueError(f"images: expected at least 28 × 28 for small_conv, got {height} × {width}")
+            features = features.contiguous(memory_format=torch.channels_last)
+        outputs: Tensor = self.stages()[index](features)
+        return outputs

@@ -121,6 +121,7 @@ class Recorder(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the first proxies; stop at once if the run had reached its end before it was killed."""
+        assert isinstance(pl_module, MetricLearning)
         self._started = time.monotonic() - (self.rows[-1]["seconds"] if self.rows else 0.0)
         self.write_rows(trainer)
         if self.ccp is not None and self.ccp.projections.started and self._instance < 0:
@@ -141,12 +142,11 @@ class Recorder(L.Callback):
         scores = {name: float(trainer.callback_metrics[name]) for name in names}
         self._record(trainer, pl_module, {"loss": loss, **scores})
 
-    def _record_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def _record_start(self, trainer: L.Trainer, module: MetricLearning) -> None:
         """Validate before the first step, as Lightning does after others."""
-        assert isinstance(module, MetricLearning)
         batches: Any = trainer.val_dataloaders
         with trainer.precision_plugin.val_step_context():
-            embeddings, labels = embed(module, batches, module.device)
+            embeddings, labels = embed(module, batches, module.device, forward=module.embed_again)
         self._record(trainer, module, module.score_validation(embeddings, labels))
 
     def _record(self, trainer: L.Trainer, module: L.LightningModule, scores: dict[str, float]) -> None:

@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ccpml.data import ImageTable, pool_rows
 from ccpml.method import average_covering_radius, average_interclass_distance, covering_radius, lipschitz_normalize
 from ccpml.runs.build import evaluation_batches
 from ccpml.runs.settings import ResolvedSettings
-from ccpml.training import embed
+from ccpml.training import MetricLearning, embed
 
 __all__ = ["GeometrySet", "set_geometry"]
 
@@ -47,9 +47,9 @@ class GeometrySet:
         self.table = table.select(np.unique(rows))
         self._batches = evaluation_batches(settings, self.table, channels)
 
-    def embed(self, module: nn.Module, device: Any) -> Snapshot:
+    def embed(self, module: MetricLearning, device: Any) -> Snapshot:
         """Embed the set with the current weights."""
-        embeddings, labels = embed(module, self._batches, device)
+        embeddings, labels = embed(module, self._batches, device, forward=module.embed_again)
         return Snapshot(lipschitz_normalize(embeddings), torch.from_numpy(self.classes)[labels])
 
     def measure(self, snapshot: Snapshot) -> dict[str, float]:

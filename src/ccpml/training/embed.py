@@ -30,6 +30,7 @@ def embed(
     batches: Iterable[tuple[Tensor, Tensor]],
     device: torch.device | str = "cpu",
     progress: Callable[[int], object] | None = None,
+    forward: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Embed all batches with a network in eval mode.
 
@@ -38,6 +39,7 @@ def embed(
         batches: Images and labels (B,).
         device: Device of the module.
         progress: Called with the number of images after each batch.
+        forward: Embeds in place of the module, as `MetricLearning.embed_again` does for batches that come again.
 
     Returns:
         Embeddings, not normalized, float32 (N, d), and labels, int64 (N,), both on the CPU.
@@ -48,9 +50,10 @@ def embed(
         (torch.Size([2, 9]), [0, 1])
     """
     embeddings, labels = [], []
+    forward = module if forward is None else forward
     with eval_mode(module):
         for images, classes in batches:
-            embeddings.append(module(images.to(device, non_blocking=True)).float().cpu())
+            embeddings.append(forward(images.to(device, non_blocking=True)).float().cpu())
             labels.append(classes.to(torch.int64).cpu())
             if progress is not None:
                 progress(len(images))

@@ -12,6 +12,7 @@ from ccpml.distributed import all_ranks, all_reduce_sum, gather_batch, gather_ro
 from ccpml.method import CCPLoss, lipschitz_normalize
 from ccpml.models import EmbeddingModel
 from ccpml.retrieval import RetrievalScores, evaluate
+from ccpml.training.repeated import RepeatedEmbedding
 
 __all__ = ["MetricLearning", "evaluate_with_roles"]
 
@@ -80,11 +81,17 @@ class MetricLearning(L.LightningModule):
         self.proxy_lr_factor, self.head_lr_factor = proxy_lr_factor, head_lr_factor
         self.is_query, self.shard_proxies = is_query, shard_proxies
         self.validation: tuple[Tensor, Tensor] | None = None
+        self._repeated = RepeatedEmbedding(model) if isinstance(model, EmbeddingModel) else None
         self._outputs: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images (B, C, H, W): embeddings (B, d)."""
         embeddings: Tensor = self.model(images)
+        return embeddings
+
+    def embed_again(self, images: Tensor) -> Tensor:
+        """Embed images that come after each few steps: as `forward`, but what frozen stages make of them is kept."""
+        embeddings: Tensor = self(images) if self._repeated is None else self._repeated(images)
         return embeddings
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -96,7 +103,7 @@ class MetricLearning(L.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Embed a batch."""
         images, labels = batch
-        self._outputs.append((self(images).float(), labels))
+        self._outputs.append((self.embed_again(images).float(), labels))
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole validation set."""
