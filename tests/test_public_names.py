@@ -25,7 +25,13 @@ def test_every_public_name_can_be_imported(name):
     assert name in dir(ccpml)
 
 
-OF_RUNS = ["train", "load_run", "Run", "Index"]  # in this order; their examples need data and a trained run
+OF_RUNS = [
+    "train",
+    "load_run",
+    "Run",
+    "Index",
+    "export_run",
+]  # in this order; their examples need data and a trained run
 NAMESPACE = {"torch": torch, "Path": Path, **{name: getattr(ccpml, name) for name in ccpml.__all__}}
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         SoftTripleLoss,
         SubCenterArcFaceLoss,
     )
+    from ccpml.exporting.export import export_run
     from ccpml.method import (
         AlternatingProjections,
         CCPLoss,
@@ -65,6 +66,7 @@ __all__ = [
     "covering_radius",
     "create_model",
     "evaluate",
+    "export_run",
     "gather_batch",
     "greedy_k_center",
     "lipschitz_normalize",
@@ -82,6 +84,7 @@ _MODULES = {
     **dict.fromkeys(["ArcFaceLoss", "SubCenterArcFaceLoss", "CrossBatchMemory"], "baselines"),
     **dict.fromkeys(["ProxyAnchorLoss", "ProxyNCALoss", "SoftTripleLoss"], "baselines"),
     **dict.fromkeys(["EmbeddingModel", "create_model", "start_head"], "models"),
+    "export_run": "exporting.export",
     "ProjectionOptions": "options",
     **dict.fromkeys(["ClusterScores", "RetrievalScores"], "retrieval"),
     **dict.fromkeys(["cluster_scores", "evaluate", "nearest_neighbors"], "retrieval"),

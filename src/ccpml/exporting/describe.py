@@ -1,6 +1,8 @@
 """What an exported model says about itself, from the files of its run."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from ccpml.calibration.certificate import CERTIFICATE_FILE, Certificate, CertificateError
@@ -15,7 +17,7 @@ __all__ = ["UNKNOWN_LICENSE", "describe_run"]
 UNKNOWN_LICENSE = "unknown"
 
 
-def describe_run(run: Run, license_name: str = UNKNOWN_LICENSE) -> tuple[Description, list[str]]:
+def describe_run(run: Run, license_id: str = UNKNOWN_LICENSE) -> tuple[Description, list[str]]:
     """Return the description of a run with weights, and notes about what it lacks.
 
     It has no path of this machine: data in a folder or a table are named by the last part of their path.
@@ -51,25 +53,28 @@ def describe_run(run: Run, license_name: str = UNKNOWN_LICENSE) -> tuple[Descrip
         },
         split_of_class={} if record is None else record.split_of_class,
         certificate=certificate,
-        card=_card(run, directory, license_name),
+        card=_card(run, directory, license_id),
     )
     return description, notes
 
 
-def _card(run: Run, directory: RunDirectory, license_name: str) -> dict[str, Any]:
-    settings = run.settings
+def _card(run: Run, directory: RunDirectory, license_id: str) -> dict[str, Any]:
+    """Return the facts of the model card, which no path of this machine is part of."""
+    settings, weights = run.settings, run.settings.weights
     card: dict[str, Any] = {
         "run": run.path.resolve().name,
-        "license": license_name,
+        "license": license_id,
         "data": data_label(settings.data),
         "method": settings.method,
         "loss": settings.loss,
+        "initial_weights": weights if weights in {"none", "imagenet"} else Path(weights).name,
         "finished": directory.finished,
+        "exported_with": {name: version(name) for name in ("ccpml", "torch")},
     }
     if directory.finished:
         scores = directory.scores()
-        names = ("steps", "seed", "splits", "test", "intervals", "features", "notes", "versions", "partial")
-        card |= {name: scores[name] for name in names if name in scores}
+        names = ("intervals", "features", "notes", "splits", "partial", "steps", "seed", "versions")
+        card |= {"scores": scores["test"], **{name: scores[name] for name in names if name in scores}}
     return card
 
 

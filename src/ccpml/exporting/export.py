@@ -1,26 +1,23 @@
-"""Export a run: trace it, write it in a format, check it against the run on real images."""
+"""Export a run: write it in a format, read that back, and check it against the run on real images."""
 
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ccpml.exporting.card import model_card
 from ccpml.exporting.check import check_images, compare
 from ccpml.exporting.describe import UNKNOWN_LICENSE, describe_run
-from ccpml.exporting.errors import ExportError, TargetExistsError
-from ccpml.exporting.graph import EmbeddingGraph, trace
-from ccpml.files import write_bytes
+from ccpml.exporting.formats import READERS, WRITERS
+from ccpml.exporting.graph import EmbeddingGraph
+from ccpml.exporting.targets import Format, card_of, check_target, default_target
+from ccpml.files import WriteError, write_text
 from ccpml.progress import announce
 from ccpml.runs.inference import load_run
 
-__all__ = ["FORMATS", "Export", "ExportError", "Format", "default_target", "export_run"]
-
-Format = Literal["onnx", "pt2"]
-
-FORMATS: Final[tuple[str, ...]] = get_args(Format)
+__all__ = ["Export", "export_run"]
 
 
 @dataclass(frozen=True)
@@ -29,47 +26,95 @@ class Export:
 
     Attributes:
         path: The file, or the folder of the format ``hub``.
-        difference: Largest difference to the embeddings of the run, on the images of the check.
-        checked_on: These images, in words.
-        notes: What is missing or unusual.
+        card: The model card, in Markdown.
+        difference: Largest difference to the embeddings of the run, in any dimension of any image of the check.
+        checked_on: The images of the check, in words.
+        notes: What is missing or unusual, in sentences.
     """
 
     path: Path
+    card: Path
     difference: float
     checked_on: str
     notes: list[str] = field(default_factory=list)
 
 
-def default_target(run: Path, format_name: str) -> Path:
-    """Return where a run is exported to: ``<run>/export/<name of the run>.<format>``."""
-    return run / "export" / f"{run.resolve().name}.{format_name}"
-
-
 def export_run(
-    path: Path | str, file_format: Format, target: Path | str | None = None, *, license_id: str = UNKNOWN_LICENSE
+    run: Path | str, file_format: Format, target: Path | str | None = None, *, license_id: str = UNKNOWN_LICENSE
 ) -> Export:
-    """Export a run to a format that other software reads, after checking it against the run."""
-    path = Path(path)
-    place = default_target(path, file_format) if target is None else Path(target)
-    if place.exists():
-        raise TargetExistsError(f"{place}: already exists")
-    run = load_run(path)
-    description, notes = describe_run(run, license_id)
-    graph = EmbeddingGraph(run.model).eval()
+    """Export a trained run to a format that other software reads.
+
+    The exported model takes images as uint8, (B, C, size, size), cropped as the run's evaluation does, and returns
+    φ-normalized embeddings, float32 (B, d), for any B; scaling and normalization of the pixels are inside. (The formats
+    ``safetensors`` and ``hub`` are weights, which [`EmbeddingModel`][ccpml.EmbeddingModel]'s ``from_pretrained`` loads:
+    its embeddings are those before φ.) It is read back and compared with the run on images of its test classes, in
+    batches of several sizes, before it gets its name: it is there completely, or not at all. A model card is written
+    beside it, or into the folder.
+
+    Args:
+        run: A run directory with weights.
+        file_format: ``onnx`` (needs ``ccpml[export]``), ``pt2`` (of torch.export), ``safetensors``, or ``hub``: a
+            folder for the Hugging Face hub.
+        target: Where to write; nothing may exist there. None: ``<run>/export/<name of the run>``.
+        license_id: License of the model, as in the model card.
+
+    Returns:
+        Where the model and its card are, and how far the model is from the run.
+
+    Raises:
+        FileExistsError: If the target exists.
+        FileNotFoundError: If ``run`` is not a run directory, or has no weights yet.
+        ImportError: If packages of the format are not installed.
+        ValueError: If the target cannot be written, a file of the run is damaged, or the exported model differs from
+            the run by more than 1e-5.
+
+    Example:
+        ```python
+        exported = export_run("runs/photos", "safetensors")
+        model = EmbeddingModel.from_pretrained(exported.path)
+        ```
+    """
+    path = Path(run)
+    place = default_target(path, file_format) if target is None else Path(target).expanduser()
+    check_target(place, file_format)
+    loaded = load_run(path)
+    description, notes = describe_run(loaded, license_id)
+    graph = EmbeddingGraph(loaded.model).eval()
     announce("reading images for the check")
-    check = check_images(run, description.channels)
-    announce(f"exporting to {file_format}")
-    program = trace(graph, description.channels, description.size)
-    if file_format == "onnx":
-        from ccpml.exporting.onnx_file import embed_with_onnx, to_onnx
+    check = check_images(loaded, description.channels)
+    if check.note:
+        notes.append(check.note)
+    with _new_files(place) as folder:
+        written = folder / place.name
+        announce(f"exporting to {file_format}")
+        WRITERS[file_format](written, graph, description)
+        announce("checking the exported model against the run")
+        difference = compare(graph, READERS[file_format](written), check.images, str(place))
+        card = model_card(description, file_format, place.name, difference, check.origin)
+        write_text(card_of(written, file_format), card)
+    return Export(place, card_of(place, file_format), difference, check.origin, notes)
 
-        content = to_onnx(program, description)
-        embed: Callable[[bytes, NDArray[np.uint8]], NDArray[np.float32]] = embed_with_onnx
-    else:
-        from ccpml.exporting.pt2_file import embed_with_pt2, to_pt2
 
-        content, embed = to_pt2(program, description), embed_with_pt2
-    announce("checking the exported model")
-    difference = compare(graph, lambda images: embed(content, images), check.images, str(place))
-    write_bytes(place, content)
-    return Export(place, difference, check.origin, [*notes, *([check.note] if check.note else [])])
+@contextmanager
+def _new_files(target: Path) -> Iterator[Path]:
+    """Return a folder beside a target, whose content is moved there at the end; after an error, nothing is left."""
+    folder = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    created = [parent for parent in target.absolute().parents if not parent.exists()]
+    moved = list[Path]()
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        for path in sorted(folder.iterdir(), reverse=True):  # the model last, whose name is shorter than its card's
+            moved.append(path.rename(target.with_name(path.name)))
+        moved.clear()
+    except OSError as error:
+        raise (
+            error if isinstance(error, WriteError) else WriteError(error.errno, error.strerror, str(target))
+        ) from error
+    finally:
+        for path in moved:
+            path.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in created:
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()

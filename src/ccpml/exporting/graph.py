@@ -7,7 +7,7 @@ from ccpml.exporting.errors import ExportError
 from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
 
-__all__ = ["INPUT", "OUTPUT", "EmbeddingGraph", "trace"]
+__all__ = ["INPUT", "OUTPUT", "EmbeddingGraph", "first_line", "trace"]
 
 INPUT = "images"
 OUTPUT = "embeddings"
@@ -37,19 +37,19 @@ class EmbeddingGraph(nn.Module):
         return lipschitz_normalize(self.model(images).float())
 
 
-def trace(graph: EmbeddingGraph, channels: int, size: int) -> torch.export.ExportedProgram:
-    """Trace a graph for images (B, channels, size, size) with any B of at least 1.
+def trace(graph: EmbeddingGraph, size: int) -> torch.export.ExportedProgram:
+    """Trace a graph for images (B, C, size, size) with any B of at least 1.
 
     Raises:
         ExportError: If torch cannot trace the network.
     """
-    images = torch.zeros(_TRACED, channels, size, size, dtype=torch.uint8)
+    images = torch.zeros(_TRACED, graph.model.backbone.convention.channels, size, size, dtype=torch.uint8)
     shapes = {INPUT: {0: torch.export.Dim("batch", min=1)}}
     try:
         with torch.no_grad():
             return torch.export.export(graph, (images,), dynamic_shapes=shapes)
     except Exception as error:  # of the many kinds that torch raises, none is documented
-        raise ExportError(f"torch.export: the network cannot be traced ({first_line(error)})") from error
+        raise ExportError(f"the network cannot be traced by torch.export ({first_line(error)})") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -133,6 +134,32 @@ class EmbeddingModel(nn.Module):
         self.register_load_state_dict_post_hook(_set_constants)  # type: ignore[no-untyped-call]  # torch's is untyped
         if freeze_batchnorm or self.frozen_stages:
             self.train()
+
+    @classmethod
+    def from_pretrained(cls, name: Path | str, revision: str | None = None) -> "EmbeddingModel":
+        """Load an exported model, in eval mode on the CPU; see ``docs/export.md``.
+
+        Embeddings are not normalized; [`lipschitz_normalize`][ccpml.lipschitz_normalize] of them are those of the run.
+
+        Args:
+            name: A folder or a ``.safetensors`` file that ``ccpml export`` wrote; if neither exists, ``user/name`` of
+                a model on the Hugging Face hub, which is downloaded once (needs ``ccpml[hub]``).
+            revision: Branch, tag or commit on the hub; None is the default branch.
+
+        Raises:
+            FileNotFoundError: If nothing of that name exists.
+            ImportError: If the model is on the hub, and huggingface_hub is not installed.
+            ValueError: If the files are damaged, of another program, or cannot be downloaded.
+
+        Example:
+            ```python
+            model = EmbeddingModel.from_pretrained("runs/photos/export/photos")
+            embeddings = lipschitz_normalize(model(images))  # images: uint8, (B, 3, 160, 160)
+            ```
+        """
+        from ccpml.models.pretrained import load_pretrained
+
+        return load_pretrained(name, revision)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images (B, C, H, W), RGB or gray, uint8 or floating point in [0, 1]: embeddings (B, d).

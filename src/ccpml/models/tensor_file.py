@@ -4,6 +4,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -17,15 +18,15 @@ __all__ = ["read_tensors", "write_tensors"]
 _KEY = "ccpml"
 
 
-def write_tensors(file: Path, values: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and texts, with a checksum of the tensors."""
+def write_tensors(file: Path, values: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and metadata, which become JSON, with a checksum of the tensors."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in values.items()}
     content = json.dumps({**metadata, "crc32": _checksum(tensors)})  # as one text: safetensors shuffles several
     write_bytes(file, save(tensors, {_KEY: content}))
 
 
-def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors and texts of a file; without a checksum, as of another program, none is compared.
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the tensors and metadata of a file; without a checksum, as of another program, none is compared.
 
     Raises:
         ValueError: If the file is missing or damaged.
@@ -33,7 +34,7 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     check_readable(file, "restore it from a copy")
     try:
         with safe_open(file, framework="pt") as opened:
-            metadata: dict[str, str] = json.loads((opened.metadata() or {}).get(_KEY, "{}"))
+            metadata: dict[str, Any] = json.loads((opened.metadata() or {}).get(_KEY, "{}"))
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 -- not a mapping
     except Exception as error:  # whatever safetensors raises on a damaged file
         raise ValueError(f"{file}: damaged, cannot be read as safetensors ({error})") from error

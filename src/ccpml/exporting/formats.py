@@ -1,0 +1,135 @@
+"""The formats: how each is written, and read back for the check."""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ccpml.exported.description import DESCRIPTION_KEY, Description
+from ccpml.exporting.errors import ExportError
+from ccpml.exporting.graph import INPUT, OUTPUT, EmbeddingGraph, first_line, trace
+from ccpml.files import write_bytes, write_json
+from ccpml.models import EmbeddingModel
+from ccpml.models.pretrained import CONFIG_FILE, WEIGHTS_FILE
+from ccpml.models.tensor_file import write_tensors
+
+__all__ = ["OPSET", "READERS", "WRITERS", "Embed"]
+
+OPSET: Final = 18
+"""Version of ONNX's operators that a file uses: onnxruntime 1.14 and newer read it."""
+
+Embed: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""From images (B, C, size, size) to φ-normalized embeddings (B, d)."""
+
+
+def _write_onnx(target: Path, graph: EmbeddingGraph, description: Description) -> None:
+    """Write an ONNX file: weights included, with the description in its metadata."""
+    program = trace(graph, description.size)
+    try:
+        with _quiet(), torch.no_grad():
+            found: Any = torch.onnx.export(
+                program,
+                dynamo=True,
+                external_data=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                verbose=False,
+            )
+        model = found.model_proto
+        entry = model.metadata_props.add()
+        entry.key, entry.value = DESCRIPTION_KEY, description.to_json()
+        content = model.SerializeToString()
+    except Exception as error:  # of the many kinds that torch raises, none is documented
+        raise ExportError(f"the network cannot be exported by torch.onnx ({first_line(error)})") from error
+    write_bytes(target, content)
+
+
+def _read_onnx(target: Path) -> Embed:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+
+    def embed(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        embeddings: NDArray[np.float32] = session.run([OUTPUT], {INPUT: images})[0]
+        return embeddings
+
+    return embed
+
+
+def _write_pt2(target: Path, graph: EmbeddingGraph, description: Description) -> None:
+    """Write a program of torch.export, with the description among its extra files."""
+    content, program = io.BytesIO(), trace(graph, description.size)
+    try:
+        with _quiet():
+            torch.export.save(program, content, extra_files={DESCRIPTION_KEY: description.to_json()})
+    except Exception as error:
+        raise ExportError(f"the network cannot be written by torch.export ({first_line(error)})") from error
+    write_bytes(target, content.getbuffer())
+
+
+def _read_pt2(target: Path) -> Embed:
+    with _quiet():
+        module: Any = torch.export.load(target).module()
+    return _without_gradients(module)
+
+
+def _write_safetensors(target: Path, graph: EmbeddingGraph, description: Description) -> None:
+    """Write the weights, with the description in the metadata."""
+    write_tensors(target, graph.model.state_dict(), json.loads(description.to_json()))
+
+
+def _write_hub(target: Path, graph: EmbeddingGraph, description: Description) -> None:
+    """Write a folder with the weights and the description; the model card comes last."""
+    _write_safetensors(target / WEIGHTS_FILE, graph, description)
+    write_json(target / CONFIG_FILE, json.loads(description.to_json()))
+
+
+def _read_pretrained(target: Path) -> Embed:
+    return _without_gradients(EmbeddingGraph(EmbeddingModel.from_pretrained(target)))
+
+
+def _without_gradients(module: Any) -> Embed:
+    def embed(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            embeddings: NDArray[np.float32] = module(torch.from_numpy(images)).numpy()
+        return embeddings
+
+    return embed
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from noting that torchvision is not installed, and from warning about its own internals."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+WRITERS: Final[dict[str, Callable[[Path, EmbeddingGraph, Description], None]]] = {
+    "onnx": _write_onnx,
+    "pt2": _write_pt2,
+    "safetensors": _write_safetensors,
+    "hub": _write_hub,
+}
+
+READERS: Final[dict[str, Callable[[Path], Embed]]] = {
+    "onnx": _read_onnx,
+    "pt2": _read_pt2,
+    "safetensors": _read_pretrained,
+    "hub": _read_pretrained,
+}

@@ -1,0 +1,62 @@
+"""Formats, where they are written, and what they need. Imports no torch."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, Literal
+
+__all__ = ["FORMATS", "Format", "MissingExtraError", "TargetExistsError", "card_of", "check_target", "default_target"]
+
+Format = Literal["onnx", "pt2", "safetensors", "hub"]
+
+FORMATS: Final[dict[str, str]] = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors", "hub": ""}
+"""Formats, and how their files end; the format ``hub`` is a folder."""
+
+_ONNX_PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
+
+
+class TargetExistsError(FileExistsError):
+    """Something exists where an export would be written."""
+
+
+class MissingExtraError(ImportError):
+    """A format needs packages that are not installed."""
+
+
+def default_target(run: Path, file_format: Format) -> Path:
+    """Return where a run is exported to: ``<run>/export/<name of the run>``, with the ending of the format.
+
+    Example:
+        >>> default_target(Path("/runs/photos"), "onnx").as_posix()
+        '/runs/photos/export/photos.onnx'
+    """
+    return run / "export" / f"{run.resolve().name}{FORMATS[file_format]}"
+
+
+def card_of(target: Path, file_format: Format) -> Path:
+    """Return the file of the model card: beside a file, with ``.md`` appended, or ``README.md`` in the folder."""
+    return target / "README.md" if file_format == "hub" else target.with_name(f"{target.name}.md")
+
+
+def check_target(target: Path, file_format: Format) -> None:
+    """Check that a format can be written to a place, before any work.
+
+    Raises:
+        TargetExistsError: If something exists there, or where its model card would be.
+        MissingExtraError: If packages of the format are not installed.
+        ValueError: If the format is unknown, the name does not end as its files do, or the folder is not writable.
+    """
+    if file_format not in FORMATS:
+        raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {file_format!r}")
+    ending = FORMATS[file_format]
+    if ending and target.suffix != ending:
+        raise ValueError(f"target: expected a file that ends in {ending}, got {target}")
+    for place in (target, card_of(target, file_format)):
+        if place.exists() or place.is_symlink():
+            raise TargetExistsError(f"{place}: already exists")
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ValueError(f"target: {folder} is not a writable folder")
+    missing = [name for name in _ONNX_PACKAGES if file_format == "onnx" and find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"format onnx: {', '.join(missing)} not found; pip install 'ccpml[export]'")
