@@ -1,12 +1,15 @@
 """Fixtures for all tests: golden vectors, a fixed seed, one thread per worker."""
 
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+from tests import preloaded as preloaded_processes
 
 HERE = Path(__file__).parent
 GOLDEN = {"reduced": HERE / "golden", "full": HERE.parents[1] / "shared" / "golden"}
@@ -31,6 +34,19 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str], dict[str, np.ndarr
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start Python processes as forks of one that has imported the libraries."""
+    monkeypatch.setattr(subprocess, "Popen", preloaded_processes.Popen)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write reports without pictures, here and in preloaded processes."""
+    monkeypatch.setattr("ccpml.report.write.SECTIONS", ())
+    monkeypatch.setenv(preloaded_processes.NO_PICTURES, "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,6 +17,8 @@ from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import load_images
 from tests.toy import quick_settings, toy_folder
 
+pytestmark = pytest.mark.usefixtures("preloaded", "no_pictures")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

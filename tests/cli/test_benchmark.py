@@ -8,6 +8,8 @@ from ccpml.cli import main
 from ccpml.cli.benchmark import parse
 from tests.cli.conftest import FLAGS
 
+pytestmark = pytest.mark.usefixtures("preloaded")
+
 Capture = pytest.CaptureFixture[str]
 
 

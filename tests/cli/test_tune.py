@@ -14,6 +14,8 @@ from ccpml.cli import main
 from ccpml.runs.directory import RunDirectory
 from tests.toy import QUICK
 
+pytestmark = pytest.mark.usefixtures("preloaded")
+
 pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
 
 SEARCH = ["--preset", "lambda-proxies", "--search", "proxies_per_class=1..5", "--trials", "3", "--startup-trials", "1"]

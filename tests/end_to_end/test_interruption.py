@@ -11,6 +11,8 @@ import pytest
 
 from tests.toy import QUICK, toy_folder
 
+pytestmark = pytest.mark.usefixtures("preloaded", "no_pictures")
+
 SETTINGS = {**QUICK, "max_steps": 60, "validate_every": 3, "projections.patience": 2, "lr": 3e-3}
 
 

@@ -9,6 +9,8 @@ from ccpml.cli import main
 from tests.data.layouts import LAYOUTS
 from tests.toy import QUICK
 
+pytestmark = pytest.mark.usefixtures("preloaded", "no_pictures")
+
 SETTINGS = {**QUICK, "backbone": "small_conv", "classes_per_batch": 2, "max_steps": 2}
 FLAGS = [f"--{name}={value}" for name, value in SETTINGS.items()]
 

@@ -15,6 +15,8 @@ from ccpml.runs.directory import RunDirectory
 from tests.end_to_end.test_interruption import command, wait_for_rows
 from tests.toy import QUICK, toy_folder
 
+pytestmark = pytest.mark.usefixtures("preloaded", "no_pictures")
+
 # BatchNorm is frozen: on CPUs each rank would use the statistics of its part of a batch.
 SETTINGS = {
     **{**QUICK, "classes_per_batch": 4, "freeze_batchnorm": True, "max_steps": 24, "validate_every": 3, "lr": 3e-3},
@@ -148,7 +150,8 @@ def test_a_batch_that_ranks_cannot_share_fails_before_anything_is_written(folder
 
 
 def ranks_beside(pid):
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], check=False, capture_output=True, text=True)
+    command = ["ps", "-o", "pid=,comm=,args=", "--ppid", str(pid)]
+    listed = subprocess.run(command, check=False, capture_output=True, text=True)
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if "runs.rank" in line]
 
 
