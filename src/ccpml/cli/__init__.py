@@ -29,6 +29,7 @@ verbs:
   serve      answer searches of an index over HTTP, with a page
   benchmark  compare methods and losses under a fair protocol, or run an ablation: tables and figures
   tune       search settings on the validation classes
+  clean      find copies, leaks, probable label errors and outliers in data; write what stays
   data       check images, download a benchmark, or cache images in a smaller size
 
 data are {known_names}.
@@ -55,6 +56,7 @@ VERBS = (
     "serve",
     "benchmark",
     "tune",
+    "clean",
     "data",
 )
 """Each verb is a module of this package: ``parse`` reads its arguments, ``run`` reads and obeys them."""

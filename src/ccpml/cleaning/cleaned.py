@@ -1,0 +1,149 @@
+"""The cleaned data: which pictures are left out, by conservative rules, and why."""
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ccpml.cleaning.copies import members_of
+from ccpml.cleaning.problems import Problems
+
+__all__ = ["RULES", "Cleaned", "Drop", "clean", "cleaned_csv", "relative_path"]
+
+Drop = Literal["exact", "same"]
+
+RULES: Final = (
+    "Of copies in more than one split, those in test stay, then those in validation: a score on the test classes stays "
+    "comparable, and nothing of them is trained on.",
+    "Of copies with different labels in one split, those with the label that the neighbors support stay; where no "
+    "label is twice as probable as the others, none stays.",
+    "Of files with the same bytes in one split, one stays. The same picture in another encoding or size stays, unless "
+    "--drop same was given.",
+    "Probable label errors, similar pictures, outliers and pictures of badly covered classes stay as they are: look at "
+    "them. With --relabel, probable label errors get the suggested label, if it is of the same split.",
+)
+"""What is left out, in words."""
+
+_RANK: Final = {"train": 0, "validation": 1, "test": 2}
+_CLEARLY: Final = 2.0
+"""How many times as probable as others a label must be."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cleaned:
+    """Which of N pictures stay, and with which labels.
+
+    Attributes:
+        labels: Labels, −1 for none: int64, (N,); those that were given, unless they were corrected.
+        reasons: Why each picture is left out, (N,); empty for those that stay.
+    """
+
+    labels: NDArray[np.int64]
+    reasons: Sequence[str]
+
+
+def clean(
+    problems: Problems,
+    labels: NDArray[np.int64],
+    splits: Sequence[str],
+    roles: Sequence[str],
+    drop: Drop = "exact",
+    relabel: bool = False,
+) -> Cleaned:
+    """Apply the rules.
+
+    Args:
+        problems: The problems of N pictures or more, of which the first N are the data.
+        labels: Labels, −1 for none: int64, (N,).
+        splits: Split of each picture, empty for none, (N,).
+        roles: Role of each picture, empty for none, (N,); a query and a picture of the gallery may be copies.
+        drop: Which copies in one split and role are left out: those with the same bytes, or of the same picture.
+        relabel: Whether probable label errors get the suggested label.
+    """
+    count = len(labels)
+    reasons, names = [""] * count, problems.same[:count]
+    for rows in members_of(names).values():
+        of_label = [row for row in rows if labels[row] >= 0]
+        kept = _in_last_split(of_label, splits, reasons)
+        if len({int(labels[row]) for row in kept}) > 1:
+            _keep_supported(kept, labels, problems, reasons)
+    groups = problems.exact[:count] if drop == "exact" else names
+    for leader, rows in members_of(groups).items():
+        first = dict[tuple[str, str], int]()
+        for row in sorted(rows, key=lambda one: (one != leader, one)):
+            if reasons[row]:
+                continue
+            if first.setdefault((splits[row], roles[row]), row) != row:
+                reasons[row] = "copy"
+    changed = labels.copy()
+    if relabel:
+        split_of = {int(label): split for label, split in zip(labels, splits, strict=True)}
+        for finding in problems.of_kind("label error"):
+            row = finding.row
+            if row < count and not reasons[row] and split_of.get(finding.suggested) == splits[row]:
+                changed[row] = finding.suggested
+    return Cleaned(changed, reasons)
+
+
+def _in_last_split(rows: Sequence[int], splits: Sequence[str], reasons: list[str]) -> list[int]:
+    """Leave out copies that are also in a later split; return the others."""
+    last = max((_RANK.get(splits[row], -1) for row in rows), default=-1)
+    for row in rows:
+        if 0 <= _RANK.get(splits[row], -1) < last:
+            reasons[row] = "leak"
+    return [row for row in rows if not reasons[row]]
+
+
+def _keep_supported(rows: Sequence[int], labels: NDArray[np.int64], problems: Problems, reasons: list[str]) -> None:
+    """Leave out copies with different labels, but for those whose label their neighbors clearly support."""
+    votes = problems.votes
+    support = dict[int, float]()
+    for row in rows:
+        own = 0.0 if votes is None else float(votes.own[row])
+        support[int(labels[row])] = max(support.get(int(labels[row]), 0.0), own)
+    best, second = sorted(support.items(), key=lambda item: -item[1])[:2]
+    winner = best[0] if best[1] >= _CLEARLY * second[1] and best[1] > 0 else None
+    for row in rows:
+        if int(labels[row]) != winner:
+            reasons[row] = "copy with another label"
+
+
+def cleaned_csv(
+    paths: Sequence[str], labels: Sequence[str], split_of_label: Mapping[str, str], roles: Sequence[str]
+) -> str:
+    """Return the CSV file that ``ccpml train`` reads: ``path``, and ``label``, ``split`` and ``role`` if there are any.
+
+    Args:
+        paths: Paths relative to the folder of the file.
+        labels: Names of the labels; all or none are empty.
+        split_of_label: Split of each label; the column is left out unless all have one.
+        roles: Roles.
+
+    Example:
+        >>> print(cleaned_csv(["a/1.jpg"], ["mug, blue"], {}, [""]), end="")
+        path,label
+        a/1.jpg,"mug, blue"
+    """
+    columns = {"path": list(paths)}
+    if any(labels):
+        columns["label"] = list(labels)
+        splits = [split_of_label.get(label, "") for label in labels]
+        if all(splits):
+            columns["split"] = splits
+            columns["role"] = ["" if split == "train" else role for split, role in zip(splits, roles, strict=True)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """Return the path of a file from a folder; links to folders are resolved, a link to the file itself is not."""
+    return os.path.relpath(path.absolute().parent.resolve() / path.name, folder.absolute().resolve())

@@ -1,0 +1,233 @@
+"""The page of the findings: pictures of each group, the most certain first, and what to do about them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ccpml.cleaning.cleaned import RULES
+from ccpml.cleaning.labels import MIN_CLASS
+from ccpml.cleaning.problems import Finding
+from ccpml.data.images.read import BadImageError
+from ccpml.report import page
+from ccpml.report.tiles import Row, Tile
+
+if TYPE_CHECKING:
+    from ccpml.cleaning.run import CleanedData
+
+__all__ = ["TITLES", "page_of", "summary_rows"]
+
+_SHOWN: Final = 30  # groups of a kind
+_TILES: Final = 10  # of a group
+_NEIGHBORS: Final = 7
+_SIDE: Final = 160
+_NAMED: Final = 8
+
+TITLES: Final[Mapping[str, tuple[str, str]]] = {
+    "leak": (
+        "Copies in more than one split",
+        "The same picture is in training and in testing, or in validation: scores are too high. cleaned.csv keeps the "
+        "copy in test.",
+    ),
+    "exact copy": (
+        "Files with the same bytes",
+        "Keep one of each group. If labels differ, at most one is right.",
+    ),
+    "same picture": (
+        "The same picture in another encoding or size",
+        "Found by perceptual hash and embedding, verified by pixels. Keep one of each group, the first has the most "
+        "pixels; if labels differ, at most one is right. cleaned.csv keeps all with equal labels, unless --drop same "
+        "is given.",
+    ),
+    "similar": (
+        "Similar pictures",
+        "Much nearer to each other than pictures of these data usually are to the nearest one, but not the same by "
+        "their pixels: another take of one thing, or things that the run hardly tells apart. Nothing to do, unless a "
+        "split should not have both.",
+    ),
+    "label error": (
+        "Probable label errors",
+        "The first picture is in question; the others are its nearest ones, ✓ with its label, ✗ with another. The "
+        "score is the probability of the suggested label, if that or the given one is right. Look at each: a rare view "
+        "of the right class can look like another class.",
+    ),
+    "outlier": (
+        "Outliers",
+        "Pictures that are far from all others, compared with their class. Not necessarily wrong: a rare view, or "
+        "something that does not belong to the data. The others are the nearest ones.",
+    ),
+    "cover": (
+        "Badly covered classes",
+        "Classes whose pictures are farthest from the nearest of the centers that stand for the class, as proxies do "
+        "in training. Shown are the pictures that are farthest: more pictures like these would improve the cover, and "
+        "so would more centers (--proxies-per-class of ccpml train).",
+    ),
+    "addition": (
+        "Pictures that would improve covers",
+        "Pictures without a label that are probably of the class, and that its pictures cover worst. Label these "
+        "first; after each, the distance is that of the next.",
+    ),
+}
+"""Title of each section, and what to do."""
+
+
+def page_of(found: "CleanedData") -> str:
+    """Return the whole page as HTML, which loads nothing from elsewhere."""
+    total = f"{found.count:,} pictures, {len(found.class_names):,} classes"
+    title = f"{found.data}: what to clean"
+    body = [f"<h1>{page.text(title)}</h1>\n", page.paragraph(f"{total}; embedded by {found.run.path}", lead=True)]
+    body.append(page.table(("", "found", "pictures"), summary_rows(found)))
+    notes = list(notes_of(found))
+    if notes:
+        body.append(page.section("Read this first", page.listing(notes)))
+    for kind in TITLES:
+        if groups := _groups(found.problems.of_kind(kind)):
+            body.append(page.section(TITLES[kind][0], *_section(found, kind, groups)))
+    if found.unreadable:
+        lines = [f"{image.name}: {image.reason}" for image in found.unreadable]
+        rest = [f"and {len(lines) - 100:,} more, in findings.csv"] if len(lines) > 100 else []
+        body.append(page.section("Pictures that cannot be read", page.listing([*lines[:100], *rest])))
+    body.append(page.section("What cleaned.csv leaves out", *_rules(found)))
+    return page.document(title, body)
+
+
+def summary_rows(found: "CleanedData") -> list[tuple[str, str, str]]:
+    """Return name, number of groups or pictures, and number of pictures, of each kind that was found."""
+    groups, rows = found.groups(), list[tuple[str, str, str]]()
+    for kind, (title, _) in TITLES.items():
+        pictures = len({finding.row for finding in found.problems.of_kind(kind)})
+        rows.append((title, f"{groups[kind]:,}", f"{pictures:,}"))
+    if found.unreadable:
+        rows.append(("Pictures that cannot be read", f"{len(found.unreadable):,}", f"{len(found.unreadable):,}"))
+    return rows
+
+
+def notes_of(found: "CleanedData") -> Iterator[str]:
+    """Yield what is to be known about how far the findings can be trusted."""
+    if found.seen:
+        yield (
+            f"The run was trained on {len(found.seen):,} of the {len(found.class_names):,} classes "
+            f"({_listed(found.seen)}). It has learned their labels, wrong ones too: label errors and "
+            "outliers of these classes can be hidden. A run of no steps (ccpml train <data> --max-steps 0), or one "
+            "trained on other classes, finds them."
+        )
+    labels = found.labels[: found.count]
+    unjudged = int((~found.problems.judged[: found.count] & (labels >= 0)).sum())
+    if unjudged:
+        yield (
+            f"{unjudged:,} labels were not judged: that takes at least two classes, and {MIN_CLASS} different pictures "
+            "of a class."
+        )
+    unlabeled = int((labels < 0).sum())
+    if unlabeled:
+        rest = "" if unlabeled == found.count else " They are not in cleaned.csv."
+        yield f"{unlabeled:,} pictures have no label: only copies, outliers and additions are found among them.{rest}"
+    if not any(found.splits):
+        yield "The data have no splits, and the run knows none of their classes: leaks between splits cannot be found."
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
+
+
+def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:
+    groups = dict[int, list[Finding]]()
+    for finding in findings:
+        groups.setdefault(finding.group, []).append(finding)
+    return list(groups.values())
+
+
+def _section(found: "CleanedData", kind: str, groups: Sequence[Sequence[Finding]]) -> Iterator[str]:
+    yield page.paragraph(TITLES[kind][1])
+    draw: Mapping[str, Callable[[CleanedData, Sequence[Finding]], Row]] = {
+        "label error": _questioned,
+        "outlier": _isolated,
+        "cover": _covered,
+        "addition": _added,
+    }
+    shown = [draw.get(kind, _copies)(found, group) for group in groups[:_SHOWN]]
+    left = len(groups) - len(shown)
+    yield page.rows(shown, f"and {left:,} more, in findings.csv" if left else "")
+
+
+def _copies(found: "CleanedData", group: Sequence[Finding]) -> Row:
+    """Return copies of each other: ✓ stays in the cleaned data, ✗ does not."""
+    tiles = [_tile(found, one.row, _where(found, one.row), found.fate(one.row)) for one in group[:_TILES]]
+    more = f"; {len(group):,} in all" if len(group) > _TILES else ""
+    name = group[0].note or found.label_of(group[0].row) or Path(found.pictures.name(group[0].row)).name
+    apart = group[0].kind == "similar"
+    how = f"distance {2 * (1 - group[-1].score):.3f}" if apart else f"{len(group):,} pictures"
+    return Row(name, f"{how}{more}", tiles)
+
+
+def _where(found: "CleanedData", row: int) -> str:
+    """Return label and split of a picture."""
+    split = found.splits[row] if row < found.count else "pool"
+    return " · ".join(filter(None, (found.label_of(row) or "no label", split, Path(found.pictures.name(row)).name)))
+
+
+def _questioned(found: "CleanedData", group: Sequence[Finding]) -> Row:
+    one = group[0]
+    given, suggested = found.label_of(one.row), found.name_of(one.suggested)
+    tiles = [_tile(found, one.row, Path(found.pictures.name(one.row)).name)]
+    tiles += [
+        Tile(_pixels(found, row), found.label_of(row), bool(found.labels[row] == found.labels[one.row]))
+        for row in _neighbors(found, one.row)
+    ]
+    facts = [f"score {one.score:.3f}", "the run was trained on this class" if given in set(found.seen) else ""]
+    fate = found.fate(one.row)
+    numbers = "; ".join(filter(None, [*facts, "" if fate == "kept" else fate]))
+    return Row(f"{given} → {suggested}?", numbers, tiles, lead=1)
+
+
+def _isolated(found: "CleanedData", group: Sequence[Finding]) -> Row:
+    one = group[0]
+    tiles = [_tile(found, one.row, Path(found.pictures.name(one.row)).name)]
+    tiles += [_tile(found, row, found.label_of(row) or "no label") for row in _neighbors(found, one.row)]
+    name = found.label_of(one.row) or "no label"
+    return Row(name, f"{one.score:.1f} times as far from its nearest as is usual", tiles, lead=1)
+
+
+def _covered(found: "CleanedData", group: Sequence[Finding]) -> Row:
+    cover = found.problems.covers[group[0].group - 1]
+    tiles = [_tile(found, one.row, f"{one.score:.3f}") for one in group]
+    usual = f"; {cover.needed:,} centers would reach the median of all classes" if cover.needed else ""
+    numbers = f"radius {cover.radius:.3f} with {cover.centers} of {cover.pictures:,} pictures as centers{usual}"
+    return Row(found.name_of(cover.label), numbers, tiles)
+
+
+def _added(found: "CleanedData", group: Sequence[Finding]) -> Row:
+    one = found.problems.additions[group[0].group - 1]
+    tiles = [_tile(found, row, f"then {after:.3f}") for row, after in one.chosen]
+    return Row(found.name_of(one.label), f"distance to the pictures of the class {one.radius:.3f}", tiles)
+
+
+def _neighbors(found: "CleanedData", row: int) -> list[int]:
+    near: NDArray[np.int64] = found.problems.neighbors.rows[row]
+    return [other for other in near.tolist() if other >= 0][:_NEIGHBORS]
+
+
+def _tile(found: "CleanedData", row: int, caption: str, fate: str = "") -> Tile:
+    return Tile(_pixels(found, row), caption, None if not fate else not fate.startswith("left out"))
+
+
+def _pixels(found: "CleanedData", row: int) -> NDArray[np.uint8] | None:
+    try:
+        return np.asarray(found.pictures.small(row, _SIDE))
+    except BadImageError:
+        return None
+
+
+def _rules(found: "CleanedData") -> Iterator[str]:
+    count = found.count
+    fates = [found.fate(row) for row in range(count)]
+    left = sum(fate.startswith("left out") for fate in fates)
+    changed = sum(fate.startswith("label changed") for fate in fates)
+    relabeled = f", {changed:,} with another label" if changed else ""
+    yield page.paragraph(f"{count - left:,} of {count:,} pictures stay{relabeled}. No file of the data was changed.")
+    yield page.listing(RULES)
+    yield page.paragraph("findings.csv has all findings, with the file of each picture. To train on what stays:")
+    yield page.code("ccpml train csv:cleaned.csv")
