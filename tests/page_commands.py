@@ -16,8 +16,8 @@ from signal import SIGINT
 from ccpml.cli import main
 from tests.toy import QUICK
 
-#: Programs that a page may name and that are not run: they install something, or need a daemon or another machine.
-NOT_RUN = frozenset({"docker", "pip", "sudo", "systemctl"})
+#: Programs that a page may name and that are not run: they install something, or need a daemon or a server.
+NOT_RUN = frozenset({"docker", "mlflow", "pip", "sudo", "systemctl", "tensorboard", "wandb"})
 
 _QUICK = [f"--{name}={value}" for name, value in {**QUICK, "max_steps": 2}.items()]
 

@@ -22,6 +22,7 @@ PAGES = {
     "indexes.md": [],
     "search.md": ["pip install"],
     "serving.md": ["pip install"],
+    "loggers.md": ["pip install", "tensorboard --logdir", "mlflow server", "wandb sync"],
     "qdrant.md": [
         "pip install",
         "docker run",

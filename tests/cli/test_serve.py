@@ -66,11 +66,11 @@ def test_a_port_in_use_is_named_before_libraries_are_loaded(serve, index):
 
 
 def test_without_the_extra_one_sentence_says_what_to_install(serve, index, monkeypatch):
-    monkeypatch.setattr("ccpml.cli.serve.find_spec", lambda name: None)
+    monkeypatch.setattr("ccpml.extras.find_spec", lambda name: None)
     code, err = serve(index)
     assert (code, err) == (
         2,
-        "ccpml: error: serve: needs fastapi, uvicorn and python-multipart; pip install 'ccpml[serve]'\n",
+        "ccpml: error: serve: needs fastapi, uvicorn, python_multipart, not installed; pip install 'ccpml[serve]'\n",
     )
 
 

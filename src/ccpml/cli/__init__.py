@@ -90,6 +90,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
 def _run(arguments: list[str]) -> int:
     from ccpml.cli.common.hints import describe
     from ccpml.cli.common.options import UsageError
+    from ccpml.extras import MissingExtraError
     from ccpml.terminal import is_broken_pipe
 
     debug = "--debug" in arguments
@@ -103,7 +104,7 @@ def _run(arguments: list[str]) -> int:
         if debug or (isinstance(error, BrokenPipeError) and is_broken_pipe()):
             raise
         print(f"ccpml: error: {describe(error)}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError | FileExistsError) else 1
+        return 2 if isinstance(error, UsageError | FileExistsError | MissingExtraError) else 1
 
 
 def _run_verb(arguments: list[str]) -> int:

@@ -4,12 +4,12 @@ import argparse
 import ipaddress
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccpml.cli.common.options import Parser, UsageError, add_store, check_index, check_run, find_location, load_model_of
 from ccpml.cli.common.scan_options import add_scan_options, check_scan_options, use_scan
+from ccpml.extras import require_extra
 from ccpml.progress import announce
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def run(arguments: list[str]) -> int:
         )
     if options.index is not None:
         check_index(Path(options.index))
-    if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "python_multipart")):
-        raise UsageError("serve: needs fastapi, uvicorn and python-multipart; pip install 'ccpml[serve]'")
+    require_extra("serve", ["fastapi", "uvicorn", "python_multipart"], "serve")
     from ccpml.serving.service.listen import AddressError, listen
 
     try:

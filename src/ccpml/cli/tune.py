@@ -3,7 +3,6 @@
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from ccpml.allocator import keep_freed_memory
 from ccpml.cli.common.options import UsageError, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
+from ccpml.extras import require_extra
 from ccpml.progress import announce
 from ccpml.runs.defaults import RUN_SETTINGS
 from ccpml.tuning.search_space import SEARCHES, Field, search_space
@@ -27,8 +27,7 @@ def run(arguments: list[str]) -> int:
     """Search settings: train trials, write their table, the best settings and pictures."""
     parsed, space = parse(arguments)
     check_settings(parsed.settings, parsed.files)
-    if find_spec("optuna") is None:
-        raise ModuleNotFoundError("ccpml tune needs Optuna, which is not installed; pip install 'ccpml[tune]'")
+    require_extra("tune", ["optuna"], "tune")
     announce("loading libraries")
     keep_freed_memory()
     search = _search(parsed, space)

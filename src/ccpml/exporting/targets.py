@@ -1,9 +1,10 @@
 """Formats, where they are written, and what they need. Imports no torch."""
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
+
+from ccpml.extras import MissingExtraError, require_extra
 
 __all__ = ["FORMATS", "Format", "MissingExtraError", "TargetExistsError", "card_of", "check_target", "default_target"]
 
@@ -17,10 +18,6 @@ _ONNX_PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
 
 class TargetExistsError(FileExistsError):
     """Something exists where an export would be written."""
-
-
-class MissingExtraError(ImportError):
-    """A format needs packages that are not installed."""
 
 
 def default_target(run: Path, file_format: Format) -> Path:
@@ -57,6 +54,5 @@ def check_target(target: Path, file_format: Format) -> None:
     folder = next(parent for parent in target.absolute().parents if parent.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise ValueError(f"target: {folder} is not a writable folder")
-    missing = [name for name in _ONNX_PACKAGES if file_format == "onnx" and find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(f"format onnx: {', '.join(missing)} not found; pip install 'ccpml[export]'")
+    if file_format == "onnx":
+        require_extra("format onnx", _ONNX_PACKAGES, "export")

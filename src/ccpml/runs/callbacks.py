@@ -115,6 +115,9 @@ class Recorder(L.Callback):
         self.best_step = 0
         self.stale = 0  # validations since then
         self.improved = False  # by the last validation
+        self.step_losses = torch.empty(0)  # of the steps up to `last_step`, float32 (steps,)
+        self.last_step = 0
+        self.saved_step = 0  # up to which the state holds the history
         self._losses: list[torch.Tensor] = []
         self._instance = -1
         self._started = time.monotonic()
@@ -136,7 +139,10 @@ class Recorder(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure, write the row, and decide whether to stop."""
-        loss = torch.stack(self._losses).mean().item()
+        losses = torch.stack(self._losses)
+        loss = losses.mean().item()
+        self.step_losses = torch.cat([self.step_losses, losses.float().cpu()])
+        self.last_step = trainer.global_step
         self._losses.clear()
         names = ("map_at_r", "precision_at_1", "r_precision")
         scores = {name: float(trainer.callback_metrics[name]) for name in names}
@@ -167,16 +173,16 @@ class Recorder(L.Callback):
             self.stale += 1
             trainer.should_stop = self.stale >= self.patience
         self.write_rows(trainer)
-        for logger in trainer.loggers:
-            logger.log_metrics(row, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resumed run needs."""
-        return {name: getattr(self, name) for name in ("rows", "best_score", "best_step", "stale", "_instance")}
+        names = ("rows", "best_score", "best_step", "stale", "_instance", "step_losses", "last_step")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state."""
         vars(self).update(state_dict)
+        self.saved_step = int(self.rows[-1]["step"]) if self.rows else 0
 
     def _geometry(self, trainer: L.Trainer, module: MetricLearning) -> dict[str, float]:
         """Measure covers and distances; write the instance if it is new."""
@@ -230,11 +236,9 @@ class Checkpoints(L.Callback):
         self.run = run
         self.recorder = recorder
         self.stop_request = stop_request
-        self.saved = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember the step that training resumes from, and the digest of the run's record."""
-        self.saved = trainer.global_step
+        """Remember the digest of the run's record."""
         self.record = self.run.record().digest
         self._save_best(trainer, pl_module)  # the start, if it was scored
         self.stop_request.training = True
@@ -258,7 +262,7 @@ class Checkpoints(L.Callback):
         """Write both, the state last: a run killed in between resumes from the previous state."""
         self._save_best(trainer, pl_module)
         trainer.save_checkpoint(self.run.state_file)  # collective; only the main process writes, by StateFile
-        self.saved = trainer.global_step
+        self.recorder.saved_step = trainer.global_step
         if self.stop_request.signal:
             raise self._stopped(trainer)
 
@@ -269,7 +273,7 @@ class Checkpoints(L.Callback):
                 write_tensors(self.run.weights_file, weights, {"record": self.record})
 
     def _stopped(self, trainer: L.Trainer) -> Stopped:
-        where = f"stopped after step {trainer.global_step:,}, saved at step {self.saved:,}"
+        where = f"stopped after step {trainer.global_step:,}, saved at step {self.recorder.saved_step:,}"
         return Stopped(where, self.stop_request.signal)
 
 

@@ -51,6 +51,7 @@ class RunDirectory:
         self.embeddings = path / "embeddings"  # of the splits, by the best weights
         self.report_file = path / "report.html"
         self.record_file = path / "record.json"  # the settings and the classes that the run was started with
+        self.loggers_file = path / "loggers.json"  # where loggers with runs of their own have written, such as MLflow
         self.images_file = path / "images.sha256"  # a digest of which images of which classes are in which split
 
     @classmethod

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,17 @@ def score_test(parts: Parts, trainer: L.Trainer) -> tuple[Tensor, RetrievalScore
 
 
 def score_run(
-    run: RunDirectory, parts: Parts, recorder: Recorder, trainer: L.Trainer, last: RetrievalScores | None
+    run: RunDirectory,
+    parts: Parts,
+    recorder: Recorder,
+    trainer: L.Trainer,
+    last: RetrievalScores | None,
+    log: Callable[[Mapping[str, Any]], None],
 ) -> None:
     """Embed the splits by the current weights, which are the best, test, and write embeddings and scores.
 
-    ``last`` are the test scores of the last weights, if they are reported too.
+    ``last`` are the test scores of the last weights, if they are reported too. The scores are passed to ``log`` before
+    they are written, which finishes the run.
     """
     splits = parts.images.splits
     some = pool_rows(splits.train.labels, 12, 0, 0)[:2000]
@@ -62,23 +69,23 @@ def score_run(
     if features and features["map_at_r"] > scores.map_at_r and features["precision_at_1"] > scores.precision_at_1:
         notes.append(_FEATURES_WIN.format(classes=splits.train.num_classes, images=len(splits.train)))
     sizes = {name: {"classes": table.num_classes, "images": len(table)} for name, table in whole.items()}
-    run.write_scores(
-        {
-            "test": scores.as_dict(),
-            "intervals": score_intervals(scores, query_labels(splits.test)),
-            **({} if last is None else {"test_last": last.as_dict()}),
-            **({"features": features} if features else {}),
-            "validation": {"map_at_r": recorder.best_score, "step": recorder.best_step},
-            "steps": int(recorder.rows[-1]["step"]),
-            "instances": max(0, parts.ccp.projections.instance) if parts.ccp else 0,
-            **({"notes": notes} if notes else {}),
-            "splits": sizes,
-            "partial": parts.settings.allow_partial,
-            "images_left_out": [f"{image.name}: {image.reason}" for image in parts.images.bad],
-            "seed": parts.settings.seed,
-            **_provenance(trainer.strategy.root_device),
-        },
-    )
+    content = {
+        "test": scores.as_dict(),
+        "intervals": score_intervals(scores, query_labels(splits.test)),
+        **({} if last is None else {"test_last": last.as_dict()}),
+        **({"features": features} if features else {}),
+        "validation": {"map_at_r": recorder.best_score, "step": recorder.best_step},
+        "steps": int(recorder.rows[-1]["step"]),
+        "instances": max(0, parts.ccp.projections.instance) if parts.ccp else 0,
+        **({"notes": notes} if notes else {}),
+        "splits": sizes,
+        "partial": parts.settings.allow_partial,
+        "images_left_out": [f"{image.name}: {image.reason}" for image in parts.images.bad],
+        "seed": parts.settings.seed,
+        **_provenance(trainer.strategy.root_device),
+    }
+    log(content)
+    run.write_scores(content)
 
 
 def _never_placed(projections: AlternatingProjections) -> str:

@@ -10,6 +10,7 @@ from ccpml.losses import LOSSES, METHODS, find_loss, parameter_names
 from ccpml.numbers import plain_number
 from ccpml.options import ProjectionOptions
 from ccpml.runs.defaults import FOLDS, Choice, DataFacts, choose
+from ccpml.runs.loggers.names import logger_names
 from ccpml.runs.ranges import check_ranges
 
 __all__ = ["ResolvedSettings", "Settings", "setting_types"]
@@ -76,6 +77,8 @@ class Settings:
         validate_every: Steps between validations.
         patience: Validations without improvement of the run's best score after which it stops.
         score_last: Whether to also report test scores of the final weights.
+        logger: Where the course of training is logged, besides metrics.csv: some of tensorboard, csv, wandb and mlflow,
+            separated by commas; or none.
         seed: Random seed.
         device: auto, cpu, cuda, cuda:1, mps ...
         ranks: Processes that train together, each on its own device (CPU processes if there is none) with its share
@@ -139,6 +142,7 @@ class Settings:
     validate_every: int | None = None
     patience: int = 60
     score_last: bool = False
+    logger: str | list[str] = "tensorboard"
     seed: int = 0
     device: str = "auto"
     ranks: int = 1
@@ -154,6 +158,7 @@ class Settings:
         parameters = {name: plain_number(value) for name, value in self.loss_parameters.items()}
         object.__setattr__(self, "loss_parameters", parameters)
         self._check_loss()
+        object.__setattr__(self, "logger", ",".join(logger_names(self.logger)) or "none")
         check_ranges(vars(self))
         if self.backbone is not None:
             find_backbone(self.backbone)
@@ -191,6 +196,10 @@ class Settings:
                 expected = f"expected a parameter of {self.loss} ({', '.join(entry.parameters)})"
                 raise ValueError(f"{name}: {expected}, got {f'one of {owners}' if owners else 'an unknown name'}")
             entry.parameters[name].check(name, value)
+
+    def loggers(self) -> tuple[str, ...]:
+        """Return the names of the loggers."""
+        return logger_names(self.logger)
 
     def test_patterns(self) -> list[str]:
         """Return the shell patterns of the test classes; empty for the data's own split."""

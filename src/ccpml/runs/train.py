@@ -19,12 +19,14 @@ from ccpml.runs.callbacks import Stopped
 from ccpml.runs.defaults import notes
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import find_images, load_images, read_facts
+from ccpml.runs.loggers.names import check_installed
+from ccpml.runs.loggers.quiet import quiet
 from ccpml.runs.parts import Parts
 from ccpml.runs.processes import is_main_process, other_ranks, process_group_cleanup, report_ready
 from ccpml.runs.record import RunRecord, digest_of
 from ccpml.runs.scoring import score_run, score_test
 from ccpml.runs.settings import ResolvedSettings, Settings
-from ccpml.runs.trainer import Training, quiet, rank_batches
+from ccpml.runs.trainer import Training, rank_batches
 
 __all__ = ["resume", "train"]
 
@@ -53,6 +55,8 @@ def train(
     Raises:
         ValueError: If the data or the settings cannot be used, before training starts or anything is written.
         FileExistsError: If something exists at ``path``.
+        MissingExtraError: If the package of a logger is not installed.
+        LoggerError: If a logger cannot be opened, before training starts. One that fails later is a note.
         Stopped: After Ctrl-C; `resume` continues the run.
 
     Example:
@@ -64,6 +68,7 @@ def train(
     path = Path(path)
     if is_main_process():
         RunDirectory.require_free(path)
+    check_installed(settings.loggers())
     source = find_images(settings)
     facts = read_facts(settings, source)
     resolved = _resolve_paths(settings.resolved(facts))
@@ -112,6 +117,7 @@ def resume(
     run = RunDirectory.open(Path(path))
     if not run.finished:
         settings, state = run.settings(), run.check_state()
+        check_installed(settings.loggers())
         record = run.record() if state is not None or run.record_file.exists() else None
         images = load_images(settings, progress and is_main_process(), record, run.path)
         parts = Parts.build(settings, images)
@@ -167,7 +173,8 @@ def _run(training: Training, run: RunDirectory, parts: Parts, test: bool, featur
             _fit_and_test(training, run, parts, test)
         return
     try:
-        with run.locked(), other_ranks(run.path, ranks, threads, test and features), training.stop_request:
+        others = other_ranks(run.path, ranks, threads, test and features)
+        with run.locked(), training.logging, others, training.stop_request:
             _fit_and_test(training, run, parts, test)
     except RuntimeError as error:
         if not training.stop_request.signal or "DataLoader worker" not in str(error):
@@ -176,7 +183,7 @@ def _run(training: Training, run: RunDirectory, parts: Parts, test: bool, featur
     except OSError as error:
         if error.filename is not None or error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}:
             raise
-        raise WriteError(error.errno, error.strerror, str(run.path)) from error  # TensorBoard's writer names no file
+        raise WriteError(error.errno, error.strerror, str(run.path)) from error  # a library's writer names no file
 
 
 def _fit_and_test(training: Training, run: RunDirectory, parts: Parts, test: bool) -> None:
@@ -197,4 +204,4 @@ def _fit_and_test(training: Training, run: RunDirectory, parts: Parts, test: boo
         announce("embedding the images with the best weights, and scoring the test classes")
     last = score_test(parts, trainer)[1] if settings.score_last else None
     parts.module.load_state_dict(run.weights())
-    score_run(run, parts, training.recorder, trainer, last)
+    score_run(run, parts, training.recorder, trainer, last, training.logging.log_scores)

@@ -1,11 +1,8 @@
 """Lightning's trainer for a run."""
 
 import io
-import logging
 import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,6 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from ccpml.data import ImageTable
@@ -22,11 +18,13 @@ from ccpml.files import write_bytes
 from ccpml.runs.build import check_device, evaluation_batches
 from ccpml.runs.callbacks import Checkpoints, Progress, Recorder, ReseedEachEpoch, RestoreSigterm, StopRequest
 from ccpml.runs.directory import RunDirectory
+from ccpml.runs.loggers.callback import Logging
+from ccpml.runs.loggers.quiet import quiet
 from ccpml.runs.parts import Parts
 from ccpml.runs.processes import local_and_node_counts
 from ccpml.runs.settings import ResolvedSettings
 
-__all__ = ["Training", "quiet", "rank_batches"]
+__all__ = ["Training", "rank_batches"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class Training:
     trainer: L.Trainer
     recorder: Recorder
     stop_request: StopRequest
+    logging: Logging
     progress: bool  # whether it is shown
 
     @classmethod
@@ -55,12 +54,15 @@ class Training:
             recorder,
         ]
         callbacks += [Progress(recorder, settings.total_steps)] if progress and epochs else []
-        callbacks += [*further, Checkpoints(run, recorder, stop_request)]
+        logging = Logging(run, settings, recorder)
+        callbacks += [*further, Checkpoints(run, recorder, stop_request), logging]
         with quiet():
-            return cls(_trainer(run, settings, max(1, epochs), callbacks), recorder, stop_request, progress)
+            return cls(
+                _trainer(settings, max(1, epochs), callbacks, logging), recorder, stop_request, logging, progress
+            )
 
 
-def _trainer(run: RunDirectory, settings: ResolvedSettings, epochs: int, callbacks: list[L.Callback]) -> L.Trainer:
+def _trainer(settings: ResolvedSettings, epochs: int, callbacks: list[L.Callback], logging: Logging) -> L.Trainer:
     check_device(settings)
     kind, _, index = settings.device.partition(":")
     here, nodes = local_and_node_counts(settings.ranks)
@@ -81,7 +83,7 @@ def _trainer(run: RunDirectory, settings: ResolvedSettings, epochs: int, callbac
         max_epochs=epochs,
         gradient_clip_val=settings.clip_norm,
         callbacks=callbacks,
-        logger=TensorBoardLogger(run.path, name="tensorboard", version=""),
+        logger=logging.loggers or False,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -104,19 +106,3 @@ class StateFile(TorchCheckpointIO):
         content = io.BytesIO()
         torch.save(checkpoint, content)
         write_bytes(Path(path), content.getbuffer())
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence Lightning's advice, none of which a user of the command line can act on."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

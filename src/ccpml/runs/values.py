@@ -10,8 +10,8 @@ from ccpml.runs.settings import setting_types
 
 __all__ = ["INCIDENTAL", "differences", "is_numeric", "read_value", "read_values", "value_options"]
 
-INCIDENTAL = frozenset({"device", "threads", "workers", "data_root"})
-"""Settings that decide where and how fast a run is trained, not what it is."""
+INCIDENTAL = frozenset({"device", "threads", "workers", "data_root", "logger"})
+"""Settings that decide where and how fast a run is trained, and what shows its course, not what it is."""
 
 
 def value_options(name: str) -> tuple[Any, ...]:

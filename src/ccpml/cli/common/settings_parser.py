@@ -17,6 +17,7 @@ from ccpml.data_name import DataName, known_names
 from ccpml.files import load_yaml
 from ccpml.losses import LOSSES, known_losses, parameter_names
 from ccpml.options import ProjectionOptions
+from ccpml.runs.loggers.names import check_installed
 from ccpml.runs.settings import Settings, setting_types
 from ccpml.runs.values import read_value, value_options
 
@@ -29,7 +30,17 @@ _SECTIONS = {
     ),
     "training": (
         *("augment", "classes_per_batch", "samples_per_class", "lr", "lr_schedule", "head_lr_factor"),
-        *("weight_decay", "clip_norm", "epochs", "max_steps", "validate_every", "patience", "score_last", "seed"),
+        *(
+            "weight_decay",
+            "clip_norm",
+            "epochs",
+            "max_steps",
+            "validate_every",
+            "patience",
+            "score_last",
+            "seed",
+            "logger",
+        ),
     ),
     "machine": ("device", "ranks", "shard_proxies", "precision", "threads", "workers"),
 }
@@ -168,6 +179,7 @@ def check_settings(settings: Settings, files: Mapping[str, str]) -> None:
         settings.resolved()
     except ValueError as error:
         raise _with_file(error, str(error).partition(":")[0], files) from error
+    check_installed(settings.loggers())
 
 
 def _with_file(error: Exception, name: str, files: Mapping[str, str]) -> UsageError:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ccpml.extras import require_extra
 from ccpml.serving.errors import QdrantError
 from ccpml.serving.qdrant.address import API_KEY, Address
 
@@ -41,15 +42,12 @@ def connect(address: Address) -> "QdrantClient":
     """Return a client; nothing is sent yet. The API key is read from the environment.
 
     Raises:
-        ModuleNotFoundError: If qdrant-client is not installed.
+        MissingExtraError: If qdrant-client is not installed.
         QdrantError: If a key would be sent to another machine unencrypted.
     """
-    try:
-        from qdrant_client import QdrantClient
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{address}: needs qdrant-client, which is not installed; pip install 'ccpml[qdrant]'"
-        ) from error
+    require_extra(str(address), ["qdrant_client"], "qdrant")
+    from qdrant_client import QdrantClient
+
     key = os.environ.get(API_KEY, "").strip() or None
     if key and not address.tls and not address.is_loopback:
         raise QdrantError(

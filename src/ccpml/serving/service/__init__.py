@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from ccpml.extras import MissingExtraError, require_extra
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.interface import PictureIndex
 from ccpml.serving.service.settings import ServiceSettings
@@ -10,10 +11,6 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 __all__ = ["MissingExtraError", "ServiceSettings", "create_app"]
-
-
-class MissingExtraError(ImportError):
-    """The libraries of the extra ``serve`` are not installed."""
 
 
 def create_app(index: PictureIndex, embedder: Embedder, settings: ServiceSettings | None = None) -> "FastAPI":
@@ -33,13 +30,7 @@ def create_app(index: PictureIndex, embedder: Embedder, settings: ServiceSetting
         app = create_app(Index.open("shop.index", run), run)
         ```
     """
-    try:
-        import fastapi  # noqa: F401
-        import python_multipart  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            "the service: expected fastapi, uvicorn and python-multipart, got none; pip install 'ccpml[serve]'"
-        ) from error
+    require_extra("the service", ["fastapi", "uvicorn", "python_multipart"], "serve")
     from ccpml.serving.service.app import build_app
 
     return build_app(index, embedder, settings or ServiceSettings())

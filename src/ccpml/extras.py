@@ -1,0 +1,29 @@
+"""Packages of the extras, which the core never needs."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+__all__ = ["MissingExtraError", "require_extra"]
+
+
+class MissingExtraError(ModuleNotFoundError):
+    """A package of an extra is not installed."""
+
+
+def require_extra(what: str, packages: Sequence[str], extra: str) -> None:
+    """Check that the packages of an extra are installed, without importing them.
+
+    Args:
+        what: What needs them, such as a verb or the value of a setting.
+        packages: Names under which they are imported.
+        extra: The extra of ccpml that installs them.
+
+    Raises:
+        MissingExtraError: If one is not installed; the message names the extra.
+
+    Example:
+        >>> require_extra("calibrate", ["scipy"], "none")
+    """
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"{what}: needs {', '.join(missing)}, not installed; pip install 'ccpml[{extra}]'")
