@@ -6,6 +6,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from ccpml.serving import (
     NotAnIndexError,
     OtherModelError,
     Picture,
+    Pictures,
 )
 from tests.locks import held_by_another_process
 from tests.serving.changes import EMBEDDER, picture, state_of
@@ -332,3 +335,53 @@ def test_other_versions_and_other_databases_are_refused(index, tmp_path):
     (index.path / "index.sqlite").unlink()
     with pytest.raises(DamagedIndexError, match="restore the index from a copy, or build it again"):
         Index.open(index.path)
+
+
+FILTERS = [
+    "price < 5",
+    "not price < 5",
+    "price is null",
+    "color in ('red', 3) or price = 2",
+    "sold = true",
+    "color contains 'E'",
+]
+
+
+def test_filters_follow_changes_of_metadata_and_serve_indexes_of_before(tmp_path):
+    metadata = [
+        {"price": 2},
+        {"price": "2"},
+        {"price": 7.5, "color": "red"},
+        {"color": None, "sold": True},
+        {"color": 3},
+    ]
+    pictures = [
+        Picture(Path(f"made[{n}]"), "", facts, np.full((4, 4, 3), 40 * n, np.uint8)) for n, facts in enumerate(metadata)
+    ]
+
+    def found(index, filters=FILTERS):
+        query = np.ones(index.embedding_dim) / index.embedding_dim**0.5
+        return [sorted(hit.item.id for hit in index.search(query, 9, where)[0]) for where in filters]
+
+    path = tmp_path / "x.index"
+    with Index.create(path, ColorEmbedder()) as index:
+        index.add(pictures)
+        expected = [[1], [2, 3, 4, 5], [4, 5], [1, 3, 5], [4], [3]]
+        assert found(index) == expected
+    with closing(sqlite3.connect(path / "index.sqlite")) as db, db:
+        db.executescript("DROP TRIGGER items_added; DROP TRIGGER items_changed; DROP TABLE fields")
+    with Index.open(path, ColorEmbedder()) as index:
+        assert found(index) == expected  # without the table
+        index.remove([5])
+        with closing(sqlite3.connect(path / "index.sqlite")) as db:
+            assert db.execute("SELECT count(*) FROM fields").fetchone() == (6,)
+        changed = replace(pictures[0], metadata={"price": 9, "color": "green"})
+        index.sync(Pictures("", [changed, *pictures[1:3]]))  # the fourth is gone
+        assert found(index) == [[], [1, 2, 3], [], [3], [], [1, 3]]
+        assert index.verify().problems == []
+        with closing(sqlite3.connect(path / "index.sqlite")) as db, db:
+            db.execute("DELETE FROM fields WHERE id = 1")
+        assert "the fields for filters differ from the metadata" in index.verify().problems[0]
+        index.compact()
+        assert index.verify().problems == []
+        assert found(index, FILTERS[:4]) == [[], [1, 2, 3], [], [3]]  # no item was ever sold, after the compaction

@@ -45,6 +45,7 @@ def compact(writer: Writer, dim: int) -> Compacted:
             require_space(writer.folder, len(kept) * dim * 4, "the compaction")
         rows = map_rows(old, change.num_rows, dim)
         _check(change, rows, old)
+        change.write_fields()
         if dropped:
             change.renumber(kept)
             write_rows(rows_file(writer.folder, change.generation), _parts(rows, kept))

@@ -55,6 +55,7 @@ class Writer(IndexWriter):
                 raise WriteError(error.errno, error.strerror, str(file)) from error
             with held:
                 self._remove_leftovers()
+                self.store.add_fields()
                 yield
         finally:
             self._thread.release()

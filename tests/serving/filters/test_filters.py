@@ -24,6 +24,7 @@ from ccpml.serving.filters import (
     unknown_field,
 )
 from ccpml.serving.filters.parser import MAX_DEPTH
+from ccpml.serving.storage.schema import FIELDS_OF_METADATA
 
 KEYS = ["price", "color", 'a"b', "it's", "", "a\\b", "$.x", "größe"]
 TEXTS = st.text(st.sampled_from("aAbB%_\\'\"`é\n ß"), max_size=4)
@@ -114,6 +115,7 @@ def table(items):
         "INSERT INTO items VALUES (:id, :path, :label, :metadata, :width, :height)",
         [{**item, "metadata": json.dumps(item["metadata"], ensure_ascii=item["id"] % 2 > 0)} for item in items],
     )
+    db.execute(f"CREATE VIEW fields AS {FIELDS_OF_METADATA.replace('AND NOT removed', '')}")
     return db
 
 

@@ -169,7 +169,8 @@ class Filter:
     def sql(self) -> Sql:
         """Return the condition in the SQL of SQLite; values and keys are parameters.
 
-        It holds for a table ``items`` with the columns `FIELDS` and ``metadata``, a JSON object.
+        It holds for a table ``items`` with the columns `FIELDS`, and a table ``fields`` of metadata with the columns
+        ``key``, ``type``, ``value`` (``atom`` of SQLite's ``json_each``) and ``id`` of the item, without nulls.
 
         Example:
             >>> Filter.parse("label = 'mug' or not id > 7").sql()
@@ -212,7 +213,7 @@ def _sql(node: Node) -> Sql:
         case Not(operand):
             return _opposite(_sql(operand))
         case IsNull(field):
-            absent = _opposite(_on_metadata(field, "type <> 'null'", ()))
+            absent = _opposite(_on_metadata(field, "true", ()))
             return absent if field.is_metadata else Sql("label = ''" if field.name == "label" else "0", ())
         case _:
             return _sql_of_comparison(node)
@@ -246,14 +247,14 @@ def _opposite(part: Sql) -> Sql:
 def _on_values(field: Field, example: Value, condition: str, parameters: tuple[Value, ...]) -> Sql:
     """Return a condition on the value of a field, ``{}``, which is false for values of another type than an example."""
     if field.is_metadata:
-        return _on_metadata(field, f"type IN ({_json_types(example)}) AND {condition.format('atom')}", parameters)
+        return _on_metadata(field, f"type IN ({_json_types(example)}) AND {condition.format('value')}", parameters)
     if not field.accepts(example) or isinstance(example, bool):
         return Sql("0", ())
     return Sql(condition.format(field.name), parameters)  # the name of a column: one of FIELDS
 
 
 def _on_metadata(field: Field, condition: str, parameters: tuple[Value, ...]) -> Sql:
-    text = f"EXISTS (SELECT 1 FROM json_each(items.metadata) WHERE key = ? AND {condition})"
+    text = f"id IN (SELECT id FROM fields WHERE key = ? AND {condition})"
     return Sql(text, (field.name, *parameters))
 
 

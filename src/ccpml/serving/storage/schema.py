@@ -8,7 +8,18 @@ from typing import Any, Final
 
 from ccpml.serving.items import Item
 
-__all__ = ["ITEM", "SCHEMA", "VERSION", "checksum_of_facts", "item_of", "metadata_text", "text_of", "text_to_store"]
+__all__ = [
+    "FIELDS",
+    "FIELDS_OF_METADATA",
+    "ITEM",
+    "SCHEMA",
+    "VERSION",
+    "checksum_of_facts",
+    "item_of",
+    "metadata_text",
+    "text_of",
+    "text_to_store",
+]
 
 VERSION: Final = "1"
 
@@ -44,6 +55,34 @@ CREATE INDEX items_removed ON items (removed, row) WHERE removed;
 CREATE TABLE columns (name TEXT PRIMARY KEY) WITHOUT ROWID;  -- of metadata, those of removed items until a compaction
 CREATE TABLE thumbnails (id INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, jpeg BLOB NOT NULL);
 """
+
+FIELDS_OF_METADATA: Final = """
+SELECT key, type, atom AS value, items.id AS id
+FROM items, json_each(CASE WHEN json_valid(metadata) THEN metadata ELSE '{}' END)
+WHERE atom IS NOT NULL AND NOT removed
+"""
+"""What the table of fields holds."""
+
+FIELDS: Final = f"""
+CREATE TABLE fields (                     -- of metadata, without nulls, for filters; removed items until a compaction
+    key TEXT NOT NULL,
+    type TEXT NOT NULL,                   -- of json_each
+    value NOT NULL,
+    id INTEGER NOT NULL,
+    PRIMARY KEY (key, type, value, id)
+) WITHOUT ROWID;
+CREATE TRIGGER items_added AFTER INSERT ON items BEGIN
+    INSERT INTO fields SELECT key, type, atom, new.id FROM json_each(new.metadata) WHERE atom IS NOT NULL;
+END;
+CREATE TRIGGER items_changed AFTER UPDATE OF metadata ON items WHEN new.metadata <> old.metadata BEGIN
+    DELETE FROM fields WHERE (key, type, value, id) IN (
+        SELECT key, type, atom, old.id FROM json_each(old.metadata) WHERE atom IS NOT NULL
+    );
+    INSERT INTO fields SELECT key, type, atom, new.id FROM json_each(new.metadata) WHERE atom IS NOT NULL;
+END;
+INSERT INTO fields {FIELDS_OF_METADATA};
+"""
+"""The table of fields, kept by triggers; indexes of before it get it from the first writer."""
 
 ITEM: Final = "id, path, label, metadata, content_hash, perceptual_hash, width, height"
 """Columns from which `item_of` makes an item."""

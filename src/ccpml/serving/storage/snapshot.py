@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.serving.items import Item
-from ccpml.serving.storage.schema import ITEM, item_of
+from ccpml.serving.storage.schema import FIELDS_OF_METADATA, ITEM, item_of
 
 __all__ = ["Snapshot"]
 
@@ -42,12 +42,18 @@ class Snapshot:
         """Return the rows of items that meet a condition of SQL on the columns of items, ascending: int64, (M,).
 
         Args:
-            condition: An expression with ``?`` for each value; never text of a user.
+            condition: An expression with ``?`` for each value, perhaps on the table of fields; never text of a user.
             parameters: The values.
         """
-        query = f"SELECT row FROM items WHERE NOT removed AND ({condition}) ORDER BY row"
+        fields = "" if self.has_fields() else f"WITH fields AS ({FIELDS_OF_METADATA}) "
+        query = f"{fields}SELECT row FROM items WHERE NOT removed AND ({condition}) ORDER BY row"
         found = self._db.execute(query, tuple(parameters)).fetchall()
         return np.fromiter((row for (row,) in found), dtype=np.int64, count=len(found))
+
+    def has_fields(self) -> bool:
+        """Whether there is a table of fields of metadata."""
+        query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'fields'"
+        return self._db.execute(query).fetchone() is not None
 
     def items_of_rows(self, rows: Iterable[int]) -> dict[int, Item]:
         """Return the items of some rows."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ccpml.serving.errors import RESTORE, DamagedIndexError, NotAnIndexError, name_sqlite_errors
-from ccpml.serving.storage.schema import SCHEMA
+from ccpml.serving.storage.schema import FIELDS, SCHEMA
 from ccpml.serving.storage.snapshot import Snapshot
 from ccpml.serving.storage.transaction import Transaction
 
@@ -40,7 +40,7 @@ class Store:
                 db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=FULL")
-                db.executescript(f"BEGIN; {SCHEMA}")
+                db.executescript(f"BEGIN; {SCHEMA} {FIELDS}")
                 db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
                 db.execute("COMMIT")
             finally:
@@ -85,6 +85,23 @@ class Store:
                 db.execute("COMMIT")
             except BaseException:
                 self._close_writer()  # rolls back; whatever state it was in, the next one starts afresh
+                raise
+
+    def add_fields(self) -> None:
+        """Add the table of fields to an index that has none.
+
+        Raises:
+            WriteError: If it cannot be written.
+        """
+        with self.snapshot() as snapshot:
+            if snapshot.has_fields():
+                return
+        with self._named_errors():
+            db = self._opened_writer()
+            try:
+                db.executescript(f"BEGIN IMMEDIATE; {FIELDS} COMMIT")
+            except BaseException:
+                self._close_writer()  # rolls back
                 raise
 
     def shrink(self) -> None:

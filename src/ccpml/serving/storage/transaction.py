@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.serving.pictures import Digest, NewItem
-from ccpml.serving.storage.schema import checksum_of_facts, metadata_text, text_to_store
+from ccpml.serving.storage.schema import FIELDS_OF_METADATA, checksum_of_facts, metadata_text, text_to_store
 from ccpml.serving.storage.snapshot import Snapshot
 
 __all__ = ["Facts", "Transaction"]
@@ -91,6 +91,11 @@ class Transaction(Snapshot):
         self._db.executemany("UPDATE items SET row = ? WHERE row = ?", new)  # ascending: each number is free by then
         self.num_rows = len(kept)
         self.generation += 1
+
+    def write_fields(self) -> None:
+        """Write the table of fields again."""
+        self._db.execute("DELETE FROM fields")
+        self._db.execute(f"INSERT INTO fields {FIELDS_OF_METADATA}")
 
     def finish(self) -> None:
         """Write the state."""

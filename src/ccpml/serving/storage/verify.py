@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from ccpml.serving.storage.schema import checksum_of_facts, text_of
+from ccpml.serving.storage.schema import FIELDS_OF_METADATA, checksum_of_facts, text_of
 from ccpml.serving.storage.view import View, Views, rows_file
 
 __all__ = ["Verified", "damaged_items", "verify"]
@@ -39,6 +39,7 @@ def verify(folder: Path, views: Views, progress: Callable[[int], Any] | None = N
         problems = [
             *_database(view),
             *_items(view, progress or (lambda _: None)),
+            *_fields(view),
             *_thumbnails(view),
         ]
         damaged = damaged_items(view) if problems else set()
@@ -100,6 +101,17 @@ def _items(view: View, progress: Callable[[int], Any]) -> Iterator[str]:
         yield f"expected {len(view.rows):,} rows of items, got {expected:,}"
     if count != view.snapshot.num_items:
         yield f"expected {view.snapshot.num_items:,} items, got {count:,}"
+
+
+def _fields(view: View) -> Iterator[str]:
+    """Yield whether the table by which metadata is filtered is that of the metadata."""
+    if not view.snapshot.has_fields():
+        return
+    kept = "SELECT key, type, value, id FROM fields WHERE id IN (SELECT id FROM items WHERE NOT removed)"
+    for one, other in ((FIELDS_OF_METADATA, kept), (kept, FIELDS_OF_METADATA)):
+        if next(view.snapshot.select(f"SELECT 1 FROM ({one} EXCEPT {other})"), None):
+            yield "index.sqlite: the fields for filters differ from the metadata; a compaction writes them again"
+            return
 
 
 def _thumbnails(view: View) -> Iterator[str]:
