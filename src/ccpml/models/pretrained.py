@@ -67,7 +67,7 @@ def _build(source: Path, network: Any, file: Path, tensors: dict[str, Tensor]) -
         raise ValueError(f"{source}: expected a model that `ccpml export` wrote, got another file")
     try:
         model = create_model(**network)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{source}: not the description of a network ({error}); {_WAY_OUT}") from error
     try:
         model.load_state_dict(tensors)
