@@ -106,7 +106,7 @@ def test_the_run_may_have_moved(search, index, query, run, tmp_path, capsys):
     shutil.copytree(index, tmp_path / "copy.index")
     _set_fact(tmp_path / "copy.index", "model", str(tmp_path / "gone"))
     assert main(["search", str(tmp_path / "copy.index"), str(query)]) == 2
-    gone = f"the run that it was made with, {tmp_path}/gone, is not found; pass --run if it has moved"
+    gone = f"the model that it was made with, {tmp_path}/gone, is not found; pass --run if it has moved"
     assert capsys.readouterr().err.splitlines()[-1] == f"ccpml: error: {tmp_path}/copy.index: {gone}"
     assert main(["search", str(tmp_path / "copy.index"), "--id", "3"]) == 0
 
@@ -140,7 +140,7 @@ def test_answers_within_a_certified_distance(search, index, run):
         ("--id 3 -k 0", "-k: expected a number of answers of at least 1, got 0"),
         ("--id 999", "--id: {index}: no item has the id 999"),
         ("--id 3 --precision 2", "--precision: expected a number between 0 and 1, got 2"),
-        ("--id 3 --precision 0.9", "--precision: {run}/certificate.json: not found; calibrate the run again; .*"),
+        ("--id 3 --precision 0.9", "--precision: {run} has no certificate; `ccpml calibrate {run}` writes one"),
         ("--id 3 --where labl='a'", "--where: labl: unknown field; the index has id, path, label, width, height; .*"),
         ("--id 3 --where label=mug", "--where: filter: expected a value after =, got mug at character 7; .*: 'mug'"),
         ("--id 3 --montage {tmp}/a.jpg", "--montage: expected a file that ends in .png, got {tmp}/a.jpg"),

@@ -28,8 +28,7 @@ def workplace(tmp_path, monkeypatch):
 
 def use_model(monkeypatch, load):
     """Load models of runs by another function."""
-    for module in ("ccpml.runs.inference", "ccpml.runs.inference.ensemble"):
-        monkeypatch.setattr(f"{module}.load_embedder", load)
+    monkeypatch.setattr("ccpml.runs.inference.load_embedder", load)
 
 
 @pytest.fixture

@@ -99,8 +99,25 @@ class Certificate:
         try:
             check_readable(file, _WAY_OUT)
             content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            reason = str(error) if str(error).startswith(str(file)) else f"{file}: damaged ({error}); {_WAY_OUT}"
+            raise CertificateError(reason) from error
+        return cls.from_content(content, str(file))
+
+    @classmethod
+    def from_content(cls, content: Any, name: str) -> "Certificate":
+        """Return the certificate of the content of a file, as `read` reads it.
+
+        Args:
+            content: Values of JSON.
+            name: Name of the file, for errors.
+
+        Raises:
+            CertificateError: If it is not a certificate, or one of another format.
+        """
+        try:
             if content["format"] != _FORMAT:
-                raise CertificateError(f"{file}: expected format {_FORMAT}, got {content['format']}; {_WAY_OUT}")
+                raise CertificateError(f"{name}: expected format {_FORMAT}, got {content['format']}; {_WAY_OUT}")
             rows = [*content.get("ladder", []), *content["promises"]]
             promises = [(row["precision"], row["distance"]) for row in rows]
             certificate = cls(
@@ -112,13 +129,10 @@ class Certificate:
             )
         except CertificateError:
             raise
-        except (KeyError, TypeError, RecursionError) as error:
-            raise CertificateError(f"{file}: not a certificate; {_WAY_OUT}") from error
-        except ValueError as error:
-            reason = str(error) if str(error).startswith(str(file)) else f"{file}: damaged ({error}); {_WAY_OUT}"
-            raise CertificateError(reason) from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CertificateError(f"{name}: not a certificate; {_WAY_OUT}") from error
         if not certificate._is_valid():
-            raise CertificateError(f"{file}: not a certificate; {_WAY_OUT}")
+            raise CertificateError(f"{name}: not a certificate; {_WAY_OUT}")
         return certificate
 
     def write(self, path: Path) -> Path:

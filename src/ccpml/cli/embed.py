@@ -1,36 +1,47 @@
-"""``ccpml embed``: write a run's embeddings of some data."""
+"""``ccpml embed``: write a model's embeddings of some data."""
 
 import argparse
 from pathlib import Path
 
-from ccpml.cli.common.options import Parser, UsageError, add_data_options, check_data, check_output, check_run
+from ccpml.cli.common.models import MODEL_HELP, check_model, is_exported
+from ccpml.cli.common.options import Parser, UsageError, add_data_options, check_data, check_output
 from ccpml.data_name import known_names
+from ccpml.extras import require_extra
 from ccpml.progress import announce
 
 
 def run(arguments: list[str]) -> int:
-    """Write a run's embeddings of some data."""
+    """Write a model's embeddings of some data."""
     options = parse(arguments)
-    if options.output.suffix != ".npz":
-        raise UsageError(f"--output: expected a file that ends in .npz, got {options.output}")
+    _check_format(options.output)
     check_output(options.output)
-    check_run(options.path)
+    check_model(options.path)
     check_data(options.data)
 
     announce("loading libraries")
-    from ccpml.runs.inference import embed_run
+    if is_exported(options.path):
+        from ccpml.exported.embed import embed_data as embed
+    else:
+        from ccpml.runs.inference import embed_run as embed
 
-    count = embed_run(**vars(options))
+    count = embed(**vars(options))
     print(f"{options.output}: {count:,} embeddings")
     return 0
 
 
+def _check_format(output: Path) -> None:
+    if output.suffix not in {".npz", ".parquet"}:
+        raise UsageError(f"--output: expected a file that ends in .npz or .parquet, got {output}")
+    if output.suffix == ".parquet":
+        require_extra(f"--output: {output}", ["pyarrow"], "parquet")
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the arguments."""
-    text = "Write a run's embeddings of some data, with labels and paths, to an .npz file."
+    text = "Write a model's embeddings of some data, with labels and paths, to an .npz or a Parquet file."
     parser = Parser(prog="ccpml embed", description=text)
-    parser.add_argument("path", metavar="run", type=Path, help="run directory")
+    parser.add_argument("path", metavar="run", type=Path, help=MODEL_HELP)
     parser.add_argument("data", help=known_names())
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the .npz file")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the file, .npz or .parquet")
     add_data_options(parser)
     return parser.parse_intermixed_args(arguments)

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccpml.cli.common.options import Parser, UsageError, add_store, check_index, check_run, find_location, report_stop
+from ccpml.cli.common.models import MODEL_HELP, check_model, load_model
+from ccpml.cli.common.options import Parser, UsageError, add_store, check_index, find_location, report_stop
 from ccpml.cli.common.scan_options import DTYPES, use_dtype
 from ccpml.data_name import known_names
 from ccpml.progress import announce
@@ -24,20 +25,19 @@ def run(arguments: list[str]) -> int:
     if options.compact is not None:
         return _compact(options.compact)
     for path in (options.path, *options.ensemble):
-        check_run(path)
+        check_model(path)
     if options.output is not None:
         _check_target(options.output, options.sync)
 
     announce("loading libraries")
-    from ccpml.runs.inference import load_embedder
-    from ccpml.runs.inference.ensemble import EnsembleEmbedder, write_members
     from ccpml.serving import QdrantError, create_index, index_exists
+    from ccpml.serving.ensemble import EnsembleEmbedder, write_members
 
     location = find_location(options.output, options.store)
     exists = index_exists(location)
     found = _find(options)
-    runs = [load_embedder(path) for path in (options.path, *options.ensemble)]
-    embedder = EnsembleEmbedder(runs) if len(runs) > 1 else runs[0]
+    models = [load_model(path) for path in (options.path, *options.ensemble)]
+    embedder = EnsembleEmbedder(models) if len(models) > 1 else models[0]
     with _open(options, location, embedder) if exists else create_index(location, embedder) as index:
         command = _command_to_resume(arguments)
         try:
@@ -62,7 +62,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
        ccpml index --verify <index>
        ccpml index --compact <index>"""
     parser = Parser(prog="ccpml index", description=text, usage=usage)
-    parser.add_argument("path", metavar="run", nargs="?", type=Path, help="run directory")
+    parser.add_argument("path", metavar="run", nargs="?", type=Path, help=MODEL_HELP)
     parser.add_argument(
         "data",
         nargs="?",
@@ -82,7 +82,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=Path,
         action="append",
         default=[],
-        help="embed with another run too, and join the embeddings; repeatable",
+        help="embed with another run or .onnx file too, and join the embeddings; repeatable",
     )
     parser.add_argument(
         "--dtype",
@@ -122,8 +122,8 @@ def _check_form(options: argparse.Namespace) -> None:
 
 def _open(options: argparse.Namespace, location: str, embedder: "Embedder") -> "PictureIndex":
     """Open an index with its model; if it was made with another number of runs, say with which."""
-    from ccpml.runs.inference.ensemble import read_members
     from ccpml.serving import OtherModelError, open_index
+    from ccpml.serving.ensemble import read_members
 
     try:
         return open_index(location, embedder)

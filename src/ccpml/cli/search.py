@@ -7,7 +7,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ccpml.cli.common.options import Parser, UsageError, add_store, check_index, check_run, find_location, load_model_of
+from ccpml.cli.common.models import find_model, is_exported, load_model_of
+from ccpml.cli.common.options import Parser, UsageError, add_store, check_index, find_location
 from ccpml.cli.common.scan_options import add_scan_options, check_scan_options, use_scan
 from ccpml.progress import announce
 
@@ -42,8 +43,7 @@ def run(arguments: list[str]) -> int:
         certificate = _certificate(index, model, options.precision)
     embedder = None
     if any(query.pictures for query in queries):
-        _check_model(index, model, options.run is not None)
-        embedder = load_model_of(options.index, model)
+        embedder = load_model_of(options.index, find_model(index, options.run))
     with open_index(location, embedder) as index:
         use_scan(index, options)
         return _search(index, embedder, queries, options, certificate)
@@ -80,7 +80,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     form.add_argument("--json", action="store_true", help="print one JSON document")
     form.add_argument("--csv", action="store_true", help="print CSV, a line for each answer")
     add("--montage", metavar="<file>", type=Path, help="draw queries and answers into a new .png file")
-    add("--run", metavar="<run>", type=Path, help="the run that the index was made with, if it has moved")
+    add(
+        "--run",
+        metavar="<run>",
+        type=Path,
+        help="the index's model if it has moved: a run, or its .onnx file",
+    )
     add("--data-root", metavar="<folder>", help="folder of cub, cars196, sop and inshop (default: $CCPML_DATA)")
     options = parser.parse_intermixed_args(arguments)
     if options.store is not None and options.index is not None:
@@ -125,24 +130,25 @@ def _check_ids(index: "PictureIndex", ids: list[int]) -> None:
             raise UsageError(f"--id: {error.args[0]}") from error
 
 
-def _check_model(index: "PictureIndex", model: Path, given: bool) -> None:
-    if not given and not model.exists():
-        raise UsageError(f"{index}: the run that it was made with, {model}, is not found; pass --run if it has moved")
-    check_run(model)
-
-
 def _certificate(index: "PictureIndex", model: Path, precision: float | None) -> "Certificate | None":
-    """Return the certificate of the run, if it has one of the weights of the index; it must, for a precision."""
-    from ccpml.calibration import Certificate, CertificateError
+    """Return the certificate of the model, if it has one of the weights of the index; it must, for a precision."""
+    from ccpml.calibration import CertificateError
+    from ccpml.exported import find_certificate
 
     try:
-        certificate = Certificate.read(model)
-        certificate.check(index.fingerprint, str(model))
+        certificate = find_certificate(model, index.fingerprint)
     except CertificateError as error:
         if precision is None:
             return None
-        raise UsageError(f"--precision: {error}; `ccpml calibrate {model}` writes one") from error
-    if precision is not None and certificate.distance_for(precision) is None:
+        raise UsageError(f"--precision: {error}") from error
+    if precision is None:
+        return certificate
+    if certificate is None:
+        way_out = f"`ccpml calibrate {model}` writes one"
+        if is_exported(model):
+            way_out = "calibrate the run with `ccpml calibrate`, and export it again"
+        raise UsageError(f"--precision: {model} has no certificate; {way_out}")
+    if certificate.distance_for(precision) is None:
         known = ", ".join(f"{p:g}" for p in sorted(certificate.distances)) or "none"
         raise UsageError(f"--precision: expected one that is certified ({known}), got {precision:g}")
     return certificate

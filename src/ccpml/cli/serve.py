@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccpml.cli.common.options import Parser, UsageError, add_store, check_index, check_run, find_location, load_model_of
+from ccpml.cli.common.models import find_model, load_model_of
+from ccpml.cli.common.options import Parser, UsageError, add_store, check_index, find_location
 from ccpml.cli.common.scan_options import add_scan_options, check_scan_options, use_scan
 from ccpml.extras import require_extra
 from ccpml.progress import announce
@@ -69,7 +70,7 @@ def _serve(options: argparse.Namespace, listener: "socket.socket", settings: "Se
 
     location = find_location(options.index, options.store)
     with open_index(location) as index:
-        path = check_run(options.run or index.model_path)
+        path = find_model(index, options.run)
     from ccpml.serving.service.server import serve
 
     announce(f"loading {path}")
@@ -104,7 +105,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(prog="ccpml serve", description="Answer searches of an index over HTTP, with a page.")
     parser.add_argument("index", nargs="?", help="directory of the index; not with --store")
     add_store(parser)
-    parser.add_argument("--run", type=Path, help="the run that the index was made with, if it has moved")
+    parser.add_argument("--run", type=Path, help="the index's model if it has moved: a run, or its .onnx file")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 is any free one (default: 8000)")
     parser.add_argument(

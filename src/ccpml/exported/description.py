@@ -36,6 +36,7 @@ class Description:
         split_of_class: The split of the run, train, validation or test, in which a class of that name was.
         certificate: Content of the run's ``certificate.json``; None without one.
         card: What else is known about the model: data, scores with intervals, limits, versions, license.
+        content_sha256: SHA-256 of what the model computes: of an ONNX file, see `content_digest`; empty: not known.
     """
 
     fingerprint: str
@@ -47,6 +48,7 @@ class Description:
     split_of_class: Mapping[str, str] = field(default_factory=dict, repr=False)
     certificate: Mapping[str, Any] | None = field(default=None, repr=False)
     card: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    content_sha256: str = ""
 
     @property
     def transform(self) -> EvalTransform:

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ccpml.exported.description import DESCRIPTION_KEY, Description
+from ccpml.exported.onnx_file import add_description, content_digest
 from ccpml.exporting.errors import ExportError
 from ccpml.exporting.graph import INPUT, OUTPUT, EmbeddingGraph, first_line, trace
 from ccpml.files import write_bytes, write_json
@@ -44,13 +46,10 @@ def _write_onnx(target: Path, graph: EmbeddingGraph, description: Description) -
                 output_names=[OUTPUT],
                 verbose=False,
             )
-        model = found.model_proto
-        entry = model.metadata_props.add()
-        entry.key, entry.value = DESCRIPTION_KEY, description.to_json()
-        content = model.SerializeToString()
+        content = found.model_proto.SerializeToString()
     except Exception as error:  # of the many kinds that torch raises, none is documented
         raise ExportError(f"the network cannot be exported by torch.onnx ({first_line(error)})") from error
-    write_bytes(target, content)
+    write_bytes(target, add_description(content, replace(description, content_sha256=content_digest(content))))
 
 
 def _read_onnx(target: Path) -> Embed:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,14 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccpml.backbones import find_backbone
-from ccpml.data import BadImage, ImageTable, PackedImage, Splits, all_gray, check_images, load_source, make_splits
+from ccpml.data import BadImage, ImageTable, PackedImage, Splits, all_gray, load_source, make_splits
 from ccpml.data.class_records import ClassRecord, class_records, split_of_class
 from ccpml.data.images.cache import use_cache
 from ccpml.data.images.cache_index import CacheError
-from ccpml.data.images.read import BadImageError, first_lines, read_header
-from ccpml.data.sources.source import Source, count_ignored
+from ccpml.data.images.read import BadImageError, read_header
+from ccpml.data.sources.source import Source
 from ccpml.data.splits import development_classes, split_by_name
-from ccpml.data.upkeep.check_log import CheckLog
+from ccpml.data.upkeep.check import readable_images
 from ccpml.data_name import DataName
 from ccpml.runs.build import transforms
 from ccpml.runs.defaults import LARGE, MIN_CLASSES, SMALL_SIDE, DataFacts, fitting_folds
@@ -38,7 +37,6 @@ __all__ = [
     "load_images",
     "query_labels",
     "read_facts",
-    "readable_images",
 ]
 
 _LOOKED_AT = 500  # images whose headers are read
@@ -204,21 +202,6 @@ def compare_data(run: RunDirectory) -> str:
 def cached_side(settings: ResolvedSettings) -> int:
     """Return the shorter side that cached images need, so that evaluation does not enlarge them."""
     return transforms(settings)[1].side
-
-
-def readable_images(
-    source: Source, name: str, skip_bad: bool, progress: bool = True
-) -> tuple[ImageTable, list[BadImage]]:
-    """Check that the images of a set can be read; list on standard error those that are left out."""
-    log = None if source.folder is None else CheckLog(source.folder, DataName.parse(name))
-    table, bad = check_images(source.table, skip_bad, progress, log)
-    if source.ignored and progress:
-        print(f"{name}: ignored {', '.join(count_ignored(source.ignored))}", file=sys.stderr)
-    if bad:
-        lines = [f"{image.name}: {image.reason}" for image in bad]
-        listed_in = None if log is None else log.write_list("unreadable", lines)
-        print("\n".join([f"left out {len(bad):,} unreadable images:", *first_lines(lines, listed_in)]), file=sys.stderr)
-    return table, bad
 
 
 def is_query(table: ImageTable) -> Tensor | None:

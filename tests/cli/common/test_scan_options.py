@@ -9,8 +9,8 @@ import pytest
 from ccpml import load_run, train
 from ccpml.cli import main
 from ccpml.reranking import join
-from ccpml.runs.inference.ensemble import EnsembleEmbedder
 from ccpml.serving import Index
+from ccpml.serving.ensemble import EnsembleEmbedder
 from ccpml.serving.search import approximate
 from tests.toy import quick_settings
 
@@ -129,4 +129,4 @@ def test_an_ensemble_is_one_model(run, second_run, folder, tmp_path, call):
         assert f"{index}/ensemble.json: expected the run {tmp_path}/gone there or at {run.parent}/gone, got" in err
     code, _, err = call("index", run, folder, "-o", tmp_path / "one.index", "--ensemble", run)
     assert code == 1
-    assert "ensemble: expected two or more runs with different weights" in err
+    assert "ensemble: expected two or more models with different weights" in err

@@ -42,6 +42,8 @@ def _text(error: BaseException) -> str:
         named = "" if error.filename is None else f"{error.filename}: "
         return f"{named}{error.strerror}{advice(error)}"
     text = str(error)
+    if isinstance(error, ModuleNotFoundError) and text == f"No module named {error.name!r}":
+        return f"needs {error.name}, which is not installed; `pip install ccpml` installs all that ccpml needs"
     if text.startswith("Too many open files"):  # torch's workers; its advice is for programmers
         return "too many open files; allow more (ulimit -n), or set --workers=0"
     size = re.search(r"(?:tried to allocate|Tried to allocate|Unable to allocate) ([\d.]+) ?(\w+)", text)

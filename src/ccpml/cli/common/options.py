@@ -8,13 +8,9 @@ import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from ccpml.data_name import DataName
-
-if TYPE_CHECKING:
-    from ccpml.runs.inference.ensemble import EnsembleEmbedder
-    from ccpml.runs.inference.run import Run
 
 
 class UsageError(Exception):
@@ -137,18 +133,12 @@ def check_index(path: Path) -> None:
     )
 
 
-def load_model_of(index: str | Path | None, run: Path) -> "Run | EnsembleEmbedder":
-    """Load the model of an index: a run, or the ensemble that the index names."""
-    from ccpml.runs.inference.ensemble import MemberNotFoundError, load_model
-
-    try:
-        return load_model(run, None if index is None else Path(index))
-    except MemberNotFoundError as error:
-        raise UsageError(str(error)) from error
-
-
 def check_run(path: Path) -> Path:
     """Check that a path is a run directory, and return it."""
+    if path.suffix.lower() == ".onnx" and path.is_file():
+        raise UsageError(
+            f"{path}: expected a run directory, got an exported model, which embed, index, search and serve take"
+        )
     if not (path / "experiment.yaml").is_file():
         raise UsageError(f"{path}: not a run directory (experiment.yaml not found)")
     return path

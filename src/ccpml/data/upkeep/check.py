@@ -1,5 +1,6 @@
 """Check of all images of a table before a long run: which are unreadable, and whether all are gray."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,13 +8,15 @@ import numpy as np
 
 from ccpml.data.images.archived import ArchivedImage
 from ccpml.data.images.packed import PackedImage
-from ccpml.data.images.read import BadImage, BadImageError, BadImagesError, read_header, read_image
+from ccpml.data.images.read import BadImage, BadImageError, BadImagesError, first_lines, read_header, read_image
+from ccpml.data.sources.source import Source, count_ignored
 from ccpml.data.table import ImageTable, StoredImage
 from ccpml.data.threads import in_threads
 from ccpml.data.upkeep.check_log import CheckLog
+from ccpml.data_name import DataName
 from ccpml.progress import progress_bar
 
-__all__ = ["SkippableImagesError", "all_gray", "check_images", "unreadable"]
+__all__ = ["SkippableImagesError", "all_gray", "check_images", "readable_images", "unreadable"]
 
 
 class SkippableImagesError(BadImagesError):
@@ -52,6 +55,21 @@ def check_images(
     if not skip_bad:
         raise SkippableImagesError.of(bad, len(table), "repair, remove or skip them", listed_in)
     return table.select(np.array([why is None for why in reasons])), bad
+
+
+def readable_images(
+    source: Source, name: str, skip_bad: bool, progress: bool = True
+) -> tuple[ImageTable, list[BadImage]]:
+    """Check that the images of a set can be read; list on standard error those that are left out."""
+    log = None if source.folder is None else CheckLog(source.folder, DataName.parse(name))
+    table, bad = check_images(source.table, skip_bad, progress, log)
+    if source.ignored and progress:
+        print(f"{name}: ignored {', '.join(count_ignored(source.ignored))}", file=sys.stderr)
+    if bad:
+        lines = [f"{image.name}: {image.reason}" for image in bad]
+        listed_in = None if log is None else log.write_list("unreadable", lines)
+        print("\n".join([f"left out {len(bad):,} unreadable images:", *first_lines(lines, listed_in)]), file=sys.stderr)
+    return table, bad
 
 
 def all_gray(table: ImageTable) -> bool:

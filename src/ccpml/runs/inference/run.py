@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,18 +18,18 @@ from torch import Tensor
 
 from ccpml.data import ImageTable, load_source
 from ccpml.data.class_records import listed_classes
-from ccpml.data.images.read import read_part
+from ccpml.data.crops import cropped_batches
+from ccpml.data.embedding_file import write_embeddings as write_file
 from ccpml.data.sources.source import Source
-from ccpml.data.threads import in_threads
+from ccpml.data.upkeep.check import readable_images
 from ccpml.data_name import DataName
-from ccpml.files import write_arrays
 from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
 from ccpml.progress import progress_bar, progress_to
 from ccpml.retrieval import ClusterScores, RetrievalScores, cluster_scores, score_intervals
 from ccpml.runs.build import build_model, evaluation_batches, transforms
 from ccpml.runs.directory import RunDirectory, RunRecord
-from ccpml.runs.images import cached_side, is_query, load_images, query_labels, readable_images
+from ccpml.runs.images import cached_side, is_query, load_images, query_labels
 from ccpml.runs.settings import ResolvedSettings
 from ccpml.training import embed, evaluate_with_roles
 from ccpml.training.embed import eval_mode
@@ -134,31 +135,13 @@ class Run:
             BadImageError: If an image cannot be read.
             ValueError: If an image is neither, or an array has another shape or type.
         """
-        if isinstance(images, str | Path):
-            raise ValueError(f"images: expected a sequence of images, got the path {images}; pass a list")
-        transform, channels = transforms(self.settings)[1], _channels(self.settings)
+        batches = cropped_batches(images, transforms(self.settings)[1], _channels(self.settings), batch_size)
         device = next(self.model.parameters()).device
         parts = [torch.empty(0, self.settings.embedding_dim)]
-
-        def read(image: Any) -> NDArray[np.uint8]:
-            part, view = read_part(_path_or_array(image), channels, transform.view, transform.min_size)
-            return view.of(part)
-
-        with eval_mode(self.model):
-            for start in range(0, len(images), batch_size):
-                pixels = in_threads(read, images[start : start + batch_size])
-                batch = torch.from_numpy(np.stack([array for _, array in pixels]))  # (B, H, W, C)
-                parts.append(self.model(batch.permute(0, 3, 1, 2).contiguous().to(device)).float().cpu())
+        with eval_mode(self.model), closing(batches):
+            for batch in batches:  # (B, C, H, W)
+                parts.append(self.model(torch.from_numpy(batch).to(device)).float().cpu())
         return lipschitz_normalize(torch.cat(parts))
-
-
-def _path_or_array(image: Any) -> Path | str | bytes | NDArray[np.uint8]:
-    if isinstance(image, str | Path | bytes | np.ndarray):
-        return image
-    if not hasattr(image, "__array_interface__"):
-        raise ValueError(f"images: expected paths or arrays, got {type(image).__name__}")
-    array: NDArray[np.uint8] = np.asarray(image)
-    return array
 
 
 def load_run(path: Path | str) -> Run:
@@ -312,12 +295,10 @@ def embed_run(
     allow_partial: bool = False,
     skip_bad_images: bool = False,
 ) -> int:
-    """Embed all images of some data and write them to an .npz file.
+    """Embed all images of some data and write them to an .npz or Parquet file; see `write_embeddings`.
 
-    The file has φ-normalized ``embeddings`` (N, d), ``labels`` (N,), ``class_names`` (C,), ``paths`` (N,), ``roles``
-    (N,), and ``splits`` (C,), the split of the run in which a class of that name was, empty for none. A folder may hold
-    images in itself, and a CSV file needs no labels: the name of their class is empty. Arguments are those of
-    `evaluate_run`.
+    Splits are those of the run in which a class of that name was, empty for none. A folder may hold images in itself,
+    and a CSV file needs no labels: the name of their class is empty. Arguments are those of `evaluate_run`.
 
     Returns:
         N.
@@ -327,32 +308,23 @@ def embed_run(
     source = load_source(data, root, allow_partial, cached_side(run.settings), labeled=False)
     _note_changes(run, record, source, data)
     table, _ = readable_images(source, data, skip_bad_images)
-    splits = [record.split_of_class.get(name, "") for name in table.class_names]
-    write_embeddings(output, embed_table(run, table), table, splits=np.array(splits))
+    write_embeddings(output, embed_table(run, table), table, record.split_of_class, run.fingerprint)
     return len(table)
 
 
-def write_embeddings(path: Path, embeddings: Tensor, table: ImageTable, **more: NDArray[Any]) -> None:
-    """Write φ-normalized embeddings, with labels, class names, image names and roles, and more arrays.
+def write_embeddings(
+    path: Path,
+    embeddings: Tensor,
+    table: ImageTable,
+    split_of_class: Mapping[str, str] | None = None,
+    fingerprint: str = "",
+) -> None:
+    """Write embeddings of a table, which need not be normalized, as `ccpml.data.embedding_file.write_embeddings` does.
 
     Raises:
         ValueError: If an embedding is not finite; nothing is written.
     """
-    broken = (~torch.isfinite(embeddings).all(dim=1)).nonzero()[:, 0].tolist()
-    if broken:
-        raise ValueError(
-            f"{path}: not written: expected finite embeddings, got NaN or infinity for {len(broken):,} of "
-            f"{len(table):,} images, such as {table.name_of(broken[0])}; the weights have diverged or are damaged"
-        )
-    write_arrays(
-        path,
-        embeddings=lipschitz_normalize(embeddings).numpy(),
-        labels=table.labels,
-        class_names=np.array(table.class_names),
-        paths=np.array([table.name_of(row) for row in range(len(table))]),
-        roles=np.array([""] * len(table)) if table.roles is None else table.roles,
-        **more,
-    )
+    write_file(path, lipschitz_normalize(embeddings).numpy(), table, split_of_class, fingerprint)
 
 
 def embed_table(run: Run, table: ImageTable) -> Tensor:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.calibration import Certificate, CertificateError
-from ccpml.calibration.certificate import CERTIFICATE_FILE
 from ccpml.data.images.read import BadImageError
+from ccpml.exported import find_certificate
 from ccpml.files import write_bytes
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.errors import IndexBusyError
@@ -251,12 +251,8 @@ class Service:
 
 def _read_certificate(embedder: Embedder) -> tuple[Certificate | None, str]:
     """Return the certificate of a model, and why it is not used; that of one run does not hold for an ensemble."""
-    file = embedder.path / CERTIFICATE_FILE
-    if not file.is_file():
-        return None, ""
     try:
-        certificate = Certificate.read(file)
-        certificate.check(embedder.fingerprint, str(file))
+        certificate = find_certificate(embedder.path, embedder.fingerprint)
     except CertificateError as error:
         return None, f"{error}; until then, hits have no certified precision"
     return certificate, ""

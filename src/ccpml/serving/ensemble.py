@@ -1,4 +1,4 @@
-"""Several runs as one model: their embeddings are joined."""
+"""Several models as one: their embeddings are joined."""
 
 import hashlib
 import json
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ccpml.files import write_json
 from ccpml.reranking import join
-from ccpml.runs.inference.run import Run, load_embedder
+from ccpml.serving.embedder import Embedder
 
-__all__ = ["EnsembleEmbedder", "MemberNotFoundError", "load_model", "read_members", "write_members"]
+__all__ = ["EnsembleEmbedder", "MemberNotFoundError", "find_members", "read_members", "write_members"]
 
 _MEMBERS: Final = "ensemble.json"
 
@@ -23,13 +23,13 @@ class MemberNotFoundError(FileNotFoundError):
 
 
 class EnsembleEmbedder:
-    """An embedder of several runs: φ([e₁ … e_F]), as `ccpml benchmark` scores ensembles.
+    """An embedder of several runs or exported models: φ([e₁ … e_F]), as `ccpml benchmark` scores ensembles.
 
     Args:
-        runs: The runs, in order; another order is another model.
+        runs: The models, in order; another order is another model.
 
     Raises:
-        ValueError: If a run is given twice, or there are fewer than two.
+        ValueError: If a model is given twice, or there are fewer than two.
 
     Example:
         ```python
@@ -38,17 +38,17 @@ class EnsembleEmbedder:
         ```
     """
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Embedder]) -> None:
         prints = [run.fingerprint for run in runs]
         if len(set(prints)) < max(2, len(runs)):
             names = ", ".join(str(run.path) for run in runs)
-            raise ValueError(f"ensemble: expected two or more runs with different weights, got {names}")
+            raise ValueError(f"ensemble: expected two or more models with different weights, got {names}")
         self.runs = list(runs)
         self.fingerprint = hashlib.sha256(" ".join(prints).encode()).hexdigest()
 
     @property
     def path(self) -> Path:
-        """The first run directory."""
+        """The first model."""
         return self.runs[0].path
 
     @property
@@ -57,8 +57,8 @@ class EnsembleEmbedder:
         return sum(run.embedding_dim for run in self.runs)
 
     def embed(self, images: Sequence[Path | str | bytes | NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Return φ-normalized joint embeddings, float32 (N, d₁ + … + d_F); see `Run.embed`."""
-        return join([run.embed(images).numpy() for run in self.runs])
+        """Return φ-normalized joint embeddings, float32 (N, d₁ + … + d_F); see `ccpml.Run.embed`."""
+        return join([np.asarray(run.embed(images)) for run in self.runs])
 
 
 def write_members(index: Path, model: EnsembleEmbedder) -> None:
@@ -86,26 +86,26 @@ def read_members(index: Path) -> list[Path]:
         raise ValueError(f"{file}: damaged; build the index again") from error
 
 
-def load_model(run: Path, index: Path | None = None) -> Run | EnsembleEmbedder:
-    """Load the model of an index: a run, or the ensemble that the index names.
+def find_members(index: Path, first: Path) -> list[Path]:
+    """Return the models of the ensemble that an index was made with, which are looked for beside the first one too.
 
     Args:
-        run: The run, or the first of the ensemble. If it has moved, the others are looked for beside it too.
-        index: The index; None for a run.
+        index: The index.
+        first: The first model; it may have moved.
+
+    Returns:
+        The models in order: the first alone, if the index was made with one.
 
     Raises:
         ValueError: If the file that names the ensemble is damaged.
-        MemberNotFoundError: If a further run is not found.
-        FileNotFoundError: If the first run is not found.
+        MemberNotFoundError: If a further model is not found.
     """
-    members = [] if index is None else read_members(index)
-    if index is None or not members:
-        return load_embedder(run)
-    found = [path if path.exists() else run.parent / path.name for path in members[1:]]
-    for path, place in zip(members[1:], found, strict=True):
+    others = read_members(index)[1:]
+    found = [path if path.exists() else first.parent / path.name for path in others]
+    for path, place in zip(others, found, strict=True):
         if not place.exists():
             raise MemberNotFoundError(
                 f"{index / _MEMBERS}: expected the run {path} there or at {place}, got neither; move it there, or "
                 "write its new path into this file"
             )
-    return EnsembleEmbedder([load_embedder(path) for path in (run, *found)])
+    return [first, *found]

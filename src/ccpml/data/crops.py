@@ -1,0 +1,66 @@
+"""Images as a network in evaluation sees them: read and cropped in threads, in batches. Imports no torch."""
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ccpml.data.images.archived import ArchivedImage
+from ccpml.data.images.packed import PackedImage
+from ccpml.data.images.read import ImageLike, read_part
+from ccpml.data.threads import in_threads
+from ccpml.data.transforms import EvalTransform
+
+__all__ = ["cropped_batches"]
+
+
+def cropped_batches(
+    images: Sequence[Any], transform: EvalTransform, channels: int, batch_size: int, rotate: bool = True
+) -> Generator[NDArray[np.uint8], None, None]:
+    """Yield images in order, in batches of uint8, (B, C, size, size); only about two batches are in memory.
+
+    Args:
+        images: Paths of image files, contents of files, images of a table, or arrays: uint8, (H, W), (H, W, 1) or
+            (H, W, 3) in RGB, such as images of Pillow in mode L or RGB.
+        transform: Crop and resize.
+        channels: C, 1 for gray or 3 for RGB.
+        batch_size: B; the last batch may be smaller.
+        rotate: Whether files are rotated as their EXIF data say.
+
+    Raises:
+        BadImageError: If an image cannot be read.
+        ValueError: If an image is none of these, or an array has another shape or type.
+
+    Example:
+        >>> images = [np.zeros((20, 30), np.uint8)] * 3
+        >>> [batch.shape for batch in cropped_batches(images, EvalTransform(8), channels=1, batch_size=2)]
+        [(2, 1, 8, 8), (1, 1, 8, 8)]
+    """
+    if isinstance(images, str | Path):
+        raise ValueError(f"images: expected a sequence of images, got the path {images}; pass a list")
+
+    def read(image: Any) -> NDArray[np.uint8]:
+        part, view = read_part(_readable(image), channels, transform.view, transform.min_size, rotate)
+        return view.of(part).transpose(2, 0, 1)
+
+    batch = list[NDArray[np.uint8]]()
+    with closing(in_threads(read, images)) as results:
+        for _, pixels in results:
+            batch.append(pixels)
+            if len(batch) == batch_size:
+                yield np.stack(batch)
+                batch = []
+    if batch:
+        yield np.stack(batch)
+
+
+def _readable(image: Any) -> ImageLike:
+    if isinstance(image, str | Path | bytes | np.ndarray | PackedImage | ArchivedImage):
+        return image
+    if not hasattr(image, "__array_interface__"):
+        raise ValueError(f"images: expected paths or arrays, got {type(image).__name__}")
+    array: NDArray[np.uint8] = np.asarray(image)
+    return array
