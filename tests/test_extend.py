@@ -13,6 +13,8 @@ import pytest
 
 from tests.toy import QUICK, toy_folder
 
+pytestmark = pytest.mark.usefixtures("preloaded")
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
 RUN = "import json, sys; from ccpml.cli import main; sys.exit(max(main(line) for line in json.loads(sys.argv[1])))"

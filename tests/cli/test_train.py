@@ -21,11 +21,13 @@ def test_train_prints_scores_and_paths(
     assert (path / "report.html").is_file()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_settings_of_a_run_reproduce_it(run: Path, tmp_path: Path) -> None:
     assert main(["train", "--config", str(run / "experiment.yaml"), "--run", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again" / "scores.json").read_text() == (run / "scores.json").read_text()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_default_directory_is_named_after_data_loss_method_fold_and_seed(
     folder: Path, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -39,6 +41,7 @@ def test_the_default_directory_is_named_after_data_loss_method_fold_and_seed(
     assert json.loads((run / "scores.json").read_text())["splits"]["test"]["classes"] == 4
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_resume_of_a_finished_run_prints_its_scores(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--resume", str(run)]) == 0
     scores = json.loads((run / "scores.json").read_text())

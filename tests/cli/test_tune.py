@@ -14,7 +14,7 @@ from ccpml.cli import main
 from ccpml.runs.directory import RunDirectory
 from tests.toy import QUICK
 
-pytestmark = pytest.mark.usefixtures("preloaded")
+pytestmark = pytest.mark.usefixtures("preloaded", "no_pictures")
 
 pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
 
