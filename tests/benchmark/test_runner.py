@@ -90,7 +90,7 @@ def test_a_benchmark_that_is_killed_and_restarted_gives_the_same_scores(whole, f
     )
     process = subprocess.Popen([sys.executable, "-c", program])
     states = [cell.path / "checkpoints" / "last.ckpt" for cell in made.cells()]
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not any(state.exists() for state in states) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)

@@ -23,5 +23,7 @@ def flags() -> list[str]:
 @pytest.fixture(scope="session")
 def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
-    assert main(["train", f"folder:{folder}", *FLAGS, "--run", str(path)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ccpml.report.write.SECTIONS", ())  # pictures take most of the time
+        assert main(["train", f"folder:{folder}", *FLAGS, "--run", str(path)]) == 0
     return path

@@ -152,7 +152,7 @@ def test_workers_end_quietly_with_the_main_process(end: str) -> None:
         else:
             process.send_signal(signal.SIGINT if "INT" in end else signal.SIGKILL)
         out, err = process.communicate(timeout=300)  # returns when the workers have closed their ends of the pipes, too
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while any(map(runs, workers)) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert not any(map(runs, workers))

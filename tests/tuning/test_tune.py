@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -201,11 +202,15 @@ def test_there_are_never_more_proxies_than_the_pool_has_samples(search):
     assert all(one.values["proxies_per_class"] <= one.values["pool_size"] for one in results)
 
 
-def test_no_trial_starts_after_the_timeout(search):
+def test_no_trial_starts_after_the_timeout(search, monkeypatch):
+    seconds = 0.0
+
     def slow(settings, path, watcher):
-        time.sleep(0.3)
+        nonlocal seconds
+        seconds += 0.3
         return 0.5
 
+    monkeypatch.setattr("ccpml.tuning.tune.time", SimpleNamespace(monotonic=lambda: seconds))
     assert len(run_search(replace(search, timeout=0.2), train=slow)) == 1
     assert len(run_search(replace(search, timeout=0.2), train=slow)) == 2
 
