@@ -221,6 +221,8 @@ def damage(file: Path, state: str, others: dict[str, bytes]) -> bool:
     elif state == "cut":
         file.write_bytes(whole[: chance.randrange(1, max(2, len(whole)))])
     else:
+        if not whole:
+            return False
         flipped = bytearray(whole)
         flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
         file.write_bytes(flipped)
@@ -252,7 +254,8 @@ def _without_times(name: str, content: bytes) -> bytes:
 
 def _lasting(text: str) -> list[str]:
     """Return what a command prints, without lines of progress."""
-    return [line for line in re.split(r"[\r\n]+", text) if line and not re.search(r"\d%\||\.\.\.$|it/s", line)]
+    progress = r"\d%\||\.\.\.$|it/s|cells finished|\d\d:\d\d$"
+    return [line for line in re.split(r"[\r\n]+", text) if line and not re.search(progress, line)]
 
 
 def _names(text: str, name: str) -> bool:

@@ -1,15 +1,18 @@
-"""Ctrl-C at any moment, and the end of a parent process. Imports no library, so that it holds while they load."""
+"""Ctrl-C at any moment, and the end of a parent process.
+
+Imports no library, so that it holds while they load, and little else: until it is loaded, Python handles Ctrl-C.
+"""
 
 import atexit
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
 
 __all__ = ["PARENT", "block_ctrl_c", "exit_at_ctrl_c", "exit_with_parent", "raise_at_ctrl_c"]
 
@@ -35,14 +38,14 @@ def exit_at_ctrl_c() -> None:
     signal.signal(signal.SIGINT, _exit)
 
 
-@contextmanager
-def block_ctrl_c() -> Iterator[None]:
+class block_ctrl_c:  # noqa: N801 -- a context manager; contextlib would delay the first line
     """Block SIGINT until the end of the block; in processes started within, until they call `raise_at_ctrl_c`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def __enter__(self) -> None:
+        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    def __exit__(self, *error: object) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
 
 
 def exit_with_parent() -> None:
@@ -50,6 +53,8 @@ def exit_with_parent() -> None:
 
     The parent is the process of the environment variable `PARENT`, which may have ended before this one could look.
     """
+    import threading
+
     parent = int(os.environ.get(PARENT, os.getppid()))
 
     def watch() -> None:
@@ -60,7 +65,7 @@ def exit_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _raise_or_exit(number: int, frame: FrameType | None) -> None:
+def _raise_or_exit(number: int, frame: "FrameType | None") -> None:
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             _exit(number, frame)
@@ -68,13 +73,13 @@ def _raise_or_exit(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _exit_if_interrupted(unraisable: Any) -> None:
+def _exit_if_interrupted(unraisable: "Any") -> None:
     """Exit if Ctrl-C came in a destructor; drop other errors there, which follow from one that is reported."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
         _exit(signal.SIGINT, None)
 
 
-def _exit(number: int, frame: FrameType | None) -> None:
+def _exit(number: int, frame: "FrameType | None") -> None:
     try:
         os.write(2, b"ccpml: interrupted\n")
     finally:

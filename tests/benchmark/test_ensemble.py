@@ -64,8 +64,9 @@ def test_scores_are_kept_until_embeddings_change(tmp_path: Path, monkeypatch: py
     assert len(scored) == 2, "it is part of two of the four combinations"
     assert again != first
     kept = tmp_path / "out" / "ensembles" / "contrastive-plain.json"
-    kept.write_text("{cut off")
-    assert score_ensembles(made, cells, progress=False) == again
+    for damaged in ("{cut off", kept.read_text().replace("0.", "1.", 1)):
+        kept.write_text(damaged)
+        assert score_ensembles(made, cells, progress=False) == again
 
 
 def test_models_with_damaged_embeddings_are_left_out(tmp_path: Path) -> None:

@@ -4,17 +4,20 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
 import yaml
 
+from ccpml.benchmark import runner
 from ccpml.benchmark.prepare import BenchmarkExistsError, prepare_benchmark
 from ccpml.benchmark.protocol import Benchmark, Row
 from ccpml.benchmark.rows import table_rows
 from ccpml.benchmark.runner import Progress, run_cells
 from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import load_images
+from tests.benchmark.finished import make_benchmark
 from tests.toy import quick_settings, toy_folder
 
 pytestmark = pytest.mark.usefixtures("preloaded", "no_pictures")
@@ -75,6 +78,25 @@ def test_finished_cells_are_skipped(whole):
     progress = run_cells(whole, ["cpu"], 1, lambda progress: seen.append(len(progress.finished)))
     assert (len(progress.finished), progress.durations, seen) == (2, [], [2])
     assert before == {cell.path: (cell.path / "scores.json").stat().st_mtime_ns for cell in whole.cells()}
+
+
+def test_cells_with_damaged_scores_or_lost_embeddings_are_named_and_scored_again(tmp_path, monkeypatch):
+    made = make_benchmark(tmp_path / "out", repeats=2, methods=["plain"])
+    cells = list(made.cells())
+    files = [cells[0].path / "scores.json", cells[1].path / "scores.json", cells[2].path / "embeddings" / "test.npz"]
+    files[0].write_text(files[0].read_text()[:40])
+    files[1].write_text("{}")
+    files[2].unlink()
+    started = []
+    monkeypatch.setattr(runner, "_start", lambda cell, device: started.append(cell) or finished_at_once(cell, device))
+    progress = run_cells(made, ["cpu"], 1)
+    assert started == cells[:3]
+    assert [problem.partition(":")[0] for problem in progress.repeated] == [str(file) for file in files]
+
+
+def finished_at_once(cell, device):
+    (cell.path / "scores.json").touch()
+    return runner.RunningCell(cell, device, mock.Mock(returncode=0, poll=lambda: 0), time.monotonic())
 
 
 def test_a_benchmark_that_is_killed_and_restarted_gives_the_same_scores(whole, folder, tmp_path):

@@ -24,11 +24,16 @@ def test_other_data_than_those_of_the_trials_are_refused(search, tmp_path):
 
     def recorded(settings, path, watcher):
         record = RunRecord(settings.flat(), load_images(settings, progress=False).classes)
-        record.write(RunDirectory(path).record_file)
+        record.write(RunDirectory.create(path, settings).record_file)
         return climb(settings, path, watcher)
 
     run_search(search, train=recorded)
     run_search(search, train=climb)  # as they were
+    settings = search.path(0) / "experiment.yaml"
+    settings.rename(tmp_path / "kept")
+    with pytest.raises(ValueError, match=r"trial-0000/experiment.yaml: not found; restore it from a copy"):
+        run_search(search, train=climb)
+    (tmp_path / "kept").rename(settings)
     next(folder.glob("*/class03/0.png")).unlink()
     with pytest.raises(
         StudyExistsError, match=r"trial-0000 was started with, got 1 class \(group0/class03\) with other"

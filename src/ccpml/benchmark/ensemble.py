@@ -23,6 +23,7 @@ from ccpml.files import read_arrays, write_json
 from ccpml.progress import progress_bar
 from ccpml.retrieval import RetrievalScores
 from ccpml.runs.directory import RunDirectory
+from ccpml.runs.record import digest_of
 from ccpml.training import evaluate_with_roles
 
 __all__ = ["Ensembles", "score_ensembles"]
@@ -138,7 +139,8 @@ class _RowEnsembles:
                 with _embeddings_file(run).open("rb") as file:
                     self.digests[model] = hashlib.file_digest(file, "sha256").hexdigest()
             except OSError as error:
-                self.problems.append(f"{run}: its embeddings cannot be read: {error.strerror or error}")
+                reason = f"{_embeddings_file(run)}: cannot be read ({error.strerror or error})"
+                self.problems.append(f"{reason}; remove {RunDirectory(run).scores_file} and run the benchmark again")
         repeats = [[repeat for fold, repeat in self.digests if fold == each] for each in self.folds]
         self.combinations = sorted(product(*repeats), key=lambda repeats: (len(set(repeats)) > 1, repeats))
         self.entries = self._read_file()
@@ -204,11 +206,12 @@ class _RowEnsembles:
         """Read the kept scores; none if the file is damaged, since they can be computed again."""
         try:
             content = json.loads(self.file.read_text(encoding="utf-8"))
-            return {
+            entries = {
                 key: {"repeats": list(entry["repeats"]), "scores": entry["scores"]}
-                for key, entry in content.items()
+                for key, entry in content["entries"].items()
                 if isinstance(entry["scores"]["map_at_r"], float)
             }
+            return entries if content["digest"] == digest_of(entries) else {}
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return {}
 
@@ -217,7 +220,8 @@ class _RowEnsembles:
         current = {self._key(repeats): repeats for repeats in self.combinations}
         others = {key: entry for key, entry in self.entries.items() if tuple(entry["repeats"]) not in current.values()}
         mine = {key: self.entries[key] for key in current if key in self.entries}
-        write_json(self.file, {**mine, **others})
+        entries = {**mine, **others}
+        write_json(self.file, {"digest": digest_of(entries), "entries": entries})
 
 
 def _embeddings_file(run: Path) -> Path:

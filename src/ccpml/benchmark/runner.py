@@ -38,6 +38,7 @@ class Progress:
         at_once: Number of cells trained at the same time.
         finished: Cells that have their scores, including those of earlier calls.
         failed: Reasons of the cells that failed, by title.
+        repeated: Files of finished cells that were damaged or lost, so that the cells are scored again.
         durations: Seconds of each cell that finished in this call.
     """
 
@@ -45,6 +46,7 @@ class Progress:
     at_once: int
     finished: list[Cell] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    repeated: list[str] = field(default_factory=list)
     running: list[RunningCell] = field(default_factory=list)
     durations: list[float] = field(default_factory=list)
 
@@ -78,7 +80,14 @@ def run_cells(
         KeyboardInterrupt: After Ctrl-C or SIGTERM, when all running cells have written their checkpoints.
     """
     cells = list(benchmark.cells())
-    progress = Progress(len(cells), at_once, [cell for cell in cells if _is_finished(benchmark, cell)])
+    progress = Progress(len(cells), at_once)
+    for cell in cells:
+        problem = _damage(benchmark, cell)
+        if problem:
+            progress.repeated.append(problem)
+            RunDirectory(cell.path).scores_file.unlink()
+        elif RunDirectory(cell.path).finished:
+            progress.finished.append(cell)
     waiting = deque(cell for cell in cells if cell not in progress.finished)
     free = deque(devices[i % len(devices)] for i in range(at_once))
     with _sigterm_as_interrupt():
@@ -99,23 +108,19 @@ def run_cells(
     return progress
 
 
-def _is_finished(benchmark: Benchmark, cell: Cell) -> bool:
-    """Whether a cell has its scores, and its embeddings if ensembles need them.
-
-    Scores that are damaged or lack their embeddings are removed, so that the cell is scored again.
-    """
+def _damage(benchmark: Benchmark, cell: Cell) -> str:
+    """Return what is wrong with the scores of a cell, or with the embeddings that ensembles need; empty if nothing."""
     run = RunDirectory(cell.path)
+    if not run.finished:
+        return ""
     try:
         scores = run.scores()
-        complete = "test" in scores and "validation" in scores
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, TypeError):
-        complete = False
-    if complete and (len(benchmark.folds) == 1 or (run.embeddings / "test.npz").is_file()):
-        return True
-    run.scores_file.unlink()
-    return False
+        if not {"test", "validation"} <= scores.keys():
+            return f"{run.scores_file}: not the scores of a finished run"
+    except (OSError, ValueError, TypeError) as error:
+        return str(error).partition("; ")[0]
+    embeddings = run.embeddings / "test.npz"
+    return "" if len(benchmark.folds) == 1 or embeddings.is_file() else f"{embeddings}: not found"
 
 
 def _start(cell: Cell, device: str) -> RunningCell:

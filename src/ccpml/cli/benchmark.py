@@ -53,6 +53,8 @@ def run(arguments: list[str]) -> int:
     paths.append((draw_ablation if benchmark.ablation else draw_table)(benchmark, results, benchmark.out))
     print((benchmark.out / "table.md").read_text(encoding="utf-8"))
     print("\n".join(map(str, paths)))
+    for problem in progress.repeated:
+        print(f"note: {problem}; the run was scored again", file=sys.stderr)
     problems = [f"failed: {title}: {reason}" for title, reason in progress.failed.items()]
     problems = problems or [f"missing: {problem}" for result in results for problem in result.problems]
     for problem in problems:

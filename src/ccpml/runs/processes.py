@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,7 +75,7 @@ def other_ranks(run: Path, ranks: int, threads: int, features: bool = True) -> I
         processes, ready = _start(run, ranks, features)
         try:
             _wait_until_ready(processes, ready)
-            with process_group_cleanup():
+            with _exit_if_a_rank_dies(processes), process_group_cleanup():
                 yield
             _wait(processes, 60)
             _check_exit_codes(processes)
@@ -164,6 +165,33 @@ def _wait_until_ready(processes: "list[subprocess.Popen[bytes]]", ready: int) ->
                 raise RuntimeError("training stopped: the other ranks ended before training started")
             waiting -= arrived
         _check_exit_codes(processes)
+
+
+@contextmanager
+def _exit_if_a_rank_dies(processes: "list[subprocess.Popen[bytes]]") -> Iterator[None]:
+    """Exit with code 1 if another rank fails before it has joined the process group.
+
+    torch waits half an hour for it there, in C++, where no signal is handled. No file is being written then.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2) and not distributed.is_initialized():
+            try:
+                _check_exit_codes(processes)
+            except RuntimeError as error:
+                if ended.wait(2) or distributed.is_initialized():  # the main process may report it itself
+                    return
+                print(f"ccpml: error: {error}", file=sys.stderr, flush=True)
+                for process in processes:
+                    process.kill()
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _check_exit_codes(processes: "list[subprocess.Popen[bytes]]") -> None:

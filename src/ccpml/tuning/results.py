@@ -99,8 +99,12 @@ def write_results(search: Search, results: Sequence[Result]) -> None:
 
 
 def _settings(search: Search, result: Result) -> Settings:
-    """Return the settings of a trial, from its run directory if that is on this machine."""
+    """Return the settings of a trial, from its run directory if that is on this machine.
+
+    Raises:
+        ValueError: If the directory has lost them, or they are damaged.
+    """
     run = RunDirectory(search.path(result.number))
-    if run.settings_file.is_file():
+    if run.settings_file.exists() or run.record_file.exists():
         return run.settings()
     return with_values(search.base, result.values).resolved(search.facts)
