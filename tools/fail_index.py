@@ -43,6 +43,7 @@ def main() -> int:
     ends, failures = Counter[str](), 0
     for call in CALLS:
         for error in ("ENOSPC", "EIO"):
+            before = ends.total()
             for number in range(1, 1000, options.step):
                 outcome = _run(call, error, number)
                 if outcome is None:
@@ -53,6 +54,7 @@ def main() -> int:
                 if outcome and not outcome.startswith("WriteError"):
                     failures += 1
                     print(f"{call} {number}, {error}: {outcome}", flush=True)
+            print(f"{call}, {error}: {ends.total() - before} runs", flush=True)
     print(", ".join(f"{count} {name}" for name, count in ends.items()))
     return min(failures, 1)
 

@@ -20,7 +20,7 @@ from ccpml.serving.filters import Filter
 from ccpml.serving.index_writer import Added
 from ccpml.serving.items import Hit, Item, Summary
 from ccpml.serving.picture_index import PictureIndex
-from ccpml.serving.search import check_fields, search
+from ccpml.serving.search.nearest import check_fields, search
 from ccpml.serving.search.scan import Scan
 from ccpml.serving.storage.rows import sync_folder, write_rows
 from ccpml.serving.storage.schema import VERSION

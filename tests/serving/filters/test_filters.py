@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccpml.serving.filters import (
+from ccpml.serving.filters.parser import MAX_DEPTH
+from ccpml.serving.filters.tree import (
     FIELDS,
     And,
     Compare,
@@ -23,7 +24,6 @@ from ccpml.serving.filters import (
     Or,
     unknown_field,
 )
-from ccpml.serving.filters.parser import MAX_DEPTH
 from ccpml.serving.storage.schema import FIELDS_OF_METADATA
 
 KEYS = ["price", "color", 'a"b', "it's", "", "a\\b", "$.x", "größe"]

@@ -3,7 +3,20 @@
 import re
 from typing import TYPE_CHECKING, Final
 
-from ccpml.serving.filters import And, Compare, Field, Filter, FilterError, IsNull, Like, Node, Not, OneOf, Or, Value
+from ccpml.serving.filters.tree import (
+    And,
+    Compare,
+    Field,
+    Filter,
+    FilterError,
+    IsNull,
+    Like,
+    Node,
+    Not,
+    OneOf,
+    Or,
+    Value,
+)
 from ccpml.serving.qdrant.points import fold
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from ccpml.data.images.read import BadImageError
 from ccpml.serving.collect import Pictures, find_pictures
 from ccpml.serving.embedder import Embedder
-from ccpml.serving.filters import Filter, unknown_field
+from ccpml.serving.filters.tree import Filter, unknown_field
 from ccpml.serving.index_writer import in_chunks
 from ccpml.serving.items import Hit, Item, Summary
 from ccpml.serving.picture_index import PictureIndex

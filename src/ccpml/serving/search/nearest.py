@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ccpml.serving.filters import Filter, unknown_field
+from ccpml.serving.filters.tree import Filter, unknown_field
 from ccpml.serving.items import Hit
 from ccpml.serving.search.exact import check_queries
 from ccpml.serving.search.scan import Exact, Scan
