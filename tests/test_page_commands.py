@@ -1,4 +1,4 @@
-"""Every command of the pages about search is run, in order, in a folder with what the page names."""
+"""Every command of the pages is run, in order, in a folder with what the page names."""
 
 import csv
 import shlex
@@ -20,6 +20,7 @@ QUERIES = ("query.jpg", "a.jpg", "b.jpg", "c.jpg", "front.jpg", "back.jpg")
 #: Commands of each page that are not run, by their first words.
 PAGES = {
     "indexes.md": [],
+    "clean.md": [],
     "search.md": ["pip install"],
     "serving.md": ["pip install"],
     "loggers.md": ["pip install", "tensorboard --logdir", "mlflow server", "wandb sync"],

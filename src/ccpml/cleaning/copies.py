@@ -4,7 +4,7 @@ Groups are written as the row of one of their pictures, the leader, for each row
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import faiss
 import numpy as np
@@ -20,15 +20,17 @@ _BY_EMBEDDING: Final = 8
 _QUERIES: Final = 4096
 
 
-def group_equal(keys: Sequence[Hashable]) -> NDArray[np.int64]:
-    """Return for each row the first one with an equal key, (N,).
+def group_equal(keys: Sequence[Hashable], ranks: NDArray[Any]) -> NDArray[np.int64]:
+    """Return for each row the one of the lowest rank with an equal key, (N,).
 
     Example:
-        >>> group_equal(["a", "b", "a"]).tolist()
-        [0, 1, 0]
+        >>> group_equal(["a", "b", "a"], np.array([2, 1, 0])).tolist()
+        [2, 1, 2]
     """
     first = dict[Hashable, int]()
-    return np.array([first.setdefault(key, row) for row, key in enumerate(keys)], dtype=np.int64)
+    for row in np.argsort(ranks, kind="stable").tolist():
+        first.setdefault(keys[row], row)
+    return np.array([first[key] for key in keys], dtype=np.int64)
 
 
 def members_of(leaders: NDArray[np.int64], min_size: int = 2) -> dict[int, list[int]]:
@@ -71,26 +73,26 @@ def candidate_pairs(
 
 
 def group_same(
-    pairs: Iterable[Sequence[int]], same: Callable[[int, int], float], pixels: NDArray[np.int64]
+    pairs: Iterable[Sequence[int]], same: Callable[[int, int], float], ranks: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return groups of pictures each of which is the same as the leader, which has the most pixels.
+    """Return groups of pictures each of which is the same as the leader, which has the lowest rank.
 
     Args:
         pairs: Pairs of rows that could be the same.
         same: How alike two rows are; 0 if they are not the same.
-        pixels: Number of pixels of each picture, (N,).
+        ranks: Rank of each picture, (N,).
 
     Returns:
         Leaders, (N,), and how alike each row is to its leader, (N,).
     """
-    leaders, scores = np.arange(len(pixels)), np.ones(len(pixels))
+    leaders, scores = np.arange(len(ranks)), np.ones(len(ranks))
     found = dict[tuple[int, int], float]()
     for first, second in pairs:
         if score := same(int(first), int(second)):
             found[int(first), int(second)] = score
     for component in _components(found):
         heads = list[int]()
-        for row in sorted(component, key=lambda one: (-pixels[one], one)):
+        for row in sorted(component, key=lambda one: (ranks[one], one)):
             for head in heads:
                 pair = min(head, row), max(head, row)
                 score = found[pair] if pair in found else same(*pair)

@@ -83,7 +83,7 @@ def measure_covers(
         radius = float(radii[centers - 1])
         enough = np.flatnonzero(radii <= usual)
         needed = int(enough[0]) + 1 if radius > usual and len(enough) else 0
-        order = np.argsort(-apart, kind="stable")[:_LISTED]
+        order = np.argsort(-apart, kind="stable")[: min(_LISTED, len(own) - centers)]  # centers are at distance 0
         farthest = [(int(own[place]), float(apart[place])) for place in order.tolist()]
         covers.append(ClassCover(label, len(own), radius, centers, needed, farthest))
     return sorted(covers, key=lambda cover: (-cover.radius, cover.label))

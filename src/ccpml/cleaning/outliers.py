@@ -12,14 +12,14 @@ __all__ = ["Isolation", "measure_isolation"]
 _NEIGHBORS: Final = 5
 _MIN_CLASS: Final = 5  # pictures from which a class has a median of its own
 _DEVIATIONS: Final = 3.0
-_MIN_RATIO: Final = 1.5
+_MIN_RATIO: Final = 1.25
 
 
 class Isolation(NamedTuple):
     """How far N pictures are from all others.
 
     Attributes:
-        ratio: The mean distance to the five nearest, as a multiple of the median of its class: float64, (N,).
+        ratio: The mean distance to the five nearest, as a multiple of what is usual: float64, (N,).
         is_outlier: Whether that is unusual, bool (N,).
     """
 
@@ -28,11 +28,12 @@ class Isolation(NamedTuple):
 
 
 def measure_isolation(neighbors: Neighbors, labels: NDArray[np.int64]) -> Isolation:
-    """Compare the distance of each picture to its nearest neighbors, of whatever label, with that of its class.
+    """Compare the distance of each picture to its five nearest, of whatever label, with what is usual.
 
-    A picture is an outlier if the logarithm of its ratio is more than three robust standard deviations above 0, over
-    the pictures of all classes, and the ratio at least 1.5. Pictures without a label, and of classes with fewer than
-    five, are compared with all. A wrong label makes no outlier: such a picture is near to its true class.
+    Usual is the median of its class, or the mean of its five nearest neighbors, if that is larger. A picture is an
+    outlier if the logarithm of its ratio is more than three robust standard deviations above the median of all, and the
+    ratio at least 1.25. For pictures without a label, and of classes with fewer than five, the median is that of all.
+    A wrong label makes no outlier: such a picture is near to its true class.
 
     Args:
         neighbors: Neighbors of each picture without its copies, (N, k).
@@ -43,6 +44,9 @@ def measure_isolation(neighbors: Neighbors, labels: NDArray[np.int64]) -> Isolat
         >>> distances[3] = 4
         >>> measure_isolation(Neighbors(distances, np.zeros((8, 5), np.int64)), np.zeros(8, np.int64)).ratio.tolist()
         [1.0, 1.0, 1.0, 4.0, 1.0, 1.0, 1.0, 1.0]
+
+    Source:
+        The comparison with neighbors is a simple form of the local outlier factor: M. Breunig et al., SIGMOD 2000.
     """
     near = neighbors.distances[:, :_NEIGHBORS]
     known = np.isfinite(near)
@@ -58,8 +62,9 @@ def measure_isolation(neighbors: Neighbors, labels: NDArray[np.int64]) -> Isolat
     for rows in np.split(order, starts[1:]):
         if len(rows) >= _MIN_CLASS:
             usual[rows] = np.median(mean[rows])
-    ratio[usable] = mean[usable] / usual[usable]
+    around = np.where(known, mean[neighbors.rows[:, :_NEIGHBORS]], 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    ratio[usable] = mean[usable] / np.maximum(usual, around)[usable]
     logs = np.log(ratio[usable])
-    spread = 1.4826 * float(np.median(np.abs(logs - np.median(logs))))
-    limit = max(_DEVIATIONS * spread, float(np.log(_MIN_RATIO)))
+    middle = float(np.median(logs))
+    limit = max(middle + _DEVIATIONS * 1.4826 * float(np.median(np.abs(logs - middle))), float(np.log(_MIN_RATIO)))
     return Isolation(ratio, usable & (np.log(ratio) > limit))

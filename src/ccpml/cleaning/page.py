@@ -28,18 +28,18 @@ _NAMED: Final = 8
 TITLES: Final[Mapping[str, tuple[str, str]]] = {
     "leak": (
         "Copies in more than one split",
-        "The same picture is in training and in testing, or in validation: scores are too high. cleaned.csv keeps the "
-        "copy in test.",
+        "The same picture is in training and in testing, or in validation: scores are too high. ✓ stays in "
+        "cleaned.csv, ✗ does not: the copy in test is kept.",
     ),
     "exact copy": (
         "Files with the same bytes",
-        "Keep one of each group. If labels differ, at most one is right.",
+        "Keep one of each group. If labels differ, at most one is right. ✓ stays in cleaned.csv, ✗ does not.",
     ),
     "same picture": (
         "The same picture in another encoding or size",
         "Found by perceptual hash and embedding, verified by pixels. Keep one of each group, the first has the most "
-        "pixels; if labels differ, at most one is right. cleaned.csv keeps all with equal labels, unless --drop same "
-        "is given.",
+        "pixels; if labels differ, at most one is right. ✓ stays in cleaned.csv, ✗ does not; with --drop same, only "
+        "one of a group stays.",
     ),
     "similar": (
         "Similar pictures",
@@ -106,7 +106,13 @@ def summary_rows(found: "CleanedData") -> list[tuple[str, str, str]]:
 
 def notes_of(found: "CleanedData") -> Iterator[str]:
     """Yield what is to be known about how far the findings can be trusted."""
-    if found.seen:
+    if found.seen and found.run.settings.max_steps == 0:
+        yield (
+            f"The run took no training steps, but its embedding layer was computed from {len(found.seen):,} of the "
+            f"{len(found.class_names):,} classes ({_listed(found.seen)}): label errors of these classes can be "
+            "harder to see."
+        )
+    elif found.seen:
         yield (
             f"The run was trained on {len(found.seen):,} of the {len(found.class_names):,} classes "
             f"({_listed(found.seen)}). It has learned their labels, wrong ones too: label errors and "
@@ -155,18 +161,22 @@ def _section(found: "CleanedData", kind: str, groups: Sequence[Sequence[Finding]
 
 def _copies(found: "CleanedData", group: Sequence[Finding]) -> Row:
     """Return copies of each other: ✓ stays in the cleaned data, ✗ does not."""
-    tiles = [_tile(found, one.row, _where(found, one.row), found.fate(one.row)) for one in group[:_TILES]]
+    differ = len({found.label_of(one.row) for one in group}) > 1
+    apart = group[0].kind == "similar"
+    fates = ["" if apart else found.fate(one.row) for one in group[:_TILES]]
+    rows = [one.row for one in group[:_TILES]]
+    tiles = [_tile(found, row, _where(found, row, differ), fate) for row, fate in zip(rows, fates, strict=True)]
     more = f"; {len(group):,} in all" if len(group) > _TILES else ""
     name = group[0].note or found.label_of(group[0].row) or Path(found.pictures.name(group[0].row)).name
-    apart = group[0].kind == "similar"
     how = f"distance {2 * (1 - group[-1].score):.3f}" if apart else f"{len(group):,} pictures"
     return Row(name, f"{how}{more}", tiles)
 
 
-def _where(found: "CleanedData", row: int) -> str:
-    """Return label and split of a picture."""
+def _where(found: "CleanedData", row: int, with_label: bool) -> str:
+    """Return the label of a picture, or else its file, and its split."""
     split = found.splits[row] if row < found.count else "pool"
-    return " · ".join(filter(None, (found.label_of(row) or "no label", split, Path(found.pictures.name(row)).name)))
+    name = found.label_of(row) or "no label" if with_label else Path(found.pictures.name(row)).name
+    return f"{split}: {name}" if split else name
 
 
 def _questioned(found: "CleanedData", group: Sequence[Finding]) -> Row:

@@ -21,6 +21,9 @@ KINDS: Final = ("exact copy", "same picture", "similar", "leak", "label error", 
 _WORST: Final = 10
 """Classes whose cover is listed."""
 
+_PROBABLE: Final = 0.5
+"""Probability of the class of a picture without a label from which it is suggested for that class."""
+
 
 class Finding(NamedTuple):
     """A picture with a problem.
@@ -58,6 +61,7 @@ class Problems:
         covers: Covers of classes, the worst first.
         additions: Pictures without a label that would improve covers.
         neighbors: Nearest neighbors without copies, those with labels if there are any.
+        min_score: Score above which a label is a probable error.
     """
 
     findings: Sequence[Finding]
@@ -69,7 +73,7 @@ class Problems:
     covers: Sequence[ClassCover]
     additions: Sequence[Additions]
     neighbors: Neighbors
-    min_score: float = 0.9
+    min_score: float
 
     def of_kind(self, kind: str) -> list[Finding]:
         """Return the findings of a kind."""
@@ -83,7 +87,7 @@ def find_problems(
     class_names: Sequence[str] = (),
     content_hashes: Sequence[Hashable] | None = None,
     perceptual_hashes: NDArray[np.uint64] | None = None,
-    pixels: ArrayLike | None = None,
+    ranks: ArrayLike | None = None,
     same_picture: Callable[[int, int], float] | None = None,
     splits: Mapping[str, Sequence[str]] | None = None,
     centers: int = 8,
@@ -100,7 +104,7 @@ def find_problems(
         class_names: Names of the labels, for notes; by default their numbers.
         content_hashes: Equal for files with the same bytes, (N,). None: no file is compared.
         perceptual_hashes: 64 bits that are nearly equal for the same picture: uint64, (N,).
-        pixels: Number of pixels of each picture, (N,); the largest copy leads its group.
+        ranks: Rank of each picture, (N,); of copies, the one of the lowest rank leads its group. By default its row.
         same_picture: Called with two rows; returns how alike the pictures are, 0 if they are not the same but for
             encoding and size. None: no pixels are compared.
         splits: Splits of each picture, (N,), ``""`` for none, by a name that says whose splits they are.
@@ -120,20 +124,20 @@ def find_problems(
         >>> x = 0.6 * np.eye(3)[labels] + rng.normal(0, 0.02, (60, 3))
         >>> labels[7] = 2  # wrong
         >>> problems = find_problems(x, labels, content_hashes=[*range(59), 5])  # the last is a copy of number 5
-        >>> [(f.kind, f.row, f.note) for f in problems.findings if f.kind != "cover"]
+        >>> [(f.kind, f.row, f.note) for f in problems.findings if f.kind in ("exact copy", "label error")]
         [('exact copy', 5, 'labels differ: 0, 2'), ('exact copy', 59, 'labels differ: 0, 2'), ('label error', 7, '')]
     """
     x, y = _checked(embeddings, labels, centers, min_score)
     names = class_names or [str(label) for label in range(int(y.max(initial=-1)) + 1)]
     count = len(x)
-    exact = np.arange(count) if content_hashes is None else group_equal(content_hashes)
+    order = np.arange(count) if ranks is None else np.asarray(ranks)
+    exact = np.arange(count) if content_hashes is None else group_equal(content_hashes, order)
     leaders = np.unique(exact)
     near = find_neighbors(x, leaders, exact, NEIGHBORS, progress)
-    sizes = np.ones(count, np.int64) if pixels is None else np.asarray(pixels, dtype=np.int64)
     same, likeness = exact.copy(), np.ones(count)
     if same_picture is not None:
         pairs = candidate_pairs(leaders, perceptual_hashes, near)
-        heads, likeness = group_same(pairs.tolist(), same_picture, sizes)
+        heads, likeness = group_same(pairs.tolist(), same_picture, order)
         same, likeness = heads[exact], likeness[exact]
     gallery = np.unique(same)
     with_labels = gallery[y[gallery] >= 0]
@@ -152,7 +156,7 @@ def find_problems(
     covers = measure_covers(x, y, sound, centers)
     additions = list[Additions]()
     if votes is not None:
-        unlabeled = gallery[(y[gallery] < 0) & (votes.score[gallery] >= 0.5)]
+        unlabeled = gallery[(y[gallery] < 0) & (votes.other[gallery] >= _PROBABLE)]
         additions = choose_additions(x, y, sound, unlabeled, votes.suggested)
     found = _Listing(names, y)
     findings = [

@@ -7,8 +7,8 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -187,13 +187,15 @@ def clean_run(
             class_names=names,
             content_hashes=facts.content_hashes,
             perceptual_hashes=facts.perceptual_hashes,
-            pixels=facts.sizes.prod(axis=1),
+            ranks=_ranks(pictures, facts),
             same_picture=PictureComparison(pictures, facts),
             splits=whose,
             centers=run.settings.proxies_per_class,
             min_score=min_score,
             progress=bar.update,
         )
+    data_alone = [one for one in problems.findings if one.kind != "outlier" or one.row < count]
+    problems = replace(problems, findings=data_alone)
     roles = [""] * count if main.roles is None else main.roles.tolist()
     found = CleanedData(
         run=run,
@@ -249,6 +251,19 @@ def _read(sources: Sequence[Source], names: Sequence[str]) -> tuple[list[ImageTa
     return tables, joined, bad
 
 
+def _ranks(pictures: Collection, facts: Facts) -> NDArray[np.int64]:
+    """Return the rank of each picture: of copies, the largest is kept, then a file before a link, then a short name."""
+    pixels = facts.sizes.prod(axis=1).tolist()
+
+    def key(row: int) -> tuple[int, bool, int, int]:
+        path = pictures.path(row)
+        return -pixels[row], path is not None and path.is_symlink(), len(pictures.name(row)), row
+
+    ranks = np.empty(len(pictures), np.int64)
+    ranks[sorted(range(len(pictures)), key=key)] = np.arange(len(pictures))
+    return ranks
+
+
 def _embed(run: Run, table: ImageTable) -> NDArray[np.float32]:
     """Return φ-normalized embeddings, (N, d)."""
     embeddings: NDArray[np.float32] = lipschitz_normalize(embed_table(run, table).cpu()).numpy()
@@ -278,6 +293,7 @@ def _names_of(names: Sequence[str], labels: NDArray[np.int64]) -> list[str]:
 def _new_folder(output: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``output``, which takes its name when it is complete."""
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    new = [parent for parent in output.absolute().parents if not parent.exists()]  # the innermost first
     try:
         try:
             temporary.mkdir(parents=True)
@@ -288,6 +304,9 @@ def _new_folder(output: Path) -> Iterator[Path]:
         temporary.rename(output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # they hold the results, or something else
+            for parent in new:
+                parent.rmdir()
 
 
 def findings_csv(found: CleanedData, output: Path) -> str:
@@ -297,7 +316,7 @@ def findings_csv(found: CleanedData, output: Path) -> str:
     writer.writerow(COLUMNS)
     for finding in found.problems.findings:
         row, other = finding.row, finding.other
-        split = found.splits[row] if row < found.count else ""
+        split = found.splits[row] if row < found.count else "pool"
         cells = (
             found.path_of(row, output),
             found.label_of(row),
@@ -309,7 +328,9 @@ def findings_csv(found: CleanedData, output: Path) -> str:
         )
         writer.writerow((finding.kind, finding.group, *cells, finding.note))
     for number, image in enumerate(found.unreadable, 1):
-        writer.writerow(("unreadable", number, image.name, "", "", "", "", "", "left out: unreadable", image.reason))
+        path = Path(image.name)
+        name = relative_path(path, output) if path.is_file() else image.name
+        writer.writerow(("unreadable", number, name, "", "", "", "", "", "left out: unreadable", image.reason))
     return text.getvalue()
 
 
