@@ -19,6 +19,7 @@ QUERIES = ("query.jpg", "a.jpg", "b.jpg", "c.jpg", "front.jpg", "back.jpg")
 
 #: Commands of each page that are not run, by their first words.
 PAGES = {
+    "export.md": ["pip install"],
     "indexes.md": [],
     "clean.md": [],
     "search.md": ["pip install"],

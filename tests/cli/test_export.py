@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ccpml import extras
 from ccpml.cli import main
-from ccpml.exporting import push, targets
+from ccpml.exporting import push
 from ccpml.exporting.push import PushError
 
 
@@ -64,13 +65,12 @@ def test_wrong_arguments_are_wrong_usage(
     (tmp_path / "ensemble.json").write_text("{}")
     code, line = error_of([str(tmp_path), *hub], capsys)
     assert (code, line) == (2, f"{tmp_path}: expected a run, got an index of several; export each run by itself")
-    monkeypatch.setattr(targets, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     code, line = error_of([str(own), "--format", "onnx"], capsys)
     assert code == 2
-    assert line.endswith("not found; pip install 'ccpml[export]'")
-    monkeypatch.setattr(push, "find_spec", lambda name: None)
+    assert line.endswith("not installed; pip install 'ccpml[export]'")
     code, line = error_of([str(own), *hub, "--push", "a/b"], capsys)
-    assert (code, line) == (2, "--push: huggingface_hub not found; pip install 'ccpml[hub]'")
+    assert (code, line) == (2, "push: needs huggingface_hub, not installed; pip install 'ccpml[hub]'")
     assert not (own / "export").exists()
 
 
@@ -79,7 +79,7 @@ def test_it_is_uploaded_only_if_asked(
 ) -> None:
     pushed = []
     monkeypatch.setattr(push, "push", lambda folder, name: pushed.append((folder, name)) or "https://hub/me/mugs")
-    monkeypatch.setattr(push, "find_spec", lambda name: True)
+    monkeypatch.setattr(extras, "find_spec", lambda name: True)
     assert main(["export", str(own), "--format", "hub"]) == 0
     assert pushed == []
     target = tmp_path / "again"

@@ -44,7 +44,7 @@ def _check(options: argparse.Namespace) -> None:
         check_target(options.output, options.format)
     except FileExistsError as error:
         raise UsageError(f"{error}; choose another with --output, or remove it") from error
-    except (ImportError, ValueError) as error:
+    except ValueError as error:
         raise UsageError(f"--{str(error).replace('target', 'output', 1)}") from error
     if options.push is None:
         return
@@ -54,7 +54,7 @@ def _check(options: argparse.Namespace) -> None:
 
     try:
         check_repository(options.push)
-    except (ImportError, ValueError) as error:
+    except ValueError as error:
         raise UsageError(f"--push: {error}") from error
 
 

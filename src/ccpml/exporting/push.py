@@ -1,9 +1,10 @@
 """Upload an exported folder to the Hugging Face hub."""
 
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
+
+from ccpml.extras import require_extra
 
 __all__ = ["PushError", "check_repository", "push"]
 
@@ -20,11 +21,10 @@ def check_repository(name: str) -> None:
     """Check that a name is ``user/name``, and that the client of the hub is installed.
 
     Raises:
-        ImportError: If it is not.
+        MissingExtraError: If it is not.
         ValueError: If the name is not that of a repository.
     """
-    if find_spec("huggingface_hub") is None:
-        raise ImportError("huggingface_hub not found; pip install 'ccpml[hub]'")
+    require_extra("push", ["huggingface_hub"], "hub")
     if not re.fullmatch(f"{_PART}/{_PART}", name, re.ASCII) or "--" in name or ".." in name or len(name) > _LONGEST:
         raise ValueError(f"expected user/name, of letters, digits, and single - and . within, got {name}")
 

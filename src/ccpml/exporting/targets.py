@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 from typing import Final, Literal
 
-from ccpml.extras import MissingExtraError, require_extra
+from ccpml.extras import require_extra
 
-__all__ = ["FORMATS", "Format", "MissingExtraError", "TargetExistsError", "card_of", "check_target", "default_target"]
+__all__ = ["FORMATS", "Format", "TargetExistsError", "card_of", "check_target", "default_target"]
 
 Format = Literal["onnx", "pt2", "safetensors", "hub"]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor
 
+from ccpml.extras import require_extra
 from ccpml.files import check_readable
 from ccpml.models.tensor_file import read_tensors
 
@@ -78,13 +79,9 @@ def _build(source: Path, network: Any, file: Path, tensors: dict[str, Tensor]) -
 
 def _download(name: str, revision: str | None) -> tuple[Path, Path]:
     """Return the two files of a model on the hub, from its cache or downloaded."""
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise ImportError(
-            f"{name}: no such file or folder, and downloading from the hub needs huggingface_hub; "
-            "pip install 'ccpml[hub]'"
-        ) from error
+    require_extra(f"{name}: no such file or folder; the hub", ["huggingface_hub"], "hub")
+    from huggingface_hub import hf_hub_download
+
     try:
         found = [Path(hf_hub_download(name, file, revision=revision)) for file in (WEIGHTS_FILE, CONFIG_FILE)]
     except Exception as error:  # the hub's client and its libraries raise many kinds
