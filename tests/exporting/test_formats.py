@@ -145,3 +145,15 @@ def test_another_embedding_is_an_error(wrong: Embed, message: str) -> None:
     with pytest.raises(ExportError) as raised:
         compare(EmbeddingGraph(model), wrong, noise(2, 3, 8), "x.onnx", batches=(1, 2))
     assert message in str(raised.value)
+
+
+def test_an_interrupt_that_torch_turns_into_an_error_is_still_one(tmp_path: Path) -> None:
+    class Interrupted(Pixels):
+        def forward(self, images: Tensor) -> Tensor:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as interrupt:
+                raise RuntimeError("step 2/3 failed") from interrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(EmbeddingModel(Interrupted(), embedding_dim=3).eval(), 8, "pt2", tmp_path)

@@ -45,8 +45,6 @@ def test_wrong_endings_formats_and_folders_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
-    with pytest.raises(
-        MissingExtraError, match=r"needs onnx, onnxscript, onnxruntime, not installed; pip "
-    ):
+    with pytest.raises(MissingExtraError, match=r"needs onnx, onnxscript, onnxruntime, not installed; pip "):
         check_target(tmp_path / "mugs.onnx", "onnx")
     check_target(tmp_path / "mugs.pt2", "pt2")

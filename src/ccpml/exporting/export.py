@@ -1,6 +1,5 @@
 """Export a run: write it in a format, read that back, and check it against the run on real images."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,20 +96,23 @@ def export_run(
 
 @contextmanager
 def _new_files(target: Path) -> Iterator[Path]:
-    """Return a folder beside a target, whose content is moved there at the end; after an error, nothing is left."""
-    folder = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    """Return a folder to create, whose content is moved to a target at the end; after an error, nothing is left.
+
+    It has one name, so that the next export replaces what a process that was killed has left.
+    """
+    folder = target.with_name(f".{target.name}.tmp")
     created = [parent for parent in target.absolute().parents if not parent.exists()]
     moved = list[Path]()
+    shutil.rmtree(folder, ignore_errors=True)
     try:
-        folder.mkdir(parents=True)
         yield folder
         for path in sorted(folder.iterdir(), reverse=True):  # the model last, whose name is shorter than its card's
             moved.append(path.rename(target.with_name(path.name)))
         moved.clear()
+    except WriteError:
+        raise
     except OSError as error:
-        raise (
-            error if isinstance(error, WriteError) else WriteError(error.errno, error.strerror, str(target))
-        ) from error
+        raise WriteError(error.errno, error.strerror, str(target)) from error
     finally:
         for path in moved:
             path.unlink(missing_ok=True)

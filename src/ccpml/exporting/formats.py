@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ccpml.exported.description import DESCRIPTION_KEY, Description
 from ccpml.exported.onnx_file import add_description, content_digest
 from ccpml.exporting.errors import ExportError
-from ccpml.exporting.graph import INPUT, OUTPUT, EmbeddingGraph, first_line, trace
+from ccpml.exporting.graph import INPUT, OUTPUT, EmbeddingGraph, reason_of, trace
 from ccpml.files import write_bytes, write_json
 from ccpml.models import EmbeddingModel
 from ccpml.models.pretrained import CONFIG_FILE, WEIGHTS_FILE
@@ -34,6 +34,8 @@ Embed: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 def _write_onnx(target: Path, graph: EmbeddingGraph, description: Description) -> None:
     """Write an ONNX file: weights included, with the description in its metadata."""
+    import onnxruntime  # noqa: F401  # at Ctrl-C, an import ends the process at once, which a written file would survive
+
     program = trace(graph, description.size)
     try:
         with _quiet(), torch.no_grad():
@@ -48,7 +50,7 @@ def _write_onnx(target: Path, graph: EmbeddingGraph, description: Description) -
             )
         content = found.model_proto.SerializeToString()
     except Exception as error:  # of the many kinds that torch raises, none is documented
-        raise ExportError(f"the network cannot be exported by torch.onnx ({first_line(error)})") from error
+        raise ExportError(f"the network cannot be exported by torch.onnx ({reason_of(error)})") from error
     write_bytes(target, add_description(content, replace(description, content_sha256=content_digest(content))))
 
 
@@ -71,7 +73,7 @@ def _write_pt2(target: Path, graph: EmbeddingGraph, description: Description) ->
         with _quiet():
             torch.export.save(program, content, extra_files={DESCRIPTION_KEY: description.to_json()})
     except Exception as error:
-        raise ExportError(f"the network cannot be written by torch.export ({first_line(error)})") from error
+        raise ExportError(f"the network cannot be written by torch.export ({reason_of(error)})") from error
     write_bytes(target, content.getbuffer())
 
 

@@ -7,7 +7,7 @@ from ccpml.exporting.errors import ExportError
 from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
 
-__all__ = ["INPUT", "OUTPUT", "EmbeddingGraph", "first_line", "trace"]
+__all__ = ["INPUT", "OUTPUT", "EmbeddingGraph", "reason_of", "trace"]
 
 INPUT = "images"
 OUTPUT = "embeddings"
@@ -49,9 +49,18 @@ def trace(graph: EmbeddingGraph, size: int) -> torch.export.ExportedProgram:
         with torch.no_grad():
             return torch.export.export(graph, (images,), dynamic_shapes=shapes)
     except Exception as error:  # of the many kinds that torch raises, none is documented
-        raise ExportError(f"the network cannot be traced by torch.export ({first_line(error)})") from error
+        raise ExportError(f"the network cannot be traced by torch.export ({reason_of(error)})") from error
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of a message, which in torch's is the reason."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def reason_of(error: BaseException) -> str:
+    """Return the first line of the message of the error that an error of torch follows from.
+
+    Raises:
+        KeyboardInterrupt: If it follows from Ctrl-C, which torch turns into an error of its own in places.
+    """
+    chain = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None and before not in chain:
+        chain.append(before)
+    if any(isinstance(each, KeyboardInterrupt) for each in chain):
+        raise KeyboardInterrupt from error
+    return str(chain[-1]).strip().partition("\n")[0] or type(chain[-1]).__name__
