@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 import types
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,8 @@ class Popen(subprocess.Popen):  # of str or bytes
     def _execute_child(self, *arguments: Any) -> None:
         given = inspect.signature(_START).bind(self, *arguments).arguments
         command = given["args"]
-        if sys.platform != "linux" or command[0] != sys.executable or command[1] not in {"-m", "-c"}:
+        python = not isinstance(command, str) and list(command[:1]) == [sys.executable] and command[1] in {"-m", "-c"}
+        if sys.platform != "linux" or not python:
             _START(self, *arguments)
             return
         streams = [given[name] for name in ("p2cread", "c2pwrite", "errwrite")]
@@ -143,10 +145,14 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
 def _open_streams() -> None:
     """Open the standard streams as the interpreter does."""
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
-    output = io.BufferedWriter(io.FileIO(1, "w", closefd=False))
-    sys.stdout = io.TextIOWrapper(output, write_through=bool(os.environ.get("PYTHONUNBUFFERED")))
-    errors = io.BufferedWriter(io.FileIO(2, "w", closefd=False))
-    sys.stderr = io.TextIOWrapper(errors, errors="backslashreplace", line_buffering=True)
+    unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
+    output, errors = (io.FileIO(number, "w", closefd=False) for number in (1, 2))
+    if not unbuffered:
+        output, errors = io.BufferedWriter(output), io.BufferedWriter(errors)
+    sys.stdout = io.TextIOWrapper(output, write_through=unbuffered)
+    sys.stderr = io.TextIOWrapper(
+        errors, errors="backslashreplace", line_buffering=not unbuffered, write_through=unbuffered
+    )
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
 
 
@@ -192,6 +198,7 @@ def _main(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     for name in LIBRARIES:
         importlib.import_module(name)
     gc.freeze()

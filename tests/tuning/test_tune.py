@@ -271,6 +271,7 @@ run_search(search, train=wait)
 """
 
 
+@pytest.mark.usefixtures("preloaded")
 def test_a_live_process_keeps_its_trial_and_a_dead_one_does_not(search):
     process = subprocess.Popen([sys.executable, "-c", HOLD_TRIAL, str(search.out)])
     try:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ccpml.method.checks import check_call
 from ccpml.method.external import against_batch, against_references, normalized_for
-from ccpml.method.metric_loss import NORMALIZED_LENGTH, MetricLoss, working_dtype
+from ccpml.method.metric_loss import MetricLoss, working_dtype
 from ccpml.numbers import as_int
 from ccpml.pairwise.indices import Indices
 
@@ -74,12 +74,6 @@ class CrossBatchMemory(MetricLoss):
         # The counts again on the host, so that no step waits for the device.
         self._steps, self._sizes = 0, [0] * memory_batches
         self.register_load_state_dict_post_hook(_read_counts)  # type: ignore[no-untyped-call]  # torch's is untyped
-
-    @property
-    def starting_length(self) -> float:
-        """That of the pair loss."""
-        length: float = getattr(self.loss, "starting_length", NORMALIZED_LENGTH)
-        return length
 
     def forward(
         self,

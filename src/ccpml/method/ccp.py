@@ -9,7 +9,7 @@ from ccpml.distributed import world_size
 from ccpml.method.checks import check_call
 from ccpml.method.class_sampler import ClassSampler
 from ccpml.method.external import against_batch, against_references, joint_batch, normalized_for
-from ccpml.method.metric_loss import NORMALIZED_LENGTH, MetricLoss, working_dtype
+from ccpml.method.metric_loss import MetricLoss, working_dtype
 from ccpml.method.nearest import farther_proxies
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.pair_loss import PairLoss
@@ -105,12 +105,6 @@ class CCPLoss(ClassProxies, MetricLoss):
         if not isinstance(self.loss, PairLoss):
             raise ValueError(f"group: sharded proxies need a PairLoss of ccpml, got {type(self.loss).__name__}")
         super().shard(group)
-
-    @property
-    def starting_length(self) -> float:
-        """That of the pair loss."""
-        length: float = getattr(self.loss, "starting_length", NORMALIZED_LENGTH)
-        return length
 
     def forward(
         self,

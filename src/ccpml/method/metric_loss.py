@@ -37,8 +37,12 @@ class MetricLoss(nn.Module):
 
     @property
     def starting_length(self) -> float:
-        """The mean length of embeddings from which training with this loss starts well; see `ccpml.start_head`."""
-        return NORMALIZED_LENGTH
+        """The mean length of embeddings from which training with this loss starts well; see `ccpml.start_head`.
+
+        It is that of the pair loss for a loss around one, such as `CCPLoss`.
+        """
+        length: float = getattr(getattr(self, "loss", None), "starting_length", NORMALIZED_LENGTH)
+        return length
 
     @property  # type: ignore[misc]  # isinstance reads it; nobody assigns it
     def __class__(self) -> Any:
