@@ -11,6 +11,7 @@ import pytest
 
 from ccpml import train
 from ccpml.cli import VERBS
+from tests.exported.onnx_models import write_model
 from tests.toy import quick_settings, toy_folder
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +45,7 @@ def workplace(tmp_path_factory):
     settings = quick_settings(data=f"folder:{folder / 'photos'}", max_steps=2)
     for name in ("ccp", "photos-multi_similarity-ccp-seed0"):
         train(settings, folder / "runs" / name, progress=False)
+    write_model(folder / "photos.onnx")
     return folder
 
 

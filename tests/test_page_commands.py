@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ccpml import train
+from ccpml import load_run, train
 from ccpml.data.sources import groceries
+from tests.exported.onnx_models import describe, write_model
 from tests.page_commands import page_commands, run_commands
 from tests.serving.qdrant.server import qdrant_server
 from tests.toy import quick_settings, toy_folder
@@ -20,6 +21,7 @@ QUERIES = ("query.jpg", "a.jpg", "b.jpg", "c.jpg", "front.jpg", "back.jpg")
 #: Commands of each page that are not run, by their first words.
 PAGES = {
     "export.md": ["pip install"],
+    "deploy.md": ["pip install"],
     "indexes.md": [],
     "clean.md": [],
     "search.md": ["pip install"],
@@ -53,6 +55,8 @@ def example(tmp_path_factory):
             table.writerow([picture, ["mug", "bowl"][number % 2], 5 + number, ["red", "blue", ""][number % 3], 40])
     train(quick_settings(data=f"folder:{photos}", max_steps=2), folder / RUN, progress=False)
     shutil.copytree(folder / RUN, folder / "runs" / "ccp")
+    facts = describe(fingerprint=load_run(folder / RUN).fingerprint, embedding_dim=8)
+    write_model(folder / "photos.onnx", facts)
     return folder
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import ccpml
+from tests.exported.onnx_models import describe, write_model
 from tests.toy import quick_settings, toy_folder
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference.md"
@@ -31,6 +32,7 @@ OF_RUNS = [
     "Run",
     "Index",
     "export_run",
+    "ExportedModel",
 ]  # in this order; their examples need data and a trained run
 NAMESPACE = {"torch": torch, "Path": Path, **{name: getattr(ccpml, name) for name in ccpml.__all__}}
 
@@ -49,6 +51,7 @@ def test_examples_of_runs(tmp_path, monkeypatch):
     toy_folder(tmp_path / "photos")
     for name in ("mug.jpg", "cup.jpg", "query.jpg"):
         (tmp_path / name).write_bytes((tmp_path / "photos/group0/class00/0.png").read_bytes())
+    write_model(tmp_path / "photos.onnx", describe(embedding_dim=8))
     namespace = {**NAMESPACE, "Settings": quick_settings}
     for name in OF_RUNS:
         [code] = re.findall(r"```python\n(.*?)```", inspect.getdoc(getattr(ccpml, name)), re.DOTALL)

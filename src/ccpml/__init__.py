@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         SoftTripleLoss,
         SubCenterArcFaceLoss,
     )
+    from ccpml.exported import ExportedModel
     from ccpml.exporting.export import export_run
     from ccpml.method import (
         AlternatingProjections,
@@ -48,6 +49,7 @@ __all__ = [
     "CrossBatchMemory",
     "EmbeddingModel",
     "EmbeddingPool",
+    "ExportedModel",
     "Index",
     "MultiSimilarityLoss",
     "PairLoss",
@@ -85,6 +87,7 @@ _MODULES = {
     **dict.fromkeys(["ProxyAnchorLoss", "ProxyNCALoss", "SoftTripleLoss"], "baselines"),
     **dict.fromkeys(["EmbeddingModel", "create_model", "start_head"], "models"),
     "export_run": "exporting.export",
+    "ExportedModel": "exported",
     "ProjectionOptions": "options",
     **dict.fromkeys(["ClusterScores", "RetrievalScores"], "retrieval"),
     **dict.fromkeys(["cluster_scores", "evaluate", "nearest_neighbors"], "retrieval"),

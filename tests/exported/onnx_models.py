@@ -1,5 +1,6 @@
 """Small ONNX files as `ccpml export` writes them, whose embeddings NumPy computes too."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +8,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ccpml.exported.description import Description
-from ccpml.exported.onnx_file import add_description, content_digest
+from ccpml.exported.onnx_file import add_description, content_digest, read_description
 
 SIZE, DIM = 6, 4
 
 
-def weights(channels: int = 3, seed: int = 0) -> np.ndarray:
+def weights(channels: int = 3, dim: int = DIM, seed: int = 0) -> np.ndarray:
     """A linear map of pixels to embeddings, of which some have lengths above 1: float32 (C · size², d)."""
-    return np.random.default_rng(seed).normal(0, 0.1, (channels * SIZE * SIZE, DIM)).astype(np.float32)
+    return np.random.default_rng(seed).normal(0, 0.1, (channels * SIZE * SIZE, dim)).astype(np.float32)
 
 
 def expected(pixels: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -38,7 +39,7 @@ def write_model(
 ) -> Path:
     """Write the ONNX file of a linear model."""
     description = describe() if description is None else description
-    w = weights(description.channels) if w is None else w
+    w = weights(description.channels, description.embedding_dim) if w is None else w
     image, embedding = names
     constants = {"w": w, "scale": np.float32(255), "one": np.float32(1), "axis": np.int64([1])}
     nodes = [
@@ -68,10 +69,6 @@ def write_model(
 
 def with_digest(path: Path) -> Path:
     """Write the digest of its content into the description of such a file."""
-    from dataclasses import replace
-
-    from ccpml.exported.onnx_file import read_description
-
     model, description = onnx.load(path), read_description(path)
     del model.metadata_props[:]
     content = model.SerializeToString()

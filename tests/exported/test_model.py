@@ -83,7 +83,10 @@ def test_embeddings_that_are_not_finite_are_refused_by_name(tmp_path: Path):
         ({"names": ("image", "embeddings")}, r"expected the input images tensor\(uint8\) \['batch', 3, 6, 6\], got"),
         ({"names": ("images", "y")}, r"expected the output embeddings tensor\(float\) \['batch', 4\], got y tensor"),
         ({"batch": 8}, r"expected the input images .* got images tensor\(uint8\) \[8, 3, 6, 6\]; export the run again"),
-        ({"description": describe(embedding_dim=5)}, r"\['batch', 5\], got embeddings tensor\(float\) \['batch', 4\]"),
+        (
+            {"description": describe(embedding_dim=5), "w": weights()},
+            r"\['batch', 5\], got embeddings tensor\(float\) \['batch', 4\]",
+        ),
     ],
 )
 def test_a_graph_that_is_not_as_described_is_refused(changes, message, tmp_path: Path):

@@ -20,7 +20,7 @@ Deep metric learning with chance constraints: train embeddings that find images 
 verbs:
   train      train on some classes, test on others, write a run directory with a report
   evaluate   score a run on its test classes or on other data
-  embed      write a run's embeddings of some data to an .npz file
+  embed      write a run's embeddings of some data to an .npz or Parquet file
   report     write the report of a run again
   calibrate  find distances within which a run's answers are right with a promised probability
   export     write a run as an ONNX file, for torch.export, as safetensors or as a folder for the Hugging Face hub

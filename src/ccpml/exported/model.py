@@ -48,7 +48,7 @@ class ExportedModel:
         ```python
         model = ExportedModel("photos.onnx")
         embeddings = model.embed(["mug.jpg", "cup.jpg"])  # (2, 128)
-        print(model.fingerprint, model.description.card["scores"])
+        print(model.fingerprint, model.description.split_of_class)
         ```
     """
 
