@@ -50,6 +50,9 @@ _ADVICE: Final = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose another folder, or change its permissions"),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n)"),
     errno.EIO: "check the disk",
+    errno.EFBIG: "allow larger files (ulimit -f)",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "repair the links",
     errno.EISDIR: "remove this folder",
 }
 
@@ -146,6 +149,8 @@ def load_yaml(file: Path) -> Any:
         raise ValueError(f"not a YAML file: {line}{error.problem}") from error
     except yaml.YAMLError as error:
         raise ValueError("not a YAML file: it holds characters that no text has") from error
+    except RecursionError as error:
+        raise ValueError("not a YAML file of settings: it is nested too deeply") from error
 
 
 def read_folder_file(
@@ -161,8 +166,8 @@ def read_folder_file(
         return None
     check_readable(file, "restore it from a copy")
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        found = load_yaml(file)
+    except ValueError:
         found = None
     if isinstance(found, dict):
         check_version(file, found.pop("version", None), _FOLDER_VERSION)

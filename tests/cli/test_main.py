@@ -30,6 +30,7 @@ from ccpml.cli import VERBS, main
         (["evaluate"], "the following arguments are required: run"),
         (["evaluate", "/no/such"], "/no/such: not a run directory"),
         (["evaluate", "/no/such", "--cluster", "glyphs"], "did you mean --clusters?"),
+        (["search", "/no/such", "glyphs", "--k", "1"], "did you mean -k?"),
         (["embed", "/no/such", "glyphs"], "-o/--output"),
         (["embed", "/no/such", "glyphs", "-o", "x.csv"], "--output: expected a file that ends in .npz, got x.csv"),
         (["report"], "run"),

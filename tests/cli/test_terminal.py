@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 COMMAND = f"{sys.executable} -m ccpml.cli"
 
@@ -65,3 +66,20 @@ def test_commands_work_without_a_home(folder: Path, tmp_path: Path) -> None:
         result = shell(f"cd {tmp_path}; unset XDG_CACHE_HOME; ccpml data check folder:{folder}", **environment)
         assert (result.returncode, b"complete" in result.stdout) == (0, True)
         assert not list(tmp_path.iterdir())
+
+
+def test_a_current_folder_that_was_removed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    result = shell(f"cd {tmp_path / 'gone'}; rmdir {tmp_path / 'gone'}; ccpml evaluate {tmp_path}")
+    message = b"ccpml: error: current folder: was removed; change to another one\n"
+    assert (result.returncode, result.stderr) == (2, message)
+
+
+def test_warnings_of_pillow_are_not_shown(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.new("1", (10_000, 9_100)).save(tmp_path / name / "huge.png")
+    result = shell(f"ccpml data check folder:{tmp_path}")
+    assert result.returncode == 1
+    assert b"too large: expected at most 89 million pixels" in result.stdout
+    assert b"Warning" not in result.stderr

@@ -71,9 +71,12 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         return _run(list(argv))
     try:
         raise_at_ctrl_c()
+        import warnings
+
         from ccpml.terminal import BROKEN_PIPE, flush_streams, is_broken_pipe, prepare_streams
 
         prepare_streams()
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged images, which our messages name
         code = _run(sys.argv[1:])
     except SystemExit as stop:  # after --help
         code = int(stop.code or 0)
@@ -123,7 +126,12 @@ def _run_verb(arguments: list[str]) -> int:
     verb = arguments[0]
     if verb not in VERBS:
         raise UsageError(f"verb: expected one of {', '.join(VERBS)}, got {verb}")
+    import os
     from importlib import import_module
 
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:  # torch would end the process
+        raise UsageError("current folder: was removed; change to another one") from error
     code: int = import_module(f"ccpml.cli.{verb}").run(arguments[1:])
     return code

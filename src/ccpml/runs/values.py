@@ -102,7 +102,7 @@ def read_values(values: Mapping[str, Any]) -> dict[str, Any]:
 def _parse(text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return text
 
 

@@ -33,10 +33,10 @@ def parser_error(message: str, prog: str, options: Iterable[str]) -> UsageError:
     hint = f"; see {prog} --help"
     unknown = re.search(r"unrecognized arguments: --([\w.-]+)|Option '([\w.-]+)'", message)
     if unknown:
-        names = [option.lstrip("-").replace("_", "-") for option in options]
-        known = {name.rpartition(".")[2]: name for name in names} | {name: name for name in names}
+        flags = {option.lstrip("-").replace("_", "-"): option.replace("_", "-") for option in options}
+        known = {name.rpartition(".")[2]: flag for name, flag in flags.items()} | flags
         close = difflib.get_close_matches((unknown[1] or unknown[2]).replace("_", "-"), known, n=1)
-        hint = f"; did you mean --{known[close[0]]}?" if close else hint
+        hint = f"; did you mean {known[close[0]]}?" if close else hint
     return UsageError(f"{_plain(' '.join(message.split()))}{hint}")
 
 
