@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ __all__ = [
     "check_version",
     "exclusive_lock",
     "load_yaml",
+    "printable",
     "read_arrays",
     "read_folder_file",
     "require_space",
@@ -307,6 +309,16 @@ def require_space(folder: Path, needed: int, what: str) -> None:
             f"{folder}: {what} needs {size_text(needed + _SPACE_MARGIN)}, got {size_text(free)} of free space; free "
             "some space"
         )
+
+
+def printable(text: str) -> str:
+    r"""Escape control characters, such as those of file names: a terminal would obey them, and lines would break.
+
+    Example:
+        >>> printable("a\nb.png")
+        'a\\nb.png'
+    """
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
 
 
 def size_text(count: int) -> str:

@@ -127,3 +127,15 @@ def test_errors_of_the_data_have_hints(tmp_path: Path, capsys: pytest.CaptureFix
     os.utime(gone)
     assert main(["train", "cub", *root, "--backbone", "small_conv", "--run", str(tmp_path / "run")]) == 1
     assert "`ccpml data cache` builds it again" in capsys.readouterr().err
+
+
+def test_names_with_control_characters_are_escaped(tmp_path, capsys):
+    folder = toy_folder(tmp_path / "toy", classes=2, per_class=2)
+    strange = next(folder.glob("*/class01")).rename(folder / "new\nline \x1b[31m")
+    (strange / "0.png").write_bytes(b"x")
+    (strange / "1.heic").write_bytes(b"x")
+    assert main(["data", "check", f"folder:{folder}"]) == 1
+    printed = capsys.readouterr().out
+    assert "new\\nline \\x1b[31m/0.png: not an image" in printed
+    assert "\\x1b[31m/1.heic" in printed
+    assert "\x1b" not in printed

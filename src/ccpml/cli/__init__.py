@@ -126,11 +126,11 @@ def _run_verb(arguments: list[str]) -> int:
     verb = arguments[0]
     if verb not in VERBS:
         raise UsageError(f"verb: expected one of {', '.join(VERBS)}, got {verb}")
-    import os
     from importlib import import_module
+    from pathlib import Path
 
     try:
-        os.getcwd()
+        Path.cwd()
     except FileNotFoundError as error:  # torch would end the process
         raise UsageError("current folder: was removed; change to another one") from error
     code: int = import_module(f"ccpml.cli.{verb}").run(arguments[1:])

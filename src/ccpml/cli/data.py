@@ -45,6 +45,7 @@ def _check(options: argparse.Namespace) -> int:
     announce("loading libraries")
     from ccpml.data.images.read import first_lines
     from ccpml.data.upkeep.verify import verify_source
+    from ccpml.files import printable
 
     found = verify_source(options.data, options.data_root)
     place = "" if found.folder is None else f" in {found.folder}"
@@ -52,13 +53,13 @@ def _check(options: argparse.Namespace) -> int:
     for name, digest in found.checksums.items():
         print(f"  {name}  sha256 {digest}")
     for phrase in found.ignored:
-        print(f"  ignored: {phrase}")
+        print(f"  ignored: {printable(phrase)}")
     if not found.problems:
         print("complete, as published" if found.checksums else "complete: every image can be read")
         return 0
     print(f"{len(found.problems):,} problem{'s' if len(found.problems) > 1 else ''}:")
-    many = found.listed_in is not None
-    print("\n".join(first_lines(found.problems, found.listed_in) if many else [f"  {x}" for x in found.problems]))
+    whole = [f"  {printable(problem)}" for problem in found.problems]
+    print("\n".join(whole if found.listed_in is None else first_lines(found.problems, found.listed_in)))
     return 1
 
 

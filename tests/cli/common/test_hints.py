@@ -54,6 +54,8 @@ def test_unreadable_images_are_a_list_below_the_sentence() -> None:
 
 
 def test_control_characters_are_escaped() -> None:
-    error = SkippableImagesError("1 of 2 images cannot be read:\n  a\x1b[31m.png: empty", [BadImage(0, "a\x1b[31m.png", "empty")])
+    error = SkippableImagesError(
+        "1 of 2 images cannot be read:\n  a\x1b[31m.png: empty", [BadImage(0, "a\x1b[31m.png", "empty")]
+    )
     assert describe(ValueError("a\0b\x1b[31m\nc")) == r"a\x00b\x1b[31m c"
     assert describe(error).endswith("\n  a\\x1b[31m.png: empty")

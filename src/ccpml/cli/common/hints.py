@@ -2,7 +2,7 @@
 
 import re
 
-from ccpml.files import advice
+from ccpml.files import advice, printable
 
 HINTS = {
     "BenchmarkExistsError": "choose another --out, or pass the settings that it started with",
@@ -25,20 +25,15 @@ def describe(error: BaseException) -> str:
     text, listing = _text(error), list[str]()
     if hasattr(error, "bad"):  # images: a sentence that ends in a colon, and a line for each
         text, *listing = text.splitlines()
-    text = _printable(" ".join(text.removesuffix(":" if listing else "").split())) or type(error).__name__
+    text = printable(" ".join(text.removesuffix(":" if listing else "").split())) or type(error).__name__
     sentence = "; ".join([f"{text}{hint_for(error)}", *getattr(error, "__notes__", ())])
-    return "\n".join([f"{sentence}:", *map(_printable, listing)]) if listing else sentence
+    return "\n".join([f"{sentence}:", *map(printable, listing)]) if listing else sentence
 
 
 def hint_for(error: BaseException) -> str:
     """Return the hint for an error as the end of its sentence; empty if there is none."""
     hints = (HINTS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in HINTS)
     return next((f"; {hint}" for hint in hints), "")
-
-
-def _printable(text: str) -> str:
-    """Escape control characters, such as those of file names, which a terminal would obey."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
 
 
 def _text(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from ccpml.data.images.formats import pillow_formats
 from ccpml.data.images.jpeg import Part, decode_jpeg, jpeg_size
 from ccpml.data.images.orientation import jpeg_orientation, orientation_of, upright, upright_shape
 from ccpml.data.images.packed import PackedImage, read_packed
+from ccpml.files import printable
 
 __all__ = [
     "BadImage",
@@ -79,7 +80,7 @@ def first_lines(lines: Sequence[str], listed_in: Path | None) -> list[str]:
         >>> first_lines(["a.jpg: the file is empty"] * 12, Path("bad.txt"))[-1]
         '  and 2 more; all are listed in bad.txt'
     """
-    shown = [f"  {line}" for line in lines[:MAX_LISTED]]
+    shown = [f"  {printable(line)}" for line in lines[:MAX_LISTED]]
     if len(lines) > MAX_LISTED:
         all_in = "" if listed_in is None else f"; all are listed in {listed_in}"
         shown.append(f"  and {len(lines) - MAX_LISTED:,} more{all_in}")
