@@ -232,10 +232,11 @@ def _write_montage(file: Path, index: "PictureIndex", replies: "list[Reply]", to
 def _report(skipped: "list[BadImageError]", total: int) -> int:
     """Print which pictures cannot be read; return the exit code."""
     from ccpml.data.images.read import first_lines
+    from ccpml.files import printable
 
     if not skipped:
         return 0
-    lines = [f"{error.name}: {error.reason}" for error in skipped]
+    lines = [printable(f"{error.name}: {error.reason}") for error in skipped]
     title = f"{len(lines):,} of {total:,} pictures cannot be read:"
     text = lines[0] if total == 1 else "\n".join([title, *first_lines(lines, None)])
     print(f"ccpml: error: {text}", file=sys.stderr)
