@@ -93,6 +93,22 @@ def test_pictures_without_labels(run: Path, photos: Path, tmp_path: Path, capsys
     assert (output / "cleaned.csv").read_text(encoding="utf-8").splitlines()[0] == "path"
 
 
+def test_a_table_in_which_some_labels_are_missing_keeps_its_splits(run: Path, photos: Path, tmp_path: Path) -> None:
+    rows = [(path, path.parent.name) for path in sorted(photos.rglob("?.png"))]
+    lines = [
+        f"{path},{'' if number % 7 == 0 else name},{'train' if name < 'class06' else 'test'},"
+        for number, (path, name) in enumerate(rows)
+    ]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["path,label,split,role", *lines]), encoding="utf-8")
+    output = tmp_path / "found"
+    assert main(["clean", str(run), f"csv:{table}", "-o", str(output)]) == 0
+    source = load_csv(output / "cleaned.csv")
+    assert source.split_of_class is not None
+    assert source.split_of_class["class07"] == "test"
+    assert len(source.table) == len(rows) - len(rows[::7])
+
+
 def test_a_pool_and_built_in_data(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

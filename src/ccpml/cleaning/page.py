@@ -17,7 +17,7 @@ from ccpml.report.tiles import Row, Tile
 if TYPE_CHECKING:
     from ccpml.cleaning.run import CleanedData
 
-__all__ = ["TITLES", "page_of", "summary_rows"]
+__all__ = ["TITLES", "notes_of", "page_of", "size_of", "summary_rows"]
 
 _SHOWN: Final = 30  # groups of a kind
 _TILES: Final = 10  # of a group
@@ -75,7 +75,7 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
 
 def page_of(found: "CleanedData") -> str:
     """Return the whole page as HTML, which loads nothing from elsewhere."""
-    total = f"{found.count:,} pictures, {len(found.class_names):,} classes"
+    total = size_of(found)
     title = f"{found.data}: what to clean"
     body = [f"<h1>{page.text(title)}</h1>\n", page.paragraph(f"{total}; embedded by {found.run.path}", lead=True)]
     body.append(page.table(("", "found", "pictures"), summary_rows(found)))
@@ -91,6 +91,12 @@ def page_of(found: "CleanedData") -> str:
         body.append(page.section("Pictures that cannot be read", page.listing([*lines[:100], *rest])))
     body.append(page.section("What cleaned.csv leaves out", *_rules(found)))
     return page.document(title, body)
+
+
+def size_of(found: "CleanedData") -> str:
+    """Return the number of pictures and classes in words."""
+    classes = _count(len(found.class_names), "class", "classes")
+    return f"{_count(found.count, 'picture', 'pictures')}, {classes}"
 
 
 def summary_rows(found: "CleanedData") -> list[tuple[str, str, str]]:
@@ -122,16 +128,19 @@ def notes_of(found: "CleanedData") -> Iterator[str]:
     labels = found.labels[: found.count]
     unjudged = int((~found.problems.judged[: found.count] & (labels >= 0)).sum())
     if unjudged:
-        yield (
-            f"{unjudged:,} labels were not judged: that takes at least two classes, and {MIN_CLASS} different pictures "
-            "of a class."
-        )
+        needed = f"at least two classes, and {MIN_CLASS} different pictures of a class"
+        yield f"{_count(unjudged, 'label was', 'labels were')} not judged: that takes {needed}."
     unlabeled = int((labels < 0).sum())
     if unlabeled:
-        rest = "" if unlabeled == found.count else " They are not in cleaned.csv."
-        yield f"{unlabeled:,} pictures have no label: only copies, outliers and additions are found among them.{rest}"
+        rest = "" if unlabeled == found.count else "; cleaned.csv has only pictures with a label"
+        known = "only copies, outliers and additions can be found there"
+        yield f"{_count(unlabeled, 'picture has', 'pictures have')} no label: {known}{rest}."
     if not any(found.splits):
         yield "The data have no splits, and the run knows none of their classes: leaks between splits cannot be found."
+
+
+def _count(number: int, one: str, more: str) -> str:
+    return f"{number:,} {one if number == 1 else more}"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -168,7 +177,7 @@ def _copies(found: "CleanedData", group: Sequence[Finding]) -> Row:
     tiles = [_tile(found, row, _where(found, row, differ), fate) for row, fate in zip(rows, fates, strict=True)]
     more = f"; {len(group):,} in all" if len(group) > _TILES else ""
     name = group[0].note or found.label_of(group[0].row) or Path(found.pictures.name(group[0].row)).name
-    how = f"distance {2 * (1 - group[-1].score):.3f}" if apart else f"{len(group):,} pictures"
+    how = f"distance {2 * (1 - group[-1].score):.3f}" if apart else _count(len(group), "picture", "pictures")
     return Row(name, f"{how}{more}", tiles)
 
 

@@ -21,11 +21,11 @@ def run(arguments: list[str]) -> int:
     _check_new_folder(options.output)
 
     announce("loading libraries")
-    from ccpml.cleaning.page import notes_of, summary_rows
+    from ccpml.cleaning.page import notes_of, size_of, summary_rows
     from ccpml.cleaning.run import clean_run
 
     found = clean_run(**vars(options))
-    print(f"{found.data}: {found.count:,} pictures, {len(found.class_names):,} classes")
+    print(f"{found.data}: {size_of(found)}")
     rows = summary_rows(found)
     width = max(len(title) for title, _, _ in rows)
     for title, groups, pictures in rows:

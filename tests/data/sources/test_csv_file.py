@@ -91,7 +91,7 @@ def test_an_unlabeled_file(images: Path) -> None:
     assert (table.class_names, len(table)) == (("",), 2)
     source = load_csv(csv_of(images, "path,label,split\n0.png,a,train\n1.png,,test\n2.png,,train"), labeled=False)
     assert source.table.class_names == ("a", "")
-    assert source.split_of_class is None
+    assert source.split_of_class == {"a": "train"}
     with pytest.raises(ValueError, match="line 2: path is empty"):
         load_csv(csv_of(images, "path,label\n,a"), labeled=False)
 

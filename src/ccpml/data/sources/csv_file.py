@@ -45,9 +45,7 @@ def load_csv(file: Path | str, labeled: bool = True) -> Source:
     paths = ((row.path.resolve(), row.path, row.where) for row in rows)  # other spellings and links are the same image
     check_distinct(paths, "remove one of the lines")
     _check_roles(rows)
-    split_of_class = {row.label: row.split for row in rows if row.split is not None}
-    if not all(row.label for row in rows):
-        split_of_class = {}
+    split_of_class = {row.label: row.split for row in rows if row.label and row.split is not None}
     images, classes, roles = zip(*((row.path, row.label, row.role) for row in rows), strict=True)
     table = ImageTable.from_classes(images, classes, roles, file.stem)
     return Source(table, split_of_class or None, file.parent)

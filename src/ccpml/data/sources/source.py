@@ -31,7 +31,8 @@ class Source:
     Attributes:
         table: All images.
         split_of_class: Split of each class by name, or None if the set has no split. Names that are not in ``table``
-            are ignored, so that ``table`` can be replaced by a smaller one.
+            are ignored, so that ``table`` can be replaced by a smaller one; images without a label, whose class has an
+            empty name, have none.
         folder: Folder of the image files; None if they come with ccpml.
         ignored: Files and folders in it that are not used.
 
@@ -47,7 +48,7 @@ class Source:
     def __post_init__(self) -> None:
         if self.split_of_class is not None:
             for name in self.table.class_names:
-                if self.split_of_class.get(name) not in get_args(SplitName):
+                if name and self.split_of_class.get(name) not in get_args(SplitName):
                     raise ValueError(f"class {name!r}: expected a split (train, validation or test), got none")
 
 
