@@ -207,15 +207,15 @@ def run(model, criterion, projections, optimizer, scores):
 
 
 def test_resumed_run_equals_an_uninterrupted_one():
-    scores = [0.1, 0.3, 0.2, 0.25, 0.2, 0.1, 0.4, 0.2]
+    scores = [0.1, 0.3, 0.2, 0.25, 0.2, 0.1, 0.15, 0.4, 0.2]
     parts = model, criterion, projections = setup(patience=2, strength=0.1)
     optimizer = torch.optim.Adam([*model.parameters(), criterion.proxies], lr=0.1)
     projections.start(pool)
-    run(*parts, optimizer, scores[:5])
-    assert projections.instance == 1
+    run(*parts, optimizer, scores[:6])
+    assert (projections.instance, projections.stale) == (1, 1)
     file = io.BytesIO()
     torch.save([*(part.state_dict() for part in parts), optimizer.state_dict(), torch.get_rng_state()], file)
-    run(*parts, optimizer, scores[5:])
+    run(*parts, optimizer, scores[6:])
 
     file.seek(0)
     states = torch.load(file, weights_only=True)
@@ -224,7 +224,7 @@ def test_resumed_run_equals_an_uninterrupted_one():
     for part, state in zip([*again, optimizer_], states, strict=False):
         part.load_state_dict(state)
     torch.set_rng_state(states[-1])
-    run(*again, optimizer_, scores[5:])
+    run(*again, optimizer_, scores[6:])
     for name, x in model.state_dict().items():
         assert torch.equal(x, model_.state_dict()[name]), name
     assert torch.equal(criterion.proxies, criterion_.proxies)
