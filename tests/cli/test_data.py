@@ -73,8 +73,8 @@ def test_cache_and_train_from_it(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["purge"], "invalid choice: 'purge' (choose from"),
-        (["check"], "the following arguments are required: data; see ccpml data check --help"),
+        (["purge"], "command: expected check, fetch or cache, got 'purge'"),
+        (["check"], "data: expected a value, got none; see ccpml data check --help"),
         (["check", "bub"], "unknown data 'bub'"),
         (["check", "cub"], "cub: folder not given; pass --data-root or set CCPML_DATA"),
         (["check", "cub", "--data-root", "nowhere"], "--data-root: folder nowhere not found"),

@@ -27,7 +27,7 @@ from ccpml.cli import VERBS, main
         (["train", "--resume", "/no/such"], "/no/such: not a run directory"),
         (["train", "glyphs", "--resume", "/no/such"], "--resume: expected no data and no other options"),
         (["train", "--lr=1", "--resume", "/no/such"], "--resume: expected no data and no other options"),
-        (["evaluate"], "the following arguments are required: run"),
+        (["evaluate"], "run: expected a value, got none; see ccpml evaluate --help"),
         (["evaluate", "/no/such"], "/no/such: not a run directory"),
         (["evaluate", "/no/such", "--cluster", "glyphs"], "did you mean --clusters?"),
         (["search", "/no/such", "glyphs", "--k", "1"], "did you mean -k?"),

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccpml.cli.common.models import MODEL_HELP, check_model, load_model
-from ccpml.cli.common.options import Parser, UsageError, add_store, check_index, find_location, report_stop
+from ccpml.cli.common.options import Parser, UsageError, add_store, check_data, check_index, find_location, report_stop
 from ccpml.cli.common.scan_options import DTYPES, use_dtype
-from ccpml.data_name import known_names
+from ccpml.data_name import DataName, known_names
 from ccpml.progress import announce
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ def run(arguments: list[str]) -> int:
         return _compact(options.compact)
     for path in (options.path, *options.ensemble):
         check_model(path)
+    if DataName.is_valid(options.data) and not Path(options.data).exists():
+        check_data(options.data)
     if options.output is not None:
         _check_target(options.output, options.sync)
 
@@ -166,8 +168,12 @@ def _find(options: argparse.Namespace) -> "Pictures":
     """Find the pictures, and print what is ignored or unusual."""
     from ccpml.data.sources.source import count_ignored
     from ccpml.serving import find_pictures
+    from ccpml.serving.collect import PicturesNotFoundError
 
-    found = find_pictures(options.data, options.data_root)
+    try:
+        found = find_pictures(options.data, options.data_root)
+    except PicturesNotFoundError as error:
+        raise UsageError(str(error)) from error
     if options.output is not None:
         found = found.outside(options.output)
     for note in found.notes:

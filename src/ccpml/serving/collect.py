@@ -16,9 +16,13 @@ from ccpml.data_name import DATA_KINDS, DataName, known_names
 from ccpml.serving.csv_pictures import read_csv_pictures
 from ccpml.serving.items import Picture
 
-__all__ = ["Pictures", "find_pictures"]
+__all__ = ["Pictures", "PicturesNotFoundError", "find_pictures"]
 
 _MAGIC: Final = re.compile(r"[*?\[]")
+
+
+class PicturesNotFoundError(ValueError):
+    """There is nothing where pictures were looked for."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ def find_pictures(data: str, data_root: Path | str | None = None) -> Pictures:
         data_root: Folder of the benchmarks; see `load_source`.
 
     Raises:
-        ValueError: If there is nothing of that name, or no pictures in it.
+        PicturesNotFoundError: If there is nothing of that name.
+        ValueError: If there are no pictures in it.
 
     Example:
         >>> found = find_pictures("groceries")
@@ -89,7 +94,9 @@ def find_pictures(data: str, data_root: Path | str | None = None) -> Pictures:
         return _pattern(str(path), data)
     if data.partition(":")[0] in DATA_KINDS:
         DataName.parse(data)  # raises what is wrong
-    raise ValueError(f"{data}: not found; expected a folder, an image, a CSV file, a pattern, {known_names()}")
+    raise PicturesNotFoundError(
+        f"{data}: not found; expected a folder, an image, a CSV file, a pattern, {known_names()}"
+    )
 
 
 def _folder(path: Path) -> Pictures:

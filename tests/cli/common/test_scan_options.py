@@ -88,8 +88,8 @@ def test_rerank(run, folder, tmp_path, call, method):
         (["--min-recall", "0.9"], "--min-recall: expected together with --approximate"),
         (["--approximate", "--min-recall", "2"], "--min-recall: expected a number above 0 and up to 1, got 2"),
         (["--approximate", "--dtype", "int8"], "--approximate, --dtype: expected one of them, got both"),
-        (["--dtype", "int4"], "--dtype: invalid choice: 'int4'"),
-        (["--rerank", "best"], "--rerank: invalid choice: 'best'"),
+        (["--dtype", "int4"], "--dtype: expected float32, float16 or int8, got 'int4'"),
+        (["--rerank", "best"], "--rerank: expected "),
         (
             ["--store", "qdrant://localhost/x", "--rerank", "augmentation"],
             "--store: expected no --dtype and no",

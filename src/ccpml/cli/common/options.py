@@ -46,7 +46,15 @@ def _plain(message: str) -> str:
     Example:
         >>> _plain("argument --id: invalid int value: 'abc'")
         "--id: expected an integer, got 'abc'"
+        >>> _plain("argument --dtype: invalid choice: 'int4' (choose from 'int8', 'float16')")
+        "--dtype: expected int8 or float16, got 'int4'"
     """
+    if match := re.fullmatch(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)", message):
+        *first, last = (word.strip("' ") for word in match[3].split(","))
+        expected = f"{', '.join(first)} or {last}" if first else last
+        return f"{'command' if '|' in match[1] else match[1]}: expected {expected}, got {match[2]}"
+    if match := re.fullmatch(r"the following arguments are required: (.*)", message):
+        return f"{match[1]}: expected {'values' if ',' in match[1] else 'a value'}, got none"
     kinds = {"int": "an integer", "float": "a number", "Path": "a path"}
     if match := re.fullmatch(r"argument (\S+): invalid (int|float|Path) value: (.*)", message):
         return f"{match[1]}: expected {kinds[match[2]]}, got {match[3]}"
@@ -54,7 +62,7 @@ def _plain(message: str) -> str:
         return f"{match[1]}: expected it without {match[2]}, got both; leave out one"
     if match := re.fullmatch(r"argument (\S+): expected one argument", message):
         return f"{match[1]}: expected a value, got none"
-    return message
+    return message.removeprefix("argument ")
 
 
 def add_data_options(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -96,8 +104,10 @@ def check_data(data: str) -> None:
         name = DataName.parse(data)
     except ValueError as error:
         raise UsageError(error) from error
-    if name.path and not Path(name.path).expanduser().exists():
-        raise UsageError(f"{data}: {'folder' if name.kind == 'folder' else 'file'} not found")
+    path = Path(name.path).expanduser()
+    if name.path and not (path.is_dir() if name.kind == "folder" else path.is_file()):
+        expected = "folder" if name.kind == "folder" else "file"
+        raise UsageError(f"{data}: {f'not a {expected}' if path.exists() else f'{expected} not found'}")
 
 
 def check_data_root(data: str, data_root: str | None) -> None:
