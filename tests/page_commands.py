@@ -55,7 +55,9 @@ def run_commands(commands: list[list[str]], addresses: dict[str, str]) -> list[l
                 requests.append(left.pop(0))
             _serve(words[1:], requests)
         elif words[0] == "ccpml":
-            assert main(_quick(words[1:])) == 0, shlex.join(words)
+            code = main(_quick(words[1:]))
+            promised_nothing = words[1] == "calibrate" and Path(words[2], "certificate.json").is_file()
+            assert code in ({0, 1} if promised_nothing else {0}), shlex.join(words)  # of few classes, nothing can be
         else:
             subprocess.run(words, check=True, stdout=subprocess.PIPE)
     return skipped

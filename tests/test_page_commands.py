@@ -24,6 +24,7 @@ PAGES = {
     "deploy.md": ["pip install"],
     "indexes.md": [],
     "clean.md": [],
+    "guarantee.md": [],
     "search.md": ["pip install"],
     "serving.md": ["pip install"],
     "loggers.md": ["pip install", "tensorboard --logdir", "mlflow server", "wandb sync"],
@@ -48,6 +49,7 @@ def example(tmp_path_factory):
     for name, picture in zip(QUERIES, pictures, strict=False):
         shutil.copy(picture, folder / name)
     shutil.copytree(pictures[0].parent, folder / "inbox")
+    toy_folder(folder / "other", per_class=3)
     with (folder / "shop.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["path", "label", "price", "color", "list price"])

@@ -87,6 +87,28 @@ def test_where_no_answer_is_right_often_enough_nothing_is_promised() -> None:
     assert made <= 10
 
 
+def test_the_share_of_the_classes_that_calibrate() -> None:
+    for count, share, sizes in ((43, 0.5, (22, 21)), (43, 0.8, (35, 8)), (10, 0.7, (7, 3)), (4, 0.99, (3, 1))):
+        parts = cut_classes(count, 0, share)
+        assert tuple(map(len, parts)) == sizes
+        assert sorted(np.concatenate(parts)) == list(range(count))
+    answers = population(80, seed=9)
+    least = [calibrate(answers, PILOT, [0.99], share=share)["answer_sets"][0]["classes_needed"] for share in (0.5, 0.9)]
+    assert least == [198, 110]  # 99 of them calibrate
+
+
+def test_what_is_observed_where_nothing_is_promised() -> None:
+    details = calibrate(population(30, seed=10), PILOT, [0.9])
+    (row,) = details["promises"]
+    assert row["distance"] is None
+    curve = details["curve"]
+    above = [at for at, mean in zip(curve["distance"], curve["calibration"], strict=True) if (mean or 0) >= 0.9]
+    assert row["reached"]["distance"] == above[-1]
+    place = curve["distance"].index(above[-1])
+    assert row["reached"]["check"]["precision"] == curve["check"][place]
+    assert row["reached"]["calibration"]["precision"] == curve["calibration"][place]
+
+
 def test_thresholds_are_tested_in_order_until_one_fails() -> None:
     tests = np.array([0.0, 0.01, 0.05, 0.06, 0.0])
     assert largest_threshold(tests, 0, 0.95) == 2

@@ -1,5 +1,6 @@
-"""Cut classes into halves, make promises by one half, and observe them on the other."""
+"""Cut classes into two parts, make promises by one, and observe them on the other."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -38,16 +39,22 @@ def check_probability(name: str, value: float) -> float:
 
 
 def calibrate(
-    answers: Answers, pilot: Answers, precisions: Sequence[float], confidence: float = 0.95, seed: int = 0
+    answers: Answers,
+    pilot: Answers,
+    precisions: Sequence[float],
+    confidence: float = 0.95,
+    seed: int = 0,
+    share: float = 0.5,
 ) -> dict[str, Any]:
     """Make promises about future classes, and observe how they are kept on classes that were not used for them.
 
     Args:
-        answers: Answers to queries of classes that the run has not seen. Half of the classes calibrate, half check.
+        answers: Answers to queries of classes that the run has not seen.
         pilot: Answers to queries of other classes. They only choose which threshold is tested first.
         precisions: The precisions to promise, each in (0, 1); also the probabilities of the other promises.
         confidence: Probability with which each promised precision holds.
         seed: Seed of the cut.
+        share: Fraction of the classes that calibrate; the others check.
 
     Returns:
         ``promises``, ``ladder``, ``answer_sets``, ``rejections`` and ``curve`` of a certificate, and which classes
@@ -57,14 +64,14 @@ def calibrate(
         ValueError: If there are too few classes, or a probability is not in (0, 1).
     """
     check_probability("confidence", confidence)
+    check_probability("calibration_share", share)
     wanted = sorted({check_probability("precision", precision) for precision in precisions})
     if len(answers.names) < MIN_CLASSES:
         raise ValueError(
             f"classes: expected at least {MIN_CLASSES} unseen ones with two or more images, got {len(answers.names)}; "
-            f"a precision of {wanted[-1]:g} needs at least {2 * _least(wanted[-1], confidence)}"
+            f"a precision of {wanted[-1]:g} needs at least {_all_classes(_least(wanted[-1], confidence), share)}"
         )
-    halves = cut_classes(len(answers.names), seed)
-    calibration, check = (answers.of(half) for half in halves)
+    calibration, check = (answers.of(part) for part in cut_classes(len(answers.names), seed, share))
     losses, pilot_losses = calibration.losses(), pilot.losses()  # (n, T)
 
     def chosen(precision: float) -> int | None:
@@ -78,7 +85,9 @@ def calibrate(
         promise: dict[str, Any] = {"precision": precision, "distance": threshold(index)}
         if index is None:
             needed = classes_for_precision(losses, precision, confidence)
-            promise["classes_needed"] = None if needed is None else max(2 * needed, len(answers.names) + 1)
+            most = len(answers.names) + 1
+            promise["classes_needed"] = None if needed is None else max(_all_classes(needed, share), most)
+            promise["reached"] = _reached(calibration, check, precision)
         else:
             promise |= {"calibration": _observed(calibration, index), "check": _observed(check, index)}
         promises.append(promise)
@@ -95,8 +104,8 @@ def calibrate(
             for precision, index in found.items()
             if index is not None and precision not in wanted
         ],
-        "answer_sets": [_answer_set(calibration, check, probability, confidence) for probability in wanted],
-        "rejections": [_rejection(calibration, check, probability, confidence) for probability in wanted],
+        "answer_sets": [_answer_set(calibration, check, probability, share) for probability in wanted],
+        "rejections": [_rejection(calibration, check, probability, confidence, share) for probability in wanted],
         "curve": {
             "distance": THRESHOLDS.round(3).tolist(),
             "calibration": _mean_precision(calibration),
@@ -110,6 +119,28 @@ def _least(precision: float, confidence: float) -> int:
     needed = classes_for_precision(np.zeros((1, 1)), precision, confidence)
     assert needed is not None
     return needed
+
+
+def _all_classes(needed: int, share: float) -> int:
+    """Return how many classes are needed for a number of them to calibrate."""
+    return math.ceil(round(needed / share, 9))
+
+
+def _reached(calibration: Answers, check: Answers, precision: float) -> dict[str, Any] | None:
+    """Return what is observed at the largest threshold at which the calibration classes are so precise; no promise.
+
+    None if they are nowhere.
+    """
+    means = np.array([math.nan if mean is None else mean for mean in _mean_precision(calibration)])  # (T,)
+    precise = np.flatnonzero(means >= precision)
+    if not len(precise):
+        return None
+    index = int(precise[-1])
+    return {
+        "distance": threshold(index),
+        "calibration": _observed(calibration, index),
+        "check": _observed(check, index),
+    }
 
 
 def _observed(answers: Answers, index: int) -> dict[str, Any]:
@@ -131,19 +162,22 @@ def _mean_precision(answers: Answers) -> list[float | None]:
     return [round(float(mean), 4) if count else None for mean, count in zip(means, counts, strict=True)]
 
 
-def _answer_set(calibration: Answers, check: Answers, probability: float, confidence: float) -> dict[str, Any]:
+def _answer_set(calibration: Answers, check: Answers, probability: float, share: float) -> dict[str, Any]:
     size = answer_set_size(calibration, probability)
     if size is None:
-        return {"probability": probability, "size": None, "classes_needed": 2 * classes_for_control(probability)}
+        needed = _all_classes(classes_for_control(probability), share)
+        return {"probability": probability, "size": None, "classes_needed": needed}
     held = _class_means(check, (check.sizes <= size).astype(float))
     return {"probability": probability, "size": size, "check": round(float(held.mean()), 4)}
 
 
-def _rejection(calibration: Answers, check: Answers, probability: float, confidence: float) -> dict[str, Any]:
+def _rejection(
+    calibration: Answers, check: Answers, probability: float, confidence: float, share: float
+) -> dict[str, Any]:
     index = rejection_threshold(calibration, probability)
     row: dict[str, Any] = {"probability": probability, "distance": threshold(index)}
     if index is None:
-        return {**row, "classes_needed": 2 * classes_for_control(probability)}
+        return {**row, "classes_needed": _all_classes(classes_for_control(probability), share)}
     binary = check.one_per_class
     accepted = check.fractions(check.absent)[:, index]
     rejected = 1 - check.fractions(check.distances[:, 0])[:, index]

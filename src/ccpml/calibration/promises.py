@@ -31,16 +31,21 @@ _MANY: Final = 1_000_000
 """A number of classes that nobody has."""
 
 
-def cut_classes(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut classes 0..count − 1 at random into a calibration half, the larger one, and a check half.
+def cut_classes(count: int, seed: int, share: float = 0.5) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut classes 0..count − 1 at random into those that calibrate and those that check, at least one each.
+
+    Args:
+        count: Number of classes, at least 2.
+        seed: Seed of the cut.
+        share: Fraction of the classes that calibrate, in (0, 1), rounded up.
 
     Example:
-        >>> [len(half) for half in cut_classes(7, seed=0)]
+        >>> [len(part) for part in cut_classes(7, seed=0)]
         [4, 3]
     """
     order = np.random.default_rng(seed).permutation(count)
-    middle = (count + 1) // 2
-    return order[:middle], order[middle:]
+    cut = min(math.ceil(round(count * share, 9)), count - 1)
+    return order[:cut], order[cut:]
 
 
 def threshold_tests(

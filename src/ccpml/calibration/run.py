@@ -35,14 +35,15 @@ def calibrate_run(
     precisions: Sequence[float] = (0.8, 0.9, 0.95),
     confidence: float = 0.95,
     answers: int = 1,
+    calibration_share: float = 0.5,
     data_root: str | None = None,
     allow_partial: bool = False,
     skip_bad_images: bool = False,
 ) -> Certificate:
     """Write the certificate of a run, from classes that it was not trained on or chosen by.
 
-    The classes are cut at random, by the run's seed, into a half that calibrates and a half that checks. Each image is
-    a query, and searches all other images, unless the data have roles.
+    The classes are cut at random, by the run's seed, into those that calibrate and those that check. Each image is a
+    query, and searches all other images, unless the data have roles.
 
     Args:
         path: The directory of a finished run.
@@ -50,6 +51,8 @@ def calibrate_run(
         precisions: The precisions to promise.
         confidence: Probability with which each promise holds.
         answers: Number of nearest images of a query that count as answers.
+        calibration_share: Fraction of the classes that calibrate, in (0, 1), fixed before anything is observed. With
+            more of them, higher precisions can be promised, and fewer classes check.
         data_root: Folder of the benchmarks; None is the run's own, or $CCPML_DATA.
         allow_partial: Whether a benchmark may be incomplete.
         skip_bad_images: Whether unreadable images are left out.
@@ -66,6 +69,7 @@ def calibrate_run(
     for precision in precisions:
         check_probability("precision", precision)
     check_probability("confidence", confidence)
+    check_probability("calibration_share", calibration_share)
     as_int("answers", answers, 1)
     run = load_run(path)
     _ = run.scores  # that it is finished
@@ -80,7 +84,8 @@ def calibrate_run(
     embeddings = _embed(run, table)
     try:
         found = _answers(table, embeddings, answers)
-        details = calibrate(found, _pilot(pilot, embeddings, answers), precisions, confidence, run.settings.seed)
+        known = _pilot(pilot, embeddings, answers)
+        details = calibrate(found, known, precisions, confidence, run.settings.seed, calibration_share)
         details["training"] = _training(run, embeddings, table.labels, confidence)
     except ValueError as error:
         raise CertificateError(f"{where}: {error}") from error

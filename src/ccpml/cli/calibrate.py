@@ -44,7 +44,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the arguments."""
     text = (
         "Find the largest distance within which answers of a run are right with a promised probability, on classes "
-        "that it has not seen: half calibrate, the others check. Writes certificate.json into the run directory."
+        "that it has not seen: some calibrate, the others check. Writes certificate.json into the run directory."
     )
     parser = Parser(prog="ccpml calibrate", description=text)
     parser.add_argument("path", metavar="run", type=Path, help="run directory")
@@ -64,6 +64,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--answers", type=int, default=1, help="how many nearest images of a query count as answers (default: 1)"
+    )
+    parser.add_argument(
+        "--calibration-share",
+        type=_probability,
+        default=0.5,
+        help="fraction of the classes that calibrate, fixed before anything is observed; the others check (default: "
+        "0.5)",
     )
     parser.add_argument("--json", action="store_true", help="print the certificate as JSON")
     add_data_options(parser)
@@ -98,6 +105,11 @@ def _text(details: Mapping[str, Any], confidence: float, answers: int) -> Iterat
         ("promised", "distance", "calibration", "check", "check classes", "queries answered"),
         [_promise_cells(row) for row in details["promises"]],
     )
+    if any(row.get("reached") for row in details["promises"]):
+        yield (
+            "Nothing is promised for a distance in parentheses: it is the largest at which the calibration classes "
+            "reach the precision"
+        )
     for row in details["promises"]:
         if row["distance"] is None:
             yield f"{row['precision']:g}: {_shortage(row, details)}"
@@ -156,11 +168,13 @@ def _training_text(training: Mapping[str, Any], confidence: float) -> Iterator[s
 
 
 def _promise_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    check = row.get("check", {})
-    calibration = row.get("calibration", {}).get("precision")
+    reached = row.get("reached")  # where nothing is promised
+    seen = reached or row
+    check = seen.get("check", {})
+    distance = _cell(seen["distance"])
     cells = (
-        _cell(row["distance"]),
-        _cell(calibration),
+        f"({distance})" if reached else distance,
+        _cell(seen.get("calibration", {}).get("precision")),
         _cell(check.get("precision")),
         _cell(check.get("classes"), ",d"),
     )

@@ -131,9 +131,17 @@ def _asked(certificate: Certificate) -> dict[float, float]:
 
 
 def _promise(row: Mapping[str, Any]) -> tuple[str, ...]:
-    check, calibration = row.get("check", {}), row.get("calibration", {})
+    reached = row.get("reached")  # where nothing is promised
+    seen = reached or row
+    check, calibration = seen.get("check", {}), seen.get("calibration", {})
+    distance = _number(seen["distance"])
     observed = (_number(part.get("precision")) for part in (calibration, check))
-    return f"{row['precision']:g}", _number(row["distance"]), *observed, _number(check.get("answered"), ".0%")
+    return (
+        f"{row['precision']:g}",
+        f"({distance})" if reached else distance,
+        *observed,
+        _number(check.get("answered"), ".0%"),
+    )
 
 
 def _shortage(row: Mapping[str, Any], classes: int) -> str:
