@@ -2,56 +2,132 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
-from ccpml.retrieval import class_interval, evaluate
+from ccpml.retrieval import class_bootstrap, class_interval, evaluate, paired_difference, score_intervals
+
+SIMULATIONS = 500
 
 
-def by_definition(values, labels, samples, seed):
-    """Draw classes one by one and average over all their queries."""
-    rng, classes, means = np.random.default_rng(seed), sorted(set(labels)), []
+def by_definition(values, labels, samples, seed, level=0.95):
+    """Draw classes one by one; studentize the mean over all their queries; take order statistics."""
+    rng, classes = np.random.default_rng(seed), sorted(set(labels))
+    of_class = {c: [v for v, label in zip(values, labels, strict=True) if label == c] for c in classes}
+
+    def mean_and_error(drawn):
+        queries = [v for c in drawn for v in of_class[c]]
+        mean = sum(queries) / len(queries)
+        squares = [(sum(of_class[c]) - mean * len(of_class[c])) ** 2 for c in drawn]
+        return mean, (len(drawn) / (len(drawn) - 1) * sum(squares)) ** 0.5 / len(queries)
+
+    mean, error = mean_and_error(classes)
+    deviations = []
     for drawn in rng.integers(len(classes), size=(samples, len(classes))):
-        queries = [values[row] for each in drawn for row in range(len(labels)) if labels[row] == classes[each]]
-        means.append(np.mean(queries))
-    return np.quantile(means, [0.025, 0.975])
+        other, other_error = mean_and_error([classes[i] for i in drawn])
+        deviations.append((other - mean) / max(other_error, error / 4))
+    deviations.sort()
+    rank = round((samples + 1) * (1 - level) / 2)
+    return mean - deviations[-rank] * error, mean - deviations[rank - 1] * error
 
 
 def test_equals_the_definition():
     rng = np.random.default_rng(0)
-    labels = np.repeat([7, 3, 5, 11], [1, 4, 2, 6])
+    labels = np.repeat([7, 3, 5, 11, 2], [1, 4, 2, 6, 3])
     values = rng.random(len(labels))
-    expected = by_definition(values, labels, 300, seed=4)
-    np.testing.assert_allclose(class_interval(values, labels, samples=300, seed=4), expected)
+    expected = by_definition(values, labels, 399, seed=4)
+    np.testing.assert_allclose(class_interval(values, labels, samples=399, seed=4), expected)
     order = rng.permutation(len(labels))  # names and order of classes and queries do not count
     skipped = np.append(values[order], np.nan), np.append(10 * labels[order], 999)
-    np.testing.assert_allclose(class_interval(*skipped, samples=300, seed=4), expected)
+    np.testing.assert_allclose(class_interval(*skipped, samples=399, seed=4), expected)
+    many = class_bootstrap([values, 1 - values], labels, samples=399, seed=4)
+    np.testing.assert_allclose(many.intervals(), [expected, 1 - np.array(expected[::-1])])
+
+
+def test_with_equal_classes_it_is_near_the_t_interval_and_the_bca_interval():
+    values = np.random.default_rng(3).normal(0.5, 0.1, 200)
+    found = class_interval(values, np.arange(200))
+    t = scipy.stats.t.interval(0.95, 199, values.mean(), scipy.stats.sem(values))
+    bca = scipy.stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0), n_resamples=1999)
+    np.testing.assert_allclose(found, t, atol=0.1 * (t[1] - t[0]))
+    np.testing.assert_allclose(found, bca.confidence_interval, atol=0.1 * (t[1] - t[0]))
 
 
 def test_chunks_do_not_change_it(monkeypatch):
     values, labels = np.random.default_rng(0).random(60), np.arange(60) % 20
     whole = class_interval(values, labels, seed=1)
     monkeypatch.setattr("ccpml.retrieval.intervals._CHUNK", 100)
-    assert class_interval(values, labels, seed=1) == whole
+    np.testing.assert_allclose(class_interval(values, labels, seed=1), whole, rtol=1e-12)
     assert class_interval(values, labels, seed=2) != whole
 
 
-@pytest.mark.parametrize(("classes", "least"), [(40, 0.91), (10, 0.85)])
-def test_coverage(classes, least):
-    """Classes differ in difficulty and size; the interval holds the true mean nearly as often as it says."""
-    rng, held, trials = np.random.default_rng(0), 0, 300
-    for trial in range(trials):
-        sizes = rng.integers(4, 20, classes)
-        difficulty = rng.beta(2, 2, classes)  # of mean 0.5, whatever the size
-        labels = np.repeat(np.arange(classes), sizes)
-        low, high = class_interval(rng.random(len(labels)) < difficulty[labels], labels, samples=400, seed=trial)
-        held += low <= 0.5 <= high
-    assert least <= held / trials <= 0.98
+def draw_systems(rng, classes):
+    """Right answers of two systems: classes differ in size and difficulty, which the systems share in part."""
+    sizes, difficulty = rng.integers(4, 20, classes), rng.normal(0, 1.5, classes)
+    labels = np.repeat(np.arange(classes), sizes)
+    rates = [1 / (1 + np.exp(-difficulty - gain)) for gain in (0.0, rng.normal(0.2, 0.4, classes))]
+    return labels, *(rng.random(len(labels)) < rate[labels] for rate in rates)
+
+
+@pytest.mark.parametrize("classes", [10, 40])
+def test_the_interval_holds_as_often_as_it_says(classes):
+    """Of a single score and of a paired difference; `tools/check_intervals.py` has more cases."""
+    rng = np.random.default_rng(classes)
+    labels, *systems = draw_systems(rng, 100_000)
+    first, second = (right.mean() for right in systems)
+    held = np.zeros(2, int)
+    for trial in range(SIMULATIONS):
+        labels, reference, values = draw_systems(rng, classes)
+        low, high = class_interval(reference, labels, samples=399, seed=trial, bounds=(0, 1))
+        paired = paired_difference(values, reference, labels, samples=399, seed=trial)
+        held += [low <= first <= high, paired.low <= second - first <= paired.high]
+    assert (held >= 0.93 * SIMULATIONS).all()
+    assert (held <= 0.97 * SIMULATIONS).all()
+
+
+def test_a_difference_is_paired_and_its_p_value_agrees_with_the_interval():
+    rng = np.random.default_rng(0)
+    for trial in range(15):
+        labels, reference, values = draw_systems(rng, 12)
+        paired = paired_difference(values, reference, labels, samples=199, seed=trial)
+        np.testing.assert_allclose(
+            paired[:3], [paired.mean, *by_definition(1.0 * values - reference, labels, 199, seed=trial)]
+        )
+        assert (paired.p_value <= 0.05) == (not paired.low <= 0 <= paired.high)
+        back = paired_difference(reference, values, labels, samples=199, seed=trial)
+        np.testing.assert_allclose([back.mean, back.low, back.high], [-paired.mean, -paired.high, -paired.low])
+        assert back.p_value == paired.p_value
+
+
+def test_p_values_of_equal_systems_are_uniform():
+    rng, found = np.random.default_rng(1), []
+    for trial in range(300):
+        labels = np.repeat(np.arange(20), 5)
+        difference = rng.normal(size=20)[labels] + rng.normal(size=100)
+        found.append(paired_difference(difference, np.zeros(100), labels, samples=199, seed=trial).p_value)
+    assert scipy.stats.kstest(found, "uniform").pvalue > 0.01
+
+
+def test_scores_without_spread_and_with_little():
+    labels = np.arange(40)
+    perfect, almost = np.ones(40), np.append(np.ones(39), 0.5)
+    assert class_interval(perfect, labels) == (1.0, 1.0)
+    assert paired_difference(perfect, perfect, labels) == (0.0, 0.0, 0.0, 1.0)
+    assert paired_difference(perfect, 0.5 * perfect, labels)[:3] == (0.5, 0.5, 0.5)
+    low, high = class_interval(almost, labels, bounds=(0, 1))  # a third of the samples hold no other class
+    assert 0.9 < low < almost.mean() < high <= 1
+    scores = evaluate(torch.eye(4).repeat_interleave(2, 0), torch.arange(4).repeat_interleave(2), per_query=True)
+    assert score_intervals(scores, np.arange(8) // 2)["map_at_r"] == [1.0, 1.0]
 
 
 def test_few_classes_and_wrong_input():
     scores = evaluate(torch.randn(6, 3), torch.tensor([0, 0, 0, 0, 0, 1]), per_query=True)
     assert class_interval(scores.per_query.map_at_r, [0, 0, 0, 0, 0, 1]) is None  # the single one does not count
+    assert paired_difference([0.5, 0.7], [0.1, 0.2], [3, 3]) is None
+    assert class_interval([0.0, 1.0], [0, 1], bounds=(0, 1)) == (0.0, 1.0)
     with pytest.raises(ValueError, match="values: expected one for each of"):
         class_interval([0.5], [1, 2])
+    with pytest.raises(ValueError, match="values: expected one for each of"):
+        paired_difference([0.5, 0.1], [0.5], [1, 2])
     with pytest.raises(ValueError, match="level: expected a fraction"):
         class_interval([0.5, 0.1], [1, 2], level=1.0)

@@ -22,6 +22,7 @@ verbs:
   evaluate   score a run on its test classes or on other data
   embed      write a run's embeddings of some data to an .npz or Parquet file
   report     write the report of a run again
+  compare    compare runs on classes that none has seen: paired differences, queries won and lost
   calibrate  find distances within which a run's answers are right with a promised probability
   export     write a run as an ONNX file, for torch.export, as safetensors or as a folder for the Hugging Face hub
   index      make pictures searchable with a run
@@ -49,6 +50,7 @@ VERBS = (
     "evaluate",
     "embed",
     "report",
+    "compare",
     "calibrate",
     "export",
     "index",

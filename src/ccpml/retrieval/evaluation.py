@@ -22,11 +22,24 @@ __all__ = ["PerQuery", "RetrievalScores", "evaluate"]
 
 @dataclass(frozen=True, eq=False)
 class PerQuery:
-    """MAP@R, P@1 and P@R of each query, shape (Q,), in the order of the input; NaN for skipped queries."""
+    """Scores of each query, shape (Q,), in the order of the input; NaN for skipped queries.
+
+    Attributes:
+        map_at_r: MAP@R.
+        precision_at_1: P@1.
+        r_precision: P@R.
+        misses_before_first_hit: Number of neighbors of other classes before the first of the query's class.
+    """
 
     map_at_r: npt.NDArray[np.float64]
     precision_at_1: npt.NDArray[np.float64]
     r_precision: npt.NDArray[np.float64]
+    misses_before_first_hit: npt.NDArray[np.float64]
+
+    def recall_at(self, k: int) -> npt.NDArray[np.float64]:
+        """Return Recall@k of each query, 0 or 1; exact for k up to the largest that was evaluated."""
+        misses = self.misses_before_first_hit
+        return np.where(np.isnan(misses), np.nan, misses < k)
 
 
 @dataclass(frozen=True)
@@ -171,5 +184,5 @@ def _mean_scores(table: npt.NDArray[np.float64], recall_at: tuple[int, ...], per
         recall_at={k: float((misses_before_first_hit < k).mean()) for k in recall_at},
         num_queries=counted.shape[1],
         num_skipped=table.shape[1] - counted.shape[1],
-        per_query=PerQuery(*table[:3]) if per_query else None,
+        per_query=PerQuery(*table) if per_query else None,
     )

@@ -22,7 +22,7 @@ from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import cached_side, is_query
 from ccpml.runs.inference.run import Run, embed_table, leave_out_seen, load_run, unseen_images
 
-__all__ = ["Ranking", "compare_rankings"]
+__all__ = ["Ranking", "compare_rankings", "embed_normalized", "table_for"]
 
 _MAX_NEIGHBORS: Final = 2**27  # of all queries
 _CHUNK: Final = 2**22  # neighbors scored at a time
@@ -83,7 +83,7 @@ def compare_rankings(
     table = unseen_images(runs[0], data, all_classes=all_classes, **options)
     for run in runs[1:]:
         table = leave_out_seen(table, RunDirectory(run.path).record(), str(run.path), all_classes)
-    embeddings = [_embed(run, _table_for(run, runs[0], table)) for run in runs]  # (N, d) each
+    embeddings = [embed_normalized(run, table_for(run, runs[0], table)) for run in runs]  # (N, d) each
     roles = is_query(table)
     protocol = _Protocol.of(table.labels, None if roles is None else roles.numpy())
     found = [protocol.plain(str(path), embeddings[0])]
@@ -97,14 +97,19 @@ def compare_rankings(
     return f"{table.num_classes:,} classes, {len(table):,} images", found
 
 
-def _embed(run: Run, table: ImageTable) -> NDArray[np.float32]:
+def embed_normalized(run: Run, table: ImageTable) -> NDArray[np.float32]:
+    """Return the φ-normalized embeddings of a table by a run, (N, d), with a progress bar.
+
+    Raises:
+        ValueError: If an embedding is not finite.
+    """
     embeddings = normalize(embed_table(run, table).numpy())
     if not np.isfinite(embeddings).all():
         raise ValueError(f"{run.path}: expected finite embeddings, got NaN or infinity; the weights have diverged")
     return embeddings
 
 
-def _table_for(run: Run, first: Run, table: ImageTable) -> ImageTable:
+def table_for(run: Run, first: Run, table: ImageTable) -> ImageTable:
     """Return the table as a run embeds it: from the files, if the cache is too small for it."""
     if isinstance(table.images, np.ndarray) or cached_side(run.settings) <= cached_side(first.settings):
         return table

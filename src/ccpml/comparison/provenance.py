@@ -1,0 +1,78 @@
+"""What tells runs apart besides their scores: settings, data, versions, and whether one searches the other's index."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ccpml.runs.directory import RunDirectory
+from ccpml.runs.inference import Run
+
+__all__ = ["Fact", "fingerprint_of", "index_sentences", "list_differences"]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A setting or a circumstance that is not the same for all runs, and its value in each."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+def list_differences(runs: Sequence[Run]) -> tuple[Fact, ...]:
+    """Return what differs between runs: settings, data, steps, versions, commit and hardware."""
+    facts = [_facts_of(run) for run in runs]
+    names = list(dict.fromkeys(name for each in facts for name in each))
+    found = [Fact(name, tuple(each.get(name, "–") for each in facts)) for name in names]
+    return tuple(fact for fact in found if len(set(fact.values)) > 1)
+
+
+def _facts_of(run: Run) -> dict[str, str]:
+    directory = RunDirectory(run.path)
+    facts = {name: str(value) for name, value in run.settings.flat().items()}
+    with suppress(ValueError, OSError):
+        facts["digest of the data"] = directory.fingerprint()[:16]
+    scores: Mapping[str, Any] = {}
+    with suppress(ValueError, OSError):
+        scores = directory.scores()
+    for split, size in scores.get("splits", {}).items():
+        facts[f"{split} classes, images"] = f"{size['classes']:,}, {size['images']:,}"
+    if scores:
+        facts["steps trained"] = f"{scores['steps']:,}"
+        facts["commit"] = str(scores.get("commit") or "none (installed package)")
+    for name, version in scores.get("versions", {}).items():
+        facts[f"version of {name}"] = str(version)
+    for name, value in scores.get("hardware", {}).items():
+        facts[f"hardware: {name}"] = str(value)
+    return facts
+
+
+def fingerprint_of(run: Run) -> str | None:
+    """Return the fingerprint of a run; None if its weights cannot be read."""
+    try:
+        return run.fingerprint
+    except (ValueError, OSError):
+        return None
+
+
+def index_sentences(names: Sequence[str], runs: Sequence[Run], fingerprints: Sequence[str | None]) -> tuple[str, ...]:
+    """Return whether an index that was made with the first run can be searched with each other one."""
+    return tuple(
+        _index_sentence(names[0], names[k], runs[0], runs[k], fingerprints[0], fingerprints[k])
+        for k in range(1, len(runs))
+    )
+
+
+def _index_sentence(first: str, other: str, a: Run, b: Run, one: str | None, two: str | None) -> str:
+    if one is None or two is None:
+        lacking = first if one is None else other
+        return f"Whether {other} searches an index of {first} is not known: the weights of {lacking} cannot be read."
+    if one == two:
+        return f"An index made with {first} is searched with {other} as it is: weights and preprocessing are the same."
+    reason = "weights or preprocessing differ"
+    if a.embedding_dim != b.embedding_dim:
+        reason = f"embeddings have {a.embedding_dim:,} and {b.embedding_dim:,} dimensions"
+    return (
+        f"An index made with {first} cannot be searched with {other}, as {reason}; build one with "
+        f"`ccpml index {b.path} <pictures> -o <index>`."
+    )
