@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ccpml.comparison.provenance import Fact, fingerprint_of, index_sentences, list_differences
+from ccpml.comparison.provenance import Fact, Identity, index_sentences, list_differences
 from ccpml.comparison.seeds import Configuration, group_by_seed
 from ccpml.comparison.statistics import SCORES, Difference, Estimate, compare_tables, score_queries
 from ccpml.comparison.unseen import UnseenImages, find_unseen
@@ -188,11 +188,11 @@ def compare_runs(paths: Sequence[Path | str], data: str | None = None, **options
     tables, rows = [table for table, _ in scored], scored[0][1]
     labels = unseen.embedded[0].labels[rows]  # (Q,)
     estimates, differences = compare_tables(tables, labels)
-    names, fingerprints = short_names(places), [fingerprint_of(run) for run in runs]
+    names, identities = short_names(places), [Identity.of(run) for run in runs]
     counted = ~np.isnan(tables[0][0])
     compared = [
-        ComparedRun(name, str(run.path), run.embedding_dim, fingerprint, scores)
-        for name, run, fingerprint, scores in zip(names, runs, fingerprints, estimates, strict=True)
+        ComparedRun(name, str(run.path), run.embedding_dim, identity.fingerprint, scores)
+        for name, run, identity, scores in zip(names, runs, identities, estimates, strict=True)
     ]
     return Comparison(
         runs=compared,
@@ -206,7 +206,7 @@ def compare_runs(paths: Sequence[Path | str], data: str | None = None, **options
         ],
         configurations=group_by_seed([run.settings.flat() for run in runs], tables, labels, estimates),
         differences=list_differences(runs),
-        indexes=index_sentences(names, runs, fingerprints),
+        indexes=index_sentences(names, runs, identities),
         features=_features(runs, unseen),
         notes=unseen.notes,
         embedded=unseen.embedded,

@@ -69,20 +69,25 @@ def _head(comparison: Comparison) -> Iterator[str]:
         head, rows = text.configuration_rows(comparison)
         sentences = [text.configuration_sentence(comparison, n) for n in range(1, len(comparison.configurations))]
         about = "Mean ± standard deviation over runs that have the same settings except for the seed."
-        yield page.section("Over seeds", page.table(head, rows), page.paragraph(about), page.listing(sentences))
+        table = page.table(head, rows, "numbers dense")
+        yield page.section("Over seeds", table, page.paragraph(about), page.listing(sentences))
 
 
 def _versus(comparison: Comparison, versus: Versus) -> Iterator[str]:
     name, reference = comparison.runs[versus.run].name, comparison.runs[0].name
-    head = ("score", reference, name, "difference", "p", "")
+    head = ("score", "difference", "", "p", name, reference)  # a phone shows the first ones
+    rows = [
+        (title, difference, verdict, p, value, base)
+        for title, base, value, difference, p, verdict in text.score_rows(comparison, versus)
+    ]
     caption = (
-        f"{text.ABOUT} Left: differences with their intervals; filled marks are better or worse, hollow ones not "
-        "distinguishable. Right: each mark is a class; upward triangles are above the line, where the MAP@R is higher "
-        f"by {name}."
+        f"{text.ABOUT} The first panel shows differences with their intervals: filled marks are better or worse, "
+        "hollow ones not distinguishable. In the second, each mark is a class; upward triangles are above the line, "
+        f"where the MAP@R is higher by {name}."
     )
     yield page.section(
         f"{name} against {reference}",
-        page.table(head, text.score_rows(comparison, versus)),
+        page.table(head, rows, "numbers dense"),
         page.figure(draw_versus(comparison, versus), caption),
         *_classes(versus, reference, name),
     )
@@ -91,11 +96,11 @@ def _versus(comparison: Comparison, versus: Versus) -> Iterator[str]:
 def _classes(versus: Versus, reference: str, name: str) -> Iterator[str]:
     gains = [each for each in versus.classes if each.change > 0][:_CLASSES]
     losses = [each for each in versus.classes[::-1] if each.change < 0][:_CLASSES]
-    head = ("class", "queries", reference, name, "difference")
+    head = ("class", "difference", name, reference, "queries")
     for title, classes in (("Largest gains", gains), ("Largest losses", losses)):
         if classes:
             rows = [
-                (c.name, f"{c.queries:,}", f"{c.reference:.3f}", f"{c.value:.3f}", f"{c.change:+.3f}".replace("-", "−"))
+                (c.name, f"{c.change:+.3f}".replace("-", "−"), f"{c.value:.3f}", f"{c.reference:.3f}", f"{c.queries:,}")
                 for c in classes
             ]
             yield f"<h3>{title}, mean MAP@R of a class</h3>\n{page.table(head, rows)}"
@@ -141,7 +146,9 @@ def _rest(comparison: Comparison, images: Images) -> Iterator[str]:
         yield page.paragraph(f"{len(images.missing):,} images could not be read; gray squares stand in for them.")
     if comparison.features:
         yield page.paragraph(text.feature_sentence(comparison))
-    yield page.section("Indexes", page.listing(comparison.indexes), _fingerprints(comparison))
+    yield page.section(
+        "Indexes", page.listing(sentence.replace("`", "") for sentence in comparison.indexes), _fingerprints(comparison)
+    )
     rows = [(fact.name, *fact.values) for fact in comparison.differences]
     head = ("", *(run.name for run in comparison.runs))
     nothing = page.paragraph("Nothing: settings, data, versions and hardware are the same.")

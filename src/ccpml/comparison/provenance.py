@@ -8,7 +8,7 @@ from typing import Any
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.inference import Run
 
-__all__ = ["Fact", "fingerprint_of", "index_sentences", "list_differences"]
+__all__ = ["Fact", "Identity", "index_sentences", "list_differences"]
 
 
 @dataclass(frozen=True)
@@ -47,27 +47,33 @@ def _facts_of(run: Run) -> dict[str, str]:
     return facts
 
 
-def fingerprint_of(run: Run) -> str | None:
-    """Return the fingerprint of a run; None if its weights cannot be read."""
-    try:
-        return run.fingerprint
-    except (ValueError, OSError):
-        return None
+@dataclass(frozen=True)
+class Identity:
+    """The fingerprint of a run, or why it has none: its weights cannot be read."""
+
+    fingerprint: str | None
+    problem: str = ""
+
+    @classmethod
+    def of(cls, run: Run) -> "Identity":
+        """Read the fingerprint of a run."""
+        try:
+            return cls(run.fingerprint)
+        except (ValueError, OSError) as error:
+            return cls(None, str(error))
 
 
-def index_sentences(names: Sequence[str], runs: Sequence[Run], fingerprints: Sequence[str | None]) -> tuple[str, ...]:
+def index_sentences(names: Sequence[str], runs: Sequence[Run], identities: Sequence[Identity]) -> tuple[str, ...]:
     """Return whether an index that was made with the first run can be searched with each other one."""
-    return tuple(
-        _index_sentence(names[0], names[k], runs[0], runs[k], fingerprints[0], fingerprints[k])
-        for k in range(1, len(runs))
-    )
+    return tuple(_index_sentence(names, runs, identities, number) for number in range(1, len(runs)))
 
 
-def _index_sentence(first: str, other: str, a: Run, b: Run, one: str | None, two: str | None) -> str:
-    if one is None or two is None:
-        lacking = first if one is None else other
-        return f"Whether {other} searches an index of {first} is not known: the weights of {lacking} cannot be read."
-    if one == two:
+def _index_sentence(names: Sequence[str], runs: Sequence[Run], identities: Sequence[Identity], number: int) -> str:
+    (first, other), (a, b) = ((part[0], part[number]) for part in (names, runs))
+    problems = [each.problem for each in (identities[0], identities[number]) if each.problem]
+    if problems:
+        return f"Whether an index made with {first} can be searched with {other} is not known: {problems[0]}."
+    if identities[0].fingerprint == identities[number].fingerprint:
         return f"An index made with {first} is searched with {other} as it is: weights and preprocessing are the same."
     reason = "weights or preprocessing differ"
     if a.embedding_dim != b.embedding_dim:

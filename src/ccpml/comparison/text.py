@@ -90,7 +90,7 @@ def estimate_cell(estimate: Estimate) -> str:
     """Return a mean with its interval."""
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.4f}"
-    return f"{estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f})"
+    return f"{estimate.value:.4f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
 def difference_cells(difference: Difference) -> tuple[str, str, str]:
@@ -113,8 +113,8 @@ def verdict_sentence(comparison: Comparison, versus: Versus) -> str:
         if found.low is None or found.high is None:
             return f"{name} and {reference} cannot be compared on one class: there is no interval."
         return (
-            f"{name} is not distinguishable from {reference}: the difference in MAP@R, {_signed(found.value)}, could be "
-            f"anything from {_signed(found.low)} to {_signed(found.high)} on other classes like these."
+            f"{name} is not distinguishable from {reference}: the difference in MAP@R, {_signed(found.value)}, could "
+            f"be anything from {_signed(found.low)} to {_signed(found.high)} on other classes like these."
         )
     return f"{name} is {found.verdict} than {reference} {by}, also on other classes like these."
 

@@ -52,6 +52,8 @@ th { font-weight: 600; color: #52606d; white-space: nowrap; }
 .numbers th, .numbers td { text-align: right; padding: .4rem .9rem; white-space: nowrap; }
 .numbers td:first-child, .numbers th:first-child { text-align: left; padding-left: 0; white-space: normal;
   min-width: 10em; }
+.dense th, .dense td { padding: .4rem .5rem; font-size: .92rem; }
+.dense td:first-child, .dense th:first-child { min-width: 0; }
 .scores th, .scores td { padding: .4rem .6rem; }
 .scores td:first-child, .scores th:first-child { white-space: nowrap; min-width: 0; }
 .scores td { font-size: 1.05rem; font-weight: 600; }
@@ -65,6 +67,7 @@ summary { cursor: pointer; color: #0b5c97; }
   th { white-space: normal; overflow-wrap: normal; }
   .tiles { grid-template-columns: repeat(5, minmax(0, 1fr)); gap: .7rem .5rem; }
   .numbers th, .numbers td { padding: .4rem .3rem; }
+  .dense th { white-space: nowrap; }
   .numbers td:first-child, .numbers th:first-child { min-width: 5em; }
   .scores tbody { display: flex; justify-content: flex-start; gap: 1rem; }
   .scores tr { display: flex; flex-direction: column; }
