@@ -12,7 +12,7 @@ demo: .venv/installed
 	else $(BIN)/ccpml train groceries --epochs 8 --method plain --run runs/demo-plain; fi
 	@if [ -f runs/demo/experiment.yaml ]; then $(BIN)/ccpml train --resume runs/demo; \
 	else $(BIN)/ccpml train groceries --epochs 8 --run runs/demo; fi
-	@$(BIN)/python tools/compare_runs.py runs/demo-plain runs/demo
+	@$(BIN)/ccpml compare runs/demo-plain runs/demo
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest

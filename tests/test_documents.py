@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shlex
+import shutil
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -46,6 +47,8 @@ def workplace(tmp_path_factory):
     for name in ("ccp", "photos-multi_similarity-ccp-seed0"):
         train(settings, folder / "runs" / name, progress=False)
     write_model(folder / "photos.onnx")
+    for name in ("demo-plain", "demo"):
+        shutil.copytree(folder / "runs" / "ccp", folder / "runs" / name)
     return folder
 
 

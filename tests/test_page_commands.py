@@ -22,6 +22,7 @@ QUERIES = ("query.jpg", "a.jpg", "b.jpg", "c.jpg", "front.jpg", "back.jpg")
 PAGES = {
     "export.md": ["pip install"],
     "deploy.md": ["pip install"],
+    "compare.md": [],
     "indexes.md": [],
     "clean.md": [],
     "guarantee.md": [],
