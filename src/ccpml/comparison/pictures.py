@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -45,7 +46,7 @@ def _draw_differences(axes: Axes, versus: Versus) -> None:
         if found.low is not None and found.high is not None:
             axes.plot([found.low, found.high], [place, place], color=color, linewidth=2.4, solid_capstyle="round")
         inside = color if found.verdict in {"better", "worse"} else PAPER
-        look = {"markersize": 8, "markerfacecolor": inside, "markeredgewidth": 1.8}
+        look: dict[str, Any] = {"markersize": 8, "markerfacecolor": inside, "markeredgewidth": 1.8}
         axes.plot(found.value, place, marker="o", color=color, **look)
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_yticks(places, list(SCORES.values()))

@@ -69,7 +69,7 @@ def index_sentences(names: Sequence[str], runs: Sequence[Run], identities: Seque
 
 
 def _index_sentence(names: Sequence[str], runs: Sequence[Run], identities: Sequence[Identity], number: int) -> str:
-    (first, other), (a, b) = ((part[0], part[number]) for part in (names, runs))
+    first, other, a, b = names[0], names[number], runs[0], runs[number]
     problems = [each.problem for each in (identities[0], identities[number]) if each.problem]
     if problems:
         return f"Whether an index made with {first} can be searched with {other} is not known: {problems[0]}."
