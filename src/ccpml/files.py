@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
+    "DESCRIPTION_FORMAT",
     "NewerVersionError",
     "NoSpaceError",
     "WriteError",
@@ -42,6 +43,9 @@ __all__ = [
 ]
 
 _SPACE_MARGIN = 16 * 2**20
+
+DESCRIPTION_FORMAT: Final = 1
+"""Version of the descriptions of exported models."""
 
 _FOLDER_VERSION = 1
 """Version of the files that describe the folders of benchmarks and studies."""

@@ -34,7 +34,9 @@ def description_of(path: Path, file_format: Format) -> Description:
     if file_format == "onnx":
         import onnx
 
-        [text] = [entry.value for entry in onnx.load(path).metadata_props if entry.key == "ccpml"]
+        model = onnx.load(path)
+        assert (model.ir_version, model.opset_import[0].version) == (8, 18)  # onnxruntime 1.15 reads these
+        [text] = [entry.value for entry in model.metadata_props if entry.key == "ccpml"]
     elif file_format == "pt2":
         extra = {"ccpml": ""}
         torch.export.load(path, extra_files=extra)

@@ -119,6 +119,8 @@ def test_damage_is_named(folder: Path) -> None:
     assert message().startswith(f"{config}: expected the description of an exported model")
     config.write_text(json.dumps({**FACTS, "fingerprint": "b" * 64}))
     assert message().startswith(f"{config}: of another model than {WEIGHTS_FILE} beside it")
+    config.write_text(json.dumps({**FACTS, "format": 2}))
+    assert message() == f"{config}: written by a newer version of ccpml; update ccpml"
     for key, value in (("pooling", "sum"), ("embedding_dim", -1), ("channels", "1"), ("backbone", 3)):
         config.write_text(json.dumps({**FACTS, "network": {**NETWORK, key: value}}))
         assert message().startswith(f"{config}: not the description of a network ("), key

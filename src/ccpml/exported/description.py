@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
 from ccpml.data.transforms import EvalTransform
+from ccpml.files import DESCRIPTION_FORMAT
 
 __all__ = ["DESCRIPTION_KEY", "Description", "DescriptionError"]
 
 DESCRIPTION_KEY: Final = "ccpml"
 """Name of the description in the metadata of a file."""
-
-_FORMAT: Final = 1
 
 
 class DescriptionError(ValueError):
@@ -57,7 +56,7 @@ class Description:
 
     def to_json(self) -> str:
         """Return the description as JSON."""
-        return json.dumps({"format": _FORMAT, **asdict(self)}, sort_keys=True, ensure_ascii=False)
+        return json.dumps({"format": DESCRIPTION_FORMAT, **asdict(self)}, sort_keys=True, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str, name: str) -> Self:
@@ -74,7 +73,7 @@ class Description:
         try:
             content = json.loads(text)
             version = content.pop("format")
-            if isinstance(version, int) and version > _FORMAT:
+            if isinstance(version, int) and version > DESCRIPTION_FORMAT:
                 raise DescriptionError(f"{name}: written by a newer version of ccpml; update ccpml")
             found = cls(**content)
             EvalTransform(found.size, found.resize)  # checks both

@@ -131,11 +131,10 @@ def _guarantee(certificate: Mapping[str, Any] | None) -> Iterator[str]:
     answers, count = certificate["answers"], certificate.get("classes")
     what = "the nearest image" if answers == 1 else f"an image among the {answers} nearest"
     origin = f" ({count:,} classes of {certificate.get('data')})" if count else ""
-    rows = [
-        f"| {row['precision']:g} | {row['distance']:.3f} |"
-        for row in certificate["promises"]
-        if row["distance"] is not None
-    ]
+    kept = [row for row in certificate["promises"] if row["distance"] is not None]
+    others = [row for row in certificate.get("ladder", []) if row["distance"] is not None]
+    kept = kept or sorted(others, key=lambda row: row["precision"])[-1:]  # the highest that can be promised
+    rows = [f"| {row['precision']:g} | {row['distance']:.3f} |" for row in kept]
     if not rows:
         yield "None: the run was calibrated, and no precision could be promised."
         return
@@ -144,6 +143,9 @@ def _guarantee(certificate: Mapping[str, Any] | None) -> Iterator[str]:
         f"{certificate['confidence']:g}, for classes drawn like those of the calibration{origin}, and for no others."
     )
     yield "\n".join(["| precision | distance |", "|---|---|", *rows])
+    missed = [f"{row['precision']:g}" for row in certificate["promises"] if row["distance"] is None]
+    if missed:
+        yield f"Asked for in the calibration, and not promised: {', '.join(missed)}."
 
 
 def _limits(description: Description) -> Iterator[str]:

@@ -23,10 +23,13 @@ from ccpml.models import EmbeddingModel
 from ccpml.models.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from ccpml.models.tensor_file import write_tensors
 
-__all__ = ["OPSET", "READERS", "WRITERS", "Embed"]
+__all__ = ["IR_VERSION", "OPSET", "READERS", "WRITERS", "Embed"]
 
 OPSET: Final = 18
-"""Version of ONNX's operators that a file uses: onnxruntime 1.14 and newer read it."""
+"""Version of ONNX's operators that a file uses."""
+
+IR_VERSION: Final = 8
+"""Version of the ONNX format, the oldest with these operators; torch writes 10, for onnxruntime 1.18 and newer."""
 
 Embed: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """From images (B, C, size, size) to φ-normalized embeddings (B, d)."""
@@ -48,7 +51,9 @@ def _write_onnx(target: Path, graph: EmbeddingGraph, description: Description) -
                 output_names=[OUTPUT],
                 verbose=False,
             )
-        content = found.model_proto.SerializeToString()
+        model = found.model_proto
+        model.ir_version = IR_VERSION
+        content = model.SerializeToString()
     except Exception as error:  # of the many kinds that torch raises, none is documented
         raise ExportError(f"the network cannot be exported by torch.onnx ({reason_of(error)})") from error
     write_bytes(target, add_description(content, replace(description, content_sha256=content_digest(content))))

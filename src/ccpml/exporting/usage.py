@@ -30,6 +30,7 @@ import numpy as np
 {imports}
 from PIL import Image, ImageOps
 
+# ccpml scales 16 bits to 8, and lays what is transparent on white: convert such images first
 image = ImageOps.exif_transpose(Image.open("query.jpg")).convert("{mode}")
 side = {size} / {resize} * min(image.size)  # of the square in the middle that the model sees
 left, top = (image.width - side) / 2, (image.height - side) / 2

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from torch import Tensor
 
 from ccpml.extras import require_extra
-from ccpml.files import check_readable
+from ccpml.files import DESCRIPTION_FORMAT, NewerVersionError, check_readable
 from ccpml.models.tensor_file import read_tensors
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def _load(file: Path, config_file: Path | None = None) -> "EmbeddingModel":
         raise ValueError(f"{file}: expected a .safetensors file, or a folder with {WEIGHTS_FILE} and {CONFIG_FILE}")
     tensors, metadata = read_tensors(file)
     facts: Mapping[str, Any] = config or metadata
+    if isinstance(version := facts.get("format"), int) and version > DESCRIPTION_FORMAT:
+        raise NewerVersionError(f"{config_file or file}: written by a newer version of ccpml; update ccpml")
     if config and metadata.get("fingerprint", config.get("fingerprint")) != config.get("fingerprint"):
         raise ValueError(f"{config_file}: of another model than {file.name} beside it; {_WAY_OUT}")
     return _build(file if config_file is None else config_file, facts.get("network"), file, tensors)

@@ -59,3 +59,11 @@ def test_control_characters_are_escaped() -> None:
     )
     assert describe(ValueError("a\0b\x1b[31m\nc")) == r"a\x00b\x1b[31m c"
     assert describe(error).endswith("\n  a\\x1b[31m.png: empty")
+
+
+def test_without_torch_the_way_out_is_an_exported_model() -> None:
+    message = describe(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    assert message == (
+        "needs torch, which is not installed; `pip install ccpml` installs all that ccpml needs; embed, index, search "
+        "and serve need no torch with an ONNX file in place of the run"
+    )

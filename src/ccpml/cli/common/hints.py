@@ -44,7 +44,8 @@ def _text(error: BaseException) -> str:
         return f"{named}{error.strerror}{advice(error)}"
     text = str(error)
     if isinstance(error, ModuleNotFoundError) and text == f"No module named {error.name!r}":
-        return f"needs {error.name}, which is not installed; `pip install ccpml` installs all that ccpml needs"
+        needs = f"needs {error.name}, which is not installed; `pip install ccpml` installs all that ccpml needs"
+        return f"{needs}{_WITHOUT_TORCH if error.name == 'torch' else ''}"
     if text.startswith("Too many open files"):  # torch's workers; its advice is for programmers
         return "too many open files; allow more (ulimit -n), or set --workers=0"
     size = re.search(r"(?:tried to allocate|Tried to allocate|Unable to allocate) ([\d.]+) ?(\w+)", text)
@@ -54,4 +55,5 @@ def _text(error: BaseException) -> str:
     return f"out of memory: an array of {amount} does not fit; {_SMALLER}"
 
 
+_WITHOUT_TORCH = "; embed, index, search and serve need no torch with an ONNX file in place of the run"
 _SMALLER = "choose a smaller image_size, batch, embedding_dim or number of proxies"
