@@ -51,8 +51,8 @@ def test_wrong_arguments_are_wrong_usage(
     hub = ["--format", "hub"]
     cases = [
         ([str(tmp_path), *hub], f"{tmp_path}: not a run directory (experiment.yaml not found)"),
-        ([str(own)], "the following arguments are required: --format; see ccpml export --help"),
-        ([str(own), "--format", "tflite"], "argument --format: invalid choice: 'tflite'"),
+        ([str(own)], "--format: expected a value, got none; see ccpml export --help"),
+        ([str(own), "--format", "tflite"], "--format: expected onnx, pt2, safetensors or hub, got 'tflite'"),
         ([str(own), "--format", "onnx", "-o", "a.pt2"], "--output: expected a file that ends in .onnx, got a.pt2"),
         ([str(own), *hub, "--license", "my own"], "--license: expected an identifier such as apache-2.0"),
         ([str(own), *hub, "--push", "mugs"], "--push: expected user/name, of letters, digits"),

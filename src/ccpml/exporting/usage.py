@@ -1,5 +1,6 @@
 """How to load an exported model, as code for its model card."""
 
+import json
 from typing import Final
 
 from ccpml.exported.description import Description
@@ -64,7 +65,7 @@ def usage(description: Description, file_format: str, name: str) -> str:
         "resize": description.resize,
         "channels": description.channels,
         "dim": description.embedding_dim,
-        "name": name,
+        "name": json.dumps(name, ensure_ascii=False)[1:-1],  # quotes and backslashes are escaped
     }
     blocks = list[str]()
     if file_format in _WITH_CCPML:
