@@ -53,7 +53,7 @@ th { font-weight: 600; color: #52606d; white-space: nowrap; }
 .numbers td:first-child, .numbers th:first-child { text-align: left; padding-left: 0; white-space: normal;
   min-width: 10em; }
 .dense th, .dense td { padding: .4rem .5rem; font-size: .92rem; }
-.dense td:first-child, .dense th:first-child { min-width: 0; }
+.dense td:first-child, .dense th:first-child { min-width: 5em; }
 .scores th, .scores td { padding: .4rem .6rem; }
 .scores td:first-child, .scores th:first-child { white-space: nowrap; min-width: 0; }
 .scores td { font-size: 1.05rem; font-weight: 600; }
