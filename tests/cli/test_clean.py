@@ -1,6 +1,7 @@
 """``ccpml clean``: what it prints and writes, that `train` accepts it, and what it refuses."""
 
 import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -178,3 +179,16 @@ def test_failures(run: Path, photos: Path, tmp_path: Path, capsys: pytest.Captur
     assert main(["clean", str(run), f"folder:{photos / 'group0' / 'class00'}", "-o", str(output)]) == 1
     assert "expected at least one image that can be read, got none of 6" in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_names_that_no_table_can_hold_are_left_out(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = photos / "group0" / "class02" / "0.png"
+    try:
+        some.rename(some.with_name(os.fsdecode(b"a\xff.png")))
+    except OSError:
+        pytest.skip("the file system has names of text alone")
+    assert main(["clean", str(run), f"folder:{photos}", "-o", str(tmp_path / "out")]) == 0
+    assert "1 picture has a name not in UTF-8" in capsys.readouterr().out
+    assert "udcff" not in (tmp_path / "out" / "cleaned.csv").read_text(encoding="utf-8")

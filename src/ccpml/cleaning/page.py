@@ -135,6 +135,10 @@ def notes_of(found: "CleanedData") -> Iterator[str]:
         rest = "" if unlabeled == found.count else "; cleaned.csv has only pictures with a label"
         known = "only copies, outliers and additions can be found there"
         yield f"{_count(unlabeled, 'picture has', 'pictures have')} no label: {known}{rest}."
+    unnamed = sum(not found.is_named_in_utf8(row) for row in range(found.count))
+    if unnamed:
+        have = _count(unnamed, "picture has a name", "pictures have names")
+        yield f"{have} not in UTF-8, which cleaned.csv cannot hold: left out; rename the files, and clean again."
     if not any(found.splits):
         yield "The data have no splits, and the run knows none of their classes: leaks between splits cannot be found."
 

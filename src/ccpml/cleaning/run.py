@@ -96,6 +96,14 @@ class CleanedData:
         path = self.pictures.path(row)
         return self.pictures.name(row) if path is None else relative_path(path, output)
 
+    def is_named_in_utf8(self, row: int) -> bool:
+        """Whether a CSV file can hold the path and the label of a picture."""
+        try:
+            f"{self.pictures.path(row) or ''}{self.label_of(row)}".encode()
+        except UnicodeEncodeError:  # bytes of the file system that are no text
+            return False
+        return True
+
     def fate(self, row: int) -> str:
         """Return what becomes of a picture in ``cleaned.csv``."""
         if row >= self.count:
@@ -104,6 +112,8 @@ class CleanedData:
             return f"left out: {reason}"
         if self.labels[row] < 0 and self.labels[: self.count].max(initial=-1) >= 0:
             return "left out: no label"
+        if not self.is_named_in_utf8(row):
+            return "left out: name is not UTF-8"
         changed = int(self.cleaned.labels[row])
         return "kept" if changed == self.labels[row] else f"label changed to {self.name_of(changed)}"
 

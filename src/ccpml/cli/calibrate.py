@@ -125,9 +125,9 @@ def _text(details: Mapping[str, Any], confidence: float, answers: int) -> Iterat
         ],
     )
     yield (
-        "\nNothing in the gallery matches if the nearest image is farther than the distance. It is promised, on average "
-        "over calibrations,\nthat queries of a class that the gallery lacks are rejected; that others are accepted is not."
-        "\nOf check classes, how often one that the gallery lacks is accepted, and one that it has is "
+        "\nNothing in the gallery matches if the nearest image is farther than the distance. Promised, on average over "
+        "calibrations,\nis that queries of a class that the gallery lacks are rejected, not that others are accepted.\n"
+        "Of check classes, how often one that the gallery lacks is accepted, and one that it has is "
         f"rejected (at most, with confidence {confidence:g}):"
     )
     yield from _table(
