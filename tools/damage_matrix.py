@@ -1,10 +1,11 @@
 """Damage every file that commands leave, in every way, and run every verb that may read it: see ``tests/damage.py``.
 
-Usage: ``python tools/damage_matrix.py [--only TEXT]``, from the root of the repository. Prints a line for each case in
-which a verb is silent, says nothing useful, or changes other files; the exit code is 1 if there is one.
+Usage: ``python tools/damage_matrix.py [--only PATTERN]``, from the root of the repository. Prints a line for each
+case in which a verb is silent, says nothing useful, or changes other files; the exit code is 1 if there is one.
 """
 
 import argparse
+import re
 import sys
 import tempfile
 import time
@@ -19,7 +20,7 @@ from tests.damage import World
 def main() -> int:
     """Check all cases."""
     parser = argparse.ArgumentParser(description="Damage every file that commands leave, before every verb.")
-    parser.add_argument("--only", default="", help="cases whose 'file state verb' contains this text")
+    parser.add_argument("--only", default="", help="cases whose 'file state verb' match this regular expression")
     only = parser.parse_args().only
     warnings.filterwarnings("ignore")
     started, wrong, count = time.monotonic(), 0, 0
@@ -27,7 +28,7 @@ def main() -> int:
         world = World.build(Path(folder) / "world")
         print(f"{len(world.files)} files, built in {time.monotonic() - started:.1f} s", flush=True)
         for name, state, verb in world.cases():
-            if only not in f"{name} {state} {verb}":
+            if not re.search(only, f"{name} {state} {verb}"):
                 continue
             count += 1
             problem = world.check(name, state, verb)

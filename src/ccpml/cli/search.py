@@ -139,6 +139,8 @@ def _certificate(index: "PictureIndex", model: Path, precision: float | None) ->
         certificate = find_certificate(model, index.fingerprint)
     except CertificateError as error:
         if precision is None:
+            if not (index.path / "ensemble.json").exists():  # a run's certificate does not hold for an ensemble
+                print(f"note: {error}; until then, answers have no certified precision", file=sys.stderr)
             return None
         raise UsageError(f"--precision: {error}") from error
     if precision is None:

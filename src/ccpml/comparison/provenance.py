@@ -30,8 +30,10 @@ def list_differences(runs: Sequence[Run]) -> tuple[Fact, ...]:
 def _facts_of(run: Run) -> dict[str, str]:
     directory = RunDirectory(run.path)
     facts = {name: str(value) for name, value in run.settings.flat().items()}
-    with suppress(ValueError, OSError):
+    try:
         facts["digest of the data"] = directory.fingerprint()[:16]
+    except (ValueError, OSError):
+        facts["digest of the data"] = f"unknown: {directory.images_file.name} is lost or damaged"
     scores: Mapping[str, Any] = {}
     with suppress(ValueError, OSError):
         scores = directory.scores()

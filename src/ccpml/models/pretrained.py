@@ -41,7 +41,10 @@ def _load(file: Path, config_file: Path | None = None) -> "EmbeddingModel":
     config = {} if config_file is None else _read_config(config_file)
     if file.suffix != ".safetensors":
         raise ValueError(f"{file}: expected a .safetensors file, or a folder with {WEIGHTS_FILE} and {CONFIG_FILE}")
-    tensors, metadata = read_tensors(file)
+    try:
+        tensors, metadata = read_tensors(file)
+    except ValueError as error:
+        raise ValueError(f"{error}; {_WAY_OUT}") from error
     facts: Mapping[str, Any] = config or metadata
     if isinstance(version := facts.get("format"), int) and version > DESCRIPTION_FORMAT:
         raise NewerVersionError(f"{config_file or file}: written by a newer version of ccpml; update ccpml")

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ccpml.files import write_json
+from ccpml.files import check_readable, write_json
 from ccpml.reranking import join
 from ccpml.serving.embedder import Embedder
 
@@ -74,11 +74,12 @@ def read_members(index: Path) -> list[Path]:
     """Return the runs of the ensemble that an index was made with; none if it was made with one run.
 
     Raises:
-        ValueError: If the file that names them is damaged.
+        ValueError: If the file that names them is damaged or cannot be read.
     """
     file = index / _MEMBERS
-    if not file.is_file():
+    if not file.exists():
         return []
+    check_readable(file, "build the index again")
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
         return [Path(name) for name in content["runs"]]

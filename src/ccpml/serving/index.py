@@ -20,6 +20,7 @@ from ccpml.serving.filters import Filter
 from ccpml.serving.index_writer import Added
 from ccpml.serving.items import Hit, Item, Summary
 from ccpml.serving.picture_index import PictureIndex
+from ccpml.serving.search.exact import NotFiniteError
 from ccpml.serving.search.nearest import check_fields, search
 from ccpml.serving.search.scan import Scan
 from ccpml.serving.storage.rows import sync_folder, write_rows
@@ -235,7 +236,11 @@ class Index(PictureIndex):
             ValueError: If the queries have other dimensions or are not finite, or k is negative.
         """
         with self.view() as view:
-            return search(view, queries, k, where, self.scan)
+            try:
+                return search(view, queries, k, where, self.scan)
+            except NotFiniteError as error:
+                file = rows_file(self.path, view.snapshot.generation)
+                raise DamagedIndexError(f"{file}: damaged ({error}); {RESTORE}") from error
 
     def check_fields(self, where: Filter) -> None:
         """Check that items have, or had, the fields of a filter; those of an empty index could have any.

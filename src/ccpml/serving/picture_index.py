@@ -151,6 +151,11 @@ class PictureIndex(ABC):
         """
         if embedder is not None and embedder.fingerprint != self.fingerprint:
             self.close()
+            if embedder.path == self.model_path and embedder.embedding_dim < self.embedding_dim:
+                raise OtherModelError(
+                    f"{self}: made with several models, which its file ensemble.json no longer names; restore the file "
+                    "from a copy, or bring the index up to date with all of them, which writes it again"
+                )
             raise OtherModelError(
                 f"{self}: expected the model that the index was made with ({self.model_path}), got other weights or "
                 f"another preprocessing in {embedder.path}; use that model, or build a new index"

@@ -7,11 +7,15 @@ import faiss
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_queries", "nearest_rows"]
+__all__ = ["NotFiniteError", "check_queries", "nearest_rows"]
 
 _QUERIES: Final = 256  # at a time
 _BLOCK: Final = 8192  # rows copied at a time
 _PAIRS: Final = 2**14  # of a query and a row, compared at a time
+
+
+class NotFiniteError(ValueError):
+    """Rows have numbers that are not finite, so that the nearest are unknown."""
 
 
 def check_queries(queries: ArrayLike, dim: int) -> NDArray[np.float32]:
@@ -55,6 +59,7 @@ def nearest_rows(
         Euclidean distances, float64, and row numbers, int64, both (Q, min(k, N − R or P)), ascending by distance.
 
     Raises:
+        NotFiniteError: If there are not k rows with a finite distance.
         ValueError: If k is negative.
 
     Example:
@@ -93,6 +98,8 @@ def _nearest(
     squared = _compare(queries, rows, owners, found.ravel()).reshape(found.shape)  # (Q, wanted)
     each, order = np.arange(len(queries))[:, None], np.lexsort((found, squared))[:, :k]
     squared, found = squared[each, order], found[each, order]  # (Q, k)
+    if (found < 0).any() or not np.isfinite(squared).all():  # faiss finds no row with NaN, and gives −1
+        raise NotFiniteError("rows: expected finite numbers, got NaN, infinity or too large ones")
     if wanted < total:
         # A row is at most as far as the k-th only if its distance in float32 is within the limit.
         limits = squared[:, -1] + _rounding_error(queries, squared[:, -1])

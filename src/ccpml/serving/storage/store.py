@@ -127,7 +127,7 @@ class Store:
                 yield
             except sqlite3.OperationalError as error:
                 if "no such table" in str(error) or "no such column" in str(error):
-                    raise NotAnIndexError(f"{self.file}: not the database of an index ({error})") from error
+                    raise NotAnIndexError(f"{self.file}: not the database of an index ({error}); {RESTORE}") from error
                 raise
 
     def check(self) -> None:
