@@ -35,6 +35,8 @@ def _read_exported(model: Path) -> Certificate | None:
         return None
     try:
         content = read_description(model).certificate
-    except (DescriptionError, OSError) as error:
+    except DescriptionError as error:
         raise CertificateError(str(error)) from error
+    except OSError as error:
+        raise CertificateError(f"{model}: cannot be read ({error.strerror or error}); export the run again") from error
     return None if content is None else Certificate.from_content(content, str(model))
