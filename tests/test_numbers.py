@@ -76,8 +76,17 @@ CALLS: dict[str, dict[str, Any]] = {
 }
 
 # Those whose integers are results, or which need files, a package that may be missing, or a subclass.
-RESULTS = {"BadImage", "HeadStart", "PackedImage", "RetrievalScores", "InputConvention", "ImageTable", "Run"}
-NEED_FILES = {"build_cache", "load_source", "ProxyLoss", "TimmBackbone"}
+RESULTS = {
+    "BadImage",
+    "ClassBootstrap",
+    "HeadStart",
+    "PackedImage",
+    "RetrievalScores",
+    "InputConvention",
+    "ImageTable",
+    "Run",
+}
+NEED_FILES = {"ExportedModel", "build_cache", "load_source", "ProxyLoss", "TimmBackbone"}
 
 
 def public() -> dict[str, Any]:

@@ -32,7 +32,10 @@ from ccpml.cli import VERBS, main
         (["evaluate", "/no/such", "--cluster", "glyphs"], "did you mean --clusters?"),
         (["search", "/no/such", "glyphs", "--k", "1"], "did you mean -k?"),
         (["embed", "/no/such", "glyphs"], "-o/--output"),
-        (["embed", "/no/such", "glyphs", "-o", "x.csv"], "--output: expected a file that ends in .npz, got x.csv"),
+        (
+            ["embed", "/no/such", "glyphs", "-o", "x.csv"],
+            "--output: expected a file that ends in .npz or .parquet, got",
+        ),
         (["report"], "run"),
     ],
 )

@@ -192,27 +192,3 @@ def test_ctrl_c_while_ranks_start_ends_all_at_once(folder, tmp_path):
     assert "Traceback" not in error
     assert f"ccpml train --resume {path}" in error
     assert not is_alive(other)
-
-
-JOINING = """
-import os
-
-if "CCPML_RANK" in os.environ:
-    write = os.write
-
-    def write_and_die(file, data):
-        write(file, data)
-        if data == b".":  # it is about to join
-            os.kill(os.getpid(), 9)
-
-    os.write = write_and_die
-"""
-
-
-def test_a_rank_that_dies_before_it_joins_ends_the_run(folder, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(JOINING)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    run = begin(folder, tmp_path / "run", ranks=2)
-    failed = subprocess.run(run, check=False, capture_output=True, text=True, timeout=120, env=environment)
-    assert failed.returncode == 1
-    assert "error: training stopped: rank 1 failed (exit code -9)" in failed.stderr

@@ -75,7 +75,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         raise_at_ctrl_c()
         import warnings
 
-        from ccpml.terminal import BROKEN_PIPE, flush_streams, is_broken_pipe, prepare_streams
+        from ccpml.terminal import BROKEN_PIPE, is_broken_pipe, prepare_streams
 
         prepare_streams()
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged images, which our messages name
@@ -89,6 +89,8 @@ def main(argv: "Sequence[str] | None" = None) -> int:
             raise
         code = BROKEN_PIPE  # quietly
     exit_at_ctrl_c()
+    from ccpml.terminal import flush_streams  # here, where Ctrl-C ends the import too
+
     return flush_streams(code)
 
 

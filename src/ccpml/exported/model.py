@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ccpml.data.crops import cropped_batches
 from ccpml.data.table import ImageTable
 from ccpml.exported.onnx_file import read_description
+from ccpml.numbers import as_int
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -55,7 +56,8 @@ class ExportedModel:
     def __init__(self, path: Path | str, threads: int | None = None) -> None:
         self.path = Path(path)
         self.description = read_description(self.path)
-        self._session = _open_session(self.path, threads or _usable_processors())
+        number = _usable_processors() if threads is None else as_int("threads", threads, 1)
+        self._session = _open_session(self.path, number)
         _check_graph(self._session, self.description.channels, self.description.size, self.embedding_dim, self.path)
 
     @property

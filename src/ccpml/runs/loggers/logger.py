@@ -216,7 +216,7 @@ class _Wandb(RunLogger):
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or _PROJECT,
             name=os.environ.get("WANDB_NAME") or self.path.name,
-            dir=self.path,
+            dir=self.path.resolve(),  # its process may be one that started in another folder
             id=self.place.get("id"),
             resume="allow" if mode == "online" else None,
             reinit="create_new",
