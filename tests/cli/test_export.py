@@ -85,6 +85,7 @@ def test_it_is_uploaded_only_if_asked(
     target = tmp_path / "again"
     assert main(["export", str(own), "--format", "hub", "-o", str(target), "--push", "me/mugs"]) == 0
     assert pushed == [(target, "me/mugs")]
+    assert 'from_pretrained("me/mugs")' in (target / "README.md").read_text(encoding="utf-8")
     assert "https://hub/me/mugs: uploaded" in capsys.readouterr().out
 
     def fail(folder: Path, name: str) -> str:

@@ -18,7 +18,9 @@ def run(arguments: list[str]) -> int:
     announce("loading libraries")
     from ccpml.exporting.export import export_run
 
-    found = export_run(options.path, options.format, options.output, license_id=options.license)
+    found = export_run(
+        options.path, options.format, options.output, license_id=options.license, repository=options.push
+    )
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{found.path}: differs from the run by {found.difference:.1e} at most, on {found.checked_on}")

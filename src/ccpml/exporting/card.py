@@ -30,7 +30,7 @@ def model_card(description: Description, file_format: str, name: str, difference
     Args:
         description: What the model says about itself.
         file_format: Format of the export.
-        name: Name of the file or folder.
+        name: Name of the file or folder, or of the repository on the hub.
         difference: Largest difference to the embeddings of the run.
         checked_on: Images that it was measured on, in words.
     """
@@ -62,8 +62,6 @@ def _metadata(description: Description) -> str:
         "pipeline_tag": _TASK,
         "tags": ["ccpml", "image-retrieval", "deep-metric-learning", "image-embedding"],
     }
-    if kind == card["data"]:  # data with a name, not a folder or a table
-        content["datasets"] = [kind]
     if "scores" in card:
         metrics = [
             {"type": key, "name": title, "value": round(card["scores"][key], 4), **_arguments(card, key)}
@@ -93,7 +91,7 @@ def _summary(description: Description) -> str:
     return (
         f"An embedding for image retrieval: it maps {what} to {description.embedding_dim} numbers, so that images of "
         f"one class are near each other, also of classes that it was not trained on. Network: {network['backbone']}. "
-        f"Trained by [ccpml](https://pypi.org/project/ccpml) on {card['data']} with the loss {card['loss']}"
+        f"Trained by ccpml on {card['data']} with the loss {card['loss']}"
         f"{f' and {how}' if how else ''}."
     )
 

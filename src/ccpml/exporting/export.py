@@ -39,7 +39,12 @@ class Export:
 
 
 def export_run(
-    run: Path | str, file_format: Format, target: Path | str | None = None, *, license_id: str = UNKNOWN_LICENSE
+    run: Path | str,
+    file_format: Format,
+    target: Path | str | None = None,
+    *,
+    license_id: str = UNKNOWN_LICENSE,
+    repository: str | None = None,
 ) -> Export:
     """Export a trained run to a format that other software reads.
 
@@ -56,6 +61,7 @@ def export_run(
             folder for the Hugging Face hub.
         target: Where to write; nothing may exist there. None: ``<run>/export/<name of the run>``.
         license_id: License of the model, as in the model card.
+        repository: Name on the hub, ``user/name``, from which the code of the model card loads; None: the folder.
 
     Returns:
         Where the model and its card are, and how far the model is from the run.
@@ -89,7 +95,7 @@ def export_run(
         WRITERS[file_format](written, graph, description)
         announce("checking the exported model against the run")
         difference = compare(graph, READERS[file_format](written), check.images, str(place))
-        card = model_card(description, file_format, place.name, difference, check.origin)
+        card = model_card(description, file_format, repository or place.name, difference, check.origin)
         write_text(card_of(written, file_format), card)
     return Export(place, card_of(place, file_format), difference, check.origin, notes)
 

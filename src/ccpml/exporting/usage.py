@@ -9,7 +9,7 @@ __all__ = ["usage"]
 
 _WITH_CCPML: Final = {
     "onnx": """\
-from ccpml.exported.model import ExportedModel  # pip install ccpml onnxruntime; needs no torch
+from ccpml.exported.model import ExportedModel  # needs onnxruntime, and no torch
 
 model = ExportedModel("{name}")
 embeddings = model.embed(["query.jpg"])  # float32, (1, {dim})
