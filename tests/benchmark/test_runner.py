@@ -159,7 +159,9 @@ def test_cells_stopped_by_ctrl_c_resume(whole, folder, tmp_path):
     prepare_benchmark(made)
 
     def interrupt(progress):
-        if any((one.cell.path / "checkpoints" / "last.ckpt").exists() for one in progress.running):
+        for one in progress.running:
+            while one.process.poll() is None and not (one.cell.path / "checkpoints" / "last.ckpt").exists():
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):

@@ -106,7 +106,7 @@ def test_damage_is_named(folder: Path) -> None:
         return str(raised.value)
 
     file.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])  # one bit
-    assert message() == f"{file}: damaged (wrong checksum)"
+    assert message() == f"{file}: damaged (wrong checksum); export the run again, or download the model again"
     file.write_bytes(content[:1000])
     assert message().startswith(f"{file}: damaged, cannot be read as safetensors")
     file.unlink()
