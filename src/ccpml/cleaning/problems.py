@@ -124,8 +124,11 @@ def find_problems(
         >>> x = 0.6 * np.eye(3)[labels] + rng.normal(0, 0.02, (60, 3))
         >>> labels[7] = 2  # wrong
         >>> problems = find_problems(x, labels, content_hashes=[*range(59), 5])  # the last is a copy of number 5
-        >>> [(f.kind, f.row, f.note) for f in problems.findings if f.kind in ("exact copy", "label error")]
-        [('exact copy', 5, 'labels differ: 0, 2'), ('exact copy', 59, 'labels differ: 0, 2'), ('label error', 7, '')]
+        >>> for finding in problems.findings[:3]:
+        ...     print(finding.kind, finding.row)
+        exact copy 5
+        exact copy 59
+        label error 7
     """
     x, y = _checked(embeddings, labels, centers, min_score)
     names = class_names or [str(label) for label in range(int(y.max(initial=-1)) + 1)]
