@@ -9,9 +9,9 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 
 demo: .venv/installed
 	@if [ -f runs/demo-plain/experiment.yaml ]; then $(BIN)/ccpml train --resume runs/demo-plain; \
-	else $(BIN)/ccpml train groceries --epochs 8 --method plain --run runs/demo-plain; fi
+	else $(BIN)/ccpml train groceries --epochs 10 --method plain --run runs/demo-plain; fi
 	@if [ -f runs/demo/experiment.yaml ]; then $(BIN)/ccpml train --resume runs/demo; \
-	else $(BIN)/ccpml train groceries --epochs 8 --run runs/demo; fi
+	else $(BIN)/ccpml train groceries --epochs 10 --run runs/demo; fi
 	@$(BIN)/ccpml compare runs/demo-plain runs/demo
 
 test: .venv/installed-dev
