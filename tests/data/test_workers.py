@@ -162,3 +162,26 @@ def test_workers_end_quietly_with_the_main_process(end: str) -> None:
     assert "Traceback" not in err
     assert process.returncode == (-signal.SIGKILL if "KILL" in end else 0)
     assert out.endswith("interrupted\n") or "KILL" in end
+
+
+SLOW_START = """
+    import multiprocessing, os, signal, time
+    import numpy as np
+    from ccpml.data import ImageDataset, ImageTable, TrainTransform, dataset, train_loader
+    start = dataset._start_worker
+    def start_slowly(number):
+        while os.getppid() == main:
+            time.sleep(0.01)
+        start(number)
+    dataset._start_worker, main = start_slowly, os.getpid()
+    table = ImageTable(np.zeros((4, 9, 9), np.uint8), np.arange(4) // 2, ("a", "b"))
+    batches = iter(train_loader(ImageDataset(table, TrainTransform(8), 3), [[0, 1]] * 9, workers=2))
+    os.kill(main, signal.SIGKILL)
+"""
+
+
+def test_workers_end_if_the_main_process_is_killed_while_they_start() -> None:
+    command = [sys.executable, "-c", textwrap.dedent(SLOW_START)]
+    # It returns when the workers have closed their ends of the pipes, too.
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, start_new_session=True)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, "")

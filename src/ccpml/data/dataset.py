@@ -1,9 +1,11 @@
 """Dataset and loaders; their images do not depend on the number of workers."""
 
+import multiprocessing
 import operator
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
@@ -166,14 +168,23 @@ class _Loader(DataLoader[Any]):
 
 
 def _start_worker(_: int) -> None:
-    """Set up a worker process: one thread, and signals to the whole group left to the main process.
+    """Set up a worker process: one thread, signals to the whole group left to the main process, whose end is its own.
 
-    SIGINT is ignored, and SIGTERM no failure, which would be raised anywhere in the main process.
+    SIGINT is ignored, and SIGTERM no failure, which would be raised anywhere in the main process. torch notices the end
+    of the main process too, but not if it comes while a worker starts.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     sys.excepthook = _ignore_closed_connection
+    threading.Thread(target=_exit_with_main_process, daemon=True).start()
+
+
+def _exit_with_main_process() -> None:
+    main = multiprocessing.parent_process()
+    if main is not None:
+        main.join()
+        os._exit(0)
 
 
 def _ignore_closed_connection(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
