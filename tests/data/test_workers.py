@@ -165,7 +165,7 @@ def test_workers_end_quietly_with_the_main_process(end: str) -> None:
 
 
 SLOW_START = """
-    import multiprocessing, os, signal, time
+    import multiprocessing, os, signal, threading, time
     import numpy as np
     from ccpml.data import ImageDataset, ImageTable, TrainTransform, dataset, train_loader
     start = dataset._start_worker
@@ -176,6 +176,9 @@ SLOW_START = """
     dataset._start_worker, main = start_slowly, os.getpid()
     table = ImageTable(np.zeros((4, 9, 9), np.uint8), np.arange(4) // 2, ("a", "b"))
     batches = iter(train_loader(ImageDataset(table, TrainTransform(8), 3), [[0, 1]] * 9, workers=2))
+    threading.Thread(target=lambda: next(batches)).start()
+    while len(multiprocessing.active_children()) < 2:
+        time.sleep(0.01)
     os.kill(main, signal.SIGKILL)
 """
 
