@@ -50,7 +50,7 @@ class StagedBackbone(Backbone):
 
     def run_stage(self, index: int, features: Tensor) -> Tensor:
         """Compute the stage of that number in `stages` from the features before it, or from images."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: each network has its own
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute features (B, F, h, w) of normalized images (B, C, H, W)."""
