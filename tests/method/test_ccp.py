@@ -9,7 +9,7 @@ from ccpml.method.external import normalized_for
 from ccpml.method.normalize import lipschitz_normalize
 from tests.golden import assert_gradient
 from tests.method.test_losses import GOLDEN
-from tests.synchronization import NoSynchronization
+from tests.synchronization import NoSynchronization, no_synchronization_on_gpu
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -202,18 +202,24 @@ def test_a_step_does_not_synchronize(loss, rate, monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("rate", [1.0, 0.5])
 @pytest.mark.parametrize("loss", GOLDEN.values(), ids=GOLDEN)
-def test_a_step_on_a_gpu_does_not_synchronize_and_equals_the_cpu(loss):
+def test_a_step_on_a_gpu_does_not_synchronize(loss, rate):
+    criterion = CCPLoss(loss, 50, 4, 3, class_rate=rate).cuda()
+    x, labels = torch.randn(8, 4, device="cuda", requires_grad=True), (torch.arange(8) // 2).cuda()
+    with no_synchronization_on_gpu():
+        criterion(x, labels).backward()
+    assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("loss", GOLDEN.values(), ids=GOLDEN)
+def test_a_step_on_a_gpu_equals_the_cpu(loss):
     criterion, x, labels = CCPLoss(loss, 50, 4, 3), torch.randn(8, 4), torch.arange(8) // 2
     results = []
     for device in ("cpu", "cuda"):
-        own, embeddings = copy.deepcopy(criterion).to(device), x.to(device).requires_grad_()
-        classes = labels.to(device)
-        torch.cuda.set_sync_debug_mode("error" if device == "cuda" else "default")
-        try:
-            value = own(embeddings, classes)
-            value.backward()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+        own, embeddings = copy.deepcopy(criterion).to(device), x.to(device, copy=True).requires_grad_()
+        value = own(embeddings, labels.to(device))
+        value.backward()
         results.append([value.detach().cpu(), embeddings.grad.cpu(), own.proxies.grad.cpu()])
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
