@@ -5,8 +5,8 @@ import os
 import select
 import sys
 import unicodedata
-from io import TextIOWrapper
-from typing import Final
+from io import BufferedWriter, FileIO, TextIOWrapper
+from typing import Any, Final, TextIO
 
 __all__ = ["BROKEN_PIPE", "flush_streams", "is_broken_pipe", "prepare_streams"]
 
@@ -27,6 +27,22 @@ _ASCII: Final = {
 }
 
 
+class _Stream(FileIO):
+    """The file of a stream, whose errors name it."""
+
+    def __init__(self, number: int, title: str) -> None:
+        super().__init__(number, "w", closefd=False)
+        self.title, self.failed = title, False
+
+    def write(self, data: Any) -> int:
+        """Write bytes, and return how many were written."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename, self.failed = self.title, True
+            raise
+
+
 def prepare_streams() -> None:
     """Make standard output and error usable: closed ones discard, and characters they lack are spelled in ASCII.
 
@@ -36,12 +52,25 @@ def prepare_streams() -> None:
         os.set_inheritable(number, True)
     os.close(number)
     codecs.register_error("ccpml.ascii", _spell)
-    for name, number in (("stdout", 1), ("stderr", 2)):
-        if getattr(sys, name) is None:  # it was closed when the interpreter started
-            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+    for name, number, title in (("stdout", 1, "standard output"), ("stderr", 2, "standard error")):
         stream = getattr(sys, name)
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="ccpml.ascii")
+        if stream is None:  # it was closed when the interpreter started
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", errors="ccpml.ascii", closefd=False))
+        elif isinstance(stream, TextIOWrapper):
+            setattr(sys, name, _named(stream, title))
+
+
+def _named(stream: TextIOWrapper, title: str) -> TextIOWrapper:
+    """Return a stream like another, to the same file, whose errors name it."""
+    stream.flush()
+    file = _Stream(stream.fileno(), title)
+    return TextIOWrapper(
+        BufferedWriter(file) if isinstance(stream.buffer, BufferedWriter) else file,
+        encoding=stream.encoding,
+        errors="ccpml.ascii",
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
 
 
 def is_broken_pipe() -> bool:
@@ -55,6 +84,7 @@ def is_broken_pipe() -> bool:
 def flush_streams(code: int) -> int:
     """Write what is still buffered; return the exit code: ``code``, or another if that fails."""
     for stream in (sys.stdout, sys.stderr):
+        is_reported = code != 0 and _has_failed(stream)
         try:
             stream.flush()
         except OSError as error:
@@ -62,11 +92,17 @@ def flush_streams(code: int) -> int:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())  # the interpreter would fail to write the rest at its end
             os.close(null)
-            if code != BROKEN_PIPE:
+            if code != BROKEN_PIPE and not is_reported:
                 from ccpml.files import advice
 
-                print(f"ccpml: error: standard output: {error.strerror}{advice(error)}", file=sys.stderr)
+                print(f"ccpml: error: {error.filename}: {error.strerror}{advice(error)}", file=sys.stderr)
     return code
+
+
+def _has_failed(stream: TextIO) -> bool:
+    """Whether writing to a stream has failed before, which ended the command with that error."""
+    file = getattr(stream.buffer, "raw", stream.buffer)
+    return isinstance(file, _Stream) and file.failed
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:

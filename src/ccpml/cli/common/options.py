@@ -23,6 +23,10 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(allow_abbrev=False, **arguments)
 
+    def print_help(self, file: Any = None) -> None:
+        """Print the help; unlike argparse's, it does not hide that the output cannot be written."""
+        print(self.format_help(), end="", file=file)
+
     def error(self, message: str) -> NoReturn:
         """Raise the usage error."""
         raise parser_error(message, self.prog, self._option_string_actions)

@@ -104,6 +104,10 @@ class SettingsParser(jsonargparse.ArgumentParser):
             raise UsageError(f"data given twice: {' and '.join(self.data)}")
         namespace.data = name
 
+    def print_help(self, file: Any = None) -> None:
+        """Print the help; unlike argparse's, it does not hide that the output cannot be written."""
+        print(self.format_help(), end="", file=file)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the usage error."""
         word = message.removeprefix("unrecognized arguments: ")
