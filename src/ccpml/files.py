@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +29,8 @@ __all__ = [
     "check_version",
     "exclusive_lock",
     "load_yaml",
+    "not_found",
+    "path_kind",
     "printable",
     "read_arrays",
     "read_folder_file",
@@ -202,13 +205,49 @@ def check_version(file: Path, found: Any, newest: int) -> None:
         raise NewerVersionError(f"{file}: expected version {newest} of its format or less, got {found}; update ccpml")
 
 
+_KINDS: Final = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def path_kind(path: Path) -> str:
+    """Return what is at a path, with its article, such as "a named pipe"; empty if nothing is.
+
+    Example:
+        >>> path_kind(Path("/dev/null")), path_kind(Path("/")), path_kind(Path("/no/such"))
+        ('a device', 'a folder', '')
+    """
+    try:
+        return _KINDS.get(stat.S_IFMT(path.stat().st_mode), "something else")
+    except (FileNotFoundError, NotADirectoryError):
+        return "a broken link" if path.is_symlink() else ""
+
+
+def not_found(path: Path, expected: str = "file") -> str:
+    """Return why a path is not the file or folder that is expected there.
+
+    Example:
+        >>> not_found(Path("/no/such")), not_found(Path("/dev/null"), "folder")
+        ('file not found', 'expected a folder, got a device')
+    """
+    found = path_kind(path)
+    return f"expected a {expected}, got {found}" if found else f"{expected} not found"
+
+
 def check_readable(file: Path, way_out: str) -> None:
-    """Check that a file can be opened.
+    """Check that a file can be opened; a pipe, whose reader would wait for ever, is not.
 
     Raises:
         ValueError: If it cannot; it ends with what to do.
     """
     try:
+        if path_kind(file) in {"a named pipe", "a socket", "a device"}:
+            raise ValueError(f"{file}: {not_found(file)}; {way_out}")
         with file.open("rb"):
             pass
     except FileNotFoundError as error:

@@ -62,9 +62,6 @@ def test_wrong_arguments_are_wrong_usage(
     for arguments, message in cases:
         code, line = error_of(arguments, capsys)
         assert (code, line[: len(message)]) == (2, message)
-    (tmp_path / "ensemble.json").write_text("{}")
-    code, line = error_of([str(tmp_path), *hub], capsys)
-    assert (code, line) == (2, f"{tmp_path}: expected a run, got an index of several; export each run by itself")
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     code, line = error_of([str(own), "--format", "onnx"], capsys)
     assert code == 2

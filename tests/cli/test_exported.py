@@ -126,7 +126,7 @@ def test_wrong_usage_is_one_sentence(model: Path, photos: Path, tmp_path: Path, 
         (("train", "--resume", model), needs_run),
         (("embed", absent, data, "-o", output), f"{absent}: file not found; `ccpml export <run> --format onnx` writes"),
         (("embed", text, data, "-o", output), f"{text}: expected a run directory or an .onnx file, got another file"),
-        (("index", tmp_path, photos, "-o", output), f"{tmp_path}: not a run directory (experiment.yaml not found)"),
+        (("index", tmp_path, photos, "-o", output), f"{tmp_path}: not a run directory or an .onnx file (experiment.yaml not found)"),
         (
             ("embed", model, data, "-o", text.with_suffix(".csv")),
             "--output: expected a file that ends in .npz or .parq",

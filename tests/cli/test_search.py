@@ -146,7 +146,7 @@ def test_answers_within_a_certified_distance(search, index, run):
         ("--id 3 --montage {tmp}/a.jpg", "--montage: expected a file that ends in .png, got {tmp}/a.jpg"),
         ("--id 3 --montage {tmp}/no/a.png", "--montage: folder {tmp}/no not found; make it, or choose another"),
         ("--id 3 --montage {query}", "--montage: {query} already exists; choose another name or remove it"),
-        ("{query} --run {tmp}", r"{tmp}: not a run directory \(experiment.yaml not found\)"),
+        ("{query} --run {tmp}", r"{tmp}: not a run directory or an .onnx file \(experiment.yaml not found\)"),
         ("--id 3 --json --csv", "--csv: expected it without --json, got both; leave out one; see ccpml search --help"),
         ("--id abc", "--id: expected an integer, got 'abc'; see ccpml search --help"),
         ("--id 3 -k many", "-k: expected an integer, got 'many'; see ccpml search --help"),
@@ -166,7 +166,8 @@ def test_what_is_no_index_is_refused(tmp_path, query, capsys):
             assert main(verb) == 2
             sentences.add(capsys.readouterr().err.splitlines()[-1])
         (sentence,) = sentences
-        assert sentence.startswith(f"ccpml: error: {path}: not an index (")
+        what = {query: "expected an index, got another file", tmp_path: "not an index (index.sqlite not found)"}
+        assert sentence.startswith(f"ccpml: error: {path}: {what.get(path, 'not an index (not found)')}")
         where = "<index>" if path.exists() else path
         assert sentence.endswith(f"; `ccpml index <run> <folder> -o {where}` makes one")
 

@@ -268,7 +268,7 @@ def test_more_than_tensors(path: Path, content: object) -> None:
 def test_folder_or_other_file_type(tmp_path: Path) -> None:
     folder = tmp_path / "weights.pth"
     folder.mkdir()
-    with pytest.raises(ValueError, match="file not found"):
+    with pytest.raises(ValueError, match="expected a file, got a folder"):
         load_weights(net(), folder)
     with pytest.raises(ValueError, match=r"expected a \.safetensors, \.pth or \.pt file, got .*weights\.h5"):
         load_weights(net(), tmp_path / "weights.h5")

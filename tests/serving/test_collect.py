@@ -50,7 +50,7 @@ def test_csv_files_have_metadata_and_missing_images_are_skipped(photos):
     [
         ("none", "none: not found; expected a folder, an image, a CSV file, a pattern, groceries, glyphs"),
         ("folder:none", "none: folder not found"),
-        ("csv:none.csv", "none.csv: cannot be read"),
+        ("csv:none.csv", "none.csv: file not found"),
         ("none/*.jpg", r"none/\*.jpg: no images found"),
         ("folder:", "unknown data"),
     ],

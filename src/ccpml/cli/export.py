@@ -35,8 +35,6 @@ def run(arguments: list[str]) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Check everything that can be checked before the run is loaded."""
-    if (options.path / "ensemble.json").is_file():
-        raise UsageError(f"{options.path}: expected a run, got an index of several; export each run by itself")
     check_run(options.path)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", options.license):
         raise UsageError(f"--license: expected an identifier such as apache-2.0 or other, got {options.license!r}")

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from ccpml.files import not_found
 from ccpml.models.embedding import Backbone
 from ccpml.models.vit_weights import fit_vit
 
@@ -70,7 +71,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix not in _SUFFIXES:
         raise ValueError(f"weights: expected a .safetensors, .pth or .pt file, got {path}")
     if not path.is_file():
-        raise ValueError(f"weights: file not found: {path}")
+        raise ValueError(f"weights: {path}: {not_found(path)}")
     try:
         if path.suffix == ".safetensors":
             content: object = safetensors.torch.load_file(path)

@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from ccpml.artifacts import mismatch
 from ccpml.files import check_readable, load_yaml, waiting_lock, write_json, write_yaml
 from ccpml.models.tensor_file import read_tensors
 from ccpml.runs.record import RunRecord, digest_of
@@ -86,7 +87,7 @@ class RunDirectory:
         """
         run = cls(path)
         if not run.settings_file.is_file():
-            raise FileNotFoundError(f"{path}: not a run directory ({run.settings_file.name} not found)")
+            raise FileNotFoundError(mismatch(path, "a run directory", run.settings_file.name))
         for file in vars(run).values():
             is_folder = file in {path, run.instances, run.embeddings}
             if file.exists() and file.is_dir() != is_folder:

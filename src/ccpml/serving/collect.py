@@ -13,6 +13,7 @@ from ccpml.data.loading import load_source
 from ccpml.data.sources.folder import load_folder
 from ccpml.data.sources.source import Ignored, Source
 from ccpml.data_name import DATA_KINDS, DataName, known_names
+from ccpml.files import path_kind
 from ccpml.serving.csv_pictures import read_csv_pictures
 from ccpml.serving.items import Picture
 
@@ -95,7 +96,7 @@ def find_pictures(data: str, data_root: Path | str | None = None) -> Pictures:
     if data.partition(":")[0] in DATA_KINDS:
         DataName.parse(data)  # raises what is wrong
     raise PicturesNotFoundError(
-        f"{data}: not found; expected a folder, an image, a CSV file, a pattern, {known_names()}"
+        f"{data}: {path_kind(path) or 'not found'}; expected a folder, an image, a CSV file, a pattern, {known_names()}"
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from ccpml.files import not_found
 from ccpml.serving.items import Picture
 
 __all__ = ["read_csv_pictures"]
@@ -62,6 +63,8 @@ def _read(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Return the names of the columns, and number and cells of each line."""
     rows = list[tuple[int, dict[str, str]]]()
     line = 1
+    if not file.is_file():
+        raise ValueError(f"{file}: {not_found(file)}")
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)

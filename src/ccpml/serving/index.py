@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ccpml.artifacts import mismatch
 from ccpml.files import WriteError
 from ccpml.serving.collect import Pictures, find_pictures
 from ccpml.serving.compaction import Compacted, compact
@@ -129,12 +130,10 @@ class Index(PictureIndex):
             OtherModelError: If it was made with another model.
         """
         path = Path(path)
-        if not path.is_dir():
-            raise NotAnIndexError(f"{path}: not an index ({'not a directory' if path.exists() else 'not found'})")
         if not (path / _DATABASE).is_file():
-            parts = list(path.glob("rows.*.f32"))
-            what = f"{_DATABASE} not found" + (f"; {RESTORE}" if parts else "")
-            raise (DamagedIndexError if parts else NotAnIndexError)(f"{path}: not an index ({what})")
+            if any(path.glob("rows.*.f32")):
+                raise DamagedIndexError(f"{path}: not an index ({_DATABASE} not found; {RESTORE})")
+            raise NotAnIndexError(mismatch(path, "an index", _DATABASE))
         index = cls(path, embedder)
         index._check_model(embedder)
         return index

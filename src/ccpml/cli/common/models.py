@@ -4,7 +4,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ccpml.cli.common.options import UsageError, check_run
+from ccpml.artifacts import mismatch
+from ccpml.cli.common.options import UsageError
+from ccpml.files import not_found
 
 if TYPE_CHECKING:
     from ccpml.serving import Embedder, PictureIndex
@@ -22,11 +24,11 @@ def is_exported(path: Path) -> bool:
 def check_model(path: Path) -> Path:
     """Check that a path is a run directory, or an ONNX file that can be loaded here, and return it."""
     if not is_exported(path) or path.is_dir():
-        if path.is_file():
-            raise UsageError(f"{path}: expected a run directory or an .onnx file, got another file")
-        return check_run(path)
-    if not path.exists():
-        raise UsageError(f"{path}: file not found; `ccpml export <run> --format onnx` writes one")
+        if not (path / "experiment.yaml").is_file():
+            raise UsageError(mismatch(path, "a run directory or an .onnx file", "experiment.yaml"))
+        return path
+    if not path.is_file():
+        raise UsageError(f"{path}: {not_found(path)}; `ccpml export <run> --format onnx` writes one")
     if find_spec("onnxruntime") is None:
         raise UsageError(f"{path}: needs onnxruntime, which is not installed; pip install onnxruntime")
     return path

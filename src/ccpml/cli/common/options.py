@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ccpml.artifacts import mismatch
 from ccpml.data_name import DataName
+from ccpml.files import not_found
 
 
 class UsageError(Exception):
@@ -110,8 +112,7 @@ def check_data(data: str) -> None:
         raise UsageError(error) from error
     path = Path(name.path).expanduser()
     if name.path and not (path.is_dir() if name.kind == "folder" else path.is_file()):
-        expected = "folder" if name.kind == "folder" else "file"
-        raise UsageError(f"{data}: {f'not a {expected}' if path.exists() else f'{expected} not found'}")
+        raise UsageError(f"{data}: {not_found(path, 'folder' if name.kind == 'folder' else 'file')}")
 
 
 def check_data_root(data: str, data_root: str | None) -> None:
@@ -140,21 +141,16 @@ def check_index(path: Path) -> None:
     """Check that a path is the directory of an index; one that is damaged is named when it is opened."""
     if (path / "index.sqlite").is_file() or any(path.glob("rows.*.f32")):
         return
-    exists = path.exists()
-    what = ("index.sqlite not found" if path.is_dir() else "not a directory") if exists else "not found"
+    where = "<index>" if path.exists() else path
     raise UsageError(
-        f"{path}: not an index ({what}); `ccpml index <run> <folder> -o {'<index>' if exists else path}` makes one"
+        f"{mismatch(path, 'an index', 'index.sqlite')}; `ccpml index <run> <folder> -o {where}` makes one"
     )
 
 
 def check_run(path: Path) -> Path:
     """Check that a path is a run directory, and return it."""
-    if path.suffix.lower() == ".onnx" and path.is_file():
-        raise UsageError(
-            f"{path}: expected a run directory, got an exported model, which embed, index, search and serve take"
-        )
     if not (path / "experiment.yaml").is_file():
-        raise UsageError(f"{path}: not a run directory (experiment.yaml not found)")
+        raise UsageError(mismatch(path, "a run directory", "experiment.yaml"))
     return path
 
 

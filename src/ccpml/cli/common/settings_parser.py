@@ -14,7 +14,7 @@ import yaml
 from ccpml.backbones import known_backbones
 from ccpml.cli.common.options import UsageError, check_data_root, parser_error
 from ccpml.data_name import DataName, known_names
-from ccpml.files import load_yaml
+from ccpml.files import load_yaml, path_kind
 from ccpml.losses import LOSSES, known_losses, parameter_names
 from ccpml.options import ProjectionOptions
 from ccpml.runs.loggers.names import check_installed
@@ -178,8 +178,11 @@ def check_settings(settings: Settings, files: Mapping[str, str]) -> None:
         raise _with_file(error, "data_root" if str(error).startswith("--data-root") else "data", files) from error
     weights = settings.weights
     try:
-        if weights not in {None, "none", "imagenet"} and not Path(str(weights)).expanduser().is_file():
-            raise ValueError(f"weights: expected a file, imagenet or none, got {weights}; file not found")
+        if weights not in {None, "none", "imagenet"}:
+            file = Path(str(weights)).expanduser()
+            if not file.is_file():
+                got = f"{weights}, {path_kind(file)}" if path_kind(file) else f"{weights}; file not found"
+                raise ValueError(f"weights: expected a file, imagenet or none, got {got}")
         settings.resolved()
     except ValueError as error:
         raise _with_file(error, str(error).partition(":")[0], files) from error

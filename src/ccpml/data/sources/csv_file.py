@@ -7,6 +7,7 @@ from typing import Final, NamedTuple, get_args
 
 from ccpml.data.sources.source import Source, SplitName, check_distinct, check_one_split
 from ccpml.data.table import ImageTable
+from ccpml.files import not_found, path_kind
 
 __all__ = ["load_csv"]
 
@@ -53,7 +54,7 @@ def load_csv(file: Path | str, labeled: bool = True) -> Source:
 
 def _read_csv(file: Path, labeled: bool) -> list[_Row]:
     if not file.is_file():
-        raise ValueError(f"{file}: file not found")
+        raise ValueError(f"{file}: {not_found(file)}")
     rows: list[_Row] = []
     with file.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream, strict=True)
@@ -108,6 +109,8 @@ def _row(fields: list[str], header: list[str], where: str, folder: Path, labeled
         raise ValueError(f"{where}: role: expected query, gallery or nothing, got {cell['role']!r}")
     path = folder / cell["path"]
     if not path.is_file():
+        if path_kind(path):
+            raise ValueError(f"{where}: image {path}: {not_found(path)}")
         raise ValueError(f"{where}: image {path} not found; paths are relative to the folder of the CSV file")
     return _Row(where, path, cell.get("label", ""), split, role)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from ccpml.data.images.formats import image_suffixes
 from ccpml.data.sources.source import Ignored, Source, count_ignored
 from ccpml.data.table import ImageTable
+from ccpml.files import not_found
 
 __all__ = ["load_folder"]
 
@@ -34,7 +35,7 @@ def load_folder(path: Path | str, labeled: bool = True) -> Source:
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise ValueError(f"{root}: folder not found")
+        raise ValueError(f"{root}: {not_found(root, 'folder')}")
     found = _read(root)
     if not found.images:
         suffixes = " ".join(sorted(image_suffixes()))

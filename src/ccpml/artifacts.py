@@ -1,0 +1,62 @@
+"""What ccpml writes, recognized by its files; for errors about one thing in place of another."""
+
+from pathlib import Path
+from typing import Final
+
+from ccpml.files import path_kind
+
+__all__ = ["artifact_kind", "mismatch"]
+
+_EXPORTED: Final = (
+    "an exported model, which EmbeddingModel.from_pretrained loads; embed, index, search and serve take the run, or an "
+    ".onnx file of it"
+)
+
+_FOLDERS: Final = {
+    "experiment.yaml": "a run directory",
+    "index.sqlite": "an index, which search and serve take",
+    "benchmark.yaml": "the folder of a benchmark, whose runs are below cells",
+    "study.yaml": "the folder of a study, whose runs are its trials",
+    "cleaned.csv": "the results of clean, whose cleaned.csv is data",
+    "model.safetensors": _EXPORTED,
+}
+"""Folders by the file that each holds."""
+
+_SUFFIXES: Final = {
+    ".onnx": "an exported model, which embed, index, search and serve take",
+    ".pt2": _EXPORTED.replace("EmbeddingModel.from_pretrained", "torch.export.load"),
+    ".safetensors": _EXPORTED,
+}
+
+
+def artifact_kind(path: Path) -> str:
+    """Return what is at a path, with its article, and what it is for if it is of ccpml; empty if nothing is there.
+
+    Example:
+        >>> artifact_kind(Path("/")), artifact_kind(Path("/no/such"))
+        ('a folder', '')
+    """
+    kind = path_kind(path)
+    if kind == "a file":
+        return _SUFFIXES.get(path.suffix.lower(), "another file")
+    if kind != "a folder":
+        return kind
+    if found := next((what for file, what in _FOLDERS.items() if (path / file).is_file()), ""):
+        return found
+    run = next((child.name for child in sorted(path.iterdir()) if (child / "experiment.yaml").is_file()), "")
+    return f"a folder of runs, such as {run}" if run else kind
+
+
+def mismatch(path: Path, expected: str, mark: str) -> str:
+    """Return the error of a path at which there is not what is ``expected``, which holds the file ``mark``.
+
+    Example:
+        >>> mismatch(Path("/no/such"), "a run directory", "experiment.yaml")
+        '/no/such: not a run directory (not found)'
+        >>> mismatch(Path("/dev/null"), "a run directory", "experiment.yaml")
+        '/dev/null: expected a run directory, got a device'
+    """
+    found = artifact_kind(path)
+    if found in {"", "a folder"}:
+        return f"{path}: not {expected} ({f'{mark} ' if found else ''}not found)"
+    return f"{path}: expected {expected}, got {found}"

@@ -1,0 +1,81 @@
+"""Pipes, sockets and devices where a file or a folder is expected: said at once, by every reader."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from ccpml.cli import main
+from ccpml.data.sources.csv_file import load_csv
+from ccpml.data.sources.folder import load_folder
+from ccpml.files import check_readable, read_arrays
+from ccpml.models.tensor_file import read_tensors
+from ccpml.models.weights import load_weights
+from ccpml.serving.collect import find_pictures
+
+NAMES = {"a named pipe": "pipe", "a socket": "socket", "a device": "device"}
+
+
+@pytest.fixture(params=NAMES)
+def special(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A special file, as the target of a link with a usual name; and what it is."""
+    kind, link = request.param, tmp_path / "data.csv"
+    with socket.socket(socket.AF_UNIX) as listener:
+        place = {"a named pipe": tmp_path / "pipe", "a socket": tmp_path / "s", "a device": Path(os.devnull)}[kind]
+        if kind == "a named pipe":
+            os.mkfifo(place)
+        elif kind == "a socket":
+            listener.bind(str(place))
+        link.symlink_to(place)
+        yield link, kind
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        load_csv,
+        load_folder,
+        lambda path: find_pictures(f"csv:{path}"),
+        lambda path: find_pictures(str(path)),
+        lambda path: check_readable(path, "restore it"),
+        lambda path: read_arrays(path, [], "restore it"),
+        read_tensors,
+        lambda path: load_weights(nn.Linear(1, 1), path.rename(path.with_suffix(".pt"))),
+    ],
+)
+def test_readers_say_what_is_there(special: tuple[Path, str], read: Callable[[Path], object]) -> None:
+    path, kind = special
+    with pytest.raises(ValueError, match=f"{path.stem}.*{kind}"):
+        read(path)
+
+
+def test_an_image_of_a_csv_file_is_a_file(special: tuple[Path, str]) -> None:
+    path, kind = special
+    table = path.with_name("table.csv")
+    table.write_text(f"path,label\n{path.name},a\n")
+    with pytest.raises(ValueError, match=rf"table\.csv, line 2: image .*data\.csv: expected a file, got {kind}"):
+        load_csv(table)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "csv:{path}"], "csv:{path}: expected a file, got {kind}"),
+        (["data", "check", "folder:{path}"], "folder:{path}: expected a folder, got {kind}"),
+        (["train", "glyphs", "--weights", "{path}"], "weights: expected a file, imagenet or none, got {path}, {kind}"),
+        (["embed", "{path}.onnx", "glyphs", "-o", "x.npz"], "{path}.onnx: expected a file, got {kind}; `ccpml export"),
+        (["evaluate", "{path}"], "{path}: expected a run directory, got {kind}"),
+        (["index", "{path}", "photos", "-o", "x.index"], "{path}: expected a run directory or an .onnx file, got {kind}"),
+        (["search", "{path}", "query.jpg"], "{path}: expected an index, got {kind}"),
+    ],
+)
+def test_verbs_say_what_is_there(
+    special: tuple[Path, str], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, kind = special
+    path.with_name(f"{path.name}.onnx").symlink_to(path)
+    assert main([argument.format(path=path) for argument in arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"ccpml: error: {message.format(path=path, kind=kind)}")
