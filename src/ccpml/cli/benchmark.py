@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from ccpml.benchmark.ablations import ABLATIONS, ablation_rows
-from ccpml.benchmark.protocol import PROTOCOLS, Benchmark, Row, protocol_settings
+from ccpml.benchmark.protocol import PROTOCOLS, ROW_METHODS, Benchmark, Row, protocol_settings
 from ccpml.benchmark.rows import table_rows, variant_rows, with_row_settings
+from ccpml.cli.common.commas import is_free_text
 from ccpml.cli.common.options import UsageError, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings, read_yaml
 from ccpml.data_name import DataName
@@ -17,6 +18,7 @@ from ccpml.runs.defaults import RUN_SETTINGS
 
 _LOSSES = "c1,c2,triplet,ms"
 _METHODS = "plain,ccp,xbm"
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(?::(\d+))?")
 
 
 def run(arguments: list[str]) -> int:
@@ -75,18 +77,20 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Benchmark]:
     )
     protocols = "mlrc: one model per fold; conventional: one model of 512 dimensions (default: mlrc)"
     parser.option("protocol", PROTOCOLS, protocols, "mlrc")
-    parser.option("methods", (str,), f"some of plain, ccp, xbm and xbm-s, the small memory (default: {_METHODS})")
+    text = f"some of plain, ccp, xbm and xbm-s, the small memory (default: {_METHODS})"
+    parser.option("methods", (str,), text, is_item=ROW_METHODS.__contains__)
     names = ", ".join(entry.short_name or name for name, entry in LOSSES.items())
-    parser.option("losses", (str,), f"some of {names} (default: {_LOSSES})", _LOSSES)
+    parser.option("losses", (str,), f"some of {names} (default: {_LOSSES})", _LOSSES, _is_loss)
     parser.option("repeats", (int,), "runs of each cell, with seeds from --seed upwards (default: 1)", 1)
     text = f"vary one setting instead, one model per value: {', '.join(ABLATIONS)}, or FIELD=VALUE,VALUE"
-    parser.option("ablation", (str,), text)
+    parser.option("ablation", (str,), text, is_item=lambda word: is_free_text(word) and "=" not in word)
     text = "another row: CCP with these settings; may be repeated"
-    parser.option("variant", (list[str],), text, [], action="append", metavar="NAME:FIELD=VALUE")
+    parser.option("variant", (list[str],), text, [], _is_assignment, action="append", metavar="NAME:FIELD=VALUE")
     text = "YAML file of settings per row (triplet-ccp: {lr: 0.003}), such as the best.yaml of an ablation"
     parser.option("row_settings", (str,), text, metavar="FILE")
     parser.option("out", (str,), "folder (default: runs/benchmark/<data>-<protocol or ablation>)")
-    parser.option("devices", (str,), "cuda:0,cuda:1 ...; cells use them in turn (default: --device)")
+    text = "cuda:0,cuda:1 ...; cells use them in turn (default: --device)"
+    parser.option("devices", (str,), text, is_item=lambda word: _DEVICE.fullmatch(word) is not None)
     parser.option("at_once", (int,), "cells trained at the same time (default: one per device)")
     parsed = parser.parse(arguments, preset=lambda options: {"folds": 4, **protocol_settings(options.protocol)})
     parsed.options.files = parsed.files
@@ -140,6 +144,15 @@ def _rows(parsed: Parsed) -> tuple[Row, ...]:
     return rows
 
 
+def _is_loss(word: str) -> bool:
+    return word in LOSSES or word.lower() in {entry.short_name for entry in LOSSES.values()}
+
+
+def _is_assignment(word: str) -> bool:
+    """Whether a word sets another value of a variant, rather than naming the next one or the data."""
+    return "=" in word and ":" not in word
+
+
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -153,7 +166,7 @@ def _devices(names: str) -> list[str]:
         return [f"cuda:{index}" for index in range(count)] or ["auto"]
     devices = _split(names)
     for device in devices:
-        found = re.fullmatch(r"auto|cpu|mps|cuda(?::(\d+))?", device)
+        found = _DEVICE.fullmatch(device)
         if found is None:
             raise UsageError(f"--devices: expected some of auto, cpu, cuda, cuda:<number> and mps, got {device}")
         if device.startswith("cuda") and int(found[1] or 0) >= count:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ccpml.cli.common.commas import check_commas, is_number
 from ccpml.cli.common.options import Parser, UsageError, add_data_options, check_data, check_run
 from ccpml.data_name import known_names
 from ccpml.progress import announce
@@ -74,6 +75,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print the certificate as JSON")
     add_data_options(parser)
+    check_commas(arguments, dict.fromkeys(("--precision", "--precisions"), is_number))
     options = parser.parse_intermixed_args(arguments)
     if options.answers < 1:
         raise UsageError(f"--answers: expected an integer of at least 1, got {options.answers}")
@@ -81,10 +83,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _probability(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
+    value = float(text) if is_number(text) else -1.0
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"expected a number above 0 and below 1, such as 0.95, got {text!r}")
     return value

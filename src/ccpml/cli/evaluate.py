@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ccpml.cli.common.commas import check_commas
 from ccpml.cli.common.options import Parser, UsageError, add_data_options, check_data, check_output, check_run
 from ccpml.cli.common.scan_options import DTYPES, RERANK
 from ccpml.data_name import known_names
@@ -136,4 +137,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="compare with rows of float16, int8 or both, separated by a comma",
     )
     parser.add_argument("-o", "--output", type=Path, help="also write the scores to this JSON file")
+    lists = {"--rerank": RERANK, "--dtype": DTYPES}
+    check_commas(arguments, {flag: lambda word, known=known: word in known for flag, known in lists.items()})
     return parser.parse_intermixed_args(arguments)

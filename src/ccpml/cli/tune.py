@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ccpml.allocator import keep_freed_memory
+from ccpml.cli.common.commas import is_number
 from ccpml.cli.common.options import UsageError, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
@@ -58,7 +59,7 @@ def parse(arguments: list[str]) -> tuple[Parsed, tuple[Field, ...]]:
     )
     text = "a numeric setting and its values; may be repeated"
     metavar = "FIELD=LOW..HIGH[:log]|FIELD=VALUE,VALUE"
-    parser.option("search", (list[str],), text, [], action="append", metavar=metavar)
+    parser.option("search", (list[str],), text, [], is_number, action="append", metavar=metavar)
     parser.option("preset", SEARCHES, "a search that comes with the package")
     parser.option("trials", (int,), "trials in the whole study (default: 50)", 50)
     parser.option("timeout", (float,), "seconds after which no trial starts")

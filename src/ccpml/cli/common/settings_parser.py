@@ -12,12 +12,13 @@ import jsonargparse
 import yaml
 
 from ccpml.backbones import known_backbones
+from ccpml.cli.common.commas import check_commas, is_free_text
 from ccpml.cli.common.options import UsageError, check_data_root, parser_error
 from ccpml.data_name import DataName, known_names
 from ccpml.files import load_yaml, path_kind
 from ccpml.losses import LOSSES, known_losses, parameter_names
 from ccpml.options import ProjectionOptions
-from ccpml.runs.loggers.names import check_installed
+from ccpml.runs.loggers.names import LOGGERS, check_installed
 from ccpml.runs.settings import Settings, setting_types
 from ccpml.runs.values import read_value, value_options
 
@@ -46,6 +47,14 @@ _SECTIONS = {
 }
 
 
+_LISTS: dict[str, Callable[[str], bool]] = {
+    "--test-classes": is_free_text,
+    "--test_classes": is_free_text,
+    "--logger": LOGGERS.__contains__,
+}
+"""Settings that are lists, separated by commas; and whether a word can be one of the values."""
+
+
 class Parsed(NamedTuple):
     """A parsed command line: the verb's own options, and the settings of the run."""
 
@@ -72,6 +81,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
         )
         self.without, self.left_open = without, left_open
         self.own: dict[str, tuple[Any, ...]] = {"print_config": (bool,)}
+        self.lists: dict[str, Callable[[str], bool]] = {}
         self.data: list[str] = []
         self.of_files: dict[str, tuple[str, Any]] = {}  # the file that gives a setting, and the value there
         text = "YAML file of settings; flags after it take precedence"
@@ -92,9 +102,22 @@ class SettingsParser(jsonargparse.ArgumentParser):
                 text = texts[name] if default is None else f"{texts[name]} (default: {shown})"
                 _add(sections[section], name, value_options(name), text, absent)
 
-    def option(self, name: str, options: tuple[Any, ...], text: str, default: Any = None, **arguments: Any) -> None:
-        """Add an option of the verb's own: a name with underscores, and the types and single values that it takes."""
+    def option(
+        self,
+        name: str,
+        options: tuple[Any, ...],
+        text: str,
+        default: Any = None,
+        is_item: Callable[[str], bool] | None = None,
+        **arguments: Any,
+    ) -> None:
+        """Add an option of the verb's own: a name with underscores, and the types and single values that it takes.
+
+        For an option that takes several values separated by commas, ``is_item`` returns whether a word can be one.
+        """
         self.own[name] = options
+        if is_item is not None:
+            self.lists[f"--{name}"] = is_item
         _add(self, name, options, text, default, **arguments)
 
     def add_data(self, namespace: Any, name: str) -> None:
@@ -119,6 +142,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
         self, arguments: list[str], preset: Callable[[argparse.Namespace], Mapping[str, Any]] = lambda options: {}
     ) -> Parsed:
         """Parse a command line; ``preset`` returns, for the verb's own options, settings that hold unless given."""
+        check_commas(arguments, {**_LISTS, **self.lists})
         values = {name: value for name, value in vars(self.parse_args(arguments).as_flat()).items() if name != "config"}
         of_losses = parameter_names()
         try:
