@@ -27,6 +27,7 @@ __all__ = [
     "advice",
     "check_readable",
     "check_version",
+    "errors_name",
     "exclusive_lock",
     "load_yaml",
     "not_found",
@@ -113,6 +114,21 @@ def write_bytes(path: Path, data: bytes | memoryview, sync: bool = True) -> None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def errors_name(target: Path, temporary: Path) -> Iterator[None]:
+    """Name a target in errors of the system about its temporary file or folder, which nobody knows.
+
+    Raises:
+        WriteError: In place of such an error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno and (error.filename is None or Path(error.filename).is_relative_to(temporary)):
+            raise WriteError(error.errno, error.strerror, str(target)) from error
+        raise
 
 
 def write_text(path: Path, text: str, sync: bool = True) -> None:

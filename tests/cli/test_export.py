@@ -50,7 +50,7 @@ def test_wrong_arguments_are_wrong_usage(
 ) -> None:
     hub = ["--format", "hub"]
     cases = [
-        ([str(tmp_path), *hub], f"{tmp_path}: not a run directory (experiment.yaml not found)"),
+        ([str(tmp_path), *hub], f"{tmp_path}: expected a run directory, got a folder of runs, such as mugs"),
         ([str(own)], "--format: expected a value, got none; see ccpml export --help"),
         ([str(own), "--format", "tflite"], "--format: expected onnx, pt2, safetensors or hub, got 'tflite'"),
         ([str(own), "--format", "onnx", "-o", "a.pt2"], "--output: expected a file that ends in .onnx, got a.pt2"),
@@ -65,9 +65,12 @@ def test_wrong_arguments_are_wrong_usage(
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     code, line = error_of([str(own), "--format", "onnx"], capsys)
     assert code == 2
-    assert line.endswith("not installed; pip install 'ccpml[export]'")
+    assert line.endswith("not installed; pip install onnx onnxscript onnxruntime (the extra export of ccpml)")
     code, line = error_of([str(own), *hub, "--push", "a/b"], capsys)
-    assert (code, line) == (2, "push: needs huggingface_hub, not installed; pip install 'ccpml[hub]'")
+    assert (code, line) == (
+        2,
+        "push: needs huggingface_hub, not installed; pip install huggingface-hub (the extra hub of ccpml)",
+    )
     assert not (own / "export").exists()
 
 

@@ -13,6 +13,7 @@ from ccpml.cli import main
 from ccpml.exported import ExportedModel
 from ccpml.reranking import join
 from ccpml.serving import Index, open_index
+from ccpml.serving.ensemble import EnsembleEmbedder
 from ccpml.serving.service import ServiceSettings, create_app
 from tests.exported.onnx_models import describe, weights, write_model
 from tests.toy import toy_folder
@@ -111,7 +112,16 @@ def test_an_ensemble_of_files(model: Path, photos: Path, tmp_path: Path, call):
         items = opened.items()
         expected = join([ExportedModel(path).embed([item.path for item in items]) for path in (model, second)])
         np.testing.assert_allclose(opened.vectors([item.id for item in items]), expected, atol=1e-6)
-    assert call("search", index, photos / "group0" / "class00" / "0.png", "-k", "1")[0] == 0
+    query = photos / "group0" / "class00" / "0.png"
+    code, _, err = call("search", index, query, "-k", "1")
+    assert (code, "certificate" in err) == (0, False)
+    code, _, err = call("search", index, query, "--precision", "0.8")
+    message = f"--precision: {index} is of several models, which have no certificate; leave it out"
+    assert (code, err.splitlines()[-1]) == (2, f"ccpml: error: {message}")
+    embedder = EnsembleEmbedder([ExportedModel(model), ExportedModel(second)])
+    with open_index(index, embedder) as opened:
+        service = create_app(opened, embedder, ServiceSettings()).state.service
+    assert (service.note, service.certificate) == ("", None)  # not: calibrate the run again
 
 
 def test_wrong_usage_is_one_sentence(model: Path, photos: Path, tmp_path: Path, call):
@@ -147,7 +157,7 @@ def test_packages_that_are_not_installed_are_named(model: Path, photos: Path, tm
         f"ccpml: error: {model}: needs onnxruntime, which is not installed; pip install onnxruntime\n",
     )
     code, _, err = call("embed", model, f"folder:{photos}", "-o", tmp_path / "x.parquet")
-    assert (code, err.endswith("needs pyarrow, not installed; pip install 'ccpml[parquet]'\n")) == (2, True)
+    assert (code, err.endswith("needs pyarrow, not installed; pip install pyarrow (the extra parquet of ccpml)\n")) == (2, True)
 
 
 def test_damaged_files_end_with_code_1(photos: Path, tmp_path: Path, call):

@@ -70,7 +70,8 @@ def test_without_the_extra_one_sentence_says_what_to_install(serve, index, monke
     code, err = serve(index)
     assert (code, err) == (
         2,
-        "ccpml: error: serve: needs fastapi, uvicorn, python_multipart, not installed; pip install 'ccpml[serve]'\n",
+        "ccpml: error: serve: needs fastapi, uvicorn, python_multipart, not installed; "
+        "pip install fastapi uvicorn python-multipart (the extra serve of ccpml)\n",
     )
 
 

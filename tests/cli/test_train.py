@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,19 @@ def test_resume_of_a_finished_run_prints_its_scores(run: Path, capsys: pytest.Ca
     assert main(["train", "--resume", str(run)]) == 0
     scores = json.loads((run / "scores.json").read_text())
     assert f"MAP@R {scores['test']['map_at_r']:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["{", "{}", "cut"])
+def test_a_run_whose_scores_are_damaged_is_not_said_to_be_finished(
+    damage: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Path(shutil.copytree(run, tmp_path / "own"))
+    file = own / "scores.json"
+    file.write_text(file.read_text()[:-9] if damage == "cut" else damage)
+    assert main(["train", "--resume", str(own)]) == 1
+    out, err = capsys.readouterr()
+    assert "already finished" not in out
+    assert err.splitlines()[-1].startswith(f"ccpml: error: {file}: ")
 
 
 def test_a_run_is_not_overwritten(

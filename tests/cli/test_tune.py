@@ -181,7 +181,7 @@ def test_a_folder_that_is_not_a_study_is_not_touched(tmp_path, capsys):
 def test_an_error_says_how_to_install_optuna(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("ccpml.extras.find_spec", lambda name: None if name == "optuna" else util.find_spec(name))
     assert main(["tune", "glyphs", "--preset", "lambda-proxies", "--out", str(tmp_path / "out")]) == 2
-    assert "tune: needs optuna, not installed; pip install 'ccpml[tune]'" in capsys.readouterr().err
+    assert "tune: needs optuna, not installed; pip install optuna (the extra tune of ccpml)" in capsys.readouterr().err
 
 
 def test_the_core_does_not_import_optuna():

@@ -75,6 +75,6 @@ def test_a_missing_package_is_named(tmp_path: Path):
     done = subprocess.run(deployed(["train", "groceries"]), capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.fullmatch(
-        r"ccpml: error: needs \w+, which is not installed; `pip install ccpml` installs all that ccpml needs.*\n",
+        r"ccpml: error: needs \w+, which is not installed; install it, or ccpml again with all that it needs.*\n",
         done.stderr,
     )

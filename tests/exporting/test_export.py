@@ -1,5 +1,6 @@
 """Export of a run: the same embeddings in every format, and nothing half-written."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -22,6 +23,7 @@ from ccpml.exporting.formats import READERS
 from ccpml.exporting.targets import FORMATS, Format
 from ccpml.files import WriteError
 from ccpml.models.tensor_file import read_tensors
+from tests.faults import FailingCalls
 
 
 @pytest.fixture
@@ -36,6 +38,8 @@ def description_of(path: Path, file_format: Format) -> Description:
 
         model = onnx.load(path)
         assert (model.ir_version, model.opset_import[0].version) == (8, 18)  # onnxruntime 1.15 reads these
+        for value in (*model.graph.input, *model.graph.output):
+            assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
         [text] = [entry.value for entry in model.metadata_props if entry.key == "ccpml"]
     elif file_format == "pt2":
         extra = {"ccpml": ""}
@@ -184,6 +188,19 @@ def test_weights_that_are_not_finite_are_not_exported(own: Path) -> None:
     with pytest.raises(ExportError, match="expected finite embeddings of the run, got NaN or infinity"):
         export_run(own, "safetensors")
     assert not (own / "export").exists()
+
+
+@pytest.mark.parametrize("file_format", ["safetensors", "hub", "pt2"])
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
+def test_an_error_of_the_disk_names_the_target(
+    call: str, file_format: Format, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / f"mugs{FORMATS[file_format]}"
+    monkeypatch.setattr("ccpml.files.os", FailingCalls(lambda name, path: errno.ENOSPC if name == call else None))
+    with pytest.raises(WriteError, match="No space left on device") as caught:
+        export_run(own, file_format, target)
+    assert str(caught.value).startswith(f"{target}: cannot be written (No space left on device); free some space")
+    assert {path.name for path in tmp_path.iterdir()} == {"own"}
 
 
 @pytest.mark.parametrize("step", ["compare", "model_card", "write_text"])

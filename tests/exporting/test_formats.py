@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
 
 from ccpml.exported import Description
 from ccpml.exporting.check import compare
@@ -119,6 +120,20 @@ def test_each_family_survives_a_round_trip(
     model = EmbeddingModel(small(kind, monkeypatch), 16, pooling, freeze_batchnorm=kind is not SmallConv).eval()
     embed = write(model, size, file_format, tmp_path)
     compare(EmbeddingGraph(model), embed, noise(5, 3, size), "model", batches=(1, 2, 5))
+
+
+def devices_of(program: torch.export.ExportedProgram) -> set[str]:
+    return {str(node.kwargs["device"]) for node in program.graph.nodes if "device" in node.kwargs}
+
+
+def test_a_pass_of_torch_moves_a_program_to_another_device(tmp_path: Path) -> None:
+    write(EmbeddingModel(SmallConv(), 16).eval(), 32, "pt2", tmp_path)
+    program = torch.export.load(tmp_path / "model.pt2")
+    assert devices_of(program) == {"cpu"}  # as docs/export.md says: without the pass, it refuses other images
+    moved = move_to_device_pass(program, "meta")
+    assert devices_of(moved) == {"meta"}
+    embeddings = moved.module()(torch.zeros(3, 1, 32, 32, dtype=torch.uint8, device="meta"))
+    assert (embeddings.shape, embeddings.device.type) == ((3, 16), "meta")
 
 
 def test_a_network_that_cannot_be_traced_is_a_sentence(tmp_path: Path) -> None:

@@ -3,8 +3,11 @@ import re
 import pytest
 import yaml
 
+from ccpml.data.class_records import ClassRecord
 from ccpml.options import ProjectionOptions
 from ccpml.runs.directory import RunDirectory, RunExistsError
+from ccpml.runs.ranges import REMOVED
+from ccpml.runs.record import RunRecord
 from ccpml.runs.settings import Settings
 
 
@@ -64,3 +67,19 @@ def test_settings_of_another_type_are_named(tmp_path, name, value, message):
 def test_a_folder_without_settings_is_not_a_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="not a run directory"):
         RunDirectory.open(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "neutral"), REMOVED.items())
+def test_a_setting_that_was_removed_is_read_if_it_has_no_effect(tmp_path, name, neutral, capsys):
+    settings = Settings().resolved()
+    run = RunDirectory.create(tmp_path / "run", settings)
+    assert name not in settings.as_dict()
+    file = run.settings_file
+    plain = file.read_text()
+    file.write_text(f"{name}: {neutral}\n{plain}")
+    RunRecord({**settings.flat(), name: neutral}, {"mug": ClassRecord("train", 1, "0")}).write(run.record_file)
+    assert run.settings() == run.settings() == settings
+    assert capsys.readouterr().err == f"note: {file}: {name}: no longer a setting, and without effect here\n"
+    file.write_text(f"{name}: 0.5\n{plain}")
+    with pytest.raises(ValueError, match=f"{name}: expected {neutral}, as it is no longer a setting, got 0.5; restore"):
+        run.settings()

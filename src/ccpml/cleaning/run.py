@@ -21,7 +21,7 @@ from ccpml.cleaning.problems import KINDS, Problems, find_problems
 from ccpml.data import BadImage, ImageTable, load_source
 from ccpml.data.sources.source import Source, count_ignored
 from ccpml.data_name import DataName
-from ccpml.files import WriteError, write_bytes, write_text
+from ccpml.files import errors_name, write_bytes, write_text
 from ccpml.method import lipschitz_normalize
 from ccpml.progress import announce, progress_bar
 from ccpml.runs.directory import RunDirectory
@@ -305,13 +305,11 @@ def _new_folder(output: Path) -> Iterator[Path]:
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     new = [parent for parent in output.absolute().parents if not parent.exists()]  # the innermost first
     try:
-        try:
+        with errors_name(output, temporary):
             temporary.mkdir(parents=True)
-        except OSError as error:
-            raise WriteError(error.errno, error.strerror, str(output)) from error
-        yield temporary
-        require_free(output)
-        temporary.rename(output)
+            yield temporary
+            require_free(output)
+            temporary.rename(output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):  # they hold the results, or something else

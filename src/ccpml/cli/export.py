@@ -67,12 +67,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(prog="ccpml export", description=text)
     parser.add_argument("path", metavar="run", type=Path, help="run directory")
     formats = (
-        "onnx: runs without torch (needs ccpml[export]); pt2: a program of torch.export; safetensors: the weights; "
+        "onnx: runs without torch (needs the extra export of ccpml); pt2: a program of torch.export; safetensors: the weights; "
         "hub: a folder for the Hugging Face hub"
     )
     parser.add_argument("--format", required=True, choices=tuple(FORMATS), help=formats)
     parser.add_argument("-o", "--output", type=Path, help="where to write (default: <run>/export/<name of the run>)")
     parser.add_argument("--license", default="unknown", help="license of the model, such as mit (default: unknown)")
-    push = "upload the folder to the Hugging Face hub (needs ccpml[hub], and a login); a new repository is private"
+    push = "upload the folder to the Hugging Face hub (needs huggingface_hub, and a login); a new repository is private"
     parser.add_argument("--push", metavar="user/name", help=push)
     return parser.parse_intermixed_args(arguments)

@@ -134,13 +134,17 @@ def _certificate(index: "PictureIndex", model: Path, precision: float | None) ->
     """Return the certificate of the model, if it has one of the weights of the index; it must, for a precision."""
     from ccpml.calibration import CertificateError
     from ccpml.exported import find_certificate
+    from ccpml.serving.ensemble import read_members
 
+    if read_members(index.path):
+        if precision is not None:
+            raise UsageError(f"--precision: {index} is of several models, which have no certificate; leave it out")
+        return None
     try:
         certificate = find_certificate(model, index.fingerprint)
     except CertificateError as error:
         if precision is None:
-            if not (index.path / "ensemble.json").exists():  # a run's certificate does not hold for an ensemble
-                print(f"note: {error}; until then, answers have no certified precision", file=sys.stderr)
+            print(f"note: {error}; until then, answers have no certified precision", file=sys.stderr)
             return None
         raise UsageError(f"--precision: {error}") from error
     if precision is None:

@@ -20,8 +20,6 @@ def run(arguments: list[str]) -> int:
     options, settings = parsed.options, parsed.settings
     if options.resume is not None:
         path = check_run(Path(options.resume))
-        if (path / "scores.json").is_file():
-            print(f"{path}: already finished; its report is written again", flush=True)
     else:
         check_settings(settings, parsed.files)
         path = Path(options.run or _default_path(settings))
@@ -31,8 +29,12 @@ def run(arguments: list[str]) -> int:
     from ccpml.report import write_report
     from ccpml.runs import train
     from ccpml.runs.callbacks import Stopped
+    from ccpml.runs.directory import RunDirectory
     from ccpml.runs.processes import is_main_process
 
+    if options.resume is not None and (run := RunDirectory.open(path)).finished:
+        run.scores()
+        print(f"{path}: already finished; its report is written again", flush=True)
     try:
         trained = train.train(settings, path) if options.resume is None else train.resume(path)
         if not is_main_process():

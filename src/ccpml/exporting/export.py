@@ -12,7 +12,7 @@ from ccpml.exporting.describe import UNKNOWN_LICENSE, describe_run
 from ccpml.exporting.formats import READERS, WRITERS
 from ccpml.exporting.graph import EmbeddingGraph
 from ccpml.exporting.targets import Format, card_of, check_target, default_target
-from ccpml.files import WriteError, write_text
+from ccpml.files import errors_name, write_text
 from ccpml.progress import announce
 from ccpml.runs.inference import load_run
 
@@ -57,7 +57,7 @@ def export_run(
 
     Args:
         run: A run directory with weights.
-        file_format: ``onnx`` (needs ``ccpml[export]``), ``pt2`` (of torch.export), ``safetensors``, or ``hub``: a
+        file_format: ``onnx`` (needs the extra ``export``), ``pt2`` (of torch.export), ``safetensors``, or ``hub``: a
             folder for the Hugging Face hub.
         target: Where to write; nothing may exist there. None: ``<run>/export/<name of the run>``.
         license_id: License of the model, as in the model card.
@@ -111,14 +111,11 @@ def _new_files(target: Path) -> Iterator[Path]:
     moved = list[Path]()
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        yield folder
-        for path in sorted(folder.iterdir(), reverse=True):  # the model last, whose name is shorter than its card's
-            moved.append(path.rename(target.with_name(path.name)))
+        with errors_name(target, folder):
+            yield folder
+            for path in sorted(folder.iterdir(), reverse=True):  # the model last, whose name is shorter than its card's
+                moved.append(path.rename(target.with_name(path.name)))
         moved.clear()
-    except WriteError:
-        raise
-    except OSError as error:
-        raise WriteError(error.errno, error.strerror, str(target)) from error
     finally:
         for path in moved:
             path.unlink(missing_ok=True)

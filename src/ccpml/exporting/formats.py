@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from ccpml.exported.description import DESCRIPTION_KEY, Description
 from ccpml.exported.onnx_file import add_description, content_digest
 from ccpml.exporting.errors import ExportError
-from ccpml.exporting.graph import INPUT, OUTPUT, EmbeddingGraph, reason_of, trace
+from ccpml.exporting.graph import BATCH, INPUT, OUTPUT, EmbeddingGraph, reason_of, trace
 from ccpml.files import write_bytes, write_json
 from ccpml.models import EmbeddingModel
 from ccpml.models.pretrained import CONFIG_FILE, WEIGHTS_FILE
@@ -53,10 +54,21 @@ def _write_onnx(target: Path, graph: EmbeddingGraph, description: Description) -
             )
         model = found.model_proto
         model.ir_version = IR_VERSION
+        _name_batch(model)
         content = model.SerializeToString()
     except Exception as error:  # of the many kinds that torch raises, none is documented
         raise ExportError(f"the network cannot be exported by torch.onnx ({reason_of(error)})") from error
     write_bytes(target, add_description(content, replace(description, content_sha256=content_digest(content))))
+
+
+def _name_batch(model: Any) -> None:
+    """Name the first axis of input and output "batch", for which torch writes a name of its own, such as s34."""
+    graph = model.graph
+    own = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if own and dimension.dim_param:  # to set it elsewhere would delete a size
+                dimension.dim_param = re.sub(rf"\b{own}\b", BATCH, dimension.dim_param)
 
 
 def _read_onnx(target: Path) -> Embed:

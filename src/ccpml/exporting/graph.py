@@ -7,10 +7,11 @@ from ccpml.exporting.errors import ExportError
 from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
 
-__all__ = ["INPUT", "OUTPUT", "EmbeddingGraph", "reason_of", "trace"]
+__all__ = ["BATCH", "INPUT", "OUTPUT", "EmbeddingGraph", "reason_of", "trace"]
 
 INPUT = "images"
 OUTPUT = "embeddings"
+BATCH = "batch"
 
 _TRACED = 2  # images; a batch of one would be traced as a constant
 
@@ -44,7 +45,7 @@ def trace(graph: EmbeddingGraph, size: int) -> torch.export.ExportedProgram:
         ExportError: If torch cannot trace the network.
     """
     images = torch.zeros(_TRACED, graph.model.backbone.convention.channels, size, size, dtype=torch.uint8)
-    shapes = {INPUT: {0: torch.export.Dim("batch", min=1)}}
+    shapes = {INPUT: {0: torch.export.Dim(BATCH, min=1)}}
     try:
         with torch.no_grad():
             return torch.export.export(graph, (images,), dynamic_shapes=shapes)

@@ -143,7 +143,7 @@ class EmbeddingModel(nn.Module):
 
         Args:
             name: A folder or a ``.safetensors`` file that ``ccpml export`` wrote; if neither exists, ``user/name`` of
-                a model on the Hugging Face hub, which is downloaded once (needs ``ccpml[hub]``).
+                a model on the Hugging Face hub, which is downloaded once (needs the extra ``hub``).
             revision: Branch, tag or commit on the hub; None is the default branch.
 
         Raises:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ccpml.extras import install_advice
 from ccpml.models.embedding import Backbone, InputConvention
 
 __all__ = ["TimmBackbone"]
@@ -42,7 +43,7 @@ class TimmBackbone(Backbone):
             import timm
             import timm.data
         except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
-            hint = "pip install 'ccpml[timm]', with a torchvision built for the same torch"
+            hint = f"{install_advice(['timm'], 'timm')}, with a torchvision built for the same torch"
             raise RuntimeError(f"timm: cannot be imported ({error}); {hint}") from error
         self.name = name
         config = _pretrained_config(timm, name)

@@ -4,9 +4,11 @@ import csv
 import io
 import json
 import re
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor
 from ccpml.artifacts import mismatch
 from ccpml.files import check_readable, load_yaml, waiting_lock, write_json, write_yaml
 from ccpml.models.tensor_file import read_tensors
+from ccpml.runs.ranges import REMOVED
 from ccpml.runs.record import RunRecord, digest_of
 from ccpml.runs.settings import ResolvedSettings
 from ccpml.runs.values import read_values
@@ -134,6 +137,8 @@ class RunDirectory:
             ) from error
         if record is not None:
             record.check_settings(settings.flat(), self.settings_file)
+        if removed := [name for name in REMOVED if name in values]:
+            _note_once(f"{self.settings_file}: {', '.join(removed)}: no longer a setting, and without effect here")
         return settings
 
     def choices(self) -> dict[str, list[str]]:
@@ -319,3 +324,9 @@ def _leftovers(path: Path) -> list[Path]:
     """Return the temporary files of a process that was killed while it created the directory."""
     patterns = (".experiment.*.tmp.yaml", ".choices.*.tmp.json", "choices.json")
     return [file for pattern in patterns for file in path.glob(pattern)]
+
+
+@cache
+def _note_once(text: str) -> None:
+    """Print a note, once in a process: settings are read by many steps of a verb."""
+    print(f"note: {text}", file=sys.stderr)

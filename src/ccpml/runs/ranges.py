@@ -3,9 +3,28 @@
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["check_ranges"]
+__all__ = ["REMOVED", "check_ranges", "without_removed"]
+
+REMOVED: Final = {"lr_warmup": 0.0, "lr_decay": 1.0, "ema": 0.0}
+"""Settings that earlier versions had, and the value with which each is without effect."""
+
+
+def without_removed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without those that earlier versions had, which must be without effect.
+
+    Raises:
+        ValueError: If one has an effect, which cannot be reproduced.
+
+    Example:
+        >>> without_removed({"lr": 0.1, "ema": 0.0})
+        {'lr': 0.1}
+    """
+    for name, neutral in REMOVED.items():
+        if values.get(name) not in (None, neutral):
+            raise ValueError(f"{name}: expected {neutral}, as it is no longer a setting, got {values[name]!r}")
+    return {name: value for name, value in values.items() if name not in REMOVED}
 
 
 def check_ranges(values: Mapping[str, Any]) -> None:

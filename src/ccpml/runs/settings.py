@@ -11,7 +11,7 @@ from ccpml.numbers import plain_number
 from ccpml.options import ProjectionOptions
 from ccpml.runs.defaults import FOLDS, Choice, DataFacts, choose
 from ccpml.runs.loggers.names import logger_names
-from ccpml.runs.ranges import check_ranges
+from ccpml.runs.ranges import check_ranges, without_removed
 
 __all__ = ["ResolvedSettings", "Settings", "setting_types"]
 
@@ -270,7 +270,7 @@ class Settings:
         Raises:
             ValueError: If a name or a value is not that of a setting.
         """
-        known = {each.name for each in fields(cls)}
+        known, values = {each.name for each in fields(cls)}, without_removed(values)
         own = {name: value for name, value in values.items() if name in known}
         parameters = {name: value for name, value in values.items() if name not in known and name in parameter_names()}
         unknown = sorted(str(name) for name in values.keys() - own.keys() - parameters.keys())

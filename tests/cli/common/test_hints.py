@@ -64,6 +64,6 @@ def test_control_characters_are_escaped() -> None:
 def test_without_torch_the_way_out_is_an_exported_model() -> None:
     message = describe(ModuleNotFoundError("No module named 'torch'", name="torch"))
     assert message == (
-        "needs torch, which is not installed; `pip install ccpml` installs all that ccpml needs; embed, index, search "
-        "and serve need no torch with an ONNX file in place of the run"
+        "needs torch, which is not installed; install it, or ccpml again with all that it needs; embed, index, "
+        "search and serve need no torch with an ONNX file in place of the run"
     )

@@ -54,7 +54,7 @@ def test_options_of_the_projections() -> None:
 
 def test_flags_after_a_file_win_over_it(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
-    own = "loss: triplet\nmargin: 0.2\nlr: 1e-2\nskip_bad_images: yes\n"
+    own = "loss: triplet\nmargin: 0.2\nlr: 1e-2\nskip_bad_images: yes\nlr_warmup: 0.0\n"  # the last was removed
     file.write_text(f"{own}projections:\n  strength: 0.5\n  space: lipschitz\n")
     parsed = settings("--seed=3", "--config", str(file), "--lr", "0.1", "--projections.strength=0.7")
     expected = {"loss": "triplet", "margin": 0.2, "lr": 0.1, "skip_bad_images": True, "seed": 3}
@@ -162,6 +162,7 @@ def test_usage_errors_name_the_option_and_the_value(arguments: Sequence[str], me
         (b"lr: [\n", "settings.yaml: not a YAML file"),
         (b"lr: \xff\n", "settings.yaml: not a YAML file: expected UTF-8 text, got byte 0xff"),
         (b"lr: \x00\n", "settings.yaml: not a YAML file: it holds characters that no text has"),
+        (b"lr_warmup: 0.05\n", "lr_warmup: expected 0.0, as it is no longer a setting, got 0.05"),
         (b"learning_rate: 1\n", "'learning_rate' is not accepted"),
         (b"projections:\n  strenght: 1\n", "did you mean --projections.strength?"),
     ],

@@ -75,5 +75,5 @@ def test_a_key_is_not_sent_to_another_machine_unencrypted(monkeypatch):
 
 def test_without_the_client(monkeypatch):
     monkeypatch.setitem(sys.modules, "qdrant_client", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'ccpml\[qdrant\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install qdrant-client \(the extra qdrant"):
         QdrantIndex.open("qdrant://127.0.0.1/shop")

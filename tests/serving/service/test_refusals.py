@@ -66,7 +66,7 @@ FIELDS = {
     "k: expected an integer, got 'many'": {"k": "many"},
     "max_distance: expected 0 to 2, got nan": {"max_distance": "nan"},
     "max_distance: expected 0 to 2, got -1": {"max_distance": "-1"},
-    "precision: the run has no certificate": {"precision": "0.9"},
+    "precision: the model has no certificate": {"precision": "0.9"},
     "where: expected at most 1000 characters, got 1001": {"where": "x" * 1001},
     "where: ": {"where": "label ="},
     "where: shade": {"where": "shade = 'red'"},

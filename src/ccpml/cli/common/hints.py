@@ -44,7 +44,7 @@ def _text(error: BaseException) -> str:
         return f"{named}{error.strerror}{advice(error)}"
     text = str(error)
     if isinstance(error, ModuleNotFoundError) and text == f"No module named {error.name!r}":
-        needs = f"needs {error.name}, which is not installed; `pip install ccpml` installs all that ccpml needs"
+        needs = f"needs {error.name}, which is not installed; install it, or ccpml again with all that it needs"
         return f"{needs}{_WITHOUT_TORCH if error.name == 'torch' else ''}"
     if text.startswith("Too many open files"):  # torch's workers; its advice is for programmers
         return "too many open files; allow more (ulimit -n), or set --workers=0"

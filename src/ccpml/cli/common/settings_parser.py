@@ -19,6 +19,7 @@ from ccpml.files import load_yaml, path_kind
 from ccpml.losses import LOSSES, known_losses, parameter_names
 from ccpml.options import ProjectionOptions
 from ccpml.runs.loggers.names import LOGGERS, check_installed
+from ccpml.runs.ranges import without_removed
 from ccpml.runs.settings import Settings, setting_types
 from ccpml.runs.values import read_value, value_options
 
@@ -252,10 +253,10 @@ class _ConfigFile(argparse.Action):
         try:
             if not isinstance(content, dict) or "config" in content:
                 raise UsageError("expected settings by name, and no other file")
-            found = parser.parse_object(content, defaults=False)
+            found = parser.parse_object(without_removed(content), defaults=False)
             parser.of_files |= {name: (values, value) for name, value in vars(found.as_flat()).items()}
             namespace.update(found)
-        except UsageError as error:
+        except (UsageError, ValueError) as error:
             raise UsageError(f"--config {values}: {error}") from error
 
 

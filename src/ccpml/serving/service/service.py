@@ -14,6 +14,7 @@ from ccpml.data.images.read import BadImageError
 from ccpml.exported import find_certificate
 from ccpml.files import write_bytes
 from ccpml.serving.embedder import Embedder
+from ccpml.serving.ensemble import EnsembleEmbedder
 from ccpml.serving.errors import IndexBusyError
 from ccpml.serving.filters import FilterError
 from ccpml.serving.interface import PictureIndex
@@ -126,7 +127,7 @@ class Service:
         limits = [] if question.max_distance is None else [question.max_distance]
         if question.precision is not None:
             if self.certificate is None:
-                raise RefusedError(422, "precision: the run has no certificate; `ccpml calibrate` makes one")
+                raise RefusedError(422, "precision: the model has no certificate; `ccpml calibrate` makes one for a single run")
             distance = self.certificate.distance_for(question.precision)
             if distance is None:
                 most = max(self.certificate.distances, default=None)
@@ -250,7 +251,9 @@ class Service:
 
 
 def _read_certificate(embedder: Embedder) -> tuple[Certificate | None, str]:
-    """Return the certificate of a model, and why it is not used; that of one run does not hold for an ensemble."""
+    """Return the certificate of a model, and why it is not used; an ensemble has none."""
+    if isinstance(embedder, EnsembleEmbedder):
+        return None, ""
     try:
         certificate = find_certificate(embedder.path, embedder.fingerprint)
     except CertificateError as error:
