@@ -56,9 +56,7 @@ def test_what_is_given_in_place_of_a_run_is_named(
         load_run(places["hub"])
 
 
-def test_verbs_that_take_an_onnx_file_too_say_so(
-    places: dict[str, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verbs_that_take_an_onnx_file_too_say_so(places: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("hub", "a.pt2", "a.safetensors"):
         assert main(["index", str(places[name]), "photos", "-o", "x.index"]) == 2
         message = f"{places[name]}: expected a run directory or an .onnx file, got {EXPECTED[name]}\n"

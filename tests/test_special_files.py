@@ -68,7 +68,10 @@ def test_an_image_of_a_csv_file_is_a_file(special: tuple[Path, str]) -> None:
         (["train", "glyphs", "--weights", "{path}"], "weights: expected a file, imagenet or none, got {path}, {kind}"),
         (["embed", "{path}.onnx", "glyphs", "-o", "x.npz"], "{path}.onnx: expected a file, got {kind}; `ccpml export"),
         (["evaluate", "{path}"], "{path}: expected a run directory, got {kind}"),
-        (["index", "{path}", "photos", "-o", "x.index"], "{path}: expected a run directory or an .onnx file, got {kind}"),
+        (
+            ["index", "{path}", "photos", "-o", "x.index"],
+            "{path}: expected a run directory or an .onnx file, got {kind}",
+        ),
         (["search", "{path}", "query.jpg"], "{path}: expected an index, got {kind}"),
     ],
 )

@@ -142,9 +142,7 @@ def check_index(path: Path) -> None:
     if (path / "index.sqlite").is_file() or any(path.glob("rows.*.f32")):
         return
     where = "<index>" if path.exists() else path
-    raise UsageError(
-        f"{mismatch(path, 'an index', 'index.sqlite')}; `ccpml index <run> <folder> -o {where}` makes one"
-    )
+    raise UsageError(f"{mismatch(path, 'an index', 'index.sqlite')}; `ccpml index <run> <folder> -o {where}` makes one")
 
 
 def check_run(path: Path) -> Path:

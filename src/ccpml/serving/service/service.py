@@ -127,7 +127,9 @@ class Service:
         limits = [] if question.max_distance is None else [question.max_distance]
         if question.precision is not None:
             if self.certificate is None:
-                raise RefusedError(422, "precision: the model has no certificate; `ccpml calibrate` makes one for a single run")
+                raise RefusedError(
+                    422, "precision: the model has no certificate; `ccpml calibrate` makes one for a single run"
+                )
             distance = self.certificate.distance_for(question.precision)
             if distance is None:
                 most = max(self.certificate.distances, default=None)
