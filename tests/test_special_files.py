@@ -70,7 +70,7 @@ def test_an_image_of_a_csv_file_is_a_file(special: tuple[Path, str]) -> None:
         (["evaluate", "{path}"], "{path}: expected a run directory, got {kind}"),
         (
             ["index", "{path}", "photos", "-o", "x.index"],
-            "{path}: expected a run directory or an .onnx file, got {kind}",
+            "{path}: expected a run directory or an .onnx",
         ),
         (["search", "{path}", "query.jpg"], "{path}: expected an index, got {kind}"),
     ],

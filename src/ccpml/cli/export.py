@@ -67,8 +67,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(prog="ccpml export", description=text)
     parser.add_argument("path", metavar="run", type=Path, help="run directory")
     formats = (
-        "onnx: runs without torch (needs the extra export of ccpml); pt2: a program of torch.export; safetensors: the weights; "
-        "hub: a folder for the Hugging Face hub"
+        "onnx: runs without torch (needs the extra export of ccpml); pt2: a program of torch.export; safetensors: the "
+        "weights; hub: a folder for the Hugging Face hub"
     )
     parser.add_argument("--format", required=True, choices=tuple(FORMATS), help=formats)
     parser.add_argument("-o", "--output", type=Path, help="where to write (default: <run>/export/<name of the run>)")

@@ -24,10 +24,10 @@ def check_commas(arguments: Sequence[str], options: Mapping[str, Callable[[str],
         flag, equals, value = argument.partition("=")
         if flag not in options:
             continue
-        is_item = options[flag]
         first = at + 1 if equals else at + 2
         values = [value] if equals else list(arguments[at + 1 : first])
-        if more := list(takewhile(lambda word: is_item(word.strip(",")), arguments[first:])):
+        words = [word.strip(",") for word in arguments[first:]]
+        if more := list(takewhile(options[flag], words)):
             written = ",".join(each.strip(",") for each in [*values, *more])
             raise UsageError(f"{flag}: expected values separated by commas, got spaces; write {flag} {written}")
 

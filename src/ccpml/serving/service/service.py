@@ -128,7 +128,7 @@ class Service:
         if question.precision is not None:
             if self.certificate is None:
                 raise RefusedError(
-                    422, "precision: the model has no certificate; `ccpml calibrate` makes one for a single run"
+                    422, "precision: the model has no certificate, which `ccpml calibrate` makes of a run"
                 )
             distance = self.certificate.distance_for(question.precision)
             if distance is None:
