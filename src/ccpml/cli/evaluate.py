@@ -137,6 +137,5 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="compare with rows of float16, int8 or both, separated by a comma",
     )
     parser.add_argument("-o", "--output", type=Path, help="also write the scores to this JSON file")
-    lists = {"--rerank": RERANK, "--dtype": DTYPES}
-    check_commas(arguments, {flag: lambda word, known=known: word in known for flag, known in lists.items()})
+    check_commas(arguments, {"--rerank": RERANK.__contains__, "--dtype": DTYPES.__contains__})
     return parser.parse_intermixed_args(arguments)

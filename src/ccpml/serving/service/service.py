@@ -127,9 +127,7 @@ class Service:
         limits = [] if question.max_distance is None else [question.max_distance]
         if question.precision is not None:
             if self.certificate is None:
-                raise RefusedError(
-                    422, "precision: the model has no certificate, which `ccpml calibrate` makes of a run"
-                )
+                raise RefusedError(422, "precision: the model has no certificate, which `ccpml calibrate` makes")
             distance = self.certificate.distance_for(question.precision)
             if distance is None:
                 most = max(self.certificate.distances, default=None)
