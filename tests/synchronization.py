@@ -1,7 +1,7 @@
-"""Refuse operations for which the host would wait for an accelerator, without one and on one."""
+"""Refuse operations for which the host would wait for an accelerator: on any machine, and on a CUDA device."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -10,18 +10,21 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-SYNCHRONIZING = {
+READING = {
     *("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "bincount", "multinomial"),
     *("_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive"),
 }
-"""Operations whose result, or its shape, the host would have to read."""
+"""Operations of which the host reads the result, or its shape, on a CUDA device."""
+
+INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
+"""Operations that count what a mask selects."""
 
 
 class NoSynchronization(TorchDispatchMode):
     """Raise AssertionError, with the operation and its autograd node, where the host would wait for an accelerator.
 
-    Code for accelerators is run on the CPU, or on the meta device, where copies from and to the host are found too.
-    Tensors of the meta device have no values, so that what depends on them raises there anyway.
+    The accelerator is played by the CPU, whose tensors have values, or by the meta device, whose tensors have none, but
+    where copies between the host and the device are found too. Both cover ``backward``.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -29,29 +32,31 @@ class NoSynchronization(TorchDispatchMode):
         self.device = device
 
     def __enter__(self):
-        self._patched = patch("ccpml.method.normalize._is_readable", lambda x: False)
-        self._patched.__enter__()
+        self._patches = ExitStack()
+        for name, replaced in (_CPU if self.device == "cpu" else _META).items():
+            self._patches.enter_context(patch(name, replaced))
         return super().__enter__()
 
     def __exit__(self, *error):
-        self._patched.__exit__(*error)
+        self._patches.close()
         return super().__exit__(*error)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        before = _tensors((args, kwargs))
-        if any(x.device.type == self.device for x in before) and _reads(function, args, kwargs or {}):
-            raise AssertionError(_described(function, before))
-        result = function(*args, **(kwargs or {}))
-        if _copies(function, [*before, *_tensors(result)]):
-            raise AssertionError(_described(function, before))
-        return result
+        kwargs = kwargs or {}
+        tensors = _tensors((args, kwargs))
+        reads = any(x.device.type == self.device for x in tensors) and _reads(function, args, kwargs)
+        if reads or _copies(function, args, kwargs):
+            raise AssertionError(_described(function, tensors))
+        return function(*args, **kwargs)
 
 
 @contextmanager
 def no_synchronization_on_gpu() -> Iterator[None]:
-    """Raise AssertionError, with the operation and its autograd node, where the host waits for a CUDA device."""
-    named = _Named()
-    before = torch.cuda.get_sync_debug_mode()
+    """Raise AssertionError, with the operation and its autograd node, where the host waits for a CUDA device.
+
+    torch alone says in which Python frame; an operation of ``backward`` is in none.
+    """
+    before, named = torch.cuda.get_sync_debug_mode(), _Named()
     torch.cuda.set_sync_debug_mode("error")
     try:
         with named:
@@ -65,7 +70,7 @@ def no_synchronization_on_gpu() -> Iterator[None]:
 
 
 class _Named(TorchDispatchMode):
-    """Say which operation torch refuses as synchronizing."""
+    """Name the operation that torch refuses as synchronizing."""
 
     last = "none"
 
@@ -79,27 +84,62 @@ class _Named(TorchDispatchMode):
             raise AssertionError(self.last) from error
 
 
+def _reads(function: Any, args: Any, kwargs: Any) -> bool:
+    """Whether the host reads values: those of the result, or the number of elements that a mask selects."""
+    name = function.overloadpacket.__name__
+    if name in INDEXING:
+        return any(x is not None and x.dtype in {torch.bool, torch.uint8} for x in args[1])
+    return name in READING or (name == "repeat_interleave" and kwargs.get("output_size") is None)
+
+
+def _copies(function: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a tensor is copied between the host and the device."""
+    name = function.overloadpacket.__name__
+    if name == "_to_copy":
+        target = kwargs.get("device")
+        return target is not None and torch.device(target).type != args[0].device.type
+    return name == "copy_" and args[0].device.type != args[1].device.type
+
+
 def _tensors(values: Any) -> list[Tensor]:
     return [x for x in tree_leaves(values) if isinstance(x, Tensor)]
 
 
-def _reads(function: Any, args: Any, kwargs: Any) -> bool:
-    """Whether the host reads values: those of the result, or the number of elements that a mask selects."""
-    name = function.overloadpacket.__name__
-    if name in {"index", "index_put", "index_put_", "_index_put_impl_"}:
-        return any(x is not None and x.dtype in {torch.bool, torch.uint8} for x in args[1])
-    if name == "repeat_interleave":
-        return kwargs.get("output_size") is None
-    return name in SYNCHRONIZING
-
-
-def _copies(function: Any, tensors: list[Tensor]) -> bool:
-    """Whether tensors are copied between the host and a device; others may be numbers of the host, as arguments."""
-    name = function.overloadpacket.__name__
-    return name in {"copy_", "_to_copy", "_copy_from"} and len({x.device.type for x in tensors}) > 1
-
-
 def _described(function: Any, tensors: list[Tensor]) -> str:
     node = torch._C._current_autograd_node()
-    where = "forward" if node is None else node.name()
-    return f"{function} of {[(x.device.type, str(x.dtype), tuple(x.shape)) for x in tensors]} in {where}"
+    inputs = ", ".join(f"{x.device.type} {str(x.dtype)[6:]} {tuple(x.shape)}" for x in tensors)
+    return f"{function}({inputs}) in {'no autograd node' if node is None else node.name()}"
+
+
+def _from_values(make: Any) -> Any:
+    """Refuse values of the host for a tensor on the device, which are a copy."""
+
+    def made(data: Any, *args: Any, device: Any = None, **kwargs: Any) -> Tensor:
+        if device is not None and torch.device(device).type == "meta":
+            raise AssertionError(f"torch.{make.__name__}({data}, device='meta') copies from the host")
+        return make(data, *args, device=device, **kwargs)
+
+    return made
+
+
+class _Autocast(torch.autocast):
+    """Also for the meta device, where it does nothing."""
+
+    def __new__(cls, device_type: str, *args: Any, **kwargs: Any) -> Any:
+        return nullcontext() if device_type == "meta" else super().__new__(cls)
+
+
+class _Generator(torch.Generator):
+    """Also for the meta device, where one of the CPU is taken."""
+
+    def __new__(cls, device: Any = "cpu") -> Any:
+        return super().__new__(cls, "cpu" if torch.device(device).type == "meta" else device)
+
+
+_CPU = {"ccpml.method.normalize._is_readable": lambda x: False}
+_META = {
+    "torch.autocast": _Autocast,
+    "torch.Generator": _Generator,
+    "torch.tensor": _from_values(torch.tensor),
+    "torch.as_tensor": _from_values(torch.as_tensor),
+}

@@ -13,6 +13,7 @@ from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from ccpml import ContrastiveLoss, CosineContrastiveLoss, MultiSimilarityLoss, TripletMarginLoss
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.pairwise.indices import sample_weights
+from tests.synchronization import NoSynchronization
 
 
 def distance():
@@ -186,3 +187,12 @@ def test_labels_are_not_needed_with_indices():
         assert torch.equal(loss(x, None, across, ref_emb=y), loss(x, labels, across, y, torch.arange(6)))
     with pytest.raises(ValueError, match="labels: expected integers"):
         ContrastiveLoss()(x)
+
+
+@pytest.mark.parametrize("loss", [ContrastiveLoss(), CosineContrastiveLoss(), TripletMarginLoss(), MultiSimilarityLoss()])
+def test_triplets_given_by_index_do_not_synchronize(loss):
+    x, triplets = torch.randn(6, 4, device="meta", requires_grad=True), torch.zeros(3, 5, dtype=torch.int64).to("meta")
+    with NoSynchronization("meta"):
+        loss(x, None, tuple(triplets)).backward()
+        sample_weights(tuple(triplets), x, anchors_only=True)
+    assert x.grad.shape == (6, 4)

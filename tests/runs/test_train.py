@@ -211,6 +211,33 @@ def test_other_precisions_train_alike(settings, run, tmp_path, precision):
     assert other_losses == pytest.approx(losses, rel=0.05)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_a_run_on_a_gpu_trains_alike(settings, run, tmp_path, precision):
+    other = train(replace(settings, device="cuda", precision=precision), tmp_path / "run", progress=False)
+    assert other.scores()["hardware"]["device"] == torch.cuda.get_device_name()
+    losses, other_losses = ([row["loss"] for row in each.metrics()] for each in (run, other))
+    assert other_losses == pytest.approx(losses, rel=0.2)
+    scores = evaluate_run(other.path)[0].as_dict()
+    assert scores == pytest.approx(other.scores()["test"], abs=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("first", "then"), [("cuda", "cpu"), ("cpu", "cuda")])
+@pytest.mark.parametrize("method", ["ccp", "xbm"])
+def test_a_run_is_resumed_on_another_device(settings, tmp_path, method, first, then):
+    settings = settings.changed({"method": method, "memory_start": 0, "device": first})
+    whole = train(settings, tmp_path / "whole", progress=False)
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        train(settings, tmp_path / "cut", progress=False, callbacks=[_StopAt(5)])
+    file = tmp_path / "cut" / "experiment.yaml"
+    file.write_text(file.read_text().replace(f"device: {first}", f"device: {then}"))
+    cut = resume(tmp_path / "cut", progress=False)
+    assert cut.scores()["hardware"]["device"] == (then if then == "cpu" else torch.cuda.get_device_name())
+    losses, other_losses = ([row["loss"] for row in each.metrics()] for each in (whole, cut))
+    assert other_losses == pytest.approx(losses, rel=0.2)
+
+
 def test_queries_and_gallery_of_a_csv_file(tmp_path):
     images, lines = toy_images(8, 4), ["path,label,split,role"]
     for c, n in np.ndindex(8, 4):

@@ -22,6 +22,7 @@ from ccpml.benchmark.protocol import Benchmark, Cell
 from ccpml.files import read_arrays, write_json
 from ccpml.progress import progress_bar
 from ccpml.retrieval import RetrievalScores
+from ccpml.runs.build import available_device
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.record import digest_of
 from ccpml.training import evaluate_with_roles
@@ -64,17 +65,10 @@ def score_ensembles(benchmark: Benchmark, cells: Sequence[Cell], progress: bool 
         _RowEnsembles(benchmark, row.name, [cell for cell in cells if cell.row.name == row.name])
         for row in benchmark.rows
     ]
-    device = _device(benchmark.base.device)
+    device = available_device(benchmark.base.device)
     total = sum(len(row.missing()) for row in rows)
     with progress_bar(total, "ensemble", "ensembles", shown=progress and total > 0) as bar:
         return {row.name: row.score(device, bar.update) for row in rows}
-
-
-def _device(name: str) -> torch.device:
-    """Return the device of the models if it is CUDA, otherwise the CPU: other devices have no float64."""
-    if not torch.cuda.is_available() or not (name == "auto" or name.startswith("cuda")):
-        return torch.device("cpu")
-    return torch.device("cuda" if name == "auto" else name)
 
 
 def _score(models: Sequence["_TestEmbeddings"], device: torch.device) -> RetrievalScores:

@@ -62,8 +62,9 @@ def sample_weights(indices: Indices | None, like: Tensor, *, anchors_only: bool)
     if indices is None or not any(map(len, indices)):
         return like.new_ones(len(like))
     anchors = (indices[0],) if len(indices) == 3 else (indices[0], indices[2])
-    counts = torch.cat(anchors if anchors_only else indices).to(like.device).bincount(minlength=len(like))
-    return counts.to(like.dtype) / counts.max()
+    rows = torch.cat(anchors if anchors_only else indices).to(like.device)
+    counts = like.new_zeros(len(like)).index_add_(0, rows, like.new_ones(len(rows)))  # bincount waits for a GPU
+    return counts / counts.max()
 
 
 def _pairs(values: Tensor, indices: Indices) -> Pairs:
@@ -84,5 +85,6 @@ def _triplets(values: Tensor, indices: Indices) -> Pairs:
         indices = anchors[pair], positives[pair], negatives[other]
     anchors, positives, negatives = indices
     picked = values[anchors[:, None], torch.stack([positives, negatives], 1)]  # (T, 2)
-    positive = torch.tensor([1.0, 0.0], dtype=values.dtype, device=values.device).expand_as(picked)
+    positive = torch.zeros_like(picked)
+    positive[:, 0].fill_(1)
     return Pairs(picked, positive, 1 - positive, picked[:, :1], torch.zeros_like(anchors)[:, None])

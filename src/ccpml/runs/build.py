@@ -19,6 +19,7 @@ from ccpml.models import EmbeddingModel, create_model
 from ccpml.runs.settings import ResolvedSettings
 
 __all__ = [
+    "available_device",
     "build_criterion",
     "build_model",
     "check_compiler",
@@ -103,6 +104,25 @@ def check_device(settings: ResolvedSettings) -> None:
         raise ValueError(f"device: {settings.device} is not available ({count} CUDA devices found); choose auto")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device: mps is not available (no GPU of Apple found); choose auto")
+
+
+def available_device(name: str) -> torch.device:
+    """Return the CUDA device of this name to compute on, another one where this machine lacks it, or else the CPU.
+
+    A run is often used on another machine than that of its training. Devices without float64 (mps) are not used.
+
+    Args:
+        name: The setting ``device``.
+
+    Example:
+        >>> available_device("cpu")
+        device(type='cpu')
+    """
+    kind, _, index = name.partition(":")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind not in {"auto", "cuda"} or count == 0:
+        return torch.device("cpu")
+    return torch.device("cuda", int(index)) if index and int(index) < count else torch.device("cuda")
 
 
 def check_memory(settings: ResolvedSettings) -> None:

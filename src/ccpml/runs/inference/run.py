@@ -27,7 +27,7 @@ from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
 from ccpml.progress import progress_bar, progress_to
 from ccpml.retrieval import ClusterScores, RetrievalScores, cluster_scores, score_intervals
-from ccpml.runs.build import build_model, evaluation_batches, transforms
+from ccpml.runs.build import available_device, build_model, evaluation_batches, transforms
 from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import cached_side, is_query, load_images, query_labels
 from ccpml.runs.settings import ResolvedSettings
@@ -171,7 +171,7 @@ def load_run(path: Path | str) -> Run:
 def load_embedder(path: Path | str) -> Run:
     """Load a trained run with its network on the device where it computes, to embed many images."""
     run = load_run(path)
-    run.model.to(_device(run.settings))
+    run.model.to(available_device(run.settings.device))
     return run
 
 
@@ -329,17 +329,10 @@ def write_embeddings(
 
 def embed_table(run: Run, table: ImageTable) -> Tensor:
     """Embed a table by the best weights of a run, with a progress bar; not normalized, float32 (N, d), on the CPU."""
-    device = _device(run.settings)
+    device = available_device(run.settings.device)
     batches = evaluation_batches(run.settings, table, _channels(run.settings))
     with progress_bar(len(table), "image", "embedding") as bar:
         return embed(run.model.to(device), batches, device, bar.update)[0]
-
-
-def _device(settings: ResolvedSettings) -> torch.device:
-    """Return the device that a run computes on: that of its settings, or else a GPU, if there is one."""
-    kind = settings.device.partition(":")[0]
-    gpu = kind in {"auto", "cuda"} and torch.cuda.is_available()
-    return torch.device(settings.device if gpu and kind == "cuda" else "cuda" if gpu else "cpu")
 
 
 def _channels(settings: ResolvedSettings) -> int:

@@ -1,0 +1,91 @@
+"""The parts of a run: a training step on an accelerator, and the device of a run that was trained elsewhere."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from ccpml import AlternatingProjections
+from ccpml.losses import LOSSES
+from ccpml.runs.build import available_device, build_criterion, build_model
+from ccpml.training import MetricLearning
+from tests.synchronization import NoSynchronization
+from tests.toy import quick_settings
+
+CASES = [(loss, method, {}) for loss, entry in LOSSES.items() for method in entry.methods]
+CASES += [(loss, "ccp", {"nearest_positives": 1, "class_rate": 0.5}) for loss in LOSSES if not LOSSES[loss].has_proxies]
+
+SYNCHRONIZING = {
+    ("triplet", "xbm"): r"_local_scalar_dense.default\(meta int64 \(\)\)",  # the largest count of positives in the memory
+    ("arcface", "plain"): r"index.*bool",  # pytorch-metric-learning indexes by a mask
+    ("subcenter_arcface", "plain"): r"index.*bool",
+}
+
+
+def train(model, settings, images, steps):
+    """Train on the meta device, as on a GPU: forward, backward, pull, clipping and Adam."""
+    criterion = build_criterion(settings, 12)
+    module, projections = MetricLearning(model, criterion, settings.lr), None
+    if settings.method == "ccp":
+        projections = AlternatingProjections(model, criterion)
+        for move in (projections.start, projections.project):
+            move(lambda: torch.randn(12, 4, settings.embedding_dim))
+            projections.observe(0.5)
+    module.to("meta")
+    if projections is not None:
+        projections.pull()  # moves the anchor to the device, once
+    optimizer = module.configure_optimizers()
+    batch = images.to("meta"), torch.arange(6, device="meta") // 2
+    with NoSynchronization("meta"):
+        for step in range(steps):
+            module.training_step(batch, step).backward()
+            if projections is not None:
+                projections.pull()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(("loss", "method", "options"), CASES)
+def test_a_step_of_no_loss_synchronizes(loss, method, options):
+    """Not with the device, but for those that are documented to."""
+    settings = quick_settings(loss=loss, method=method, memory_start=0, **options).resolved()
+    model, images = torch.nn.Linear(3, settings.embedding_dim), torch.empty(6, 3)
+    documented = SYNCHRONIZING.get((loss, method))
+    with nullcontext() if documented is None else pytest.raises(AssertionError, match=documented):
+        train(model, settings, images, steps=2 if method == "xbm" else 1)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options"),
+    [
+        ("small_conv", {"freeze_batchnorm": True}),
+        ("efficientnet_lite0", {"trained_stages": 1}),
+        ("resnet50", {"freeze_batchnorm": True}),
+        ("bn_inception", {"freeze_batchnorm": True}),
+    ],
+)
+def test_a_step_of_no_backbone_synchronizes(backbone, options):
+    settings = quick_settings(backbone=backbone, weights="none", **options).resolved()
+    channels = 1 if backbone == "small_conv" else 3
+    images = torch.empty(6, channels, 64, 64, dtype=torch.uint8)
+    train(build_model(settings, channels), settings, images, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "expected"),
+    [
+        ("auto", 0, "cpu"),
+        ("auto", 2, "cuda"),
+        ("cuda", 1, "cuda"),
+        ("cuda:1", 2, "cuda:1"),
+        ("cuda:1", 1, "cuda"),
+        ("cuda:1", 0, "cpu"),
+        ("cpu", 2, "cpu"),
+        ("mps", 0, "cpu"),
+    ],
+)
+def test_the_device_of_a_run_that_was_trained_elsewhere(name, count, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert available_device(name) == torch.device(expected)
