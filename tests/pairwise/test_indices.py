@@ -189,8 +189,9 @@ def test_labels_are_not_needed_with_indices():
         ContrastiveLoss()(x)
 
 
-@pytest.mark.parametrize("loss", [ContrastiveLoss(), CosineContrastiveLoss(), TripletMarginLoss(), MultiSimilarityLoss()])
-def test_triplets_given_by_index_do_not_synchronize(loss):
+@each_loss
+def test_triplets_given_by_index_do_not_synchronize(name):
+    loss = SAME[name][0]
     x, triplets = torch.randn(6, 4, device="meta", requires_grad=True), torch.zeros(3, 5, dtype=torch.int64).to("meta")
     with NoSynchronization("meta"):
         loss(x, None, tuple(triplets)).backward()

@@ -152,7 +152,8 @@ def evaluation_batches(
 ) -> Any:
     """Load the images of a table, or a rank's share of them, in order, under the transform of evaluation."""
     transform, processes = transforms(settings)[1], workers(settings, table)
-    return eval_loader(table, transform, channels, 128, processes, rank=rank, world_size=ranks)
+    pinned = available_device(settings.device).type == "cuda"
+    return eval_loader(table, transform, channels, 128, processes, pinned, rank=rank, world_size=ranks)
 
 
 def workers(settings: ResolvedSettings, table: ImageTable) -> int:

@@ -190,10 +190,11 @@ def _fit_and_test(training: Training, run: RunDirectory, parts: Parts, test: boo
     """Train to the end, from the last checkpoint if there is one; then test with the best weights if requested."""
     settings, splits, trainer = parts.settings, parts.images.splits, training.trainer
     dataset = ImageDataset(splits.train, transforms(settings)[0], parts.images.channels, settings.seed)
+    pinned = trainer.strategy.root_device.type == "cuda"
     with quiet():
         trainer.fit(
             parts.module,
-            train_loader(dataset, parts.batches, workers(settings, splits.train), persistent=True),
+            train_loader(dataset, parts.batches, workers(settings, splits.train), pinned, persistent=True),
             rank_batches(parts, splits.validation, trainer),
             ckpt_path=run.state_file if run.state_file.is_file() else None,
             weights_only=True,
