@@ -64,6 +64,7 @@ _ADVICE: Final = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ELOOP: "repair the links",
     errno.EISDIR: "remove this folder",
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "remove the file that is in place of its folder"),
 }
 
 

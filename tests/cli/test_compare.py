@@ -87,4 +87,7 @@ def test_an_unfinished_run_is_refused(run: Path, tmp_path: Path, capsys: pytest.
     copy = shutil.copytree(run, tmp_path / "copy")
     (copy / "scores.json").unlink()
     assert main(["compare", str(run), str(copy)]) == 1
-    assert "the run is not finished; resume it with `ccpml train --resume <run>`" in capsys.readouterr().err
+    assert (
+        "the run is not finished (scores.json not found); resume it with `ccpml train --resume <run>`"
+        in capsys.readouterr().err
+    )

@@ -109,6 +109,7 @@ def test_the_run_may_have_moved(search, index, query, run, tmp_path, capsys):
     gone = f"the model that it was made with, {tmp_path}/gone, is not found; pass --run if it has moved"
     assert capsys.readouterr().err.splitlines()[-1] == f"ccpml: error: {tmp_path}/copy.index: {gone}"
     assert main(["search", str(tmp_path / "copy.index"), "--id", "3"]) == 0
+    assert f"note: {tmp_path}/gone: run not found; if it has moved, pass --run for its" in capsys.readouterr().err
 
 
 def test_answers_within_a_certified_distance(search, index, run):

@@ -33,6 +33,10 @@ def test_one_of_other_weights_or_a_damaged_one_is_refused(certificate: Certifica
     for model, name in ((other, "m.onnx"), (tmp_path / "run", "certificate.json")):
         with pytest.raises(CertificateError, match=rf"{name}: expected the certificate of the weights in use"):
             find_certificate(model, "a" * 64)
+    (tmp_path / "run" / "certificate.json").unlink()
+    (tmp_path / "run" / "certificate.json").mkdir()
+    with pytest.raises(CertificateError, match=r"certificate\.json: cannot be read \(Is a directory\); calibrate"):
+        find_certificate(tmp_path / "run", PRINT)
     damaged = write_model(tmp_path / "d.onnx", describe(certificate={"format": 1, "promises": "x"}))
     with pytest.raises(CertificateError, match=r"d\.onnx: not a certificate"):
         find_certificate(damaged, PRINT)

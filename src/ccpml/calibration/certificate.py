@@ -95,7 +95,9 @@ class Certificate:
         Raises:
             CertificateError: If there is none, or it is damaged.
         """
-        file = Path(path) / CERTIFICATE_FILE if Path(path).is_dir() else Path(path)
+        file = Path(path)
+        if file.is_dir() and file.name != CERTIFICATE_FILE:
+            file /= CERTIFICATE_FILE
         try:
             check_readable(file, _WAY_OUT)
             content = json.loads(file.read_text(encoding="utf-8"))

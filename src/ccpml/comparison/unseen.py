@@ -82,7 +82,9 @@ def _kept(runs: Sequence[Run]) -> UnseenImages:
     directories = [RunDirectory.open(run.path) for run in runs]
     for directory in directories:
         if not directory.finished:
-            raise UnfinishedRunError(f"{directory.path}: the run is not finished")
+            raise UnfinishedRunError(
+                f"{directory.path}: the run is not finished ({directory.scores_file.name} not found)"
+            )
     records = [directory.record() for directory in directories]
     tests = [[name for name, entry in record.classes.items() if entry.split == "test"] for record in records]
     common, notes = _common_classes([run.path for run in runs], records, tests)

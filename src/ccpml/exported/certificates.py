@@ -27,7 +27,7 @@ def find_certificate(model: Path, fingerprint: str) -> Certificate | None:
 
 
 def _read(file: Path) -> Certificate | None:
-    return Certificate.read(file) if file.is_file() else None
+    return Certificate.read(file) if file.exists() else None
 
 
 def _read_exported(model: Path) -> Certificate | None:

@@ -28,7 +28,8 @@ def describe_run(run: Run, license_id: str = UNKNOWN_LICENSE) -> tuple[Descripti
     settings, model, directory = run.settings, run.model, RunDirectory(run.path)
     transform, notes = transforms(settings)[1], list[str]()
     if not directory.finished:
-        notes.append(f"{run.path}: the run is unfinished; exported with its best weights so far")
+        missing = directory.scores_file.name
+        notes.append(f"{run.path}: the run is unfinished ({missing} not found); exported with its best weights so far")
     record = directory.record() if directory.record_file.exists() else None
     certificate = None
     if (run.path / CERTIFICATE_FILE).exists():

@@ -169,7 +169,7 @@ class RunDirectory:
             ValueError: If the file is damaged.
         """
         if not self.finished:
-            raise UnfinishedRunError(f"{self.path}: the run is not finished")
+            raise UnfinishedRunError(f"{self.path}: the run is not finished ({self.scores_file.name} not found)")
         way_out = "remove it and resume the run, which writes it again"
         check_readable(self.scores_file, way_out)
         try:

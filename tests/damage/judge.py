@@ -1,0 +1,118 @@
+"""What a verb may do that meets a damaged file."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tests.damage.commands import OTHER_DATA, TABLES
+from tests.damage.states import SEEN_IN_LISTINGS
+
+LOCKS: Final = re.compile(r"\.lock$|\.locks/")
+
+WRITTEN: Final = re.compile(
+    rf"{LOCKS.pattern}|tfevents|/cells/[^/]+/[^/]+\.(log|json)$|\.ccpml-check/|/study\.db"
+    r"|^out/checkpoints/last\.ckpt$|/index\.sqlite-(shm|wal)$|/feedback/|/verdicts"
+)
+"""Files whose content differs between two runs of a command."""
+
+OUTPUTS: Final = {
+    "report": re.compile(r"^run/(report\.html|pictures/)"),
+    "calibrate": re.compile(r"^run/(certificate\.json|report\.html|pictures/)"),
+    "resume-finished": re.compile(r"^run/(report\.html|pictures/)"),
+    "resume": re.compile(r"^stopped/(scores\.json|report\.html|pictures/)"),
+    "benchmark": re.compile(r"^benchmark/"),
+    "tune": re.compile(r"^study/"),
+    "cache": re.compile(r"^images/\.ccpml-cache/"),
+}
+"""What a verb writes also when it names a damaged file: its tables and pages say so, or it repairs what it finds."""
+
+
+_PLAIN: Final = r"expected column names|pictures cannot be read:\n"
+"""Messages that say what to do without a second sentence: pictures of a query are listed."""
+
+
+class Outcome(NamedTuple):
+    """Exit code and output of a verb, and the content of all files before and after it."""
+
+    code: int
+    text: str
+    before: dict[str, bytes]
+    after: dict[str, bytes]
+
+    @property
+    def lasting(self) -> list[str]:
+        """What it prints, without lines of progress."""
+        progress = r"\d%\||\.\.\.$|it/s|cells finished|\d\d:\d\d$"
+        text = re.sub(r"(http://127\.0\.0\.1):\d+", r"\1", self.text)  # any free port
+        text = re.sub(r"(?m)^\|.*", lambda row: re.sub(r"\b\d+\.\d{3} \|", "|", row[0]), text)  # milliseconds per query
+        return [line for line in re.split(r"[\r\n]+", text) if line and not re.search(progress, line)]
+
+    def changed(self) -> set[str]:
+        """Return the names of the files that it has changed, but for those that every command changes."""
+        return _differing(self.before, self.after)
+
+
+def judge(name: str, state: str, verb: str, whole: Outcome, now: Outcome) -> str:
+    """Return what is wrong with what a verb does after a file was damaged, compared with what it does before."""
+    last = next(iter(now.text.strip().splitlines()[::-1]), "")
+    if now.code not in {0, 1, 2} or "Traceback" in now.text:
+        return f"exit code {now.code}: {now.text}"
+    if re.search(r"weights_only|pickle|Errno", now.text):
+        return f"words of a library: {last}"
+    is_damaged = _below(name)
+    is_same = now.code == whole.code and not _differing(whole.after, now.after, is_damaged)
+    if is_same and (verb.startswith("resume") or now.lasting == whole.lasting):
+        return ""
+    if now.code == 0:
+        silent = not _names(now.text, name) and not _is_other_data(name, state, verb)
+        other = sorted(_differing(whole.after, now.after, is_damaged))
+        return f"another result without a word: {other} {now.text}" if silent else ""
+    if not _names(now.text, name):
+        return f"file not named: {last}"
+    if now.code == 1 and "; " not in now.text and not re.search(_PLAIN, now.text):
+        return f"no way out: {last}"
+    written = OUTPUTS.get(verb)
+    others = {each for each in now.changed() if not is_damaged(each) and not (written and written.match(each))}
+    return f"changed {sorted(others)}" if others else ""
+
+
+def _without_times(name: str, content: bytes) -> bytes:
+    """Return metrics without the column of seconds, the second."""
+    if not name.endswith("metrics.csv"):
+        return content
+    return b"\n".join(b",".join(cells[:1] + cells[2:]) for cells in (row.split(b",") for row in content.splitlines()))
+
+
+def _differing(one: dict[str, bytes], two: dict[str, bytes], ignored: Callable[[str], bool] | None = None) -> set[str]:
+    """Return the names of files whose content differs."""
+    names = {name for name in {*one, *two} if one.get(name) != two.get(name)}
+    names = {name for name in names if not WRITTEN.search(name) and not (ignored and ignored(name))}
+    contents = ((name, one.get(name, b"-"), two.get(name, b"-")) for name in names)
+    return {name for name, first, second in contents if _without_times(name, first) != _without_times(name, second)}
+
+
+def _below(name: str) -> Callable[[str], bool]:
+    """Return whether another file is the file, or in the folder."""
+    return lambda other: other == name.rstrip("/") or (name.endswith("/") and other.startswith(name))
+
+
+def _is_other_data(name: str, state: str, verb: str) -> bool:
+    """Whether what happened makes other data for a verb, and no damage."""
+    if name in TABLES:
+        return state in {"cut", "flipped", "foreign", "swapped"}
+    is_picture = name.startswith("images/") and "/." not in name
+    is_other = state in {*SEEN_IN_LISTINGS, "swapped"} or (state == "empty" and name.endswith("/"))
+    return is_picture and verb in OTHER_DATA and is_other
+
+
+def _names(text: str, name: str) -> bool:
+    """Whether a text names a file or folder, or the folder of a cache."""
+    parts = Path(name).parts
+    if re.search(r"problems?:\n| mended\)", text):  # pictures of an index, by their paths
+        return True
+    if name.startswith("images/group") and "/".join(parts[1:3]) in text:  # the class of a picture
+        return True
+    if name.endswith("/"):
+        return name.rstrip("/") in text
+    return re.sub(r"-(shm|wal)$", "", parts[-1]) in text or (".ccpml-cache" in parts and str(Path(*parts[:3])) in text)
