@@ -223,3 +223,34 @@ def test_a_step_on_a_gpu_equals_the_cpu(loss):
         value.backward()
         results.append([value.detach().cpu(), embeddings.grad.cpu(), own.proxies.grad.cpu()])
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
+
+
+def alternate(device, state=None):
+    """Train two instances of a linear network on a device, from a state of the projections if given."""
+    torch.manual_seed(0)
+    net, criterion = torch.nn.Linear(6, 4), CCPLoss(TripletMarginLoss(0.3), 5, 4, 2)
+    points, x, labels = torch.randn(2, 5, 7, 4), torch.randn(10, 6).to(device), (torch.arange(10) // 2).to(device)
+    projections = AlternatingProjections(net, criterion, strength=0.1, patience=1)
+    if state is not None:
+        projections.load_state_dict(state)  # before the network is moved, as Lightning does
+    net.to(device), criterion.to(device)
+    optimizer = torch.optim.SGD([*net.parameters(), *criterion.parameters()], lr=0.1)
+    if state is None:
+        projections.start(lambda: points[0])
+    for score in (0.5, 0.4):
+        optimizer.zero_grad()
+        criterion(net(x), labels).backward()
+        projections.pull()
+        optimizer.step()
+        if projections.observe(score):
+            projections.project(lambda: points[1])
+    return projections.state_dict(), [value.detach().cpu() for value in (net.weight, net.bias, criterion.proxies)]
+
+
+@pytest.mark.gpu
+def test_alternating_projections_on_a_gpu_equal_those_on_the_cpu():
+    states, weights = zip(*(alternate(device) for device in ("cpu", "cuda")), strict=True)
+    assert states[1]["instance"] == 1
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
+    resumed = [alternate(device, state)[1] for device, state in zip(("cuda", "cpu"), states, strict=True)]
+    torch.testing.assert_close(*resumed, rtol=1e-4, atol=1e-6)

@@ -1,5 +1,6 @@
 """The parts of a run: a training step on an accelerator, and the device of a run that was trained elsewhere."""
 
+import copy
 from contextlib import nullcontext
 
 import numpy as np
@@ -11,11 +12,13 @@ from ccpml.data import ImageTable
 from ccpml.losses import LOSSES
 from ccpml.runs.build import available_device, build_criterion, build_model, evaluation_batches
 from ccpml.training import MetricLearning
-from tests.synchronization import NoSynchronization
+from tests.synchronization import NoSynchronization, no_synchronization_on_gpu
 from tests.toy import quick_settings
 
 CASES = [(loss, method, {}) for loss, entry in LOSSES.items() for method in entry.methods]
 CASES += [(loss, "ccp", {"nearest_positives": 1, "class_rate": 0.5}) for loss in LOSSES if not LOSSES[loss].has_proxies]
+
+DEVICES = ["meta", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 SYNCHRONIZING = {
     ("triplet", "xbm"): r"_local_scalar_dense.*int64 \(\)\)",  # the largest count of positives in the memory
@@ -24,8 +27,8 @@ SYNCHRONIZING = {
 }
 
 
-def train(model, settings, images, steps):
-    """Train on the meta device, as on a GPU: forward, backward, pull, clipping and Adam."""
+def train(model, settings, images, steps, device):
+    """Train on the meta device or a GPU: forward, backward, pull, clipping and Adam, none of which may synchronize."""
     criterion = build_criterion(settings, 12)
     module, projections = MetricLearning(model, criterion, settings.lr), None
     if settings.method == "ccp":
@@ -33,12 +36,12 @@ def train(model, settings, images, steps):
         for move in (projections.start, projections.project):
             move(lambda: torch.randn(12, 4, settings.embedding_dim))
             projections.observe(0.5)
-    module.to("meta")
+    module.to(device)
     if projections is not None:
         projections.pull()  # moves the anchor to the device, once
     optimizer = module.configure_optimizers()
-    batch = images.to("meta"), torch.arange(6, device="meta") // 2
-    with NoSynchronization("meta"):
+    batch = images.to(device), torch.arange(6, device=device) // 2
+    with NoSynchronization("meta") if device == "meta" else no_synchronization_on_gpu():
         for step in range(steps):
             module.training_step(batch, step).backward()
             if projections is not None:
@@ -48,16 +51,18 @@ def train(model, settings, images, steps):
             optimizer.zero_grad()
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("loss", "method", "options"), CASES)
-def test_a_step_of_no_loss_synchronizes(loss, method, options):
+def test_a_step_of_no_loss_synchronizes(loss, method, options, device):
     """Not with the device, but for those that are documented to."""
     settings = quick_settings(loss=loss, method=method, memory_start=0, **options).resolved()
-    model, images = torch.nn.Linear(3, settings.embedding_dim), torch.empty(6, 3)
+    model, images = torch.nn.Linear(3, settings.embedding_dim), torch.zeros(6, 3)
     documented = SYNCHRONIZING.get((loss, method))
     with nullcontext() if documented is None else pytest.raises(AssertionError, match=documented):
-        train(model, settings, images, steps=2 if method == "xbm" else 1)
+        train(model, settings, images, 2 if method == "xbm" else 1, device)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     ("backbone", "options"),
     [
@@ -67,11 +72,26 @@ def test_a_step_of_no_loss_synchronizes(loss, method, options):
         ("bn_inception", {"freeze_batchnorm": True}),
     ],
 )
-def test_a_step_of_no_backbone_synchronizes(backbone, options):
+def test_a_step_of_no_backbone_synchronizes(backbone, options, device):
     settings = quick_settings(backbone=backbone, weights="none", **options).resolved()
     channels = 1 if backbone == "small_conv" else 3
-    images = torch.empty(6, channels, 64, 64, dtype=torch.uint8)
-    train(build_model(settings, channels), settings, images, steps=1)
+    images = torch.zeros(6, channels, 64, 64, dtype=torch.uint8)
+    train(build_model(settings, channels), settings, images, 1, device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("loss", "method"), dict.fromkeys(case[:2] for case in CASES))
+def test_a_loss_on_a_gpu_equals_the_cpu(loss, method):
+    settings = quick_settings(loss=loss, method=method, memory_start=0).resolved()
+    criterion, batches = build_criterion(settings, 12), torch.randn(2, 6, settings.embedding_dim)
+    results = []
+    for device in ("cpu", "cuda"):
+        own, leaf = copy.deepcopy(criterion).to(device), batches.to(device, copy=True).requires_grad_()
+        values = torch.stack([own(batch, torch.arange(6, device=device) // 2) for batch in leaf])
+        values.sum().backward()
+        found = values.detach(), leaf.grad, *(weight.grad for weight in own.parameters())
+        results.append([tensor.cpu() for tensor in found])
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(
