@@ -1,10 +1,12 @@
 """Refuse operations for which the host would wait for an accelerator: on any machine, and on a CUDA device."""
 
+import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,7 +19,8 @@ READING = {
 """Operations of which the host reads the result, or its shape, on a CUDA device."""
 
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
-"""Operations that count what a mask selects."""
+"""Operations that count what a mask selects. Those that accumulate check the range of the indices, in some versions of
+torch by reading it, unless they are part of the gradient of an index."""
 
 
 class NoSynchronization(TorchDispatchMode):
@@ -50,6 +53,15 @@ class NoSynchronization(TorchDispatchMode):
         return function(*args, **kwargs)
 
 
+EACH_DEVICE = ["meta", pytest.param("cuda", marks=pytest.mark.gpu)]
+"""Parameters of a test that uses `no_synchronization`."""
+
+
+def no_synchronization(device: str) -> AbstractContextManager[Any]:
+    """Raise AssertionError where the host would wait for a device: the CPU, meta, or a CUDA device that is there."""
+    return no_synchronization_on_gpu() if device == "cuda" else NoSynchronization(device)
+
+
 @contextmanager
 def no_synchronization_on_gpu() -> Iterator[None]:
     """Raise AssertionError, with the operation and its autograd node, where the host waits for a CUDA device.
@@ -57,7 +69,9 @@ def no_synchronization_on_gpu() -> Iterator[None]:
     torch alone says in which Python frame; an operation of ``backward`` is in none.
     """
     before, named = torch.cuda.get_sync_debug_mode(), _Named()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # once: the mode does not detect everything
+        torch.cuda.set_sync_debug_mode("error")
     try:
         with named:
             yield
@@ -88,7 +102,9 @@ def _reads(function: Any, args: Any, kwargs: Any) -> bool:
     """Whether the host reads values: those of the result, or the number of elements that a mask selects."""
     name = function.overloadpacket.__name__
     if name in INDEXING:
-        return any(x is not None and x.dtype in {torch.bool, torch.uint8} for x in args[1])
+        accumulates = name != "index" and (args[3] if len(args) > 3 else kwargs.get("accumulate", False))
+        masked = any(x is not None and x.dtype in {torch.bool, torch.uint8} for x in args[1])
+        return masked or (accumulates and not _node().startswith("IndexBackward"))
     return name in READING or (name == "repeat_interleave" and kwargs.get("output_size") is None)
 
 
@@ -106,9 +122,14 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 def _described(function: Any, tensors: list[Tensor]) -> str:
-    node = torch._C._current_autograd_node()
     inputs = ", ".join(f"{x.device.type} {str(x.dtype)[6:]} {tuple(x.shape)}" for x in tensors)
-    return f"{function}({inputs}) in {'no autograd node' if node is None else node.name()}"
+    return f"{function}({inputs}) in {_node()}"
+
+
+def _node() -> str:
+    """Return the name of the autograd node whose backward is running."""
+    node = torch._C._current_autograd_node()
+    return "no autograd node" if node is None else node.name()
 
 
 def _from_values(make: Any) -> Any:

@@ -13,7 +13,7 @@ from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from ccpml import ContrastiveLoss, CosineContrastiveLoss, MultiSimilarityLoss, TripletMarginLoss
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.pairwise.indices import sample_weights
-from tests.synchronization import NoSynchronization
+from tests.synchronization import EACH_DEVICE, no_synchronization
 
 
 def distance():
@@ -190,10 +190,11 @@ def test_labels_are_not_needed_with_indices():
 
 
 @each_loss
-def test_triplets_given_by_index_do_not_synchronize(name):
-    loss = SAME[name][0]
-    x, triplets = torch.randn(6, 4, device="meta", requires_grad=True), torch.zeros(3, 5, dtype=torch.int64).to("meta")
-    with NoSynchronization("meta"):
+@pytest.mark.parametrize("device", EACH_DEVICE)
+def test_triplets_given_by_index_do_not_synchronize(name, device):
+    loss, x = SAME[name][0], torch.randn(6, 4, device=device, requires_grad=True)
+    triplets = (torch.arange(5) % torch.tensor([[2], [3], [4]])).to(device)
+    with no_synchronization(device):
         loss(x, None, tuple(triplets)).backward()
         sample_weights(tuple(triplets), x, anchors_only=True)
     assert x.grad.shape == (6, 4)

@@ -12,13 +12,11 @@ from ccpml.data import ImageTable
 from ccpml.losses import LOSSES
 from ccpml.runs.build import available_device, build_criterion, build_model, evaluation_batches
 from ccpml.training import MetricLearning
-from tests.synchronization import NoSynchronization, no_synchronization_on_gpu
+from tests.synchronization import EACH_DEVICE, no_synchronization
 from tests.toy import quick_settings
 
 CASES = [(loss, method, {}) for loss, entry in LOSSES.items() for method in entry.methods]
 CASES += [(loss, "ccp", {"nearest_positives": 1, "class_rate": 0.5}) for loss in LOSSES if not LOSSES[loss].has_proxies]
-
-DEVICES = ["meta", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 SYNCHRONIZING = {
     ("triplet", "xbm"): r"_local_scalar_dense.*int64 \(\)\)",  # the largest count of positives in the memory
@@ -41,7 +39,7 @@ def train(model, settings, images, steps, device):
         projections.pull()  # moves the anchor to the device, once
     optimizer = module.configure_optimizers()
     batch = images.to(device), torch.arange(6, device=device) // 2
-    with NoSynchronization("meta") if device == "meta" else no_synchronization_on_gpu():
+    with no_synchronization(device):
         for step in range(steps):
             module.training_step(batch, step).backward()
             if projections is not None:
@@ -51,7 +49,7 @@ def train(model, settings, images, steps, device):
             optimizer.zero_grad()
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", EACH_DEVICE)
 @pytest.mark.parametrize(("loss", "method", "options"), CASES)
 def test_a_step_of_no_loss_synchronizes(loss, method, options, device):
     """Not with the device, but for those that are documented to."""
@@ -62,7 +60,7 @@ def test_a_step_of_no_loss_synchronizes(loss, method, options, device):
         train(model, settings, images, 2 if method == "xbm" else 1, device)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", EACH_DEVICE)
 @pytest.mark.parametrize(
     ("backbone", "options"),
     [

@@ -51,9 +51,9 @@ def check_embeddings(name: str, x: Tensor, dim: int | None = None) -> None:
 def check_labels(name: str, labels: Tensor, length: int, num_classes: int | None = None) -> None:
     """Raise ValueError unless ``labels`` are ``length`` integers, in 0..num_classes − 1 if given.
 
-    On a GPU the range is checked without synchronizing with the device: instead of a ValueError, a bad label ends the
-    program with a device assertion at the next synchronization. On mps, where not every torch has such assertions, the
-    labels are read.
+    On an accelerator the range is checked without synchronizing with the device: instead of a ValueError, a bad label
+    ends the program with a device assertion at the next synchronization. On mps, where older versions of torch have no
+    such assertion, the labels are read.
     """
     if not (isinstance(labels, Tensor) and labels.dtype in _INTEGERS and labels.shape == (length,)):
         raise ValueError(f"{name}: expected integers ({length},), got {describe(labels)}")

@@ -31,8 +31,8 @@ class MetricLoss(nn.Module):
 
     Raises:
         ValueError: When called with a wrong shape, dtype or index, or with only one of ``ref_emb`` and ``ref_labels``.
-            If classes are numbered, labels out of range raise too (on an accelerator, by a device assertion, so that no
-            step waits for the device).
+            If classes are numbered, labels out of range raise too (on an accelerator but mps, by a device assertion, so
+            that no step waits for the device).
     """
 
     @property

@@ -70,11 +70,12 @@ def sample_weights(indices: Indices | None, like: Tensor, *, anchors_only: bool)
 def _pairs(values: Tensor, indices: Indices) -> Pairs:
     """Return all pairs, P⁺ and P⁻ holding how often each was given."""
     anchors, positives, others, negatives = indices if len(indices) == 4 else (*indices[:2], indices[0], indices[2])
-    masks = torch.zeros_like(values), torch.zeros_like(values)
-    for mask, pair in zip(masks, ((anchors, positives), (others, negatives)), strict=True):
-        mask.index_put_(pair, mask.new_ones(()), accumulate=True)
+    masks = [
+        values.new_zeros(values.numel()).index_add_(0, rows * values.shape[1] + columns, values.new_ones(len(rows)))
+        for rows, columns in ((anchors, positives), (others, negatives))
+    ]  # (B · M,) each; index_put_ would wait for a GPU
     none = values.new_empty(len(values), 0)
-    return Pairs(values, *masks, none, none.long())
+    return Pairs(values, masks[0].view_as(values), masks[1].view_as(values), none, none.long())
 
 
 def _triplets(values: Tensor, indices: Indices) -> Pairs:
