@@ -1,6 +1,7 @@
 """Which classes runs are compared on, what is found, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from ccpml.comparison.compare import compare_runs
 from ccpml.comparison.text import text_of
 from ccpml.comparison.unseen import NoCommonClassesError
+from ccpml.files import write_arrays
 from ccpml.retrieval import evaluate
+from ccpml.runs.directory import RunDirectory
 from tests.comparison.runs import make_run
 
 NAMES = [f"class{number:02d}" for number in range(12)]
@@ -64,10 +67,11 @@ def test_only_classes_that_no_run_has_seen_are_scored(tmp_path):
     text = " ".join(found.notes)
     assert f"left out 2 classes (class00, class01) that {second} was trained on or chosen by" in text
     assert f"left out 2 classes (class08, class09) that {first} was trained on or chosen by" in text
-    assert "left out 1 class (class04) whose images are not the same in all runs" in text
+    assert "left out 1 class (class04) whose images differ between the runs in number or name" in text
     assert "Fewer than 10 classes are few" in text_of(found)
     third = make_run(tmp_path / "c", NAMES[:8], trained=("seen",))
-    assert f"(class08, class09) that the data of {third} lack" in " ".join(compare_runs([second, third]).notes)
+    notes = " ".join(compare_runs([second, third]).notes)
+    assert f"(class08, class09) of which the data of {third} have none of that name" in notes
 
 
 def test_no_class_in_common(tmp_path):
@@ -75,6 +79,48 @@ def test_no_class_in_common(tmp_path):
     second = make_run(tmp_path / "b", NAMES[6:], trained=NAMES[:6])
     with pytest.raises(NoCommonClassesError, match="expected a test class that none of the runs has seen"):
         compare_runs([first, second])
+
+
+def rename(path: Path, names: dict[str, str], shuffle: bool = False) -> None:
+    """Give classes other names and their images another digest, as other data that list the same files do."""
+    run, file = RunDirectory(path), path / "embeddings" / "test.npz"
+    with np.load(file) as content:
+        arrays = dict(content)
+    arrays["class_names"] = np.array([names.get(name, name) for name in arrays["class_names"].tolist()])
+    order = np.random.default_rng(0).permutation(len(arrays["labels"])) if shuffle else slice(None)
+    write_arrays(file, **{name: each if name == "class_names" else each[order] for name, each in arrays.items()})
+    classes = {names.get(name, name): entry._replace(digest="other") for name, entry in run.record().classes.items()}
+    replace(run.record(), classes=classes).write(run.record_file)
+
+
+@pytest.mark.parametrize("roles", [False, True])
+def test_classes_of_other_names_are_matched_by_their_files(roles, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (tmp_path / "link").symlink_to(photos)
+    first = make_run(tmp_path / "first", NAMES, folder=str(photos), roles=roles)
+    second = make_run(tmp_path / "second", NAMES, folder=str(photos), roles=roles, noise=0.9)
+    expected = compare_runs([first, second])
+    other = make_run(tmp_path / "other", NAMES, folder=str(tmp_path / "link"), roles=roles, noise=0.9)
+    rename(other, {name: f"set/{name}" for name in NAMES}, shuffle=True)
+    found = compare_runs([first, other])
+    assert found.notes == [
+        "classes were matched by the files of their images, as the data of the runs name classes or images differently"
+    ]
+    assert [run.scores for run in found.runs] == [run.scores for run in expected.runs]
+    assert found.versus[0].differences == expected.versus[0].differences
+
+
+def test_files_of_classes_that_a_run_has_seen_are_not_matched(tmp_path):
+    first = make_run(tmp_path / "first", NAMES, folder=str(tmp_path))
+    second = make_run(tmp_path / "second", NAMES, (NAMES[0],), folder=str(tmp_path))
+    rename(second, {name: f"set/{name}" for name in NAMES[1:]})
+    kept = [name for name in NAMES if name != NAMES[0]]
+    assert compare_runs([first, second]).classes == len(kept)
+    third = make_run(tmp_path / "third", NAMES, folder=str(tmp_path / "moved"))
+    rename(third, {name: f"set/{name}" for name in NAMES})
+    with pytest.raises(NoCommonClassesError, match=f"of which the data of {third} have none of that name"):
+        compare_runs([first, third])
 
 
 def test_images_that_one_run_could_not_read_are_left_out(tmp_path):
@@ -124,7 +170,7 @@ def test_what_is_refused(tmp_path):
         compare_runs([run])
     with pytest.raises(ValueError, match="expected each run once, got it twice"):
         compare_runs([run, tmp_path / "." / "a"])
-    with pytest.raises(FileNotFoundError, match="not a run directory"):
+    with pytest.raises(FileNotFoundError, match="expected a run directory, got a folder of runs, such as a"):
         compare_runs([run, tmp_path])
     damaged = make_run(tmp_path / "b", NAMES)
     (damaged / "embeddings" / "test.npz").write_bytes(b"no archive")

@@ -6,11 +6,12 @@ Shapes: N images, d dimensions of a run.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ccpml.comparison.by_files import match_by_files
 from ccpml.data.class_records import listed_classes
 from ccpml.report.embedded import Embedded, read_embedded
 from ccpml.runs.directory import RunDirectory, RunRecord, UnfinishedRunError
@@ -18,6 +19,11 @@ from ccpml.runs.inference import Run, SeenClassesError, leave_out_seen, unseen_i
 from ccpml.runs.inference.rankings import embed_normalized, table_for
 
 __all__ = ["NoCommonClassesError", "UnseenImages", "find_unseen"]
+
+
+_MATCHED: Final = (
+    "classes were matched by the files of their images, as the data of the runs name classes or images differently"
+)
 
 
 class NoCommonClassesError(ValueError):
@@ -87,11 +93,16 @@ def _kept(runs: Sequence[Run]) -> UnseenImages:
             )
     records = [directory.record() for directory in directories]
     tests = [[name for name, entry in record.classes.items() if entry.split == "test"] for record in records]
-    common, notes = _common_classes([run.path for run in runs], records, tests)
     embedded = [read_embedded(directory, "test") for directory in directories]
-    rows, left_out = _common_rows(embedded, records, common)
-    if left_out:
-        notes.append(f"{left_out:,} images that not all runs have were left out")
+    try:
+        common, notes = _common_classes([run.path for run in runs], records, tests)
+        rows, left_out = _common_rows(embedded, records, common)
+        if left_out:
+            notes.append(f"{left_out:,} images that not all runs have were left out")
+    except NoCommonClassesError:
+        rows, notes = match_by_files(embedded, records), [_MATCHED]
+        if not rows[0].size:
+            raise
     if not rows[0].size:
         raise NoCommonClassesError(
             f"{', '.join(str(run.path) for run in runs)}: expected test images that all runs have, got none"
@@ -101,7 +112,7 @@ def _kept(runs: Sequence[Run]) -> UnseenImages:
         source=runs[0].settings.data,
         embedded=_in_common_order(embedded, rows),
         notes=notes,
-        complete=not left_out and all(set(names) == set(common) for names in tests),
+        complete=all(len(own) == len(each.labels) for own, each in zip(rows, embedded, strict=True)),
     )
 
 
@@ -119,9 +130,9 @@ def _common_classes(
         if trained:
             reasons.setdefault(f"that {_listed(trained)} was trained on or chosen by", []).append(name)
         elif absent:
-            reasons.setdefault(f"that the data of {_listed(absent)} lack", []).append(name)
+            reasons.setdefault(f"of which the data of {_listed(absent)} have none of that name", []).append(name)
         elif other:
-            reasons.setdefault("whose images are not the same in all runs", []).append(name)
+            reasons.setdefault("whose images differ between the runs in number or name", []).append(name)
         else:
             common.append(name)
     for reason, names in reasons.items():
