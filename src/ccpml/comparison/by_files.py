@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,6 @@ def _rows_of_files(images: Embedded) -> dict[frozenset[tuple[str, str]], list[in
     for row, (label, path, role) in enumerate(
         zip(images.labels.tolist(), images.paths, images.roles.tolist(), strict=True)
     ):
-        if os.path.isabs(path):  # not a picture within an archive, or one that was drawn
+        if Path(path).is_absolute():  # not a picture within an archive, or one that was drawn
             files[label][os.path.realpath(path), role] = row
     return {frozenset(own): [own[file] for file in sorted(own)] for own in files.values()}

@@ -69,6 +69,8 @@ def train(
     if is_main_process():
         RunDirectory.require_free(path)
     check_installed(settings.loggers())
+    data = DataName.parse(settings.data).resolved()  # so that the files that the run names are found from any folder
+    settings = replace(settings, data=str(data))
     source = find_images(settings)
     facts = read_facts(settings, source)
     resolved = _resolve_paths(settings.resolved(facts))
@@ -148,12 +150,11 @@ def _print(chosen: Mapping[str, Sequence[str]]) -> None:
 
 def _resolve_paths(settings: ResolvedSettings) -> ResolvedSettings:
     """Return the settings with absolute paths, so that the run can be repeated from any folder."""
-    data = DataName.parse(settings.data).resolved()
     root = settings.data_root
-    if data.is_benchmark:
+    if DataName.parse(settings.data).is_benchmark:
         root = root or os.environ.get("CCPML_DATA", "")
     weights = settings.weights if settings.weights in {"none", "imagenet"} else _absolute(settings.weights)
-    return replace(settings, data=str(data), data_root=root and _absolute(root), weights=weights)
+    return replace(settings, data_root=root and _absolute(root), weights=weights)
 
 
 def _absolute(path: str) -> str:
