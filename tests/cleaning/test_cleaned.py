@@ -1,11 +1,12 @@
 """The rules by which pictures are left out."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from ccpml.cleaning.cleaned import clean, cleaned_csv, relative_path
+from ccpml.cleaning.cleaned import NOT_UTF8, clean, cleaned_csv, find_excluded, relative_path
 from ccpml.cleaning.problems import Finding, Problems
 
 
@@ -49,6 +50,41 @@ def test_leaks_stay_in_test():
 )
 def test_of_copies_with_different_labels_the_supported_one_stays(own, expected):
     assert reasons(problems([0, 0, 2], own=own), [0, 1, 1], ["train"] * 3) == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ([0.1, 0.6, 0], ["leak", "", ""]),
+        ([0.3, 0.2, 0], ["leak", "", ""]),  # not clearly
+        ([0.4, 0.2, 0], ["leak", "copy with another label", ""]),
+        ([0.4, 0.0, 0], ["leak", "copy with another label", ""]),
+        ([0.0, 0.0, 0], ["leak", "", ""]),  # nothing is known
+    ],
+)
+def test_a_leak_with_a_doubtful_label_leaves_test_too(own, expected):
+    found = problems([0, 0, 2], exact=[0, 1, 2], own=own)
+    assert reasons(found, [0, 1, 1], ["train", "test", "test"]) == expected
+    reverse = [expected[1], expected[0], expected[2]]
+    found = problems([0, 0, 2], exact=[0, 1, 2], own=[own[1], own[0], own[2]])
+    assert reasons(found, [1, 0, 1], ["test", "train", "test"]) == reverse
+
+
+@pytest.mark.parametrize("drop", ["exact", "same"])
+@pytest.mark.parametrize("reason", ["no label", "name is not UTF-8"])
+def test_no_copy_is_left_out_in_favor_of_one_that_is_not_there(reason, drop):
+    found, excluded = problems([0, 0, 0, 3]), [reason, "", "", ""]
+    labels = [-1 if reason == "no label" else 0, 0, 0, 1]
+    assert reasons(found, labels, [""] * 4, drop=drop, excluded=excluded) == [reason, "", "copy", ""]
+    splits = ["test", "train", "train", "train"]
+    assert reasons(found, labels, splits, drop=drop, excluded=excluded) == [reason, "", "copy", ""]
+
+
+def test_what_a_csv_file_cannot_hold():
+    paths = [Path("a.png"), Path("\udcff.png"), None, Path("c.png"), Path("d.png")]
+    labels = np.array([0, 0, 0, -1, 1])
+    assert find_excluded(paths, labels, ["mug", "\udcff"]) == ["", NOT_UTF8, "", "no label", NOT_UTF8]
+    assert find_excluded(paths[:2], np.array([-1, -1]), []) == ["", NOT_UTF8]
 
 
 def test_a_query_may_be_in_the_gallery():

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from ccpml.cleaning.copies import members_of
 from ccpml.cleaning.problems import Problems
 
-__all__ = ["RULES", "Cleaned", "Drop", "clean", "cleaned_csv", "relative_path"]
+__all__ = ["NOT_UTF8", "RULES", "Cleaned", "Drop", "clean", "cleaned_csv", "find_excluded", "relative_path"]
 
 Drop = Literal["exact", "same"]
 
 RULES: Final = (
     "Of copies in more than one split, those in test stay, then those in validation: a score on the test classes stays "
-    "comparable, and nothing of them is trained on.",
+    "comparable, and nothing of them is trained on. Where the label of a copy in an earlier split is twice as probable, "
+    "none stays.",
     "Of copies with different labels in one split, those with the label that the neighbors support stay; where no "
     "label is twice as probable as the others, none stays.",
     "Of files with the same bytes in one split, one stays. The same picture in another encoding or size stays, unless "
@@ -31,6 +32,8 @@ RULES: Final = (
 """What is left out, in words."""
 
 _RANK: Final = {"train": 0, "validation": 1, "test": 2}
+NOT_UTF8: Final = "name is not UTF-8"
+_NO_LABEL: Final = "no label"
 _CLEARLY: Final = 2.0
 """How many times as probable as others a label must be."""
 
@@ -55,6 +58,7 @@ def clean(
     roles: Sequence[str],
     drop: Drop = "exact",
     relabel: bool = False,
+    excluded: Sequence[str] = (),
 ) -> Cleaned:
     """Apply the rules.
 
@@ -65,14 +69,17 @@ def clean(
         roles: Role of each picture, empty for none, (N,); a query and a picture of the gallery may be copies.
         drop: Which copies in one split and role are left out: those with the same bytes, or of the same picture.
         relabel: Whether probable label errors get the suggested label.
+        excluded: Why each picture cannot stay in any case, empty for those that can, (N,): no copy is left out in favor
+            of one that is not there itself. None: all can.
     """
     count = len(labels)
-    reasons, names = [""] * count, problems.same[:count]
+    reasons, names = list(excluded or [""] * count), problems.same[:count]
     for rows in members_of(names).values():
-        of_label = [row for row in rows if labels[row] >= 0]
+        of_label = [row for row in rows if labels[row] >= 0 and not reasons[row]]
         kept = _in_last_split(of_label, splits, reasons)
         if len({int(labels[row]) for row in kept}) > 1:
             _keep_supported(kept, labels, problems, reasons)
+        _leave_out_contradicted(kept, [row for row in of_label if row not in kept], labels, problems, reasons)
     groups = problems.exact[:count] if drop == "exact" else names
     for leader, rows in members_of(groups).items():
         first = dict[tuple[str, str], int]()
@@ -89,6 +96,37 @@ def clean(
             if row < count and not reasons[row] and split_of.get(finding.suggested) == splits[row]:
                 changed[row] = finding.suggested
     return Cleaned(changed, reasons)
+
+
+def find_excluded(
+    paths: Sequence[Path | None], labels: NDArray[np.int64], class_names: Sequence[str]
+) -> list[str]:
+    """Return why a CSV file cannot hold a picture, (N,), empty if it can.
+
+    Args:
+        paths: Paths, None for a picture in no file of its own.
+        labels: Labels, −1 for none: int64, (N,); a picture without one is excluded if others have some.
+        class_names: Names of the labels.
+
+    Example:
+        >>> find_excluded([Path("a.png"), Path("b.png")], np.array([-1, 0]), ["mug"])
+        ['no label', '']
+    """
+    reasons = []
+    for path, label in zip(paths, labels.tolist(), strict=True):
+        name = class_names[label] if label >= 0 else ""
+        lacks_label = label < 0 <= labels.max()
+        reasons.append(_NO_LABEL if lacks_label else "" if _is_utf8(f"{path or ''}{name}") else NOT_UTF8)
+    return reasons
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text has no bytes of the file system that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _in_last_split(rows: Sequence[int], splits: Sequence[str], reasons: list[str]) -> list[int]:
@@ -111,6 +149,19 @@ def _keep_supported(rows: Sequence[int], labels: NDArray[np.int64], problems: Pr
     winner = best[0] if best[1] >= _CLEARLY * second[1] and best[1] > 0 else None
     for row in rows:
         if int(labels[row]) != winner:
+            reasons[row] = "copy with another label"
+
+
+def _leave_out_contradicted(
+    kept: Sequence[int], leaked: Sequence[int], labels: NDArray[np.int64], problems: Problems, reasons: list[str]
+) -> None:
+    """Leave out copies whose neighbors clearly support the label of a copy that was left out as a leak."""
+    if problems.votes is None:
+        return
+    own = problems.votes.own
+    for row in kept:
+        rival = max((float(own[one]) for one in leaked if labels[one] != labels[row]), default=0.0)
+        if not reasons[row] and rival > 0 and rival >= _CLEARLY * float(own[row]):
             reasons[row] = "copy with another label"
 
 

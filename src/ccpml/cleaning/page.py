@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ccpml.cleaning.cleaned import RULES
+from ccpml.cleaning.cleaned import NOT_UTF8, RULES
 from ccpml.cleaning.labels import MIN_CLASS
 from ccpml.cleaning.problems import Finding
 from ccpml.data.images.read import BadImageError
@@ -135,7 +135,7 @@ def notes_of(found: "CleanedData") -> Iterator[str]:
         rest = "" if unlabeled == found.count else "; cleaned.csv has only pictures with a label"
         known = "only copies, outliers and additions can be found there"
         yield f"{_count(unlabeled, 'picture has', 'pictures have')} no label: {known}{rest}."
-    unnamed = sum(not found.is_named_in_utf8(row) for row in range(found.count))
+    unnamed = found.cleaned.reasons.count(NOT_UTF8)
     if unnamed:
         have = _count(unnamed, "picture has a name", "pictures have names")
         yield f"{have} not in UTF-8, which cleaned.csv cannot hold: left out; rename the files, and clean again."

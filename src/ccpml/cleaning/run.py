@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ccpml.cleaning.cleaned import Cleaned, Drop, clean, cleaned_csv, relative_path
+from ccpml.cleaning.cleaned import Cleaned, Drop, clean, cleaned_csv, find_excluded, relative_path
 from ccpml.cleaning.pictures import Collection, Facts, PictureComparison, read_facts
 from ccpml.cleaning.problems import KINDS, Problems, find_problems
 from ccpml.data import BadImage, ImageTable, load_source
@@ -96,24 +96,12 @@ class CleanedData:
         path = self.pictures.path(row)
         return self.pictures.name(row) if path is None else relative_path(path, output)
 
-    def is_named_in_utf8(self, row: int) -> bool:
-        """Whether a CSV file can hold the path and the label of a picture."""
-        try:
-            f"{self.pictures.path(row) or ''}{self.label_of(row)}".encode()
-        except UnicodeEncodeError:  # bytes of the file system that are no text
-            return False
-        return True
-
     def fate(self, row: int) -> str:
         """Return what becomes of a picture in ``cleaned.csv``."""
         if row >= self.count:
             return ""
         if reason := self.cleaned.reasons[row]:
             return f"left out: {reason}"
-        if self.labels[row] < 0 and self.labels[: self.count].max(initial=-1) >= 0:
-            return "left out: no label"
-        if not self.is_named_in_utf8(row):
-            return "left out: name is not UTF-8"
         changed = int(self.cleaned.labels[row])
         return "kept" if changed == self.labels[row] else f"label changed to {self.name_of(changed)}"
 
@@ -207,6 +195,7 @@ def clean_run(
     data_alone = [one for one in problems.findings if one.kind != "outlier" or one.row < count]
     problems = replace(problems, findings=data_alone)
     roles = [""] * count if main.roles is None else main.roles.tolist()
+    excluded = find_excluded([pictures.path(row) for row in range(count)], labels[:count], names)
     found = CleanedData(
         run=run,
         data=data,
@@ -219,7 +208,7 @@ def clean_run(
         roles=roles,
         unreadable=bad,
         problems=problems,
-        cleaned=clean(problems, labels[:count], splits, roles, drop, relabel),
+        cleaned=clean(problems, labels[:count], splits, roles, drop, relabel, excluded),
         seen=[name for name in names if record.split_of_class.get(name) == "train"],
     )
     from ccpml.cleaning.page import page_of
