@@ -98,9 +98,7 @@ def clean(
     return Cleaned(changed, reasons)
 
 
-def find_excluded(
-    paths: Sequence[Path | None], labels: NDArray[np.int64], class_names: Sequence[str]
-) -> list[str]:
+def find_excluded(paths: Sequence[Path | None], labels: NDArray[np.int64], class_names: Sequence[str]) -> list[str]:
     """Return why a CSV file cannot hold a picture, (N,), empty if it can.
 
     Args:
