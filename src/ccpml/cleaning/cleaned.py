@@ -20,8 +20,8 @@ Drop = Literal["exact", "same"]
 
 RULES: Final = (
     "Of copies in more than one split, those in test stay, then those in validation: a score on the test classes stays "
-    "comparable, and nothing of them is trained on. Where the label of a copy in an earlier split is twice as probable, "
-    "none stays.",
+    "comparable, and nothing of them is trained on. Where the label of a copy in an earlier split is twice as "
+    "probable, none stays.",
     "Of copies with different labels in one split, those with the label that the neighbors support stay; where no "
     "label is twice as probable as the others, none stays.",
     "Of files with the same bytes in one split, one stays. The same picture in another encoding or size stays, unless "
