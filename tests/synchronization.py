@@ -26,8 +26,8 @@ torch by reading it, unless they are part of the gradient of an index."""
 class NoSynchronization(TorchDispatchMode):
     """Raise AssertionError, with the operation and its autograd node, where the host would wait for an accelerator.
 
-    The accelerator is played by the CPU, whose tensors have values, or by the meta device, whose tensors have none, but
-    where copies between the host and the device are found too. Both cover ``backward``.
+    The accelerator is simulated by the CPU, whose tensors have values, or by the meta device, whose tensors have none,
+    but where copies between the host and the device are found too. Both cover ``backward``.
     """
 
     def __init__(self, device: str = "cpu") -> None:
