@@ -1,6 +1,5 @@
 """Files that are either complete or absent, locks between processes, and free disk space."""
 
-import errno
 import io
 import json
 import os
@@ -8,6 +7,8 @@ import re
 import shutil
 import stat
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 from filelock import FileLock, Timeout
+
+from ccpml.system_errors import advice, raise_shortage
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -53,25 +56,6 @@ DESCRIPTION_FORMAT: Final = 1
 
 _FOLDER_VERSION = 1
 """Version of the files that describe the folders of benchmarks and studies."""
-
-
-_ADVICE: Final = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose another folder, or change its permissions"),
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n)"),
-    errno.EIO: "check the disk",
-    errno.EFBIG: "allow larger files (ulimit -f)",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ELOOP: "repair the links",
-    errno.EISDIR: "remove this folder",
-    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "remove the file that is in place of its folder"),
-}
-
-
-def advice(error: OSError) -> str:
-    """Return what can be done about an error of the system, as the end of its sentence; empty if unknown."""
-    known = _ADVICE.get(error.errno or 0)
-    return f"; {known}" if known else ""
 
 
 class NoSpaceError(ValueError):
@@ -270,6 +254,8 @@ def check_readable(file: Path, way_out: str) -> None:
     except FileNotFoundError as error:
         raise ValueError(f"{file}: not found; {way_out}") from error
     except OSError as error:
+        raise_shortage(error)
+        way_out = "change its permissions" if isinstance(error, PermissionError) else way_out
         raise ValueError(f"{file}: cannot be read ({error.strerror or error}); {way_out}") from error
 
 
@@ -308,11 +294,22 @@ def read_arrays(path: Path, names: Sequence[str], way_out: str) -> "dict[str, np
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except Exception as error:  # NumPy raises almost anything, and advises to unpickle
+        if not _has_wrong_checksum(path):  # a damaged header may ask for any memory
+            raise_shortage(error)
         raise ValueError(f"{path}: damaged, cannot be read as .npz; {way_out}") from error
     missing = [name for name in names if name not in arrays]
     if missing:
         raise ValueError(f"{path}: expected arrays {', '.join(names)}, got none named {missing[0]}; {way_out}")
     return arrays
+
+
+def _has_wrong_checksum(path: Path) -> bool:
+    """Whether a member of a zip file is damaged, or the file is none; it takes little memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is not None
+    except (zipfile.BadZipFile, EOFError, zlib.error):
+        return True
 
 
 @contextmanager

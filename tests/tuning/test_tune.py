@@ -1,7 +1,9 @@
 """The logic of a search, with a fake training function; `tests/cli/test_tune.py` trains."""
 
 import csv
+import errno
 import math
+import os
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from ccpml.files import WriteError
 from ccpml.runs.settings import Settings
 from ccpml.tuning.search_space import search_space
 
@@ -324,3 +327,19 @@ def test_a_trial_of_another_machine_in_the_same_folder_is_reclaimed_when_silent(
     assert [one.state for one in run_search(replace(search, trials=2), train=climb)] == ["running", "complete"]
     monkeypatch.setattr(trials, "_LOST_AFTER_SECONDS", -1.0)
     assert [one.state for one in run_search(replace(search, trials=2), train=climb)] == ["complete", "complete"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EMFILE, errno.EIO])
+def test_a_refusal_of_the_system_ends_the_search_and_spends_no_trial(search, number):
+    whole = run_search(replace(search, out=search.out.with_name("whole"), trials=3), train=climb)
+    begun = []
+
+    def refused(settings, path, watcher):
+        begun.append(path)
+        climb(settings, path, watcher)
+        raise WriteError(number, os.strerror(number), str(path / "last.ckpt"))
+
+    with pytest.raises(WriteError, match=r"last\.ckpt: cannot be written"):
+        run_search(replace(search, trials=3), train=refused)
+    assert len(begun) == 1
+    assert summary(run_search(replace(search, trials=3), train=climb)) == summary(whole)

@@ -25,6 +25,7 @@ from ccpml.retrieval import RetrievalScores
 from ccpml.runs.build import available_device
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.record import digest_of
+from ccpml.system_errors import raise_shortage
 from ccpml.training import evaluate_with_roles
 
 __all__ = ["Ensembles", "score_ensembles"]
@@ -133,6 +134,7 @@ class _RowEnsembles:
                 with _embeddings_file(run).open("rb") as file:
                     self.digests[model] = hashlib.file_digest(file, "sha256").hexdigest()
             except OSError as error:
+                raise_shortage(error)
                 reason = f"{_embeddings_file(run)}: cannot be read ({error.strerror or error})"
                 self.problems.append(f"{reason}; remove {RunDirectory(run).scores_file} and run the benchmark again")
         repeats = [[repeat for fold, repeat in self.digests if fold == each] for each in self.folds]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ccpml.files import check_readable, write_json
+from ccpml.system_errors import raise_shortage
 
 __all__ = ["CERTIFICATE_FILE", "Certificate", "CertificateError"]
 
@@ -102,6 +103,7 @@ class Certificate:
             check_readable(file, _WAY_OUT)
             content = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
+            raise_shortage(error)
             reason = str(error) if str(error).startswith(str(file)) else f"{file}: damaged ({error}); {_WAY_OUT}"
             raise CertificateError(reason) from error
         return cls.from_content(content, str(file))

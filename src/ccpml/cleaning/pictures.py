@@ -18,6 +18,7 @@ from ccpml.data.images.read import BadImageError, read_header
 from ccpml.data.threads import in_threads
 from ccpml.progress import progress_bar
 from ccpml.serving.pictures import content_hash, perceptual_hash
+from ccpml.system_errors import raise_shortage
 
 __all__ = ["Collection", "Facts", "PictureComparison", "read_facts"]
 
@@ -70,6 +71,7 @@ class Collection:
         try:
             data = read_archived(path) if isinstance(path, ArchivedImage) else path.read_bytes()
         except OSError as error:
+            raise_shortage(error)
             raise BadImageError(f"cannot be opened ({error.strerror or error})", self.name(row)) from error
         except ValueError as error:
             raise BadImageError(str(error), self.name(row)) from error

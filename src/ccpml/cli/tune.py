@@ -44,6 +44,9 @@ def run(arguments: list[str]) -> int:
         pictures = draw_search(search, results, importance)
     except (Stopped, KeyboardInterrupt) as stopped:
         return report_stop(stopped, ["tune", *arguments], f"finished trials are kept in {search.out}; ")
+    except OSError as error:
+        error.add_note(f"then resume with: {shlex.join(['ccpml', 'tune', *arguments])}")
+        raise
     _print_summary(search, results, importance, pictures)
     trained = [result for result in results if result.state not in {"waiting", "running"}]
     return 1 if trained and all(result.state == "failed" for result in trained) else 0

@@ -12,6 +12,7 @@ from ccpml.data.crops import cropped_batches
 from ccpml.data.table import ImageTable
 from ccpml.exported.onnx_file import read_description
 from ccpml.numbers import as_int
+from ccpml.system_errors import raise_shortage
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -164,6 +165,7 @@ def _open_session(path: Path, threads: int) -> "onnxruntime.InferenceSession":
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base
+        raise_shortage(error)
         reason = " ".join(str(error).split())
         raise ExportedModelError(
             f"{path}: onnxruntime {onnxruntime.__version__} cannot load it ({reason}); update onnxruntime, or export "

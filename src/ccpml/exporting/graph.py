@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from ccpml.exporting.errors import ExportError
 from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
+from ccpml.system_errors import raise_shortage
 
 __all__ = ["BATCH", "INPUT", "OUTPUT", "EmbeddingGraph", "reason_of", "trace"]
 
@@ -64,4 +65,5 @@ def reason_of(error: BaseException) -> str:
         chain.append(before)
     if any(isinstance(each, KeyboardInterrupt) for each in chain):
         raise KeyboardInterrupt from error
+    raise_shortage(chain[-1])
     return str(chain[-1]).strip().partition("\n")[0] or type(chain[-1]).__name__

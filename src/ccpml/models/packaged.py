@@ -4,6 +4,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ccpml.download import file_digest
+from ccpml.system_errors import raise_shortage
 
 __all__ = ["packaged_weights"]
 
@@ -30,6 +31,7 @@ def packaged_weights(address: str) -> Path:
         digest = file_digest(path)
         problem = f"expected SHA-256 {expected}, got {digest}" if digest != expected else ""
     except OSError as error:
+        raise_shortage(error)
         problem = f"cannot be read ({error.strerror})"
     if problem:
         raise ValueError(

@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ccpml.files import check_readable, write_bytes
+from ccpml.system_errors import raise_shortage
 
 __all__ = ["read_tensors", "write_tensors"]
 
@@ -37,6 +38,7 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata: dict[str, Any] = json.loads((opened.metadata() or {}).get(_KEY, "{}"))
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 -- not a mapping
     except Exception as error:  # whatever safetensors raises on a damaged file
+        raise_shortage(error)
         raise ValueError(f"{file}: damaged, cannot be read as safetensors ({error})") from error
     if metadata.get("crc32", expected := _checksum(tensors)) != expected:
         raise ValueError(f"{file}: damaged (wrong checksum)")

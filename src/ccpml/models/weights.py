@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ccpml.files import not_found
 from ccpml.models.embedding import Backbone
 from ccpml.models.vit_weights import fit_vit
+from ccpml.system_errors import raise_shortage
 
 __all__ = ["load_weights"]
 
@@ -79,6 +80,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             with torch.serialization.safe_globals([Namespace]):  # the arguments of a training: attributes only
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise anything
+        raise_shortage(error)
         raise ValueError(f"weights: {path} cannot be read: damaged, or contains more than tensors") from error
     if isinstance(content, Mapping):
         content = next((content[key] for key in _WRAPPINGS if isinstance(content.get(key), Mapping)), content)

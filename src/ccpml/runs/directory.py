@@ -23,6 +23,7 @@ from ccpml.runs.ranges import REMOVED
 from ccpml.runs.record import RunRecord, digest_of
 from ccpml.runs.settings import ResolvedSettings
 from ccpml.runs.values import read_values
+from ccpml.system_errors import raise_shortage
 
 __all__ = ["RECORD_KEY", "RunDirectory", "RunExistsError", "RunRecord", "UnfinishedRunError"]
 
@@ -271,6 +272,7 @@ class RunDirectory:
                 damaged = archive.testzip()  # torch does not compare checksums
             state = None if damaged else torch.load(self.state_file, map_location="meta", weights_only=True)
         except Exception as error:  # whatever torch raises on a damaged file
+            raise_shortage(error)
             raise ValueError(f"{self.state_file}: damaged; {way_out}") from error
         if damaged:
             raise ValueError(f"{self.state_file}: damaged (wrong checksum); {way_out}")

@@ -12,6 +12,7 @@ from PIL import Image
 from ccpml.data.images.archived import ArchivedImage, read_archived
 from ccpml.data.images.read import BadImageError, read_header, read_image
 from ccpml.serving.items import Metadata, Picture
+from ccpml.system_errors import raise_shortage
 
 __all__ = ["Content", "Digest", "NewItem", "content_hash", "digest", "perceptual_hash", "read_picture", "state_of"]
 
@@ -63,6 +64,7 @@ def state_of(picture: Picture) -> tuple[str, int, int]:
         try:
             stat = picture.path.stat()
         except OSError as error:
+            raise_shortage(error)
             raise BadImageError(f"cannot be opened ({error.strerror or error})", str(picture.path)) from error
         return str(picture.path.absolute()), stat.st_size, stat.st_mtime_ns
     if isinstance(image, ArchivedImage):
@@ -87,6 +89,7 @@ def read_picture(picture: Picture) -> Content:
         else:
             content = _png(image) if isinstance(image, np.ndarray) else image
     except OSError as error:
+        raise_shortage(error)
         raise BadImageError(f"cannot be opened ({error.strerror or error})", str(picture.path)) from error
     except ValueError as error:
         raise BadImageError(str(error), str(picture.path)) from error

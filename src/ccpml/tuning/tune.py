@@ -16,6 +16,7 @@ from ccpml.runs.callbacks import Stopped
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import find_images, read_facts
 from ccpml.runs.settings import ResolvedSettings
+from ccpml.system_errors import is_refused
 from ccpml.tuning.results import Result, read_results, write_results
 from ccpml.tuning.search_space import with_values
 from ccpml.tuning.study import Search, StudyExistsError, open_study
@@ -86,6 +87,7 @@ def run_search(
         StudyExistsError: If the folder or the storage holds something else, or a study with other settings or data.
         ValueError: If the storage cannot be opened.
         RuntimeError: If no trial can start.
+        OSError: If the system refuses, as a full disk does; the trial under way resumes.
         Stopped: After Ctrl-C.
     """
     study = open_study(search)
@@ -125,7 +127,7 @@ def _check_started_trials(search: Search) -> None:
 
 
 def _run_trial(search: Search, claimed: ClaimedTrial, train: Train) -> None:
-    """Train a trial and write its end to the study. Raises only if stopped, or if the storage is lost."""
+    """Train a trial and write its end to the study. Raises only if stopped or refused, or if the storage is lost."""
     path, run = search.path(claimed.number), RunDirectory(search.path(claimed.number))
     try:
         open_settings = with_values(search.base, claimed.values)
@@ -147,6 +149,9 @@ def _run_trial(search: Search, claimed: ClaimedTrial, train: Train) -> None:
     except optuna.exceptions.StorageInternalError:
         raise
     except Exception as error:  # a failed trial must not end the search
+        if is_refused(error):  # it would be the end of all others too
+            claimed.trial.set_user_attr("stopped", True)
+            raise
         seconds = run.last_metrics().get("seconds")
         claimed.finish(TrialState.FAIL, reason=_describe(error), seconds=seconds, started=path.exists())
     else:

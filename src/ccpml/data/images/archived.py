@@ -5,6 +5,8 @@ import zlib
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ccpml.system_errors import raise_shortage
+
 __all__ = ["ArchivedImage", "list_archive", "read_archived"]
 
 _HEADER: Final = 30  # bytes before the name of a member
@@ -33,6 +35,7 @@ def list_archive(archive: Path) -> list[ArchivedImage]:
         with zipfile.ZipFile(archive) as file:
             members = file.infolist()
     except OSError as error:
+        raise_shortage(error)
         raise ValueError(f"{archive}: cannot be opened ({error.strerror or error})") from error
     except (zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise ValueError(f"{archive}: damaged ({error})") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from ccpml.files import write_text
+from ccpml.system_errors import raise_shortage
 
 __all__ = [
     "VERSION",
@@ -130,6 +131,7 @@ def load_index(folder: Path) -> Index:
         if content["pack"] != index.pack_name:
             raise ValueError("images and name of the packed file do not match")
     except OSError as error:
+        raise_shortage(error)
         raise CacheError.of(folder, f"{file.name} cannot be read ({error.strerror or error})") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CacheError.of(folder, f"{file.name} is invalid ({error})") from error

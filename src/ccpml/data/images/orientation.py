@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from ccpml.system_errors import raise_shortage
+
 __all__ = ["jpeg_orientation", "orientation_of", "upright", "upright_shape"]
 
 _SWAPPED: Final = 5  # from here on, height and width are swapped
@@ -19,7 +21,8 @@ def jpeg_orientation(data: bytes) -> int:
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return orientation_of(image)
-    except Exception:  # damaged files make Pillow raise almost anything
+    except Exception as error:  # damaged files make Pillow raise almost anything
+        raise_shortage(error)
         return 1
 
 
@@ -27,7 +30,8 @@ def orientation_of(image: Image.Image) -> int:
     """Return the orientation of an image, as for `jpeg_orientation`."""
     try:
         value: Any = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # so do damaged EXIF data
+    except Exception as error:  # so do damaged EXIF data
+        raise_shortage(error)
         return 1
     return value if value in range(1, 9) else 1
 

@@ -1,6 +1,5 @@
 """Reading of images: common file formats, packed images and arrays, to uint8 pixels with one or three channels."""
 
-import errno
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from ccpml.data.images.jpeg import Part, decode_jpeg, jpeg_size
 from ccpml.data.images.orientation import jpeg_orientation, orientation_of, upright, upright_shape
 from ccpml.data.images.packed import PackedImage, read_packed
 from ccpml.files import printable
+from ccpml.system_errors import raise_shortage
 
 __all__ = [
     "BadImage",
@@ -193,7 +193,7 @@ def _contents(source: Path | str | bytes | ArchivedImage) -> tuple[str, bytes]:
         else:
             data = read_archived(source) if isinstance(source, ArchivedImage) else Path(source).read_bytes()
     except OSError as error:
-        _check_own_fault(error)
+        raise_shortage(error)
         raise BadImageError(f"cannot be opened ({error.strerror or error})", name) from error
     except ValueError as error:
         raise BadImageError(str(error), name) from error
@@ -202,17 +202,11 @@ def _contents(source: Path | str | bytes | ArchivedImage) -> tuple[str, bytes]:
     return name, data
 
 
-def _check_own_fault(error: Exception) -> None:
-    """Raise an error of the system that is no fault of the image: too many open files, or no memory."""
-    if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
-        raise error
-
-
 def _unpacked(image: PackedImage) -> NDArray[np.uint8]:
     try:
         return read_packed(image)
     except (OSError, ValueError) as error:
-        _check_own_fault(error)
+        raise_shortage(error)
         why = f"packed file {image.pack} cannot be opened" if isinstance(error, OSError) else str(error)
         reason = f"{why}; build the cache again, or remove {image.pack.parent}"
         raise BadImageError(reason, str(image.path)) from error
@@ -232,12 +226,11 @@ def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImageError(_too_large(error), name) from error
     except OSError as error:
-        _check_own_fault(error)
+        raise_shortage(error)
         why = f"opened ({error.strerror})" if error.errno is not None else f"decoded ({error})"
         raise BadImageError(f"cannot be {why}", name) from error
-    except MemoryError:
-        raise
     except Exception as error:  # damaged files make Pillow raise almost anything
+        raise_shortage(error)
         raise BadImageError(f"cannot be decoded ({error})", name) from error
 
 

@@ -32,6 +32,7 @@ from ccpml.data.sources.source import Source
 from ccpml.data.table import ImageTable
 from ccpml.files import write_arrays
 from ccpml.progress import progress_bar
+from ccpml.system_errors import raise_shortage
 
 #: Version of the recipe; increase it whenever an image or class changes.
 RECIPE = 1
@@ -166,7 +167,8 @@ def _read(path: Path) -> Source | None:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             source = _source(images := file["images"], file["labels"], file["names"], file["splits"])
-    except Exception:  # damaged archives raise many exceptions; the answer to each is to draw again
+    except Exception as error:  # damaged archives raise many exceptions; the answer to each is to draw again
+        raise_shortage(error)
         return None
     return source if images.shape == (source.table.num_classes * IMAGES_PER_CLASS, SIDE, SIDE) else None
 

@@ -10,6 +10,7 @@ from PIL import Image
 from ccpml.data.images.formats import pillow_formats
 from ccpml.data.images.orientation import jpeg_orientation, upright_shape
 from ccpml.serving.service.refused import RefusedError
+from ccpml.system_errors import raise_shortage
 
 __all__ = ["Upload", "check_upload"]
 
@@ -50,6 +51,7 @@ def check_upload(content: bytes, max_pixels: int) -> Upload:
     except Image.DecompressionBombError as error:
         raise RefusedError(413, f"picture: {limit}, got far more") from error
     except Exception as error:  # damaged headers make Pillow raise almost anything
+        raise_shortage(error)
         raise RefusedError(422, "picture: not an image of a known format, or damaged header") from error
     if width * height > max_pixels:
         raise RefusedError(413, f"picture: {limit}, got {width} × {height}")

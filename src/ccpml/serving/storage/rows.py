@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ccpml.files import WriteError
 from ccpml.serving.errors import RESTORE, DamagedIndexError
+from ccpml.system_errors import raise_shortage
 
 __all__ = ["append_rows", "check_size", "map_rows", "sync_folder", "write_rows"]
 
@@ -100,6 +101,7 @@ def map_rows(file: Path, count: int, dim: int) -> NDArray[np.float32]:
     try:
         return np.memmap(file, np.float32, "r", shape=(count, dim))
     except OSError as error:
+        raise_shortage(error)
         raise DamagedIndexError(f"{file}: cannot be read ({error.strerror or error}); {RESTORE}") from error
 
 

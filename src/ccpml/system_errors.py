@@ -1,0 +1,66 @@
+"""Errors of the system: what can be done about them, and which say nothing about the file being read."""
+
+import errno
+import re
+from typing import Final
+
+__all__ = ["advice", "is_refused", "is_shortage", "raise_shortage"]
+
+_NUMBERS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+_REFUSED: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EIO}
+)
+
+_MEMORY: Final = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc|Failed to allocate", re.I)
+"""Words of the allocators of torch and onnxruntime, whose errors have no class of their own."""
+
+
+_ADVICE: Final = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose another folder, or change its permissions"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n)"),
+    errno.ENOMEM: "free some memory",
+    errno.EIO: "check the disk",
+    errno.EFBIG: "allow larger files (ulimit -f)",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "repair the links",
+    errno.EISDIR: "remove this folder",
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "remove the file that is in place of its folder"),
+}
+
+
+def advice(error: OSError) -> str:
+    """Return what can be done about an error of the system, as the end of its sentence; empty if unknown."""
+    known = _ADVICE.get(error.errno or 0)
+    return f"; {known}" if known else ""
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether the system refuses what any other work would need too, such as space on a full disk.
+
+    Example:
+        >>> is_refused(OSError(28, "No space left on device")), is_refused(FileExistsError(17, "File exists"))
+        (True, False)
+    """
+    return isinstance(error, OSError) and (error.errno in _NUMBERS or error.errno in _REFUSED)
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error follows from too little memory, too many open files, or a module that cannot be imported.
+
+    Example:
+        >>> is_shortage(OSError(24, "Too many open files")), is_shortage(ValueError("wrong checksum"))
+        (True, False)
+    """
+    if isinstance(error, MemoryError | ImportError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno in _NUMBERS
+    return isinstance(error, RuntimeError) and _MEMORY.search(str(error)) is not None
+
+
+def raise_shortage(error: BaseException) -> None:
+    """Raise an error again if it is a shortage of the process: the file is not to blame, and must not be removed."""
+    if is_shortage(error):
+        raise error
