@@ -86,3 +86,13 @@ def test_images_without_labels_are_embedded(run, tmp_path):
 def test_a_folder_that_is_not_a_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="not a run directory"):
         ccpml.load_run(tmp_path)
+
+
+def test_a_run_on_a_relative_path_names_its_images_for_any_folder(tmp_path, monkeypatch):
+    photos = toy_folder(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    run = train(quick_settings(data="folder:photos", max_steps=0), "run", progress=False)
+    with np.load(run.embeddings / "test.npz") as file:
+        paths = file["paths"].tolist()
+    assert paths
+    assert all(path.startswith(f"{photos.resolve()}/") for path in paths)
