@@ -3,23 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ccpml.comparison.provenance import Fact, Identity, index_sentences, list_differences
 from ccpml.comparison.seeds import Configuration, group_by_seed
-from ccpml.comparison.statistics import SCORES, Difference, Estimate, compare_tables, score_queries
+from ccpml.comparison.statistics import SCORES, Estimate, compare_tables, score_queries
 from ccpml.comparison.unseen import UnseenImages, find_unseen
+from ccpml.comparison.versus import Versus, compare_queries
 from ccpml.report.embedded import Embedded
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.inference import Run, load_run
 
-__all__ = ["ClassChange", "ComparedRun", "Comparison", "QueryChange", "Versus", "compare_runs"]
-
-_SHOWN: Final = 6
-"""Queries won, and queries lost, that are listed for each run; at most one of a class."""
+__all__ = ["ComparedRun", "Comparison", "compare_runs"]
 
 
 @dataclass(frozen=True)
@@ -39,62 +36,6 @@ class ComparedRun:
     dimensions: int
     fingerprint: str | None
     scores: Mapping[str, Estimate]
-
-
-@dataclass(frozen=True)
-class ClassChange:
-    """The mean MAP@R of the queries of a class by the reference and by another run."""
-
-    name: str
-    queries: int
-    reference: float
-    value: float
-
-    @property
-    def change(self) -> float:
-        """Difference of the means."""
-        return self.value - self.reference
-
-
-@dataclass(frozen=True)
-class QueryChange:
-    """The MAP@R of a query by the reference and by another run; ``row`` is that of the image."""
-
-    path: str
-    class_name: str
-    row: int
-    reference: float
-    value: float
-
-    @property
-    def change(self) -> float:
-        """Difference of both."""
-        return self.value - self.reference
-
-
-@dataclass(frozen=True)
-class Versus:
-    """A run compared with the reference.
-
-    Attributes:
-        run: Number of the run in `Comparison.runs`.
-        differences: By the names of the scores.
-        won: Number of queries with a higher MAP@R than by the reference.
-        lost: Number of queries with a lower one.
-        equal: Number of the others.
-        classes: All classes, the largest gain first.
-        queries_won: Some of the queries with the largest gains, at most one of a class.
-        queries_lost: Some of those with the largest losses.
-    """
-
-    run: int
-    differences: Mapping[str, Difference]
-    won: int
-    lost: int
-    equal: int
-    classes: Sequence[ClassChange]
-    queries_won: Sequence[QueryChange]
-    queries_lost: Sequence[QueryChange]
 
 
 @dataclass(frozen=True)
@@ -201,7 +142,7 @@ def compare_runs(paths: Sequence[Path | str], data: str | None = None, **options
         queries=int(counted.sum()),
         skipped=int((~counted).sum()),
         versus=[
-            _versus(number, own, unseen.embedded[0], rows, tables[0][0], tables[number][0])
+            compare_queries(number, own, unseen.embedded[0], rows, tables[0][0], tables[number][0])
             for number, own in enumerate(differences, 1)
         ],
         configurations=group_by_seed([run.settings.flat() for run in runs], tables, labels, estimates),
@@ -227,56 +168,6 @@ def short_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(path) for path in paths]
-
-
-def _versus(
-    number: int,
-    differences: Mapping[str, Difference],
-    images: Embedded,
-    rows: NDArray[np.int64],
-    reference: NDArray[np.float64],
-    values: NDArray[np.float64],
-) -> Versus:
-    """Compare the MAP@R of queries, (Q,), NaN for skipped ones."""
-    counted = np.flatnonzero(~np.isnan(reference))
-    rows, reference, values = rows[counted], reference[counted], values[counted]
-    change, labels = values - reference, images.labels[rows]
-    sizes = np.bincount(labels)
-    means = [np.bincount(labels, scores) / np.maximum(sizes, 1) for scores in (reference, values)]
-    classes = [
-        ClassChange(images.class_names[label], int(sizes[label]), float(means[0][label]), float(means[1][label]))
-        for label in np.flatnonzero(sizes).tolist()
-    ]
-
-    def queries(order: NDArray[np.int64]) -> list[QueryChange]:
-        chosen: dict[int, int] = {}
-        for at in order.tolist():
-            if len(chosen) == _SHOWN or change[at] * change[order[0]] <= 0:
-                break
-            chosen.setdefault(int(labels[at]), at)
-        return [
-            QueryChange(
-                images.paths[rows[at]],
-                images.class_names[label],
-                int(rows[at]),
-                float(reference[at]),
-                float(values[at]),
-            )
-            for label, at in chosen.items()
-        ]
-
-    rising = np.argsort(change, kind="stable")
-    falling = np.argsort(-change, kind="stable")
-    return Versus(
-        run=number,
-        differences=differences,
-        won=int((change > 0).sum()),
-        lost=int((change < 0).sum()),
-        equal=int((change == 0).sum()),
-        classes=sorted(classes, key=lambda each: -each.change),
-        queries_won=queries(falling) if change[falling[0]] > 0 else [],
-        queries_lost=queries(rising) if change[rising[0]] < 0 else [],
-    )
 
 
 def _features(runs: Sequence[Run], unseen: UnseenImages) -> dict[str, float]:

@@ -7,8 +7,9 @@ from typing import Final
 import numpy as np
 
 from ccpml.comparison import text
-from ccpml.comparison.compare import Comparison, QueryChange, Versus
+from ccpml.comparison.compare import Comparison
 from ccpml.comparison.pictures import draw_versus
+from ccpml.comparison.versus import QueryChange, Versus
 from ccpml.files import write_text
 from ccpml.progress import progress_bar
 from ccpml.report import page

@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ccpml.comparison.compare import ClassChange, Comparison, Versus
+from ccpml.comparison.compare import Comparison
 from ccpml.comparison.statistics import SCORES
+from ccpml.comparison.versus import ClassChange, Versus
 from ccpml.report.style import COLORS, INK, MUTED, PAPER, RIGHT, WRONG, Layout, Picture, shorten
 
 __all__ = ["draw_versus"]

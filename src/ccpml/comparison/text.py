@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from ccpml.comparison.compare import Comparison, Versus
+from ccpml.comparison.compare import Comparison
 from ccpml.comparison.statistics import SCORES, Difference, Estimate
+from ccpml.comparison.versus import Versus
 from ccpml.retrieval.intervals import LEVEL, MIN_CLASSES
 
 __all__ = [
