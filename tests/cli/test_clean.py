@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ccpml.cleaning.run import CleanedData
+from ccpml.cleaning.found import CleanedData
 from ccpml.cli import main
 from ccpml.data.sources.csv_file import load_csv
 
@@ -157,7 +157,7 @@ def test_nothing_is_left_of_an_interrupted_command(
     def interrupt(found: CleanedData) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ccpml.cleaning.page.page_of", interrupt)
+    monkeypatch.setattr("ccpml.cleaning.results.page_of", interrupt)
     assert main(["clean", str(run), f"folder:{photos}", "-o", str(tmp_path / "deep" / "found")]) == 130
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
 

@@ -2,20 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.cleaning.cleaned import NOT_UTF8, RULES
+from ccpml.cleaning.found import CleanedData
 from ccpml.cleaning.labels import MIN_CLASS
 from ccpml.cleaning.problems import Finding
 from ccpml.data.images.read import BadImageError
 from ccpml.report import page
 from ccpml.report.tiles import Row, Tile
-
-if TYPE_CHECKING:
-    from ccpml.cleaning.run import CleanedData
 
 __all__ = ["TITLES", "notes_of", "page_of", "size_of", "summary_rows"]
 
@@ -29,7 +27,7 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
     "leak": (
         "Copies in more than one split",
         "The same picture is in training and in testing, or in validation: scores are too high. ✓ stays in "
-        "cleaned.csv, ✗ does not: the copy in test is kept.",
+        "cleaned.csv, ✗ does not: the copy in test is kept, unless its label is improbable beside those of the others.",
     ),
     "exact copy": (
         "Files with the same bytes",
@@ -73,7 +71,7 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
 """Title of each section, and what to do."""
 
 
-def page_of(found: "CleanedData") -> str:
+def page_of(found: CleanedData) -> str:
     """Return the whole page as HTML, which loads nothing from elsewhere."""
     total = size_of(found)
     title = f"{found.data}: what to clean"
@@ -93,13 +91,13 @@ def page_of(found: "CleanedData") -> str:
     return page.document(title, body)
 
 
-def size_of(found: "CleanedData") -> str:
+def size_of(found: CleanedData) -> str:
     """Return the number of pictures and classes in words."""
     classes = _count(len(found.class_names), "class", "classes")
     return f"{_count(found.count, 'picture', 'pictures')}, {classes}"
 
 
-def summary_rows(found: "CleanedData") -> list[tuple[str, str, str]]:
+def summary_rows(found: CleanedData) -> list[tuple[str, str, str]]:
     """Return name, number of groups or pictures, and number of pictures, of each kind that was found."""
     groups, rows = found.groups(), list[tuple[str, str, str]]()
     for kind, (title, _) in TITLES.items():
@@ -110,7 +108,7 @@ def summary_rows(found: "CleanedData") -> list[tuple[str, str, str]]:
     return rows
 
 
-def notes_of(found: "CleanedData") -> Iterator[str]:
+def notes_of(found: CleanedData) -> Iterator[str]:
     """Yield what is to be known about how far the findings can be trusted."""
     if found.seen and found.run.settings.max_steps == 0:
         yield (
@@ -159,7 +157,7 @@ def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:
     return list(groups.values())
 
 
-def _section(found: "CleanedData", kind: str, groups: Sequence[Sequence[Finding]]) -> Iterator[str]:
+def _section(found: CleanedData, kind: str, groups: Sequence[Sequence[Finding]]) -> Iterator[str]:
     yield page.paragraph(TITLES[kind][1])
     draw: Mapping[str, Callable[[CleanedData, Sequence[Finding]], Row]] = {
         "label error": _questioned,
@@ -172,7 +170,7 @@ def _section(found: "CleanedData", kind: str, groups: Sequence[Sequence[Finding]
     yield page.rows(shown, f"and {left:,} more, in findings.csv" if left else "")
 
 
-def _copies(found: "CleanedData", group: Sequence[Finding]) -> Row:
+def _copies(found: CleanedData, group: Sequence[Finding]) -> Row:
     """Return copies of each other: ✓ stays in the cleaned data, ✗ does not."""
     differ = len({found.label_of(one.row) for one in group}) > 1
     apart = group[0].kind == "similar"
@@ -185,14 +183,14 @@ def _copies(found: "CleanedData", group: Sequence[Finding]) -> Row:
     return Row(name, f"{how}{more}", tiles)
 
 
-def _where(found: "CleanedData", row: int, with_label: bool) -> str:
+def _where(found: CleanedData, row: int, with_label: bool) -> str:
     """Return the label of a picture, or else its file, and its split."""
     split = found.splits[row] if row < found.count else "pool"
     name = found.label_of(row) or "no label" if with_label else Path(found.pictures.name(row)).name
     return f"{split}: {name}" if split else name
 
 
-def _questioned(found: "CleanedData", group: Sequence[Finding]) -> Row:
+def _questioned(found: CleanedData, group: Sequence[Finding]) -> Row:
     one = group[0]
     given, suggested = found.label_of(one.row), found.name_of(one.suggested)
     tiles = [_tile(found, one.row, Path(found.pictures.name(one.row)).name)]
@@ -206,7 +204,7 @@ def _questioned(found: "CleanedData", group: Sequence[Finding]) -> Row:
     return Row(f"{given} → {suggested}?", numbers, tiles, lead=1)
 
 
-def _isolated(found: "CleanedData", group: Sequence[Finding]) -> Row:
+def _isolated(found: CleanedData, group: Sequence[Finding]) -> Row:
     one = group[0]
     tiles = [_tile(found, one.row, Path(found.pictures.name(one.row)).name)]
     tiles += [_tile(found, row, found.label_of(row) or "no label") for row in _neighbors(found, one.row)]
@@ -214,7 +212,7 @@ def _isolated(found: "CleanedData", group: Sequence[Finding]) -> Row:
     return Row(name, f"{one.score:.1f} times as far from its nearest as is usual", tiles, lead=1)
 
 
-def _covered(found: "CleanedData", group: Sequence[Finding]) -> Row:
+def _covered(found: CleanedData, group: Sequence[Finding]) -> Row:
     cover = found.problems.covers[group[0].group - 1]
     tiles = [_tile(found, one.row, f"{one.score:.3f}") for one in group]
     usual = f"; {cover.needed:,} centers would reach the median of all classes" if cover.needed else ""
@@ -222,29 +220,29 @@ def _covered(found: "CleanedData", group: Sequence[Finding]) -> Row:
     return Row(found.name_of(cover.label), numbers, tiles)
 
 
-def _added(found: "CleanedData", group: Sequence[Finding]) -> Row:
+def _added(found: CleanedData, group: Sequence[Finding]) -> Row:
     one = found.problems.additions[group[0].group - 1]
     tiles = [_tile(found, row, f"then {after:.3f}") for row, after in one.chosen]
     return Row(found.name_of(one.label), f"distance to the pictures of the class {one.radius:.3f}", tiles)
 
 
-def _neighbors(found: "CleanedData", row: int) -> list[int]:
+def _neighbors(found: CleanedData, row: int) -> list[int]:
     near: NDArray[np.int64] = found.problems.neighbors.rows[row]
     return [other for other in near.tolist() if other >= 0][:_NEIGHBORS]
 
 
-def _tile(found: "CleanedData", row: int, caption: str, fate: str = "") -> Tile:
+def _tile(found: CleanedData, row: int, caption: str, fate: str = "") -> Tile:
     return Tile(_pixels(found, row), caption, None if not fate else not fate.startswith("left out"))
 
 
-def _pixels(found: "CleanedData", row: int) -> NDArray[np.uint8] | None:
+def _pixels(found: CleanedData, row: int) -> NDArray[np.uint8] | None:
     try:
         return np.asarray(found.pictures.small(row, _SIDE))
     except BadImageError:
         return None
 
 
-def _rules(found: "CleanedData") -> Iterator[str]:
+def _rules(found: CleanedData) -> Iterator[str]:
     count = found.count
     fates = [found.fate(row) for row in range(count)]
     left = sum(fate.startswith("left out") for fate in fates)

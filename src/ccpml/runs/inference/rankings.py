@@ -20,7 +20,9 @@ from ccpml.reranking import METHODS, Codes, join, nearest, normalize
 from ccpml.retrieval.metrics import query_metrics
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import cached_side, is_query
-from ccpml.runs.inference.run import Run, embed_table, leave_out_seen, load_run, unseen_images
+from ccpml.runs.inference.embedding import embed_table
+from ccpml.runs.inference.run import Run, load_run
+from ccpml.runs.inference.unseen import leave_out_seen, unseen_images
 
 __all__ = ["Ranking", "compare_rankings", "embed_normalized", "table_for"]
 

@@ -1,56 +1,28 @@
-"""Use a trained run: load it, embed images with it, score it."""
+"""A trained run: load it, and embed images with it."""
 
 import hashlib
 import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ccpml.data import ImageTable, load_source
-from ccpml.data.class_records import listed_classes
 from ccpml.data.crops import cropped_batches
-from ccpml.data.embedding_file import write_embeddings as write_file
-from ccpml.data.sources.source import Source
-from ccpml.data.upkeep.check import readable_images
-from ccpml.data_name import DataName
 from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
-from ccpml.progress import progress_bar, progress_to
-from ccpml.retrieval import ClusterScores, RetrievalScores, cluster_scores, score_intervals
-from ccpml.runs.build import available_device, build_model, evaluation_batches, transforms
-from ccpml.runs.directory import RunDirectory, RunRecord
-from ccpml.runs.images import cached_side, is_query, load_images, query_labels
+from ccpml.runs.build import available_device, build_model, transforms
+from ccpml.runs.directory import RunDirectory
 from ccpml.runs.settings import ResolvedSettings
-from ccpml.training import embed, evaluate_with_roles
 from ccpml.training.embed import eval_mode
 
-__all__ = [
-    "Evaluation",
-    "Run",
-    "SeenClassesError",
-    "embed_run",
-    "embed_table",
-    "evaluate_run",
-    "leave_out_seen",
-    "load_embedder",
-    "load_run",
-    "unseen_images",
-    "write_embeddings",
-]
-
-
-class SeenClassesError(ValueError):
-    """A run was trained on all classes of the data that it would be scored on."""
+__all__ = ["Run", "channels_of", "load_embedder", "load_run"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +48,7 @@ class Run:
     def model(self) -> EmbeddingModel:
         """The network with its best weights, in eval mode on the CPU; its embeddings are not normalized."""
         state = RunDirectory.open(self.path).weights()
-        model = build_model(self.settings, _channels(self.settings), initial_weights=False)
+        model = build_model(self.settings, channels_of(self.settings), initial_weights=False)
         own = {name.removeprefix("model."): x for name, x in state.items() if name.startswith("model.")}
         try:
             model.load_state_dict(own)
@@ -105,7 +77,7 @@ class Run:
             "backbone": settings.backbone,
             "pooling": settings.pooling,
             "embedding_dim": settings.embedding_dim,
-            "channels": _channels(settings),
+            "channels": channels_of(settings),
             "transform": {**asdict(transform), "side": transform.side, "min_size": transform.min_size},
             "convention": asdict(self.model.backbone.convention),
         }
@@ -135,7 +107,7 @@ class Run:
             BadImageError: If an image cannot be read.
             ValueError: If an image is neither, or an array has another shape or type.
         """
-        batches = cropped_batches(images, transforms(self.settings)[1], _channels(self.settings), batch_size)
+        batches = cropped_batches(images, transforms(self.settings)[1], channels_of(self.settings), batch_size)
         device = next(self.model.parameters()).device
         parts = [torch.empty(0, self.settings.embedding_dim)]
         with eval_mode(self.model), closing(batches):
@@ -175,165 +147,6 @@ def load_embedder(path: Path | str) -> Run:
     return run
 
 
-class Evaluation(NamedTuple):
-    """Scores of a run on ``size``, the number of classes and images in words; of a clustering too, if requested.
-
-    ``intervals`` are the 95 % bootstrap intervals over classes of MAP@R and P@1, by name; empty with one class.
-    """
-
-    scores: RetrievalScores
-    size: str
-    clusters: ClusterScores | None = None
-    intervals: Mapping[str, Sequence[float]] = MappingProxyType({})
-
-
-def evaluate_run(
-    path: Path,
-    data: str | None = None,
-    *,
-    clusters: bool = False,
-    data_root: str | None = None,
-    allow_partial: bool = False,
-    skip_bad_images: bool = False,
-    all_classes: bool = False,
-) -> Evaluation:
-    """Score a run on its own test classes, or on other data.
-
-    Classes that the run was trained on or chosen by are never scored as unseen ones: of other data, those of the same
-    names are left out, and named on standard error.
-
-    Args:
-        path: The directory of a run with weights.
-        data: Data as in `Settings`: their test classes if they have their own split, else all images. None: the run's
-            test classes.
-        clusters: Whether to cluster all images too, queries and gallery alike, with the run's seed.
-        data_root: Folder of the benchmarks; None is the run's own, or $CCPML_DATA.
-        allow_partial: Whether a benchmark may be incomplete.
-        skip_bad_images: Whether unreadable images are left out.
-        all_classes: Whether the classes of other data are scored even if the run was trained on them.
-
-    Raises:
-        DataChangedError: Without ``data``, if the run's data are not those that it was started with.
-        SeenClassesError: If the run was trained on all classes of the data.
-        ValueError: If the data cannot be used, or a file of the run is damaged.
-    """
-    run = load_run(path)
-    table = unseen_images(
-        run,
-        data,
-        data_root=data_root,
-        allow_partial=allow_partial,
-        skip_bad_images=skip_bad_images,
-        all_classes=all_classes,
-    )
-    embeddings, labels = embed_table(run, table), torch.from_numpy(table.labels)
-    with progress_bar(len(table), "query", "scoring") as bar:
-        scores = evaluate_with_roles(embeddings, labels, is_query(table), progress=progress_to(bar), per_query=True)
-    size = f"{table.num_classes:,} classes, {len(table):,} images"
-    clustered = _cluster(embeddings, labels, run.settings.seed) if clusters else None
-    return Evaluation(scores, size, clustered, score_intervals(scores, query_labels(table)))
-
-
-def unseen_images(
-    run: Run,
-    data: str | None = None,
-    *,
-    data_root: str | None = None,
-    allow_partial: bool = False,
-    skip_bad_images: bool = False,
-    all_classes: bool = False,
-) -> ImageTable:
-    """Return the images of classes that a run was not trained on or chosen by; arguments as in `evaluate_run`."""
-    settings, record = run.settings, RunDirectory(run.path).record()
-    if data is None:
-        partial, skip = settings.allow_partial or allow_partial, settings.skip_bad_images or skip_bad_images
-        root = data_root or settings.data_root
-        own = replace(settings, data_root=root, allow_partial=partial, skip_bad_images=skip)
-        return load_images(own, record=record, run=run.path).splits.test
-    source = load_source(data, data_root or settings.data_root or None, allow_partial, cached_side(settings))
-    _note_changes(run, record, source, data)
-    table, _ = readable_images(source, data, skip_bad_images)
-    split = source.split_of_class or {}
-    tests = [label for label, name in enumerate(table.class_names) if split.get(name) == "test"]
-    table = table.subset(tests) if tests else table
-    return leave_out_seen(table, record, data, all_classes)
-
-
-def _note_changes(run: Run, record: RunRecord, source: Source, data: str) -> None:
-    """Name on standard error in which classes data differ from those of the run, if they are the same by name."""
-    if str(DataName.parse(data).resolved()) == run.settings.data:
-        changes = record.changes(source)
-        if changes:
-            print(f"note: {data}: not as {run.path} was started with: {changes}", file=sys.stderr)
-
-
-def leave_out_seen(table: ImageTable, record: RunRecord, data: str, all_classes: bool) -> ImageTable:
-    """Return a table without the classes of a run's training and validation, or all; name them on standard error."""
-    seen = {name for name, entry in record.classes.items() if entry.split != "test"}
-    unseen = [label for label, name in enumerate(table.class_names) if name not in seen]
-    if len(unseen) == table.num_classes:
-        return table
-    known = listed_classes([name for name in table.class_names if name in seen])
-    if not unseen and not all_classes:
-        raise SeenClassesError(f"{data}: expected classes that the run was not trained on, got {known} that it was")
-    what = "scored too" if all_classes else "left out"
-    print(f"note: {data}: the run was trained on or chosen by {known}; {what}", file=sys.stderr)
-    return table if all_classes else table.subset(unseen)
-
-
-def _cluster(embeddings: Tensor, labels: Tensor, seed: int) -> ClusterScores:
-    with progress_bar(0, "iteration", "clustering") as bar:
-        return cluster_scores(lipschitz_normalize(embeddings), labels, seed=seed, progress=progress_to(bar))
-
-
-def embed_run(
-    path: Path,
-    data: str,
-    output: Path,
-    *,
-    data_root: str | None = None,
-    allow_partial: bool = False,
-    skip_bad_images: bool = False,
-) -> int:
-    """Embed all images of some data and write them to an .npz or Parquet file; see `write_embeddings`.
-
-    Splits are those of the run in which a class of that name was, empty for none. A folder may hold images in itself,
-    and a CSV file needs no labels: the name of their class is empty. Arguments are those of `evaluate_run`.
-
-    Returns:
-        N.
-    """
-    run, record = load_run(path), RunDirectory(path).record()
-    root = data_root or run.settings.data_root or None
-    source = load_source(data, root, allow_partial, cached_side(run.settings), labeled=False)
-    _note_changes(run, record, source, data)
-    table, _ = readable_images(source, data, skip_bad_images)
-    write_embeddings(output, embed_table(run, table), table, record.split_of_class, run.fingerprint)
-    return len(table)
-
-
-def write_embeddings(
-    path: Path,
-    embeddings: Tensor,
-    table: ImageTable,
-    split_of_class: Mapping[str, str] | None = None,
-    fingerprint: str = "",
-) -> None:
-    """Write embeddings of a table, which need not be normalized, as `ccpml.data.embedding_file.write_embeddings` does.
-
-    Raises:
-        ValueError: If an embedding is not finite; nothing is written.
-    """
-    write_file(path, lipschitz_normalize(embeddings).numpy(), table, split_of_class, fingerprint)
-
-
-def embed_table(run: Run, table: ImageTable) -> Tensor:
-    """Embed a table by the best weights of a run, with a progress bar; not normalized, float32 (N, d), on the CPU."""
-    device = available_device(run.settings.device)
-    batches = evaluation_batches(run.settings, table, _channels(run.settings))
-    with progress_bar(len(table), "image", "embedding") as bar:
-        return embed(run.model.to(device), batches, device, bar.update)[0]
-
-
-def _channels(settings: ResolvedSettings) -> int:
+def channels_of(settings: ResolvedSettings) -> int:
+    """Return the channels of the images of a run."""
     return 3 if settings.channels == "auto" else settings.channels
