@@ -9,7 +9,7 @@ import pytest
 from ccpml import evaluate, train
 from ccpml.cli import main
 from ccpml.reranking import join
-from ccpml.runs.inference import embed_table, rankings
+from ccpml.runs.inference import embed_normalized, rankings
 from tests.toy import quick_settings
 
 
@@ -51,7 +51,7 @@ def test_rankings_are_compared(
     second, output = tmp_path / "second", tmp_path / "rankings.json"
     train(quick_settings(data=f"folder:{folder}", max_steps=2, seed=1), second, progress=False)
     calls = []
-    monkeypatch.setattr(rankings, "embed_table", lambda *given: calls.append(given) or embed_table(*given))
+    monkeypatch.setattr(rankings, "embed_normalized", lambda *given: calls.append(given) or embed_normalized(*given))
     names = "k-reciprocal,query-expansion,augmentation"
     options = ["--rerank", names, "--dtype", "float16,int8", "--ensemble", str(second), "-o", str(output)]
     assert main(["evaluate", str(run), *options]) == 0

@@ -79,18 +79,14 @@ def calibrate(
         return largest_threshold(tests, first, confidence)
 
     found = {precision: chosen(precision) for precision in sorted({*LADDER, *wanted})}
-    promises = []
-    for precision in wanted:
-        index = found[precision]
-        promise: dict[str, Any] = {"precision": precision, "distance": threshold(index)}
-        if index is None:
-            needed = classes_for_precision(losses, precision, confidence)
-            most = len(answers.names) + 1
-            promise["classes_needed"] = None if needed is None else max(_all_classes(needed, share), most)
-            promise["reached"] = _reached(calibration, check, precision)
-        else:
-            promise |= {"calibration": _observed(calibration, index), "check": _observed(check, index)}
-        promises.append(promise)
+    promises = [
+        {
+            "precision": precision,
+            "distance": threshold(found[precision]),
+            **_evidence(calibration, check, precision, found[precision], confidence, share),
+        }
+        for precision in wanted
+    ]
     return {
         "seed": seed,
         "classes": len(answers.names),
@@ -124,6 +120,20 @@ def _least(precision: float, confidence: float) -> int:
 def _all_classes(needed: int, share: float) -> int:
     """Return how many classes are needed for a number of them to calibrate."""
     return math.ceil(round(needed / share, 9))
+
+
+def _evidence(
+    calibration: Answers, check: Answers, precision: float, index: int | None, confidence: float, share: float
+) -> dict[str, Any]:
+    """Return what is observed at the threshold of a promise; without one, how many classes it would take."""
+    if index is not None:
+        return {"calibration": _observed(calibration, index), "check": _observed(check, index)}
+    needed = classes_for_precision(calibration.losses(), precision, confidence)
+    more = len(calibration.names) + len(check.names) + 1
+    return {
+        "classes_needed": None if needed is None else max(_all_classes(needed, share), more),
+        "reached": _reached(calibration, check, precision),
+    }
 
 
 def _reached(calibration: Answers, check: Answers, precision: float) -> dict[str, Any] | None:

@@ -19,11 +19,10 @@ from ccpml.calibration.training import (
 )
 from ccpml.data import ImageTable
 from ccpml.files import read_arrays
-from ccpml.method import lipschitz_normalize
 from ccpml.numbers import as_int
 from ccpml.progress import progress_bar
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.inference import Run, SeenClassesError, embed_table, load_run, unseen_images
+from ccpml.runs.inference import Run, SeenClassesError, embed_normalized, load_run, unseen_images
 
 __all__ = ["calibrate_run"]
 
@@ -61,10 +60,10 @@ def calibrate_run(
         The certificate, which is also written into the run directory.
 
     Raises:
-        CertificateError: If the data have too few classes or none that the run has not seen, or the embeddings are not
-            finite.
+        CertificateError: If the data have too few classes or none that the run has not seen.
         UnfinishedRunError: If the run is not finished.
-        ValueError: If an argument is wrong, the data cannot be used, or a file of the run is damaged.
+        ValueError: If an argument is wrong, the data cannot be used, a file of the run is damaged, or an embedding is
+            not finite.
     """
     for precision in precisions:
         check_probability("precision", precision)
@@ -81,7 +80,7 @@ def calibrate_run(
         )
     except SeenClassesError as error:
         raise CertificateError(str(error)) from error
-    embeddings = _embed(run, table)
+    embeddings = embed_normalized(run, table)
     try:
         found = _answers(table, embeddings, answers)
         known = _pilot(pilot, embeddings, answers)
@@ -99,18 +98,6 @@ def calibrate_run(
     )
     certificate.write(run.path)
     return certificate
-
-
-def _embed(run: Run, table: ImageTable) -> NDArray[np.float32]:
-    """Return φ-normalized embeddings, (N, d)."""
-    embeddings = lipschitz_normalize(embed_table(run, table).cpu()).numpy()
-    broken = np.flatnonzero(~np.isfinite(embeddings).all(1))
-    if len(broken):
-        raise CertificateError(
-            f"{run.path}: expected finite embeddings, got NaN or infinity for {len(broken):,} of {len(table):,} "
-            f"images, such as {table.name_of(int(broken[0]))}; the weights have diverged or are damaged"
-        )
-    return np.asarray(embeddings)
 
 
 def _read_split(run: Run, split: str) -> dict[str, NDArray[Any]]:

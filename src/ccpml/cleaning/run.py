@@ -16,11 +16,10 @@ from ccpml.cleaning.results import require_free, write_results
 from ccpml.data import BadImage, ImageTable, load_source
 from ccpml.data.sources.source import Source, count_ignored
 from ccpml.data_name import DataName
-from ccpml.method import lipschitz_normalize
 from ccpml.progress import announce, progress_bar
 from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import cached_side
-from ccpml.runs.inference import Run, embed_table, load_run
+from ccpml.runs.inference import Run, embed_normalized, load_run
 
 __all__ = ["clean_run", "default_output"]
 
@@ -129,7 +128,7 @@ def _search(
     min_score: float,
 ) -> Problems:
     """Embed all pictures and find their problems; those of the pool are no outliers, and in no split."""
-    embeddings = np.concatenate([_embed(run, table) for table in pictures.tables])
+    embeddings = np.concatenate([embed_normalized(run, table) for table in pictures.tables])
     count = len(pictures.tables[0])
     rest = [""] * (len(pictures) - count)
     announce("looking for problems")
@@ -181,18 +180,6 @@ def _ranks(pictures: Collection, facts: Facts) -> NDArray[np.int64]:
     ranks = np.empty(len(pictures), np.int64)
     ranks[sorted(range(len(pictures)), key=key)] = np.arange(len(pictures))
     return ranks
-
-
-def _embed(run: Run, table: ImageTable) -> NDArray[np.float32]:
-    """Return φ-normalized embeddings, (N, d)."""
-    embeddings: NDArray[np.float32] = lipschitz_normalize(embed_table(run, table).cpu()).numpy()
-    broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if len(broken):
-        raise ValueError(
-            f"{run.path}: expected finite embeddings, got NaN or infinity for {len(broken):,} of {len(table):,} "
-            f"images, such as {table.name_of(int(broken[0]))}; the weights have diverged or are damaged"
-        )
-    return embeddings
 
 
 def _labels(table: ImageTable, total: int) -> tuple[list[str], NDArray[np.int64]]:

@@ -15,8 +15,8 @@ from ccpml.comparison.by_files import match_by_files
 from ccpml.data.class_records import listed_classes
 from ccpml.report.embedded import Embedded, read_embedded
 from ccpml.runs.directory import RunDirectory, RunRecord, UnfinishedRunError
-from ccpml.runs.inference import Run, SeenClassesError, leave_out_seen, unseen_images
-from ccpml.runs.inference.rankings import embed_normalized, table_for
+from ccpml.runs.inference import Run, SeenClassesError, embed_normalized, leave_out_seen, unseen_images
+from ccpml.runs.inference.rankings import table_for
 
 __all__ = ["NoCommonClassesError", "UnseenImages", "find_unseen"]
 

@@ -15,7 +15,7 @@ from ccpml.files import write_arrays, write_bytes
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["FORMATS", "write_embeddings"]
+__all__ = ["FORMATS", "check_finite", "write_embeddings"]
 
 FORMATS: Final = (".npz", ".parquet")
 """Suffixes of the files that `write_embeddings` writes."""
@@ -46,12 +46,7 @@ def write_embeddings(
         ValueError: If an embedding is not finite; nothing is written.
         WriteError: If the file cannot be written.
     """
-    broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if len(broken):
-        raise ValueError(
-            f"{path}: not written: expected finite embeddings, got NaN or infinity for {len(broken):,} of "
-            f"{len(table):,} images, such as {table.name_of(broken[0])}; the weights have diverged or are damaged"
-        )
+    check_finite(embeddings, table, f"{path}: not written")
     paths = [table.name_of(row) for row in range(len(table))]
     roles = [""] * len(table) if table.roles is None else table.roles.tolist()
     splits = None if split_of_class is None else [split_of_class.get(name, "") for name in table.class_names]
@@ -67,6 +62,20 @@ def write_embeddings(
         roles=np.array(roles),
         **({} if splits is None else {"splits": np.array(splits)}),
     )
+
+
+def check_finite(embeddings: NDArray[np.float32], table: ImageTable, what: str) -> None:
+    """Check that the embeddings of a table, (N, d), are finite.
+
+    Raises:
+        ValueError: If they are not; it begins with ``what``.
+    """
+    broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if len(broken):
+        raise ValueError(
+            f"{what}: expected finite embeddings, got NaN or infinity for {len(broken):,} of {len(table):,} images, "
+            f"such as {table.name_of(int(broken[0]))}; the weights have diverged or are damaged"
+        )
 
 
 def _arrow_table(

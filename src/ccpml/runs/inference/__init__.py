@@ -1,6 +1,6 @@
 """Use a trained run: load it, embed images with it, score it; several runs as one model, and other rankings."""
 
-from ccpml.runs.inference.embedding import embed_run, embed_table, write_embeddings
+from ccpml.runs.inference.embedding import embed_normalized, embed_run, embed_table, write_embeddings
 from ccpml.runs.inference.evaluation import Evaluation, evaluate_run
 from ccpml.runs.inference.run import Run, load_embedder, load_run
 from ccpml.runs.inference.unseen import SeenClassesError, leave_out_seen, unseen_images
@@ -9,6 +9,7 @@ __all__ = [
     "Evaluation",
     "Run",
     "SeenClassesError",
+    "embed_normalized",
     "embed_run",
     "embed_table",
     "evaluate_run",

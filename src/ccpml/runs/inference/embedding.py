@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ccpml.data import ImageTable, load_source
+from ccpml.data.embedding_file import check_finite
 from ccpml.data.embedding_file import write_embeddings as write_file
 from ccpml.data.upkeep.check import readable_images
 from ccpml.method import lipschitz_normalize
@@ -17,7 +20,7 @@ from ccpml.runs.inference.run import Run, channels_of, load_run
 from ccpml.runs.inference.unseen import note_changes
 from ccpml.training import embed
 
-__all__ = ["embed_run", "embed_table", "write_embeddings"]
+__all__ = ["embed_normalized", "embed_run", "embed_table", "write_embeddings"]
 
 
 def embed_run(
@@ -59,6 +62,17 @@ def write_embeddings(
         ValueError: If an embedding is not finite; nothing is written.
     """
     write_file(path, lipschitz_normalize(embeddings).numpy(), table, split_of_class, fingerprint)
+
+
+def embed_normalized(run: Run, table: ImageTable) -> NDArray[np.float32]:
+    """Return the φ-normalized embeddings of a table by a run, (N, d), with a progress bar.
+
+    Raises:
+        ValueError: If an embedding is not finite.
+    """
+    embeddings: NDArray[np.float32] = lipschitz_normalize(embed_table(run, table)).numpy()
+    check_finite(embeddings, table, str(run.path))
+    return embeddings
 
 
 def embed_table(run: Run, table: ImageTable) -> Tensor:

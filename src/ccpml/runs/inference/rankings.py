@@ -16,15 +16,15 @@ from torch import Tensor
 
 from ccpml.data import ImageTable, PackedImage
 from ccpml.progress import progress_bar
-from ccpml.reranking import METHODS, Codes, join, nearest, normalize
+from ccpml.reranking import METHODS, Codes, join, nearest
 from ccpml.retrieval.metrics import query_metrics
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import cached_side, is_query
-from ccpml.runs.inference.embedding import embed_table
+from ccpml.runs.inference.embedding import embed_normalized
 from ccpml.runs.inference.run import Run, load_run
 from ccpml.runs.inference.unseen import leave_out_seen, unseen_images
 
-__all__ = ["Ranking", "compare_rankings", "embed_normalized", "table_for"]
+__all__ = ["Ranking", "compare_rankings", "table_for"]
 
 _MAX_NEIGHBORS: Final = 2**27  # of all queries
 _CHUNK: Final = 2**22  # neighbors scored at a time
@@ -97,18 +97,6 @@ def compare_rankings(
         found += [protocol.plain(str(run.path), x) for run, x in zip(runs[1:], embeddings[1:], strict=True)]
         found.append(protocol.plain(f"ensemble of {len(runs)} runs", join(embeddings)))
     return f"{table.num_classes:,} classes, {len(table):,} images", found
-
-
-def embed_normalized(run: Run, table: ImageTable) -> NDArray[np.float32]:
-    """Return the φ-normalized embeddings of a table by a run, (N, d), with a progress bar.
-
-    Raises:
-        ValueError: If an embedding is not finite.
-    """
-    embeddings = normalize(embed_table(run, table).numpy())
-    if not np.isfinite(embeddings).all():
-        raise ValueError(f"{run.path}: expected finite embeddings, got NaN or infinity; the weights have diverged")
-    return embeddings
 
 
 def table_for(run: Run, first: Run, table: ImageTable) -> ImageTable:
