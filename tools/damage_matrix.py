@@ -10,6 +10,7 @@ import argparse
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,14 @@ from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+
+_LIMIT = 180
+"""Seconds after which a verb counts as one that hangs."""
+
+
+class HangError(BaseException):
+    """A verb does not end."""
+
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -30,6 +39,7 @@ from tests.damage.world import Case, World  # noqa: E402
 def main() -> int:
     """Check all cases."""
     options = parse()
+    signal.signal(signal.SIGALRM, _hang)
     warnings.filterwarnings("ignore")
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -78,8 +88,14 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _hang(*_: object) -> None:
+    raise HangError("the verb does not end")
+
+
 def _check(world: World, case: Case, seed: int, log: Path) -> str:
+    signal.alarm(_LIMIT)
     problem = world.check(case, seed)
+    signal.alarm(0)
     if problem:
         print(f"{case}: {' '.join(problem.split())[:600]}", flush=True)
     else:

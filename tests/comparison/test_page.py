@@ -31,7 +31,7 @@ def test_the_page_shows_queries_won_and_lost(tmp_path):
     assert page.count('<li class="query">') == rows
     assert '<li class="right' in page
     assert '<li class="wrong' in page
-    assert "could not be read" in page
+    assert "images are missing here, such as" in page
     assert "<b>odd</b>" not in page
     assert not re.search(r"""(src|href|srcset)=["'](?!data:)""", page)
     assert "<script" not in page

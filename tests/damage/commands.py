@@ -35,6 +35,7 @@ MAKERS = ("export-file", "export-hub", "export-program", "train-other", "embed-p
 OTHER_DATA = (
     *("train", "train-config", "train-weights", "check", "cache", "clean", "clean-pool", "compare-data", "embed-onnx"),
     *("index", "index-small", "index-onnx", "index-ensemble", "sync", "sync-ensemble", "sync-small", "search-folder"),
+    *("index-csv", "index-findings", "search-csv", "serve-feedback"),
 )
 """Verbs whose images are given anew, so that one that is missing makes other data, and no damage."""
 
@@ -65,7 +66,7 @@ def commands(path: Path) -> Commands:
         "cache": ["data", "cache", data, "--side=28"],
         "check": ["data", "check", data],
         "train": ["train", data, *flags],
-        "train-config": ["train", "--config", f"{run}/experiment.yaml"],
+        "train-config": ["train", "--config", f"{run}/experiment.yaml", data, *flags],
         "train-weights": ["train", data, *flags, "--weights", f"{run}/checkpoints/best.safetensors"],
         "resume-finished": ["train", "--resume", run],
         "resume": ["train", "--resume", str(path / "stopped")],

@@ -28,8 +28,13 @@ OUTPUTS: Final = {
 """What a verb writes also when it names a damaged file: its tables and pages say so, or it repairs what it finds."""
 
 
-_PLAIN: Final = r"expected column names|pictures cannot be read:\n"
-"""Messages that say what to do without a second sentence: pictures of a query are listed."""
+_PLAIN: Final = (
+    r"expected column names|pictures cannot be read:\n|\.png: (not an image|cannot be (decoded|opened)|the file)"
+)
+"""Messages that say what to do without a second sentence: the pictures of a query."""
+
+_LISTS: Final = re.compile(r"^out/(findings\.csv|unreadable\.txt)$")
+"""Lists of pictures that a verb writes."""
 
 
 class Outcome(NamedTuple):
@@ -58,17 +63,20 @@ def judge(name: str, state: str, verb: str, whole: Outcome, now: Outcome) -> str
     last = next(iter(now.text.strip().splitlines()[::-1]), "")
     if now.code not in {0, 1, 2} or "Traceback" in now.text:
         return f"exit code {now.code}: {now.text}"
-    if re.search(r"weights_only|pickle|Errno", now.text):
+    if re.search(r"weights_only|pickle|Errno|object has no attribute", now.text):
         return f"words of a library: {last}"
     is_damaged = _below(name)
     is_same = now.code == whole.code and not _differing(whole.after, now.after, is_damaged)
     if is_same and (verb.startswith("resume") or now.lasting == whole.lasting):
         return ""
+    said = "\n".join(
+        [now.text, *(content.decode(errors="replace") for file, content in now.after.items() if _LISTS.search(file))]
+    )
     if now.code == 0:
-        silent = not _names(now.text, name) and not _is_other_data(name, state, verb)
+        silent = not _names(said, name, state) and not _is_other_data(name, state, verb)
         other = sorted(_differing(whole.after, now.after, is_damaged))
         return f"another result without a word: {other} {now.text}" if silent else ""
-    if not _names(now.text, name):
+    if not _names(said, name, state) and not _is_other_data(name, state, verb):
         return f"file not named: {last}"
     if now.code == 1 and "; " not in now.text and not re.search(_PLAIN, now.text):
         return f"no way out: {last}"
@@ -106,13 +114,19 @@ def _is_other_data(name: str, state: str, verb: str) -> bool:
     return is_picture and verb in OTHER_DATA and is_other
 
 
-def _names(text: str, name: str) -> bool:
-    """Whether a text names a file or folder, or the folder of a cache."""
+def _names(text: str, name: str, state: str) -> bool:
+    """Whether a text names a file or folder, the folder of a cache, or that of a file of another run or index."""
     parts = Path(name).parts
+    if state == "swapped" and f"/{parts[0]}" in text and re.search(r"error:|note:", text):
+        return True
     if re.search(r"problems?:\n| mended\)", text):  # pictures of an index, by their paths
         return True
     if name.startswith("images/group") and "/".join(parts[1:3]) in text:  # the class of a picture
         return True
     if name.endswith("/"):
-        return name.rstrip("/") in text
-    return re.sub(r"-(shm|wal)$", "", parts[-1]) in text or (".ccpml-cache" in parts and str(Path(*parts[:3])) in text)
+        return name.rstrip("/") in text or _names_cache(text, parts)
+    return re.sub(r"-(shm|wal)$", "", parts[-1]) in text or _names_cache(text, parts)
+
+
+def _names_cache(text: str, parts: tuple[str, ...]) -> bool:
+    return ".ccpml-cache" in parts and (str(Path(*parts[:3])) in text or "the cache is missing or too small" in text)

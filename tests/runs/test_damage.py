@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ccpml.cli import main
+from ccpml.files import read_arrays, write_arrays
 from ccpml.report.embedded import Instance, read_embedded
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.train import resume, train
@@ -110,6 +111,18 @@ def test_damage_is_named(trained: RunDirectory, tmp_path: Path, key: str) -> Non
         (ValueError, FileNotFoundError), match=rf"{file.name}\b.*(got a folder|cannot be read|not found)"
     ):
         READERS[key](RunDirectory.open(run.path), file)
+
+
+def test_embeddings_of_another_run_are_named(trained: RunDirectory, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(trained.path, tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    file = run.embeddings / "test.npz"
+    arrays = read_arrays(file, [], "")
+    write_arrays(file, **{**arrays, "embeddings": arrays["embeddings"][::-1]})
+    with pytest.raises(ValueError, match=rf"{file}: damaged, or of another run \(wrong digest\); remove .* resume"):
+        read_embedded(run, "test")
+    assert main(["report", str(run.path)]) == 1
+    assert "test.npz: damaged, or of another run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["experiment.yaml", "record.json", "images.sha256", "best.safetensors", "last.ckpt"])

@@ -96,6 +96,7 @@ class _TestEmbeddings:
         file = _embeddings_file(run)
         hint = f"remove {RunDirectory(run).scores_file} and run the benchmark again"
         arrays = read_arrays(file, ("embeddings", "labels", "paths", "roles"), hint)
+        RunDirectory(run).check_embeddings(file)
         rows = [arrays[name] for name in ("labels", "paths", "roles")]
         try:
             read = cls(run, torch.from_numpy(arrays["embeddings"]), *rows)

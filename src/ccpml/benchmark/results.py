@@ -13,6 +13,7 @@ __all__ = ["CellResult", "RowResult", "best_settings", "collect_results"]
 
 Scores = Mapping[str, float]
 
+_DIGESTS = {"metrics_digest", "embeddings_digests"}
 _COUNTS = ("steps", "instances", "seconds")
 _GEOMETRY = (
     *("train_covering_radius", "train_interclass_distance", "val_covering_radius", "val_interclass_distance"),
@@ -44,7 +45,7 @@ class CellResult:
         if missing or not all(isinstance(number, int | float) for number in numbers):
             raise ValueError(f"{damaged}; {hint}")
         history = run.finished_metrics(scores)
-        return cls(cell, {name: value for name, value in scores.items() if name != "metrics_digest"}, history)
+        return cls(cell, {name: value for name, value in scores.items() if name not in _DIGESTS}, history)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,9 @@ def calibrate_run(
 def _read_split(run: Run, split: str) -> dict[str, NDArray[Any]]:
     directory = RunDirectory(run.path)
     file = directory.embeddings / f"{split}.npz"
-    return read_arrays(file, ("embeddings", "labels", "class_names"), directory.rewrite(file))
+    arrays = read_arrays(file, ("embeddings", "labels", "class_names"), directory.rewrite(file))
+    directory.check_embeddings(file)
+    return arrays
 
 
 def _training(

@@ -1,5 +1,6 @@
 """The page of a comparison: one HTML file with its pictures, which loads nothing."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -46,6 +47,8 @@ def write_page(comparison: Comparison, output: Path) -> None:
                 body.append(part)
                 bar.update(2)
         body += _rest(comparison, images)
+    if problem := images.problem():
+        print(f"note: {problem}", file=sys.stderr)
     write_text(output, page.document(_title(comparison), body))
 
 
@@ -143,8 +146,8 @@ def _row(embedded: Embedded, query: QueryChange, run: str, score: float, images:
 
 
 def _rest(comparison: Comparison, images: Images) -> Iterator[str]:
-    if images.missing:
-        yield page.paragraph(f"{len(images.missing):,} images could not be read; gray squares stand in for them.")
+    if problem := images.problem():
+        yield page.paragraph(f"{problem}.")
     if comparison.features:
         yield page.paragraph(text.feature_sentence(comparison))
     yield page.section(

@@ -1,11 +1,10 @@
 """What tells runs apart besides their scores: settings, data, versions, and whether one searches the other's index."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ccpml.runs.directory import RunDirectory
+from ccpml.runs.directory import RunDirectory, UnfinishedRunError
 from ccpml.runs.inference import Run
 
 __all__ = ["Fact", "Identity", "index_sentences", "list_differences"]
@@ -35,8 +34,12 @@ def _facts_of(run: Run) -> dict[str, str]:
     except (ValueError, OSError):
         facts["digest of the data"] = f"unknown: {directory.images_file.name} is lost or damaged"
     scores: Mapping[str, Any] = {}
-    with suppress(ValueError, OSError):
+    try:
         scores = directory.scores()
+    except UnfinishedRunError:
+        facts["scores"] = f"none: {directory.scores_file.name} not found"
+    except (ValueError, OSError):
+        facts["scores"] = f"unknown: {directory.scores_file.name} is damaged"
     for split, size in scores.get("splits", {}).items():
         facts[f"{split} classes, images"] = f"{size['classes']:,}, {size['images']:,}"
     if scores:

@@ -103,6 +103,7 @@ def read_embedded(run: RunDirectory, split: str) -> Embedded:
     path = run.embeddings / f"{split}.npz"
     way_out = run.rewrite(path)
     arrays = read_arrays(path, ("embeddings", "labels", "class_names", "paths", "roles"), way_out)
+    run.check_embeddings(path)
     embeddings, labels, paths, roles = (arrays[name] for name in ("embeddings", "labels", "paths", "roles"))
     count, names = len(embeddings), tuple(arrays["class_names"].tolist())
     valid = embeddings.ndim == 2 and count and {labels.shape, paths.shape, roles.shape} == {(count,)}

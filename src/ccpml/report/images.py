@@ -25,23 +25,31 @@ class Images:
         data: Data of the run, as in its settings.
 
     Attributes:
-        missing: Names of images that could not be read.
+        missing: Names of images that could not be read, and why.
     """
 
     def __init__(self, data: str) -> None:
         self.data = data
-        self.missing = set[str]()
+        self.missing = dict[str, str]()
 
     def small(self, name: str) -> Pixels | None:
         """Return the thumbnail of an image, (h, w, 3); None, noted in ``missing``, if it cannot be read."""
         try:
             pixels = read_image(self._find(name), 3, min_size=_SIDE, rotate=not DataName.parse(self.data).is_benchmark)
-        except (ValueError, IndexError, OSError):
-            self.missing.add(name)
+        except (ValueError, IndexError, OSError) as error:
+            self.missing[name] = getattr(error, "reason", "") or getattr(error, "strerror", "") or "not found"
             return None
         image = Image.fromarray(pixels)
         image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
         return np.array(image)
+
+    def problem(self) -> str:
+        """Return a sentence about the images that could not be read; empty if there is none."""
+        if not self.missing:
+            return ""
+        count, (name, reason) = len(self.missing), next(iter(self.missing.items()))
+        what = "an image is missing here" if count == 1 else f"{count:,} images are missing here, such as"
+        return f"{what} {name}: {reason}; restore {'it' if count == 1 else 'them'}"
 
     def _find(self, name: str) -> ImageLike:
         return self._built_in.get(name, Path(name))

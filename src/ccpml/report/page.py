@@ -163,7 +163,7 @@ def rows(rows: Iterable[Row], caption: str) -> str:
 def _tile(tile: Tile, is_query: bool) -> str:
     mark = {None: "", True: "right", False: "wrong"}[tile.right]
     kind = " ".join(filter(None, (mark, "faded" if tile.faded else "", "query" if is_query else "")))
-    shown = "image not found"
+    shown = "image cannot be read"
     if tile.image is not None:
         is_tiny = max(tile.image.shape[:2]) <= 48
         alt = text(f"{tile.caption}: {mark}" if mark else tile.caption)

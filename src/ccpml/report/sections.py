@@ -167,9 +167,8 @@ def _guarantee(report: Report) -> Iterator[str]:
 
 
 def _missing(report: Report) -> Iterator[str]:
-    if report.images.missing:
-        count = len(report.images.missing)
-        yield page.paragraph(f"{count} of the images could no longer be read; gray squares stand in for them.")
+    if problem := report.images.problem():
+        report.problems.append(problem)
     if report.problems:
         yield page.section("Missing from this report", page.listing(report.problems))
 

@@ -1,6 +1,7 @@
 """The run directory: its files, and reading them again."""
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -189,8 +190,10 @@ class RunDirectory:
         return content
 
     def write_scores(self, scores: Mapping[str, Any]) -> None:
-        """Write the scores of a finished run, with digests of them and of the metrics."""
-        content = {**scores, "metrics_digest": digest_of(_without_times(self.metrics()))}
+        """Write the scores of a finished run, with digests of them, of the metrics and of the embeddings."""
+        embeddings = {file.stem: _file_digest(file) for file in sorted(self.embeddings.glob("*.npz"))}
+        metrics = digest_of(_without_times(self.metrics()))
+        content = {**scores, "metrics_digest": metrics, "embeddings_digests": embeddings}
         write_json(self.scores_file, {**content, "digest": digest_of(content)})
 
     def metrics(self) -> list[dict[str, float]]:
@@ -230,6 +233,19 @@ class RunDirectory:
         if reason:
             raise ValueError(f"{file}: {reason}; {self.rewrite(file)}")
         return rows
+
+    def check_embeddings(self, file: Path) -> None:
+        """Check that a file of embeddings is that which the run has written, if its scores tell.
+
+        Raises:
+            ValueError: If it is of another run, or was changed.
+        """
+        try:
+            known = self.scores().get("embeddings_digests", {}).get(file.stem)
+        except (OSError, ValueError, AttributeError):  # no scores, or damaged ones, which are named where they are read
+            return
+        if known is not None and known != _file_digest(file):
+            raise ValueError(f"{file}: damaged, or of another run (wrong digest); {self.rewrite(file)}")
 
     def last_metrics(self) -> dict[str, float]:
         """Return the last row of ``metrics.csv``; empty if there is none, or the file cannot be read."""
@@ -320,6 +336,11 @@ class RunDirectory:
 def _without_times(rows: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
     """Return rows of metrics without what differs between two runs with the same result."""
     return [{name: float(value) for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _leftovers(path: Path) -> list[Path]:

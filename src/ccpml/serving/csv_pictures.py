@@ -64,7 +64,7 @@ def _read(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     rows = list[tuple[int, dict[str, str]]]()
     line = 1
     if not file.is_file():
-        raise ValueError(f"{file}: {not_found(file)}")
+        raise ValueError(f"{file}: {not_found(file)}; restore it, or choose another path")
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)

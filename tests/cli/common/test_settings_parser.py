@@ -63,9 +63,10 @@ def test_flags_after_a_file_win_over_it(tmp_path: Path) -> None:
     assert settings("--lr", "0.1", "--config", str(file)).lr == 1e-2
 
 
-def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+def test_an_empty_file_changes_nothing_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.yaml").touch()
     assert settings("--config", str(tmp_path / "empty.yaml"), "--lr=1") == Settings(lr=1)
+    assert f"note: --config {tmp_path}/empty.yaml: sets nothing" in capsys.readouterr().err
 
 
 FLAGS = [

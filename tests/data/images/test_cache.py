@@ -134,6 +134,19 @@ def test_changed_files_and_damaged_caches_are_named(tmp_path: Path, file: str, h
     assert file.startswith("b/") or content(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", [".ccpml-cache", ".ccpml-cache/folder"])
+def test_what_is_in_place_of_a_cache_is_named(tmp_path: Path, name: str) -> None:
+    source = load_folder(fill(tmp_path))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("a file")
+    with pytest.raises(CacheError, match=rf"{name}: expected the folder of a cache, got a file; remove it"):
+        use_cache(source, NAME)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to(tmp_path / "nothing")
+    with pytest.raises(CacheError, match=rf"{name}: expected the folder of a cache, got a broken link; remove it"):
+        use_cache(source, NAME)
+
+
 def test_added_images_are_named(tmp_path: Path) -> None:
     packed(fill(tmp_path))
     shutil.copy(tmp_path / "b/3.jpeg", tmp_path / "b/4.jpg")

@@ -160,6 +160,15 @@ def test_a_logger_that_fails_ends_alone_and_catches_up(settings, tmp_path, memor
     assert [step for step, _ in memory.logged] == [*STEPS, 6]
 
 
+def test_errors_of_the_system_are_put_into_words(settings, tmp_path, capsys):
+    run = train(settings.changed({"logger": "tensorboard"}), tmp_path / "run", test=False, progress=False)
+    file = run.path / "tensorboard" / "hparams.yaml"
+    file.unlink()
+    file.mkdir()
+    resume(run.path, progress=False)
+    assert f"logger tensorboard: {file}: Is a directory; training continues" in capsys.readouterr().err
+
+
 def test_a_logger_that_cannot_be_opened(settings, tmp_path, memory, monkeypatch, capsys):
     monkeypatch.setattr(memory, "fails", {"open"})
     settings = settings.changed({"logger": "mlflow"})

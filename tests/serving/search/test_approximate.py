@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 
 from ccpml.reranking import METHODS
+from ccpml.serving import DamagedIndexError
 from ccpml.serving.search import approximate
-from ccpml.serving.search.approximate import LowRecallError, Recall, open_approximate
+from ccpml.serving.search.approximate import (
+    LowRecallError,
+    Recall,
+    default_dtype,
+    open_approximate,
+    write_default_dtype,
+)
 from ccpml.serving.search.exact import nearest_rows
 from ccpml.serving.search.reranked import Reranked
 from ccpml.serving.search.scan import Exact
@@ -158,3 +165,36 @@ def test_unknown_method_and_nothing_to_rank():
     view = make_view(10)
     distances, rows = Reranked(Exact(), "k-reciprocal").nearest(view, view.rows[:2], 3, NONE)
     assert distances.shape == rows.shape == (2, 0)
+
+
+def test_a_cache_of_another_kind_is_built_again(tmp_path):
+    view = make_view(400)
+    open_approximate(tmp_path, view, "hnsw")
+    file = tmp_path / "cache" / "int8.bin"
+    (tmp_path / "cache" / "hnsw.bin").rename(file)
+    scan = open_approximate(tmp_path, view, "int8")
+    assert scan.notes == [f"{file}: of another kind (hnsw); built again"]
+    assert scan.structure.facts()["bytes_per_row"] == view.rows.shape[1]
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "float16"])
+def test_rows_that_are_not_finite_are_named(kind, tmp_path):
+    view = make_view(400)
+    view.rows[:] = np.nan
+    with pytest.raises(DamagedIndexError, match=r"rows\.1\.f32: damaged \(rows: expected finite numbers.*restore the"):
+        open_approximate(tmp_path, view, kind)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("{}", "damaged"), ("[", "damaged"), ('{"dtype": "int4"}', "expected one of float32"), (None, "Is a directory")],
+)
+def test_a_damaged_default_is_named(content, reason, tmp_path):
+    file = tmp_path / "scan.json"
+    assert default_dtype(tmp_path) == "float32"
+    write_default_dtype(tmp_path, "int8")
+    assert default_dtype(tmp_path) == "int8"
+    file.unlink()
+    file.mkdir() if content is None else file.write_text(content)
+    with pytest.raises(DamagedIndexError, match=rf"scan\.json: .*{reason}.*; choose the type again"):
+        default_dtype(tmp_path)

@@ -81,10 +81,15 @@ def use_graph(index: "Index", min_recall: float) -> None:
 
 
 def use_dtype(index: "Index", dtype: str | None = None) -> None:
-    """Scan rows of a type, by default that which the index was given."""
+    """Scan rows of a type, by default that which the index was given; it chooses speed alone, not the answers."""
+    from ccpml.serving import DamagedIndexError
     from ccpml.serving.search.approximate import default_dtype, open_approximate
 
-    chosen = dtype or default_dtype(index.path)
+    try:
+        chosen = dtype or default_dtype(index.path)
+    except DamagedIndexError as error:
+        print(f"note: {error}; until then, rows of float32 are scanned", file=sys.stderr)
+        return
     if chosen == "float32" or not len(index):
         return
     with index.view() as view:

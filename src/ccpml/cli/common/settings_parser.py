@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping
 from inspect import getdoc
 from pathlib import Path
@@ -253,6 +254,8 @@ class _ConfigFile(argparse.Action):
         try:
             if not isinstance(content, dict) or "config" in content:
                 raise UsageError("expected settings by name, and no other file")
+            if not content:
+                print(f"note: --config {values}: sets nothing", file=sys.stderr)
             found = parser.parse_object(without_removed(content), defaults=False)
             parser.of_files |= {name: (values, value) for name, value in vars(found.as_flat()).items()}
             namespace.update(found)

@@ -17,7 +17,7 @@ from ccpml.data.images.packed import PackedImage
 from ccpml.data.sources.source import Source
 from ccpml.data.table import StoredImage
 from ccpml.data_name import DataName
-from ccpml.files import exclusive_lock
+from ccpml.files import exclusive_lock, path_kind
 
 __all__ = ["cache_folder", "pack_source", "use_cache"]
 
@@ -46,6 +46,9 @@ def use_cache(source: Source, name: DataName, side: int = 0) -> Source:
     if isinstance(images, np.ndarray) or source.folder is None:
         return source
     home = cache_folder(source.folder, name)
+    for folder in (home.parent, home):
+        if (kind := path_kind(folder)) not in {"", "a folder"}:
+            raise CacheError(f"{folder}: expected the folder of a cache, got {kind}; remove it")
     if not home.is_dir():
         return source
     index = read_index(home)

@@ -54,7 +54,7 @@ def load_csv(file: Path | str, labeled: bool = True) -> Source:
 
 def _read_csv(file: Path, labeled: bool) -> list[_Row]:
     if not file.is_file():
-        raise ValueError(f"{file}: {not_found(file)}")
+        raise ValueError(f"{file}: {not_found(file)}; restore it, or choose another path")
     rows: list[_Row] = []
     with file.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream, strict=True)
@@ -110,7 +110,7 @@ def _row(fields: list[str], header: list[str], where: str, folder: Path, labeled
     path = folder / cell["path"]
     if not path.is_file():
         if path_kind(path):
-            raise ValueError(f"{where}: image {path}: {not_found(path)}")
+            raise ValueError(f"{where}: image {path}: {not_found(path)}; restore it, or remove the row")
         raise ValueError(f"{where}: image {path} not found; paths are relative to the folder of the CSV file")
     return _Row(where, path, cell.get("label", ""), split, role)
 

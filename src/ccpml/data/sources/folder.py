@@ -6,7 +6,7 @@ from pathlib import Path
 from ccpml.data.images.formats import image_suffixes
 from ccpml.data.sources.source import Ignored, Source, count_ignored
 from ccpml.data.table import ImageTable
-from ccpml.files import not_found
+from ccpml.files import advice, not_found
 
 __all__ = ["load_folder"]
 
@@ -35,7 +35,7 @@ def load_folder(path: Path | str, labeled: bool = True) -> Source:
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise ValueError(f"{root}: {not_found(root, 'folder')}")
+        raise ValueError(f"{root}: {not_found(root, 'folder')}; restore it, or choose another path")
     found = _read(root)
     if not found.images:
         suffixes = " ".join(sorted(image_suffixes()))
@@ -87,7 +87,7 @@ def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
-        raise ValueError(f"{folder}: folder cannot be read ({error.strerror or error})") from error
+        raise ValueError(f"{folder}: folder cannot be read ({error.strerror or error}){advice(error)}") from error
 
 
 def _reason(entry: Path) -> str:

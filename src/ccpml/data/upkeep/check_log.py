@@ -81,7 +81,8 @@ class CheckLog:
         return None
 
     def _report(self, error: OSError) -> None:
-        print(f"{self.file.parent}: cannot be written ({error.strerror}); results are not kept", file=sys.stderr)
+        path = error.filename or self.file.parent
+        print(f"{path}: cannot be written ({error.strerror}); results are not kept", file=sys.stderr)
 
     def _state(self, path: Path) -> tuple[str, int, int] | None:
         state = file_state(path)

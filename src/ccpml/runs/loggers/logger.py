@@ -295,5 +295,8 @@ def _no_warnings() -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and text.startswith("[Errno"):
+        text = f"{'' if error.filename is None else f'{error.filename}: '}{error.strerror}"
+    text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from ccpml.files import WriteError, write_json
 from ccpml.reranking import DTYPES
 from ccpml.reranking.neighbors import squared_distances
+from ccpml.serving.errors import RESTORE, DamagedIndexError
 from ccpml.serving.search.cache_file import read_cache, write_cache
-from ccpml.serving.search.exact import nearest_rows
+from ccpml.serving.search.exact import NotFiniteError, nearest_rows
 from ccpml.serving.search.structures import Structure, build, load
-from ccpml.serving.storage.view import View
+from ccpml.serving.storage.view import View, rows_file
 
 __all__ = ["Approximate", "LowRecallError", "Recall", "default_dtype", "open_approximate", "write_default_dtype"]
 
@@ -135,10 +136,11 @@ def open_approximate(
 
     Raises:
         LowRecallError: If the recall is lower.
+        DamagedIndexError: If rows are not finite.
     """
     progress = progress or (lambda _: None)
     file = folder / "cache" / f"{kind}.bin"
-    notes, found = list[str](), read_cache(file, view)
+    notes, found = list[str](), read_cache(file, view, kind)
     if isinstance(found, str):
         if found:
             notes.append(f"{file}: {found}; built again")
@@ -153,9 +155,13 @@ def open_approximate(
         elif added:
             notes.append(f"{added:,} pictures were added since it was built, and are searched exactly")
     if measured is None:
-        measured = _measure(structure, view)
         try:
-            write_cache(file, view, {**structure.facts(), "recalls": measured}, structure.content())
+            measured = _measure(structure, view)
+        except NotFiniteError as error:
+            rows = rows_file(folder, view.snapshot.generation)
+            raise DamagedIndexError(f"{rows}: damaged ({error}); {RESTORE}") from error
+        try:
+            write_cache(file, view, kind, {**structure.facts(), "recalls": measured}, structure.content())
         except WriteError as error:
             notes.append(f"{error}; it is built again next time")
     effort, recall = _choose(measured, min_recall)
@@ -167,12 +173,22 @@ def open_approximate(
 
 
 def default_dtype(folder: Path) -> str:
-    """Return the type of rows that an index is scanned by unless another is chosen."""
+    """Return the type of rows that an index is scanned by unless another is chosen.
+
+    Raises:
+        DamagedIndexError: If the file that says so is damaged.
+    """
+    file = folder / _DEFAULTS
     try:
-        dtype = json.loads((folder / _DEFAULTS).read_text(encoding="utf-8"))["dtype"]
-    except (OSError, ValueError, TypeError, KeyError):
+        dtype = json.loads(file.read_text(encoding="utf-8"))["dtype"]
+    except FileNotFoundError:
         return DTYPES[0]
-    return dtype if dtype in DTYPES else DTYPES[0]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or "damaged"
+        raise DamagedIndexError(f"{file}: cannot be read ({reason}); choose the type again") from error
+    if dtype not in DTYPES:
+        raise DamagedIndexError(f"{file}: expected one of {', '.join(DTYPES)}, got {dtype!r}; choose the type again")
+    return str(dtype)
 
 
 def write_default_dtype(folder: Path, dtype: str) -> None:

@@ -15,7 +15,7 @@ from ccpml.serving.storage.view import View
 __all__ = ["CacheFile", "read_cache", "write_cache"]
 
 _SAMPLED_ROWS: Final = 1024
-_FORMAT: Final = b"ccpml cache 2 "
+_FORMAT: Final = b"ccpml cache 3 "
 _START: Final = len(_FORMAT) + 9  # of the header: behind the format, the checksum in hexadecimal and the end of a line
 _PAGE: Final = 4096
 _ALIGNMENT: Final = 64  # of the content in the file
@@ -28,21 +28,21 @@ class CacheFile(NamedTuple):
     content: NDArray[np.uint8]
 
 
-def write_cache(file: Path, view: View, facts: dict[str, Any], content: memoryview) -> None:
-    """Write a structure of all rows of a view.
+def write_cache(file: Path, view: View, kind: str, facts: dict[str, Any], content: memoryview) -> None:
+    """Write a structure of a kind, of all rows of a view.
 
     Raises:
         WriteError: If it cannot be written; an older file is unchanged.
     """
     num_rows = len(view.rows)
-    text = json.dumps({**facts, **_identity(view, num_rows), "num_rows": num_rows}).encode()
+    text = json.dumps({**facts, **_identity(view, num_rows), "kind": kind, "num_rows": num_rows}).encode()
     header = text + b" " * (-(_START + len(text) + 1) % _ALIGNMENT) + b"\n"
     checksum = _checksum(header, np.frombuffer(content, np.uint8))
     write_bytes(file, b"".join([b"%s%08x\n" % (_FORMAT, checksum), header, content]))
 
 
-def read_cache(file: Path, view: View) -> CacheFile | str:
-    """Read a structure of the first ``facts["num_rows"]`` rows of a view.
+def read_cache(file: Path, view: View, kind: str) -> CacheFile | str:
+    """Read a structure of a kind, of the first ``facts["num_rows"]`` rows of a view.
 
     Returns:
         The cache; or why there is none of these rows, "" if there is no file.
@@ -51,6 +51,8 @@ def read_cache(file: Path, view: View) -> CacheFile | str:
     if isinstance(found, str):
         return found
     facts = found.facts
+    if facts["kind"] != kind:
+        return f"of another kind ({facts['kind']})"
     if facts["num_rows"] > len(view.rows):
         return "of other rows"
     expected = _identity(view, facts["num_rows"])
