@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from ccpml.artifacts import path_kind
 from ccpml.cli import main
 from ccpml.data.sources.csv_file import load_csv
 from ccpml.data.sources.folder import load_folder
@@ -82,3 +83,13 @@ def test_verbs_say_what_is_there(
     path.with_name(f"{path.name}.onnx").symlink_to(path)
     assert main([argument.format(path=path) for argument in arguments]) == 2
     assert capsys.readouterr().err.startswith(f"ccpml: error: {message.format(path=path, kind=kind)}")
+
+
+def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
+    (tmp_path / "broken").symlink_to(tmp_path / "none")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("broken", "loop"):
+        assert path_kind(tmp_path / name) == "a broken link"
+        with pytest.raises(ValueError, match=f"{name}: expected a folder, got a broken link"):
+            load_folder(tmp_path / name)
+    assert path_kind(tmp_path / "none") == path_kind(tmp_path / "loop.txt" / "x") == ""

@@ -1,11 +1,47 @@
-"""What ccpml writes, recognized by its files; for errors about one thing in place of another."""
+"""What is at a path: kinds of files, and what ccpml writes; for errors about one thing in place of another."""
 
+import errno
+import stat
 from pathlib import Path
 from typing import Final
 
-from ccpml.files import path_kind
+__all__ = ["artifact_kind", "mismatch", "not_found", "path_kind"]
 
-__all__ = ["artifact_kind", "mismatch"]
+_KINDS: Final = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def path_kind(path: Path) -> str:
+    """Return what is at a path, with its article, such as "a named pipe"; empty if nothing is.
+
+    Example:
+        >>> path_kind(Path("/dev/null")), path_kind(Path("/")), path_kind(Path("/no/such"))
+        ('a device', 'a folder', '')
+    """
+    try:
+        return _KINDS.get(stat.S_IFMT(path.stat().st_mode), "something else")
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+            raise
+        return "a broken link" if path.is_symlink() else ""
+
+
+def not_found(path: Path, expected: str = "file") -> str:
+    """Return why a path is not the file or folder that is expected there.
+
+    Example:
+        >>> not_found(Path("/no/such")), not_found(Path("/dev/null"), "folder")
+        ('file not found', 'expected a folder, got a device')
+    """
+    found = path_kind(path)
+    return f"expected a {expected}, got {found}" if found else f"{expected} not found"
+
 
 _EXPORTED: Final = (
     "an exported model, which EmbeddingModel.from_pretrained loads; embed, index, search and serve take the run, or an "

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import stat
 import sys
 import zipfile
 import zlib
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 from filelock import FileLock, Timeout
 
+from ccpml.artifacts import not_found, path_kind
 from ccpml.system_errors import advice, raise_shortage
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ __all__ = [
     "errors_name",
     "exclusive_lock",
     "load_yaml",
-    "not_found",
-    "path_kind",
     "printable",
     "read_arrays",
     "read_folder_file",
@@ -204,40 +202,6 @@ def check_version(file: Path, found: Any, newest: int) -> None:
         raise ValueError(f"{file}: expected a version of its format, got {found!r}; restore it from a copy")
     if found > newest:
         raise NewerVersionError(f"{file}: expected version {newest} of its format or less, got {found}; update ccpml")
-
-
-_KINDS: Final = {
-    stat.S_IFREG: "a file",
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
-
-
-def path_kind(path: Path) -> str:
-    """Return what is at a path, with its article, such as "a named pipe"; empty if nothing is.
-
-    Example:
-        >>> path_kind(Path("/dev/null")), path_kind(Path("/")), path_kind(Path("/no/such"))
-        ('a device', 'a folder', '')
-    """
-    try:
-        return _KINDS.get(stat.S_IFMT(path.stat().st_mode), "something else")
-    except (FileNotFoundError, NotADirectoryError):
-        return "a broken link" if path.is_symlink() else ""
-
-
-def not_found(path: Path, expected: str = "file") -> str:
-    """Return why a path is not the file or folder that is expected there.
-
-    Example:
-        >>> not_found(Path("/no/such")), not_found(Path("/dev/null"), "folder")
-        ('file not found', 'expected a folder, got a device')
-    """
-    found = path_kind(path)
-    return f"expected a {expected}, got {found}" if found else f"{expected} not found"
 
 
 def check_readable(file: Path, way_out: str) -> None:

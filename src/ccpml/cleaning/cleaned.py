@@ -70,7 +70,7 @@ def clean(
         drop: Which copies in one split and role are left out: those with the same bytes, or of the same picture.
         relabel: Whether probable label errors get the suggested label.
         excluded: Why each picture cannot stay in any case, empty for those that can, (N,): no copy is left out in favor
-            of one that is not there itself. None: all can.
+            of one that is not there itself. Empty: all can.
     """
     count = len(labels)
     reasons, names = list(excluded or [""] * count), problems.same[:count]
@@ -80,22 +80,8 @@ def clean(
         if len({int(labels[row]) for row in kept}) > 1:
             _keep_supported(kept, labels, problems, reasons)
         _leave_out_contradicted(kept, [row for row in of_label if row not in kept], labels, problems, reasons)
-    groups = problems.exact[:count] if drop == "exact" else names
-    for leader, rows in members_of(groups).items():
-        first = dict[tuple[str, str], int]()
-        for row in sorted(rows, key=lambda one: (one != leader, one)):
-            if reasons[row]:
-                continue
-            if first.setdefault((splits[row], roles[row]), row) != row:
-                reasons[row] = "copy"
-    changed = labels.copy()
-    if relabel:
-        split_of = {int(label): split for label, split in zip(labels, splits, strict=True)}
-        for finding in problems.of_kind("label error"):
-            row = finding.row
-            if row < count and not reasons[row] and split_of.get(finding.suggested) == splits[row]:
-                changed[row] = finding.suggested
-    return Cleaned(changed, reasons)
+    _leave_out_copies(problems.exact[:count] if drop == "exact" else names, splits, roles, reasons)
+    return Cleaned(_corrected(problems, labels, splits, reasons) if relabel else labels.copy(), reasons)
 
 
 def find_excluded(paths: Sequence[Path | None], labels: NDArray[np.int64], class_names: Sequence[str]) -> list[str]:
@@ -161,6 +147,30 @@ def _leave_out_contradicted(
         rival = max((float(own[one]) for one in leaked if labels[one] != labels[row]), default=0.0)
         if not reasons[row] and rival > 0 and rival >= _CLEARLY * float(own[row]):
             reasons[row] = "copy with another label"
+
+
+def _leave_out_copies(
+    leaders: NDArray[np.int64], splits: Sequence[str], roles: Sequence[str], reasons: list[str]
+) -> None:
+    """Leave out copies but one in each split and role: the leader of the group, if it stays."""
+    for leader, rows in members_of(leaders).items():
+        first = dict[tuple[str, str], int]()
+        for row in sorted(rows, key=lambda one: (one != leader, one)):
+            if not reasons[row] and first.setdefault((splits[row], roles[row]), row) != row:
+                reasons[row] = "copy"
+
+
+def _corrected(
+    problems: Problems, labels: NDArray[np.int64], splits: Sequence[str], reasons: Sequence[str]
+) -> NDArray[np.int64]:
+    """Return the labels, (N,), with those that are suggested for probable errors, if they are of the same split."""
+    changed = labels.copy()
+    split_of = {int(label): split for label, split in zip(labels, splits, strict=True)}
+    for finding in problems.of_kind("label error"):
+        row = finding.row
+        if row < len(labels) and not reasons[row] and split_of.get(finding.suggested) == splits[row]:
+            changed[row] = finding.suggested
+    return changed
 
 
 def cleaned_csv(

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ccpml.files import not_found
+from ccpml.artifacts import not_found
 from ccpml.models.embedding import Backbone
 from ccpml.models.vit_weights import fit_vit
 from ccpml.system_errors import raise_shortage

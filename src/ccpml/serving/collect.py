@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from ccpml.artifacts import path_kind
 from ccpml.data.images.formats import image_suffixes
 from ccpml.data.images.packed import PackedImage
 from ccpml.data.loading import load_source
 from ccpml.data.sources.folder import load_folder
 from ccpml.data.sources.source import Ignored, Source
 from ccpml.data_name import DATA_KINDS, DataName, known_names
-from ccpml.files import path_kind
 from ccpml.serving.csv_pictures import read_csv_pictures
 from ccpml.serving.items import Picture
 

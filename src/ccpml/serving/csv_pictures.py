@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from ccpml.files import not_found
+from ccpml.artifacts import not_found
 from ccpml.serving.items import Picture
 
 __all__ = ["read_csv_pictures"]

@@ -4,9 +4,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ccpml.artifacts import mismatch
+from ccpml.artifacts import mismatch, not_found
 from ccpml.cli.common.options import UsageError
-from ccpml.files import not_found
 
 if TYPE_CHECKING:
     from ccpml.serving import Embedder, PictureIndex

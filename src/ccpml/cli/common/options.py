@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ccpml.artifacts import mismatch
+from ccpml.artifacts import mismatch, not_found
 from ccpml.data_name import DataName
-from ccpml.files import not_found
 
 
 class UsageError(Exception):

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple, NoReturn
 import jsonargparse
 import yaml
 
+from ccpml.artifacts import path_kind
 from ccpml.backbones import known_backbones
 from ccpml.cli.common.commas import check_commas, is_free_text
 from ccpml.cli.common.options import UsageError, check_data_root, parser_error
 from ccpml.data_name import DataName, known_names
-from ccpml.files import load_yaml, path_kind
+from ccpml.files import load_yaml
 from ccpml.losses import LOSSES, known_losses, parameter_names
 from ccpml.options import ProjectionOptions
 from ccpml.runs.loggers.names import LOGGERS, check_installed

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, get_args
 
+from ccpml.artifacts import not_found, path_kind
 from ccpml.data.sources.source import Source, SplitName, check_distinct, check_one_split
 from ccpml.data.table import ImageTable
-from ccpml.files import not_found, path_kind
 
 __all__ = ["load_csv"]
 

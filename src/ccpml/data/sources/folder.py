@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ccpml.artifacts import not_found
 from ccpml.data.images.formats import image_suffixes
 from ccpml.data.sources.source import Ignored, Source, count_ignored
 from ccpml.data.table import ImageTable
-from ccpml.files import advice, not_found
+from ccpml.files import advice
 
 __all__ = ["load_folder"]
 
