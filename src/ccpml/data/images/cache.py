@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from ccpml.artifacts import path_kind
 from ccpml.data.images.archived import ArchivedImage
 from ccpml.data.images.cache_build import build
 from ccpml.data.images.cache_index import CacheError, file_state, index_key, read_index
@@ -17,7 +18,7 @@ from ccpml.data.images.packed import PackedImage
 from ccpml.data.sources.source import Source
 from ccpml.data.table import StoredImage
 from ccpml.data_name import DataName
-from ccpml.files import exclusive_lock, path_kind
+from ccpml.files import exclusive_lock
 
 __all__ = ["cache_folder", "pack_source", "use_cache"]
 
