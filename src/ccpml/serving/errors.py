@@ -2,14 +2,15 @@
 
 import errno
 import os
-import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final
 
 from ccpml.files import WriteError
+from ccpml.system_errors import is_shortage
 
 __all__ = [
     "DamagedIndexError",
@@ -20,7 +21,20 @@ __all__ = [
     "name_sqlite_errors",
 ]
 
-_FULL: Final = 2**20  # bytes of free space
+_FREE: Final = 2**20
+"""Bytes that can be written if a disk is not full."""
+
+_FILES: Final = 4
+"""Files that SQLite has open for one database."""
+
+_REFUSALS: Final = {
+    "SQLITE_FULL": errno.ENOSPC,
+    "SQLITE_READONLY": errno.EROFS,
+    "SQLITE_CANTOPEN": errno.EACCES,
+    "SQLITE_IOERR_SHMMAP": errno.ENOMEM,
+    "SQLITE_IOERR": errno.EIO,
+}
+"""What the system has probably refused, by the beginning of the name of SQLite's error; the first that fits."""
 
 RESTORE: Final = "restore the index from a copy, or build it again"
 
@@ -51,6 +65,8 @@ def name_sqlite_errors(file: Path) -> Iterator[None]:
 
     Raises:
         WriteError: If the disk is full or broken, or the file is read-only; nothing that was acknowledged is lost.
+        OSError: If too many files are open, or there is too little memory.
+        NotAnIndexError: If the file cannot be read.
         DamagedIndexError: If the file is not what an index has.
         IndexBusyError: If it is locked.
     """
@@ -62,16 +78,29 @@ def name_sqlite_errors(file: Path) -> Iterator[None]:
 
 def _named(error: sqlite3.Error, file: Path) -> Exception:
     kind = str(getattr(error, "sqlite_errorname", ""))
-    if kind.startswith("SQLITE_IOERR") and shutil.disk_usage(file.parent).free < _FULL:
-        kind = "SQLITE_FULL"  # SQLite tells only writes that found no space from other errors
-    for beginning, number in (
-        ("SQLITE_FULL", errno.ENOSPC),
-        ("SQLITE_READONLY", errno.EROFS),
-        ("SQLITE_CANTOPEN", errno.EACCES),
-        ("SQLITE_IOERR", errno.EIO),
-    ):
+    for beginning, number in _REFUSALS.items():
         if kind.startswith(beginning):
-            return WriteError(number, os.strerror(number), str(file))
+            return _refusal(file, number)
     if kind.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return IndexBusyError(f"{file}: locked by another process; wait for it or stop it")
     return DamagedIndexError(f"{file}: damaged or not of an index ({error}); {RESTORE}")
+
+
+def _refusal(file: Path, number: int) -> Exception:
+    """Return the error of the system below one of SQLite, which keeps it: found by trying; otherwise ``number``."""
+    try:
+        with ExitStack() as opened:
+            for _ in range(_FILES):
+                opened.enter_context(file.open("rb"))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if is_shortage(error):
+            return error
+        return NotAnIndexError(f"{file}: cannot be read ({error.strerror}); change its permissions")
+    try:
+        with TemporaryFile(dir=file.parent) as probe:
+            probe.write(bytes(_FREE))
+    except OSError as error:
+        number = error.errno or number
+    return WriteError(number, os.strerror(number), str(file))
