@@ -10,6 +10,7 @@ from ccpml.files import (
     WriteError,
     exclusive_lock,
     require_space,
+    temporary_path,
     waiting_lock,
     write_arrays,
     write_bytes,
@@ -94,3 +95,16 @@ def test_waiting_for_a_lock_says_so(tmp_path, capsys):
         with waiting_lock(FileLock(path), "busy"):
             pass
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "x" * 251 + ".npz", "ü" * 127, "a." + "b" * 253, ".hidden"])
+def test_a_name_of_legal_length_can_be_written(tmp_path, name):
+    write_text(tmp_path / name, "text")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert temporary_path(tmp_path / name).name.startswith(".")
+    assert len(os.fsencode(temporary_path(tmp_path / name).name)) <= 255
+
+
+def test_a_name_that_is_too_long_is_named(tmp_path):
+    with pytest.raises(WriteError, match=r"x: cannot be written \(File name too long\); choose a shorter name"):
+        write_text(tmp_path / ("x" * 256), "text")

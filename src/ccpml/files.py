@@ -38,6 +38,7 @@ __all__ = [
     "read_folder_file",
     "require_space",
     "size_text",
+    "temporary_path",
     "waiting_lock",
     "write_arrays",
     "write_bytes",
@@ -47,6 +48,7 @@ __all__ = [
     "write_yaml",
 ]
 
+_MAX_NAME: Final = 255  # bytes, on the usual file systems
 _SPACE_MARGIN = 16 * 2**20
 
 DESCRIPTION_FORMAT: Final = 1
@@ -71,6 +73,12 @@ class WriteError(OSError):
         return f"{self.filename}: cannot be written ({self.strerror}){advice(self)}"
 
 
+def temporary_path(path: Path) -> Path:
+    """Return a hidden name beside a file or folder that is not complete yet; one of legal length if its own is."""
+    ending = os.fsencode(f".{os.getpid()}.tmp{path.suffix}")[:50]
+    return path.with_name(os.fsdecode(b"." + os.fsencode(path.stem)[: _MAX_NAME - 51] + ending))
+
+
 def write_bytes(path: Path, data: bytes | memoryview, sync: bool = True) -> None:
     """Write a file under a temporary name in the same folder, and rename it when it is complete.
 
@@ -79,7 +87,7 @@ def write_bytes(path: Path, data: bytes | memoryview, sync: bool = True) -> None
     Raises:
         WriteError: If it cannot be written; an older file of that name is unchanged.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)

@@ -2,8 +2,13 @@
 
 import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +19,14 @@ from safetensors.torch import load_file, save_file
 from ccpml import EmbeddingModel, lipschitz_normalize, load_run
 from ccpml.calibration import Certificate
 from ccpml.exported import Description
+from ccpml.exported.onnx_file import add_description
 from ccpml.exporting import export as module
 from ccpml.exporting.check import BATCHES
 from ccpml.exporting.describe import data_label, describe_run
 from ccpml.exporting.errors import ExportError
 from ccpml.exporting.export import export_run
-from ccpml.exporting.formats import READERS
+from ccpml.exporting.formats import READERS, WRITERS
+from ccpml.exporting.graph import EmbeddingGraph
 from ccpml.exporting.targets import FORMATS, Format
 from ccpml.files import WriteError
 from ccpml.models.tensor_file import read_tensors
@@ -258,3 +265,41 @@ def test_the_embeddings_of_a_loaded_model_are_those_of_the_run_after_normalizati
         found, expected = model(images), load_run(run).model(images)
     torch.testing.assert_close(found, expected)
     assert lipschitz_normalize(found).norm(dim=1).max() <= 1 + 1e-6
+
+
+def test_names_that_are_not_utf_8_survive(own: Path, tmp_path: Path) -> None:
+    found = replace(describe_run(load_run(own), "mit")[0], split_of_class={"caf\udce9": "test"})
+    for file_format in ("pt2", "safetensors", "hub"):
+        WRITERS[file_format](tmp_path / file_format, EmbeddingGraph(load_run(own).model).eval(), found)
+    assert EmbeddingModel.from_pretrained(tmp_path / "hub")
+    assert add_description(b"", found)
+    assert Description.from_json(found.to_json(), "x") == found
+
+
+def test_what_another_process_has_exported_meanwhile_is_kept(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "new" / "model.safetensors"
+
+    def slow(*arguments: Any) -> float:
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(b"of another process")
+        return 0.0
+
+    monkeypatch.setattr(module, "compare", slow)
+    with pytest.raises(FileExistsError, match=r"model\.safetensors: already exists"):
+        export_run(own, "safetensors", target)
+    assert [(path.name, path.read_bytes()) for path in target.parent.iterdir()] == [
+        (target.name, b"of another process")
+    ]
+
+
+def test_what_a_killed_export_has_left_is_removed_and_that_of_a_live_one_is_not(own: Path, tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    names = [f".model.{ended.pid}.tmp.safetensors", f".model.{os.getppid()}.tmp.safetensors", ".other.tmp"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    export_run(own, "safetensors", tmp_path / "model.safetensors")
+    left = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert left == {"own", *names[1:]}

@@ -55,8 +55,9 @@ class Description:
         return EvalTransform(self.size, resize=self.resize)
 
     def to_json(self) -> str:
-        """Return the description as JSON."""
-        return json.dumps({"format": DESCRIPTION_FORMAT, **asdict(self)}, sort_keys=True, ensure_ascii=False)
+        """Return the description as JSON; bytes of names that are not UTF-8 are escaped, and read back as they are."""
+        text = json.dumps({"format": DESCRIPTION_FORMAT, **asdict(self)}, sort_keys=True, ensure_ascii=False)
+        return text.encode("utf-8", "backslashreplace").decode()
 
     @classmethod
     def from_json(cls, text: str, name: str) -> Self:

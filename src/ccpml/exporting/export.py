@@ -1,5 +1,7 @@
 """Export a run: write it in a format, read that back, and check it against the run on real images."""
 
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +13,8 @@ from ccpml.exporting.check import check_images, compare
 from ccpml.exporting.describe import UNKNOWN_LICENSE, describe_run
 from ccpml.exporting.formats import READERS, WRITERS
 from ccpml.exporting.graph import EmbeddingGraph
-from ccpml.exporting.targets import Format, card_of, check_target, default_target
-from ccpml.files import errors_name, write_text
+from ccpml.exporting.targets import Format, TargetExistsError, card_of, check_target, default_target
+from ccpml.files import errors_name, temporary_path, write_text
 from ccpml.progress import announce
 from ccpml.runs.inference import load_run
 
@@ -100,19 +102,38 @@ def export_run(
     return Export(place, card_of(place, file_format), difference, check.origin, notes)
 
 
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary folders of a target whose processes have ended, given that of this process."""
+    before, after = folder.name.split(f".{os.getpid()}.tmp")
+    pattern = re.compile(rf"{re.escape(before)}\.(\d+)\.tmp{re.escape(after)}")
+    for path in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        found = pattern.fullmatch(path.name)
+        if found is not None:
+            try:
+                os.kill(int(found[1]), 0)
+            except ProcessLookupError:
+                shutil.rmtree(path, ignore_errors=True)
+            except (PermissionError, OverflowError):  # alive, or no process at all
+                pass
+
+
 @contextmanager
 def _new_files(target: Path) -> Iterator[Path]:
     """Return a folder to create, whose content is moved to a target at the end; after an error, nothing is left.
 
-    It has one name, so that the next export replaces what a process that was killed has left.
+    What a process that was killed has left is removed.
     """
-    folder = target.with_name(f".{target.name}.tmp")
+    folder = temporary_path(target)
+    _remove_leftovers(folder)
     created = [parent for parent in target.absolute().parents if not parent.exists()]
     moved = list[Path]()
     shutil.rmtree(folder, ignore_errors=True)
     try:
         with errors_name(target, folder):
             yield folder
+            for path in folder.iterdir():
+                if target.with_name(path.name).exists():  # another process was faster
+                    raise TargetExistsError(f"{target.with_name(path.name)}: already exists")
             for path in sorted(folder.iterdir(), reverse=True):  # the model last, whose name is shorter than its card's
                 moved.append(path.rename(target.with_name(path.name)))
         moved.clear()

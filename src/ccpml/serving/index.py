@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ccpml.artifacts import mismatch
-from ccpml.files import WriteError
+from ccpml.files import WriteError, temporary_path
 from ccpml.serving.collect import Pictures, find_pictures
 from ccpml.serving.compaction import Compacted, compact
 from ccpml.serving.embedder import Embedder
@@ -105,7 +105,7 @@ class Index(PictureIndex):
             "embedding_dim": str(embedder.embedding_dim),
             "model": os.fsdecode(os.fsencode(embedder.path.resolve())),
         }
-        unfinished = temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        unfinished = temporary = temporary_path(path)
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)

@@ -27,7 +27,15 @@ __all__ = [
 
 _MAX_ID = 2**63 - 1
 Id = Annotated[int, Field(ge=1, le=_MAX_ID, description="number of an item", examples=[1])]
-Scalar = str | int | float | bool | None
+
+
+def _in_utf8(value: Any) -> Any:
+    """Return a text with its bytes that are not UTF-8 escaped, as names of files may have them."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+Text = Annotated[str, BeforeValidator(_in_utf8)]
+Scalar = Text | int | float | bool | None
 
 
 class Problem(BaseModel):
@@ -57,8 +65,8 @@ class Info(BaseModel):
     items: int
     labels: int = Field(description="number of distinct labels")
     embedding_dim: int
-    model: str = Field(description="name of the run")
-    fields: list[str] = Field(description="columns that a filter can name")
+    model: Text = Field(description="name of the run")
+    fields: list[Text] = Field(description="columns that a filter can name")
     max_k: int
     max_bytes: int
     max_pictures: int
@@ -74,9 +82,9 @@ class StoredItem(BaseModel):
     """A picture of the index."""
 
     id: int
-    label: str
-    name: str = Field(description="name of its file, without folders")
-    metadata: dict[str, Scalar]
+    label: Text
+    name: Text = Field(description="name of its file, without folders")
+    metadata: dict[Text, Scalar]
     width: int
     height: int
 
@@ -87,7 +95,7 @@ class StoredItem(BaseModel):
         return {
             "id": item.id,
             "label": item.label,
-            "name": name.encode("utf-8", "replace").decode(),
+            "name": name,
             "metadata": dict(item.metadata),
             "width": item.width,
             "height": item.height,
