@@ -29,9 +29,10 @@ OUTPUTS: Final = {
 
 
 _PLAIN: Final = (
-    r"expected column names|pictures cannot be read:\n|\.png: (not an image|cannot be (decoded|opened)|the file)"
+    r"expected column names|, line \d+|pictures cannot be read:\n"
+    r"|\.png: (not an image|cannot be (decoded|opened)|the file)"
 )
-"""Messages that say what to do without a second sentence: the pictures of a query."""
+"""Messages that say what to do without a second sentence: the line of a table, and the pictures of a query."""
 
 _LISTS: Final = re.compile(r"^out/(findings\.csv|unreadable\.txt)$")
 """Lists of pictures that a verb writes."""

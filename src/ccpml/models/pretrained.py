@@ -70,7 +70,7 @@ def _build(source: Path, network: Any, file: Path, tensors: dict[str, Tensor]) -
 
     expected = {"backbone", "embedding_dim", "pooling", "channels", "image_size", "bias"}
     if not isinstance(network, dict) or set(network) != expected:
-        raise ValueError(f"{source}: expected a model that `ccpml export` wrote, got another file")
+        raise ValueError(f"{source}: expected a model that `ccpml export` wrote, got another file; {_WAY_OUT}")
     try:
         model = create_model(**network)
     except (ValueError, TypeError, AttributeError) as error:

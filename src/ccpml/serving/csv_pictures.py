@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 from ccpml.artifacts import not_found
 from ccpml.serving.items import Picture
+from ccpml.system_errors import advice
 
 __all__ = ["read_csv_pictures"]
 
@@ -80,13 +81,13 @@ def _read(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
                     rows.append((line, dict(zip(header, map(str.strip, fields), strict=True))))
                 line = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{file}, line {line}: not valid CSV ({error})") from error
+        raise ValueError(f"{file}, line {line}: not valid CSV ({error}); correct this line") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}, line {line} or later: not UTF-8; save the file as UTF-8") from error
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror or error})") from error
+        raise ValueError(f"{file}: cannot be read ({error.strerror or error}){advice(error)}") from error
     if not rows:
-        raise ValueError(f"{file}: expected one line for each image below the header, got none")
+        raise ValueError(f"{file}: expected one line for each image below the header, got none; add them")
     return header, rows
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ccpml.data.sources.image_index import ImageIndex, IndexedImage, relative_path
 from ccpml.data.sources.layouts import missing_numbers, split_by_number
-from ccpml.system_errors import raise_shortage
+from ccpml.system_errors import advice, raise_shortage
 
 __all__ = ["read_cars196"]
 
@@ -88,7 +88,7 @@ def _load(file: Path) -> dict[str, Any]:
             content: dict[str, Any] = loadmat(file, squeeze_me=True)
     except OSError as error:
         raise_shortage(error)
-        raise ValueError(f"{file}: cannot be read ({error.strerror or error})") from error
+        raise ValueError(f"{file}: cannot be read ({error.strerror or error}){advice(error)}") from error
     except Exception as error:  # damaged files raise almost anything
         raise_shortage(error)
         raise ValueError(f"{file}: not a MATLAB file of version 5, or damaged; unpack the archive again") from error

@@ -67,11 +67,11 @@ def _read_csv(file: Path, labeled: bool) -> list[_Row]:
                     rows.append(_row(fields, header, f"{file}, line {line}", file.parent, labeled))
                 line = reader.line_num + 1
         except csv.Error as error:
-            raise ValueError(f"{file}, line {line}: not valid CSV ({error})") from error
+            raise ValueError(f"{file}, line {line}: not valid CSV ({error}); correct this line") from error
         except UnicodeDecodeError as error:
             raise ValueError(f"{file}, line {line} or later: not UTF-8; save the file as UTF-8") from error
     if not rows:
-        raise ValueError(f"{file}: expected one line for each image below the header, got none")
+        raise ValueError(f"{file}: expected one line for each image below the header, got none; add them")
     return rows
 
 

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ccpml.data.sources.source import SplitName
+from ccpml.system_errors import advice
 
 __all__ = ["ImageIndex", "IndexedImage", "Line", "positive_int", "read_lines", "relative_path"]
 
@@ -58,7 +59,7 @@ def read_lines(file: Path) -> Iterator[Line]:
     except FileNotFoundError as error:
         raise ValueError(f"{file}: index file not found; unpack the archive again") from error
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror or error})") from error
+        raise ValueError(f"{file}: cannot be read ({error.strerror or error}){advice(error)}") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"{file}, line {line}: expected UTF-8; unpack the archive again") from error
