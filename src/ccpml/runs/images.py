@@ -76,7 +76,10 @@ class RunImages:
             raise ValueError(
                 f"{run}: a cache was built after the run started; move the folder .ccpml-cache elsewhere to resume"
             )
-        raise ValueError(f"{run}: the images, or those that cannot be read, differ from those the run started with")
+        raise ValueError(
+            f"{run}: the images, or those that cannot be read, differ from those the run started with, by its "
+            "images.sha256; restore them, or start a new run"
+        )
 
 
 def find_images(settings: Settings) -> Source:
