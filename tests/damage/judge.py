@@ -23,6 +23,7 @@ OUTPUTS: Final = {
     "resume": re.compile(r"^stopped/(scores\.json|report\.html|pictures/)"),
     "benchmark": re.compile(r"^benchmark/"),
     "tune": re.compile(r"^study/"),
+    "search-montage": re.compile(r"^out\.png$"),
     "cache": re.compile(r"^images/\.ccpml-cache/"),
 }
 """What a verb writes also when it names a damaged file: its tables and pages say so, or it repairs what it finds."""
@@ -82,6 +83,8 @@ def judge(name: str, state: str, verb: str, whole: Outcome, now: Outcome) -> str
     if now.code == 1 and "; " not in now.text and not re.search(_PLAIN, now.text):
         return f"no way out: {last}"
     written = OUTPUTS.get(verb)
+    if "out/checkpoints/last.ckpt" in now.after:  # a training that had begun can be resumed
+        written = re.compile("^out/")
     others = {each for each in now.changed() if not is_damaged(each) and not (written and written.match(each))}
     return f"changed {sorted(others)}" if others else ""
 

@@ -64,6 +64,7 @@ class World:
     folders: set[str] = field(default_factory=set)
     times: dict[str, int] = field(default_factory=dict)
     known: dict[str, tuple[tuple[int, ...], bytes]] = field(default_factory=dict)
+    given: dict[str, tuple[str, ...]] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     @classmethod
@@ -195,9 +196,11 @@ class World:
 
     def is_given(self, case: Case) -> bool:
         """Whether a file or folder is at or below a path that the command of a verb names, or one of the images."""
-        file = (self.path / case.name).as_posix()
-        given = [word.removeprefix("folder:").removeprefix("csv:") for word in self.verbs[case.verb]]
-        return any(f"{file}/".startswith(f"{word}/") for word in given if word.startswith(str(self.path)))
+        if case.verb not in self.given:
+            words = [word.removeprefix("folder:").removeprefix("csv:") for word in self.verbs[case.verb]]
+            top = f"{self.path.as_posix()}/"
+            self.given[case.verb] = tuple(f"{word}/"[len(top) :] for word in words if word.startswith(top))
+        return f"{case.name}/".startswith(self.given[case.verb])
 
     def check(self, case: Case, seed: int = 0) -> str:
         """Damage a file and run a verb; return what is wrong, empty if nothing is; restore the files."""
