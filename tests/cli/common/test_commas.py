@@ -23,8 +23,8 @@ LISTS = [
     ("tune glyphs --search lr=0.1 0.2", "--search lr=0.1,0.2"),
     ("train glyphs --logger csv wandb", "--logger csv,wandb"),
     ("train --logger csv wandb glyphs", "--logger csv,wandb"),
-    ("train glyphs --test-classes Korean/* Greek/*", "--test-classes Korean/*,Greek/*"),
-    ("tune --test_classes Korean/* Greek/* glyphs", "--test_classes Korean/*,Greek/*"),
+    ("train glyphs --test-classes Korean/* Greek/*", "--test-classes 'Korean/*,Greek/*'"),
+    ("tune --test_classes Korean/* Greek/* glyphs", "--test_classes 'Korean/*,Greek/*'"),
 ]
 
 

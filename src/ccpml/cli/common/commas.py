@@ -1,5 +1,6 @@
 """Options that take several values separated by commas: spaces between them are named before parsing."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -28,7 +29,7 @@ def check_commas(arguments: Sequence[str], options: Mapping[str, Callable[[str],
         values = [value] if equals else list(arguments[at + 1 : first])
         words = [word.strip(",") for word in arguments[first:]]
         if more := list(takewhile(options[flag], words)):
-            written = ",".join(each.strip(",") for each in [*values, *more])
+            written = shlex.quote(",".join(each.strip(",") for each in [*values, *more]))
             raise UsageError(f"{flag}: expected values separated by commas, got spaces; write {flag} {written}")
 
 
