@@ -54,3 +54,9 @@ def test_numeric_settings_include_parameters_of_losses_and_options_of_the_projec
 def test_differences_include_settings_that_only_one_side_has():
     before = Settings(loss="triplet", loss_parameters={"margin": 0.2}).flat()
     assert differences(before, Settings(loss="triplet", device="cpu").flat()) == ["margin: was 0.2, is None"]
+
+
+def test_a_removed_setting_without_effect_is_no_difference():
+    assert differences({"lr": 1.0, "lr_warmup": 0.0, "ema": 0.0}, {"lr": 1.0}) == []
+    assert differences({"lr_warmup": None}, {}) == []
+    assert differences({"lr_warmup": 0.05}, {}) == ["lr_warmup: was 0.05, is 0.0"]

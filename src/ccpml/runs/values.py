@@ -6,6 +6,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
+from ccpml.runs.ranges import REMOVED
 from ccpml.runs.settings import setting_types
 
 __all__ = ["INCIDENTAL", "differences", "is_numeric", "read_value", "read_values", "value_options"]
@@ -107,14 +108,15 @@ def _parse(text: str) -> Any:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Return a phrase for each setting that differs, except for incidental ones.
+    """Return a phrase for each setting that differs, except for incidental ones, and removed ones without effect.
 
     Example:
         >>> differences({"lr": 0.1, "device": "cpu"}, {"lr": 0.2, "device": "cuda"})
         ['lr: was 0.1, is 0.2']
     """
-    return [
-        f"{name}: was {before.get(name)}, is {after.get(name)}"
-        for name in {**before, **after}
-        if name not in INCIDENTAL and before.get(name) != after.get(name)
-    ]
+    found = []
+    for name in [name for name in {**before, **after} if name not in INCIDENTAL]:
+        was, now = (REMOVED.get(name) if (value := each.get(name)) is None else value for each in (before, after))
+        if was != now:
+            found.append(f"{name}: was {was}, is {now}")
+    return found
