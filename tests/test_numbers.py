@@ -13,6 +13,7 @@ from torch import nn
 import ccpml
 from ccpml import baselines, data, method, models, retrieval, training
 from ccpml.data import ClassBalancedBatches, EvalTransform, ImageDataset, ImageTable, TrainTransform
+from ccpml.data.crops import cropped_batches
 from ccpml.numbers import as_int
 
 LABELS = np.array([0, 0, 1, 1])
@@ -168,3 +169,32 @@ def test_an_index_of_numpy_or_torch_is_a_row() -> None:
 def test_anything_else_is_none(value: object) -> None:
     with pytest.raises(ValueError, match=r"k: expected an integer of at least 1, got "):
         as_int("k", value, 1)
+
+
+@pytest.mark.parametrize("value", ["1", None, True, float("nan"), float("inf"), 10**400, torch.ones(2), [1.0]])
+@pytest.mark.parametrize("name", sorted(name for name in CALLS if name.endswith("Loss") or name == "ProjectionOptions"))
+def test_what_is_no_finite_number_is_refused_by_name(name: str, value: object) -> None:
+    call = public()[name]
+    found = [one.name for one in inspect.signature(call).parameters.values() if one.annotation in {float, "float"}]
+    for parameter in found:
+        with pytest.raises(ValueError, match=f"{parameter}: expected "):
+            call(**{**CALLS[name], parameter: value})
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32, torch.uint64])
+@pytest.mark.parametrize("name", sorted(name for name in CALLS if name.endswith("Loss")))
+def test_labels_of_any_integer_dtype_are_labels(name: str, kind: torch.dtype) -> None:
+    criterion, embeddings = public()[name](**CALLS[name]), torch.arange(24.0).view(6, 4).cos()
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    assert torch.equal(criterion(embeddings, labels.to(kind)), criterion(embeddings, labels))
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True, None])
+def test_a_batch_size_is_a_positive_integer(value: Any) -> None:
+    with pytest.raises(ValueError, match="batch_size: expected an integer of at least 1, got "):
+        list(cropped_batches([np.zeros((9, 9), np.uint8)], EvalTransform(8), 1, value))
+
+
+def test_a_loss_around_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="loss: expected a pair loss, got 'contrastive'"):
+        method.CCPLoss("contrastive", **SIZES, proxies_per_class=2)  # type: ignore[arg-type]

@@ -1,9 +1,10 @@
 """Numbers of NumPy and PyTorch as arguments: an integer of any library is an integer. Imports neither."""
 
+import math
 import operator
 from typing import Any
 
-__all__ = ["as_int", "plain_number"]
+__all__ = ["as_int", "is_finite", "plain_number"]
 
 
 def as_int(name: str, value: Any, least: int | None = None) -> int:
@@ -30,6 +31,19 @@ def as_int(name: str, value: Any, least: int | None = None) -> int:
     if number is None or (least is not None and number < least):
         raise ValueError(f"{name}: expected an integer{bound}, got {value!r}")
     return number
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a finite number of any library; no text, no truth value, and none beyond float64.
+
+    Example:
+        >>> is_finite(1), is_finite("1"), is_finite(float("nan")), is_finite(10**400)
+        (True, False, False, False)
+    """
+    try:
+        return not isinstance(value, bool | str) and math.isfinite(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # no number, or several
+        return False
 
 
 def plain_number(value: Any) -> Any:

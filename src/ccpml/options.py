@@ -1,10 +1,9 @@
 """Options of the method that the library, the callback, the settings and the command line share. Imports no torch."""
 
-import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from ccpml.numbers import plain_number
+from ccpml.numbers import is_finite, plain_number
 
 __all__ = ["ProjectionOptions"]
 
@@ -49,10 +48,10 @@ class ProjectionOptions:
             object.__setattr__(self, option.name, plain_number(getattr(self, option.name)))
         is_steps = type(self.warm_start) is int and self.warm_start >= 0
         for name, expected, valid in (
-            ("strength", ">= 0", math.isfinite(self.strength) and self.strength >= 0),
-            ("decay", "> 0", math.isfinite(self.decay) and self.decay > 0),
-            ("patience", "an integer >= 1", isinstance(self.patience, int) and self.patience >= 1),
-            ("min_delta", ">= 0", math.isfinite(self.min_delta) and self.min_delta >= 0),
+            ("strength", ">= 0", is_finite(self.strength) and self.strength >= 0),
+            ("decay", "> 0", is_finite(self.decay) and self.decay > 0),
+            ("patience", "an integer >= 1", type(self.patience) is int and self.patience >= 1),
+            ("min_delta", ">= 0", is_finite(self.min_delta) and self.min_delta >= 0),
             ("space", "'raw' or 'lipschitz'", self.space in ("raw", "lipschitz")),
             (
                 "warm_start",

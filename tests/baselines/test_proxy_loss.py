@@ -264,3 +264,20 @@ def test_only_anchors_weight_the_samples_with_references(name):
 def test_wrong_indices_raise(name):
     with pytest.raises(ValueError, match=r"indices_tuple\[1\]: expected rows 0..1, got 2..2"):
         LOSSES[name]()(torch.randn(2, D), torch.arange(2), (torch.tensor([0]), torch.tensor([2]), torch.tensor([1])))
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.vmap, torch.func.jacrev])
+def test_a_transform_of_torch_func_is_right_or_refused(name, transform):
+    criterion = LOSSES[name]()
+    x, labels = torch.arange(6.0 * D).view(6, D).cos(), torch.tensor([0, 0, 1, 1, 2, 2])
+    batched = x[None] if transform is torch.func.vmap else x
+    transformed = transform(lambda embeddings: criterion(embeddings, labels))
+    if name in {"ArcFace", "SubCenterArcFace", "SoftTriple"}:
+        with pytest.raises(RuntimeError, match=r"^\w+: expected no transform of torch.func"):
+            transformed(batched)
+        return
+    leaf = x.clone().requires_grad_()
+    value = criterion(leaf, labels)
+    expected = value[None] if transform is torch.func.vmap else torch.autograd.grad(value, leaf)[0]
+    assert torch.allclose(transformed(batched), expected, atol=1e-5)

@@ -120,3 +120,17 @@ def test_gpu_equals_cpu():
     points = torch.randn(50, 12, 8)
     assert torch.equal(greedy_k_center(points.cuda(), points[:, :1].cuda(), 4).cpu(),
                        greedy_k_center(points, points[:, :1], 4))  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e15, 1e19, 1e30, 1e38])
+def test_large_points_have_finite_distances(scale: float) -> None:
+    points = torch.rand(3, 6, 5, generator=torch.Generator().manual_seed(0)) * scale
+    centers, labels = points[:, :2] * 0.5, torch.arange(3).repeat_interleave(6)
+    exact, exact_centers = points.double(), centers.double()
+    assert torch.equal(greedy_k_center(points, centers, 4), greedy_k_center(exact, exact_centers, 4))
+    assert torch.allclose(
+        covering_radius(points, centers).double() / scale, covering_radius(exact, exact_centers) / scale
+    )
+    for average in (average_covering_radius, average_interclass_distance):
+        found, expected = average(points.flatten(0, 1), labels), average(exact.flatten(0, 1), labels)
+        assert found / scale == pytest.approx(expected / scale, rel=1e-4)

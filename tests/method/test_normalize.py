@@ -104,3 +104,16 @@ def test_transforms_of_torch_func_are_refused():
     loss = ContrastiveLoss(normalize=None)
     with pytest.raises(RuntimeError, match=r"pair loss: expected no transform"):
         torch.func.grad(lambda v: loss(v, labels))(x)
+
+
+@pytest.mark.parametrize("x", [[1.0], 1.0, None, "x", torch.tensor(1.0), torch.ones(2, dtype=torch.int64)])
+def test_what_are_no_vectors_is_refused(x):
+    with pytest.raises(ValueError, match=r"x: expected floating-point vectors \(\.\.\., d\), got "):
+        lipschitz_normalize(x)
+
+
+def test_vectors_of_8_bits_are_normalized():
+    x = torch.tensor([[3.0, 4.0], [0.25, 0.5]]).to(torch.float8_e4m3fn)
+    found = lipschitz_normalize(x)
+    assert found.dtype == x.dtype
+    assert torch.equal(found.float(), lipschitz_normalize(x.float()).to(x.dtype).float())

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ccpml.baselines.proxy_loss import ProxyLoss
 from ccpml.method.checks import check_number
+from ccpml.numbers import is_finite
 from ccpml.pairwise.indices import Indices
 
 __all__ = ["ArcFaceLoss", "SubCenterArcFaceLoss"]
@@ -45,7 +46,7 @@ class SubCenterArcFaceLoss(ProxyLoss):
     ) -> None:
         super().__init__(num_classes, embedding_dim, centers_per_class)
         check_number("scale", scale, above=0)
-        if not 0 <= margin < math.pi:
+        if not (is_finite(margin) and 0 <= margin < math.pi):
             raise ValueError(f"margin: expected an angle in radians, 0 <= margin < π, got {margin!r}")
         from ccpml.baselines.pml import arcface
 

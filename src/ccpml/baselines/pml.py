@@ -14,6 +14,7 @@ from pytorch_metric_learning.distances import CosineSimilarity
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ccpml.pairwise.derivatives import check_no_transform
 from ccpml.pairwise.indices import Indices
 
 __all__ = ["ExternalProxyLoss", "arcface", "soft_triple"]
@@ -39,6 +40,7 @@ class ExternalProxyLoss(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor, proxies: Tensor, indices_tuple: Indices | None = None) -> Tensor:
         """Compute the loss of a batch (B, d) with these proxies (C · K, d), of the same dtype."""
+        check_no_transform(type(self.loss).__name__)  # the library assigns to ``.data``
         if not len(x):
             return (x.sum() + proxies.sum()) * 0  # no terms
         loss: Tensor = functional_call(self.loss, {self.name: proxies.T}, (x, labels, indices_tuple))

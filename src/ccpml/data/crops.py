@@ -13,6 +13,7 @@ from ccpml.data.images.packed import PackedImage
 from ccpml.data.images.read import ImageLike, read_part
 from ccpml.data.threads import in_threads
 from ccpml.data.transforms import EvalTransform
+from ccpml.numbers import as_int
 
 __all__ = ["cropped_batches"]
 
@@ -32,13 +33,15 @@ def cropped_batches(
 
     Raises:
         BadImageError: If an image cannot be read.
-        ValueError: If an image is none of these, or an array has another shape or type.
+        ValueError: If ``batch_size`` is not a positive integer, an image is none of these, or an array has another
+            shape or type.
 
     Example:
         >>> images = [np.zeros((20, 30), np.uint8)] * 3
         >>> [batch.shape for batch in cropped_batches(images, EvalTransform(8), channels=1, batch_size=2)]
         [(2, 1, 8, 8), (1, 1, 8, 8)]
     """
+    batch_size = as_int("batch_size", batch_size, 1)
     if isinstance(images, str | Path):
         raise ValueError(f"images: expected a sequence of images, got the path {images}; pass a list")
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.distributed import world_size
-from ccpml.method.checks import check_call
+from ccpml.method.checks import check_call, check_number
 from ccpml.method.class_sampler import ClassSampler
 from ccpml.method.external import against_batch, against_references, joint_batch, normalized_for
 from ccpml.method.metric_loss import MetricLoss, working_dtype
@@ -14,7 +14,7 @@ from ccpml.method.nearest import farther_proxies
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.pair_loss import PairLoss
 from ccpml.method.proxies import ClassProxies
-from ccpml.numbers import as_int
+from ccpml.numbers import as_int, is_finite
 from ccpml.pairwise.indices import Indices
 
 __all__ = ["CCPLoss"]
@@ -54,8 +54,8 @@ class CCPLoss(ClassProxies, MetricLoss):
         proxies: The proxies P, not normalized, shape (C, K, d); see `ClassProxies` for this and other attributes.
 
     Raises:
-        ValueError: If a size or ``nearest_positives`` is not a positive integer, ``class_rate`` is out of range, or
-            ``group`` is given with a loss of another library.
+        ValueError: If ``loss`` is none, a weight is not finite, a size or ``nearest_positives`` is not a positive
+            integer, ``class_rate`` is out of range, or ``group`` is given with a loss of another library.
 
     Example:
         >>> from ccpml import ContrastiveLoss
@@ -85,8 +85,12 @@ class CCPLoss(ClassProxies, MetricLoss):
         super().__init__(num_classes, embedding_dim, proxies_per_class)
         if nearest_positives is not None:
             nearest_positives = as_int("nearest_positives", nearest_positives, 1)
-        if not 0 < class_rate <= 1:
+        if not (is_finite(class_rate) and 0 < class_rate <= 1):
             raise ValueError(f"class_rate: expected a fraction in (0, 1], got {class_rate!r}")
+        if not callable(loss):
+            raise ValueError(f"loss: expected a pair loss, got {loss!r}")
+        check_number("pair_weight", pair_weight)
+        check_number("proxy_weight", proxy_weight)
         self.loss = loss
         self.pair_weight = pair_weight
         self.proxy_weight = proxy_weight
@@ -119,6 +123,7 @@ class CCPLoss(ClassProxies, MetricLoss):
         Pairs or triplets and references concern the pair term alone: CCP compares each sample with every proxy.
         """
         check_call(embeddings, labels, ref_emb, ref_labels, self.proxies.shape[2], self.num_classes)
+        labels = labels.long()
         references = None if ref_emb is embeddings else ref_emb
         with torch.autocast(embeddings.device.type, enabled=False):
             batch = normalized_for(self.loss, embeddings.to(working_dtype(embeddings, self.proxies)))  # e

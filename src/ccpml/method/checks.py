@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ccpml.distributed import gather_rows
+from ccpml.numbers import is_finite
 
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64}
 
@@ -17,8 +18,8 @@ def describe(x: object) -> str:
 
 
 def check_number(name: str, value: float, above: float = -math.inf) -> None:
-    """Raise ValueError unless ``value`` is finite and greater than ``above``."""
-    if not (math.isfinite(value) and value > above):
+    """Raise ValueError unless ``value`` is a number, finite and greater than ``above``."""
+    if not (is_finite(value) and value > above):
         raise ValueError(
             f"{name}: expected a finite number{'' if above == -math.inf else f' > {above:g}'}, got {value!r}"
         )
@@ -59,7 +60,7 @@ def check_labels(name: str, labels: Tensor, length: int, num_classes: int | None
         raise ValueError(f"{name}: expected integers ({length},), got {describe(labels)}")
     if num_classes is None or length == 0:
         return
-    low, high = labels.aminmax()
+    low, high = labels.long().aminmax()  # torch has none of unsigned integers
     if labels.device.type in {"cpu", "mps"}:
         if low < 0 or high >= num_classes:
             raise ValueError(f"{name}: expected classes 0..{num_classes - 1}, got {int(low)}..{int(high)}")

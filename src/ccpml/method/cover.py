@@ -43,7 +43,7 @@ def greedy_k_center(points: Tensor, centers: Tensor, k: int) -> Tensor:
     check_points("centers", centers, like=points)
     if not 1 <= k <= points.shape[1]:
         raise ValueError(f"k: expected 1..{points.shape[1]} (the points of a class), got {k}")
-    points, centers = _promote(points, centers)
+    points, centers, _ = _promote(points, centers)
     size = points.shape[0]
     if points.device.type == "cpu":
         size = _MAX_BLOCK // max(1, points.shape[1] * points.shape[2])
@@ -75,7 +75,8 @@ def covering_radius(points: Tensor, centers: Tensor) -> Tensor:
     check_points("centers", centers, like=points)
     if points.shape[1] == 0 or centers.shape[1] == 0:
         raise ValueError(f"points, centers: expected at least one each, got {points.shape[1]} and {centers.shape[1]}")
-    return _nearest(*_promote(points, centers)).amax(1).to(points.dtype)
+    scaled, scaled_centers, scale = _promote(points, centers)
+    return (_nearest(scaled, scaled_centers).amax(1) / scale).to(points.dtype)
 
 
 @torch.no_grad()
@@ -102,7 +103,7 @@ def average_covering_radius(embeddings: Tensor, labels: Tensor) -> float:
 
     Source: Gürbüz et al., WACV 2024, Section 5 (figures 1 and 2).
     """
-    embeddings = _checked_set(embeddings, labels)
+    embeddings, scale = _checked_set(embeddings, labels)
     order = labels.argsort(stable=True)
     sizes = torch.unique(labels, return_counts=True)[1]  # (C,)
     first = sizes.cumsum(0) - sizes
@@ -112,7 +113,7 @@ def average_covering_radius(embeddings: Tensor, labels: Tensor) -> float:
         points = embeddings[rows]
         radii = _radii(points, _greedy(points, points.norm(dim=-1), n))  # (classes, n)
         total += radii.to(torch.float64).mean(1).sum().item()
-    return total / len(sizes)
+    return total / len(sizes) / scale
 
 
 @torch.no_grad()
@@ -137,7 +138,7 @@ def average_interclass_distance(embeddings: Tensor, labels: Tensor) -> float:
 
     Source: Gürbüz et al., WACV 2024, Section 5.
     """
-    embeddings = _checked_set(embeddings, labels)
+    embeddings, scale = _checked_set(embeddings, labels)
     total, pairs = 0.0, 0
     for block, block_labels in zip(torch.split(embeddings, 1024), torch.split(labels, 1024), strict=True):
         different = block_labels[:, None] != labels
@@ -145,20 +146,35 @@ def average_interclass_distance(embeddings: Tensor, labels: Tensor) -> float:
         pairs += int(different.sum())
     if pairs == 0:
         raise ValueError("labels: expected at least two classes, got 1")
-    return total / pairs
+    return total / pairs / scale
 
 
-def _promote(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+def _promote(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return points and centers in their common dtype, at least float32, times a scale that keeps their squares."""
     dtype = torch.promote_types(torch.promote_types(points.dtype, centers.dtype), torch.float32)
-    return points.to(dtype), centers.to(dtype)
+    points, centers = points.to(dtype), centers.to(dtype)
+    scale = _scale(points, centers)
+    return points * scale, centers * scale, scale
 
 
-def _checked_set(embeddings: Tensor, labels: Tensor) -> Tensor:
+def _scale(*vectors: Tensor) -> Tensor:
+    """Return 1, or a power of two if squares of differences may overflow or vanish; a device is not waited for."""
+    dtype = vectors[0].dtype
+    large, power = (2.0**500, 2.0**600) if dtype == torch.float64 else (2.0**50, 2.0**78)
+    largest = torch.stack([x.abs().amax() for x in vectors if x.numel()] or [vectors[0].new_zeros(())]).amax()
+    small = torch.where(largest < 1 / large, torch.full_like(largest, power), 1)
+    return torch.where(largest > large, torch.full_like(largest, 1 / power), small)
+
+
+def _checked_set(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+    """Return checked embeddings in float32 or float64, times a scale that keeps their squares, and the scale."""
     check_embeddings("embeddings", embeddings)
     check_labels("labels", labels, len(embeddings))
     if len(embeddings) == 0:
         raise ValueError("embeddings: expected at least one sample, got none")
-    return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    x = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    scale = _scale(x)
+    return x * scale, scale.item()
 
 
 def _nearest(points: Tensor, centers: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ccpml.method.checks import describe
 from ccpml.pairwise.derivatives import check_no_transform
 
 __all__ = ["l2_normalize", "lipschitz_normalize"]
@@ -26,7 +27,7 @@ def lipschitz_normalize(x: Tensor) -> Tensor:
         x: Vectors along the last axis, shape (..., d), floating point.
 
     Returns:
-        φ(x), in the shape and dtype of ``x``. float16 and bfloat16 are computed in float32.
+        φ(x), in the shape and dtype of ``x``. Shorter dtypes than float32 are computed in float32.
 
     Raises:
         ValueError: If ``x`` is not floating point or has no axis.
@@ -39,10 +40,10 @@ def lipschitz_normalize(x: Tensor) -> Tensor:
 
     Source: Gürbüz et al., "Deep Metric Learning with Chance Constraints", WACV 2024, Lemma 4.1.
     """
-    if not x.is_floating_point() or x.ndim == 0:
-        raise ValueError(f"x: expected floating-point vectors (..., d), got {x.dtype} of shape {tuple(x.shape)}")
+    if not (isinstance(x, Tensor) and x.is_floating_point() and x.ndim):
+        raise ValueError(f"x: expected floating-point vectors (..., d), got {describe(x)}")
     check_no_transform("lipschitz_normalize")
-    v = x.to(torch.promote_types(x.dtype, torch.float32))
+    v = x if x.dtype == torch.float64 else x.float()
     normalized: Tensor = _Lipschitz.apply(v)  # type: ignore[no-untyped-call]  # torch's apply is untyped
     return normalized.to(x.dtype)
 
@@ -76,8 +77,9 @@ def _may_overflow(norm: Tensor) -> bool:
 
 
 def _is_readable(x: Tensor) -> bool:
-    """Whether values can be read at once: on a CPU, and not while a graph is recorded."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch._C._get_tracing_state()
+    """Whether values can be read at once: on a CPU, and not while a graph is recorded or a function transformed."""
+    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return x.device.type == "cpu" and not transformed and not torch._C._get_tracing_state()
 
 
 def _shrinking(norm: Tensor) -> Tensor:

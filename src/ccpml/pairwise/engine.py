@@ -70,7 +70,7 @@ class ReferenceSet:
 
     def _same_class(self, rows: slice, values: Tensor) -> Tensor:
         """Return 1 where anchor and reference are of one class, (B, m)."""
-        same = torch.eq(self.labels[:, None], self.ref_labels[rows], out=torch.empty_like(values))
+        same = torch.eq(self.labels.long()[:, None], self.ref_labels[rows].long(), out=torch.empty_like(values))
         self._exclude_self(same, rows)
         return same
 
