@@ -1,10 +1,11 @@
 """Errors of the system: what can be done about them, and which say nothing about the file being read."""
 
 import errno
+import os
 import re
 from typing import Final
 
-__all__ = ["advice", "is_refused", "is_shortage", "raise_shortage"]
+__all__ = ["advice", "in_words", "is_refused", "is_shortage", "raise_shortage"]
 
 _NUMBERS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -34,6 +35,17 @@ def advice(error: OSError) -> str:
     """Return what can be done about an error of the system, as the end of its sentence; empty if unknown."""
     known = _ADVICE.get(error.errno or 0)
     return f"; {known}" if known else ""
+
+
+def in_words(error: OSError) -> str:
+    """Return the file and the reason of an error of the system, without its number.
+
+    Example:
+        >>> in_words(PermissionError(13, "Permission denied", b"a.txt"))
+        'a.txt: Permission denied'
+    """
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return f"{'' if name is None else f'{name}: '}{error.strerror}"
 
 
 def is_refused(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ OUTPUTS: Final = {
     "report": re.compile(r"^run/(report\.html|pictures/)"),
     "calibrate": re.compile(r"^run/(certificate\.json|report\.html|pictures/)"),
     "resume-finished": re.compile(r"^run/(report\.html|pictures/)"),
-    "resume": re.compile(r"^stopped/(scores\.json|report\.html|pictures/)"),
+    "resume": re.compile(r"^stopped/(metrics\.csv|scores\.json|report\.html|pictures/)"),
     "benchmark": re.compile(r"^benchmark/"),
     "tune": re.compile(r"^study/"),
     "search-montage": re.compile(r"^out\.png$"),

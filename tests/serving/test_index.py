@@ -144,6 +144,13 @@ def test_embeddings_that_are_not_finite_are_refused(index, monkeypatch):
     assert index.verify().problems == []
 
 
+def test_rows_that_no_embedding_can_be_are_named(index):
+    file = index.path / "rows.1.f32"
+    file.write_bytes(np.full(file.stat().st_size // 4, 1e9, np.float32).tobytes())
+    with pytest.raises(DamagedIndexError, match=r"rows\.1\.f32: damaged \(rows: expected vectors of length 1 or less"):
+        index.search(np.zeros(12))
+
+
 def test_pictures_in_memory_and_huge_ones(index, monkeypatch):
     gray = np.full((4, 6), 9, np.uint8)
     added = index.add([Picture(Path("gray"), image=gray), Picture(Path("color"), image=np.zeros((4, 6, 3), np.uint8))])

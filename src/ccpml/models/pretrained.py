@@ -40,7 +40,9 @@ def _load(file: Path, config_file: Path | None = None) -> "EmbeddingModel":
         raise ValueError(f"{config_file.parent}: expected an exported model, got a run; load_run opens it")
     config = {} if config_file is None else _read_config(config_file)
     if file.suffix != ".safetensors":
-        raise ValueError(f"{file}: expected a .safetensors file, or a folder with {WEIGHTS_FILE} and {CONFIG_FILE}")
+        raise ValueError(
+            f"{file}: expected a .safetensors file, or a folder with {WEIGHTS_FILE} and {CONFIG_FILE}; {_WAY_OUT}"
+        )
     try:
         tensors, metadata = read_tensors(file)
     except ValueError as error:

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import shutil
 from importlib.util import find_spec
 
 import lightning as L
@@ -14,6 +15,7 @@ from ccpml.runs.loggers import logger as loggers
 from ccpml.runs.loggers.callback import read_places
 from ccpml.runs.loggers.logger import LoggerError
 from ccpml.runs.train import resume, train
+from tests.damage.states import bound_by_permissions
 from tests.toy import quick_settings, toy_folder
 
 STEPS = [1, 2, 3, 4, 5, 6]
@@ -167,6 +169,16 @@ def test_errors_of_the_system_are_put_into_words(settings, tmp_path, capsys):
     file.mkdir()
     resume(run.path, progress=False)
     assert f"logger tensorboard: {file}: Is a directory; training continues" in capsys.readouterr().err
+
+
+def test_event_files_that_cannot_be_written_are_named(settings, tmp_path, capfd):
+    run = train(settings.changed({"logger": "tensorboard"}), tmp_path / "run", test=False, progress=False)
+    shutil.rmtree(run.path / "tensorboard")
+    (run.path / "tensorboard").mkdir(mode=0o555)
+    denied = rf"cannot be opened \({run.path}/tensorboard/events\S+: Permission denied\); see to it, or change logger"
+    with bound_by_permissions(), pytest.raises(LoggerError, match=denied):
+        resume(run.path, progress=False)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_logger_that_cannot_be_opened(settings, tmp_path, memory, monkeypatch, capsys):

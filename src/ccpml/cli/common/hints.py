@@ -2,7 +2,8 @@
 
 import re
 
-from ccpml.files import advice, printable
+from ccpml.files import printable
+from ccpml.system_errors import advice, in_words
 
 HINTS = {
     "BenchmarkExistsError": "choose another --out, or pass the settings that it started with",
@@ -40,8 +41,7 @@ def hint_for(error: BaseException) -> str:
 def _text(error: BaseException) -> str:
     """Return the message of an error; those of the system and of allocators are put into words."""
     if isinstance(error, OSError) and error.strerror and str(error).startswith("[Errno"):
-        named = "" if error.filename is None else f"{error.filename}: "
-        return f"{named}{error.strerror}{advice(error)}"
+        return f"{in_words(error)}{advice(error)}"
     text = str(error)
     if isinstance(error, ModuleNotFoundError) and text == f"No module named {error.name!r}":
         needs = f"needs {error.name}, which is not installed; install it, or ccpml again with all that it needs"

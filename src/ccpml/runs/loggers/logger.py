@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import threading
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import Any, ClassVar, Final
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from tqdm import tqdm
+
+from ccpml.system_errors import in_words
 
 __all__ = ["LoggerError", "Place", "RunLogger", "logger_class"]
 
@@ -164,6 +167,16 @@ class RunLogger(Logger):
 _LOGGED_BY_LIGHTNING: Final = frozenset({"epoch", "map_at_r", "precision_at_1", "r_precision"})
 
 
+def _without_writers(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a hook for errors of threads that leaves out TensorBoard's writers, whose errors reach their logger."""
+
+    def print_others(error: Any) -> None:
+        if not type(error.thread).__module__.startswith("tensorboard."):
+            hook(error)
+
+    return hook if getattr(hook, "__name__", "") == print_others.__name__ else print_others
+
+
 class _TensorBoard(RunLogger):
     """Event files in ``tensorboard/``. Those of a resumed run begin again, and viewers drop the earlier ones."""
 
@@ -175,6 +188,8 @@ class _TensorBoard(RunLogger):
         )
         logger.log_hyperparams(dict(settings))
         self._settings = dict(settings)
+        threading.excepthook = _without_writers(threading.excepthook)
+        _ = logger.experiment  # opens the file
         return logger
 
     def log_scores(self, scores: Mapping[str, float], step: int) -> None:
@@ -297,6 +312,6 @@ def _no_warnings() -> Iterator[None]:
 def _one_line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror and text.startswith("[Errno"):
-        text = f"{'' if error.filename is None else f'{error.filename}: '}{error.strerror}"
+        text = in_words(error)
     text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."

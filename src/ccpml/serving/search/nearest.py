@@ -1,16 +1,22 @@
 """The nearest items in one state of an index."""
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ccpml.serving.filters.tree import Filter, unknown_field
 from ccpml.serving.items import Hit
-from ccpml.serving.search.exact import check_queries
+from ccpml.serving.search.exact import NotFiniteError, check_queries
 from ccpml.serving.search.scan import Exact, Scan
 from ccpml.serving.storage.snapshot import Snapshot
 from ccpml.serving.storage.view import View
 
 __all__ = ["check_fields", "passing_rows", "search"]
+
+
+_LONGEST: Final = 10.0
+"""Length of a row from which on it is damaged, with a wide margin: embeddings are no longer than 1."""
 
 
 def search(
@@ -22,6 +28,10 @@ def search(
         raise ValueError(f"k: expected a number that is not negative, got {k}")
     passing = passing_rows(view.snapshot, where)
     distances, rows = (scan or Exact()).nearest(view, vectors, k, passing)  # (Q, k) each
+    if (distances > _LONGEST * (1 + np.linalg.norm(vectors, axis=1, keepdims=True))).any():
+        raise NotFiniteError(
+            f"rows: expected vectors of length 1 or less, got one at a distance of {distances.max():.3g}"
+        )
     items = view.snapshot.items_of_rows(np.unique(rows).tolist())
     return [
         [Hit(items[row], distance, rank) for rank, (row, distance) in enumerate(zip(found, near, strict=True), 1)]
