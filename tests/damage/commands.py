@@ -35,7 +35,7 @@ MAKERS = ("export-file", "export-hub", "export-program", "train-other", "embed-p
 OTHER_DATA = (
     *("train", "train-config", "train-weights", "check", "cache", "clean", "clean-pool", "compare-data", "embed-onnx"),
     *("index", "index-small", "index-onnx", "index-ensemble", "sync", "sync-ensemble", "sync-small", "search-folder"),
-    *("index-csv", "index-findings", "search-csv", "serve-feedback"),
+    *("index-csv", "index-findings", "search-csv", "serve-feedback", "export"),
 )
 """Verbs whose images are given anew, so that one that is missing makes other data, and no damage."""
 

@@ -15,6 +15,7 @@ from ccpml.data.images.cache_index import CacheError, index_key, read_index
 from ccpml.data.images.packed import PackedImage
 from ccpml.data.sources.source import Source
 from ccpml.data_name import DataName
+from tests.damage.states import bound_by_permissions
 from tests.data.caches import NAME, content, fill, packed
 
 
@@ -132,6 +133,17 @@ def test_changed_files_and_damaged_caches_are_named(tmp_path: Path, file: str, h
     assert str(caught.value).startswith(f"{cache_folder(tmp_path, NAME)}: cache cannot be used")
     packed(tmp_path)
     assert file.startswith("b/") or content(tmp_path) == before
+
+
+def test_pixels_that_may_not_be_read_are_named_before_the_work(tmp_path: Path) -> None:
+    source = load_folder(fill(tmp_path))
+    packed(tmp_path)
+    next(tmp_path.glob(".ccpml-cache/folder/pixels-*.bin")).chmod(0)
+    with (
+        bound_by_permissions(),
+        pytest.raises(CacheError, match=r"pixels-\w+\.bin cannot be read \(Permission denied\)"),
+    ):
+        use_cache(source, NAME)
 
 
 @pytest.mark.parametrize("name", [".ccpml-cache", ".ccpml-cache/folder"])

@@ -139,10 +139,16 @@ def load_index(folder: Path) -> Index:
 
 
 def read_index(folder: Path) -> Index:
-    """Read the index like ``load_index``, and check the size of the packed file."""
+    """Read the index like ``load_index``, and check that the packed file can be read, and its size."""
     index = load_index(folder)
     pack = folder / index.pack_name
     size = pack.stat().st_size if pack.is_file() else None
+    try:
+        if size is not None:
+            pack.open("rb").close()
+    except OSError as error:
+        raise_shortage(error)
+        raise CacheError.of(folder, f"{pack.name} cannot be read ({error.strerror or error})") from error
     if size != index.size:
         got = "not found" if size is None else f"expected {index.size:,} bytes, got {size:,}"
         raise CacheError.of(folder, f"{pack.name}: {got}")
