@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from ccpml.artifacts import not_found, path_kind
 from ccpml.system_errors import advice, raise_shortage
+from ccpml.temporary import temporary_path
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -38,7 +39,6 @@ __all__ = [
     "read_folder_file",
     "require_space",
     "size_text",
-    "temporary_path",
     "waiting_lock",
     "write_arrays",
     "write_bytes",
@@ -48,7 +48,6 @@ __all__ = [
     "write_yaml",
 ]
 
-_MAX_NAME: Final = 255  # bytes, on the usual file systems
 _SPACE_MARGIN = 16 * 2**20
 
 DESCRIPTION_FORMAT: Final = 1
@@ -71,12 +70,6 @@ class WriteError(OSError):
 
     def __str__(self) -> str:
         return f"{self.filename}: cannot be written ({self.strerror}){advice(self)}"
-
-
-def temporary_path(path: Path) -> Path:
-    """Return a hidden name beside a file or folder that is not complete yet; one of legal length if its own is."""
-    ending = os.fsencode(f".{os.getpid()}.tmp{path.suffix}")[:50]
-    return path.with_name(os.fsdecode(b"." + os.fsencode(path.stem)[: _MAX_NAME - 51] + ending))
 
 
 def write_bytes(path: Path, data: bytes | memoryview, sync: bool = True) -> None:

@@ -11,7 +11,8 @@ from typing import Final
 from ccpml.cleaning.cleaned import cleaned_csv, relative_path
 from ccpml.cleaning.found import CleanedData
 from ccpml.cleaning.page import page_of
-from ccpml.files import errors_name, temporary_path, write_bytes, write_text
+from ccpml.files import errors_name, write_bytes, write_text
+from ccpml.temporary import remove_leftovers, temporary_path
 
 __all__ = ["COLUMNS", "TargetExistsError", "findings_csv", "require_free", "write_results"]
 
@@ -61,6 +62,7 @@ def write_results(found: CleanedData, output: Path) -> None:
 def _new_folder(output: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``output``, which takes its name when it is complete."""
     temporary = temporary_path(output)
+    remove_leftovers(output)
     new = [parent for parent in output.absolute().parents if not parent.exists()]  # the innermost first
     try:
         with errors_name(output, temporary):

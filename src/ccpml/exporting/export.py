@@ -1,7 +1,5 @@
 """Export a run: write it in a format, read that back, and check it against the run on real images."""
 
-import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +12,10 @@ from ccpml.exporting.describe import UNKNOWN_LICENSE, describe_run
 from ccpml.exporting.formats import READERS, WRITERS
 from ccpml.exporting.graph import EmbeddingGraph
 from ccpml.exporting.targets import Format, TargetExistsError, card_of, check_target, default_target
-from ccpml.files import errors_name, temporary_path, write_text
+from ccpml.files import errors_name, write_text
 from ccpml.progress import announce
 from ccpml.runs.inference import load_run
+from ccpml.temporary import remove_leftovers, temporary_path
 
 __all__ = ["Export", "export_run"]
 
@@ -102,21 +101,6 @@ def export_run(
     return Export(place, card_of(place, file_format), difference, check.origin, notes)
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary folders of a target whose processes have ended, given that of this process."""
-    before, after = folder.name.split(f".{os.getpid()}.tmp")
-    pattern = re.compile(rf"{re.escape(before)}\.(\d+)\.tmp{re.escape(after)}")
-    for path in folder.parent.iterdir() if folder.parent.is_dir() else ():
-        found = pattern.fullmatch(path.name)
-        if found is not None:
-            try:
-                os.kill(int(found[1]), 0)
-            except ProcessLookupError:
-                shutil.rmtree(path, ignore_errors=True)
-            except (PermissionError, OverflowError):  # alive, or no process at all
-                pass
-
-
 @contextmanager
 def _new_files(target: Path) -> Iterator[Path]:
     """Return a folder to create, whose content is moved to a target at the end; after an error, nothing is left.
@@ -124,7 +108,7 @@ def _new_files(target: Path) -> Iterator[Path]:
     What a process that was killed has left is removed.
     """
     folder = temporary_path(target)
-    _remove_leftovers(folder)
+    remove_leftovers(target)
     created = [parent for parent in target.absolute().parents if not parent.exists()]
     moved = list[Path]()
     shutil.rmtree(folder, ignore_errors=True)

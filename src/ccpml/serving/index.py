@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ccpml.artifacts import mismatch
-from ccpml.files import WriteError, temporary_path
+from ccpml.files import WriteError
 from ccpml.serving.collect import Pictures, find_pictures
 from ccpml.serving.compaction import Compacted, compact
 from ccpml.serving.embedder import Embedder
@@ -31,6 +31,7 @@ from ccpml.serving.storage.verify import Verified, verify
 from ccpml.serving.storage.view import View, Views, rows_file
 from ccpml.serving.sync import Synced, sync
 from ccpml.serving.writer import Writer
+from ccpml.temporary import remove_leftovers, temporary_path
 
 __all__ = ["Added", "Index", "NotAnIndexError", "OtherModelError"]
 
@@ -107,6 +108,7 @@ class Index(PictureIndex):
         }
         unfinished = temporary = temporary_path(path)
         try:
+            remove_leftovers(path)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             Store.create(temporary / _DATABASE, meta)
