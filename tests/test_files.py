@@ -10,13 +10,13 @@ from ccpml.files import (
     WriteError,
     exclusive_lock,
     require_space,
+    temporary_path,
     waiting_lock,
     write_arrays,
     write_bytes,
     write_json,
     write_text,
 )
-from ccpml.temporary import temporary_path
 from tests.faults import FailingCalls
 from tests.locks import held_by_another_process
 

@@ -18,7 +18,6 @@ from filelock import FileLock, Timeout
 
 from ccpml.artifacts import not_found, path_kind
 from ccpml.system_errors import advice, raise_shortage
-from ccpml.temporary import temporary_path
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -37,8 +36,10 @@ __all__ = [
     "printable",
     "read_arrays",
     "read_folder_file",
+    "remove_leftovers",
     "require_space",
     "size_text",
+    "temporary_path",
     "waiting_lock",
     "write_arrays",
     "write_bytes",
@@ -48,6 +49,7 @@ __all__ = [
     "write_yaml",
 ]
 
+_MAX_NAME: Final = 255  # bytes, on the usual file systems
 _SPACE_MARGIN = 16 * 2**20
 
 DESCRIPTION_FORMAT: Final = 1
@@ -70,6 +72,33 @@ class WriteError(OSError):
 
     def __str__(self) -> str:
         return f"{self.filename}: cannot be written ({self.strerror}){advice(self)}"
+
+
+def temporary_path(path: Path) -> Path:
+    """Return a hidden name beside a file or folder that is not complete yet; one of legal length if its own is."""
+    ending = os.fsencode(f".{os.getpid()}.tmp{path.suffix}")[:50]
+    return path.with_name(os.fsdecode(b"." + os.fsencode(path.stem)[: _MAX_NAME - 51] + ending))
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed have left under temporary names of a file or folder."""
+    before, after = temporary_path(path).name.split(f".{os.getpid()}.tmp")
+    pattern = re.compile(rf"{re.escape(before)}\.(\d+)\.tmp{re.escape(after)}", re.DOTALL)
+    with suppress(OSError):  # a folder that cannot be read is named when it is written to
+        for found in filter(None, (pattern.fullmatch(each.name) for each in path.parent.iterdir())):
+            if _has_ended(int(found[1])):
+                left = path.with_name(found[0])
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _has_ended(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):  # it runs, or the number is none of a process
+        pass
+    return False
 
 
 def write_bytes(path: Path, data: bytes | memoryview, sync: bool = True) -> None:

@@ -11,8 +11,7 @@ from typing import Final
 from ccpml.cleaning.cleaned import cleaned_csv, relative_path
 from ccpml.cleaning.found import CleanedData
 from ccpml.cleaning.page import page_of
-from ccpml.files import errors_name, write_bytes, write_text
-from ccpml.temporary import remove_leftovers, temporary_path
+from ccpml.files import errors_name, remove_leftovers, temporary_path, write_bytes, write_text
 
 __all__ = ["COLUMNS", "TargetExistsError", "findings_csv", "require_free", "write_results"]
 

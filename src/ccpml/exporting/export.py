@@ -12,10 +12,9 @@ from ccpml.exporting.describe import UNKNOWN_LICENSE, describe_run
 from ccpml.exporting.formats import READERS, WRITERS
 from ccpml.exporting.graph import EmbeddingGraph
 from ccpml.exporting.targets import Format, TargetExistsError, card_of, check_target, default_target
-from ccpml.files import errors_name, write_text
+from ccpml.files import errors_name, remove_leftovers, temporary_path, write_text
 from ccpml.progress import announce
 from ccpml.runs.inference import load_run
-from ccpml.temporary import remove_leftovers, temporary_path
 
 __all__ = ["Export", "export_run"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ccpml.artifacts import mismatch
-from ccpml.files import WriteError
+from ccpml.files import WriteError, remove_leftovers, temporary_path
 from ccpml.serving.collect import Pictures, find_pictures
 from ccpml.serving.compaction import Compacted, compact
 from ccpml.serving.embedder import Embedder
@@ -31,7 +31,6 @@ from ccpml.serving.storage.verify import Verified, verify
 from ccpml.serving.storage.view import View, Views, rows_file
 from ccpml.serving.sync import Synced, sync
 from ccpml.serving.writer import Writer
-from ccpml.temporary import remove_leftovers, temporary_path
 
 __all__ = ["Added", "Index", "NotAnIndexError", "OtherModelError"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ccpml.cleaning.results import _new_folder
+from ccpml.files import remove_leftovers, temporary_path
 from ccpml.serving import Index
-from ccpml.temporary import remove_leftovers, temporary_path
 from tests.serving.embedders import ColorEmbedder
 
 
