@@ -109,13 +109,12 @@ def _row(fields: list[str], header: list[str], where: str, folder: Path, labeled
         raise ValueError(f"{where}: role: expected query, gallery or nothing, got {cell['role']!r}")
     path = folder / cell["path"]
     try:
-        is_file = path.is_file()
-    except (OSError, ValueError) as error:  # too long, or with a NUL, which no name has
-        raise ValueError(
-            f"{where}: {path}: not the name of a file ({getattr(error, 'strerror', error)}); correct it"
-        ) from error
-    if not is_file:
-        if path_kind(path):
+        found = path_kind(path)
+    except (OSError, ValueError) as error:  # too long, or with a null byte, which no name has
+        reason = getattr(error, "strerror", error)
+        raise ValueError(f"{where}: {path}: not the name of a file ({reason}); correct it") from error
+    if not path.is_file():
+        if found:
             raise ValueError(f"{where}: image {path}: {not_found(path)}; restore it, or remove the row")
         raise ValueError(f"{where}: image {path} not found; paths are relative to the folder of the CSV file")
     return _Row(where, path, cell.get("label", ""), split, role)
