@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ccpml.data.crops import cropped_batches
 from ccpml.data.table import ImageTable
 from ccpml.exported.onnx_file import read_description
+from ccpml.exported.runtime import import_onnxruntime
 from ccpml.numbers import as_int
 from ccpml.system_errors import raise_shortage
 
@@ -156,8 +157,7 @@ def _usable_processors() -> int:
 
 
 def _open_session(path: Path, threads: int) -> "onnxruntime.InferenceSession":
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other threads read images meanwhile

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ccpml.exported.description import DESCRIPTION_KEY, Description
 from ccpml.exported.onnx_file import add_description, content_digest
+from ccpml.exported.runtime import import_onnxruntime
 from ccpml.exporting.errors import ExportError
 from ccpml.exporting.graph import BATCH, INPUT, OUTPUT, EmbeddingGraph, reason_of, trace
 from ccpml.files import write_bytes, write_json
@@ -38,7 +39,7 @@ Embed: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 def _write_onnx(target: Path, graph: EmbeddingGraph, description: Description) -> None:
     """Write an ONNX file: weights included, with the description in its metadata."""
-    import onnxruntime  # noqa: F401  # at Ctrl-C, an import ends the process at once, which a written file would survive
+    import_onnxruntime()  # at Ctrl-C, an import ends the process at once, which a written file would survive
 
     program = trace(graph, description.size)
     try:
@@ -72,9 +73,7 @@ def _name_batch(model: Any) -> None:
 
 
 def _read_onnx(target: Path) -> Embed:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    session = import_onnxruntime().InferenceSession(str(target), providers=["CPUExecutionProvider"])
 
     def embed(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         embeddings: NDArray[np.float32] = session.run([OUTPUT], {INPUT: images})[0]

@@ -43,6 +43,7 @@ _WITHOUT_CCPML: Final = {
     "onnx": (
         "import onnxruntime",
         """\
+# from 1.29, onnxruntime reports its use to Microsoft unless ORT_DISABLE_TELEMETRY=1 is set before it is imported
 session = onnxruntime.InferenceSession("{name}", providers=["CPUExecutionProvider"])
 (embeddings,) = session.run(None, {{"images": pixels}})  # float32, (B, {dim})
 """,
