@@ -136,7 +136,10 @@ def test_lost_weights_say_how_to_get_them_again(copied: tuple[RunDirectory, Path
         resume(run.path, progress=False)
     assert sorted((run.path / "tensorboard").iterdir()) == events
     run.state_file.unlink()
-    assert resume(run.path, progress=False).scores() == scores
+    again = resume(run.path, progress=False).scores()
+    for each in (again, scores):
+        del each["embeddings_digests"]  # their files hold the paths of the images, which are copies here
+    assert again == scores
     assert run.weights_file.read_bytes() == weights
 
 

@@ -54,7 +54,8 @@ def test_dtype_is_the_default_of_an_index(run, folder, tmp_path, call):
     shutil.rmtree(index / "cache")
     assert hits(call("search", index, query, "--json")[1]) == hits(plain[1])
     (index / "scan.json").write_text("{")
-    assert "rows" not in call("search", index, query, "--json")[2]
+    assert "scan.json" in (err := call("search", index, query, "--json")[2])
+    assert "rows of float32 are scanned" in err
 
 
 def test_approximate(run, folder, tmp_path, call, monkeypatch):
