@@ -63,6 +63,12 @@ def test_verbs_that_take_an_onnx_file_too_say_so(places: dict[str, Path], capsys
         assert capsys.readouterr().err == f"ccpml: error: {message}"
 
 
+def test_the_home_of_an_unknown_user_is_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["train", "folder:~no-such-user/a"], ["evaluate", "~no-such-user/a"], ["report", "~no-such-user/a"]):
+        assert main(words) == 2
+        assert "~no-such-user/a: " in capsys.readouterr().err
+
+
 def test_a_run_in_place_of_an_index_is_named(places: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", str(places["run"]), "query.jpg"]) == 2
     assert f"{places['run']}: expected an index, got a run directory; `ccpml index" in capsys.readouterr().err

@@ -1,11 +1,12 @@
 """What is at a path: kinds of files, and what ccpml writes; for errors about one thing in place of another."""
 
 import errno
+import os
 import stat
 from pathlib import Path
 from typing import Final
 
-__all__ = ["artifact_kind", "mismatch", "not_found", "path_kind"]
+__all__ = ["artifact_kind", "expand_home", "mismatch", "not_found", "path_kind"]
 
 _KINDS: Final = {
     stat.S_IFREG: "a file",
@@ -15,6 +16,16 @@ _KINDS: Final = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def expand_home(path: Path | str) -> Path:
+    """Return a path with the home folder in place of ``~`` or ``~name``; of a user who is unknown, as it is.
+
+    Example:
+        >>> expand_home("~nobody-of-this-name/photos")
+        PosixPath('~nobody-of-this-name/photos')
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises an error without the path
 
 
 def path_kind(path: Path) -> str:
@@ -30,6 +41,8 @@ def path_kind(path: Path) -> str:
         if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
             raise
         return "a broken link" if path.is_symlink() else ""
+    except ValueError:  # a null character, which no path has
+        return ""
 
 
 def not_found(path: Path, expected: str = "file") -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ccpml.artifacts import expand_home
+
 __all__ = ["BENCHMARKS", "DATA_KINDS", "DataKind", "DataName", "known_names"]
 
 
@@ -101,7 +103,7 @@ class DataName:
 
     def _suggestion(self) -> str:
         """Return what may have been meant by the bare path of a folder or file, as the end of a sentence."""
-        path = Path(self.kind).expanduser()
+        path = expand_home(self.kind)
         kind = "folder" if path.is_dir() else "csv" if path.is_file() else ""
         return f"; did you mean {kind}:{self.kind}?" if kind and not self.path else ""
 
@@ -127,4 +129,4 @@ class DataName:
 
     def resolved(self) -> "DataName":
         """Return the name with an absolute path."""
-        return DataName(self.kind, str(Path(self.path).expanduser().resolve())) if self.path else self
+        return DataName(self.kind, str(expand_home(self.path).resolve())) if self.path else self

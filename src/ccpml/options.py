@@ -25,7 +25,7 @@ class ProjectionOptions:
             other; a number: after so many steps, rounded up to a validation.
 
     Raises:
-        ValueError: If a value is out of range.
+        ValueError: If a value is out of range, or no truth value where one is expected.
 
     Example:
         >>> ProjectionOptions(strength=1e-3).patience
@@ -52,6 +52,8 @@ class ProjectionOptions:
             ("decay", "> 0", is_finite(self.decay) and self.decay > 0),
             ("patience", "an integer >= 1", type(self.patience) is int and self.patience >= 1),
             ("min_delta", ">= 0", is_finite(self.min_delta) and self.min_delta >= 0),
+            ("rewind", "True or False", isinstance(self.rewind, bool)),
+            ("reset_proxy_state", "True or False", isinstance(self.reset_proxy_state, bool)),
             ("space", "'raw' or 'lipschitz'", self.space in ("raw", "lipschitz")),
             (
                 "warm_start",

@@ -115,6 +115,12 @@ def test_wrong_input_raises(call, message):
         call(torch.randn(3, 6, 4))
 
 
+@pytest.mark.parametrize("k", [True, 2.0, "2"])
+def test_k_is_an_integer(k):
+    with pytest.raises(ValueError, match="k: expected an integer, got"):
+        greedy_k_center(torch.randn(1, 5, 2), torch.zeros(1, 1, 2), k)
+
+
 @pytest.mark.gpu
 def test_gpu_equals_cpu():
     points = torch.randn(50, 12, 8)

@@ -78,6 +78,22 @@ def test_a_class_that_was_trained_on_is_never_scored_as_unseen(
         evaluate_run(run.path, f"folder:{folder / 'group0'}")
 
 
+def test_a_class_that_was_trained_on_is_known_by_its_files(
+    copied: tuple[RunDirectory, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, folder = copied
+    with pytest.raises(SeenClassesError, match=r"not trained on, got 4 classes \(class00, class01, .* that it was"):
+        evaluate_run(run.path, f"folder:{folder / 'group0'}")
+    (tmp_path / "link").symlink_to(folder / "group0" / "class00")
+    names = ["link", *(str(folder / name) for name in TESTED[:2])]
+    rows = [f"{path},{label}" for label, name in enumerate(names) for path in sorted((tmp_path / name).iterdir())]
+    (tmp_path / "other.csv").write_text("\n".join(["path,label", *rows]))
+    assert evaluate_run(run.path, f"csv:{tmp_path / 'other.csv'}").size == "2 classes, 10 images"
+    assert "was trained on or chosen by 1 class (0); left out" in capsys.readouterr().err
+    folder.rename(tmp_path / "elsewhere")  # where the run's data are gone, only names are compared
+    assert evaluate_run(run.path, f"folder:{tmp_path / 'elsewhere' / 'group0'}").size == "4 classes, 20 images"
+
+
 def test_unreadable_images_move_no_class_to_another_split(tmp_path: Path) -> None:
     folder = toy_folder(tmp_path / "toy", classes=16)
     settings = quick_settings(data=f"folder:{folder}", skip_bad_images=True).resolved()

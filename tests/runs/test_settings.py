@@ -132,6 +132,14 @@ def test_patterns_come_from_a_string_or_a_list():
         ),
         ({"shard_proxies": True, "ranks": 2, "method": "plain"}, "shard_proxies: .*, got method plain and ranks 2"),
         ({"workers": -1}, "workers: expected 0..1024, got -1"),
+        ({"skip_bad_images": "no"}, "skip_bad_images: expected true or false, got 'no'"),
+        ({"freeze_batchnorm": 0}, "freeze_batchnorm: expected true or false or null, got 0"),
+        ({"pooling": "sum"}, r"pooling: expected avg, max or avg\+max, got 'sum'"),
+        ({"embedding_dim": 8.5}, "embedding_dim: expected int, got 8.5"),
+        ({"image_size": "64"}, "image_size: expected at least 1, got '64'"),
+        ({"seed": True}, "seed: expected int, got True"),
+        ({"data": None}, "data: expected str, got None"),
+        ({"test_classes": [1]}, "test_classes: expected "),
         ({"seed": -1}, r"seed: expected 0\.\.2147483647, got -1"),
         ({"proxies_per_class": 9, "pool_size": 8}, "proxies_per_class: expected at most pool_size = 8, got 9"),
     ],
@@ -178,6 +186,7 @@ def test_short_names_of_losses_are_names():
     [
         (3, "projections: expected options by name, got 3"),
         ({"patience": 0}, "projections.patience: expected an integer >= 1, got 0"),
+        ({"rewind": "no"}, "projections.rewind: expected True or False, got 'no'"),
         ({"depth": 1}, "unknown settings: projections.depth"),
     ],
 )

@@ -59,6 +59,7 @@ def test_types_of_columns(tmp_path):
         ("path,label\na,b\na\0,b\n", "line 3: expected text, got a null byte; correct it"),
         ("path\na.jpg\n\na.jpg\n", r"line 4: \S+/a.jpg is listed before \(line 2\)"),
         ('path\n"a\n', "not valid CSV"),
+        ("path\nb.jpg\na\0.jpg\n", r"line 3: not valid CSV \(null character\)"),
     ],
 )
 def test_invalid_files_are_named_with_the_line(tmp_path, text, message):

@@ -1,4 +1,5 @@
 import copy
+import warnings
 
 import lightning as L
 import pytest
@@ -140,6 +141,13 @@ def test_the_sanity_check_is_not_observed():
     callback = CCPCallback(pool, "score", patience=2)
     fit(OwnModule([0.9, 0.1]), callback, epochs=1, num_sanity_val_steps=2)
     assert callback.projections.best_score == pytest.approx(0.1)
+
+
+def test_a_training_that_never_places_its_proxies_warns():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(OwnModule(), CCPCallback(pool, "score", warm_start=1000), epochs=1)
+    assert any("before the first proxies were placed, so it trained the plain loss" in str(w.message) for w in caught)
 
 
 def test_wrong_use_raises():

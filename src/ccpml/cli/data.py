@@ -2,8 +2,8 @@
 
 import argparse
 import shlex
-from pathlib import Path
 
+from ccpml.artifacts import expand_home
 from ccpml.cli.common.options import Parser, UsageError, add_data_options, check_data_root, find_data_root, report_stop
 from ccpml.data_name import BENCHMARKS, known_names
 from ccpml.progress import announce
@@ -70,7 +70,7 @@ def _fetch(options: argparse.Namespace) -> int:
 
     from ccpml.data.upkeep.fetch import fetch_benchmark
 
-    folder = fetch_benchmark(options.data, Path(root).expanduser())
+    folder = fetch_benchmark(options.data, expand_home(root))
     print(f"{folder}\nnext: {shlex.join(['ccpml', 'data', 'check', options.data, '--data-root', root])}")
     return 0
 

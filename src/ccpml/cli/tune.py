@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ccpml.allocator import keep_freed_memory
+from ccpml.artifacts import expand_home
 from ccpml.cli.common.commas import is_number
 from ccpml.cli.common.options import UsageError, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings
@@ -87,7 +88,7 @@ def _search(parsed: Parsed, space: tuple[Field, ...]) -> "Search":
     options, settings = parsed.options, parsed.settings
     own = ("storage", "trials", "timeout", "pruner", "startup_trials", "warmup_validations")
     name = f"{DataName.parse(settings.data).label}-{settings.loss}-{settings.method}"
-    out = Path(options.out or Path("runs", "tune", name)).expanduser()
+    out = expand_home(options.out or Path("runs", "tune", name))
     try:
         return Search(settings, space, out, options.study or name, **{each: getattr(options, each) for each in own})
     except ValueError as error:

@@ -72,7 +72,7 @@ def _embed(runs: Sequence[Run], data: str, options: dict[str, Any]) -> UnseenIma
     try:
         table = unseen_images(runs[0], data, **options)
         for run in runs[1:]:
-            table = leave_out_seen(table, RunDirectory(run.path).record(), f"{data}, {run.path}", False)
+            table = leave_out_seen(table, run, f"{data}, {run.path}", False)
     except SeenClassesError as error:
         raise NoCommonClassesError(str(error)) from error
     names = tuple(table.name_of(row) for row in range(len(table)))

@@ -52,7 +52,7 @@ class DataChanges:
         named = [
             (self.missing, "missing"),
             (self.new, "new"),
-            (self.other_images, "with other images"),
+            (self.other_images, "with other images, or the same in another order"),
         ]
         return ", ".join(f"{listed_classes(names)} {what}" for names, what in named if names)
 

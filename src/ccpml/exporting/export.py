@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ccpml.artifacts import expand_home
 from ccpml.exporting.card import model_card
 from ccpml.exporting.check import check_images, compare
 from ccpml.exporting.describe import UNKNOWN_LICENSE, describe_run
@@ -80,7 +81,7 @@ def export_run(
         ```
     """
     path = Path(run)
-    place = default_target(path, file_format) if target is None else Path(target).expanduser()
+    place = default_target(path, file_format) if target is None else expand_home(target)
     check_target(place, file_format)
     loaded = load_run(path)
     description, notes = describe_run(loaded, license_id)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ccpml.method.checks import check_embeddings, check_labels, check_points
+from ccpml.numbers import as_int
 
 __all__ = ["average_covering_radius", "average_interclass_distance", "covering_radius", "greedy_k_center"]
 
@@ -41,7 +42,7 @@ def greedy_k_center(points: Tensor, centers: Tensor, k: int) -> Tensor:
     """
     check_points("points", points)
     check_points("centers", centers, like=points)
-    if not 1 <= k <= points.shape[1]:
+    if as_int("k", k) not in range(1, points.shape[1] + 1):
         raise ValueError(f"k: expected 1..{points.shape[1]} (the points of a class), got {k}")
     points, centers, _ = _promote(points, centers)
     size = points.shape[0]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor
 
+from ccpml.artifacts import expand_home
 from ccpml.extras import require_extra
 from ccpml.files import DESCRIPTION_FORMAT, NewerVersionError, check_readable
 from ccpml.models.tensor_file import read_tensors
@@ -25,7 +26,7 @@ _WAY_OUT: Final = "export the run again, or download the model again"
 
 def load_pretrained(name: Path | str, revision: str | None = None) -> "EmbeddingModel":
     """Build the network of an exported model, with its weights, in eval mode; see `EmbeddingModel.from_pretrained`."""
-    path = Path(name).expanduser()
+    path = expand_home(name)
     if path.is_dir():
         return _load(path / WEIGHTS_FILE, path / CONFIG_FILE)
     if path.exists():

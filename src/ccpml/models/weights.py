@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ccpml.artifacts import not_found
+from ccpml.artifacts import expand_home, not_found
 from ccpml.models.embedding import Backbone
 from ccpml.models.vit_weights import fit_vit
 from ccpml.system_errors import raise_shortage
@@ -54,7 +54,7 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
         >>> torch.equal(layer.weight, other.weight)
         True
     """
-    own, tensors = module.state_dict(), _read(Path(path).expanduser())
+    own, tensors = module.state_dict(), _read(expand_home(path))
     run = {key.removeprefix(_RUN_PREFIX): tensor for key, tensor in tensors.items() if key.startswith(_RUN_PREFIX)}
     tensors = fit_vit(_remove_prefixes(run or tensors, own), module)
     if isinstance(module, Backbone):

@@ -2,10 +2,11 @@
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, Union, get_args, get_origin
 
-__all__ = ["REMOVED", "check_ranges", "without_removed"]
+__all__ = ["REMOVED", "check_ranges", "check_types", "in_words", "type_options", "without_removed"]
 
 REMOVED: Final = {"lr_warmup": 0.0, "lr_decay": 1.0, "ema": 0.0}
 """Settings that earlier versions had, and the value with which each is without effect."""
@@ -36,8 +37,63 @@ def check_ranges(values: Mapping[str, Any]) -> None:
     for names, expected, valid in _RANGES:
         for name in names.split():
             value = values[name]
-            if value not in (None, "auto") and not valid(value):
+            if value not in (None, "auto") and not _is_valid(value, valid):
                 raise ValueError(f"{name}: expected {expected}, got {value!r}")
+
+
+def _is_valid(value: object, valid: Any) -> bool:
+    try:
+        return bool(valid(value))
+    except TypeError:  # a text, say, which cannot be compared with a number
+        return False
+
+
+def check_types(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """Check that each setting has a value of its type.
+
+    Raises:
+        ValueError: If it has not, such as a text in place of true or false; the message names the setting.
+
+    Example:
+        >>> check_types({"rewind": "no"}, {"rewind": bool})
+        Traceback (most recent call last):
+        ValueError: rewind: expected true or false, got 'no'
+    """
+    for name, hint in hints.items():
+        options, value = type_options(hint), values[name]
+        if not any(_fits(value, option) for option in options):
+            raise ValueError(f"{name}: expected {in_words(options)}, got {value!r}")
+
+
+def type_options(hint: Any) -> list[Any]:
+    """Return the types and the single values that a type hint allows."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    if get_origin(hint) in {Union, UnionType}:
+        return [option for member in get_args(hint) for option in type_options(member)]
+    return [hint]
+
+
+def in_words(options: Sequence[Any]) -> str:
+    """Return types and single values as a message names them.
+
+    Example:
+        >>> in_words([int, "all", type(None)])
+        'int, all or null'
+    """
+    words = {NoneType: "null", bool: "true or false"}
+    *first, last = (words.get(option) or getattr(option, "__name__", str(option)) for option in options)
+    return f"{', '.join(first)} or {last}" if first else str(last)
+
+
+def _fits(value: object, option: Any) -> bool:
+    if option == list[str]:
+        return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+    if option in {int, float}:
+        return isinstance(value, int | option) and not isinstance(value, bool)
+    if isinstance(option, type):
+        return isinstance(value, option)
+    return type(value) is type(option) and value == option
 
 
 def _is_count(value: object) -> bool:

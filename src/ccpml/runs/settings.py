@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from typing import Any, Literal, Self, get_type_hints
 
 from ccpml.backbones import find_backbone
@@ -11,7 +12,7 @@ from ccpml.numbers import plain_number
 from ccpml.options import ProjectionOptions
 from ccpml.runs.defaults import FOLDS, Choice, DataFacts, choose
 from ccpml.runs.loggers.names import logger_names
-from ccpml.runs.ranges import check_ranges, without_removed
+from ccpml.runs.ranges import check_ranges, check_types, without_removed
 
 __all__ = ["ResolvedSettings", "Settings", "setting_types"]
 
@@ -90,7 +91,7 @@ class Settings:
         workers: Processes that read images; auto is 0 for images in memory, else 2.
 
     Raises:
-        ValueError: If a value is out of range, or values contradict each other.
+        ValueError: If a value is of another type or out of range, or values contradict each other.
 
     Example:
         >>> Settings(loss="triplet").resolved().loss_parameters
@@ -160,6 +161,7 @@ class Settings:
         self._check_loss()
         object.__setattr__(self, "logger", ",".join(logger_names(self.logger)) or "none")
         check_ranges(vars(self))
+        check_types(vars(self), _types())
         if self.backbone is not None:
             find_backbone(self.backbone)
         if self.epochs is not None and self.max_steps is not None:
@@ -335,6 +337,14 @@ class ResolvedSettings(Settings):
         return math.ceil(self.max_steps / self.validate_every) * self.validate_every
 
 
+@cache
+def _types() -> dict[str, Any]:
+    """Return the types of the fields of `Settings` that have no check of their own."""
+    types = get_type_hints(Settings)
+    del types["projections"], types["loss_parameters"]
+    return types
+
+
 def setting_types() -> dict[str, Any]:
     """Return the type of each setting by its flat name: parameters of losses and ``projections.<option>`` included.
 
@@ -343,8 +353,7 @@ def setting_types() -> dict[str, Any]:
         >>> types["projections.patience"], types["neg_margin"]
         (<class 'int'>, <class 'float'>)
     """
-    types = get_type_hints(Settings)
-    del types["projections"], types["loss_parameters"]
+    types = dict(_types())
     for entry in LOSSES.values():
         types |= {name: int if parameter.whole else float for name, parameter in entry.parameters.items()}
     return types | {f"projections.{name}": hint for name, hint in get_type_hints(ProjectionOptions).items()}

@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning as L
 import torch
 
+from ccpml.artifacts import expand_home
 from ccpml.data import ImageDataset, train_loader
 from ccpml.data_name import DataName
 from ccpml.files import WriteError, write_text
@@ -158,7 +159,7 @@ def _resolve_paths(settings: ResolvedSettings) -> ResolvedSettings:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().resolve())
+    return str(expand_home(path).resolve())
 
 
 def _run(training: Training, run: RunDirectory, parts: Parts, test: bool, features: bool) -> None:

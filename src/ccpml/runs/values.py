@@ -1,12 +1,12 @@
 """Values of single settings: which a setting takes, how they are read, and how two sets of them differ."""
 
 from collections.abc import Mapping, Sequence
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from types import NoneType
+from typing import Any
 
 import yaml
 
-from ccpml.runs.ranges import REMOVED
+from ccpml.runs.ranges import REMOVED, in_words, type_options
 from ccpml.runs.settings import setting_types
 
 __all__ = ["INCIDENTAL", "differences", "is_numeric", "read_value", "read_values", "value_options"]
@@ -22,15 +22,7 @@ def value_options(name: str) -> tuple[Any, ...]:
         >>> value_options("lr"), value_options("channels")
         ((<class 'float'>, <class 'NoneType'>), (1, 3, 'auto'))
     """
-    return tuple(_flatten(setting_types()[name]))
-
-
-def _flatten(hint: Any) -> list[Any]:
-    if get_origin(hint) is Literal:
-        return list(get_args(hint))
-    if get_origin(hint) in {Union, UnionType}:
-        return [option for member in get_args(hint) for option in _flatten(member)]
-    return [hint]
+    return tuple(type_options(setting_types()[name]))
 
 
 def is_numeric(name: str) -> bool:
@@ -74,10 +66,7 @@ def read_value(name: str, value: Any, options: Sequence[Any] | None = None) -> A
         return plain
     if str in options and is_text:
         return value
-    words = {NoneType: "null", bool: "true or false"}
-    *first, last = (words.get(option) or getattr(option, "__name__", str(option)) for option in options)
-    expected = f"{', '.join(first)} or {last}" if first else last
-    raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    raise ValueError(f"{name}: expected {in_words(options)}, got {value!r}")
 
 
 def read_values(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from ccpml.artifacts import path_kind
+from ccpml.artifacts import expand_home, path_kind
 from ccpml.data.images.formats import image_suffixes
 from ccpml.data.images.packed import PackedImage
 from ccpml.data.loading import load_source
@@ -78,7 +78,7 @@ def find_pictures(data: str, data_root: Path | str | None = None) -> Pictures:
         >>> found.source, len(found), found.pictures[0].label
         ('groceries', 1944, 'Fruit/Lemon')
     """
-    path = Path(data).expanduser()
+    path = expand_home(data)
     if path.is_dir():
         return _folder(path)
     if path.is_file():
@@ -86,9 +86,9 @@ def find_pictures(data: str, data_root: Path | str | None = None) -> Pictures:
     if DataName.is_valid(data):
         name = DataName.parse(data)
         if name.kind == "folder":
-            return _folder(Path(name.path).expanduser())
+            return _folder(expand_home(name.path))
         if name.kind == "csv":
-            return _csv(Path(name.path).expanduser())
+            return _csv(expand_home(name.path))
         source = load_source(data, data_root)
         return Pictures(str(name.resolved()), _pictures(source), source.ignored)
     if _MAGIC.search(data):

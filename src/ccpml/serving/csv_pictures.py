@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from ccpml.artifacts import not_found
+from ccpml.artifacts import expand_home, not_found
 from ccpml.serving.items import Picture
 from ccpml.system_errors import advice
 
@@ -56,7 +56,7 @@ def read_csv_pictures(file: Path) -> tuple[list[Picture], list[str]]:
         if any("\0" in value for value in row.values()):
             raise ValueError(f"{file}, line {line}: expected text, got a null byte; correct it")
         metadata = {name: columns[name][number] for name in names}
-        path = file.parent / Path(row["path"]).expanduser()
+        path = file.parent / expand_home(row["path"])
         pictures.append(Picture(path, row.get("label", ""), metadata))
     _check_distinct(file, [(line, str(picture.path)) for (line, _), picture in zip(rows, pictures, strict=True)])
     return pictures, notes
@@ -80,6 +80,8 @@ def _read(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
                             f"{file}, line {line}: expected {len(header)} values, got {len(fields)}; put values that "
                             "contain a comma in quotes"
                         )
+                    if any("\0" in field for field in fields):
+                        raise ValueError(f"{file}, line {line}: not valid CSV (null character); correct this line")
                     rows.append((line, dict(zip(header, map(str.strip, fields), strict=True))))
                 line = reader.line_num + 1
     except csv.Error as error:

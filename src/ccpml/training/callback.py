@@ -102,9 +102,16 @@ class CCPCallback(L.Callback):
             self._start_when_ready(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Warn if the training had no validation, after which alone it projects."""
-        if trainer.global_step > self._first_step and not self._validated:
+        """Warn if the training had no validation, after which alone it projects, or never placed its proxies."""
+        if trainer.global_step <= self._first_step:
+            return
+        if not self._validated:
             rank_zero_warn("CCPCallback: the training ended without a validation, so it made no projection")
+        elif self.projections.waiting:
+            rank_zero_warn(
+                "CCPCallback: the training ended before the first proxies were placed, so it trained the plain loss; "
+                "train longer, or choose another warm_start"
+            )
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Add λ (θ − θ_k) to the gradients of the weights that this optimizer is about to step."""

@@ -18,6 +18,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
 
+from ccpml.artifacts import expand_home
 from ccpml.data_name import DataName
 from ccpml.files import check_readable, read_folder_file, waiting_lock, write_folder_file
 from ccpml.runs.defaults import DataFacts
@@ -250,7 +251,7 @@ def _portable(name: str, value: Any) -> Any:
         data = DataName.parse(value).resolved()
         return str(DataName(data.kind, Path(data.path).name))
     if name == "weights" and value not in {None, "none", "imagenet"}:
-        return Path(value).expanduser().name
+        return expand_home(value).name
     return value
 
 

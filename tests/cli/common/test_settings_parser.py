@@ -157,6 +157,10 @@ def test_usage_errors_name_the_option_and_the_value(arguments: Sequence[str], me
         (b"backbone: nonsense\n", "nonsense"),
         (b"seed: 1\nlr: 1\nseed: 2\n", "settings.yaml: not a YAML file: line 3: seed given twice"),
         (b"projections: {decay: 1, decay: 2}\n", "line 1: decay given twice"),
+        (
+            b"projections: &a {decay: [*a]}\n",
+            "yaml: expected plain settings, got a value that contains itself",
+        ),
         (b"[" * 5000, "settings.yaml: not a YAML file of settings: it is nested too deeply"),
         (b"- lr\n", "settings.yaml: expected settings by name"),
         (b"config: other.yaml\n", "settings.yaml: expected settings by name, and no other file"),

@@ -53,6 +53,7 @@ def test_two_columns(images: Path) -> None:
         ("path,label\n0.png,a\n\n1.png\n", "line 4: expected 2 values, got 1"),
         ("path,label\n0.png,\n", "line 2: label is empty"),
         ("path,label\n,a\n", "line 2: path is empty"),
+        ("path,label\n0.png,a\na\0.png,a\n", r"line 3: not valid CSV \(null character\)"),
         ("path,label\n0.png,a\nnone.png,a\n", "line 3: image .*none.png not found; paths are relative"),
         ("path,label\n0.png,a\n0.png,a\n", r"line 3: .*0.png is listed before \(.*line 2\)"),
         ("path,label,split\n0.png,a,train\n1.png,b,\n", "line 3: split: expected .* got nothing"),

@@ -3,8 +3,8 @@
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
-from pathlib import Path
 
+from ccpml.artifacts import expand_home
 from ccpml.cli.common.options import UsageError
 from ccpml.data_name import DataName
 
@@ -35,7 +35,7 @@ def check_commas(arguments: Sequence[str], options: Mapping[str, Callable[[str],
 
 def is_free_text(word: str) -> bool:
     """Whether a word can be a value of an option that takes any text: it is no option, no data and no path."""
-    return not (word.startswith("-") or DataName.is_valid(word) or Path(word).expanduser().exists())
+    return not (word.startswith("-") or DataName.is_valid(word) or expand_home(word).exists())
 
 
 def is_number(word: str) -> bool:

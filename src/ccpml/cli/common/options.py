@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ccpml.artifacts import mismatch, not_found
+from ccpml.artifacts import expand_home, mismatch, not_found
 from ccpml.data_name import DataName
 
 
@@ -109,7 +109,7 @@ def check_data(data: str) -> None:
         name = DataName.parse(data)
     except ValueError as error:
         raise UsageError(error) from error
-    path = Path(name.path).expanduser()
+    path = expand_home(name.path)
     if name.path and not (path.is_dir() if name.kind == "folder" else path.is_file()):
         raise UsageError(f"{data}: {not_found(path, 'folder' if name.kind == 'folder' else 'file')}")
 
@@ -117,7 +117,7 @@ def check_data(data: str) -> None:
 def check_data_root(data: str, data_root: str | None) -> None:
     """Check that data are well named and exist; those of a benchmark, in a folder that is given."""
     check_data(data)
-    if DataName.parse(data).is_benchmark and not Path(root := find_data_root(data, data_root)).expanduser().is_dir():
+    if DataName.parse(data).is_benchmark and not expand_home(root := find_data_root(data, data_root)).is_dir():
         raise UsageError(f"{'--data-root' if data_root else 'CCPML_DATA'}: folder {root} not found")
 
 

@@ -5,14 +5,13 @@ import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from inspect import getdoc
-from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple, NoReturn
 
 import jsonargparse
 import yaml
 
-from ccpml.artifacts import path_kind
+from ccpml.artifacts import expand_home, path_kind
 from ccpml.backbones import known_backbones
 from ccpml.cli.common.commas import check_commas, is_free_text
 from ccpml.cli.common.options import UsageError, check_data_root, parser_error
@@ -190,7 +189,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
 def read_yaml(option: str, path: str) -> Any:
     """Read the YAML file that an option names; an empty one holds no settings."""
     try:
-        return load_yaml(Path(path).expanduser()) or {}
+        return load_yaml(expand_home(path)) or {}
     except OSError as error:
         raise UsageError(f"{option} {path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
@@ -206,7 +205,7 @@ def check_settings(settings: Settings, files: Mapping[str, str]) -> None:
     weights = settings.weights
     try:
         if weights not in {None, "none", "imagenet"}:
-            file = Path(str(weights)).expanduser()
+            file = expand_home(str(weights))
             if not file.is_file():
                 got = f"{weights}, {path_kind(file)}" if path_kind(file) else f"{weights}; file not found"
                 raise ValueError(f"weights: expected a file, imagenet or none, got {got}")
@@ -262,6 +261,8 @@ class _ConfigFile(argparse.Action):
             namespace.update(found)
         except (UsageError, ValueError) as error:
             raise UsageError(f"--config {values}: {error}") from error
+        except RecursionError as error:
+            raise UsageError(f"--config {values}: expected plain settings, got a value that contains itself") from error
 
 
 def _add(to: Any, name: str, options: tuple[Any, ...], text: str, default: Any, **arguments: Any) -> None:

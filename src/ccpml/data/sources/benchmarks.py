@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ccpml.artifacts import expand_home
 from ccpml.data.images.formats import image_suffixes
 from ccpml.data.sources.cars196 import read_cars196
 from ccpml.data.sources.image_index import ImageIndex, IndexedImage
@@ -190,7 +191,7 @@ def _root(name: str, data_root: Path | str | None) -> Path:
     given = os.fspath(data_root) if data_root is not None else os.environ.get("CCPML_DATA", "")
     if not given:
         raise BenchmarkNotFoundError(f"{name}: data root unknown; set CCPML_DATA to the folder that holds it")
-    root = Path(given).expanduser()
+    root = expand_home(given)
     if not root.is_dir():
         origin = "data root" if data_root is not None else "CCPML_DATA"
         raise BenchmarkNotFoundError(f"{root}: folder not found ({origin})")

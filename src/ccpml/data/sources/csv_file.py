@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, get_args
 
-from ccpml.artifacts import not_found, path_kind
+from ccpml.artifacts import expand_home, not_found, path_kind
 from ccpml.data.sources.source import Source, SplitName, check_distinct, check_one_split
 from ccpml.data.table import ImageTable
 
@@ -39,7 +39,7 @@ def load_csv(file: Path | str, labeled: bool = True) -> Source:
     Raises:
         ValueError: If the file is invalid; the message names the line and what to change.
     """
-    file = Path(file).expanduser()
+    file = expand_home(file)
     rows = _read_csv(file, labeled)
     splits = ((row.label, repr(row.label), row.split, row.where) for row in rows if row.label)
     check_one_split(splits, "put each class in one split only")
@@ -96,6 +96,8 @@ def _row(fields: list[str], header: list[str], where: str, folder: Path, labeled
         raise ValueError(
             f"{where}: expected {len(header)} values, got {len(fields)}; put values that contain a comma in quotes"
         )
+    if any("\0" in field for field in fields):
+        raise ValueError(f"{where}: not valid CSV (null character); correct this line")
     cell = {name: field.strip() for name, field in zip(header, fields, strict=True)}
     for name in _required(labeled):
         if not cell[name]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ccpml.artifacts import not_found
+from ccpml.artifacts import expand_home, not_found
 from ccpml.data.images.formats import image_suffixes
 from ccpml.data.sources.source import Ignored, Source, count_ignored
 from ccpml.data.table import ImageTable
@@ -34,7 +34,7 @@ def load_folder(path: Path | str, labeled: bool = True) -> Source:
     Raises:
         ValueError: If the folder does not exist, cannot be read, holds no images, or has images in the root itself.
     """
-    root = Path(path).expanduser()
+    root = expand_home(path)
     if not root.is_dir():
         raise ValueError(f"{root}: {not_found(root, 'folder')}; restore it, or choose another path")
     found = _read(root)
@@ -63,6 +63,8 @@ def _read(root: Path) -> _Contents:
         folder = folders.pop() if folders else links.pop(0)
         real = folder.resolve()
         if real in seen:
+            if folder.is_symlink() and real not in (top := root.resolve(), *top.parents):
+                found.ignored.append(Ignored(folder.relative_to(root), "link{s} to a folder that is read already"))
             continue
         seen.add(real)
         visited.append(folder)

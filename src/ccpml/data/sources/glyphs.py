@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, features
 from PIL import __version__ as pillow_version
 
+from ccpml.artifacts import expand_home
 from ccpml.data.sources.glyph_fonts import draw, faces, font_folder, glyph_classes
 from ccpml.data.sources.source import Source
 from ccpml.data.table import ImageTable
@@ -159,7 +160,7 @@ def _cache_path(cache_dir: Path | None) -> Path:
     fonts = [f"{path.name}:{path.stat().st_size}" for path in sorted(font_folder().glob("*.ttf"))]
     libraries = [pillow_version, str(features.version("freetype2")), unicodedata.unidata_version]
     fingerprint = hashlib.sha256("\n".join([*fonts, *libraries]).encode()).hexdigest()[:12]
-    return folder.expanduser() / f"glyphs-v{RECIPE}-{fingerprint}.npz"
+    return expand_home(folder) / f"glyphs-v{RECIPE}-{fingerprint}.npz"
 
 
 def _read(path: Path) -> Source | None:

@@ -45,7 +45,7 @@ def evaluate_run(
     """Score a run on its own test classes, or on other data.
 
     Classes that the run was trained on or chosen by are never scored as unseen ones: of other data, those of the same
-    names are left out, and named on standard error.
+    names, or with images of these files, are left out, and named on standard error.
 
     Args:
         path: The directory of a run with weights.

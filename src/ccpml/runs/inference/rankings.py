@@ -18,7 +18,6 @@ from ccpml.data import ImageTable, PackedImage
 from ccpml.progress import progress_bar
 from ccpml.reranking import METHODS, Codes, join, nearest
 from ccpml.retrieval.metrics import query_metrics
-from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import cached_side, is_query
 from ccpml.runs.inference.embedding import embed_normalized
 from ccpml.runs.inference.run import Run, load_run
@@ -84,7 +83,7 @@ def compare_rankings(
     runs = [load_run(path), *map(load_run, ensemble)]
     table = unseen_images(runs[0], data, all_classes=all_classes, **options)
     for run in runs[1:]:
-        table = leave_out_seen(table, RunDirectory(run.path).record(), str(run.path), all_classes)
+        table = leave_out_seen(table, run, str(run.path), all_classes)
     embeddings = [embed_normalized(run, table_for(run, runs[0], table)) for run in runs]  # (N, d) each
     roles = is_query(table)
     protocol = _Protocol.of(table.labels, None if roles is None else roles.numpy())

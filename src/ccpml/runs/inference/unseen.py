@@ -2,8 +2,9 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
-from ccpml.data import ImageTable, load_source
+from ccpml.data import ImageTable, PackedImage, load_source
 from ccpml.data.class_records import listed_classes
 from ccpml.data.sources.source import Source
 from ccpml.data.upkeep.check import readable_images
@@ -41,7 +42,7 @@ def unseen_images(
     split = source.split_of_class or {}
     tests = [label for label, name in enumerate(table.class_names) if split.get(name) == "test"]
     table = table.subset(tests) if tests else table
-    return leave_out_seen(table, record, data, all_classes)
+    return leave_out_seen(table, run, data, all_classes)
 
 
 def note_changes(run: Run, record: RunRecord, source: Source, data: str) -> None:
@@ -52,15 +53,46 @@ def note_changes(run: Run, record: RunRecord, source: Source, data: str) -> None
             print(f"note: {data}: not as {run.path} was started with: {changes}", file=sys.stderr)
 
 
-def leave_out_seen(table: ImageTable, record: RunRecord, data: str, all_classes: bool) -> ImageTable:
-    """Return a table without the classes of a run's training and validation, or all; name them on standard error."""
-    seen = {name for name, entry in record.classes.items() if entry.split != "test"}
-    unseen = [label for label, name in enumerate(table.class_names) if name not in seen]
-    if len(unseen) == table.num_classes:
+def leave_out_seen(table: ImageTable, run: Run, data: str, all_classes: bool) -> ImageTable:
+    """Return a table without the classes of a run's training and validation, or all; name them on standard error.
+
+    A class is one of these if it has the name of one, or, as data may be named by another folder or file, an image that
+    the run was trained on or chosen by.
+    """
+    record = RunDirectory(run.path).record()
+    names = {name for name, entry in record.classes.items() if entry.split != "test"}
+    files, own = _seen_files(run, record, names), _file_ids(table)
+    labels = {int(label) for label, file in zip(table.labels, own, strict=True) if file in files} if files else set()
+    seen = [label for label, name in enumerate(table.class_names) if name in names or label in labels]
+    if not seen:
         return table
-    known = listed_classes([name for name in table.class_names if name in seen])
+    unseen = sorted({*range(table.num_classes)} - {*seen})
+    known = listed_classes([table.class_names[label] for label in seen])
     if not unseen and not all_classes:
         raise SeenClassesError(f"{data}: expected classes that the run was not trained on, got {known} that it was")
     what = "scored too" if all_classes else "left out"
     print(f"note: {data}: the run was trained on or chosen by {known}; {what}", file=sys.stderr)
     return table if all_classes else table.subset(unseen)
+
+
+def _seen_files(run: Run, record: RunRecord, names: set[str]) -> set[tuple[int, int]]:
+    """Return the files of the images of some classes of a run's data; none if the data are no longer there."""
+    try:
+        table = load_source(run.settings.data, run.settings.data_root or None, allow_partial=True).table
+    except (OSError, ValueError):
+        return set()
+    seen = [label for label, name in enumerate(table.class_names) if name in names and name in record.classes]
+    return {file for file in _file_ids(table.subset(seen)) if file} if seen else set()
+
+
+def _file_ids(table: ImageTable) -> list[tuple[int, int] | None]:
+    """Return what is the same for all names and links of the file of each image; None without a file of its own."""
+    return [_file_id(image.path if isinstance(image, PackedImage) else image) for image in table.images]
+
+
+def _file_id(image: object) -> tuple[int, int] | None:
+    try:
+        found = image.stat() if isinstance(image, Path) else None
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if found else None

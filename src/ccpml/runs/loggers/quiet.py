@@ -15,6 +15,7 @@ def quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", "CCPCallback: ")  # a run says it in its notes
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:
