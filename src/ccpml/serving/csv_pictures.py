@@ -53,8 +53,6 @@ def read_csv_pictures(file: Path) -> tuple[list[Picture], list[str]]:
     for number, (line, row) in enumerate(rows):
         if not row["path"]:
             raise ValueError(f"{file}, line {line}: path is empty; fill it in or remove the line")
-        if any("\0" in value for value in row.values()):
-            raise ValueError(f"{file}, line {line}: expected text, got a null byte; correct it")
         metadata = {name: columns[name][number] for name in names}
         path = file.parent / expand_home(row["path"])
         pictures.append(Picture(path, row.get("label", ""), metadata))

@@ -112,9 +112,8 @@ def _row(fields: list[str], header: list[str], where: str, folder: Path, labeled
     path = folder / cell["path"]
     try:
         found = path_kind(path)
-    except (OSError, ValueError) as error:  # too long, or with a null byte, which no name has
-        reason = getattr(error, "strerror", error)
-        raise ValueError(f"{where}: {path}: not the name of a file ({reason}); correct it") from error
+    except OSError as error:  # too long
+        raise ValueError(f"{where}: {path}: not the name of a file ({error.strerror}); correct it") from error
     if not path.is_file():
         if found:
             raise ValueError(f"{where}: image {path}: {not_found(path)}; restore it, or remove the row")
