@@ -57,7 +57,7 @@ def test_wrong_arguments_are_wrong_usage(
         ([str(own), *hub, "--license", "my own"], "--license: expected an identifier such as apache-2.0"),
         ([str(own), *hub, "--push", "mugs"], "--push: expected user/name, of letters, digits"),
         ([str(own), "--format", "pt2", "--push", "a/b"], "--push: expected --format hub, got pt2"),
-        ([str(own), str(own), *hub], f"unrecognized arguments: {own}"),
+        ([str(own), str(own), *hub], f"expected run, got {own} too; see ccpml export --help"),
     ]
     for arguments, message in cases:
         code, line = error_of(arguments, capsys)

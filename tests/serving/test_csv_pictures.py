@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from ccpml.data.images.read import BadImageError
 from ccpml.serving.csv_pictures import read_csv_pictures
+from ccpml.serving.pictures import read_picture
 
 
 def write(tmp_path, text):
@@ -72,3 +74,23 @@ def test_other_encodings_are_refused(tmp_path):
     file.write_bytes(b"path\n\xff.jpg\n")
     with pytest.raises(ValueError, match="not UTF-8; save the file as UTF-8"):
         read_csv_pictures(file)
+
+
+def test_an_almost_known_column_is_metadata_and_noted(tmp_path):
+    pictures, notes = read_csv_pictures(write(tmp_path, "path,Lable\na.jpg,mug\n"))
+    assert (pictures[0].label, pictures[0].metadata) == ("", {"Lable": "mug"})
+    assert notes == [f"{tmp_path / 'shop.csv'}, line 1: column Lable: is metadata; call it label if it is the label"]
+    assert read_csv_pictures(write(tmp_path, "path,label,labels\na.jpg,mug,x\n"))[1] == []
+
+
+def test_pictures_that_cannot_be_read_are_named_with_their_lines(tmp_path):
+    file = write(tmp_path, f"path\ngone.jpg\n{'x' * 300}.jpg\n\nempty.jpg\n")
+    (tmp_path / "empty.jpg").touch()
+    for picture, line in zip(read_csv_pictures(file)[0], (2, 3, 5), strict=True):
+        with pytest.raises(BadImageError, match=rf"jpg \({file}, line {line}\): "):
+            read_picture(picture)
+
+
+def test_labels_that_unicode_writes_in_two_ways_are_one(tmp_path):
+    pictures, _ = read_csv_pictures(write(tmp_path, "path,label\na.jpg,caf\u00e9\nb.jpg,cafe\u0301\n"))
+    assert {picture.label for picture in pictures} == {"caf\u00e9"}

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ccpml.cli.common.commas import check_commas, is_number
-from ccpml.cli.common.options import Parser, UsageError, add_data_options, check_data, check_run
+from ccpml.cli.common.options import UsageError, add_data_options, check_data, check_run
+from ccpml.cli.common.parser import Parser
 from ccpml.data_name import known_names
 from ccpml.progress import announce
 

@@ -4,7 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
-from ccpml.cli.common.options import Parser, UsageError, add_data_options, check_data, check_run
+from ccpml.cli.common.options import UsageError, add_data_options, check_data, check_run
+from ccpml.cli.common.parser import Parser
 from ccpml.data_name import DataName, known_names
 from ccpml.progress import announce
 

@@ -5,7 +5,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from ccpml.cli.common.options import Parser, UsageError, add_data_options, check_data, check_output, check_run
+from ccpml.cli.common.options import UsageError, add_data_options, check_data, check_output, check_run
+from ccpml.cli.common.parser import Parser
 from ccpml.data_name import known_names
 from ccpml.progress import announce
 

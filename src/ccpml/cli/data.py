@@ -4,7 +4,8 @@ import argparse
 import shlex
 
 from ccpml.artifacts import expand_home
-from ccpml.cli.common.options import Parser, UsageError, add_data_options, check_data_root, find_data_root, report_stop
+from ccpml.cli.common.options import UsageError, add_data_options, check_data_root, find_data_root, report_stop
+from ccpml.cli.common.parser import Parser
 from ccpml.data_name import BENCHMARKS, known_names
 from ccpml.progress import announce
 

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from ccpml.cli.common.models import MODEL_HELP, check_model, is_exported
-from ccpml.cli.common.options import Parser, UsageError, add_data_options, check_data, check_output
+from ccpml.cli.common.options import UsageError, add_data_options, check_data, check_output
+from ccpml.cli.common.parser import Parser
 from ccpml.data_name import known_names
 from ccpml.extras import require_extra
 from ccpml.progress import announce

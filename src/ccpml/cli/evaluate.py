@@ -6,8 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ccpml.cli.common.commas import check_commas
-from ccpml.cli.common.options import Parser, UsageError, add_data_options, check_data, check_output, check_run
+from ccpml.cli.common.commas import check_commas, check_single
+from ccpml.cli.common.models import is_model
+from ccpml.cli.common.options import UsageError, add_data_options, check_data, check_output, check_run
+from ccpml.cli.common.parser import Parser
 from ccpml.cli.common.scan_options import DTYPES, RERANK
 from ccpml.data_name import known_names
 from ccpml.progress import announce
@@ -138,4 +140,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("-o", "--output", type=Path, help="also write the scores to this JSON file")
     check_commas(arguments, {"--rerank": RERANK.__contains__, "--dtype": DTYPES.__contains__})
+    if arguments and not arguments[0].startswith("-"):  # the run is given, so that no other is expected
+        check_single(arguments, {"--ensemble": is_model}, ["--ensemble"])
     return parser.parse_intermixed_args(arguments)

@@ -5,7 +5,8 @@ import re
 import sys
 from pathlib import Path
 
-from ccpml.cli.common.options import Parser, UsageError, check_run
+from ccpml.cli.common.options import UsageError, check_run
+from ccpml.cli.common.parser import Parser
 from ccpml.exporting.targets import FORMATS, check_target, default_target
 from ccpml.progress import announce
 

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccpml.cli.common.models import MODEL_HELP, check_model, load_model
-from ccpml.cli.common.options import Parser, UsageError, add_store, check_data, check_index, find_location, report_stop
+from ccpml.cli.common.commas import check_single
+from ccpml.cli.common.models import MODEL_HELP, check_model, is_model, load_model
+from ccpml.cli.common.options import UsageError, add_store, check_data, check_index, find_location, report_stop
+from ccpml.cli.common.parser import Parser
 from ccpml.cli.common.scan_options import DTYPES, use_dtype
 from ccpml.data_name import DataName, known_names
 from ccpml.progress import announce
@@ -101,6 +103,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--compact", metavar="<index>", type=Path, help="write an index again without what removed pictures have left"
     )
+    if arguments and not arguments[0].startswith("-"):  # the run is given, so that no other is expected
+        check_single(arguments, {"--ensemble": is_model}, ["--ensemble"])
     options = parser.parse_intermixed_args(arguments)
     _check_form(options)
     return options

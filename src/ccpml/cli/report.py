@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from ccpml.cli.common.options import Parser, check_run
+from ccpml.cli.common.options import check_run
+from ccpml.cli.common.parser import Parser
 from ccpml.progress import announce
 
 

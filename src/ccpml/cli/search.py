@@ -7,9 +7,11 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ccpml.cli.common.commas import check_single, is_number_only
 from ccpml.cli.common.models import find_model, is_exported, load_model_of
-from ccpml.cli.common.options import Parser, UsageError, add_store, check_index, find_location
-from ccpml.cli.common.scan_options import add_scan_options, check_scan_options, use_scan
+from ccpml.cli.common.options import UsageError, add_store, check_index, find_location
+from ccpml.cli.common.parser import Parser
+from ccpml.cli.common.scan_options import DTYPES, RERANK, add_scan_options, check_scan_options, use_scan
 from ccpml.progress import announce
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 _MONTAGE_QUERIES: Final = 50
 _MONTAGE_ANSWERS: Final = 20
+_OPERATORS: Final = frozenset({"=", "!=", "is", "in", "not", "like", "contains", "and", "or"})
+"""Words of filters that are seldom names of pictures."""
 _SEVERAL: Final = 64
 """Queries from which on progress is shown."""
 
@@ -36,7 +40,7 @@ def run(arguments: list[str]) -> int:
 
     location = find_location(options.index, options.store)
     with open_index(location) as index:
-        _check_filter(index, options.where)
+        _check_filter(index, options.where, options.queries)
         _check_ids(index, options.id)
         queries = find_queries(options.queries, options.id, options.together, options.data_root)
         model = options.run or index.model_path
@@ -89,6 +93,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="the index's model if it has moved: a run, or its .onnx file",
     )
     add("--data-root", metavar="<folder>", help="folder of cub, cars196, sop and inshop (default: $CCPML_DATA)")
+    numbers = dict.fromkeys(("--id", "-k", "--precision", "--min-recall"), is_number_only)
+    check_single(arguments, {**numbers, "--rerank": RERANK.__contains__, "--dtype": DTYPES.__contains__}, ["--id"])
     options = parser.parse_intermixed_args(arguments)
     if options.store is not None and options.index is not None:
         options.index, options.queries = None, [options.index, *options.queries]
@@ -114,14 +120,15 @@ def _check_montage(file: Path) -> None:
         raise UsageError(f"--montage: {file.parent} is not a writable folder")
 
 
-def _check_filter(index: "PictureIndex", where: str | None) -> None:
+def _check_filter(index: "PictureIndex", where: str | None, queries: list[str]) -> None:
     from ccpml.serving import Filter, FilterError
 
     if where is not None:
         try:
             index.check_fields(Filter.parse(where))
         except FilterError as error:
-            raise UsageError(f"--where: {error}") from error
+            hint = "; put the filter in quotes" if _OPERATORS.intersection(queries) else ""
+            raise UsageError(f"--where: {error}{hint}") from error
 
 
 def _check_ids(index: "PictureIndex", ids: list[int]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccpml.cli.common.models import find_model, load_model_of
-from ccpml.cli.common.options import Parser, UsageError, add_store, check_index, find_location
+from ccpml.cli.common.options import UsageError, add_store, check_index, find_location
+from ccpml.cli.common.parser import Parser
 from ccpml.cli.common.scan_options import add_scan_options, check_scan_options, use_scan
 from ccpml.extras import require_extra
 from ccpml.progress import announce
@@ -121,6 +122,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     check_scan_options(options)
     if (options.index is None) == (options.store is None):
         raise UsageError("expected the directory of an index, or --store; see ccpml serve --help")
+    if several := next((name for name in options.allow_host or () if "," in name), None):
+        again = " ".join(f"--allow-host {name.strip()}" for name in several.split(",") if name.strip())
+        raise UsageError(f"--allow-host: expected one name, got {several}; write {again}")
     if not 0 <= options.port <= 65535:
         raise UsageError(f"--port: expected 0 to 65535, got {options.port}")
     return options

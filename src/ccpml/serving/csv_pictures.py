@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from ccpml.artifacts import expand_home, not_found
+from ccpml.data.sources.csv_file import misspelt_columns, read_label
 from ccpml.serving.items import Picture
 from ccpml.system_errors import advice
 
@@ -15,6 +16,7 @@ __all__ = ["read_csv_pictures"]
 
 _Value: TypeAlias = str | int | float | bool | None
 
+_KNOWN: Final = ("path", "label")
 _INTEGER: Final = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")  # fits into 64 bits; 007 is a name
 _DECIMAL: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _BOOLEAN: Final = {"true": True, "false": False}
@@ -27,7 +29,8 @@ def read_csv_pictures(file: Path) -> tuple[list[Picture], list[str]]:
     values of that type, and one with other cells has text; an empty cell is None. The encoding is UTF-8.
 
     Returns:
-        The pictures in the order of the file, and a sentence for each column in which numbers and text are mixed.
+        The pictures in the order of the file, and a sentence for each column in which numbers and text are mixed, or
+        whose name is almost ``label``.
 
     Raises:
         ValueError: If the file is invalid; the message names the line.
@@ -43,8 +46,12 @@ def read_csv_pictures(file: Path) -> tuple[list[Picture], list[str]]:
         'column size: expected numbers only or text only, got 3 (line 2) and XL (line 3); all are kept as text'
     """
     header, rows = _read(file)
-    names = [name for name in header if name not in {"path", "label"}]
-    columns, notes = dict[str, list[_Value]](), list[str]()
+    names = [name for name in header if name not in _KNOWN]
+    columns = dict[str, list[_Value]]()
+    notes = [
+        f"{file}, line 1: column {name}: is metadata; call it {meant} if it is the {meant}"
+        for name, meant in misspelt_columns(header, _KNOWN)
+    ]
     for name in names:
         columns[name], mixed = _typed([(line, row[name]) for line, row in rows])
         if mixed:
@@ -55,7 +62,8 @@ def read_csv_pictures(file: Path) -> tuple[list[Picture], list[str]]:
             raise ValueError(f"{file}, line {line}: path is empty; fill it in or remove the line")
         metadata = {name: columns[name][number] for name in names}
         path = file.parent / expand_home(row["path"])
-        pictures.append(Picture(path, row.get("label", ""), metadata))
+        label = read_label(row.get("label", ""))
+        pictures.append(Picture(path, label, metadata, where=f"{file}, line {line}"))
     _check_distinct(file, [(line, str(picture.path)) for (line, _), picture in zip(rows, pictures, strict=True)])
     return pictures, notes
 
@@ -94,7 +102,7 @@ def _read(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
 
 
 def _header(fields: Sequence[str], file: Path) -> list[str]:
-    header = [name.lower() if (name := field.strip()).lower() in {"path", "label"} else name for field in fields]
+    header = [name.lower() if (name := field.strip()).lower() in _KNOWN else name for field in fields]
     if "path" not in header:
         got = ",".join(header) or "an empty line"
         raise ValueError(f"{file}, line 1: expected column names path[,label][,more] separated by commas, got {got}")

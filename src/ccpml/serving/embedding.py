@@ -63,7 +63,7 @@ def embed_pictures(
                 return _Read(content, key)
             return _Read(content, key, digest(content.content))
         except BadImageError as error:
-            named = BadImageError(error.reason, str(picture.path))
+            named = BadImageError(error.reason, picture.name)
             named.__cause__ = error.__cause__
             return _Read(error=named)
 
@@ -111,7 +111,7 @@ def _vectors(
     except BadImageError as error:
         if len(new) > 1:
             return [_vectors(embedder, [one])[0] for one in new]
-        return [BadImageError(error.reason, new[0][1].path)]
+        return [BadImageError(error.reason, new[0][0].name)]
     vectors = np.ascontiguousarray(found, dtype=np.float32)  # (B, d)
     expected = (len(new), embedder.embedding_dim)
     if vectors.shape != expected:

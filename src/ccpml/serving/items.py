@@ -26,12 +26,19 @@ class Picture:
         metadata: Further columns.
         image: The image, if it is not in the file: contents of a file, an archived image, or pixels, uint8 (H, W),
             (H, W, 1) or (H, W, 3).
+        where: File and line that list it, for errors; empty if none does.
     """
 
     path: Path
     label: str = ""
     metadata: Metadata = field(default_factory=dict)
     image: bytes | ArchivedImage | NDArray[np.uint8] | None = None
+    where: str = ""
+
+    @property
+    def name(self) -> str:
+        """The path, with what lists it, for errors."""
+        return f"{self.path} ({self.where})" if self.where else str(self.path)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def state_of(picture: Picture) -> tuple[str, int, int]:
             stat = picture.path.stat()
         except OSError as error:
             raise_shortage(error)
-            raise BadImageError(f"cannot be opened ({error.strerror or error})", str(picture.path)) from error
+            raise BadImageError(f"cannot be opened ({error.strerror or error})", picture.name) from error
         return str(picture.path.absolute()), stat.st_size, stat.st_mtime_ns
     if isinstance(image, ArchivedImage):
         return str(picture.path), image.size, image.crc32
@@ -90,11 +90,11 @@ def read_picture(picture: Picture) -> Content:
             content = _png(image) if isinstance(image, np.ndarray) else image
     except OSError as error:
         raise_shortage(error)
-        raise BadImageError(f"cannot be opened ({error.strerror or error})", str(picture.path)) from error
+        raise BadImageError(f"cannot be opened ({error.strerror or error})", picture.name) from error
     except ValueError as error:
-        raise BadImageError(str(error), str(picture.path)) from error
+        raise BadImageError(str(error), picture.name) from error
     if not content:
-        raise BadImageError("the file is empty", str(picture.path))
+        raise BadImageError("the file is empty", picture.name)
     return Content(*state, content)
 
 

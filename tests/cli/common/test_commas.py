@@ -1,11 +1,12 @@
-"""Values of lists that are separated by spaces: every option that takes some separated by commas says so."""
+"""Several values of one option: each option says how they are written, or that it takes one."""
 
 from pathlib import Path
 
 import pytest
 
 from ccpml.cli import main
-from ccpml.cli.common.commas import check_commas, is_free_text
+from ccpml.cli.common.commas import check_commas, check_single, is_free_text, is_number_only
+from ccpml.cli.common.models import is_model
 
 LISTS = [
     ("calibrate run --precision 0.8 0.9", "--precision 0.8,0.9"),
@@ -59,3 +60,74 @@ def test_the_next_argument_is_no_value(tmp_path: Path, monkeypatch: pytest.Monke
         check_commas(["--test-classes", "Korean/*", word], {"--test-classes": is_free_text})
     check_commas(["--test-classes", "Korean/*,Greek/*"], {"--test-classes": is_free_text})
     check_commas(["--test-classes"], {"--test-classes": is_free_text})
+
+
+@pytest.fixture
+def run_and_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command lines below name, as far as it is looked at before the error."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "photos", "idx"):
+        (tmp_path / name).mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name / "experiment.yaml").touch()
+    (tmp_path / "7").touch()
+
+
+@pytest.mark.usefixtures("run_and_index")
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("search idx --id 3 4", "--id: expected one value, got 3 4; write --id 3 --id 4"),
+        ("search --id=3 4 5 idx", "--id: expected one value, got 3 4 5; write --id 3 --id 4 --id 5"),
+        ("search idx --id 3,4", "--id: expected one value, got 3,4; write --id 3 --id 4"),
+        ("search idx -k 3 5 x.png", "-k: expected one value, got 3 5"),
+        ("search idx --id 3 --rerank augmentation k-reciprocal", "--rerank: expected one value, got augmentation k-re"),
+        ("evaluate a --ensemble b a", "--ensemble: expected one value, got b a; write --ensemble b --ensemble a"),
+        ("evaluate a --ensemble b,a", "--ensemble: expected one value, got b,a; write --ensemble b --ensemble a"),
+        (
+            "index a photos -o i --ensemble b a",
+            "--ensemble: expected one value, got b a; write --ensemble b --ensemble",
+        ),
+        (
+            "index a --ensemble b a photos -o i",
+            "--ensemble: expected one value, got b a; write --ensemble b --ensemble",
+        ),
+        (
+            "serve idx --allow-host a b",
+            "--allow-host: expected one value, got a b; write --allow-host a --allow-host b",
+        ),
+        ("serve idx --allow-host a,b", "--allow-host: expected one name, got a,b; write --allow-host a --allow-host b"),
+        ("embed a photos -o x.npz y.npz", "-o: expected one value, got x.npz y.npz"),
+        ("export a --format onnx pt2", "--format: expected one value, got onnx pt2"),
+        ("calibrate a photos --answers 1 2", "--answers: expected one value, got 1 2"),
+        ("train folder:photos --lr 0.1 0.2", "--lr: expected one value, got 0.1 0.2"),
+        ("train --seed 1 2 folder:photos", "--seed: expected one value, got 1 2"),
+        (
+            "tune glyphs --search lr=1..2 seed=3..4",
+            "--search: expected one value, got lr=1..2 seed=3..4; write --search ",
+        ),
+        (
+            "benchmark glyphs --variant x:lr=1 y:lr=2",
+            "--variant: expected one value, got x:lr=1 y:lr=2; write --variant",
+        ),
+        ("evaluate a photos idx", "expected run and data, got idx too; see ccpml evaluate --help"),
+        ("data check photos idx", "expected a command and its data, got idx too; see ccpml data --help"),
+        ("report a b", "expected run, got b too; see ccpml report --help"),
+    ],
+)
+def test_several_values_of_an_option_that_takes_one_are_named(
+    line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line.split()) == 2
+    assert capsys.readouterr().err.startswith(f"ccpml: error: {message}")
+
+
+@pytest.mark.usefixtures("run_and_index")
+def test_what_follows_a_value_may_be_an_argument_of_its_own() -> None:
+    for words, options in [
+        (["idx", "--id", "3", "7"], {"--id": is_number_only}),  # a file of this name
+        (["a", "--ensemble", "b", "photos"], {"--ensemble": is_model}),
+        (["idx", "--", "--id", "3", "4"], {"--id": is_number_only}),
+        (["idx", "--id"], {"--id": is_number_only}),
+    ]:
+        check_single(words, options)

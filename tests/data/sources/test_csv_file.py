@@ -70,7 +70,16 @@ def test_two_columns(images: Path) -> None:
         ("path,label,role\n0.png,a,query\n1.png,a,\n", r"line 3: role is empty, but set in .*line 2"),
         ("path,label,role\n0.png,a,\n1.png,a,query\n", "line 2: role is empty"),
         ('path,label\n"0.png,a\n', "line 2: not valid CSV"),
-        ("path,label\n" + "x" * 300 + ",a\n", r"line 2: .*: not the name of a file \(File name too long\)"),
+        (
+            "path,label\n" + "x" * 300 + ",a\n",
+            r"line 2: image .*: cannot be opened \(File name too long\); choose a sh",
+        ),
+        (
+            "path,label,Splits\n0.png,a,train\n",
+            "line 1: column splits: expected split; correct it, or choose another name",
+        ),
+        ("path,label,spilt,role\n0.png,a,train,\n", "line 1: column spilt: expected split"),
+        ("path,label,split,rolle\n0.png,a,test,\n", "line 1: column rolle: expected role"),
         ('path,label\n"0.png","a\nb"\n1.png\n', "line 4: expected 2 values, got 1"),
     ],
 )
@@ -103,3 +112,21 @@ def test_two_spellings_of_a_path_are_one_image(tmp_path: Path):
     (tmp_path / "list.csv").write_text("path,label\nim/0.png,a\nim/../im/0.png,a\n")
     with pytest.raises(ValueError, match="is listed before"):
         load_csv(tmp_path / "list.csv")
+
+
+def test_columns_of_the_user_are_allowed(images: Path) -> None:
+    """Also those that are alike to a known one that is there, or to none."""
+    header, cells = "path,label,labels,split,splits,price,split_by,rule,notes", "0.png,a,b,test,c,1,2,3,4"
+    assert load_csv(csv_of(images, f"{header}\n{cells}\n")).table.class_names == ("a",)
+    for name in ("subset", "fold", "split_id", "rule", "label_id", "title", "batch"):
+        assert load_csv(csv_of(images, f"path,label,{name}\n0.png,a,train\n")).split_of_class is None
+
+
+def test_a_misspelt_label_is_named_where_none_is_needed(images: Path) -> None:
+    with pytest.raises(ValueError, match="line 1: column lable: expected label"):
+        load_csv(csv_of(images, "path,lable\n0.png,a\n"), labeled=False)
+
+
+def test_labels_that_unicode_writes_in_two_ways_are_one_class(images: Path) -> None:
+    text = "path,label\n0.png,caf\u00e9\n1.png,cafe\u0301\n"
+    assert load_csv(csv_of(images, text)).table.class_names == ("caf\u00e9",)

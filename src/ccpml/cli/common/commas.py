@@ -1,14 +1,14 @@
-"""Options that take several values separated by commas: spaces between them are named before parsing."""
+"""Options and the words after their values: several values are separated by commas, or the option is repeated."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import takewhile
 
 from ccpml.artifacts import expand_home
 from ccpml.cli.common.options import UsageError
 from ccpml.data_name import DataName
 
-__all__ = ["check_commas", "is_free_text", "is_number"]
+__all__ = ["check_commas", "check_single", "is_free_text", "is_number", "is_number_only"]
 
 
 def check_commas(arguments: Sequence[str], options: Mapping[str, Callable[[str], bool]]) -> None:
@@ -21,16 +21,44 @@ def check_commas(arguments: Sequence[str], options: Mapping[str, Callable[[str],
     Raises:
         UsageError: If one is; it says what to write.
     """
-    for at, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        if flag not in options:
-            continue
-        first = at + 1 if equals else at + 2
-        values = [value] if equals else list(arguments[at + 1 : first])
-        words = [word.strip(",") for word in arguments[first:]]
-        if more := list(takewhile(options[flag], words)):
+    for flag, values, more in _values(arguments, options):
+        if more:
             written = shlex.quote(",".join(each.strip(",") for each in [*values, *more]))
             raise UsageError(f"{flag}: expected values separated by commas, got spaces; write {flag} {written}")
+
+
+def check_single(
+    arguments: Sequence[str], options: Mapping[str, Callable[[str], bool]], repeatable: Container[str] = ()
+) -> None:
+    """Check that no option that takes one value is given several, separated by spaces or commas.
+
+    Args:
+        arguments: The command line.
+        options: Such options, and whether a word can be another value, rather than the next argument.
+        repeatable: Those that may be given several times.
+
+    Raises:
+        UsageError: If one is; it says what to write.
+    """
+    for flag, values, more in _values(arguments, options):
+        parts = [part for value in values for part in value.split(",") if part]
+        if more or (len(parts) > 1 and all(map(options[flag], parts))):
+            each = [*(parts if all(map(options[flag], parts)) else values), *more]
+            again = f"; write {' '.join(f'{flag} {shlex.quote(value)}' for value in each)}"
+            got = shlex.join([*values, *more])
+            raise UsageError(f"{flag}: expected one value, got {got}{again if flag in repeatable else ''}")
+
+
+def _values(
+    arguments: Sequence[str], options: Mapping[str, Callable[[str], bool]]
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield each of the options that is given, its value, and the words after it that can be further values."""
+    for at, argument in enumerate(takewhile(lambda word: word != "--", arguments)):
+        flag, equals, value = argument.partition("=")
+        if flag in options:
+            first = at + 1 if equals else at + 2
+            words = [word.strip(",") for word in arguments[first:]]
+            yield flag, [value] if equals else list(arguments[at + 1 : first]), list(takewhile(options[flag], words))
 
 
 def is_free_text(word: str) -> bool:
@@ -45,3 +73,8 @@ def is_number(word: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_number_only(word: str) -> bool:
+    """Whether a word is a number, and not a file of this name."""
+    return is_number(word) and not expand_home(word).exists()

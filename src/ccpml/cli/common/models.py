@@ -10,7 +10,7 @@ from ccpml.cli.common.options import UsageError
 if TYPE_CHECKING:
     from ccpml.serving import Embedder, PictureIndex
 
-__all__ = ["MODEL_HELP", "check_model", "find_model", "is_exported", "load_model", "load_model_of"]
+__all__ = ["MODEL_HELP", "check_model", "find_model", "is_exported", "is_model", "load_model", "load_model_of"]
 
 MODEL_HELP: Final = "run directory, or an .onnx file of `ccpml export`, which needs no torch"
 
@@ -18,6 +18,12 @@ MODEL_HELP: Final = "run directory, or an .onnx file of `ccpml export`, which ne
 def is_exported(path: Path) -> bool:
     """Whether a path is named as an ONNX file; the same as `ccpml.exported.is_onnx`, which imports more."""
     return path.suffix.lower() == ".onnx"
+
+
+def is_model(name: str) -> bool:
+    """Whether a word of the command line names a model that is there."""
+    path = Path(name)
+    return (path / "experiment.yaml").is_file() or (is_exported(path) and path.is_file())
 
 
 def check_model(path: Path) -> Path:

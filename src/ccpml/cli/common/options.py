@@ -1,14 +1,10 @@
-"""What the verbs share: usage errors, the parser of verbs without settings, and checks before work starts."""
+"""What the verbs share: usage errors, options, and checks before work starts."""
 
 import argparse
-import difflib
 import os
-import re
 import shlex
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
 
 from ccpml.artifacts import expand_home, mismatch, not_found
 from ccpml.data_name import DataName
@@ -16,58 +12,6 @@ from ccpml.data_name import DataName
 
 class UsageError(Exception):
     """The command line is wrong: exit code 2."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Parser of a verb that takes no settings of a run."""
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(allow_abbrev=False, **arguments)
-
-    def print_help(self, file: Any = None) -> None:
-        """Print the help; unlike argparse's, it does not hide that the output cannot be written."""
-        print(self.format_help(), end="", file=file)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise the usage error."""
-        raise parser_error(message, self.prog, self._option_string_actions)
-
-
-def parser_error(message: str, prog: str, options: Iterable[str]) -> UsageError:
-    """Return the error for a message of argparse; for an unknown option, it suggests the closest known one."""
-    hint = f"; see {prog} --help"
-    unknown = re.search(r"unrecognized arguments: --([\w.-]+)|Option '([\w.-]+)'", message)
-    if unknown:
-        flags = {option.lstrip("-").replace("_", "-"): option.replace("_", "-") for option in options}
-        known = {name.rpartition(".")[2]: flag for name, flag in flags.items()} | flags
-        close = difflib.get_close_matches((unknown[1] or unknown[2]).replace("_", "-"), known, n=1)
-        hint = f"; did you mean {known[close[0]]}?" if close else hint
-    return UsageError(f"{_plain(' '.join(message.split()))}{hint}")
-
-
-def _plain(message: str) -> str:
-    """Return a message of argparse in the words of the others: what was expected, and what was found.
-
-    Example:
-        >>> _plain("argument --id: invalid int value: 'abc'")
-        "--id: expected an integer, got 'abc'"
-        >>> _plain("argument --dtype: invalid choice: 'int4' (choose from 'int8', 'float16')")
-        "--dtype: expected int8 or float16, got 'int4'"
-    """
-    if match := re.fullmatch(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)", message):
-        *first, last = (word.strip("' ") for word in match[3].split(","))
-        expected = f"{', '.join(first)} or {last}" if first else last
-        return f"{'command' if '|' in match[1] else match[1]}: expected {expected}, got {match[2]}"
-    if match := re.fullmatch(r"the following arguments are required: (.*)", message):
-        return f"{match[1]}: expected {'values' if ',' in match[1] else 'a value'}, got none"
-    kinds = {"int": "an integer", "float": "a number", "Path": "a path"}
-    if match := re.fullmatch(r"argument (\S+): invalid (int|float|Path) value: (.*)", message):
-        return f"{match[1]}: expected {kinds[match[2]]}, got {match[3]}"
-    if match := re.fullmatch(r"argument (\S+): not allowed with argument (\S+)", message):
-        return f"{match[1]}: expected it without {match[2]}, got both; leave out one"
-    if match := re.fullmatch(r"argument (\S+): expected one argument", message):
-        return f"{match[1]}: expected a value, got none"
-    return message.removeprefix("argument ")
 
 
 def add_data_options(parser: argparse.ArgumentParser, *names: str) -> None:

@@ -14,7 +14,8 @@ import yaml
 from ccpml.artifacts import expand_home, path_kind
 from ccpml.backbones import known_backbones
 from ccpml.cli.common.commas import check_commas, is_free_text
-from ccpml.cli.common.options import UsageError, check_data_root, parser_error
+from ccpml.cli.common.options import UsageError, check_data_root
+from ccpml.cli.common.parser import check_extra, parser_error
 from ccpml.data_name import DataName, known_names
 from ccpml.files import load_yaml
 from ccpml.losses import LOSSES, known_losses, parameter_names
@@ -85,6 +86,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
         self.own: dict[str, tuple[Any, ...]] = {"print_config": (bool,)}
         self.lists: dict[str, Callable[[str], bool]] = {}
         self.data: list[str] = []
+        self.words: list[str] = []
         self.of_files: dict[str, tuple[str, Any]] = {}  # the file that gives a setting, and the value there
         text = "YAML file of settings; flags after it take precedence"
         self.add_argument("--config", action=_ConfigFile, metavar="FILE", help=text)
@@ -126,6 +128,8 @@ class SettingsParser(jsonargparse.ArgumentParser):
         """Store the name of the data; it may be given once."""
         self.data.append(name)
         if len(self.data) > 1:
+            extra = [word for word in self.data if not DataName.is_valid(word)]
+            check_extra(self.words, self._option_string_actions, extra)
             raise UsageError(f"data given twice: {' and '.join(self.data)}")
         namespace.data = name
 
@@ -144,6 +148,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
         self, arguments: list[str], preset: Callable[[argparse.Namespace], Mapping[str, Any]] = lambda options: {}
     ) -> Parsed:
         """Parse a command line; ``preset`` returns, for the verb's own options, settings that hold unless given."""
+        self.words = arguments
         check_commas(arguments, {**_LISTS, **self.lists})
         values = {name: value for name, value in vars(self.parse_args(arguments).as_flat()).items() if name != "config"}
         of_losses = parameter_names()

@@ -1,16 +1,20 @@
 """A CSV file that lists images, their classes and, optionally, their splits and roles."""
 
 import csv
-from collections.abc import Mapping
+import difflib
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, get_args
 
 from ccpml.artifacts import expand_home, not_found, path_kind
 from ccpml.data.sources.source import Source, SplitName, check_distinct, check_one_split
 from ccpml.data.table import ImageTable
+from ccpml.system_errors import advice
 
-__all__ = ["load_csv"]
+__all__ = ["load_csv", "misspelt_columns", "read_label"]
 
+_COLUMNS: Final = ("path", "label", "split", "role")
 _SPLITS: Final[Mapping[str, SplitName]] = {"val": "validation", **{name: name for name in get_args(SplitName)}}
 
 
@@ -29,7 +33,8 @@ def load_csv(file: Path | str, labeled: bool = True) -> Source:
 
     Paths are relative to the folder of the file. ``split`` is train, validation (or val) or test; a class belongs to
     exactly one, since the test classes must not be seen in training. ``role`` is query or gallery, for all images of a
-    split or for none, and never in train. Other columns are ignored. Classes and images keep the order of the file.
+    split or for none, and never in train. Other columns are ignored, but not one that is spelled almost like a missing
+    one of these. Labels are compared in Unicode's form NFC. Classes and images keep the order of the file.
     The encoding is UTF-8, with or without a byte order mark.
 
     Args:
@@ -82,9 +87,30 @@ def _header(fields: list[str], file: Path, labeled: bool) -> list[str]:
             f"{file}, line 1: expected column names path,label[,split[,role]] separated by commas, got "
             f"{','.join(header) or 'an empty line'} without {' and '.join(missing)}"
         )
-    if twice := [name for name in ("path", "label", "split", "role") if header.count(name) > 1]:
+    if twice := [name for name in _COLUMNS if header.count(name) > 1]:
         raise ValueError(f"{file}, line 1: column {twice[0]} appears twice; remove one")
+    for name, meant in misspelt_columns(header, _COLUMNS):
+        raise ValueError(
+            f"{file}, line 1: column {name}: expected {meant}; correct it, or choose another name if it is your own"
+        )
     return header
+
+
+def misspelt_columns(header: Sequence[str], known: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the columns that are spelled almost like a known one which is missing, and which that is.
+
+    Example:
+        >>> misspelt_columns(["path", "label", "splits", "price"], ["path", "label", "split", "role"])
+        [('splits', 'split')]
+    """
+    missing = [name for name in known if name not in header]
+    close = {name: difflib.get_close_matches(name.lower(), missing, n=1, cutoff=0.8) for name in header}
+    return [(name, close[name][0]) for name in header if name not in known and close[name]]
+
+
+def read_label(text: str) -> str:
+    """Return the name of a class; those that Unicode writes in several ways are one, in its form NFC."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _required(labeled: bool) -> tuple[str, ...]:
@@ -112,13 +138,13 @@ def _row(fields: list[str], header: list[str], where: str, folder: Path, labeled
     path = folder / cell["path"]
     try:
         found = path_kind(path)
-    except OSError as error:  # too long
-        raise ValueError(f"{where}: {path}: not the name of a file ({error.strerror}); correct it") from error
+    except OSError as error:  # the name is too long, or a folder is closed
+        raise ValueError(f"{where}: image {path}: cannot be opened ({error.strerror}){advice(error)}") from error
     if not path.is_file():
         if found:
             raise ValueError(f"{where}: image {path}: {not_found(path)}; restore it, or remove the row")
         raise ValueError(f"{where}: image {path} not found; paths are relative to the folder of the CSV file")
-    return _Row(where, path, cell.get("label", ""), split, role)
+    return _Row(where, path, read_label(cell.get("label", "")), split, role)
 
 
 def _check_roles(rows: list[_Row]) -> None:

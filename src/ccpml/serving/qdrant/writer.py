@@ -40,7 +40,7 @@ class QdrantWriter(IndexWriter):
             try:
                 str(picture.path.absolute()).encode()
             except UnicodeEncodeError:
-                others.append(BadImageError("its path is not UTF-8, which qdrant needs", str(picture.path)))
+                others.append(BadImageError("its path is not UTF-8, which qdrant needs", picture.name))
             else:
                 yield picture
 
