@@ -198,7 +198,7 @@ def test_invalid_arguments(changes, message):
 def test_features_that_are_not_finite(row, value):
     features = torch.rand(6, 3)
     features[row, 1] = value
-    with pytest.raises(ValueError, match=f"features: expected finite values, got NaN or infinity in row {row}"):
+    with pytest.raises(ValueError, match=f"features: expected finite values, got {value} in row {row}"):
         closed_form_head(features, torch.arange(6) // 2, 2)
 
 

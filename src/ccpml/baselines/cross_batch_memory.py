@@ -10,6 +10,7 @@ from ccpml.method.external import against_batch, against_references, normalized_
 from ccpml.method.metric_loss import MetricLoss, working_dtype
 from ccpml.numbers import as_int
 from ccpml.pairwise.indices import Indices
+from ccpml.pairwise.inputs import check_device
 
 __all__ = ["CrossBatchMemory"]
 
@@ -92,6 +93,7 @@ class CrossBatchMemory(MetricLoss):
         """
         _, limit, dim = self.memory.shape
         check_call(embeddings, labels, ref_emb, ref_labels, dim)
+        check_device("memory", self.memory, embeddings)
         if len(embeddings) > limit:
             raise ValueError(f"embeddings: expected at most batch_size = {limit} rows, got {len(embeddings)}")
         references = None if ref_emb is embeddings else ref_emb

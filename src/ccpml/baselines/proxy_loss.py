@@ -11,6 +11,7 @@ from ccpml.method.metric_loss import MetricLoss, working_dtype
 from ccpml.method.normalize import l2_normalize
 from ccpml.numbers import as_int
 from ccpml.pairwise.indices import Indices, check_indices
+from ccpml.pairwise.inputs import check_device
 
 __all__ = ["ProxyLoss", "cosines"]
 
@@ -66,6 +67,7 @@ class ProxyLoss(MetricLoss):
         if indices_tuple is not None:
             check_indices(indices_tuple, len(embeddings), len(embeddings if ref_emb is None else ref_emb))
         proxies = self.proxies.flatten(0, 1) if ref_emb is None else ref_emb  # (C · K, d) or (M, d)
+        check_device("proxies", proxies, embeddings)
         with torch.autocast(embeddings.device.type, enabled=False):
             dtype = working_dtype(embeddings, proxies)
             x, proxies = embeddings.to(dtype), proxies.to(dtype)

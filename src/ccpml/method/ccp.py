@@ -16,6 +16,7 @@ from ccpml.method.pair_loss import PairLoss
 from ccpml.method.proxies import ClassProxies
 from ccpml.numbers import as_int, is_finite
 from ccpml.pairwise.indices import Indices
+from ccpml.pairwise.inputs import check_device
 
 __all__ = ["CCPLoss"]
 
@@ -123,6 +124,7 @@ class CCPLoss(ClassProxies, MetricLoss):
         Pairs or triplets and references concern the pair term alone: CCP compares each sample with every proxy.
         """
         check_call(embeddings, labels, ref_emb, ref_labels, self.proxies.shape[2], self.num_classes)
+        check_device("proxies", self.proxies, embeddings)
         labels = labels.long()
         references = None if ref_emb is embeddings else ref_emb
         with torch.autocast(embeddings.device.type, enabled=False):

@@ -8,13 +8,9 @@ from torch import Tensor
 
 from ccpml.distributed import gather_rows
 from ccpml.numbers import is_finite
+from ccpml.pairwise.inputs import are_finite, check_dense, check_device, check_has_values, describe, is_floating
 
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64}
-
-
-def describe(x: object) -> str:
-    """Return dtype and shape of a tensor, or the type of anything else, for a message."""
-    return f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
 
 
 def check_number(name: str, value: float, above: float = -math.inf) -> None:
@@ -33,19 +29,28 @@ def check_call(
     dim: int | None = None,
     num_classes: int | None = None,
 ) -> None:
-    """Raise ValueError unless these are arguments of a `MetricLoss` of this dimension and number of classes, if any."""
+    """Raise ValueError unless these are arguments of a `MetricLoss` of this dimension and number of classes, if any.
+
+    Raises:
+        RuntimeError: Under ``torch.jit.trace``, whose graph would hold the pairs of one batch.
+    """
+    if torch._C._get_tracing_state():
+        raise RuntimeError("loss: expected no torch.jit.trace, got one; trace the model alone")
     check_embeddings("embeddings", embeddings, dim)
     check_labels("labels", labels, len(embeddings), num_classes)
+    check_device("labels", labels, embeddings)
     if (ref_emb is None) != (ref_labels is None):
         raise ValueError("ref_emb, ref_labels: expected both or neither, got one of them")
     if ref_emb is not None and ref_labels is not None:
         check_embeddings("ref_emb", ref_emb, embeddings.shape[1])
         check_labels("ref_labels", ref_labels, len(ref_emb))
+        check_device("ref_emb", ref_emb, embeddings)
+        check_device("ref_labels", ref_labels, embeddings)
 
 
 def check_embeddings(name: str, x: Tensor, dim: int | None = None) -> None:
     """Raise ValueError unless ``x`` is a floating-point matrix, with ``dim`` columns if given."""
-    if not (isinstance(x, Tensor) and x.is_floating_point() and x.ndim == 2 and dim in {None, x.shape[1]}):
+    if not (is_floating(name, x) and x.ndim == 2 and dim in {None, x.shape[1]}):
         raise ValueError(f"{name}: expected floating point (n, {'d' if dim is None else dim}), got {describe(x)}")
 
 
@@ -54,14 +59,16 @@ def check_labels(name: str, labels: Tensor, length: int, num_classes: int | None
 
     On an accelerator the range is checked without synchronizing with the device: instead of a ValueError, a bad label
     ends the program with a device assertion at the next synchronization. On mps, where older versions of torch have no
-    such assertion, the labels are read.
+    such assertion, the labels are read. In a graph of ``torch.compile`` or ``torch.export`` it is an assertion too.
     """
+    if isinstance(labels, Tensor):
+        check_dense(name, labels)
     if not (isinstance(labels, Tensor) and labels.dtype in _INTEGERS and labels.shape == (length,)):
         raise ValueError(f"{name}: expected integers ({length},), got {describe(labels)}")
     if num_classes is None or length == 0:
         return
     low, high = labels.long().aminmax()  # torch has none of unsigned integers
-    if labels.device.type in {"cpu", "mps"}:
+    if labels.device.type in {"cpu", "mps"} and not torch.compiler.is_compiling():
         if low < 0 or high >= num_classes:
             raise ValueError(f"{name}: expected classes 0..{num_classes - 1}, got {int(low)}..{int(high)}")
     else:
@@ -70,7 +77,7 @@ def check_labels(name: str, labels: Tensor, length: int, num_classes: int | None
 
 def check_points(name: str, points: Tensor, like: Tensor | None = None) -> None:
     """Raise ValueError unless ``points`` are (C, b, d), with the C and d of ``like`` if given."""
-    matrices = isinstance(points, Tensor) and points.is_floating_point() and points.ndim == 3
+    matrices = is_floating(name, points) and points.ndim == 3
     if not matrices or (like is not None and points.shape[::2] != like.shape[::2]):
         expected = "(C, b, d)" if like is None else f"({like.shape[0]}, b, {like.shape[2]})"
         raise ValueError(f"{name}: expected floating point {expected}, got {describe(points)}")
@@ -86,5 +93,6 @@ def check_pool(points: Tensor, like: Tensor, per_class: int, group: Any) -> None
         raise ValueError(
             f"pool: expected at least {per_class} (proxies_per_class) points of each class, got {points.shape[1]}"
         )
-    if not gather_rows(torch.isfinite(points).all()[None], group).all():
+    check_has_values("pool", points)
+    if not gather_rows(are_finite(points)[None], group).all():
         raise ValueError("pool: expected finite embeddings, got NaN or infinity; has the training diverged?")

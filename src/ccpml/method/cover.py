@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from ccpml.method.checks import check_embeddings, check_labels, check_points
+from ccpml.method.metric_loss import working_dtype
 from ccpml.numbers import as_int
+from ccpml.pairwise.inputs import check_finite, check_has_values
 
 __all__ = ["average_covering_radius", "average_interclass_distance", "covering_radius", "greedy_k_center"]
 
@@ -31,7 +33,8 @@ def greedy_k_center(points: Tensor, centers: Tensor, k: int) -> Tensor:
         Indices into axis 1 of ``points`` in the order of choice, shape (C, k), int64.
 
     Raises:
-        ValueError: On wrong shapes or dtypes, or if a class has fewer than ``k`` points.
+        ValueError: On wrong shapes or dtypes, on values that are NaN or infinite, or if a class has fewer than ``k``
+            points.
 
     Example:
         >>> points = torch.tensor([[[1.0], [5.0], [3.0], [-4.0]]])
@@ -64,7 +67,7 @@ def covering_radius(points: Tensor, centers: Tensor) -> Tensor:
         The largest distance of a point to its nearest center, shape (C,).
 
     Raises:
-        ValueError: On wrong shapes or dtypes, or without points or centers.
+        ValueError: On wrong shapes or dtypes, on values that are NaN or infinite, or without points or centers.
 
     Example:
         >>> covering_radius(torch.tensor([[[0.0], [2.0], [7.0]]]), torch.tensor([[[0.0], [6.0]]]))
@@ -95,7 +98,7 @@ def average_covering_radius(embeddings: Tensor, labels: Tensor) -> float:
         The average covering radius, a distance between embeddings.
 
     Raises:
-        ValueError: On wrong shapes or dtypes, or without samples.
+        ValueError: On wrong shapes or dtypes, on values that are NaN or infinite, or without samples.
 
     Example:
         >>> x = torch.tensor([[0.0], [4.0], [9.0]])
@@ -131,7 +134,7 @@ def average_interclass_distance(embeddings: Tensor, labels: Tensor) -> float:
         The average inter-class distance.
 
     Raises:
-        ValueError: On wrong shapes or dtypes, or with fewer than two classes.
+        ValueError: On wrong shapes or dtypes, on values that are NaN or infinite, or with fewer than two classes.
 
     Example:
         >>> average_interclass_distance(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([0, 0, 1]))
@@ -151,9 +154,11 @@ def average_interclass_distance(embeddings: Tensor, labels: Tensor) -> float:
 
 
 def _promote(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return points and centers in their common dtype, at least float32, times a scale that keeps their squares."""
-    dtype = torch.promote_types(torch.promote_types(points.dtype, centers.dtype), torch.float32)
+    """Return finite points and centers in their common dtype, at least float32, times a scale that keeps squares."""
+    dtype = working_dtype(points, centers)
     points, centers = points.to(dtype), centers.to(dtype)
+    check_finite("points", points)
+    check_finite("centers", centers)
     scale = _scale(points, centers)
     return points * scale, centers * scale, scale
 
@@ -171,9 +176,13 @@ def _checked_set(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, float]:
     """Return checked embeddings in float32 or float64, times a scale that keeps their squares, and the scale."""
     check_embeddings("embeddings", embeddings)
     check_labels("labels", labels, len(embeddings))
-    if len(embeddings) == 0:
-        raise ValueError("embeddings: expected at least one sample, got none")
-    x = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    if embeddings.numel() == 0:
+        raise ValueError(
+            f"embeddings: expected at least one sample and one dimension, got shape {tuple(embeddings.shape)}"
+        )
+    x = embeddings.to(working_dtype(embeddings))
+    check_finite("embeddings", x)
+    check_has_values("labels", labels)
     scale = _scale(x)
     return x * scale, scale.item()
 

@@ -57,6 +57,14 @@ class MetricLoss(nn.Module):
         """Pickle by the type itself, which ``__class__`` may not be."""
         return _new, (type(self),), self.__dict__
 
+    def __prepare_scriptable__(self) -> Any:
+        """Refuse ``torch.jit.script``, which calls this.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError(f"{type(self).__name__}: expected no torch.jit.script, got one; script the model alone")
+
     def extra_repr(self) -> str:
         """Return the parameters for ``repr``."""
         shown = {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "training"}

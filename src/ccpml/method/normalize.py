@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ccpml.method.checks import describe
 from ccpml.pairwise.derivatives import check_no_transform
+from ccpml.pairwise.inputs import describe, is_floating
 
 __all__ = ["l2_normalize", "lipschitz_normalize"]
 
@@ -40,7 +40,7 @@ def lipschitz_normalize(x: Tensor) -> Tensor:
 
     Source: Gürbüz et al., "Deep Metric Learning with Chance Constraints", WACV 2024, Lemma 4.1.
     """
-    if not (isinstance(x, Tensor) and x.is_floating_point() and x.ndim):
+    if not (is_floating("x", x) and x.ndim):
         raise ValueError(f"x: expected floating-point vectors (..., d), got {describe(x)}")
     check_no_transform("lipschitz_normalize")
     v = x if x.dtype == torch.float64 else x.float()

@@ -12,6 +12,7 @@ from ccpml.method.cover import greedy_k_center
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.proxies import ClassProxies
 from ccpml.method.separation import class_separation, evenly_spaced_classes
+from ccpml.pairwise.inputs import is_floating
 
 __all__ = ["Pool", "SharedPool"]
 
@@ -40,9 +41,10 @@ class SharedPool:
         Raises:
             ValueError: If it has a wrong shape, too few points per class, or is not finite.
         """
-        proxies = self.of.proxies
-        points, like = (self.of.rows_of_rank(rows, self.group) for rows in (pool(), proxies.detach()))
-        check_pool(points, like, proxies.shape[1], self._ranks)
+        proxies, points = self.of.proxies, pool()
+        if is_floating("pool", points) and points.ndim:
+            points = self.of.rows_of_rank(points, self.group)
+        check_pool(points, self.of.rows_of_rank(proxies.detach(), self.group), proxies.shape[1], self._ranks)
         return points.to(proxies.device, proxies.dtype)
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ccpml.distributed import all_gather
 from ccpml.method.checks import check_embeddings, check_labels, check_number
 from ccpml.numbers import as_int
+from ccpml.pairwise.inputs import check_finite
 
 __all__ = ["HeadStart", "closed_form_head", "start_head"]
 
@@ -100,6 +101,7 @@ def closed_form_head(
     features = features.detach()
     if features.device.type == "mps":  # no float64
         features = features.cpu()
+    check_finite("features", features)
     mean, scatter = _mean_and_scatter(features)
     if scatter.trace().sqrt() <= 4 * torch.finfo(features.dtype).eps * mean.norm():  # within the error of rounding
         raise ValueError(f"features: expected images with different features, got the same for all {len(features):,}")
@@ -173,10 +175,7 @@ def _mean_and_scatter(features: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"features: expected at least one row and column, got {tuple(features.shape)}")
     first = features[0].double()  # differences to a row are exactly 0 where features are constant
     total = torch.zeros_like(first)
-    for start, rows in _centered(features, first):
-        if not (finite := rows.isfinite().all(dim=1)).all():
-            row = start + int(finite.int().argmin())
-            raise ValueError(f"features: expected finite values, got NaN or infinity in row {row}")
+    for _, rows in _centered(features, first):
         total += rows.sum(dim=0)
     mean, scatter = first + total / count, first.new_zeros(dim, dim)
     for _, rows in _centered(features, mean):

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.reranking.neighbors import Neighbors, first_k, nearest, squared_distances
+from ccpml.reranking.vectors import as_rows
 
 __all__ = ["augmentation", "expand", "query_expansion"]
 
@@ -41,6 +42,9 @@ def query_expansion(
     Returns:
         Distances to the expanded queries, and rows of the gallery, (Q, k).
 
+    Raises:
+        ValueError: As in `nearest`.
+
     Example:
         >>> points = np.array([[1.0, 0.0], [0.8, 0.6], [0.6, -0.8]], np.float32)
         >>> query_expansion(points[:1], points[1:], 1, count=1).indices.tolist()
@@ -49,6 +53,8 @@ def query_expansion(
     Source: F. Radenović, G. Tolias, O. Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019,
         section 3.4.
     """
+    gallery = as_rows("gallery", gallery)
+    queries = as_rows("queries", queries, gallery.shape[1])
     found = nearest(queries, gallery, count, own)
     expanded = expand(queries, gallery, found.indices, alpha)
     ranked = nearest(expanded, gallery, k, own)
@@ -84,6 +90,9 @@ def augmentation(
     Returns:
         Distances to the augmented gallery, and its rows, (Q, k).
 
+    Raises:
+        ValueError: As in `nearest`.
+
     Example:
         >>> points = np.array([[1.0, 0.0], [0.8, 0.6], [0.6, -0.8]], np.float32)
         >>> augmentation(points[:1], points[1:], 1, count=0).indices.tolist()
@@ -92,6 +101,8 @@ def augmentation(
     Source: R. Arandjelović, A. Zisserman, "Three things everyone should know to improve object retrieval", CVPR 2012;
         weights of Radenović et al., 2019.
     """
+    gallery = as_rows("gallery", gallery)
+    queries = as_rows("queries", queries, gallery.shape[1])
     numbers = np.arange(len(gallery))
     spare = nearest(gallery, gallery, count + (own is not None), numbers).indices  # (G, n + 1) if queries are within
     augmented = expand(gallery, gallery, spare[:, :count], alpha)

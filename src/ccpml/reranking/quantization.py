@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.reranking.neighbors import Neighbors, first_k, squared_distances, stack
+from ccpml.reranking.vectors import as_array, as_rows, check_finite
 
 __all__ = ["DTYPES", "Codes", "search_with"]
 
@@ -53,12 +54,15 @@ class Codes:
         """Encode rows (N, d).
 
         Raises:
-            ValueError: If the dtype is neither float16 nor int8.
+            ValueError: If the dtype is neither float16 nor int8, or a value is NaN or infinite.
         """
         kinds = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit_direct_signed}
         if dtype not in kinds:
             raise ValueError(f"dtype: expected float16 or int8, got {dtype}")
+        rows = as_array("rows", rows)
         blocks = range(0, len(rows), _BLOCK)
+        for start in blocks:
+            check_finite("rows", rows[start : start + _BLOCK], start)
         largest = max((float(np.abs(rows[start : start + _BLOCK]).max(initial=0)) for start in blocks), default=0.0)
         scale = 127 / largest if dtype == "int8" and largest > 0 else 1.0
         index = faiss.IndexScalarQuantizer(rows.shape[1], kinds[dtype])
@@ -104,6 +108,7 @@ class Codes:
             k: Number of neighbors.
             own: The row of each query, which is not its neighbor, (Q,).
         """
+        queries = as_rows("queries", queries, rows.shape[1])
         k = min(k, len(rows) - (own is not None))
         chosen = self.candidates(queries, max(_MIN_CANDIDATES, CANDIDATES_PER_NEIGHBOR * k) + (own is not None))
         return rescore(rows, queries, chosen, k, own)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.reranking.neighbors import Neighbors, nearest, squared_distances
+from ccpml.reranking.vectors import as_rows
 
 __all__ = ["k_reciprocal"]
 
@@ -50,7 +51,7 @@ def k_reciprocal(
         d* and rows of the gallery, (Q, k); among equal d* the nearer one is first.
 
     Raises:
-        ValueError: If k1 or k2 is below 1, or the weight is out of range.
+        ValueError: If k1 or k2 is below 1, the weight is out of range, or on vectors as in `nearest`.
 
     Example:
         >>> points = np.array([[0.0], [0.1], [0.9], [1.0]], np.float32)
@@ -63,6 +64,8 @@ def k_reciprocal(
     """
     if k1 < 1 or k2 < 1 or not 0 <= weight <= 1:
         raise ValueError(f"k1, k2, weight: expected integers >= 1 and a number in [0, 1], got {k1}, {k2} and {weight}")
+    gallery = as_rows("gallery", gallery)
+    queries = as_rows("queries", queries, gallery.shape[1])
     points = gallery if own is not None else np.concatenate([queries, gallery])  # (N, d)
     first = 0 if own is not None else len(queries)  # the point that is row 0 of the gallery
     position = own if own is not None else np.arange(len(queries))  # point of each query

@@ -1,15 +1,19 @@
 """φ-normalized vectors in NumPy, and the joint vectors of several models."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["as_rows", "join", "normalize"]
+__all__ = ["as_array", "as_rows", "check_finite", "join", "normalize"]
 
 
 def normalize(vectors: ArrayLike) -> NDArray[np.float32]:
     """Return φ(v) = v / max(1, ‖v‖) of vectors (N, d), in float32; vectors of length at most 1 are unchanged.
+
+    Raises:
+        ValueError: If they have another shape or type, or a value is NaN or infinite.
 
     Example:
         >>> normalize([[3.0, 4.0], [0.0, 0.5]]).tolist()
@@ -17,7 +21,8 @@ def normalize(vectors: ArrayLike) -> NDArray[np.float32]:
 
     Source: Gürbüz et al., WACV 2024, Lemma 4.1.
     """
-    rows = np.asarray(vectors)
+    rows = as_array("vectors", vectors)
+    check_finite("vectors", rows)
     lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)  # (N, 1)
     return np.where(lengths > 1, rows / np.maximum(lengths, 1), rows).astype(np.float32)
 
@@ -29,7 +34,7 @@ def join(embeddings: Sequence[ArrayLike]) -> NDArray[np.float32]:
         embeddings: Embeddings of the same images by each model, (N, d₁), …, (N, d_F).
 
     Raises:
-        ValueError: If there is none, or they have different numbers of rows.
+        ValueError: If there is none, they have different numbers of rows, or as in `normalize`.
 
     Example:
         >>> np.round(join([[[1.0, 0.0]], [[0.0, 1.0]]]).astype(float), 4).tolist()
@@ -49,11 +54,38 @@ def as_rows(name: str, vectors: ArrayLike, dim: int | None = None) -> NDArray[np
     Raises:
         ValueError: If they have another shape or type, or a value is NaN or infinite.
     """
-    rows = np.asarray(vectors)
-    if rows.ndim != 2 or (dim is not None and rows.shape[1] != dim) or rows.dtype.kind != "f":
+    with np.errstate(over="ignore"):
+        rows = np.ascontiguousarray(as_array(name, vectors, dim), dtype=np.float32)
+    check_finite(name, rows)
+    return rows
+
+
+def check_finite(name: str, rows: NDArray[Any], first: int = 0) -> None:
+    """Raise ValueError if a value of rows (n, d) is NaN or infinite; the number of the first row is for the message."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(rows.sum()):  # of finite values the sum may overflow
+            return
+    bad = (~np.isfinite(rows).all(axis=1)).nonzero()[0]
+    if len(bad):
+        value = rows[bad[0]][~np.isfinite(rows[bad[0]])][0]
+        raise ValueError(
+            f"{name}: expected finite values, got {value} in row {first + bad[0]} (the first of {len(bad)})"
+        )
+
+
+def as_array(name: str, vectors: ArrayLike, dim: int | None = None) -> NDArray[Any]:
+    """Return vectors as an array (N, d) of any floating-point or integer type.
+
+    Raises:
+        ValueError: If they have another shape or type, or some are masked.
+    """
+    if np.ma.is_masked(vectors):
+        raise ValueError(f"{name}: expected all values, got a masked array; pass those that are not masked")
+    try:
+        rows = np.asarray(vectors)
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of several lengths; tensors that have no array
+        raise ValueError(f"{name}: expected an array of numbers, got {type(vectors).__name__} ({error})") from None
+    if rows.ndim != 2 or (dim is not None and rows.shape[1] != dim) or rows.dtype.kind not in "fiu":
         expected = "(N, d)" if dim is None else f"(N, {dim})"
         raise ValueError(f"{name}: expected floating point of shape {expected}, got {rows.dtype} of {rows.shape}")
-    rows = np.ascontiguousarray(rows, dtype=np.float32)
-    if not np.isfinite(rows).all():
-        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
     return rows

@@ -3,6 +3,7 @@
 Shapes: Q queries, G references, d dimensions. R is the number of references of a query's class other than the query.
 """
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -38,7 +39,7 @@ class PerQuery:
 
     def recall_at(self, k: int) -> npt.NDArray[np.float64]:
         """Return Recall@k of each query, 0 or 1; exact for k up to the largest that was evaluated."""
-        misses = self.misses_before_first_hit
+        misses, k = self.misses_before_first_hit, min(as_int("k", k, 1), sys.maxsize)
         return np.where(np.isnan(misses), np.nan, misses < k)
 
 
@@ -153,7 +154,7 @@ def evaluate(
         missing, given = names if gallery_embeddings is None else names[::-1]
         raise ValueError(f"{missing}: expected together with {given}, got None")
     recall_at = tuple(dict.fromkeys(as_int("recall_at", k, 1) for k in recall_at))
-    chunk_elements = as_int("chunk_elements", chunk_elements, 1)
+    chunk_elements = min(as_int("chunk_elements", chunk_elements, 1), sys.maxsize)
     x = as_embeddings("embeddings", embeddings)
     y_labels = x_labels = as_labels("labels", labels, "embeddings", x)
     y = None
@@ -168,8 +169,10 @@ def evaluate(
     relevant = sizes[classes[: len(x)]] - int(y is None)  # R, (Q,)
     if not relevant.any():
         raise ValueError(f"labels: expected a query whose class has another reference, got none among {len(x)} queries")
-    needed = torch.where(relevant > 0, relevant.clamp(min=max(recall_at, default=1)), 0)
-    scoring = Scoring(ExactSearch(x, y), x_labels, y_labels, relevant, chunk_elements, group, progress)
+    search = ExactSearch(x, y)
+    largest = min(max(recall_at, default=1), search.available)
+    needed = torch.where(relevant > 0, relevant.clamp(min=largest), 0)
+    scoring = Scoring(search, x_labels, y_labels, relevant, chunk_elements, group, progress)
     return _mean_scores(scoring.table(needed).cpu().numpy(), recall_at, per_query)
 
 
@@ -181,7 +184,7 @@ def _mean_scores(table: npt.NDArray[np.float64], recall_at: tuple[int, ...], per
         map_at_r=float(map_at_r.mean()),
         precision_at_1=float(precision_at_1.mean()),
         r_precision=float(r_precision.mean()),
-        recall_at={k: float((misses_before_first_hit < k).mean()) for k in recall_at},
+        recall_at={k: float((misses_before_first_hit < min(k, sys.maxsize)).mean()) for k in recall_at},
         num_queries=counted.shape[1],
         num_skipped=table.shape[1] - counted.shape[1],
         per_query=PerQuery(*table) if per_query else None,

@@ -8,6 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ccpml.pairwise.inputs import check_dense, check_finite, check_has_values
+
 __all__ = ["ArrayLike", "Progress", "as_embeddings", "as_labels"]
 
 ArrayLike = Tensor | npt.NDArray[Any]
@@ -25,6 +27,7 @@ def as_embeddings(name: str, value: ArrayLike, like: Tensor | None = None) -> Te
         like: Embeddings to which these are compared: d must agree, and the result is on their device.
     """
     x = value.detach() if isinstance(value, Tensor) else _float_tensor(name, value)
+    check_dense(name, x)
     if not x.is_floating_point():
         raise ValueError(f"{name}: expected floating point, got {x.dtype}")
     dim = None if like is None else like.shape[1]
@@ -32,20 +35,18 @@ def as_embeddings(name: str, value: ArrayLike, like: Tensor | None = None) -> Te
         expected = "(N, d) with N and d of at least 1" if dim is None else f"(N, {dim}) with N of at least 1"
         raise ValueError(f"{name}: expected shape {expected}, got {tuple(x.shape)}")
     x = x if x.dtype == torch.float64 else x.float()
-    x = x if like is None else x.to(like.device)
-    rows = (~torch.isfinite(x).all(dim=1)).nonzero()[:, 0]
-    if len(rows):
-        bad = x[rows[0]][~torch.isfinite(x[rows[0]])][0].item()
-        raise ValueError(f"{name}: expected finite values, got {bad} in row {int(rows[0])} (the first of {len(rows)})")
-    return x
+    check_finite(name, x)
+    return x if like is None else x.to(like.device)
 
 
 def as_labels(name: str, value: ArrayLike, embeddings_name: str, embeddings: Tensor) -> Tensor:
     """Return labels of any integer dtype as int64, shape (N,), on the device of their embeddings, one per embedding."""
     if isinstance(value, Tensor):
+        check_dense(name, value)
+        check_has_values(name, value)
         integer = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
     else:
-        value = np.asarray(value)
+        value = _unmasked(name, value)
         integer = value.dtype.kind in "iu"
     if not integer:
         raise ValueError(f"{name}: expected integers, got {value.dtype}")
@@ -57,7 +58,14 @@ def as_labels(name: str, value: ArrayLike, embeddings_name: str, embeddings: Ten
 
 
 def _float_tensor(name: str, value: npt.NDArray[Any]) -> Tensor:
-    array = np.asarray(value)
+    array = _unmasked(name, value)
     if array.dtype.kind != "f":
         raise ValueError(f"{name}: expected floating point, got {array.dtype}")
     return torch.from_numpy(np.require(array, np.float32 if array.itemsize <= 4 else np.float64, ["C", "W"]))
+
+
+def _unmasked(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return an array that has all of its values; NumPy drops a mask, and what is under it becomes a value."""
+    if np.ma.is_masked(value):
+        raise ValueError(f"{name}: expected all values, got a masked array; pass those that are not masked")
+    return np.asarray(value)

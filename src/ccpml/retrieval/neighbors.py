@@ -4,6 +4,7 @@ Shapes: Q queries, G gallery vectors, q queries of a chunk, d dimensions, k neig
 """
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def nearest_neighbors(
     """
     x = as_embeddings("queries", queries)
     y = None if gallery is None else as_embeddings("gallery", gallery, like=x)
-    k, chunk_elements = as_int("k", k, 1), as_int("chunk_elements", chunk_elements, 1)
+    k, chunk_elements = as_int("k", k, 1), min(as_int("chunk_elements", chunk_elements, 1), sys.maxsize)
     search = ExactSearch(x, y)
     if k > search.available:
         raise ValueError(f"k: expected at most {search.available}, the number of vectors to choose from, got {k}")

@@ -144,13 +144,13 @@ def open_approximate(
     if isinstance(found, str):
         if found:
             notes.append(f"{file}: {found}; built again")
-        structure, measured = build(kind, view.rows, progress), None
+        structure, measured = _build(folder, view, kind, progress), None
     else:
         structure, measured = load(kind, found.facts, found.content), found.facts["recalls"]
         added = len(view.rows) - len(structure)
         if added > _MAX_ADDED * len(structure):
             if not structure.add(view.rows[len(structure) :], progress):
-                structure = build(kind, view.rows, progress)
+                structure = _build(folder, view, kind, progress)
             measured = None
         elif added:
             notes.append(f"{added:,} pictures were added since it was built, and are searched exactly")
@@ -158,8 +158,7 @@ def open_approximate(
         try:
             measured = _measure(structure, view)
         except NotFiniteError as error:
-            rows = rows_file(folder, view.snapshot.generation)
-            raise DamagedIndexError(f"{rows}: damaged ({error}); {RESTORE}") from error
+            raise _damaged(folder, view, error) from error
         try:
             write_cache(file, view, kind, {**structure.facts(), "recalls": measured}, structure.content())
         except WriteError as error:
@@ -170,6 +169,17 @@ def open_approximate(
     opened = Approximate(structure, view.snapshot.generation, effort, recall)
     opened.notes = notes
     return opened
+
+
+def _build(folder: Path, view: View, kind: str, progress: Callable[[int], Any]) -> Structure:
+    try:
+        return build(kind, view.rows, progress)
+    except ValueError as error:  # rows that are not finite
+        raise _damaged(folder, view, error) from error
+
+
+def _damaged(folder: Path, view: View, error: ValueError) -> DamagedIndexError:
+    return DamagedIndexError(f"{rows_file(folder, view.snapshot.generation)}: damaged ({error}); {RESTORE}")
 
 
 def default_dtype(folder: Path) -> str:
