@@ -79,7 +79,7 @@ def test_names_with_brackets_match_literally() -> None:
         (6, None, 4, 0, "training and validation: expected at least 4 classes for 4 folds, got 3"),
         (8, None, 4, 0, "validation: expected at least two classes, got 1"),
         (16, ["*"], 4, 0, "train: expected at least two classes, got 0 of 16"),
-        (16, ["a/000"], 4, 0, "test: expected at least two classes, got 1"),
+        (16, ["a/000"], 4, 0, "test: expected at least two classes, got 1 \\(.a/000.\\); add classes$"),
         (16, None, 1, 0, "folds: expected 2 or more"),
         (16, None, 4, 4, r"fold: expected 0\.\.3, got 4"),
         (16, None, 4, -1, "fold: expected"),

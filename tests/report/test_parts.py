@@ -167,6 +167,16 @@ def test_coinciding_points_can_be_drawn(tmp_path: Path) -> None:
         assert draw_maps([last_instance(split, torch.zeros(2, 1, 1), None, 1)]).png
 
 
+@pytest.mark.parametrize("layout", [Layout(), Layout(width=4.0)])
+def test_the_best_score_stands_above_the_curve(layout: Layout) -> None:
+    rows = [{"step": 10.0 * n, "map_at_r": score, "loss": 1.0} for n, score in enumerate([0.3, 0.4, 0.55, 0.5])]
+    with style():
+        top = draw_progress_figure(History(rows, 20), layout).axes[0]
+    (label,) = [text for text in top.texts if text.get_text().startswith("best")]
+    assert label.get_va() == "bottom"
+    assert label.xyann[1] > 0
+
+
 def test_switches_are_read_from_the_metrics() -> None:
     rows = [{"step": 10.0 * i, "instance": float(k)} for i, k in enumerate([0, 0, 1, 1, 2, 2])]
     assert History(rows, 10).switches == [20, 40]

@@ -1,6 +1,7 @@
 """The whole report, from run directories written by hand."""
 
 import base64
+import csv
 import json
 import re
 from html.parser import HTMLParser
@@ -16,7 +17,7 @@ from ccpml.report import write_report
 from ccpml.runs.directory import RunDirectory
 from tests.report.runs import NAMES, SCORES, make_run
 
-_VOID = {"meta", "img", "br", "source"}
+_VOID = {"meta", "img", "br", "source", "wbr"}
 _TAGS = {
     "html",
     "head",
@@ -148,6 +149,11 @@ def test_every_image_has_a_description(ccp: RunDirectory) -> None:
     assert any(image["alt"].endswith(": right") for image in images)
 
 
+def test_names_below_images_break_after_a_slash(ccp: RunDirectory) -> None:
+    text = ccp.report_file.read_text(encoding="utf-8")
+    assert '<span dir="auto">漢字/<wbr>\u0627\u0644' in text
+
+
 def test_names_are_escaped(ccp: RunDirectory) -> None:
     text = ccp.report_file.read_text(encoding="utf-8")
     page = read(ccp)
@@ -227,7 +233,11 @@ def test_a_run_of_one_validation_without_a_projection(tmp_path: Path) -> None:
     for path in run.embeddings.iterdir():
         path.unlink()
     write_report(run)
-    assert "no alternating projection" in "".join(read(run).texts)
+    page = read(run)
+    assert "no alternating projection" in "".join(page.texts)
+    assert not any("Curves" in image["alt"] for image in page.images)  # a single point is no curve, but numbers
+    with run.metrics_file.open(encoding="utf-8") as lines:
+        assert f"{float(next(csv.DictReader(lines))['map_at_r']):.4f}" in page.cells
 
 
 def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:

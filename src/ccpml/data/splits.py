@@ -45,9 +45,9 @@ class Splits:
                     raise ValueError(f"class {name!r}: expected in one split, got {seen[name]} and {split}")
                 seen[name] = split
             if table.num_classes < 2:
+                more = "" if split == "test" else ", or use fewer folds"
                 raise ValueError(
-                    f"{split}: expected at least two classes, got 1 ({table.class_names[0]!r}); add classes, or use "
-                    "fewer folds"
+                    f"{split}: expected at least two classes, got 1 ({table.class_names[0]!r}); add classes{more}"
                 )
         object.__setattr__(self, "train", replace(self.train, roles=None))
         object.__setattr__(self, "validation", _checked("validation", self.validation))

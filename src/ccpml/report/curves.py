@@ -77,8 +77,8 @@ def _progress(history: History, layout: Layout) -> Figure:
     top.set_title("MAP@R on validation", pad=history.title_pad)
     bottom.set_title("Training loss")
     top.set_xlabel("")
-    top.margins(y=0.14)
-    top.set_ylim(*end_at(1.0, *top.get_ylim()))
+    low, high = top.get_ylim()
+    top.set_ylim(*end_at(1.0, low, high + 0.2 * (high - low)))  # with room for the best score above the curve
     for line in top.lines:
         line.set_clip_on(False)  # at 0 and 1, marks reach beyond the axes
     _mark_switches(top, history)
@@ -93,7 +93,7 @@ def _progress(history: History, layout: Layout) -> Figure:
         side = "left" if position < 0.08 else "right" if position > 0.92 else "center"
         box = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
         low, high = top.get_ylim()
-        vertical, offset = ("bottom", 9) if value < high - 0.15 * (high - low) else ("top", -9)
+        vertical, offset = ("bottom", 9) if value < high - 0.16 * (high - low) else ("top", -9)
         beside: dict[str, Any] = {"textcoords": "offset points", "ha": side, "va": vertical, "bbox": box}
         point = (history.best_step, value)
         top.annotate(f"best {value:.4f}", point, (0, offset), color=INK, fontweight="bold", **beside)

@@ -37,7 +37,7 @@ def test_scores(scores: Mapping[str, Any]) -> str:
         "reference of their class among the k nearest. Left out: queries whose class has no other reference."
     )
     if features := scores.get("features"):
-        header, untouched = ["", *header], f"untouched features, {features['dimensions']:,}-D"
+        header, untouched = ["", *header], f"untouched features ({features['dimensions']:,} dimensions)"
         rows = [["this run", *rows[0]], [untouched, *(_cell(features[name]) for name in test)]]
         caption += " Untouched features: those of the initial weights, before training, compared by cosine."
     intervals = describe_intervals(scores.get("intervals", {}))

@@ -199,7 +199,7 @@ def _legend(instances: Sequence[Instance], colors: dict[str, str], layout: Layou
     classes = [mark(shorten(layout.text(n), 30), marker="o", markersize=6, color=c) for n, c in colors.items()]
     marks = [mark("sample", marker="o", markersize=3.5, color=MUTED)]
     if any(instance.converged is not None for instance in instances):
-        marks.append(mark("converged proxy", marker="s", markersize=7, color="#c5ccd3", markeredgecolor=INK))
+        marks.append(mark("trained proxy", marker="s", markersize=7, color="#c5ccd3", markeredgecolor=INK))
     if any(instance.following is not None for instance in instances):
         look = {"markerfacecolor": "none", "markeredgecolor": MUTED, "markeredgewidth": 1.7}
         marks.append(mark("next proxy", marker="o", markersize=8, **look))

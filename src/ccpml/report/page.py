@@ -31,7 +31,7 @@ figcaption { margin-top: .6rem; color: #52606d; font-size: .95rem; max-width: 80
 .name strong { margin-right: .8em; }
 .tiles { display: grid; grid-template-columns: repeat(10, minmax(0, 1fr)); gap: .6rem; margin: 0; padding: 0;
   list-style: none; }
-.tiles li { position: relative; font-size: .72rem; line-height: 1.25; text-align: center; overflow-wrap: anywhere; }
+.tiles li { position: relative; font-size: .72rem; line-height: 1.25; text-align: center; overflow-wrap: break-word; }
 .tiles div { display: flex; align-items: center; justify-content: center; aspect-ratio: 1; margin-bottom: .3rem;
   background: #eef1f3; outline: 1px solid #d5dbe0; color: #6b7680; }
 .tiles img { width: 100%; height: 100%; object-fit: contain; }
@@ -41,10 +41,12 @@ figcaption { margin-top: .6rem; color: #52606d; font-size: .95rem; max-width: 80
 .right div { outline: 3px solid #00825a; }
 .wrong div { outline: 3px dashed #cc3311; }
 .right::after, .wrong::after { position: absolute; top: -.5em; right: -.5em; width: 1.4em; height: 1.4em;
-  border: 1px solid #fff; border-radius: 50%; color: #fff; font: bold .75rem/1.4em sans-serif; }
+  border: 1px solid #fff; border-radius: 50%; color: #fff; font: bold .75rem/1.4em sans-serif;
+  print-color-adjust: exact; }
 .right::after { content: "✓"; background: #00825a; }
 .wrong::after { content: "✗"; background: #cc3311; }
-.faded { opacity: .35; }
+.faded div, .faded::after { opacity: .35; }
+.faded span { color: #52606d; }
 table { border-collapse: collapse; margin: .75rem 0 1rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e8ecef;
   overflow-wrap: anywhere; }
@@ -66,11 +68,13 @@ summary { cursor: pointer; color: #0b5c97; }
 @media (max-width: 640px) {
   th { white-space: normal; overflow-wrap: normal; }
   .tiles { grid-template-columns: repeat(5, minmax(0, 1fr)); gap: .7rem .5rem; }
+  .tiles li { font-size: .64rem; }
   .numbers th, .numbers td { padding: .4rem .3rem; }
   .dense th { white-space: nowrap; }
   .numbers td:first-child, .numbers th:first-child { min-width: 5em; }
   .scores tbody { display: flex; justify-content: flex-start; gap: 1rem; }
   .scores tr { display: flex; flex-direction: column; }
+  .scores th, .scores td { padding-left: 0; }
   .scores th, .scores td, .scores th:first-child { box-sizing: border-box; height: 2.2rem; text-align: left;
     white-space: nowrap; }
   .compared td:first-child, .compared th:first-child { height: 3.6rem; white-space: normal; }
@@ -168,7 +172,8 @@ def _tile(tile: Tile, is_query: bool) -> str:
         is_tiny = max(tile.image.shape[:2]) <= 48
         alt = text(f"{tile.caption}: {mark}" if mark else tile.caption)
         shown = f'<img class="{"tiny" if is_tiny else "photo"}" src="{_encoded(tile.image, is_tiny)}" alt="{alt}">'
-    caption = f'<span dir="auto">{text(tile.caption)}</span>' if tile.caption else ""
+    # A name is broken after a slash, and within a word only if that has no room of its own.
+    caption = f'<span dir="auto">{text(tile.caption).replace("/", "/<wbr>")}</span>' if tile.caption else ""
     return f'<li class="{kind}"><div>{shown}</div>{caption}</li>\n'
 
 

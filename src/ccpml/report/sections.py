@@ -5,7 +5,8 @@ picture, write a function that draws a figure with matplotlib, renders it by `Pi
 `page.section(title, report.figure(picture, caption))`; then add the function to `SECTIONS`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
@@ -20,6 +21,18 @@ from ccpml.report.maps import choose_instances, draw_maps, last_instance
 
 __all__ = ["SECTIONS"]
 
+_MEASURES: Final = {
+    "map_at_r": "MAP@R on validation",
+    "loss": "training loss",
+    "train_covering_radius": "average covering radius, training classes",
+    "val_covering_radius": "average covering radius, validation classes",
+    "train_interclass_distance": "average inter-class distance, training classes",
+    "val_interclass_distance": "average inter-class distance, validation classes",
+    "proxy_covering_radius": "covering radius of the proxies",
+    "proxy_spread": "spread of the proxies",
+}
+"""Columns of ``metrics.csv``, in words."""
+
 
 def _head(report: Report) -> Iterator[str]:
     yield head.title(report.run, report.settings)
@@ -33,10 +46,20 @@ def _progress(report: Report) -> Iterator[str]:
     if not report.history.rows:
         yield page.section("Training", page.paragraph("There are no curves: metrics.csv is missing or damaged."))
         return
+    if len(report.history.rows) == 1:
+        yield page.section("Training", *_one_validation(report.history.rows[0]), page.paragraph(_projections(report)))
+        return
     caption = (
         "MAP@R on the validation classes, which are not trained on, and the training loss, averaged since the previous "
         "validation. The star marks the best validation; its weights were tested."
     )
+    caption += _projections(report)
+    yield page.section("Training", report.figure(draw_progress(report.history), caption))
+
+
+def _projections(report: Report) -> str:
+    """Return sentences about the instances of a run, each after a space."""
+    caption = ""
     if report.history.begin is not None:
         caption += (
             f" The dotted line marks step {report.history.begin:,}, where the first proxies were placed; until then, "
@@ -51,11 +74,17 @@ def _progress(report: Report) -> Iterator[str]:
         caption += " " + " ".join(report.notes)
     elif report.has_projections:
         caption += " No problem instance converged within these steps, so there was no alternating projection."
-    yield page.section("Training", report.figure(draw_progress(report.history), caption))
+    return caption
+
+
+def _one_validation(row: Mapping[str, float]) -> Iterator[str]:
+    """Yield the numbers of a run that has no curves."""
+    yield page.paragraph(f"There are no curves: this run has one validation, at step {row['step']:,.0f}.")
+    yield page.facts((title, f"{row[name]:.4f}") for name, title in _MEASURES.items() if name in row)
 
 
 def _geometry(report: Report) -> Iterator[str]:
-    if not report.history.rows:
+    if len(report.history.rows) < 2:
         return
     caption = (
         "The average covering radius is the radius of the greedy k-center cover of a class by k of its samples, "
@@ -89,7 +118,8 @@ def _maps(report: Report) -> Iterator[str]:
     if with_proxies:
         caption += (
             " Each panel shows an instance at convergence. Squares are its trained proxies. Circles are the proxies of "
-            "the next instance: samples selected by greedy k-center, far from the squares, to cover the class."
+            "the next instance: samples selected by greedy k-center, far from the squares, to cover the class. The "
+            "first proxies are selected likewise, when there are no squares yet."
         )
         if report.train is not None:
             caption += " The last panel shows the tested weights with their proxies."

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from ccpml.files import write_text
+from ccpml.progress import progress_bar
 from ccpml.report import page
 from ccpml.report.contents import Report
 from ccpml.report.sections import SECTIONS
@@ -33,7 +34,8 @@ def write_report(run: RunDirectory, problems: list[str] | None = None) -> Path:
     """
     report = Report(run, run.settings(), run.scores())
     with style(report.class_names):
-        body = [part for section in SECTIONS for part in section(report)]
+        sections = progress_bar(len(SECTIONS), "section", over=SECTIONS, delay=3.0)
+        body = [part for section in sections for part in section(report)]
     for problem in report.problems:
         print(f"note: {problem}", file=sys.stderr)
     if problems is not None:
