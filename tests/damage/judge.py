@@ -40,12 +40,24 @@ _LISTS: Final = re.compile(r"^out/(findings\.csv|unreadable\.txt)$")
 
 
 class Outcome(NamedTuple):
-    """Exit code and output of a verb, and the content of all files before and after it."""
+    """What a verb does."""
 
     code: int
+    """Exit code, below 0 if there is none."""
     text: str
-    before: dict[str, bytes]
-    after: dict[str, bytes]
+    """What it prints, and the lists of pictures that it writes."""
+    changed: list[str]
+    """Files and folders that it makes, removes or changes."""
+    differing: list[str]
+    """Files and folders that are different afterwards from what they are without damage."""
+
+    @classmethod
+    def of(
+        cls, code: int, text: str, before: dict[str, bytes], after: dict[str, bytes], whole: dict[str, bytes]
+    ) -> "Outcome":
+        """Return the outcome of a verb by all files before and after it, and after it without damage."""
+        lists = [content.decode(errors="replace") for file, content in after.items() if _LISTS.search(file)]
+        return cls(code, "\n".join([text, *lists]), _differing(before, after), _differing(whole, after))
 
     @property
     def lasting(self) -> list[str]:
@@ -54,10 +66,6 @@ class Outcome(NamedTuple):
         text = re.sub(r"(http://127\.0\.0\.1):\d+", r"\1", self.text)  # any free port
         text = re.sub(r"(?m)^\|.*", lambda row: re.sub(r"\b\d+\.\d{3} \|", "|", row[0]), text)  # milliseconds per query
         return [line for line in re.split(r"[\r\n]+", text) if line and not re.search(progress, line)]
-
-    def changed(self) -> set[str]:
-        """Return the names of the files that it has changed, but for those that every command changes."""
-        return _differing(self.before, self.after)
 
 
 def judge(name: str, state: str, verb: str, whole: Outcome, now: Outcome) -> str:
@@ -68,25 +76,23 @@ def judge(name: str, state: str, verb: str, whole: Outcome, now: Outcome) -> str
     if re.search(r"weights_only|pickle|Errno|object has no attribute", now.text):
         return f"words of a library: {last}"
     is_damaged = _below(name)
-    is_same = now.code == whole.code and not _differing(whole.after, now.after, is_damaged)
+    differing = [file for file in now.differing if not WRITTEN.search(file) and not is_damaged(file)]
+    is_same = now.code == whole.code and not differing
     if is_same and (verb.startswith("resume") or now.lasting == whole.lasting):
         return ""
-    said = "\n".join(
-        [now.text, *(content.decode(errors="replace") for file, content in now.after.items() if _LISTS.search(file))]
-    )
+    named = _names(now.text, name, state) or _is_other_data(name, state, verb)
     if now.code == 0:
-        silent = not _names(said, name, state) and not _is_other_data(name, state, verb)
-        other = sorted(_differing(whole.after, now.after, is_damaged))
-        return f"another result without a word: {other} {now.text}" if silent else ""
-    if not _names(said, name, state) and not _is_other_data(name, state, verb):
+        return "" if named else f"another result without a word: {differing} {now.text}"
+    if not named:
         return f"file not named: {last}"
     if now.code == 1 and "; " not in now.text and not re.search(_PLAIN, now.text):
         return f"no way out: {last}"
     written = OUTPUTS.get(verb)
-    if "out/checkpoints/last.ckpt" in now.after:  # a training that had begun can be resumed
+    if "out/checkpoints/last.ckpt" in now.changed:  # a training that had begun can be resumed
         written = re.compile("^out/")
-    others = {each for each in now.changed() if not is_damaged(each) and not (written and written.match(each))}
-    return f"changed {sorted(others)}" if others else ""
+    others = [file for file in now.changed if not WRITTEN.search(file) and not is_damaged(file)]
+    others = [file for file in others if not (written and written.match(file))]
+    return f"changed {others}" if others else ""
 
 
 def _without_times(name: str, content: bytes) -> bytes:
@@ -96,12 +102,11 @@ def _without_times(name: str, content: bytes) -> bytes:
     return b"\n".join(b",".join(cells[:1] + cells[2:]) for cells in (row.split(b",") for row in content.splitlines()))
 
 
-def _differing(one: dict[str, bytes], two: dict[str, bytes], ignored: Callable[[str], bool] | None = None) -> set[str]:
-    """Return the names of files whose content differs."""
-    names = {name for name in {*one, *two} if one.get(name) != two.get(name)}
-    names = {name for name in names if not WRITTEN.search(name) and not (ignored and ignored(name))}
+def _differing(one: dict[str, bytes], two: dict[str, bytes]) -> list[str]:
+    """Return the names of files and folders that are in one only, or have other contents."""
+    names = sorted(name for name in {*one, *two} if one.get(name) != two.get(name))
     contents = ((name, one.get(name, b"-"), two.get(name, b"-")) for name in names)
-    return {name for name, first, second in contents if _without_times(name, first) != _without_times(name, second)}
+    return [name for name, first, second in contents if _without_times(name, first) != _without_times(name, second)]
 
 
 def _below(name: str) -> Callable[[str], bool]:

@@ -19,7 +19,7 @@ from tests.damage.world import Case, World
 
 _MARK = "/damage-matrix/"
 _END = "-"
-_LIBRARIES = ("lightning.pytorch", "torch.utils.tensorboard", "matplotlib.pyplot", "sklearn.cluster", "faiss")
+LIBRARIES = ("lightning.pytorch", "torch.utils.tensorboard", "matplotlib.pyplot", "sklearn.cluster", "faiss")
 
 
 @dataclass
@@ -78,15 +78,11 @@ class Trace:
 
 def run_all(path: str, verbs: list[str]) -> None:
     """Run verbs in a world, each in a fork of this process, after a call of the system that names it."""
-    for name in _LIBRARIES:
+    for name in LIBRARIES:
         importlib.import_module(name)
-    world = World.open(Path(path))
+    world = World.open(Path(path), apart=True)
     for verb in verbs:
         Path(f"{_MARK}{verb}").exists()
-        pid = os.fork()
-        if pid == 0:
-            world.call(verb)
-            os._exit(0)
-        os.waitpid(pid, 0)
+        world.call(verb)
         Path(f"{_MARK}{_END}").exists()
         world.restore()

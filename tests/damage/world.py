@@ -6,11 +6,14 @@ the result that it has without damage, or names the file in a sentence and chang
 
 import contextlib
 import io
+import json
 import os
 import random
 import re
 import shutil
+import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -66,12 +69,14 @@ class World:
     times: dict[str, int] = field(default_factory=dict)
     known: dict[str, tuple[tuple[int, ...], bytes]] = field(default_factory=dict)
     given: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    outcomes: "dict[str, Whole]" = field(default_factory=dict)
+    apart: bool = False
+    """Whether verbs run in forks of this process, which must not have computed anything yet."""
 
     @classmethod
-    def build(cls, path: Path, more: bool = False) -> "World":
-        """Make everything that verbs read, ``more`` or less of it; cells are trained in this process."""
-        world = cls(path, commands(path))
+    def build(cls, path: Path, more: bool = False, apart: bool = False) -> "World":
+        """Make everything that verbs read, ``more`` or less of it."""
+        world = cls(path, commands(path), apart=apart)
         toy_folder(path / "images", per_class=4)
         for verb in ("cache", "check", "train", "tune", "benchmark"):
             world._make(verb)
@@ -95,9 +100,9 @@ class World:
         return world
 
     @classmethod
-    def open(cls, path: Path) -> "World":
+    def open(cls, path: Path, apart: bool = False) -> "World":
         """Return what `build` has made in a folder."""
-        world = cls(path, commands(path))
+        world = cls(path, commands(path), apart=apart)
         world._keep()
         return world
 
@@ -126,6 +131,11 @@ class World:
         self.known = found
         return {name: content for name, (_, content) in found.items()}
 
+    def snapshot(self) -> dict[str, bytes]:
+        """Return all files by their names, and all folders, by names that end with a slash."""
+        folders = {f"{self._name(path)}/": b"" for path in self.path.rglob("*") if path.is_dir()}
+        return {**self.content(), **folders}
+
     def restore(self) -> None:
         """Bring back files and folders as they were, with their times, which caches compare."""
         for path in sorted(self.path.rglob("*"), reverse=True):
@@ -145,7 +155,11 @@ class World:
                 os.utime(file, ns=(self.times[name], self.times[name]))
 
     def call(self, verb: str) -> tuple[int, str]:
-        """Run a verb in this process, cells of a benchmark too; return its exit code and what it prints."""
+        """Run a verb, and cells of a benchmark with it; return its exit code and what it prints."""
+        return run_apart(lambda: self.run(verb)) if self.apart else self.run(verb)
+
+    def run(self, verb: str) -> tuple[int, str]:
+        """Run a verb in this process."""
         for module in [module for name, module in sys.modules.items() if name.startswith("ccpml.data.")]:
             for member in vars(module).values():
                 getattr(member, "cache_clear", lambda: None)()  # each verb has a process of its own
@@ -165,11 +179,13 @@ class World:
             code = load(command[1]) if command[0] == "load" else main(command)
         return code, output.getvalue()
 
-    def whole(self, verb: str) -> Outcome:
+    def whole(self, verb: str) -> "Whole":
         """Return what a verb does that meets no damage."""
         if verb not in self.outcomes:
-            before = self.content()
-            self.outcomes[verb] = Outcome(*self.call(verb), before, self.content())
+            before = self.snapshot()
+            code, text = self.call(verb)
+            after = self.snapshot()
+            self.outcomes[verb] = Whole(Outcome.of(code, text, before, after, after), after)
             self.restore()
         return self.outcomes[verb]
 
@@ -206,21 +222,63 @@ class World:
 
     def check(self, case: Case, seed: int = 0) -> str:
         """Damage a file and run a verb; return what is wrong, empty if nothing is; restore the files."""
+        outcome = self.outcome(case, seed)
+        return judge(*case, self.whole(case.verb).outcome, outcome) if outcome else ""
+
+    def outcome(self, case: Case, seed: int = 0) -> Outcome | None:
+        """Return what a verb does after damage, None if the file has no such state; restore the files."""
         whole, path = self.whole(case.verb), self.path / case.name
         mode = path.stat().st_mode
         try:
             if not damage(path, case.state, self.files, random.Random(f"{seed} {case.name} {case.state}")):
-                return ""
-            before = self.content()
-            with bound_by_permissions():
-                code, text = self.call(case.verb)
-            return judge(*case, whole, Outcome(code, text, before, self.content()))
-        except BaseException as error:
-            return f"{type(error).__name__}: {error}"
+                return None
+            before = self.snapshot()
+            try:
+                code, text = self._bound(case.verb)
+            except BaseException as error:
+                code, text = -1, f"{type(error).__name__}: {error}"
+            return Outcome.of(code, text, before, self.snapshot(), whole.after)
         finally:
             if path.exists() and not path.is_symlink():
                 path.chmod(mode)
             self.restore()
+
+    def _bound(self, verb: str) -> tuple[int, str]:
+        with bound_by_permissions():
+            return self.call(verb)
+
+
+class Whole(NamedTuple):
+    """What a verb does that meets no damage, and the files that it leaves."""
+
+    outcome: Outcome
+    after: dict[str, bytes]
+
+
+def run_apart(function: Callable[[], tuple[int, str]], limit: int = 180) -> tuple[int, str]:
+    """Run a function in a fork of this process; return what it returns, or the signal that has ended the fork.
+
+    Args:
+        function: The function, which returns an exit code and a text.
+        limit: Seconds after which it counts as one that hangs.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as stream:
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(limit)
+            try:
+                code, text = function()
+            except BaseException as error:
+                code, text = -1, f"{type(error).__name__}: {error}"
+            json.dump([code, text], stream)
+            stream.flush()
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        if status:
+            return -os.WTERMSIG(status), f"{signal.Signals(os.WTERMSIG(status)).name} after {limit} s at most"
+        stream.seek(0)
+        code, text = json.load(stream)
+        return code, text
 
 
 def _start(cell: Cell, device: str) -> runner.RunningCell:
