@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from filelock import FileLock, Timeout
 from ccpml.files import (
     WriteError,
     exclusive_lock,
+    load_json,
     require_space,
     temporary_path,
     waiting_lock,
@@ -108,3 +110,18 @@ def test_a_name_of_legal_length_can_be_written(tmp_path, name):
 def test_a_name_that_is_too_long_is_named(tmp_path):
     with pytest.raises(WriteError, match=r"x: cannot be written \(File name too long\); choose a shorter name"):
         write_text(tmp_path / ("x" * 256), "text")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"a": "\xb3"}', "not JSON: expected UTF-8 text, got byte 0xb3"),
+        (b'{"a": 1,\n"b"}', "not JSON: line 2: Expecting ':' delimiter"),
+        (b"[" * 100_000, "not JSON: it is nested too deeply"),
+    ],
+)
+def test_what_is_not_json_is_said_in_our_words(tmp_path, content, reason):
+    file = tmp_path / "a.json"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        load_json(file)

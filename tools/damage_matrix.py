@@ -1,10 +1,10 @@
 """Damage every file that commands leave, in every way, and run every verb that looks at it: see ``tests/damage``.
 
-Usage: ``python tools/damage_matrix.py [--only PATTERN] [--seed N] [--alike N] [--most N] [--keep FOLDER]``, from the root of the
-repository. Prints a line for each case in which a verb is silent, says nothing useful, or changes other files; the
-exit code is 1 if there is one. With ``--keep``, the undamaged files, what the verbs look at, and what each did in each
-case are kept in a folder; a later call goes on from there. It judges again what was done before, and tries again what was
-wrong.
+Usage: ``python tools/damage_matrix.py [--only PATTERN] [--seed N] [--alike N] [--most N] [--keep FOLDER]``, from the
+root of the repository. Prints a line for each case in which a verb is silent, says nothing useful, or changes other
+files; the exit code is 1 if there is one. With ``--keep``, the undamaged files, what the verbs look at, and what each
+did in each case are kept in a folder; a later call goes on from there. It judges again what was done before, and tries
+again what was wrong.
 """
 
 import argparse

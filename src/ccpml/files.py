@@ -191,6 +191,18 @@ def load_yaml(file: Path) -> Any:
         raise ValueError("not a YAML file of settings: it is nested too deeply") from error
 
 
+def load_json(file: Path) -> Any:
+    """Read a JSON file; raise a ``ValueError`` that says where if it is not JSON in UTF-8."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not JSON: expected UTF-8 text, got byte {error.object[error.start]:#x}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: line {error.lineno}: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError("not JSON: it is nested too deeply") from error
+
+
 def read_folder_file(
     file: Path, kind: str, fields: Mapping[str, type], refused: type[FileExistsError]
 ) -> dict[str, Any] | None:

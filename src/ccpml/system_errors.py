@@ -5,7 +5,7 @@ import os
 import re
 from typing import Final
 
-__all__ = ["advice", "in_words", "is_refused", "is_shortage", "raise_shortage"]
+__all__ = ["advice", "in_words", "is_refused", "is_shortage", "message_of", "raise_shortage"]
 
 _NUMBERS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -46,6 +46,17 @@ def in_words(error: OSError) -> str:
     """
     name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
     return f"{'' if name is None else f'{name}: '}{error.strerror}"
+
+
+def message_of(error: BaseException) -> str:
+    """Return the message of an error; that of the system without its number, and with what can be done about it.
+
+    Example:
+        >>> message_of(PermissionError(13, "Permission denied", "a.npz"))
+        'a.npz: Permission denied; choose another folder, or change its permissions'
+    """
+    is_of_system = isinstance(error, OSError) and error.strerror and str(error).startswith("[Errno")
+    return f"{in_words(error)}{advice(error)}" if isinstance(error, OSError) and is_of_system else str(error)
 
 
 def is_refused(error: BaseException) -> bool:

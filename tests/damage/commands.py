@@ -1,8 +1,11 @@
 """The commands of the damage matrix: those that make files, and those that may read them."""
 
+import io
 import os
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from ccpml.cli.common.hints import describe
 from tests.toy import QUICK
@@ -189,9 +192,13 @@ def ask(app: Any, listener: Any, settings: Any) -> None:
 
     with TestClient(app, base_url="http://127.0.0.1") as client:
         ready, info = client.get("/health"), client.get("/api/info")
-        found = client.post("/api/search", data={"id": 1, "k": 3})
+        found = client.post("/api/search", json={"id": 1, "k": 3})
+        content = io.BytesIO()
+        Image.new("L", (28, 28), 99).save(content, "PNG")
+        alike = client.post("/api/search", files={"picture": content.getvalue()}, data={"k": "3"})
+        explained = client.post("/api/explain", files={"picture": content.getvalue()}, data={"id": "1"})
         picture = client.get("/api/items/1/thumbnail")
-        answers = [ready, info, found, picture]
+        answers = [ready, info, found, alike, explained, picture]
         if settings.feedback:
             verdict = {"query_id": 1, "id": 2, "verdict": "right"}
             answers += [client.post("/api/feedback", json=verdict) for _ in range(2)]

@@ -35,6 +35,9 @@ _PLAIN: Final = (
 )
 """Messages that say what to do without a second sentence: the line of a table, and the pictures of a query."""
 
+_OF_LIBRARIES: Final = r"weights_only|pickle|Errno|Error:|has no attribute|must be str|\bNoneType\b|codec can't"
+"""Words that are none of ours."""
+
 _LISTS: Final = re.compile(r"^out/(findings\.csv|unreadable\.txt)$")
 """Lists of pictures that a verb writes."""
 
@@ -73,26 +76,33 @@ def judge(name: str, state: str, verb: str, whole: Outcome, now: Outcome) -> str
     last = next(iter(now.text.strip().splitlines()[::-1]), "")
     if now.code not in {0, 1, 2} or "Traceback" in now.text:
         return f"exit code {now.code}: {now.text}"
-    if re.search(r"weights_only|pickle|Errno|object has no attribute", now.text):
+    if re.search(_OF_LIBRARIES, now.text):
         return f"words of a library: {last}"
     is_damaged = _below(name)
     differing = [file for file in now.differing if not WRITTEN.search(file) and not is_damaged(file)]
     is_same = now.code == whole.code and not differing
     if is_same and (verb.startswith("resume") or now.lasting == whole.lasting):
         return ""
-    named = _names(now.text, name, state) or _is_other_data(name, state, verb)
-    if now.code == 0:
-        return "" if named else f"another result without a word: {differing} {now.text}"
+    said = [line for line in now.lasting if line not in whole.lasting]  # that another file is named is no word on this
+    named = _names("\n".join(said), name, state) or _is_other_data(name, state, verb)
     if not named:
-        return f"file not named: {last}"
-    if now.code == 1 and "; " not in now.text and not re.search(_PLAIN, now.text):
+        return f"file not named: {last}" if now.code else f"another result without a word: {differing} {now.text}"
+    if now.code == 1 and not _has_way_out(now.text):
         return f"no way out: {last}"
     written = OUTPUTS.get(verb)
     if "out/checkpoints/last.ckpt" in now.changed:  # a training that had begun can be resumed
         written = re.compile("^out/")
     others = [file for file in now.changed if not WRITTEN.search(file) and not is_damaged(file)]
+    if now.code == 0:  # it may write what it writes without damage
+        others = [file for file in others if file not in whole.changed and not file.startswith("out")]
     others = [file for file in others if not (written and written.match(file))]
     return f"changed {others}" if others else ""
+
+
+def _has_way_out(text: str) -> bool:
+    """Whether the sentence that a verb ends with says what to do."""
+    error = re.split(r"error: |\nnote: ", text)[-1]
+    return "; " in error or re.search(_PLAIN, error) is not None
 
 
 def _without_times(name: str, content: bytes) -> bytes:
@@ -111,7 +121,7 @@ def _differing(one: dict[str, bytes], two: dict[str, bytes]) -> list[str]:
 
 def _below(name: str) -> Callable[[str], bool]:
     """Return whether another file is the file, or in the folder."""
-    return lambda other: other == name.rstrip("/") or (name.endswith("/") and other.startswith(name))
+    return lambda other: f"{other.rstrip('/')}/".startswith(f"{name.rstrip('/')}/")
 
 
 def _is_other_data(name: str, state: str, verb: str) -> bool:
@@ -126,15 +136,17 @@ def _is_other_data(name: str, state: str, verb: str) -> bool:
 def _names(text: str, name: str, state: str) -> bool:
     """Whether a text names a file or folder, the folder of a cache, or that of a file of another run or index."""
     parts = Path(name).parts
-    if state == "swapped" and f"/{parts[0]}" in text and re.search(r"error:|note:", text):
+    if state == "swapped" and re.search(rf"/{parts[0]}\b", text) and re.search(r"error:|note:", text):
         return True
     if re.search(r"problems?:\n| mended\)", text):  # pictures of an index, by their paths
         return True
     if name.startswith("images/group") and "/".join(parts[1:3]) in text:  # the class of a picture
         return True
-    if name.endswith("/"):
-        return name.rstrip("/") in text or _names_cache(text, parts)
-    return re.sub(r"-(shm|wal)$", "", parts[-1]) in text or _names_cache(text, parts)
+    path = Path(re.sub(r"-(shm|wal)$", "", name.rstrip("/")))
+    in_full = rf"/{re.escape(str(path))}(?![\w.-]*\w)"
+    in_its_folder = rf"/{re.escape(str(path.parent))}: .*\b{re.escape(path.name)} not found"
+    in_its_column = rf"(none|unknown): {re.escape(path.name)} "  # of a comparison
+    return re.search(f"{in_full}|{in_its_folder}|{in_its_column}", text) is not None or _names_cache(text, parts)
 
 
 def _names_cache(text: str, parts: tuple[str, ...]) -> bool:

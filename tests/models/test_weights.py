@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.models import load_weights
+from ccpml.models.tensor_file import write_tensors
 
 
 def net() -> nn.Sequential:
@@ -256,6 +257,19 @@ def test_unreadable_file_is_named(tmp_path: Path, content: bytes | None, reason:
         load_weights(net(), path)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_flipped_bit_in_weights_of_a_run_is_noticed(tmp_path: Path) -> None:
+    path, own = tmp_path / "best.safetensors", net()
+    write_tensors(path, own.state_dict(), {})
+    load_weights(net(), path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 4
+    path.write_bytes(content)
+    before = {name: value.clone() for name, value in own.state_dict().items()}
+    with pytest.raises(ValueError, match=r"best.safetensors cannot be read: damaged.*; restore it from a copy"):
+        load_weights(own, path)
+    assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
 
 
 @pytest.mark.parametrize("content", [Trap(), net(), [torch.zeros(1)], {"conv.weight": 1.0}, {"epoch": 1, "model": {}}])

@@ -25,7 +25,7 @@ from ccpml.retrieval import RetrievalScores
 from ccpml.runs.build import available_device
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.record import digest_of
-from ccpml.system_errors import raise_shortage
+from ccpml.system_errors import message_of, raise_shortage
 from ccpml.training import evaluate_with_roles
 
 __all__ = ["Ensembles", "score_ensembles"]
@@ -167,7 +167,7 @@ class _RowEnsembles:
                 read = _TestEmbeddings.read(self.runs[model])
                 read.check_same_images(first or read)
             except (OSError, ValueError) as error:
-                self.problems.append(str(error))
+                self.problems.append(message_of(error))
                 return None
             return read
 

@@ -8,6 +8,7 @@ from ccpml.benchmark.ensemble import Ensembles, score_ensembles
 from ccpml.benchmark.protocol import METRICS, Benchmark, Cell, Row
 from ccpml.benchmark.spread import Gain, Spread
 from ccpml.runs.directory import RunDirectory
+from ccpml.system_errors import message_of
 
 __all__ = ["CellResult", "RowResult", "best_settings", "collect_results"]
 
@@ -118,7 +119,7 @@ def collect_results(benchmark: Benchmark, progress: bool = True) -> list[RowResu
             reason = cell.last_message()
             problems[cell.row.name].append(f"{cell.title}: not finished{reason and f': {reason}'}")
         except (OSError, ValueError) as error:
-            problems[cell.row.name].append(f"{cell.title}: {error}")
+            problems[cell.row.name].append(f"{cell.title}: {message_of(error)}")
     finished = [each.cell for row_cells in cells.values() for each in row_cells]
     ensembles = score_ensembles(benchmark, finished, progress)
     return [

@@ -1,13 +1,12 @@
 """The certificate of a run: distances within which answers are right with a promised probability."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ccpml.files import check_readable, write_json
+from ccpml.files import check_readable, load_json, write_json
 from ccpml.system_errors import raise_shortage
 
 __all__ = ["CERTIFICATE_FILE", "Certificate", "CertificateError"]
@@ -101,7 +100,7 @@ class Certificate:
             file /= CERTIFICATE_FILE
         try:
             check_readable(file, _WAY_OUT)
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = load_json(file)
         except (OSError, ValueError, RecursionError) as error:
             raise_shortage(error)
             reason = str(error) if str(error).startswith(str(file)) else f"{file}: damaged ({error}); {_WAY_OUT}"

@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
     embedder = None
     if any(query.pictures for query in queries):
         embedder = load_model_of(options.index, find_model(index, options.run))
-    elif certificate is None and not (model.is_dir() or is_exported(model)):
+    elif certificate is None and not ((model / "experiment.yaml").is_file() or is_exported(model)):
         print(f"note: {model}: run not found; if it has moved, pass --run for its certificate", file=sys.stderr)
     with open_index(location, embedder) as index:
         use_scan(index, options)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ccpml.runs.directory import RunDirectory, UnfinishedRunError
 from ccpml.runs.inference import Run
+from ccpml.system_errors import message_of
 
 __all__ = ["Fact", "Identity", "index_sentences", "list_differences"]
 
@@ -65,7 +66,7 @@ class Identity:
         try:
             return cls(run.fingerprint)
         except (ValueError, OSError) as error:
-            return cls(None, str(error))
+            return cls(None, message_of(error))
 
 
 def index_sentences(names: Sequence[str], runs: Sequence[Run], identities: Sequence[Identity]) -> tuple[str, ...]:

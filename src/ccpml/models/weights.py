@@ -4,12 +4,12 @@ from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from ccpml.artifacts import expand_home, not_found
 from ccpml.models.embedding import Backbone
+from ccpml.models.tensor_file import read_tensors
 from ccpml.models.vit_weights import fit_vit
 from ccpml.system_errors import raise_shortage
 
@@ -75,13 +75,14 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"weights: {path}: {not_found(path)}")
     try:
         if path.suffix == ".safetensors":
-            content: object = safetensors.torch.load_file(path)
+            content: object = read_tensors(path)[0]
         else:
             with torch.serialization.safe_globals([Namespace]):  # the arguments of a training: attributes only
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise anything
         raise_shortage(error)
-        raise ValueError(f"weights: {path} cannot be read: damaged, or contains more than tensors") from error
+        reason = "damaged, or contains more than tensors; restore it from a copy, or download it again"
+        raise ValueError(f"weights: {path} cannot be read: {reason}") from error
     if isinstance(content, Mapping):
         content = next((content[key] for key in _WRAPPINGS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not all(

@@ -19,6 +19,7 @@ from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import compare_data
 from ccpml.runs.inference import load_run
 from ccpml.runs.settings import ResolvedSettings
+from ccpml.system_errors import message_of
 
 __all__ = ["Report"]
 
@@ -78,7 +79,7 @@ class Report:
         try:
             return read()
         except (ValueError, OSError) as error:
-            self.problems.append(str(error))
+            self.problems.append(message_of(error))
             return None
 
     def figure(self, picture: Picture, caption: str) -> str:

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import io
-import json
 import re
 import sys
 import zipfile
@@ -11,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ccpml.artifacts import mismatch
-from ccpml.files import check_readable, load_yaml, waiting_lock, write_json, write_yaml
+from ccpml.files import check_readable, load_json, load_yaml, waiting_lock, write_json, write_yaml
 from ccpml.models.tensor_file import read_tensors
 from ccpml.runs.ranges import REMOVED
 from ccpml.runs.record import RunRecord, digest_of
@@ -131,7 +131,8 @@ class RunDirectory:
         try:
             values = load_yaml(self.settings_file)
             if not isinstance(values, dict):
-                raise ValueError(f"expected settings by name, got {type(values).__name__}")
+                got = {NoneType: "nothing", list: "a list"}.get(type(values), "one value")
+                raise ValueError(f"expected settings by name, got {got}")
             settings = ResolvedSettings.from_dict(read_values(values))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
@@ -155,7 +156,7 @@ class RunDirectory:
         way_out = "restore it from a copy; without it, the report does not list the settings that were chosen"
         check_readable(self.choices_file, way_out)
         try:
-            content = json.loads(self.choices_file.read_text(encoding="utf-8"))
+            content = load_json(self.choices_file)
             choices = {name: [str(line) for line in content[name]] for name in ("chosen", "notes")}
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"{self.choices_file}: damaged ({error}); {way_out}") from error
@@ -175,7 +176,7 @@ class RunDirectory:
         way_out = "remove it and resume the run, which writes it again"
         check_readable(self.scores_file, way_out)
         try:
-            scores: dict[str, Any] = json.loads(self.scores_file.read_text(encoding="utf-8"))
+            scores: dict[str, Any] = load_json(self.scores_file)
             numbers = [scores["steps"], *(scores[name][key] for name, key in _SCORES)]
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{self.scores_file}: damaged ({error}); {way_out}") from error

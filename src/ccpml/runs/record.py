@@ -9,7 +9,7 @@ from typing import Any, Final, get_args
 
 from ccpml.data import Source, SplitName
 from ccpml.data.class_records import ClassRecord, DataChangedError, DataChanges, class_records, find_changes
-from ccpml.files import NewerVersionError, check_readable, check_version, write_text
+from ccpml.files import NewerVersionError, check_readable, check_version, load_json, write_text
 from ccpml.runs.values import INCIDENTAL, differences
 
 __all__ = ["RunRecord", "digest_of"]
@@ -69,7 +69,7 @@ class RunRecord:
         way_out = "restore it from a copy, or start a new run"
         check_readable(file, way_out)
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = load_json(file)
             check_version(file, content.get("version"), VERSION)
             classes = {name: ClassRecord(*entry) for name, entry in content["classes"].items()}
             valid = isinstance(content["settings"], dict) and all(

@@ -1,7 +1,6 @@
 """Several models as one: their embeddings are joined."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -9,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ccpml.files import check_readable, write_json
+from ccpml.files import check_readable, load_json, write_json
 from ccpml.reranking import join
 from ccpml.serving.embedder import Embedder
 
@@ -81,7 +80,7 @@ def read_members(index: Path) -> list[Path]:
         return []
     check_readable(file, "build the index again")
     try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        content: Any = load_json(file)
         return [Path(name) for name in content["runs"]]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file}: damaged; build the index again") from error

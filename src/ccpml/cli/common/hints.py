@@ -3,7 +3,7 @@
 import re
 
 from ccpml.files import printable
-from ccpml.system_errors import advice, in_words
+from ccpml.system_errors import message_of
 
 HINTS = {
     "BenchmarkExistsError": "choose another --out, or pass the settings that it started with",
@@ -40,9 +40,7 @@ def hint_for(error: BaseException) -> str:
 
 def _text(error: BaseException) -> str:
     """Return the message of an error; those of the system and of allocators are put into words."""
-    if isinstance(error, OSError) and error.strerror and str(error).startswith("[Errno"):
-        return f"{in_words(error)}{advice(error)}"
-    text = str(error)
+    text = message_of(error)
     if isinstance(error, ModuleNotFoundError) and text == f"No module named {error.name!r}":
         needs = f"needs {error.name}, which is not installed; install it, or ccpml again with all that it needs"
         return f"{needs}{_WITHOUT_TORCH if error.name == 'torch' else ''}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-from ccpml.files import write_text
+from ccpml.files import load_json, write_text
 from ccpml.system_errors import raise_shortage
 
 __all__ = [
@@ -124,7 +124,7 @@ def load_index(folder: Path) -> Index:
     """Read the index of the cache in a folder; raise a ``CacheError`` if it is missing or invalid."""
     file = folder / _NAME
     try:
-        content = json.loads(file.read_bytes())
+        content = load_json(file)
         if content["version"] != VERSION:
             raise ValueError(f"version: expected {VERSION}, got {content['version']!r}")
         index = Index(content["side"], [entry_from(row) for row in content["images"]])

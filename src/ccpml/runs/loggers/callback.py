@@ -1,6 +1,5 @@
 """Log the course of a training. The state that a run resumes from holds all of it, so that each logger gets it once."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -8,7 +7,7 @@ from typing import Any
 
 import lightning as L
 
-from ccpml.files import check_readable, check_version, write_json
+from ccpml.files import check_readable, check_version, load_json, write_json
 from ccpml.runs.callbacks import Recorder, Stopped
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.loggers.logger import LoggerError, Place, RunLogger, logger_class
@@ -118,7 +117,7 @@ def read_places(file: Path) -> dict[str, Place]:
     way_out = "remove it, and resuming the run logs it again, as a new one"
     check_readable(file, way_out)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file)
         check_version(file, content.get("version"), _VERSION)
         return {
             name: {"where": str(place["where"]), "id": str(place["id"]), "step": int(place.get("step", -1))}
