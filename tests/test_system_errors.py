@@ -2,7 +2,9 @@
 
 import ast
 import errno
+import importlib
 import io
+import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,8 @@ import torch
 from PIL import Image
 
 import ccpml
+from ccpml import interrupts
+from ccpml.cli import main
 from ccpml.data.images.orientation import jpeg_orientation
 from ccpml.data.images.read import BadImageError, read_image
 from ccpml.exporting.graph import reason_of
@@ -139,3 +143,34 @@ def test_an_image_that_is_damaged_is_still_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(BadImageError, match=r"a\.png"):
         read_image(tmp_path / "a.png", 3)
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return a function that fails as code in C does when Ctrl-C comes while it calls Python."""
+    monkeypatch.setattr(interrupts, "_interrupted", False)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        with pytest.raises(KeyboardInterrupt):
+            interrupts._raise_or_exit(signal.SIGINT, None)
+        raise ValueError("could not determine the shape of object type 'torch.storage.UntypedStorage'")
+
+    return fail
+
+
+def test_what_follows_from_ctrl_c_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[..., Any]
+) -> None:
+    file = tmp_path / "weights.safetensors"
+    write_tensors(file, {"x": torch.ones(2)}, {})
+    monkeypatch.setattr("ccpml.models.tensor_file.safe_open", ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        read_tensors(file)
+
+
+def test_an_error_that_follows_from_ctrl_c_is_exit_code_130(
+    monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.import_module("ccpml.cli.data"), "run", ctrl_c)
+    assert main(["data"]) == 130
+    assert capsys.readouterr().err == "ccpml: interrupted\n"

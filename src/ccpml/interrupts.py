@@ -14,10 +14,22 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-__all__ = ["PARENT", "block_ctrl_c", "exit_at_ctrl_c", "exit_with_parent", "raise_at_ctrl_c"]
+__all__ = ["PARENT", "block_ctrl_c", "exit_at_ctrl_c", "exit_with_parent", "is_interrupted", "raise_at_ctrl_c"]
 
 PARENT = "CCPML_PARENT"
 """Environment variable with the process id of the process that started this one."""
+
+
+_interrupted = False
+
+
+def is_interrupted() -> bool:
+    """Whether KeyboardInterrupt was raised since `raise_at_ctrl_c`.
+
+    An error that is raised afterwards may follow from it: libraries in C and Rust that call Python, such as
+    safetensors, replace KeyboardInterrupt by an error of their own.
+    """
+    return _interrupted
 
 
 def raise_at_ctrl_c() -> None:
@@ -70,6 +82,8 @@ def _raise_or_exit(number: int, frame: "FrameType | None") -> None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             _exit(number, frame)
         frame = frame.f_back
+    global _interrupted  # noqa: PLW0603 -- of the process, as its handlers of signals are
+    _interrupted = True
     raise KeyboardInterrupt
 
 

@@ -5,6 +5,8 @@ import os
 import re
 from typing import Final
 
+from ccpml.interrupts import is_interrupted
+
 __all__ = ["advice", "in_words", "is_refused", "is_shortage", "message_of", "raise_shortage"]
 
 _NUMBERS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -84,6 +86,12 @@ def is_shortage(error: BaseException) -> bool:
 
 
 def raise_shortage(error: BaseException) -> None:
-    """Raise an error again if it is a shortage of the process: the file is not to blame, and must not be removed."""
+    """Raise an error again if it is a shortage of the process: the file is not to blame, and must not be removed.
+
+    Raises:
+        KeyboardInterrupt: If Ctrl-C came before, as the error may follow from that.
+    """
+    if is_interrupted():
+        raise KeyboardInterrupt from error
     if is_shortage(error):
         raise error

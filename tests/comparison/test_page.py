@@ -3,10 +3,13 @@
 import re
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from ccpml.comparison.compare import compare_runs
 from ccpml.comparison.page import write_page
+from ccpml.comparison.pictures import _draw
+from ccpml.report.style import Layout, style
 from tests.comparison.runs import PER_CLASS, make_run
 
 NAMES = [f"class{number:02d}" for number in range(10)] + ["<b>odd</b> & 漢字"]
@@ -37,3 +40,27 @@ def test_the_page_shows_queries_won_and_lost(tmp_path):
     assert "<script" not in page
     assert "Won by ccp" in page
     assert "What differs" in page
+
+
+@pytest.mark.parametrize("layout", [Layout(), Layout(width=4.0)])
+def test_perfect_runs_that_do_not_differ_can_be_drawn(tmp_path, layout):
+    found = compare_runs([make_run(tmp_path / name, NAMES, noise=0.0) for name in ("one", "other")])
+    with style():
+        figure = _draw(found, found.versus[0], layout)
+        figure.draw_without_rendering()
+    differences, classes = figure.axes
+    assert classes.get_xlim()[1] == classes.get_ylim()[1] == 1
+    assert differences.get_xlim()[0] <= -0.001 < 0.001 <= differences.get_xlim()[1] < 0.1
+    assert all(axes.get_position().height > 0.25 for axes in figure.axes)  # the layout has room for the axes
+    write_page(found, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "equal on every query" in page
+    assert "whose MAP@R changes most" not in page
+
+
+def test_cells_have_the_names_of_their_columns_for_phones(tmp_path):
+    found = compare_runs([make_run(tmp_path / name, NAMES, noise=noise) for name, noise in (("a", 1.0), ("<b>", 0.9))])
+    write_page(found, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert re.search(r'<td data-name="difference">[+−]', page)
+    assert page.count('<td data-name="&lt;b&gt;">') >= 7

@@ -3,7 +3,7 @@
 import sys
 
 try:
-    from ccpml.interrupts import exit_at_ctrl_c, raise_at_ctrl_c
+    from ccpml.interrupts import exit_at_ctrl_c, is_interrupted, raise_at_ctrl_c
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
@@ -108,6 +108,9 @@ def _run(arguments: list[str]) -> int:
         print("ccpml: interrupted", file=sys.stderr)
         return 130
     except Exception as error:  # the one place where errors become sentences
+        if is_interrupted():  # the error follows from it
+            print("ccpml: interrupted", file=sys.stderr)
+            return 130
         if debug or (isinstance(error, BrokenPipeError) and is_broken_pipe()):
             raise
         print(f"ccpml: error: {describe(error)}", file=sys.stderr)

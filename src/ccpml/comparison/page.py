@@ -79,7 +79,7 @@ def _head(comparison: Comparison) -> Iterator[str]:
 
 def _versus(comparison: Comparison, versus: Versus) -> Iterator[str]:
     name, reference = comparison.runs[versus.run].name, comparison.runs[0].name
-    head = ("score", "difference", "", "p", name, reference)  # a phone shows the first ones
+    head = ("score", "difference", "", "p", name, reference)
     rows = [
         (title, difference, verdict, p, value, base)
         for title, base, value, difference, p, verdict in text.score_rows(comparison, versus)
@@ -107,21 +107,19 @@ def _classes(versus: Versus, reference: str, name: str) -> Iterator[str]:
                 (c.name, f"{c.change:+.3f}".replace("-", "−"), f"{c.value:.3f}", f"{c.reference:.3f}", f"{c.queries:,}")
                 for c in classes
             ]
-            yield f"<h3>{title}, mean MAP@R of a class</h3>\n{page.table(head, rows)}"
+            yield f"<h3>{title}, mean MAP@R of a class</h3>\n{page.table(head, rows, 'numbers dense')}"
 
 
 def _queries(comparison: Comparison, versus: Versus, images: Images) -> Iterator[str]:
     """Yield the parts about queries won and lost; a part is a query by both runs, but for headings."""
     name, reference = comparison.runs[versus.run].name, comparison.runs[0].name
-    yield page.section(
-        f"Queries: {name} against {reference}",
-        page.paragraph(text.describe(versus)),
-        page.paragraph(
-            "The queries whose MAP@R changes most, at most one of a class, with their nearest neighbors by both runs. "
-            "A green frame with ✓ marks the query's class, a dashed red frame with ✗ another class. Neighbors beyond "
-            "the R nearest, which do not count, are faded."
-        ),
+    about = (
+        "The queries whose MAP@R changes most, at most one of a class, with their nearest neighbors by both runs. "
+        "A green frame with ✓ marks the query's class, a dashed red frame with ✗ another class. Neighbors beyond "
+        "the R nearest, which do not count, are faded."
     )
+    shown = [page.paragraph(about)] if versus.queries_won or versus.queries_lost else []
+    yield page.section(f"Queries: {name} against {reference}", page.paragraph(text.describe(versus)), *shown)
     for title, queries in (("Won", versus.queries_won), ("Lost", versus.queries_lost)):
         if queries:
             yield f"<h3>{title} by {page.text(name)}</h3>\n"

@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from ccpml.comparison.compare import Comparison
 from ccpml.comparison.statistics import SCORES
 from ccpml.comparison.versus import ClassChange, Versus
-from ccpml.report.style import COLORS, INK, MUTED, PAPER, RIGHT, WRONG, Layout, Picture, shorten
+from ccpml.report.style import COLORS, INK, MUTED, PAPER, RIGHT, WRONG, Layout, Picture, end_at, shorten
 
 __all__ = ["draw_versus"]
 
+_MIN_EXTENT = 0.001  # of the axis of differences, on either side
 _LABELED = 2  # classes with the largest gains, and with the largest losses
 
 
@@ -55,6 +56,8 @@ def _draw_differences(axes: Axes, versus: Versus) -> None:
     axes.grid(visible=False, axis="y")
     axes.set(title="Difference from the reference", xlabel="filled: better or worse; hollow: not distinguishable")
     axes.margins(x=0.12, y=0.1)
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, -_MIN_EXTENT), max(high, _MIN_EXTENT))  # differences by rounding alone are no differences
     axes.locator_params(axis="x", nbins=5)
 
 
@@ -62,11 +65,14 @@ def _draw_classes(axes: Axes, classes: Sequence[ClassChange], layout: Layout) ->
     x, y = np.array([(each.reference, each.value) for each in classes]).T  # (C,) each
     axes.plot([-1, 2], [-1, 2], color=MUTED, linewidth=1)
     for rows, color, marker in ((y >= x, COLORS[0], "^"), (y < x, COLORS[4], "v")):
-        axes.plot(x[rows], y[rows], linestyle="", marker=marker, markersize=6, color=color, alpha=0.8)
+        if rows.any():  # at 0 and 1, marks reach beyond the axes
+            look: dict[str, Any] = {"marker": marker, "markersize": 6, "color": color, "alpha": 0.8}
+            axes.plot(x[rows], y[rows], linestyle="", clip_on=False, zorder=3, **look)
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
     pad = max(0.08 * (high - low), 0.01)
-    low, high = max(low - pad, -0.02), min(high + pad, 1.02)
+    low, high = end_at(1.0, low - pad, high + pad)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    axes.locator_params(nbins=5)
     gains = [each for each in classes if each.change > 0][:_LABELED]
     losses = [each for each in classes[::-1] if each.change < 0][:_LABELED]
     # Above the line there is room on the left, and below it on the right.

@@ -25,7 +25,7 @@ p { margin: .5rem 0 .75rem; max-width: 75ch; }
 .lead { color: #52606d; margin-bottom: 1.25rem; overflow-wrap: anywhere; }
 figure { margin: 1rem 0 1.5rem; }
 figure img { display: block; max-width: 100%; height: auto; }
-figcaption { margin-top: .6rem; color: #52606d; font-size: .95rem; max-width: 80ch; }
+figcaption { margin-top: .6rem; color: #52606d; font-size: .95rem; max-width: 80ch; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 .name { margin: 1.1rem 0 .35rem; font-size: .95rem; max-width: none; overflow-wrap: anywhere; }
 .name strong { margin-right: .8em; }
@@ -70,14 +70,22 @@ summary { cursor: pointer; color: #0b5c97; }
   .tiles { grid-template-columns: repeat(5, minmax(0, 1fr)); gap: .7rem .5rem; }
   .tiles li { font-size: .64rem; }
   .numbers th, .numbers td { padding: .4rem .3rem; }
-  .dense th { white-space: nowrap; }
   .numbers td:first-child, .numbers th:first-child { min-width: 5em; }
   .scores tbody { display: flex; justify-content: flex-start; gap: 1rem; }
   .scores tr { display: flex; flex-direction: column; }
   .scores th, .scores td { padding-left: 0; }
   .scores th, .scores td, .scores th:first-child { box-sizing: border-box; height: 2.2rem; text-align: left;
     white-space: nowrap; }
-  .compared td:first-child, .compared th:first-child { height: 3.6rem; white-space: normal; }
+  .scores.compared td:first-child, .scores.compared th:first-child { height: 3.6rem; white-space: normal; }
+  .dense, .dense tbody, .dense tr { display: block; }
+  .dense tr { padding: .35rem 0; border-bottom: 1px solid #e0e5e9; }
+  .dense tr:first-child { display: none; }
+  .dense td { display: flex; justify-content: space-between; gap: .8rem; padding: .1rem 0; border: 0;
+    white-space: normal; overflow-wrap: anywhere; }
+  .dense td::before { content: attr(data-name); color: #52606d; overflow-wrap: anywhere; }
+  .dense td:first-child { font-weight: 600; }
+  .dense td:first-child::before { content: none; }
+  .numbers.dense td { padding: .1rem 0; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 11pt; }
@@ -140,7 +148,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "num
     """Return a table with a header, from plain text."""
     kind += " compared" if header[0] == "" else ""  # the rows have names
     head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in header)
-    body = "".join(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
+    names = [text(cell) for cell in header]  # beside the values on a phone, where a row of a dense table is a block
+    cells = ("".join(f'<td data-name="{n}">{text(c)}</td>' for n, c in zip(names, row, strict=True)) for row in rows)
+    body = "".join(f"<tr>{row}</tr>\n" for row in cells)
     return f'<div class="scroll"><table class="{kind}">\n<tr>{head}</tr>\n{body}</table></div>\n'
 
 
