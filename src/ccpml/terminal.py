@@ -13,6 +13,8 @@ __all__ = ["BROKEN_PIPE", "flush_streams", "is_broken_pipe", "prepare_streams"]
 BROKEN_PIPE: Final = 141
 """The exit code of a process that SIGPIPE ends, as of other tools."""
 
+_ERRORS: Final = "standard error"
+
 _ASCII: Final = {
     "−": "-",
     "–": "-",
@@ -28,19 +30,25 @@ _ASCII: Final = {
 
 
 class _Stream(FileIO):
-    """The file of a stream, whose errors name it."""
+    """The file of a stream, whose errors name it.
+
+    What standard error cannot take, as its disk is full, is dropped: messages are no reason for the work to end. The
+    exit code tells of it.
+    """
 
     def __init__(self, number: int, title: str) -> None:
         super().__init__(number, "w", closefd=False)
         self.title, self.failed = title, False
 
     def write(self, data: Any) -> int:
-        """Write bytes, and return how many were written."""
+        """Write bytes, and return how many were written or dropped."""
         try:
             return super().write(data)
         except OSError as error:
             error.filename, self.failed = self.title, True
-            raise
+            if self.title != _ERRORS or isinstance(error, BrokenPipeError):
+                raise
+            return memoryview(data).nbytes
 
 
 def prepare_streams() -> None:
@@ -52,7 +60,7 @@ def prepare_streams() -> None:
         os.set_inheritable(number, True)
     os.close(number)
     codecs.register_error("ccpml.ascii", _spell)
-    for name, number, title in (("stdout", 1, "standard output"), ("stderr", 2, "standard error")):
+    for name, number, title in (("stdout", 1, "standard output"), ("stderr", 2, _ERRORS)):
         stream = getattr(sys, name)
         if stream is None:  # it was closed when the interpreter started
             setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", errors="ccpml.ascii", closefd=False))
@@ -82,7 +90,7 @@ def is_broken_pipe() -> bool:
 
 
 def flush_streams(code: int) -> int:
-    """Write what is still buffered; return the exit code: ``code``, or another if that fails."""
+    """Write what is still buffered; return the exit code: ``code``, or another if that fails or messages were lost."""
     for stream in (sys.stdout, sys.stderr):
         is_reported = code != 0 and _has_failed(stream)
         try:
@@ -96,11 +104,11 @@ def flush_streams(code: int) -> int:
                 from ccpml.files import advice
 
                 print(f"ccpml: error: {error.filename}: {error.strerror}{advice(error)}", file=sys.stderr)
-    return code
+    return code or int(_has_failed(sys.stderr))
 
 
 def _has_failed(stream: TextIO) -> bool:
-    """Whether writing to a stream has failed before, which ended the command with that error."""
+    """Whether writing to a stream has failed before: the command ended with that error, or messages were dropped."""
     file = getattr(stream.buffer, "raw", stream.buffer)
     return isinstance(file, _Stream) and file.failed
 

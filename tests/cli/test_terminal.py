@@ -53,6 +53,15 @@ def test_output_to_a_full_disk_is_one_sentence_that_names_the_output(unbuffered:
     assert result.stderr.count(b"ccpml: error") == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_messages_that_find_no_space_do_not_end_the_work(folder: Path) -> None:
+    whole = shell(f"ccpml data check folder:{folder}")
+    lost = shell(f"ccpml data check folder:{folder} 2> /dev/full")
+    assert (whole.returncode, lost.returncode) == (0, 1)  # as messages are lost
+    assert lost.stdout == whole.stdout
+    assert shell("ccpml nonsense 2> /dev/full").returncode == 2
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
 @pytest.mark.parametrize("verb", ["train", "tune"])
 def test_help_is_shown_in_any_encoding(encoding: str, verb: str) -> None:

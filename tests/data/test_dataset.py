@@ -140,5 +140,17 @@ def test_a_bad_image_is_named_by_a_worker(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
     table = ImageTable((tmp_path / "bad.png",), np.array([0]), ("a",))
     for workers in (0, 1):
-        with pytest.raises(BadImageError, match=r"bad\.png: not an image"):
+        with pytest.raises(BadImageError, match=r"^/\S+bad\.png: not an image [^\n]+$"):
             everything(eval_loader(table, EvalTransform(8), 3, batch_size=1, workers=workers))
+
+
+class _FailingDataset(ImageDataset):
+    def __getitem__(self, draw: object) -> tuple[Tensor, int]:
+        raise OSError(24, "Too many open files", "a.png")
+
+
+def test_an_error_of_the_system_in_a_worker_keeps_its_number(table: ImageTable) -> None:
+    dataset = _FailingDataset(table, EvalTransform(8), 3)
+    with pytest.raises(OSError, match=r"Too many open files: 'a\.png'$") as caught:
+        everything(train_loader(dataset, [[0]], workers=1))
+    assert (caught.value.errno, caught.value.filename) == (24, "a.png")

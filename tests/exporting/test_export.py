@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from ccpml.exporting.graph import EmbeddingGraph
 from ccpml.exporting.targets import FORMATS, Format
 from ccpml.files import WriteError
 from ccpml.models.tensor_file import read_tensors
+from ccpml.runs.directory import RunDirectory
 from tests.faults import FailingCalls
 
 
@@ -136,6 +138,18 @@ def test_the_default_target_is_in_the_run(own: Path) -> None:
     found.path.unlink()
     with pytest.raises(FileExistsError, match=r"own.safetensors.md: already exists"):
         export_run(own, "safetensors")
+
+
+def test_images_of_the_check_that_cannot_be_read_are_named(own: Path, folder: Path) -> None:
+    tests = [name for name, split in RunDirectory(own).record().split_of_class.items() if split == "test"]
+    file = sorted((folder / tests[0]).iterdir())[0]
+    whole = file.read_bytes()
+    file.write_bytes(b"no image")
+    try:
+        [note] = export_run(own, "safetensors").notes
+    finally:
+        file.write_bytes(whole)
+    assert re.fullmatch(rf"1 of \d+ images for the check cannot be read, such as {file}: not an .*; restore .*", note)
 
 
 def test_data_that_are_gone_are_generated_and_said_aloud(own: Path, folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Damage to every file of a run: each is noticed by what reads it, in a sentence that names it and the way out."""
 
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -125,6 +126,31 @@ def test_embeddings_of_another_run_are_named(trained: RunDirectory, tmp_path: Pa
     assert "test.npz: damaged, or of another run" in capsys.readouterr().err
 
 
+def test_scores_of_another_run_are_named(trained: RunDirectory, tmp_path: Path, capsys: Any) -> None:
+    settings = trained.settings()
+    other = train(settings.changed({"seed": 1}), tmp_path / "other", progress=False)
+    shutil.copytree(trained.path, tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    shutil.copy(other.scores_file, run.scores_file)
+    verbs = [["train", "--resume"], ["report"], ["calibrate"], ["compare", str(other.path)]]
+    verbs += [["export", "--format", "safetensors", "-o", str(tmp_path / "export.safetensors")]]
+    for verb in verbs:
+        assert main([*verb, str(run.path)]) == 1
+        *_, line = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"ccpml: error: {run.scores_file}: scores of another run; remove it and resume the run")
+    run.scores_file.unlink()
+    assert resume(run.path, progress=False).scores() == trained.scores()
+
+
+def test_scores_that_do_not_name_their_run_are_read(trained: RunDirectory, tmp_path: Path) -> None:
+    """Those of an older ccpml."""
+    shutil.copytree(trained.path, tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    older = {name: value for name, value in trained.scores().items() if name != "record_digest"}
+    run.scores_file.write_text(json.dumps(older))
+    assert run.scores() == older
+
+
 @pytest.mark.parametrize("name", ["experiment.yaml", "record.json", "images.sha256", "best.safetensors", "last.ckpt"])
 def test_a_refused_verb_leaves_nothing(trained: RunDirectory, tmp_path: Path, name: str, capsys: Any) -> None:
     shutil.copytree(trained.path, tmp_path / "run")
@@ -174,3 +200,12 @@ def test_scores_of_another_kind_are_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "scores.json").write_text(text)
     with pytest.raises(ValueError, match=r"scores\.json: (not the scores|damaged).*; remove it and resume the run"):
         RunDirectory(tmp_path).scores()
+
+
+def test_a_report_says_what_to_do_about_other_data(trained: RunDirectory, tmp_path: Path, capsys: Any) -> None:
+    folder = toy_folder(tmp_path / "toy")
+    run = train(quick_settings(data=f"folder:{folder}", max_steps=1), tmp_path / "run", progress=False)
+    first = next(path for path in sorted(folder.iterdir()) if path.is_dir())
+    first.rename(folder / "other")
+    assert main(["report", str(run.path)]) == 1
+    assert "; restore them; scores and embeddings are of the images as they were." in capsys.readouterr().err

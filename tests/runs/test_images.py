@@ -1,14 +1,18 @@
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
+from ccpml.cli import main
 from ccpml.cli.common.hints import hint_for
 from ccpml.data import build_cache
 from ccpml.data.images.cache_index import CacheError
 from ccpml.runs.images import RunImages, load_images, read_facts
 from ccpml.runs.settings import Settings
+from ccpml.runs.train import resume
 from tests.toy import quick_settings, toy_folder
 
 
@@ -34,6 +38,24 @@ def test_a_run_resumes_with_the_images_it_started_with(tmp_path: Path) -> None:
     next(folder.rglob("*.png")).unlink()
     with pytest.raises(ValueError, match="run: the images, or those that cannot be read, differ"):
         images_of(folder).check_fingerprint(plain, run)
+
+
+def test_a_run_that_meets_a_damaged_cache_before_its_first_validation_resumes_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, run = toy_folder(tmp_path / "toy"), tmp_path / "run"
+    pack = next(build_cache(f"folder:{folder}", progress=False).glob("*.bin"))
+    time, content = pack.stat().st_mtime_ns, bytearray(pack.read_bytes())
+    content[::50] = bytes(byte ^ 1 for byte in content[::50])
+    pack.write_bytes(content)
+    os.utime(pack, ns=(time, time))
+    (tmp_path / "settings.yaml").write_text(
+        yaml.safe_dump(quick_settings(data=f"folder:{folder}", max_steps=1).as_dict())
+    )
+    assert main(["train", "--config", str(tmp_path / "settings.yaml"), "--run", str(run)]) == 1
+    assert capsys.readouterr().err.endswith(f"or remove {pack.parent}; then resume with: ccpml train --resume {run}\n")
+    shutil.rmtree(pack.parent)
+    assert resume(run, progress=False).finished
 
 
 def write_photos(root: Path, classes: int, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Path:

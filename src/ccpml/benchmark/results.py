@@ -14,7 +14,7 @@ __all__ = ["CellResult", "RowResult", "best_settings", "collect_results"]
 
 Scores = Mapping[str, float]
 
-_DIGESTS = {"metrics_digest", "embeddings_digests"}
+_DIGESTS = {"record_digest", "metrics_digest", "embeddings_digests"}
 _COUNTS = ("steps", "instances", "seconds")
 _GEOMETRY = (
     *("train_covering_radius", "train_interclass_distance", "val_covering_radius", "val_interclass_distance"),

@@ -26,6 +26,7 @@ def run(arguments: list[str]) -> int:
 
     announce("loading libraries")
     keep_freed_memory()
+    from ccpml.data import BadImageError
     from ccpml.report import write_report
     from ccpml.runs import train
     from ccpml.runs.callbacks import Stopped
@@ -45,7 +46,7 @@ def run(arguments: list[str]) -> int:
         if not (path / "experiment.yaml").is_file():
             raise KeyboardInterrupt from stopped
         return report_stop(stopped, ["train", "--resume", str(path)])
-    except OSError as error:
+    except (OSError, BadImageError) as error:
         if (path / "experiment.yaml").is_file() and not isinstance(error, FileExistsError | FileNotFoundError):
             error.add_note(f"then resume with: {shlex.join(['ccpml', 'train', '--resume', str(path)])}")
         raise

@@ -46,7 +46,8 @@ def run(arguments: list[str]) -> int:
     except (Stopped, KeyboardInterrupt) as stopped:
         return report_stop(stopped, ["tune", *arguments], f"finished trials are kept in {search.out}; ")
     except OSError as error:
-        error.add_note(f"then resume with: {shlex.join(['ccpml', 'tune', *arguments])}")
+        if not isinstance(error, FileExistsError):  # the folder of something else
+            error.add_note(f"then resume with: {shlex.join(['ccpml', 'tune', *arguments])}")
         raise
     _print_summary(search, results, importance, pictures)
     trained = [result for result in results if result.state not in {"waiting", "running"}]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ccpml.comparison.by_files import match_by_files
 from ccpml.data.class_records import listed_classes
 from ccpml.report.embedded import Embedded, read_embedded
-from ccpml.runs.directory import RunDirectory, RunRecord, UnfinishedRunError
+from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.inference import Run, SeenClassesError, embed_normalized, leave_out_seen, unseen_images
 from ccpml.runs.inference.rankings import table_for
 
@@ -87,10 +87,7 @@ def _embed(runs: Sequence[Run], data: str, options: dict[str, Any]) -> UnseenIma
 def _kept(runs: Sequence[Run]) -> UnseenImages:
     directories = [RunDirectory.open(run.path) for run in runs]
     for directory in directories:
-        if not directory.finished:
-            raise UnfinishedRunError(
-                f"{directory.path}: the run is not finished ({directory.scores_file.name} not found)"
-            )
+        directory.scores()  # the run is finished, and its embeddings can be checked
     records = [directory.record() for directory in directories]
     tests = [[name for name, entry in record.classes.items() if entry.split == "test"] for record in records]
     embedded = [read_embedded(directory, "test") for directory in directories]

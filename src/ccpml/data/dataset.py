@@ -3,6 +3,7 @@
 import multiprocessing
 import operator
 import os
+import re
 import signal
 import sys
 import threading
@@ -153,7 +154,8 @@ class _Loader(DataLoader[Any]):
     """A loader that ends its workers as soon as one of them fails.
 
     The exception that torch raises refers to the workers and, through its traceback, to itself: the workers would live
-    until it is garbage collected. Its message contains the traceback of the worker.
+    until it is garbage collected. Its message contains the traceback of the worker; the one raised has the message that
+    it had there.
     """
 
     def __iter__(self) -> Any:
@@ -164,7 +166,19 @@ class _Loader(DataLoader[Any]):
             if self.num_workers == 0:
                 raise
             del batches
-            raise error.with_traceback(None) from None
+            raise _as_raised(error).with_traceback(None) from None
+
+
+def _as_raised(error: Exception) -> Exception:
+    """Return an error of a worker with its message and number, without the traceback that torch has put there."""
+    text = str(error)
+    found = re.findall(r"^[\w.]+: (.+)$", text, re.MULTILINE)  # the lines of the traceback itself are indented
+    if not text.startswith("Caught ") or not found:
+        return error
+    system = re.fullmatch(r"\[Errno (\d+)\] (.*?)(?:: '(.*)')?", found[-1])
+    if isinstance(error, OSError) and system:
+        return OSError(int(system[1]), system[2], *filter(None, [system[3]]))
+    return type(error)(found[-1])
 
 
 def _start_worker(_: int) -> None:

@@ -1,7 +1,6 @@
 """Check an exported model against the run on real images."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -45,15 +44,19 @@ def check_images(run: Run, channels: int) -> Check:
         source = find_images(run.settings)
         table, split = source.table, _splits(run)
         tests = [label for label, name in enumerate(table.class_names) if split.get(name) == "test"]
-        found = _read(run, table.subset(tests) if tests else table, channels)
+        found, bad = _read(run, table.subset(tests) if tests else table, channels)
         reason = "none of the images that were tried can be read"
     except (OSError, ValueError) as error:
-        found, reason = [], str(error)
+        found, bad, reason = [], [], str(error)
     if found:
         kind = "images of test classes" if tests else "images of the run's data"
-        return Check(
-            np.stack([found[row % len(found)] for row in range(_IMAGES)]), f"{min(len(found), _IMAGES)} {kind}"
+        note = (
+            f"{len(bad)} of {len(found) + len(bad)} images for the check cannot be read, such as {bad[0]}"
+            if bad
+            else ""
         )
+        images = np.stack([found[row % len(found)] for row in range(_IMAGES)])
+        return Check(images, f"{min(len(found), _IMAGES)} {kind}", note and f"{note}; restore them to check on all")
     return Check(_generate(channels, run.settings.image_size), _GENERATED, f"checked on {_GENERATED}: {reason}")
 
 
@@ -62,14 +65,17 @@ def _splits(run: Run) -> Mapping[str, str]:
     return directory.record().split_of_class if directory.record_file.exists() else {}
 
 
-def _read(run: Run, table: ImageTable, channels: int) -> list[NDArray[np.uint8]]:
-    """Read a few images, spread over a table; those that cannot be read are left out."""
-    transform, found = transforms(run.settings)[1], []
+def _read(run: Run, table: ImageTable, channels: int) -> tuple[list[NDArray[np.uint8]], list[BadImageError]]:
+    """Read a few images, spread over a table; also return the errors of those that cannot be read."""
+    transform, found, bad = transforms(run.settings)[1], [], []
     for row in np.unique(np.linspace(0, len(table) - 1, _IMAGES).round().astype(int)).tolist():
-        with suppress(BadImageError):
+        try:
             array, view = read_part(table.images[row], channels, transform.view, transform.min_size, table.rotate)
+        except BadImageError as error:
+            bad.append(error)
+        else:
             found.append(np.ascontiguousarray(view.of(array).transpose(2, 0, 1)))
-    return found
+    return found, bad
 
 
 def _generate(channels: int, size: int) -> NDArray[np.uint8]:

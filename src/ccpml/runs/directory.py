@@ -169,7 +169,7 @@ class RunDirectory:
 
         Raises:
             UnfinishedRunError: If the run is not finished.
-            ValueError: If the file is damaged.
+            ValueError: If the file is damaged, or of another run.
         """
         if not self.finished:
             raise UnfinishedRunError(f"{self.path}: the run is not finished ({self.scores_file.name} not found)")
@@ -188,13 +188,23 @@ class RunDirectory:
         content = {name: value for name, value in scores.items() if name != "digest"}
         if scores.get("digest", digest := digest_of(content)) != digest:
             raise ValueError(f"{self.scores_file}: damaged (wrong digest); {way_out}")
+        # Scores of an older ccpml do not name their run.
+        if (
+            "record_digest" in content
+            and self.record_file.exists()
+            and content["record_digest"] != self.record().digest
+        ):
+            raise ValueError(f"{self.scores_file}: scores of another run; {way_out}")
         return content
 
     def write_scores(self, scores: Mapping[str, Any]) -> None:
-        """Write the scores of a finished run, with digests of them, of the metrics and of the embeddings."""
-        embeddings = {file.stem: _file_digest(file) for file in sorted(self.embeddings.glob("*.npz"))}
-        metrics = digest_of(_without_times(self.metrics()))
-        content = {**scores, "metrics_digest": metrics, "embeddings_digests": embeddings}
+        """Write the scores of a finished run, with digests of them, of its record, metrics and embeddings."""
+        digests = {
+            "record_digest": self.record().digest,
+            "metrics_digest": digest_of(_without_times(self.metrics())),
+            "embeddings_digests": {file.stem: _file_digest(file) for file in sorted(self.embeddings.glob("*.npz"))},
+        }
+        content = {**scores, **digests}
         write_json(self.scores_file, {**content, "digest": digest_of(content)})
 
     def metrics(self) -> list[dict[str, float]]:

@@ -199,7 +199,8 @@ def compare_data(run: RunDirectory) -> str:
     except ValueError as error:
         return f"The data could not be compared with those that the run was started with: {error}."
     changes = record.changes(source)
-    return f"The data are no longer those that the run was started with: {changes}." if changes else ""
+    way_out = "restore them; scores and embeddings are of the images as they were"
+    return f"The data are no longer those that the run was started with: {changes}; {way_out}." if changes else ""
 
 
 def cached_side(settings: ResolvedSettings) -> int:

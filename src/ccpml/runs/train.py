@@ -124,9 +124,9 @@ def resume(
         record = run.record() if state is not None or run.record_file.exists() else None
         images = load_images(settings, progress and is_main_process(), record, run.path)
         parts = Parts.build(settings, images)
-        if record is not None:
+        if record is not None and (state is not None or run.weights_file.exists()):
             images.check_fingerprint(run.fingerprint(), run.path)
-        elif is_main_process():  # killed before the first step
+        elif is_main_process():  # it ended before its first validation, and starts again
             _write_record(run, parts)
         _run(Training.set_up(run, parts, progress, callbacks), run, parts, test, features)
     return run

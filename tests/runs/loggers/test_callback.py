@@ -1,4 +1,5 @@
 import csv
+import itertools
 import json
 import math
 import shutil
@@ -13,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.loggers import logger as loggers
 from ccpml.runs.loggers.callback import read_places
-from ccpml.runs.loggers.logger import LoggerError
+from ccpml.runs.loggers.logger import LoggerError, _one_line
 from ccpml.runs.train import resume, train
 from tests.damage.states import bound_by_permissions
 from tests.toy import quick_settings, toy_folder
@@ -154,7 +155,7 @@ def test_a_logger_that_fails_ends_alone_and_catches_up(settings, tmp_path, memor
     settings = settings.changed({"logger": "mlflow"})
     run = train(settings, tmp_path / "run", progress=False)
     assert run.finished
-    assert capsys.readouterr().err == "note: logger mlflow: server gone; training continues without it\n"
+    assert capsys.readouterr().err == "note: logger mlflow: its server cannot be reached (server gone); training continues without it\n"
     assert [step for step, _ in memory.logged] == [1, 2]
     monkeypatch.setattr(memory, "fails", {})
     run.scores_file.unlink()
@@ -169,6 +170,32 @@ def test_errors_of_the_system_are_put_into_words(settings, tmp_path, capsys):
     file.mkdir()
     resume(run.path, progress=False)
     assert f"logger tensorboard: {file}: Is a directory; training continues" in capsys.readouterr().err
+
+
+def chained(error, *causes):
+    for one, cause in itertools.pairwise((error, *causes)):
+        one.__context__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "gist"),
+    [
+        (
+            chained(
+                RuntimeError("API request to http://a failed " * 9), OSError("x"), ConnectionRefusedError(111, "No")
+            ),
+            "its server cannot be reached (No)",
+        ),
+        (chained(RuntimeError("giving up"), TimeoutError()), "its server cannot be reached (TimeoutError)"),
+        (RuntimeError("Key 1.5 is\n invalid. Make another at https://b.c."), "Key 1.5 is"),
+        (RuntimeError("The key is invalid. Make another."), "The key is invalid"),
+        (RuntimeError("word " * 99), f"{'word ' * 32}..."),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_errors_of_a_logger_are_put_into_one_sentence(error, gist):
+    assert _one_line(error) == gist
 
 
 def test_event_files_that_cannot_be_written_are_named(settings, tmp_path, capfd):

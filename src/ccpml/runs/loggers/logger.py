@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import sys
 import threading
 import warnings
@@ -310,8 +311,22 @@ def _no_warnings() -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror and text.startswith("[Errno"):
-        text = in_words(error)
+    """Return the gist of an error: that a server cannot be reached, or the first sentence of what the library says."""
+    chain, seen = list[BaseException](), error.__cause__ or error.__context__
+    while seen is not None and seen not in chain:
+        chain.append(seen)
+        seen = seen.__cause__ or seen.__context__
+    unreachable = [
+        each for each in (error, *chain) if isinstance(each, ConnectionError | TimeoutError | socket.gaierror)
+    ]
+    if unreachable:
+        return f"its server cannot be reached ({unreachable[-1].strerror or _first_sentence(unreachable[-1])})"
+    if isinstance(error, OSError) and error.strerror and str(error).startswith("[Errno"):
+        return in_words(error)
+    return _first_sentence(error)
+
+
+def _first_sentence(error: BaseException) -> str:
+    text = re.split(r"(?<=[.!?]) |\n", str(error).strip(), maxsplit=1)[0].rstrip(". ")
     text = " ".join(text.split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:297]}..."
+    return text if len(text) <= 160 else f"{text[:160].rpartition(' ')[0]} ..."
