@@ -320,13 +320,12 @@ def _one_line(error: Exception) -> str:
         each for each in (error, *chain) if isinstance(each, ConnectionError | TimeoutError | socket.gaierror)
     ]
     if unreachable:
-        return f"its server cannot be reached ({unreachable[-1].strerror or _first_sentence(unreachable[-1])})"
+        return f"its server cannot be reached: {unreachable[-1].strerror or _first_sentence(unreachable[-1])}"
     if isinstance(error, OSError) and error.strerror and str(error).startswith("[Errno"):
         return in_words(error)
     return _first_sentence(error)
 
 
 def _first_sentence(error: BaseException) -> str:
-    text = re.split(r"(?<=[.!?]) |\n", str(error).strip(), maxsplit=1)[0].rstrip(". ")
-    text = " ".join(text.split()) or type(error).__name__
+    text = re.split(r"(?<=[.!?]) ", " ".join(str(error).split()), maxsplit=1)[0].rstrip(". ") or type(error).__name__
     return text if len(text) <= 160 else f"{text[:160].rpartition(' ')[0]} ..."
