@@ -224,7 +224,10 @@ def test_a_logger_that_cannot_be_opened(settings, tmp_path, memory, monkeypatch,
         resume(run.path, progress=False, callbacks=[StopAt(5)])
     monkeypatch.setattr(memory, "fails", {"open"})  # a run that has logged goes on
     assert resume(run.path, progress=False).finished
-    assert "note: logger mlflow: no server; training continues without it" in capsys.readouterr().err
+    assert (
+        "note: logger mlflow: its server cannot be reached: no server; training continues without it"
+        in capsys.readouterr().err
+    )
     assert [step for step, _ in memory.logged] == [1, 2, 3, 4]
 
 
