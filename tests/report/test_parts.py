@@ -6,11 +6,13 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.font_manager import FontEntry, findfont, fontManager, get_font
 
 from ccpml.method import average_covering_radius
 from ccpml.report.covers import worst_classes
 from ccpml.report.curves import History
+from ccpml.report.curves import _geometry as draw_geometry_figure
 from ccpml.report.curves import _progress as draw_progress_figure
 from ccpml.report.embedded import Embedded, read_embedded
 from ccpml.report.gallery import choose_queries, gallery_rows, neighbors_of
@@ -175,6 +177,18 @@ def test_the_best_score_stands_above_the_curve(layout: Layout) -> None:
     (label,) = [text for text in top.texts if text.get_text().startswith("best")]
     assert label.get_va() == "bottom"
     assert label.xyann[1] > 0
+
+
+@pytest.mark.parametrize("layout", [Layout(), Layout(width=4.0)])
+def test_numbers_beside_the_axes_are_not_cut_off(layout: Layout) -> None:
+    names = ("train_covering_radius", "val_covering_radius", "train_interclass_distance", "val_interclass_distance")
+    names = (*names, "proxy_covering_radius", "proxy_spread")
+    rows = [{"step": step, **dict.fromkeys(names, value)} for step, value in ((4.0, 0.02), (8.0, 0.01))]
+    with style():
+        figure = draw_geometry_figure(History(rows, 4), layout)
+        FigureCanvasAgg(figure).draw()
+    for axes in figure.axes:
+        assert min(label.get_window_extent().x0 for label in axes.get_yticklabels()) > 0
 
 
 def test_switches_are_read_from_the_metrics() -> None:

@@ -24,6 +24,7 @@ def run(arguments: list[str]) -> int:
     announce("loading libraries")
     from ccpml.cleaning.page import notes_of, size_of, summary_rows
     from ccpml.cleaning.run import clean_run
+    from ccpml.files import printable
 
     found = clean_run(**vars(options))
     print(f"{found.data}: {size_of(found)}")
@@ -32,7 +33,7 @@ def run(arguments: list[str]) -> int:
     for title, groups, pictures in rows:
         print(f"  {title.ljust(width)}  {groups:>6}{f'  ({pictures} pictures)' if groups != pictures else ''}")
     for note in notes_of(found):
-        print(f"note: {note}")
+        print(f"note: {printable(note)}")
     kept = sum(not found.fate(row).startswith("left out") for row in range(found.count))
     print(f"\npage      {options.output / 'index.html'}")
     print(f"findings  {options.output / 'findings.csv'}")

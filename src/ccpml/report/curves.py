@@ -129,6 +129,7 @@ def _geometry(history: History, layout: Layout) -> Figure:
         _mark_switches(axis, history)
         axis.set_ylim(bottom=0, top=axis.get_ylim()[1] * 1.02)
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, handlelength=1.4, columnspacing=1.2)
+    figure.draw_without_rendering()  # the layout has room for long numbers beside the axes at the second time only
     return figure
 
 

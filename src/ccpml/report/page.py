@@ -21,6 +21,7 @@ body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 1000px; backgrou
 h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 2.75rem 0 .75rem; padding-top: 1rem; border-top: 1px solid #e0e5e9; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
+p, li { overflow-wrap: anywhere; }
 p { margin: .5rem 0 .75rem; max-width: 75ch; }
 .lead { color: #52606d; margin-bottom: 1.25rem; overflow-wrap: anywhere; }
 figure { margin: 1rem 0 1.5rem; }
