@@ -231,3 +231,31 @@ def test_a_step_does_not_synchronize():
         with pytest.raises(AssertionError):
             criterion.steps.item()
     assert criterion.steps == 6
+
+
+@pytest.mark.parametrize("write", ["copy_", "assign", "data"])
+def test_a_memory_that_others_write_to_is_used_as_it_is(write):
+    """As a rewind to earlier weights, or their average, does: the same as after loading that state."""
+    generator = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(size, 4, generator=generator), torch.arange(size) // 2) for size in (6, 4, 2, 6, 4, 6)]
+    memory, loaded = (CrossBatchMemory(ContrastiveLoss(), 4, 3, 6, start=0) for _ in range(2))
+    memory(*batches[0])
+    memory(*batches[1])
+    early = {name: buffer.clone() for name, buffer in memory.named_buffers()}
+    for batch in batches[2:5]:
+        memory(*batch)
+    for name, buffer in memory.named_buffers():
+        if write == "copy_":
+            buffer.copy_(early[name])
+        elif write == "data":
+            buffer.data = early[name].clone()
+        else:
+            setattr(memory, name, early[name].clone())
+    loaded.load_state_dict(early)
+    for batch in (batches[5], batches[3]):
+        assert torch.equal(memory(*batch), loaded(*batch))
+    assert memory.sizes.tolist() == loaded.sizes.tolist() == [6, 4, 6]
+    moved = memory.double()
+    assert torch.equal(
+        moved(batches[2][0].double(), batches[2][1]), loaded.double()(batches[2][0].double(), batches[2][1])
+    )

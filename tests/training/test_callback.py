@@ -116,6 +116,22 @@ def test_reset_proxy_state_drops_the_optimizer_state_of_the_proxies():
     assert steps == {False: True, True: False}
 
 
+class TwoOptimizers(OwnModule):
+    """Separate optimizers of network and proxies; that of the proxies steps first."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+        self.manual_backward(self.loss(self(batch[0]), batch[1]))
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(self.loss.parameters(), lr=0.05), torch.optim.SGD(self.net.parameters(), lr=0.05)]
+
+
 class NetworkAlone(OwnModule):
     """Its optimizer does not have the proxies."""
 
@@ -123,9 +139,119 @@ class NetworkAlone(OwnModule):
         return torch.optim.SGD(self.net.parameters(), lr=0.05)
 
 
-def test_reset_proxy_state_needs_an_optimizer_of_the_proxies():
-    with pytest.raises(ValueError, match="expected the optimizer of the proxies, got 1 without them"):
-        fit(NetworkAlone(), CCPCallback(pool, "score", patience=1, reset_proxy_state=True))
+class Before(OwnModule):
+    """Its optimizer was made before the loss that it has now."""
+
+    def __init__(self):
+        super().__init__()
+        self.optimizer = torch.optim.SGD(self.parameters(), lr=0.05)
+        self.loss = CCPLoss(TripletMarginLoss(0.1), num_classes=4, embedding_dim=3, proxies_per_class=2)
+
+    def configure_optimizers(self):
+        return self.optimizer
+
+
+class Outside(NetworkAlone):
+    """Lightning does not know its optimizer, so that the weights are never pulled."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        self.manual_backward(super().training_step(batch, batch_idx))
+
+    def configure_optimizers(self):
+        return None
+
+
+@pytest.mark.parametrize("kind", [NetworkAlone, Before, Outside])
+@pytest.mark.parametrize("reset", [False, True])
+def test_an_optimizer_without_the_proxies_is_named(kind, reset):
+    message = r"expected an optimizer with the proxies, got . without them; give the parameters of the CCPLoss to"
+    with pytest.raises(ValueError, match=message):
+        fit(kind(), CCPCallback(pool, "score", patience=1, reset_proxy_state=reset))
+
+
+def messages(module, **options):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(module, CCPCallback(pool, "score", patience=2), epochs=2, **options)
+    return [str(each.message) for each in caught if "CCPCallback" in str(each.message)]
+
+
+def test_frozen_proxies_warn_once():
+    module = NetworkAlone()
+    module.loss.proxies.requires_grad_(False)
+    assert messages(module, num_sanity_val_steps=1) == [
+        "CCPCallback: the proxies are frozen, so they move only at a projection"
+    ]
+    assert messages(OwnModule()) == []
+
+
+def test_proxies_of_two_optimizers_warn_once():
+    class Twice(TwoOptimizers):
+        def configure_optimizers(self):
+            return [torch.optim.SGD(self.loss.parameters(), lr=0.05), torch.optim.SGD(self.parameters(), lr=0.05)]
+
+    assert messages(Twice()) == [
+        "CCPCallback: the proxies are in 2 optimizers, each of which moves them; keep them in one"
+    ]
+
+
+def test_a_loss_that_is_no_submodule_is_named():
+    module = OwnModule()
+    hidden = [module.loss]
+    del module.loss
+    module.losses = hidden
+    with pytest.raises(ValueError, match=r"expected one CCPLoss in the module, got 0; assign it to an attribute"):
+        fit(module, CCPCallback(pool, "score"))
+
+
+@pytest.mark.parametrize("missing", ["projections", "converged"])
+def test_an_incomplete_state_is_named(tmp_path, missing):
+    fit(OwnModule(), CCPCallback(pool, "score"), epochs=1).save_checkpoint(tmp_path / "1.ckpt")
+    checkpoint = torch.load(tmp_path / "1.ckpt", weights_only=True)
+    del checkpoint["callbacks"]["CCPCallback"][missing]
+    torch.save(checkpoint, tmp_path / "1.ckpt")
+    trainer = L.Trainer(accelerator="cpu", callbacks=[CCPCallback(pool, "score")], logger=False,
+                        enable_checkpointing=False, enable_progress_bar=False)  # fmt: skip
+    with pytest.raises(ValueError, match=rf"expected the state of a CCPCallback, got none for \['{missing}'\]"):
+        trainer.fit(OwnModule(), loader(), loader(), ckpt_path=tmp_path / "1.ckpt", weights_only=True)
+
+
+def test_the_options_of_a_resumed_training_hold_at_once(tmp_path):
+    """From the state of one with other options, it goes on as the loop does: nothing of them is part of the state."""
+    module = OwnModule()
+    first = CCPCallback(pool, "score", patience=2, strength=0.5, decay=0.5)
+    fit(module, first, epochs=5).save_checkpoint(tmp_path / "5.ckpt")
+    assert (first.projections.instance, first.projections.strength_now) == (1, 0.25)
+    resumed, callback = OwnModule(SCORES[5:]), CCPCallback(pool, "score", patience=1, strength=2.0, decay=0.25)
+    trainer = L.Trainer(
+        max_epochs=7, accelerator="cpu", callbacks=[callback], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(resumed, loader(), loader(), ckpt_path=tmp_path / "5.ckpt", weights_only=True)
+
+    projections = AlternatingProjections(module.net, module.loss, patience=1, strength=2.0, decay=0.25)
+    state = first.projections.state_dict()
+    names = {name: name.removeprefix("net.") for name in (*state["anchor"], *state["best"], *state["best_buffers"])}
+    for part in ("anchor", "best", "best_buffers"):
+        state[part] = {names[name]: tensor for name, tensor in state[part].items()}
+    projections.load_state_dict(state)
+    assert projections.strength_now == 0.5
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.05, weight_decay=1e-2)
+    optimizer.load_state_dict(torch.load(tmp_path / "5.ckpt", weights_only=True)["optimizer_states"][0])
+    for score in SCORES[5:7]:
+        for x, y in loader():
+            optimizer.zero_grad()
+            module.loss(module.net(x), y).backward()
+            projections.pull()
+            optimizer.step()
+        if projections.observe(score):
+            projections.project(lambda: pool(module.net, projections.instance + 1))
+    assert projections.instance == callback.projections.instance == 2
+    assert callback.projections.strength_now == 2.0 * 0.25**2
+    for expected, got in zip(module.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_options_are_given_whole_or_by_field():
@@ -170,22 +296,6 @@ def test_validation_keeps_the_state_for_a_later_checkpoint(tmp_path):
                         enable_progress_bar=False)  # fmt: skip
     trainer.validate(OwnModule(), loader(), ckpt_path=tmp_path / "state.ckpt", verbose=False, weights_only=True)
     assert again.state_dict()["projections"]["instance"] == callback.projections.instance
-
-
-class TwoOptimizers(OwnModule):
-    """Separate optimizers of network and proxies; that of the proxies steps first."""
-
-    automatic_optimization = False
-
-    def training_step(self, batch, batch_idx):
-        for optimizer in self.optimizers():
-            optimizer.zero_grad()
-        self.manual_backward(self.loss(self(batch[0]), batch[1]))
-        for optimizer in self.optimizers():
-            optimizer.step()
-
-    def configure_optimizers(self):
-        return [torch.optim.SGD(self.loss.parameters(), lr=0.05), torch.optim.SGD(self.net.parameters(), lr=0.05)]
 
 
 def test_several_optimizers_pull_each_weight_once():

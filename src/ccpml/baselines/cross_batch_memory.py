@@ -1,12 +1,11 @@
 """Cross-batch memory (XBM): the batch is also compared with previous batches."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from ccpml.method.checks import check_call
 from ccpml.method.external import against_batch, against_references, normalized_for
+from ccpml.method.host_counts import HostCounts
 from ccpml.method.metric_loss import MetricLoss, working_dtype
 from ccpml.numbers import as_int
 from ccpml.pairwise.indices import Indices
@@ -15,7 +14,7 @@ from ccpml.pairwise.inputs import check_device
 __all__ = ["CrossBatchMemory"]
 
 
-class CrossBatchMemory(MetricLoss):
+class CrossBatchMemory(HostCounts, MetricLoss):
     """ℓ(e, e) + ℓ(e, memory), the second term after ``start`` training steps.
 
     The memory holds embeddings (detached, not normalized) and labels of the latest ``memory_batches`` batches before
@@ -70,11 +69,8 @@ class CrossBatchMemory(MetricLoss):
         self.start = as_int("start", start, 0)
         self.register_buffer("memory", torch.zeros(memory_batches, batch_size, embedding_dim))
         self.register_buffer("memory_labels", torch.zeros(memory_batches, batch_size, dtype=torch.int64))
-        self.register_buffer("sizes", torch.zeros(memory_batches, dtype=torch.int64))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        # The counts again on the host, so that no step waits for the device.
-        self._steps, self._sizes = 0, [0] * memory_batches
-        self.register_load_state_dict_post_hook(_read_counts)  # type: ignore[no-untyped-call]  # torch's is untyped
+        self.add_count("sizes", torch.zeros(memory_batches, dtype=torch.int64), [0] * memory_batches)
+        self.add_count("steps", torch.zeros((), dtype=torch.int64), 0)
 
     def forward(
         self,
@@ -100,7 +96,7 @@ class CrossBatchMemory(MetricLoss):
         with torch.autocast(embeddings.device.type, enabled=False):
             batch = normalized_for(self.loss, embeddings.to(working_dtype(embeddings)))
             total = against_batch(self.loss, batch, labels, indices_tuple, references, ref_labels)
-            if self._steps >= max(self.start, 1):
+            if self.count("steps") >= max(self.start, 1):
                 stored, classes = self._stored()
                 total = total + against_references(self.loss, batch, labels, stored.to(batch.dtype), classes)
         if self.training:
@@ -109,29 +105,25 @@ class CrossBatchMemory(MetricLoss):
 
     def _stored(self) -> tuple[Tensor, Tensor]:
         """Return copies of the batches in memory, which change before backward: (N, d) and (N,)."""
-        filled = min(self._steps, len(self.memory))
+        filled = min(self.count("steps"), len(self.memory))
         memory, labels = self.memory[:filled], self.memory_labels[:filled]
-        if all(size == self.memory.shape[1] for size in self._sizes[:filled]):
+        if all(size == self.memory.shape[1] for size in self.count("sizes")[:filled]):
             return memory.flatten(0, 1).clone(), labels.flatten().clone()
         stored = torch.arange(self.memory.shape[1], device=memory.device) < self.sizes[:filled, None]
         return memory[stored], labels[stored]
 
     def _store(self, embeddings: Tensor, labels: Tensor) -> None:
         """Store a batch in place of the oldest."""
-        slot, size = self._steps % len(self.memory), len(embeddings)
+        steps, sizes, size = self.count("steps"), self.count("sizes"), len(embeddings)
+        slot = steps % len(self.memory)
         self.memory[slot, :size].copy_(embeddings)
         self.memory_labels[slot, :size].copy_(labels)
         self.sizes[slot].fill_(size)
         self.steps.add_(1)
-        self._steps, self._sizes[slot] = self._steps + 1, size
+        self.set_count("steps", steps + 1)
+        self.set_count("sizes", [*sizes[:slot], size, *sizes[slot + 1 :]])
 
     def extra_repr(self) -> str:
         """Return sizes for ``repr``."""
         batches, size, dim = self.memory.shape
         return f"embedding_dim={dim}, memory_batches={batches}, batch_size={size}, start={self.start}"
-
-
-def _read_counts(module: nn.Module, incompatible_keys: Any) -> None:
-    """Copy the counts from the buffers of a loaded checkpoint."""
-    assert isinstance(module, CrossBatchMemory)
-    module._steps, module._sizes = int(module.steps), module.sizes.tolist()

@@ -260,8 +260,12 @@ class AlternatingProjections:
             reset.state.pop(self.criterion.proxies, None)
         self._anchor = matching(self._best, weights_of(self.model, self.criterion))  # θ_k
         self.instance += 1
-        self.strength_now = self.options.strength * self.options.decay**self.instance
+        self.strength_now = self._strength()
         self._forget_best()
+
+    def _strength(self) -> float:
+        """Return λ · decay^k; 0 in the first instance, which has no anchor."""
+        return 0.0 if self._anchor is None else self.options.strength * self.options.decay**self.instance
 
     def _begin(self, started: bool) -> None:
         self.started, self.criterion.warming = started, False
@@ -309,6 +313,8 @@ class AlternatingProjections:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned, on any number of ranks. Restore model, criterion and optimizer apart.
 
+        Options are not part of the state: those of this object hold at once, so that the pull has its strength.
+
         Raises:
             ValueError: If the state is incomplete or belongs to another model or other proxies.
         """
@@ -324,10 +330,10 @@ class AlternatingProjections:
         if best_proxies is not None:
             best_proxies = self.criterion.own_classes(best_proxies)
             check_shapes("best_proxies", {"proxies": best_proxies}, {"proxies": self.criterion.proxies})
-        numbers = bool(state["started"]), int(state["instance"]), int(state["stale"]), float(state["strength_now"])
-        self.started, self.instance, self.stale, self.strength_now = numbers
+        self.started, self.instance, self.stale = bool(state["started"]), int(state["instance"]), int(state["stale"])
         self.criterion.warming, self.separation = bool(state["waiting"]), state["separation"]
         self.best_score = state["best_score"]
         self._anchor = None if anchor is None else to_devices_of(current, clones(anchor))
+        self.strength_now = self._strength()
         self._best, self._scored = to_devices_of(current, clones({**best, **state["best_buffers"]})), None
         self.best_proxies = None if best_proxies is None else best_proxies.to(self.criterion.proxies.device)

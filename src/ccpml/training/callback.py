@@ -1,6 +1,6 @@
 """CCP for any Lightning training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -47,8 +47,8 @@ class CCPCallback(L.Callback):
         converged: Best proxies of the instance that converged last, (C, K, d), None before the first.
 
     Raises:
-        ValueError: If the module holds no `CCPLoss` or several, if ``monitor`` was not logged in validation or is not
-            finite, or if ``reset_proxy_state`` is set and no optimizer has the proxies.
+        ValueError: If the module holds no `CCPLoss` or several, if no optimizer has its proxies and they are not
+            frozen, or if ``monitor`` was not logged in validation or is not finite.
         RuntimeError: If there is no validation.
 
     Example:
@@ -97,6 +97,7 @@ class CCPCallback(L.Callback):
                 f"CCPCallback: expected validation, whose {self.monitor!r} decides when to project, got none; "
                 "pass a validation loader to fit"
             )
+        self._check_optimizers(trainer.optimizers)
         self._first_step, self._validated = trainer.global_step, False
         if not (self.projections.started or self.projections.waiting):
             self._start_when_ready(trainer, pl_module)
@@ -160,6 +161,9 @@ class CCPCallback(L.Callback):
         if self._stage != "fit":
             self._loaded = state_dict
             return
+        missing = sorted({"projections", "converged"} - state_dict.keys())
+        if missing:
+            raise ValueError(f"CCPCallback: expected the state of a CCPCallback, got none for {missing}")
         projections, converged = self._find_projections(), state_dict["converged"]
         projections.load_state_dict(state_dict["projections"])
         self.converged = None if converged is None else projections.criterion.own_classes(converged)
@@ -170,9 +174,27 @@ class CCPCallback(L.Callback):
             assert self._module is not None
             criteria = [part for part in self._module.modules() if isinstance(part, CCPLoss)]
             if len(criteria) != 1:
-                raise ValueError(f"CCPCallback: expected one CCPLoss in the module, got {len(criteria)}")
+                way_out = "" if criteria else "; assign it to an attribute of the module, such as self.criterion"
+                raise ValueError(f"CCPCallback: expected one CCPLoss in the module, got {len(criteria)}{way_out}")
             self.projections = AlternatingProjections(self._module, criteria[0], self.options)
         return self.projections
+
+    def _check_optimizers(self, optimizers: Sequence[Optimizer]) -> None:
+        """Raise ValueError if no optimizer moves the proxies, or warn if none is meant to, or if several do."""
+        proxies = self.projections.criterion.proxies
+        weights = [{id(weight) for group in one.param_groups for weight in group["params"]} for one in optimizers]
+        count = sum(id(proxies) in own for own in weights)
+        if not proxies.requires_grad:
+            rank_zero_warn("CCPCallback: the proxies are frozen, so they move only at a projection")
+        elif count == 0:
+            raise ValueError(
+                f"CCPCallback: expected an optimizer with the proxies, got {len(optimizers)} without them; give the "
+                "parameters of the CCPLoss to an optimizer in configure_optimizers, or freeze the proxies"
+            )
+        elif count > 1:
+            rank_zero_warn(
+                f"CCPCallback: the proxies are in {count} optimizers, each of which moves them; keep them in one"
+            )
 
     def _start_when_ready(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         of_some, many = getattr(self.pool, "sample", None), self.projections.criterion.num_classes > MAX_CLASSES
