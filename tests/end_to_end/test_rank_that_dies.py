@@ -29,4 +29,4 @@ def test_a_rank_that_dies_before_it_joins_ends_the_run(tmp_path):
     run = begin(folder, tmp_path / "run", ranks=2)
     failed = subprocess.run(run, check=False, capture_output=True, text=True, timeout=120, env=environment)
     assert failed.returncode == 1
-    assert "error: training stopped: rank 1 failed (exit code -9)" in failed.stderr
+    assert "error: training stopped: rank 1 was killed by signal 9" in failed.stderr

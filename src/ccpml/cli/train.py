@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ccpml.allocator import keep_freed_memory
+from ccpml.cli.common.hints import was_killed
 from ccpml.cli.common.options import UsageError, check_run, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
@@ -46,8 +47,9 @@ def run(arguments: list[str]) -> int:
         if not (path / "experiment.yaml").is_file():
             raise KeyboardInterrupt from stopped
         return report_stop(stopped, ["train", "--resume", str(path)])
-    except (OSError, BadImageError) as error:
-        if (path / "experiment.yaml").is_file() and not isinstance(error, FileExistsError | FileNotFoundError):
+    except (OSError, BadImageError, RuntimeError) as error:
+        other = isinstance(error, RuntimeError | FileExistsError | FileNotFoundError) and not was_killed(error)
+        if not other and (path / "experiment.yaml").is_file():
             error.add_note(f"then resume with: {shlex.join(['ccpml', 'train', '--resume', str(path)])}")
         raise
     _print_scores(trained.scores())

@@ -197,9 +197,13 @@ def _exit_if_a_rank_dies(processes: "list[subprocess.Popen[bytes]]") -> Iterator
 def _check_exit_codes(processes: "list[subprocess.Popen[bytes]]") -> None:
     """Raise RuntimeError if a process has failed."""
     codes = {rank: process.poll() for rank, process in enumerate(processes, 1)}
-    failed = ", ".join(f"rank {rank} failed (exit code {code})" for rank, code in codes.items() if code)
+    failed = ", ".join(f"rank {rank} {_ended(code)}" for rank, code in codes.items() if code)
     if failed:
         raise RuntimeError(f"training stopped: {failed}; its error, if any, is printed above")
+
+
+def _ended(code: int) -> str:
+    return f"failed (exit code {code})" if code > 0 else f"was killed by signal {-code}"
 
 
 def _wait(processes: "list[subprocess.Popen[bytes]]", seconds: float) -> None:

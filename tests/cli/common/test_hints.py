@@ -67,3 +67,21 @@ def test_without_torch_the_way_out_is_an_exported_model() -> None:
         "needs torch, which is not installed; install it, or ccpml again with all that it needs; embed, index, "
         "search and serve need no torch with an ONNX file in place of the run"
     )
+
+
+@pytest.mark.parametrize("words", ["(pid 5) is killed by signal: Killed. ", "(pid(s) 5, 6) exited unexpectedly"])
+def test_a_worker_that_was_killed_is_named_with_the_way_to_resume(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(_: object, run: Path) -> None:
+        run.mkdir()
+        (run / "experiment.yaml").touch()
+        raise RuntimeError(f"DataLoader worker {words}")
+
+    monkeypatch.setattr("ccpml.runs.train.train", train)
+    path = tmp_path / "run"
+    assert main(["train", "groceries", "--run", str(path)]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "ccpml: error: a process that reads images was killed, as the system does when memory runs out; free some "
+        f"memory; then resume with: ccpml train --resume {path}"
+    )

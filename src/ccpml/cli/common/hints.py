@@ -38,6 +38,11 @@ def hint_for(error: BaseException) -> str:
     return next((f"; {hint}" for hint in hints), "")
 
 
+def was_killed(error: BaseException) -> bool:
+    """Whether an error says that a process which reads images, or a rank, has been killed."""
+    return isinstance(error, RuntimeError) and str(error).startswith((_WORKER, "training stopped: rank"))
+
+
 def _text(error: BaseException) -> str:
     """Return the message of an error; those of the system and of allocators are put into words."""
     text = message_of(error)
@@ -46,6 +51,8 @@ def _text(error: BaseException) -> str:
         return f"{needs}{_WITHOUT_TORCH if error.name == 'torch' else ''}"
     if text.startswith("Too many open files"):  # torch's workers; its advice is for programmers
         return "too many open files; allow more (ulimit -n), or set --workers=0"
+    if was_killed(error) and text.startswith(_WORKER):
+        return "a process that reads images was killed, as the system does when memory runs out; free some memory"
     size = re.search(r"(?:tried to allocate|Tried to allocate|Unable to allocate) ([\d.]+) ?(\w+)", text)
     if size is None or not isinstance(error, MemoryError | RuntimeError):
         return f"out of memory; {_SMALLER}" if isinstance(error, MemoryError) else text
@@ -53,5 +60,6 @@ def _text(error: BaseException) -> str:
     return f"out of memory: an array of {amount} does not fit; {_SMALLER}"
 
 
+_WORKER = "DataLoader worker (pid"  # so torch begins
 _WITHOUT_TORCH = "; embed, index, search and serve need no torch with an ONNX file in place of the run"
 _SMALLER = "choose a smaller image_size, batch, embedding_dim or number of proxies"
