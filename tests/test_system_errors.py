@@ -34,6 +34,7 @@ SHORTAGES = {
     "memory": MemoryError("Unable to allocate 64.0 MiB"),
     "torch": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 67108864 bytes"),
     "files": OSError(errno.EMFILE, "Too many open files"),
+    "files of torch": RuntimeError("unable to open file <a> in read-only mode: Too many open files (24)"),
     "module": ModuleNotFoundError("No module named 'zipfile'"),
 }
 

@@ -15,8 +15,12 @@ _REFUSED: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EIO}
 )
 
-_MEMORY: Final = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc|Failed to allocate", re.I)
-"""Words of the allocators of torch and onnxruntime, whose errors have no class of their own."""
+_WORDS: Final = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|bad_alloc|Failed to allocate|Cannot allocate memory"
+    r"|Too many open files",
+    re.I,
+)
+"""Words of torch, safetensors and onnxruntime, whose errors of the system have no class and no number."""
 
 
 _ADVICE: Final = {
@@ -82,7 +86,7 @@ def is_shortage(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno in _NUMBERS
-    return isinstance(error, RuntimeError) and _MEMORY.search(str(error)) is not None
+    return not isinstance(error, ValueError) and _WORDS.search(str(error)) is not None
 
 
 def raise_shortage(error: BaseException) -> None:

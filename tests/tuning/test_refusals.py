@@ -1,16 +1,19 @@
 """What a search refuses: settings, folders, data and storages that do not fit."""
 
+import errno
 import math
+import sqlite3
 from dataclasses import replace
 
 import pytest
 
+from ccpml.files import WriteError
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import load_images
 from ccpml.runs.record import RunRecord
 from ccpml.tuning.search_space import search_space
 
-pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
+optuna = pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
 
 from ccpml.tuning.study import StudyExistsError
 from ccpml.tuning.tune import run_search
@@ -80,3 +83,20 @@ def test_a_storage_that_cannot_be_opened_is_named_without_its_password(search):
 def test_settings_of_a_search_are_checked(search, settings):
     with pytest.raises(ValueError, match=r"(trials|timeout|warmup_validations|study): expected"):
         replace(search, **settings)
+
+
+def test_what_the_system_refuses_to_sqlite_is_named(search, monkeypatch):
+    def lost(*_):
+        raise optuna.exceptions.StorageInternalError from sqlite3.OperationalError("database or disk is full")
+
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ValueError, match=r"study\.db: database or disk is full; the same search resumes later$"):
+        run_search(search, train=lost)
+    monkeypatch.setattr("ccpml.tuning.study.TemporaryFile", full)
+    with pytest.raises(WriteError, match=r"study\.db: cannot be written \(No space left on device\); free some space"):
+        run_search(search, train=lost)
+    monkeypatch.setattr("ccpml.tuning.study._open_storage", lost)
+    with pytest.raises(WriteError, match=r"study\.db: cannot be written \(No space left on device\); free some space"):
+        run_search(search, train=climb)

@@ -6,11 +6,12 @@ import sqlite3
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryFile
+from typing import Any, Final, Literal
 
 import optuna
 from filelock import FileLock
@@ -20,13 +21,19 @@ from optuna.trial import FrozenTrial
 
 from ccpml.artifacts import expand_home
 from ccpml.data_name import DataName
-from ccpml.files import check_readable, read_folder_file, waiting_lock, write_folder_file
+from ccpml.files import WriteError, check_readable, read_folder_file, waiting_lock, write_folder_file
 from ccpml.runs.defaults import DataFacts
 from ccpml.runs.settings import Settings
 from ccpml.runs.values import differences
 from ccpml.tuning.search_space import Choices, Field, Range
 
-__all__ = ["Search", "SeededSampler", "Study", "StudyExistsError", "open_study", "suggest"]
+__all__ = ["Search", "SeededSampler", "Study", "StudyExistsError", "open_study", "storage_errors", "suggest"]
+
+_FILES: Final = 4
+"""Files that SQLite has open for one database."""
+
+_FREE: Final = 2**16
+"""Bytes that can be written if a disk is not full."""
 
 
 class StudyExistsError(FileExistsError):
@@ -145,11 +152,34 @@ def open_study(search: Search) -> Study:
         except StudyExistsError:
             raise
         except Exception as error:  # each database driver has its own
+            if search.storage is None:
+                _check_system(search.out)
             url = _without_password(search.url)
-            reason = str(error).replace(search.url, url)
-            reason = reason.partition(" (Background on this error")[0].partition("\n[SQL")[0]
-            raise ValueError(f"storage {url}: cannot be opened: {reason or type(error).__name__}") from error
+            raise ValueError(f"storage {url}: cannot be opened: {_reason(error, search)}") from error
     return Study(study, folder_id)
+
+
+@contextlib.contextmanager
+def storage_errors(search: Search) -> Iterator[None]:
+    """Name the storage, and the error of the system if there is one, where Optuna cannot read or write in the block.
+
+    Raises:
+        WriteError: If the disk of ``study.db`` is full or broken, or too many files are open.
+        ValueError: If the storage fails for another reason.
+    """
+    try:
+        yield
+    except optuna.exceptions.StorageInternalError as error:
+        if search.storage is None:
+            _check_system(search.out)
+        reason = _reason(error.__cause__ or error, search)
+        raise ValueError(f"storage {_without_password(search.url)}: {reason}; the same search resumes later") from error
+
+
+def _reason(error: BaseException, search: Search) -> str:
+    text = str(error).replace(search.url, _without_password(search.url))
+    text = text.partition("(Background on this error")[0].partition("\n[SQL")[0]
+    return text.strip() or type(error).__name__
 
 
 def _check_database(search: Search) -> None:
@@ -178,6 +208,19 @@ def _check_database(search: Search) -> None:
         found = [str(error)]
     if found != ["ok"]:
         raise ValueError(f"{file}: damaged ({found[0]}); {way_out}")
+
+
+def _check_system(folder: Path) -> None:
+    """Raise the error of the system below one of SQLite, which keeps it, if there is one; it is found by trying."""
+    file = folder / "study.db"
+    try:
+        with contextlib.ExitStack() as opened, TemporaryFile(dir=folder) as probe:
+            for _ in range(_FILES):
+                opened.enter_context(TemporaryFile(dir=folder))
+            probe.write(bytes(_FREE))
+            probe.flush()
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror, str(file)) from error
 
 
 def _open_storage(url: str) -> Any:

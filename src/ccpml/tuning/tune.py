@@ -19,7 +19,7 @@ from ccpml.runs.settings import ResolvedSettings
 from ccpml.system_errors import is_refused
 from ccpml.tuning.results import Result, read_results, write_results
 from ccpml.tuning.search_space import with_values
-from ccpml.tuning.study import Search, StudyExistsError, open_study
+from ccpml.tuning.study import Search, Study, StudyExistsError, open_study, storage_errors
 from ccpml.tuning.trials import ClaimedTrial, Watcher, claim_trial
 
 __all__ = ["Train", "TrialEnded", "TrialStarted", "run_search", "train_trial"]
@@ -91,7 +91,13 @@ def run_search(
         Stopped: After Ctrl-C.
     """
     study = open_study(search)
-    search = replace(search, facts=study.facts(lambda: read_facts(search.base)))
+    with storage_errors(search):
+        return _search(replace(search, facts=study.facts(lambda: read_facts(search.base))), study, watch, train)
+
+
+def _search(
+    search: Search, study: Study, watch: Callable[[TrialStarted | TrialEnded], None], train: Train
+) -> list[Result]:
     _check_started_trials(search)
     started, durations = time.monotonic(), []
     while search.timeout is None or time.monotonic() - started < search.timeout:

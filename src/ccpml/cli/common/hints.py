@@ -49,7 +49,7 @@ def _text(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and text == f"No module named {error.name!r}":
         needs = f"needs {error.name}, which is not installed; install it, or ccpml again with all that it needs"
         return f"{needs}{_WITHOUT_TORCH if error.name == 'torch' else ''}"
-    if text.startswith("Too many open files"):  # torch's workers; its advice is for programmers
+    if "Too many open files" in text and not isinstance(error, ValueError | OSError):  # torch advises programmers
         return "too many open files; allow more (ulimit -n), or set --workers=0"
     if was_killed(error) and text.startswith(_WORKER):
         return "a process that reads images was killed, as the system does when memory runs out; free some memory"
