@@ -13,7 +13,9 @@ from ccpml.runs.images import load_images
 from ccpml.runs.record import RunRecord
 from ccpml.tuning.search_space import search_space
 
-optuna = pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
+pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
+
+import optuna
 
 from ccpml.tuning.study import StudyExistsError
 from ccpml.tuning.tune import run_search
