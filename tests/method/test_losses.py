@@ -295,15 +295,38 @@ def test_second_order_gradients_raise(loss):
 
 @pytest.mark.parametrize("pair_loss", [ContrastiveLoss(), CosineContrastiveLoss(), TripletMarginLoss(normalize="l2")])
 def test_the_starting_length_of_normalized_embeddings_is_beyond_the_unit_ball(pair_loss):
-    for loss in (pair_loss, CCPLoss(pair_loss, 3, 4, 2), CrossBatchMemory(pair_loss, 4, 2, 8), ProxyAnchorLoss(3, 4)):
+    for loss in (pair_loss, CrossBatchMemory(pair_loss, 4, 2, 8), ProxyAnchorLoss(3, 4)):
         assert loss.starting_length == NORMALIZED_LENGTH
-    assert CCPLoss(pml_losses.ContrastiveLoss(), 3, 4, 2).starting_length == NORMALIZED_LENGTH
+
+
+@pytest.mark.parametrize(
+    "pair_loss",
+    [
+        CosineContrastiveLoss(),
+        MultiSimilarityLoss(),
+        ContrastiveLoss(neg_margin=0),
+        ContrastiveLoss(normalize="l2"),
+        TripletMarginLoss(normalize="l2"),
+        pml_losses.ContrastiveLoss(),
+    ],
+)
+def test_the_starting_length_with_proxies_is_that_of_the_pair_loss_without_a_distance_in_its_margin(pair_loss):
+    assert CCPLoss(pair_loss, 3, 4, 2).starting_length == NORMALIZED_LENGTH
 
 
 def test_the_starting_length_without_normalization_follows_from_the_margins():
     assert CosineContrastiveLoss(normalize=None).starting_length == pytest.approx(1)
     assert ContrastiveLoss(0, 0, normalize=None).starting_length == 1
     for pair_loss in (ContrastiveLoss(neg_margin=0.4, normalize=None), TripletMarginLoss(0.1, normalize=None)):
-        x = torch.randn(500, 128)
-        x = x * pair_loss.starting_length / x.norm(dim=1).mean()
-        assert torch.pdist(x).mean().item() == pytest.approx(0.4, rel=0.02)
+        assert mean_distance_at(pair_loss.starting_length) == pytest.approx(0.4, rel=0.02)
+        assert CCPLoss(pair_loss, 3, 4, 2).starting_length == pair_loss.starting_length
+
+
+def test_the_starting_length_with_proxies_follows_from_a_margin_that_is_a_distance():
+    criterion = CCPLoss(ContrastiveLoss(neg_margin=0.4), 3, 4, 2)
+    assert mean_distance_at(criterion.starting_length) == pytest.approx(0.4, rel=0.02)
+
+
+def mean_distance_at(length):
+    x = torch.randn(500, 128)
+    return torch.pdist(x * length / x.norm(dim=1).mean()).mean().item()

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ccpml.method import ContrastiveLoss, lipschitz_normalize
+from ccpml.method import CCPLoss, ContrastiveLoss, lipschitz_normalize
 from ccpml.models import closed_form_head
 from ccpml.report import write_report
 from ccpml.retrieval import evaluate
@@ -19,6 +19,8 @@ from ccpml.runs.inference import evaluate_run, load_run
 from ccpml.runs.train import resume, train
 from ccpml.training import embed, head_start, pooled_features
 from tests.toy import quick_settings, toy_folder
+
+LENGTH = CCPLoss(ContrastiveLoss(), 2, 8, 1).starting_length
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def features_of(run, split):
 
 
 def test_the_first_instance_starts_from_the_closed_form(run, settings):
-    layer = closed_form_head(*features_of(run, "train"), 8, "whitening", ContrastiveLoss().starting_length, "auto")
+    layer = closed_form_head(*features_of(run, "train"), 8, "whitening", LENGTH, "auto")
     with np.load(run.instances / "000.npz") as first:
         samples, labels = torch.from_numpy(first["samples"]), first["labels"]
     features, classes = features_of(run, "train")
@@ -82,7 +84,7 @@ def test_a_run_without_steps_scores_the_start(settings, run, tmp_path, kind, met
     assert (start.scores()["steps"], start.scores()["validation"]["step"]) == (0, 0)
     if kind == "whitening":
         assert start.metrics()[0]["map_at_r"] == run.metrics()[0]["map_at_r"]
-        layer = closed_form_head(*features_of(run, "train"), 8, "whitening", ContrastiveLoss().starting_length, "auto")
+        layer = closed_form_head(*features_of(run, "train"), 8, "whitening", LENGTH, "auto")
         torch.testing.assert_close(load_run(start.path).model.linear.weight, layer.weight.float())
         assert write_report(start).is_file()
     assert resume(start.path, progress=False).scores() == start.scores()
@@ -97,7 +99,7 @@ def test_untouched_features_are_scored_for_initial_weights(settings, weights, tm
     table = load_images(run.settings(), progress=False).splits.test
     embeddings, _ = embed(load_run(run.path).model, evaluation_batches(run.settings(), table, 1))
     torch.testing.assert_close(embeddings, features)
-    assert "untouched features, 128-D" in write_report(run).read_text()
+    assert "untouched features (128 dimensions)" in write_report(run).read_text()
 
 
 def test_features_are_scored_once_and_change_nothing_in_training(settings, weights, tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """The base class of pair losses: the calling convention, normalization, and the choice of references."""
 
-import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -120,17 +119,18 @@ class PairLoss(MetricLoss, PairEquation):
 
     @property
     def starting_length(self) -> float:
-        """That of normalized embeddings; 1 without normalization."""
-        return self._length_at(math.sqrt(2))
+        """That of normalized embeddings; without normalization, that at which unrelated ones are at the margins."""
+        if self.normalize is not None:
+            return NORMALIZED_LENGTH
+        return self.margin_length or 1.0
 
-    def _length_at(self, distance: float) -> float:
-        """Return the mean length of embeddings at which unrelated ones are this far apart, unless they are normalized.
+    @property
+    def margin_length(self) -> float | None:
+        """Mean length at which unrelated embeddings are as far apart as the margin asks; None if no margin is a distance.
 
         Centered embeddings in many dimensions are almost orthogonal, so their distance is √2 times their length.
         """
-        if self.normalize is not None:
-            return NORMALIZED_LENGTH
-        return distance / math.sqrt(2) if distance > 0 else 1.0
+        return None
 
     def _equation(self, anchors: int) -> PairEquation:
         """Return the fast form of the equation, unless a subclass of the class that names it redefines the equation.

@@ -1,5 +1,7 @@
 """C2: contrastive loss with a positive margin."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -45,9 +47,9 @@ class ContrastiveLoss(PairLoss):
         self.pos_margin, self.neg_margin = pos_margin, neg_margin
 
     @property
-    def starting_length(self) -> float:
-        """That of normalized embeddings; without normalization, negatives are at a mean distance of m⁻."""
-        return self._length_at(self.neg_margin)
+    def margin_length(self) -> float | None:
+        """Mean length at which unrelated embeddings are at a distance of m⁻."""
+        return self.neg_margin / math.sqrt(2) if self.neg_margin > 0 else None
 
     def accumulate(self, pairs: Pairs) -> Tensor:
         """Return Σ and number of the non-zero terms on P⁺ and on P⁻, (2, 2)."""

@@ -1,5 +1,7 @@
 """The triplet loss."""
 
+import math
+
 from torch import Tensor
 
 from ccpml.method.checks import check_number
@@ -39,12 +41,12 @@ class TripletMarginLoss(PairLoss):
         self.margin = margin
 
     @property
-    def starting_length(self) -> float:
-        """That of normalized embeddings; without normalization, negatives are at a mean distance of 4 m.
+    def margin_length(self) -> float | None:
+        """Mean length at which unrelated embeddings are at a distance of 4 m.
 
         The factor is that of the paper's parameters for CUB, where m⁻ of C2 is 4 m.
         """
-        return self._length_at(4 * self.margin)
+        return 4 * self.margin / math.sqrt(2) if self.margin > 0 else None
 
     def accumulate(self, pairs: Pairs) -> Tensor:
         """Return Σ and number of the non-zero terms, (2,)."""
