@@ -100,7 +100,7 @@ def train_head(data: FeatureSet, loss: str, method: str, rate: float, fold: int,
     criterion, per_class, proxy_factor = _criterion(loss, method, classes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # fewer images than dimensions, stated by the library
-        start_head(layer, train.x, train.y, "whitening", getattr(criterion, "starting_length", NORMALIZED_LENGTH))
+        start_head(layer, train.x, train.y, "whitening", NORMALIZED_LENGTH)  # the same start for all rows
     proxies, weights = list(criterion.parameters()), [*layer.parameters(), *criterion.parameters()]
     groups = [{"params": list(layer.parameters()), "lr": rate}, {"params": proxies, "lr": rate * proxy_factor}]
     optimizer = torch.optim.Adam(groups if proxies else groups[:1], weight_decay=1e-4, fused=True)

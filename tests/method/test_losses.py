@@ -306,7 +306,7 @@ def test_the_starting_length_of_normalized_embeddings_is_beyond_the_unit_ball(pa
         MultiSimilarityLoss(),
         ContrastiveLoss(neg_margin=0),
         ContrastiveLoss(normalize="l2"),
-        TripletMarginLoss(normalize="l2"),
+        TripletMarginLoss(),
         pml_losses.ContrastiveLoss(),
     ],
 )

@@ -115,8 +115,8 @@ class CCPLoss(ClassProxies, MetricLoss):
     def starting_length(self) -> float:
         """The mean length at which unrelated embeddings are as far apart as the margin asks, if it is a distance.
 
-        The first proxies are embeddings of the start, and hold the classes as far apart as they are then. Embeddings
-        within the unit ball keep their lengths under φ. For other losses it is that of the pair loss.
+        The first proxies are embeddings of the start, and go on to hold the classes as far apart as they are there.
+        For losses without such a margin, it is that of the pair loss.
         """
         loss = self.loss
         if isinstance(loss, PairLoss) and loss.normalize == "lipschitz" and loss.margin_length is not None:

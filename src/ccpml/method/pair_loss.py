@@ -119,14 +119,12 @@ class PairLoss(MetricLoss, PairEquation):
 
     @property
     def starting_length(self) -> float:
-        """That of normalized embeddings; without normalization, that at which unrelated ones are at the margins."""
-        if self.normalize is not None:
-            return NORMALIZED_LENGTH
-        return self.margin_length or 1.0
+        """That of normalized embeddings; without normalization, `margin_length`, or 1."""
+        return NORMALIZED_LENGTH if self.normalize is not None else self.margin_length or 1.0
 
     @property
     def margin_length(self) -> float | None:
-        """Mean length at which unrelated embeddings are as far apart as the margin asks; None if no margin is a distance.
+        """Mean length at which unrelated embeddings are as far apart as the margin asks; None if it is no distance.
 
         Centered embeddings in many dimensions are almost orthogonal, so their distance is √2 times their length.
         """

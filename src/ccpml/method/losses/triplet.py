@@ -41,12 +41,14 @@ class TripletMarginLoss(PairLoss):
         self.margin = margin
 
     @property
-    def margin_length(self) -> float | None:
-        """Mean length at which unrelated embeddings are at a distance of 4 m.
+    def starting_length(self) -> float:
+        """That of normalized embeddings; without normalization, unrelated ones are at a distance of 4 m.
 
         The factor is that of the paper's parameters for CUB, where m⁻ of C2 is 4 m.
         """
-        return 4 * self.margin / math.sqrt(2) if self.margin > 0 else None
+        if self.normalize is not None or self.margin <= 0:
+            return super().starting_length
+        return 4 * self.margin / math.sqrt(2)
 
     def accumulate(self, pairs: Pairs) -> Tensor:
         """Return Σ and number of the non-zero terms, (2,)."""
