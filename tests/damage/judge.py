@@ -127,7 +127,7 @@ def _below(name: str) -> Callable[[str], bool]:
 def _is_other_data(name: str, state: str, verb: str) -> bool:
     """Whether what happened makes other data for a verb, and no damage."""
     if name in TABLES:
-        return state in {"cut", "flipped", "foreign", "swapped"}
+        return state in {"cut", "flipped", "digit", "foreign", "swapped"}
     is_picture = name.startswith("images/") and "/." not in name
     is_other = state in {*SEEN_IN_LISTINGS, "swapped"} or (state == "empty" and name.endswith("/"))
     return is_picture and verb in OTHER_DATA and is_other

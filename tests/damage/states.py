@@ -10,9 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-FILE_STATES = ("missing", "empty", "cut", "flipped", "foreign", "swapped", "folder", "newer", "unreadable", "dangling")
-"""Foreign is the content of a file of another kind, swapped that of another file of the same kind, newer the format of
-a later version, dangling a link to nothing."""
+FILE_STATES = (
+    *("missing", "empty", "cut", "flipped", "digit", "foreign", "swapped", "folder", "newer", "unreadable", "dangling"),
+)
+"""Digit is a flipped bit that makes a digit of a text another, foreign the content of a file of another kind, swapped
+that of another file of the same kind, newer the format of a later version, dangling a link to nothing."""
 
 FOLDER_STATES = ("missing", "empty", "file", "unreadable", "read-only", "dangling")
 """States of folders; file is a file in place of the folder."""
@@ -71,6 +73,8 @@ def _damaged(file: Path, state: str, others: dict[str, bytes], chance: random.Ra
         alike = [content for name, content in others.items() if Path(name).suffix == file.suffix]
         different = [content for content in same or alike if content != whole] or [c for c in alike if c != whole]
         return chance.choice(different) if different else None
+    if state == "digit":
+        return _with_other_digit(whole, chance)
     if state == "cut":
         return whole[: chance.randrange(1, len(whole))] if len(whole) > 1 else None
     if not whole:
@@ -78,6 +82,20 @@ def _damaged(file: Path, state: str, others: dict[str, bytes], chance: random.Ra
     flipped = bytearray(whole)
     flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
     return bytes(flipped)
+
+
+def _with_other_digit(whole: bytes, chance: random.Random) -> bytes | None:
+    """Return a text with one digit changed by one bit, as 4 to 5; None if it is no text, or has no digit."""
+    try:
+        whole.decode()
+    except UnicodeDecodeError:
+        return None
+    places = [found.start() for found in re.finditer(rb"\d", whole)]
+    if not places:
+        return None
+    changed = bytearray(whole)
+    changed[chance.choice(places)] ^= 1
+    return bytes(changed)
 
 
 @contextlib.contextmanager

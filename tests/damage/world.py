@@ -34,11 +34,11 @@ from tests.toy import toy_folder
 OPTIONAL: Final = re.compile(
     r"^run/certificate\.json (missing|dangling) "  # a run without a certificate was not calibrated
     r"|^run/scores\.json (missing|dangling) resume-finished"  # the run is unfinished without, and is finished
-    r"|^run/experiment\.yaml (cut|flipped|swapped) train-config"  # a file of settings has no digest
+    r"|^run/experiment\.yaml (cut|flipped|digit|swapped) train-config"  # a file of settings has no digest
     r"|^small/scan\.json (missing|dangling) "  # an index without it is scanned in rows of float32
     r"|^images/\.ccpml-cache/(folder/)? (missing|dangling|empty) train"  # without a cache, files are read
     r"|^images/group.* swapped "  # contents of images are not compared
-    r"|^(run|other)/images\.sha256 (flipped|swapped) compare"  # which shows it, and does not read the images
+    r"|^(run|other)/images\.sha256 (flipped|digit|swapped) compare"  # which shows it, and does not read the images
     r"|^run/checkpoints/best\.safetensors swapped train-weights"  # other weights are as good
     r"|^\w+/tensorboard/\S+ dangling "  # TensorBoard writes through the link
     r"|^benchmark/cells/([^/]+/){0,2} (missing|empty|dangling) "  # cells that are not there are trained
