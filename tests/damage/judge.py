@@ -87,6 +87,10 @@ def judge(name: str, state: str, verb: str, whole: Outcome, now: Outcome) -> str
     named = _names("\n".join(said), name, state) or _is_other_data(name, state, verb)
     if not named:
         return f"file not named: {last}" if now.code else f"another result without a word: {differing} {now.text}"
+    if state in {"missing", "unreadable", "dangling"} and re.search(
+        r": [^:(]*(?<!lost or )\bdamaged\b(?!,| or)", "\n".join(said)
+    ):
+        return f"wrong reason: {last}"
     if now.code == 1 and not _has_way_out(now.text):
         return f"no way out: {last}"
     written = OUTPUTS.get(verb)

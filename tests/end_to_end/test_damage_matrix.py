@@ -73,6 +73,8 @@ def test_silence_and_changes_are_found():
     assert judged(1, "/other/a.json: damaged; restore it").startswith("file not named")
     assert judged(1, "/run/a.json.md: damaged; restore it").startswith("file not named")
     assert judged(1, "/run/a.json: damaged").startswith("no way out")
+    lost = outcome(1, "/run/a.json: damaged; restore it")
+    assert judge("run/a.json", "unreadable", "evaluate", outcome(0, page), lost).startswith("wrong reason")
     assert judged(1, "note: few classes; more are better\nerror: /run/a.json: damaged").startswith("no way out")
     assert judged(1, "/run/a.json: damaged; restore it", b=b"3") == "changed ['run/b.json']"
     assert judged(1, "/run/a.json: damaged; restore it", new=b"") == "changed ['run/new.json']"

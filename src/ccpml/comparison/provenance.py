@@ -40,7 +40,7 @@ def _facts_of(run: Run) -> dict[str, str]:
     except UnfinishedRunError:
         facts["scores"] = f"none: {directory.scores_file.name} not found"
     except (ValueError, OSError):
-        facts["scores"] = f"unknown: {directory.scores_file.name} is damaged or of another run"
+        facts["scores"] = f"unknown: {directory.scores_file.name} is damaged, of another run or cannot be read"
     for split, size in scores.get("splits", {}).items():
         facts[f"{split} classes, images"] = f"{size['classes']:,}, {size['images']:,}"
     if scores:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.artifacts import expand_home, not_found
+from ccpml.files import check_readable
 from ccpml.models.embedding import Backbone
 from ccpml.models.tensor_file import read_tensors
 from ccpml.models.vit_weights import fit_vit
@@ -73,6 +74,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"weights: expected a .safetensors, .pth or .pt file, got {path}")
     if not path.is_file():
         raise ValueError(f"weights: {path}: {not_found(path)}")
+    check_readable(path, "restore it from a copy")
     try:
         if path.suffix == ".safetensors":
             content: object = read_tensors(path)[0]
