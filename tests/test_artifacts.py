@@ -78,3 +78,13 @@ def test_other_folders_lack_a_file(places: dict[str, Path]) -> None:
     assert artifact_kind(places["photos"]) == "a folder"
     expected = f"{places['photos']}: not a run directory (experiment.yaml not found)"
     assert mismatch(places["photos"], "a run directory", "experiment.yaml") == expected
+
+
+def test_a_run_that_has_lost_its_settings_is_to_be_restored(tmp_path: Path) -> None:
+    (tmp_path / "record.json").touch()
+    text = mismatch(tmp_path, "a run directory", "experiment.yaml")
+    assert text == f"{tmp_path}: not a run directory (experiment.yaml not found); restore it from a copy"
+    (tmp_path / "experiment.yaml").mkdir()
+    text = mismatch(tmp_path, "a run directory", "experiment.yaml")
+    reason = "experiment.yaml: expected a file, got a folder"
+    assert text == f"{tmp_path}: not a run directory ({reason}); restore it from a copy"

@@ -106,6 +106,10 @@ def mismatch(path: Path, expected: str, mark: str) -> str:
         '/dev/null: expected a run directory, got a device'
     """
     found = artifact_kind(path)
+    if found == "a folder" and (path / "record.json").is_file():  # a run that has lost a file
+        is_lost = not path_kind(path / mark)
+        reason = f"{mark} not found" if is_lost else f"{mark}: {not_found(path / mark)}"
+        return f"{path}: not {expected} ({reason}); restore it from a copy"
     if found in {"", "a folder"}:
         return f"{path}: not {expected} ({f'{mark} ' if found else ''}not found)"
     return f"{path}: expected {expected}, got {found}"

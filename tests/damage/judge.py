@@ -148,7 +148,7 @@ def _names(text: str, name: str, state: str) -> bool:
         return True
     path = Path(re.sub(r"-(shm|wal)$", "", name.rstrip("/")))
     in_full = rf"/{re.escape(str(path))}(?![\w.-]*\w)"
-    in_its_folder = rf"/{re.escape(str(path.parent))}: .*\b{re.escape(path.name)} not found"
+    in_its_folder = rf"/{re.escape(str(path.parent))}: .*\b{re.escape(path.name)}(:| not found)"
     in_its_column = rf"(none|unknown): {re.escape(path.name)} "  # of a comparison
     return re.search(f"{in_full}|{in_its_folder}|{in_its_column}", text) is not None or _names_cache(text, parts)
 
