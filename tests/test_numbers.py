@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ccpml import baselines, data, method, models, retrieval, training
 from ccpml.data import ClassBalancedBatches, EvalTransform, ImageDataset, ImageTable, TrainTransform
 from ccpml.data.crops import cropped_batches
 from ccpml.numbers import as_int
+from ccpml.serving.service.settings import ServiceSettings
 
 LABELS = np.array([0, 0, 1, 1])
 TABLE = ImageTable(np.arange(4 * 12 * 12, dtype=np.uint8).reshape(4, 12, 12), LABELS, ("a", "b"))
@@ -198,3 +200,39 @@ def test_a_batch_size_is_a_positive_integer(value: Any) -> None:
 def test_a_loss_around_none_is_refused() -> None:
     with pytest.raises(ValueError, match="loss: expected a pair loss, got 'contrastive'"):
         method.CCPLoss("contrastive", **SIZES, proxies_per_class=2)  # type: ignore[arg-type]
+
+
+def test_a_text_in_place_of_a_truth_value_is_refused(tmp_path: Path) -> None:
+    embeddings = torch.rand(4, 2)
+    for name, call in {
+        "bias": lambda no: ccpml.create_model("small_conv", 4, bias=no),
+        "freeze_batchnorm": lambda no: ccpml.create_model("small_conv", 4, freeze_batchnorm=no),
+        "per_query": lambda no: ccpml.evaluate(embeddings, LABELS, per_query=no),
+        "features": lambda no: ccpml.train(ccpml.Settings(data="glyphs"), tmp_path / "run", features=no),
+        "labeled": lambda no: data.load_csv(tmp_path / "a.csv", labeled=no),
+        "flip": lambda no: TrainTransform(8, flip=no),
+        "writable": lambda no: ServiceSettings(writable=no),
+    }.items():
+        for no in ("no", "", 2, 1.0, None, np.array([True, False])):
+            with pytest.raises(ValueError, match=rf"^{name}: expected True or False, got "):
+                call(no)
+    for yes in (True, 1, np.bool_(True), np.int64(1)):
+        assert ccpml.create_model("small_conv", 4, bias=yes).linear.bias is not None
+
+
+def test_every_public_truth_value_is_checked() -> None:
+    """The settings check their types themselves, and some decide only how fast it goes, or what is shown."""
+    unchecked, harmless = set(), {"progress", "pin_memory", "persistent"}
+    for package in (ccpml, baselines, data, method, models, retrieval, training):
+        for name in package.__all__:
+            value = getattr(package, name)
+            flags = [
+                parameter.name
+                for parameter in (inspect.signature(value).parameters.values() if callable(value) else ())
+                if parameter.annotation in (bool, "bool")
+                and parameter.name not in {"progress", "pin_memory", "persistent"}
+            ]
+            source = inspect.getsource(value) if flags else "check_flags"
+            if "check_flags" not in source and value not in (ccpml.ProjectionOptions, ccpml.Settings):
+                unchecked |= {f"{name}.{flag}" for flag in flags if flag not in harmless}
+    assert not unchecked

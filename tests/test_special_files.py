@@ -66,7 +66,10 @@ def test_an_image_of_a_csv_file_is_a_file(special: tuple[Path, str]) -> None:
     [
         (["train", "csv:{path}"], "csv:{path}: expected a file, got {kind}"),
         (["data", "check", "folder:{path}"], "folder:{path}: expected a folder, got {kind}"),
-        (["train", "glyphs", "--weights", "{path}"], "weights: expected a file, imagenet or none, got {path}, {kind}"),
+        (
+            ["train", "glyphs", "--weights", "{path}"],
+            "weights: expected a file, imagenet or none, got '{path}'",
+        ),
         (["embed", "{path}.onnx", "glyphs", "-o", "x.npz"], "{path}.onnx: expected a file, got {kind}; `ccpml export"),
         (["evaluate", "{path}"], "{path}: expected a run directory, got {kind}"),
         (

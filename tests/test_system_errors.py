@@ -18,6 +18,7 @@ from PIL import Image
 import ccpml
 from ccpml import interrupts
 from ccpml.cli import main
+from ccpml.cli.common.hints import describe
 from ccpml.data.images.orientation import jpeg_orientation
 from ccpml.data.images.read import BadImageError, read_image
 from ccpml.exporting.graph import reason_of
@@ -33,6 +34,8 @@ SOURCE = Path(ccpml.__file__).parent
 SHORTAGES = {
     "memory": MemoryError("Unable to allocate 64.0 MiB"),
     "torch": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 67108864 bytes"),
+    "onednn": RuntimeError("could not create a primitive"),
+    "threads": RuntimeError("can't start new thread"),
     "files": OSError(errno.EMFILE, "Too many open files"),
     "files of torch": RuntimeError("unable to open file <a> in read-only mode: Too many open files (24)"),
     "module": ModuleNotFoundError("No module named 'zipfile'"),
@@ -175,3 +178,34 @@ def test_an_error_that_follows_from_ctrl_c_is_exit_code_130(
     monkeypatch.setattr(importlib.import_module("ccpml.cli.data"), "run", ctrl_c)
     assert main(["data"]) == 130
     assert capsys.readouterr().err == "ccpml: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("could not create a primitive", "out of memory"),
+        ("could not execute a primitive", "out of memory"),
+        ("could not create a memory object", "out of memory"),
+        ("unable to mmap 4096 bytes from file <x>: Cannot allocate memory (12)", "out of memory"),
+        ("std::bad_alloc", "out of memory"),
+        (
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 2500 bytes. Error code 12",
+            "out of memory: an array of 2.5 kB does not fit",
+        ),
+        ("CUDA out of memory. Tried to allocate 1.5 GiB. GPU 0", "out of memory: an array of 1.5 GiB does not fit"),
+        (
+            "Failed to allocate memory for requested buffer of size 4194304",
+            "out of memory: an array of 4.2 MB does",
+        ),
+    ],
+)
+def test_words_of_allocators_are_one_sentence(text: str, sentence: str) -> None:
+    message = describe(RuntimeError(text))
+    assert message.startswith(sentence)
+    assert message.endswith("; choose a smaller image_size, batch, embedding_dim or number of proxies")
+
+
+def test_other_words_of_onednn_stay() -> None:
+    text = "could not create a primitive descriptor for a convolution forward propagation primitive"
+    assert describe(RuntimeError(text)) == text
+    assert describe(RuntimeError("can't start new thread")).startswith("no thread can be started; ")

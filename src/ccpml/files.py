@@ -17,6 +17,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from ccpml.artifacts import not_found, path_kind
+from ccpml.numbers import size_text
 from ccpml.system_errors import advice, raise_shortage
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ __all__ = [
     "read_folder_file",
     "remove_leftovers",
     "require_space",
-    "size_text",
     "temporary_path",
     "waiting_lock",
     "write_arrays",
@@ -159,8 +159,8 @@ def write_yaml(path: Path, value: Any) -> None:
     write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Loader that refuses a key given twice, of which YAML would silently keep the last value."""
+class _StrictLoader(yaml.SafeLoader):
+    """Loader that refuses a key given twice, of which YAML would silently keep the last value, and 017, read as 15."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set[str]()
@@ -169,6 +169,15 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"{key.value} given twice", problem_mark=key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: Any) -> int:
+        if not re.fullmatch(r"[+-]?(0|[1-9][0-9_]*)", node.value):
+            problem = f"expected a decimal number, or text in quotes, got {node.value}"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return int(node.value)
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
 
 
 def load_yaml(file: Path) -> Any:
@@ -179,7 +188,7 @@ def load_yaml(file: Path) -> Any:
         OSError: If it cannot be read.
     """
     try:
-        return yaml.load(file.read_text(encoding="utf-8"), _UniqueKeys)  # a safe loader
+        return yaml.load(file.read_text(encoding="utf-8"), _StrictLoader)  # a safe loader
     except UnicodeDecodeError as error:
         raise ValueError(f"not a YAML file: expected UTF-8 text, got byte {error.object[error.start]:#x}") from error
     except yaml.MarkedYAMLError as error:
@@ -382,16 +391,3 @@ def printable(text: str) -> str:
         'a\\nb.png'
     """
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
-
-
-def size_text(count: int) -> str:
-    """Format a number of bytes.
-
-    Example:
-        >>> size_text(1_150_585_339), size_text(512)
-        ('1.2 GB', '512 bytes')
-    """
-    for power, unit in ((12, "TB"), (9, "GB"), (6, "MB"), (3, "kB")):
-        if count >= 10**power:
-            return f"{count / 10**power:.1f} {unit}"
-    return f"{count} bytes"

@@ -1,10 +1,10 @@
-"""Numbers of NumPy and PyTorch as arguments: an integer of any library is an integer. Imports neither."""
+"""Numbers of NumPy and PyTorch as arguments, and numbers in texts. Imports neither library."""
 
 import math
 import operator
 from typing import Any
 
-__all__ = ["as_int", "is_finite", "plain_number"]
+__all__ = ["as_int", "check_flags", "counted", "is_finite", "plain_number", "size_text"]
 
 
 def as_int(name: str, value: Any, least: int | None = None) -> int:
@@ -56,3 +56,49 @@ def plain_number(value: Any) -> Any:
     """
     is_scalar = type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
     return value.item() if is_scalar else value
+
+
+def check_flags(**flags: object) -> None:
+    """Check that arguments are truth values of any library, or 0 or 1: a text is true, whatever it says.
+
+    Raises:
+        ValueError: If one is not; the message names it.
+
+    Example:
+        >>> check_flags(bias=True, freeze_batchnorm=0)
+        >>> check_flags(bias="no")
+        Traceback (most recent call last):
+        ValueError: bias: expected True or False, got 'no'
+    """
+    for name, value in flags.items():
+        plain = plain_number(value)
+        if not (isinstance(plain, bool) or (type(plain) is int and plain in {0, 1})):
+            raise ValueError(f"{name}: expected True or False, got {value!r}")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which is in the plural unless the number is 1.
+
+    Example:
+        >>> counted(1, "class"), counted(1000, "query"), counted(0, "readable image"), counted(2, "day")
+        ('1 class', '1,000 queries', '0 readable images', '2 days')
+    """
+    if number != 1:
+        if noun.endswith("y") and noun[-2] not in "aeiou":
+            noun = f"{noun[:-1]}ies"
+        else:
+            noun += "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{number:,} {noun}"
+
+
+def size_text(count: int) -> str:
+    """Format a number of bytes.
+
+    Example:
+        >>> size_text(1_150_585_339), size_text(512)
+        ('1.2 GB', '512 bytes')
+    """
+    for power, unit in ((12, "TB"), (9, "GB"), (6, "MB"), (3, "kB")):
+        if count >= 10**power:
+            return f"{count / 10**power:.1f} {unit}"
+    return f"{count} bytes"

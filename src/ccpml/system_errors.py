@@ -6,8 +6,18 @@ import re
 from typing import Final
 
 from ccpml.interrupts import is_interrupted
+from ccpml.numbers import size_text
 
-__all__ = ["advice", "in_words", "is_refused", "is_shortage", "message_of", "raise_shortage"]
+__all__ = [
+    "advice",
+    "in_words",
+    "is_out_of_memory",
+    "is_refused",
+    "is_shortage",
+    "message_of",
+    "raise_shortage",
+    "shortage_in_words",
+]
 
 _NUMBERS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -15,12 +25,17 @@ _REFUSED: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EIO}
 )
 
-_WORDS: Final = re.compile(
-    r"can't allocate memory|not enough memory|out of memory|bad_alloc|Failed to allocate|Cannot allocate memory"
-    r"|Too many open files",
+_MEMORY: Final = re.compile(
+    r"can(?:'t|not) allocate memory|not enough memory|out of memory|bad_alloc|failed to allocate|unable to allocate"
+    r"|could not (?:create|execute) a (?:primitive|memory object|memory)(?! desc)",
     re.I,
 )
-"""Words of torch, safetensors and onnxruntime, whose errors of the system have no class and no number."""
+"""Words of the allocators of torch, oneDNN, safetensors and onnxruntime, whose errors have no class of their own."""
+
+_THREADS: Final = "can't start new thread"
+
+_OTHERS: Final = re.compile(f"Too many open files|{_THREADS}", re.I)
+"""Words of other shortages, whose errors have no number."""
 
 
 _ADVICE: Final = {
@@ -86,7 +101,41 @@ def is_shortage(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno in _NUMBERS
-    return not isinstance(error, ValueError) and _WORDS.search(str(error)) is not None
+    words = str(error)
+    return not isinstance(error, ValueError) and (_MEMORY.search(words) or _OTHERS.search(words)) is not None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator has refused memory, of Python or, by the words of its error, of a library.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError("could not create a primitive")), is_out_of_memory(RuntimeError("bad shape"))
+        (True, False)
+    """
+    if isinstance(error, MemoryError):
+        return True
+    is_of_library = type(error) is RuntimeError or type(error).__module__.startswith(("torch", "onnxruntime"))
+    return is_of_library and _MEMORY.search(str(error)) is not None
+
+
+def shortage_in_words(error: BaseException) -> str:
+    """Return why memory or threads are refused, with the amount of memory if it is known; empty for other errors.
+
+    Example:
+        >>> shortage_in_words(RuntimeError("can't allocate memory: you tried to allocate 2500000 bytes"))
+        'out of memory: an array of 2.5 MB does not fit'
+    """
+    text = str(error)
+    if isinstance(error, RuntimeError) and _THREADS in text:
+        return "no thread can be started; free some memory, or allow more processes (ulimit -u)"
+    if not is_out_of_memory(error):
+        return ""
+    size = re.search(r"(?:tried|unable) to allocate ([\d.]+) ?(\w+)|of size (\d+)", text, re.I)
+    if size is None:
+        return "out of memory"
+    count, unit = size[1] or size[3], size[2] or "bytes"
+    amount = size_text(int(float(count))) if unit == "bytes" else f"{count} {unit}"
+    return f"out of memory: an array of {amount} does not fit"
 
 
 def raise_shortage(error: BaseException) -> None:

@@ -23,7 +23,7 @@ from ccpml.cli import VERBS, main
         (["train", "csv:/no/such.csv"], "csv:/no/such.csv: file not found"),
         (["train", "glyphs", "--lr", "-1"], "lr: expected a finite number > 0, got -1.0"),
         (["train", "glyphs", "--device", "quantum"], "device: expected auto, cpu, cuda"),
-        (["train", "glyphs", "--weights", "/no/such.pth"], "weights: expected a file, imagenet or none, got /no/such"),
+        (["train", "glyphs", "--weights", "/no/such.pth"], "weights: expected a file, imagenet or none, got '/no/such"),
         (["train", "--resume", "/no/such"], "/no/such: not a run directory"),
         (["train", "glyphs", "--resume", "/no/such"], "--resume: expected no data and no other options"),
         (["train", "--lr=1", "--resume", "/no/such"], "--resume: expected no data and no other options"),

@@ -19,7 +19,7 @@ from ccpml.calibration.training import (
 )
 from ccpml.data import ImageTable
 from ccpml.files import read_arrays
-from ccpml.numbers import as_int
+from ccpml.numbers import as_int, check_flags
 from ccpml.progress import progress_bar
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.inference import Run, SeenClassesError, embed_normalized, load_run, unseen_images
@@ -65,6 +65,7 @@ def calibrate_run(
         ValueError: If an argument is wrong, the data cannot be used, a file of the run is damaged, or an embedding is
             not finite.
     """
+    check_flags(allow_partial=allow_partial, skip_bad_images=skip_bad_images)
     for precision in precisions:
         check_probability("precision", precision)
     check_probability("confidence", confidence)

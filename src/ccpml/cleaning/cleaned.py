@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ccpml.cleaning.copies import members_of
 from ccpml.cleaning.problems import Problems
+from ccpml.numbers import check_flags
 
 __all__ = ["NOT_UTF8", "RULES", "Cleaned", "Drop", "clean", "cleaned_csv", "find_excluded", "relative_path"]
 
@@ -72,6 +73,7 @@ def clean(
         excluded: Why each picture cannot stay in any case, empty for those that can, (N,): no copy is left out in favor
             of one that is not there itself. Empty: all can.
     """
+    check_flags(relabel=relabel)
     count = len(labels)
     reasons, names = list(excluded or [""] * count), problems.same[:count]
     for rows in members_of(names).values():

@@ -16,6 +16,7 @@ from ccpml.cleaning.results import require_free, write_results
 from ccpml.data import BadImage, ImageTable, load_source
 from ccpml.data.sources.source import Source, count_ignored
 from ccpml.data_name import DataName
+from ccpml.numbers import check_flags
 from ccpml.progress import announce, progress_bar
 from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import cached_side
@@ -68,6 +69,7 @@ def clean_run(
         ValueError: If the data cannot be used, no image can be read, or embeddings are not finite.
         WriteError: If the results cannot be written.
     """
+    check_flags(relabel=relabel, allow_partial=allow_partial)
     require_free(output)
     run, record = load_run(path), RunDirectory(path).record()
     _ = run.model  # that there are weights, before the images are read

@@ -7,6 +7,7 @@ from pkgutil import resolve_name
 from ccpml.data.images.cache import pack_source, use_cache
 from ccpml.data.sources.source import Source
 from ccpml.data_name import DATA_KINDS, DataName
+from ccpml.numbers import check_flags
 
 __all__ = ["build_cache", "load_source"]
 
@@ -36,6 +37,7 @@ def load_source(
         >>> load_source("groceries").table.num_classes
         81
     """
+    check_flags(allow_partial=allow_partial, labeled=labeled)
     data = DataName.parse(name)
     source = _load(data, data_root, allow_partial, labeled)
     return source if side is None else use_cache(source, data, side)
@@ -59,6 +61,7 @@ def build_cache(
     Raises:
         ValueError: If the set cannot be used, an image cannot be read, or the cache cannot be written.
     """
+    check_flags(allow_partial=allow_partial, progress=progress)
     data = DataName.parse(name)
     return pack_source(_load(data, data_root, allow_partial), data, side, progress)
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ccpml.data.images.archived import ArchivedImage
 from ccpml.data.images.packed import PackedImage
+from ccpml.numbers import check_flags
 
 __all__ = ["ImageTable", "StoredImage"]
 
@@ -56,6 +57,7 @@ class ImageTable:
     rotate: bool = True
 
     def __post_init__(self) -> None:
+        check_flags(rotate=self.rotate)
         if isinstance(self.images, np.ndarray):
             _check_pixels(self.images)
             numbers = np.arange(len(self.images)) if self.numbers is None else self.numbers

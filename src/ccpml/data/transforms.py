@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ccpml.numbers import as_int
+from ccpml.numbers import as_int, check_flags
 
 __all__ = ["EvalTransform", "TrainTransform", "Transform", "View"]
 
@@ -140,6 +140,7 @@ class TrainTransform(Transform):
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
 
     def __post_init__(self) -> None:
+        check_flags(flip=self.flip)
         object.__setattr__(self, "size", as_int("size", self.size, 1))
         if not 0 < self.min_area <= self.max_area <= 1:
             raise ValueError(f"area: expected 0 < min_area <= max_area <= 1, got {self.min_area} and {self.max_area}")

@@ -6,6 +6,7 @@ from ccpml.data.embedding_file import write_embeddings
 from ccpml.data.loading import load_source
 from ccpml.data.upkeep.check import readable_images
 from ccpml.exported.model import ExportedModel
+from ccpml.numbers import check_flags
 from ccpml.progress import progress_bar
 
 __all__ = ["embed_data"]
@@ -37,6 +38,7 @@ def embed_data(
         ValueError: If the model or the data cannot be used.
         WriteError: If the file cannot be written.
     """
+    check_flags(allow_partial=allow_partial, skip_bad_images=skip_bad_images)
     model = ExportedModel(path)
     description = model.description
     source = load_source(data, data_root, allow_partial, description.transform.side, labeled=False)

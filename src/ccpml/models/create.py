@@ -9,7 +9,7 @@ from ccpml.models.embedding import Backbone, EmbeddingModel, Pooling
 from ccpml.models.hub import imagenet_weights
 from ccpml.models.timm_backbone import TimmBackbone
 from ccpml.models.weights import load_weights
-from ccpml.numbers import as_int
+from ccpml.numbers import as_int, check_flags
 
 __all__ = ["create_model"]
 
@@ -58,6 +58,7 @@ def create_model(
 
     Source: Gürbüz et al., WACV 2024, Section 5 (``bn_inception``, ``resnet50``).
     """
+    check_flags(freeze_batchnorm=freeze_batchnorm, bias=bias)
     channels = as_int("channels", channels)
     image_size = None if image_size is None else as_int("image_size", image_size, 1)
     if channels not in {1, 3}:

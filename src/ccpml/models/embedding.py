@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ccpml.numbers import as_int
+from ccpml.numbers import as_int, check_flags
 
 __all__ = ["Backbone", "EmbeddingModel", "InputConvention", "Pooling", "StagedBackbone", "freeze_batchnorm"]
 
@@ -25,6 +25,9 @@ class InputConvention:
     mean: tuple[float, ...] = (0.5,)  # subtracted from each channel after scaling
     std: tuple[float, ...] = (0.25,)  # divides each channel after that
     bgr: bool = False  # whether the channels are blue, green, red; mean and std are then in that order
+
+    def __post_init__(self) -> None:
+        check_flags(bgr=self.bgr)
 
 
 class Backbone(nn.Module):
@@ -120,6 +123,7 @@ class EmbeddingModel(nn.Module):
         trained_stages: int | Literal["all"] = "all",
     ) -> None:
         super().__init__()
+        check_flags(freeze_batchnorm=freeze_batchnorm, bias=bias)
         if pooling not in {"avg", "max", "avg+max"}:
             raise ValueError(f"pooling: expected 'avg', 'max' or 'avg+max', got {pooling!r}")
         embedding_dim = as_int("embedding_dim", embedding_dim, 1)

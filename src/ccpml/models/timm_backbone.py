@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ccpml.extras import install_advice
 from ccpml.models.embedding import Backbone, InputConvention
+from ccpml.numbers import check_flags
 
 __all__ = ["TimmBackbone"]
 
@@ -39,6 +40,7 @@ class TimmBackbone(Backbone):
 
     def __init__(self, name: str, image_size: int | None = None, pretrained: bool = False) -> None:
         super().__init__()
+        check_flags(pretrained=pretrained)
         try:
             import timm
             import timm.data

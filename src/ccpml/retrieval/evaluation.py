@@ -13,7 +13,7 @@ import torch
 from torch.distributed import ProcessGroup
 
 from ccpml.distributed import check_identical
-from ccpml.numbers import as_int
+from ccpml.numbers import as_int, check_flags
 from ccpml.retrieval.inputs import ArrayLike, Progress, as_embeddings, as_labels
 from ccpml.retrieval.neighbors import CHUNK_ELEMENTS, ExactSearch
 from ccpml.retrieval.scoring import Scoring
@@ -149,6 +149,7 @@ def evaluate(
 
     Source: K. Musgrave, S. Belongie, S.-N. Lim, "A Metric Learning Reality Check", ECCV 2020, Section 3.2.
     """
+    check_flags(per_query=per_query)
     if (gallery_embeddings is None) != (gallery_labels is None):
         names = ("gallery_embeddings", "gallery_labels")
         missing, given = names if gallery_embeddings is None else names[::-1]

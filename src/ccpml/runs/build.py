@@ -12,10 +12,10 @@ from torch import nn
 from ccpml.backbones import find_backbone
 from ccpml.baselines import CrossBatchMemory
 from ccpml.data import EvalTransform, ImageTable, TrainTransform, Transform, eval_loader
-from ccpml.files import size_text
 from ccpml.losses import LOSSES
 from ccpml.method import CCPLoss
 from ccpml.models import EmbeddingModel, create_model
+from ccpml.numbers import size_text
 from ccpml.runs.settings import ResolvedSettings
 
 __all__ = [

@@ -14,6 +14,7 @@ from ccpml.artifacts import expand_home
 from ccpml.data import ImageDataset, train_loader
 from ccpml.data_name import DataName
 from ccpml.files import WriteError, write_text
+from ccpml.numbers import check_flags
 from ccpml.progress import announce
 from ccpml.runs.build import check_device, check_memory, check_weights, transforms, workers
 from ccpml.runs.callbacks import Stopped
@@ -66,6 +67,7 @@ def train(
         print(run.scores()["test"]["map_at_r"])
         ```
     """
+    check_flags(progress=progress, test=test, features=features)
     path = Path(path)
     if is_main_process():
         RunDirectory.require_free(path)
@@ -117,6 +119,7 @@ def resume(
         ValueError: If its files are damaged, or the data have changed.
         Stopped: After Ctrl-C.
     """
+    check_flags(progress=progress, test=test, features=features)
     run = RunDirectory.open(Path(path))
     if not run.finished:
         settings, state = run.settings(), run.check_state()

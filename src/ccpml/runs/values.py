@@ -1,5 +1,6 @@
 """Values of single settings: which a setting takes, how they are read, and how two sets of them differ."""
 
+import re
 from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any
@@ -52,6 +53,8 @@ def read_value(name: str, value: Any, options: Sequence[Any] | None = None) -> A
     """
     options, is_text = options or value_options(name), isinstance(value, str)
     plain = _parse(value) if is_text and value.strip() else value
+    if is_text and type(plain) is int:  # 017 and 1:30 are other numbers to YAML than to people
+        plain = int(value) if re.fullmatch(r"[+-]?[0-9]+", value.strip()) else value
     for option in options:
         if type(plain) is type(option) and plain == option:
             return plain

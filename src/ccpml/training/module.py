@@ -11,6 +11,7 @@ from torch.optim import Adam, Optimizer
 from ccpml.distributed import all_ranks, all_reduce_sum, gather_batch, gather_rows, world_size
 from ccpml.method import CCPLoss, lipschitz_normalize
 from ccpml.models import EmbeddingModel
+from ccpml.numbers import check_flags
 from ccpml.retrieval import RetrievalScores, evaluate
 from ccpml.training.repeated import RepeatedEmbedding
 
@@ -76,6 +77,7 @@ class MetricLearning(L.LightningModule):
         head_lr_factor: float = 1.0,
     ) -> None:
         super().__init__()
+        check_flags(shard_proxies=shard_proxies)
         self.model, self.criterion = model, criterion
         self.lr, self.weight_decay = lr, weight_decay
         self.proxy_lr_factor, self.head_lr_factor = proxy_lr_factor, head_lr_factor

@@ -31,6 +31,10 @@ Train = Callable[[ResolvedSettings, Path, Watcher], float]
 """Train or resume a trial in a run directory, report to the watcher, and return the best validation MAP@R."""
 
 
+class TrialsFailedError(RuntimeError):
+    """All trials failed before training, for one reason."""
+
+
 @dataclass(frozen=True)
 class TrialStarted:
     """The event that a trial starts, or that it resumes because another process started it."""
@@ -181,9 +185,9 @@ def _seconds_left(
 
 
 def _check_startup_failures(results: Sequence[Result]) -> None:
-    """Raise RuntimeError if all trials failed before training for the same reason, such as unreadable images."""
+    """Raise TrialsFailedError if all trials failed before training for the same reason, such as unreadable images."""
     ended = [result for result in results if result.ended]
     reasons = {result.reason for result in ended}
     failed = all(result.state == "failed" and not result.started for result in ended)
     if failed and len(reasons) == 1 and len(ended) >= MAX_STARTUP_FAILURES:
-        raise RuntimeError(f"{len(ended)} trials failed before training: {reasons.pop()}")
+        raise TrialsFailedError(f"{len(ended)} trials failed before training: {reasons.pop()}")

@@ -112,13 +112,21 @@ def run_and_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ("evaluate a photos idx", "expected run and data, got idx too; see ccpml evaluate --help"),
         ("data check photos idx", "expected a command and its data, got idx too; see ccpml data --help"),
+        ("index a @ -o i", "arguments: expected a value, got nothing"),
+        ("search @", "arguments: expected a value, got nothing"),
+        ("evaluate a -o @", "-o: expected a value, got nothing"),
+        ("evaluate a --output=", "--output: expected a value, got nothing"),
+        ("evaluate a photos --all-classes=0", "--all-classes: expected no value, got '0'"),
+        ("data", "command: expected one of check, fetch, cache, got none"),
+        ("train glyphs --max-steps 1:30", "max_steps: expected int or null, got '1:30'"),
+        ("train glyphs --max-steps 0x10", "max_steps: expected int or null, got '0x10'"),
         ("report a b", "expected run, got b too; see ccpml report --help"),
     ],
 )
 def test_several_values_of_an_option_that_takes_one_are_named(
     line: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(line.split()) == 2
+    assert main(["" if word == "@" else word for word in line.split()]) == 2
     assert capsys.readouterr().err.startswith(f"ccpml: error: {message}")
 
 

@@ -168,7 +168,12 @@ def test_usage_errors_name_the_option_and_the_value(arguments: Sequence[str], me
         (b"lr: \xff\n", "settings.yaml: not a YAML file: expected UTF-8 text, got byte 0xff"),
         (b"lr: \x00\n", "settings.yaml: not a YAML file: it holds characters that no text has"),
         (b"lr_warmup: 0.05\n", "lr_warmup: expected 0.0, as it is no longer a setting, got 0.05"),
-        (b"learning_rate: 1\n", "'learning_rate' is not accepted"),
+        (b"seed: 017\n", "line 1: expected a decimal number, or text in quotes, got 017"),
+        (b"seed: 1:30\n", "line 1: expected a decimal number, or text in quotes, got 1:30"),
+        (b"lr: .nan\n", "lr: expected a finite number > 0, got nan"),
+        (b"3: 4\n", "expected names of settings, got 3"),
+        (b"LR: 1\n", "LR: not a setting; did you mean --lr?"),
+        (b"learning_rate: 1\n", "learning_rate: not a setting"),
         (b"projections:\n  strenght: 1\n", "did you mean --projections.strength?"),
     ],
 )
@@ -192,7 +197,7 @@ def test_a_wrong_flag_after_a_file_does_not_name_the_file(tmp_path: Path) -> Non
     [
         ("data: folder:nowhere", "folder:nowhere: folder not found"),
         ("data: cub\ndata_root: nowhere", "--data-root: folder nowhere not found"),
-        ("weights: none.pth", "weights: expected a file, imagenet or none, got none.pth; file not found"),
+        ("weights: none.pth", "weights: expected a file, imagenet or none, got 'none.pth'; file not found"),
         ("proxies_per_class: 99", "proxies_per_class: expected at most pool_size"),
     ],
 )

@@ -1,9 +1,7 @@
 """The sentences of errors: what happened, and a hint about what to do."""
 
-import re
-
 from ccpml.files import printable
-from ccpml.system_errors import message_of
+from ccpml.system_errors import is_out_of_memory, message_of, shortage_in_words
 
 HINTS = {
     "BenchmarkExistsError": "choose another --out, or pass the settings that it started with",
@@ -53,11 +51,9 @@ def _text(error: BaseException) -> str:
         return "too many open files; allow more (ulimit -n), or set --workers=0"
     if was_killed(error) and text.startswith(_WORKER):
         return "a process that reads images was killed, as the system does when memory runs out; free some memory"
-    size = re.search(r"(?:tried to allocate|Tried to allocate|Unable to allocate) ([\d.]+) ?(\w+)", text)
-    if size is None or not isinstance(error, MemoryError | RuntimeError):
-        return f"out of memory; {_SMALLER}" if isinstance(error, MemoryError) else text
-    amount = f"{float(size[1]) / 1e9:,.1f} GB" if size[2] == "bytes" else f"{size[1]} {size[2]}"
-    return f"out of memory: an array of {amount} does not fit; {_SMALLER}"
+    if shortage := shortage_in_words(error):
+        return f"{shortage}; {_SMALLER}" if is_out_of_memory(error) else shortage
+    return text
 
 
 _WORKER = "DataLoader worker (pid"  # so torch begins

@@ -4,7 +4,8 @@ import argparse
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from itertools import pairwise
+from typing import Any, Final, NoReturn
 
 from ccpml.cli.common.commas import check_single
 from ccpml.cli.common.options import UsageError
@@ -25,7 +26,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse what is known, as argparse; every way of parsing begins here, where all words are kept for errors."""
-        self.words = self.words or list(args)
+        if not self.words:
+            self.words = list(args)
+            check_empty(self.words)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -37,6 +40,20 @@ class Parser(argparse.ArgumentParser):
             expected = " and ".join(names if self._subparsers is None else ["a command and its data"])
             raise UsageError(f"expected {expected}, got {extra} too; see {self.prog} --help")
         raise parser_error(message, self.prog, self._option_string_actions)
+
+
+def check_empty(arguments: Sequence[str]) -> None:
+    """Check that no argument is empty, which as a path would be the current folder.
+
+    Raises:
+        UsageError: If one is, as of a variable of the shell that is not set; it names the option.
+    """
+    for before, word in pairwise(["", *arguments]):
+        if not word:
+            flag = f"{before}: " if before.startswith("-") else "arguments: "
+            raise UsageError(f"{flag}expected a value, got nothing")
+        if word.startswith("--") and word.endswith("=") and word.count("=") == 1:
+            raise UsageError(f"{word[:-1]}: expected a value, got nothing")
 
 
 def check_extra(arguments: Sequence[str], actions: Mapping[str, argparse.Action], words: Sequence[str]) -> None:
@@ -61,7 +78,7 @@ def parser_error(message: str, prog: str, options: Iterable[str]) -> UsageError:
     if unknown:
         flags = {option.lstrip("-").replace("_", "-"): option.replace("_", "-") for option in options}
         known = {name.rpartition(".")[2]: flag for name, flag in flags.items()} | flags
-        close = difflib.get_close_matches((unknown[1] or unknown[2]).replace("_", "-"), known, n=1)
+        close = difflib.get_close_matches((unknown[1] or unknown[2]).replace("_", "-").lower(), known, n=1)
         hint = f"; did you mean {known[close[0]]}?" if close else hint
     return UsageError(f"{_plain(' '.join(message.split()))}{hint}")
 
@@ -80,12 +97,22 @@ def _plain(message: str) -> str:
         expected = f"{', '.join(first)} or {last}" if first else last
         return f"{'command' if '|' in match[1] else match[1]}: expected {expected}, got {match[2]}"
     if match := re.fullmatch(r"the following arguments are required: (.*)", message):
+        if "|" in match[1]:
+            return f"command: expected one of {match[1].replace('|', ', ')}, got none"
         return f"{match[1]}: expected {'values' if ',' in match[1] else 'a value'}, got none"
-    kinds = {"int": "an integer", "float": "a number", "Path": "a path"}
-    if match := re.fullmatch(r"argument (\S+): invalid (int|float|Path) value: (.*)", message):
-        return f"{match[1]}: expected {kinds[match[2]]}, got {match[3]}"
-    if match := re.fullmatch(r"argument (\S+): not allowed with argument (\S+)", message):
-        return f"{match[1]}: expected it without {match[2]}, got both; leave out one"
-    if match := re.fullmatch(r"argument (\S+): expected one argument", message):
-        return f"{match[1]}: expected a value, got none"
+    for words, ours in _WORDS.items():
+        if match := re.fullmatch(words, message):
+            return match.expand(ours)
     return message.removeprefix("argument ")
+
+
+_WORDS: Final = {
+    r"argument (\S+): invalid int value: (.*)": r"\1: expected an integer, got \2",
+    r"argument (\S+): invalid float value: (.*)": r"\1: expected a number, got \2",
+    r"argument (\S+): invalid Path value: (.*)": r"\1: expected a path, got \2",
+    r"argument (\S+): not allowed with argument (\S+)": r"\1: expected it without \2, got both; leave out one",
+    r"argument (\S+): ignored explicit argument (.*)": r"\1: expected no value, got \2",
+    r"argument (\S+): expected one argument": r"\1: expected a value, got none",
+    r"Option '(\S+)' is not accepted": r"\1: not a setting",
+}
+"""Messages of argparse and jsonargparse, and ours in their place."""

@@ -174,7 +174,8 @@ class SettingsParser(jsonargparse.ArgumentParser):
 
     def _files(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Return the file of each setting whose value is from a file, and not from a flag after it."""
-        return {name: file for name, (file, value) in self.of_files.items() if values.get(name) == value}
+        same = {name for name, (_, value) in self.of_files.items() if repr(values.get(name)) == repr(value)}  # also NaN
+        return {name: self.of_files[name][0] for name in same}
 
     def _show_config(self, parsed: Parsed) -> None:
         """Print the settings that training would use; those that differ between its runs are null unless given."""
@@ -212,7 +213,7 @@ def check_settings(settings: Settings, files: Mapping[str, str]) -> None:
         if weights not in {None, "none", "imagenet"}:
             file = expand_home(str(weights))
             if not file.is_file():
-                got = f"{weights}, {path_kind(file)}" if path_kind(file) else f"{weights}; file not found"
+                got = f"{weights!r}, {path_kind(file)}" if path_kind(file) else f"{weights!r}; file not found"
                 raise ValueError(f"weights: expected a file, imagenet or none, got {got}")
         settings.resolved()
     except ValueError as error:
@@ -259,6 +260,8 @@ class _ConfigFile(argparse.Action):
         try:
             if not isinstance(content, dict) or "config" in content:
                 raise UsageError("expected settings by name, and no other file")
+            if other := next((name for name in content if not isinstance(name, str)), None):
+                raise UsageError(f"expected names of settings, got {other!r}")
             if not content:
                 print(f"note: --config {values}: sets nothing", file=sys.stderr)
             found = parser.parse_object(without_removed(content), defaults=False)

@@ -17,6 +17,7 @@ from ccpml.data.images.jpeg import Part, decode_jpeg, jpeg_size
 from ccpml.data.images.orientation import jpeg_orientation, orientation_of, upright, upright_shape
 from ccpml.data.images.packed import PackedImage, read_packed
 from ccpml.files import printable
+from ccpml.numbers import check_flags
 from ccpml.system_errors import raise_shortage
 
 __all__ = [
@@ -126,6 +127,7 @@ def read_image(source: ImageLike, channels: int, min_size: int | None = None, ro
         >>> read_image(np.zeros((4, 6), np.uint8), channels=3).shape
         (4, 6, 3)
     """
+    check_flags(rotate=rotate)
     pixels, _ = read_part(source, channels, _Whole, min_size, rotate)
     return pixels.copy() if isinstance(source, PackedImage) else pixels
 

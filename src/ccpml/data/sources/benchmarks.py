@@ -18,6 +18,7 @@ from ccpml.data.sources.layouts import read_cub, read_inshop, read_sop
 from ccpml.data.sources.source import Source, check_distinct, check_one_split
 from ccpml.data.table import ImageTable
 from ccpml.data_name import BENCHMARKS
+from ccpml.numbers import check_flags
 
 __all__ = ["BenchmarkNotFoundError", "BenchmarkOnDisk", "IncompleteBenchmarkError", "find_benchmark", "load_benchmark"]
 
@@ -143,6 +144,7 @@ def load_benchmark(name: str, data_root: Path | str | None = None, allow_partial
         IncompleteBenchmarkError: If it differs from what was published; the message says how.
         ValueError: If an index file is invalid.
     """
+    check_flags(allow_partial=allow_partial)
     found = find_benchmark(name, data_root)
     images = found.present
     if found.problems:

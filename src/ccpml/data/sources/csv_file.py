@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, get_args
 from ccpml.artifacts import expand_home, not_found, path_kind
 from ccpml.data.sources.source import Source, SplitName, check_distinct, check_one_split
 from ccpml.data.table import ImageTable
+from ccpml.numbers import check_flags
 from ccpml.system_errors import advice
 
 __all__ = ["load_csv", "misspelt_columns", "read_label"]
@@ -44,6 +45,7 @@ def load_csv(file: Path | str, labeled: bool = True) -> Source:
     Raises:
         ValueError: If the file is invalid; the message names the line and what to change.
     """
+    check_flags(labeled=labeled)
     file = expand_home(file)
     rows = _read_csv(file, labeled)
     splits = ((row.label, repr(row.label), row.split, row.where) for row in rows if row.label)

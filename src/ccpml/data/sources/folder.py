@@ -8,6 +8,7 @@ from ccpml.data.images.formats import image_suffixes
 from ccpml.data.sources.source import Ignored, Source, count_ignored
 from ccpml.data.table import ImageTable
 from ccpml.files import advice
+from ccpml.numbers import check_flags
 
 __all__ = ["load_folder"]
 
@@ -34,6 +35,7 @@ def load_folder(path: Path | str, labeled: bool = True) -> Source:
     Raises:
         ValueError: If the folder does not exist, cannot be read, holds no images, or has images in the root itself.
     """
+    check_flags(labeled=labeled)
     root = expand_home(path)
     if not root.is_dir():
         raise ValueError(f"{root}: {not_found(root, 'folder')}; restore it, or choose another path")

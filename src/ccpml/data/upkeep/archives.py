@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Final
 
-from ccpml.files import size_text
+from ccpml.numbers import size_text
 from ccpml.progress import progress_bar
 
 __all__ = ["unpack"]

@@ -14,6 +14,7 @@ from ccpml.data.table import ImageTable, StoredImage
 from ccpml.data.threads import in_threads
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.data_name import DataName
+from ccpml.numbers import check_flags
 from ccpml.progress import progress_bar
 
 __all__ = ["SkippableImagesError", "all_gray", "check_images", "readable_images", "unreadable"]
@@ -43,6 +44,7 @@ def check_images(
         SkippableImagesError: If images cannot be read and ``skip_bad`` is false.
         BadImagesError: If no image can be read.
     """
+    check_flags(skip_bad=skip_bad, progress=progress)
     if isinstance(table.images, np.ndarray) or all(isinstance(x, PackedImage | ArchivedImage) for x in table.images):
         return table, []
     reasons = unreadable(table.images, progress, log)
@@ -61,6 +63,7 @@ def readable_images(
     source: Source, name: str, skip_bad: bool, progress: bool = True
 ) -> tuple[ImageTable, list[BadImage]]:
     """Check that the images of a set can be read; list on standard error those that are left out."""
+    check_flags(skip_bad=skip_bad, progress=progress)
     log = None if source.folder is None else CheckLog(source.folder, DataName.parse(name))
     table, bad = check_images(source.table, skip_bad, progress, log)
     if source.ignored and progress:

@@ -12,6 +12,7 @@ from ccpml.data.embedding_file import check_finite
 from ccpml.data.embedding_file import write_embeddings as write_file
 from ccpml.data.upkeep.check import readable_images
 from ccpml.method import lipschitz_normalize
+from ccpml.numbers import check_flags
 from ccpml.progress import progress_bar
 from ccpml.runs.build import available_device, evaluation_batches
 from ccpml.runs.directory import RunDirectory
@@ -40,6 +41,7 @@ def embed_run(
     Returns:
         N.
     """
+    check_flags(allow_partial=allow_partial, skip_bad_images=skip_bad_images)
     run, record = load_run(path), RunDirectory(path).record()
     root = data_root or run.settings.data_root or None
     source = load_source(data, root, allow_partial, cached_side(run.settings), labeled=False)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ccpml.method import lipschitz_normalize
+from ccpml.numbers import check_flags
 from ccpml.progress import progress_bar, progress_to
 from ccpml.retrieval import ClusterScores, RetrievalScores, cluster_scores, score_intervals
 from ccpml.runs.images import is_query, query_labels
@@ -62,6 +63,9 @@ def evaluate_run(
         SeenClassesError: If the run was trained on all classes of the data.
         ValueError: If the data cannot be used, or a file of the run is damaged.
     """
+    check_flags(
+        clusters=clusters, allow_partial=allow_partial, skip_bad_images=skip_bad_images, all_classes=all_classes
+    )
     run = load_run(path)
     table = unseen_images(
         run,

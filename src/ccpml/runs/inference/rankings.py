@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccpml.data import ImageTable, PackedImage
+from ccpml.numbers import check_flags
 from ccpml.progress import progress_bar
 from ccpml.reranking import METHODS, Codes, join, nearest
 from ccpml.retrieval.metrics import query_metrics
@@ -80,6 +81,7 @@ def compare_rankings(
     Raises:
         ValueError: As `evaluate_run`, or if there are too many neighbors to hold.
     """
+    check_flags(all_classes=all_classes)
     runs = [load_run(path), *map(load_run, ensemble)]
     table = unseen_images(runs[0], data, all_classes=all_classes, **options)
     for run in runs[1:]:

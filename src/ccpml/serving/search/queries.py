@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.data.images.read import BadImageError
+from ccpml.numbers import check_flags
 from ccpml.serving.collect import find_pictures
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.embedding import embed_pictures
@@ -75,6 +76,7 @@ def find_queries(
         >>> len(find_queries([], [7, 42], together=True))
         1
     """
+    check_flags(together=together)
     pictures = list[Picture]()
     for name in given:
         path = Path(name)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+from ccpml.numbers import check_flags
+
 __all__ = ["MAX_K", "MAX_PICTURES", "MAX_WHERE", "ServiceSettings"]
 
 MAX_K: Final = 1000
@@ -53,6 +55,7 @@ class ServiceSettings:
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
+        check_flags(writable=self.writable, feedback=self.feedback)
         for name in ("max_bytes", "max_held_bytes", "max_pixels", "max_connections", "workers", "queue", "timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)}")
