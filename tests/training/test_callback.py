@@ -197,6 +197,21 @@ def test_proxies_of_two_optimizers_warn_once():
     ]
 
 
+def test_steps_that_call_no_callback_warn():
+    class Raw(OwnModule):
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            self.manual_backward(super().training_step(batch, batch_idx))
+            optimizer.step()
+            optimizer.zero_grad()
+
+    assert [text[:75] for text in messages(Raw())] == [
+        "CCPCallback: the training made no step of Lightning's, so no weight was pul"
+    ]
+
+
 def test_a_loss_that_is_no_submodule_is_named():
     module = OwnModule()
     hidden = [module.loss]

@@ -75,6 +75,7 @@ class CCPCallback(L.Callback):
         self._stage = ""  # of the trainer: fit, validate, ...
         self._loaded: dict[str, Any] = {}  # state loaded other than by a fit; no training uses it
         self._first_step, self._validated = 0, False  # of this fit
+        self._trained, self._stepped = False, False  # a batch; an optimizer that Lightning knows of
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Forget what belongs to an earlier training: each fit begins again, or from the checkpoint that it loads."""
@@ -99,11 +100,21 @@ class CCPCallback(L.Callback):
             )
         self._check_optimizers(trainer.optimizers)
         self._first_step, self._validated = trainer.global_step, False
+        self._trained, self._stepped = False, False
         if not (self.projections.started or self.projections.waiting):
             self._start_when_ready(trainer, pl_module)
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Note that there was a batch."""
+        self._trained = True
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Warn if the training had no validation, after which alone it projects, or never placed its proxies."""
+        if self._trained and not self._stepped:
+            rank_zero_warn(
+                "CCPCallback: the training made no step of Lightning's, so no weight was pulled; step those of "
+                "self.optimizers(), which call the callbacks"
+            )
         if trainer.global_step <= self._first_step:
             return
         if not self._validated:
@@ -116,6 +127,7 @@ class CCPCallback(L.Callback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Add λ (θ − θ_k) to the gradients of the weights that this optimizer is about to step."""
+        self._stepped = True
         self.projections.pull(weight for group in optimizer.param_groups for weight in group["params"])
 
     def on_validation_batch_start(
