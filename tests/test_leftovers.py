@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ccpml.cleaning.results import _new_folder
-from ccpml.files import remove_leftovers, temporary_path
+from ccpml.files import remove_leftovers, remove_leftovers_below, temporary_path
 from ccpml.serving import Index
 from tests.serving.embedders import ColorEmbedder
 
@@ -43,3 +43,13 @@ def test_leftovers_of_ended_processes_alone_are_removed(
 
 def test_a_folder_that_is_not_there_has_none(tmp_path: Path) -> None:
     remove_leftovers(tmp_path / "missing" / "file")
+
+
+def test_leftovers_of_ended_processes_below_a_folder_are_removed(tmp_path: Path) -> None:
+    inner = tmp_path / "checkpoints"
+    inner.mkdir()
+    kept = [f".last.{os.getpid()}.tmp.ckpt", ".last.tmp.ckpt", "last.1.tmp.ckpt", ".lock"]
+    for name in (f".last.{ended()}.tmp.ckpt", f".lock.{ended()}.tmp", *kept):
+        (inner / name).touch()
+    remove_leftovers_below(tmp_path)
+    assert {path.name for path in inner.iterdir()} == set(kept)

@@ -28,16 +28,17 @@ __all__ = [
     "NewerVersionError",
     "NoSpaceError",
     "WriteError",
-    "advice",
     "check_readable",
     "check_version",
     "errors_name",
     "exclusive_lock",
+    "load_json",
     "load_yaml",
     "printable",
     "read_arrays",
     "read_folder_file",
     "remove_leftovers",
+    "remove_leftovers_below",
     "require_space",
     "temporary_path",
     "waiting_lock",
@@ -51,12 +52,10 @@ __all__ = [
 
 _MAX_NAME: Final = 255  # bytes, on the usual file systems
 _SPACE_MARGIN = 16 * 2**20
+_FOLDER_VERSION = 1  # of the files that describe the folders of benchmarks and studies
 
 DESCRIPTION_FORMAT: Final = 1
 """Version of the descriptions of exported models."""
-
-_FOLDER_VERSION = 1
-"""Version of the files that describe the folders of benchmarks and studies."""
 
 
 class NoSpaceError(ValueError):
@@ -83,21 +82,29 @@ def temporary_path(path: Path) -> Path:
 def remove_leftovers(path: Path) -> None:
     """Remove what processes that were killed have left under temporary names of a file or folder."""
     before, after = temporary_path(path).name.split(f".{os.getpid()}.tmp")
-    pattern = re.compile(rf"{re.escape(before)}\.(\d+)\.tmp{re.escape(after)}", re.DOTALL)
+    _remove_ended(path.parent, re.compile(rf"{re.escape(before)}\.(\d+)\.tmp{re.escape(after)}", re.DOTALL))
+
+
+def remove_leftovers_below(folder: Path) -> None:
+    """Remove what processes that were killed have left under temporary names anywhere below a folder."""
+    for parent, _, _ in os.walk(folder):
+        _remove_ended(Path(parent), re.compile(r"\..+\.(\d+)\.tmp(\.[^.]*)?", re.DOTALL))
+
+
+def _remove_ended(folder: Path, pattern: re.Pattern[str]) -> None:
+    """Remove what has names of this pattern, which holds the number of a process, if that has ended."""
     with suppress(OSError):  # a folder that cannot be read is named when it is written to
-        for found in filter(None, (pattern.fullmatch(each.name) for each in path.parent.iterdir())):
+        for found in filter(None, (pattern.fullmatch(each.name) for each in folder.iterdir())):
             if _has_ended(int(found[1])):
-                left = path.with_name(found[0])
+                left = folder / found[0]
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _has_ended(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):  # it runs, or the number is none of a process
-        pass
+    except (ProcessLookupError, PermissionError, OverflowError) as error:  # PermissionError: it runs
+        return isinstance(error, ProcessLookupError)
     return False
 
 

@@ -101,7 +101,7 @@ def flush_streams(code: int) -> int:
             os.dup2(null, stream.fileno())  # the interpreter would fail to write the rest at its end
             os.close(null)
             if code != BROKEN_PIPE and not is_reported:
-                from ccpml.files import advice
+                from ccpml.system_errors import advice
 
                 print(f"ccpml: error: {error.filename}: {error.strerror}{advice(error)}", file=sys.stderr)
     return code or int(_has_failed(sys.stderr))

@@ -1,9 +1,13 @@
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from ccpml.data.class_records import ClassRecord
+from ccpml.files import write_yaml
 from ccpml.options import ProjectionOptions
 from ccpml.runs.directory import RunDirectory, RunExistsError
 from ccpml.runs.ranges import REMOVED
@@ -34,6 +38,21 @@ def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "file").write_text("precious")
     with pytest.raises(RunExistsError, match="file: a file or folder already exists"):
         RunDirectory.create(tmp_path / "file", settings)
+
+
+def test_of_two_processes_that_create_a_run_the_second_finds_it_taken(tmp_path):
+    run, settings = RunDirectory(tmp_path / "run"), Settings().resolved()
+    with ThreadPoolExecutor() as pool:
+        with run.locked():  # the first is at work
+            second = pool.submit(RunDirectory.create, run.path, replace(settings, seed=2), {"chosen": [], "notes": []})
+            while not second.running():
+                time.sleep(0.01)
+            time.sleep(0.1)  # the second waits now
+            write_yaml(run.settings_file, settings.as_dict())
+        with pytest.raises(RunExistsError, match="run: a run already exists"):
+            second.result()
+    assert run.settings() == settings
+    assert not run.choices_file.exists()
 
 
 @pytest.mark.parametrize("text", ["a: [", "nonsense: 1", "just words", "lr: -1.0"])

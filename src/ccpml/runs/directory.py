@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ccpml.artifacts import mismatch
-from ccpml.files import check_readable, load_json, load_yaml, waiting_lock, write_json, write_yaml
+from ccpml.files import WriteError, check_readable, load_json, load_yaml, waiting_lock, write_json, write_yaml
 from ccpml.models.tensor_file import read_tensors
 from ccpml.runs.ranges import REMOVED
 from ccpml.runs.record import RunRecord, digest_of
@@ -58,6 +58,7 @@ class RunDirectory:
         self.report_file = path / "report.html"
         self.record_file = path / "record.json"  # the settings and the classes that the run was started with
         self.loggers_file = path / "loggers.json"  # where loggers with runs of their own have written, such as MLflow
+        self.lock_file = path / ".lock"  # held while a process creates or trains the run
         self.images_file = path / "images.sha256"  # a digest of which images of which classes are in which split
 
     @classmethod
@@ -73,14 +74,24 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, settings: ResolvedSettings, choices: Mapping[str, Any] | None = None) -> "RunDirectory":
-        """Create the directory of a new run, where nothing may exist; the settings come last."""
+        """Create the directory of a new run, where nothing may exist; the settings come last.
+
+        Of two processes that create the same run at the same moment, the second finds it taken.
+        """
         cls.require_free(path)
         run = cls(path)
-        for leftover in _leftovers(path):
-            leftover.unlink()
-        if choices is not None:
-            write_json(run.choices_file, choices)
-        write_yaml(run.settings_file, settings.as_dict())
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            run.lock_file.touch()
+        except OSError as error:
+            raise WriteError(error.errno, error.strerror, str(run.settings_file)) from error
+        with run.locked():
+            cls.require_free(path)
+            for leftover in set(_leftovers(path)) - {run.lock_file}:
+                leftover.unlink()
+            if choices is not None:
+                write_json(run.choices_file, choices)
+            write_yaml(run.settings_file, settings.as_dict())
         return run
 
     @classmethod
@@ -108,7 +119,7 @@ class RunDirectory:
         """
         try:
             busy = f"{self.path}: another process is training this run"
-            with waiting_lock(FileLock(self.path / ".lock"), busy, timeout):
+            with waiting_lock(FileLock(self.lock_file), busy, timeout):
                 yield
         except Timeout:
             raise RuntimeError(
@@ -355,8 +366,8 @@ def _file_digest(file: Path) -> str:
 
 
 def _leftovers(path: Path) -> list[Path]:
-    """Return the temporary files of a process that was killed while it created the directory."""
-    patterns = (".experiment.*.tmp.yaml", ".choices.*.tmp.json", "choices.json")
+    """Return the files of a process that was killed, or is at work, while it creates the directory."""
+    patterns = (".lock", ".experiment.*.tmp.yaml", ".choices.*.tmp.json", "choices.json")
     return [file for pattern in patterns for file in path.glob(pattern)]
 
 

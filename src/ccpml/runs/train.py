@@ -13,7 +13,7 @@ import torch
 from ccpml.artifacts import expand_home
 from ccpml.data import ImageDataset, train_loader
 from ccpml.data_name import DataName
-from ccpml.files import WriteError, write_text
+from ccpml.files import WriteError, remove_leftovers_below, write_text
 from ccpml.numbers import check_flags
 from ccpml.progress import announce
 from ccpml.runs.build import check_device, check_memory, check_weights, transforms, workers
@@ -180,6 +180,7 @@ def _run(training: Training, run: RunDirectory, parts: Parts, test: bool, featur
     try:
         others = other_ranks(run.path, ranks, threads, test and features)
         with run.locked(), training.logging, others, training.stop_request:
+            remove_leftovers_below(run.path)
             _fit_and_test(training, run, parts, test)
     except RuntimeError as error:
         if not training.stop_request.signal or "DataLoader worker" not in str(error):

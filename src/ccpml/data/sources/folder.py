@@ -7,8 +7,8 @@ from ccpml.artifacts import expand_home, not_found
 from ccpml.data.images.formats import image_suffixes
 from ccpml.data.sources.source import Ignored, Source, count_ignored
 from ccpml.data.table import ImageTable
-from ccpml.files import advice
 from ccpml.numbers import check_flags
+from ccpml.system_errors import advice
 
 __all__ = ["load_folder"]
 
