@@ -7,6 +7,7 @@ from ccpml.benchmark.ablations import ablation_title
 from ccpml.benchmark.paper import paper_scores
 from ccpml.benchmark.protocol import Benchmark
 from ccpml.benchmark.results import CellResult, RowResult
+from ccpml.numbers import counted
 from ccpml.runs.settings import Settings
 from ccpml.runs.values import INCIDENTAL
 
@@ -49,7 +50,7 @@ def _describe_data(benchmark: Benchmark, cells: Sequence[CellResult]) -> list[st
     sizes = dict.fromkeys(_describe_sizes(cell.scores) for cell in cells)
     test, train = next(iter(sizes))
     scores = cells[0].scores["test"]
-    queries = f"{scores.get('num_queries', 0):,} queries scored"
+    queries = f"{counted(scores.get('num_queries', 0), 'query')} scored"
     if scores.get("num_skipped"):
         queries += f"; {scores['num_skipped']:,} skipped (no other image of their class)"
     part = "one of which validates" if len(benchmark.folds) == 1 else "each of which validates for one model"
@@ -73,7 +74,7 @@ def _describe_sizes(scores: Mapping[str, Any]) -> tuple[str, str]:
     texts = []
     for names in (("test",), ("train", "validation")):
         classes, images = (sum(splits.get(name, {}).get(what, 0) for name in names) for what in ("classes", "images"))
-        texts.append(f"{classes:,} classes, {images:,} images")
+        texts.append(f"{counted(classes, 'class')}, {counted(images, 'image')}")
     return texts[0], texts[1]
 
 

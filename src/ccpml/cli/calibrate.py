@@ -11,6 +11,7 @@ from ccpml.cli.common.commas import check_commas, is_number
 from ccpml.cli.common.options import UsageError, add_data_options, check_data, check_run
 from ccpml.cli.common.parser import Parser
 from ccpml.data_name import known_names
+from ccpml.numbers import counted
 from ccpml.progress import announce
 
 
@@ -97,7 +98,8 @@ def _probabilities(text: str) -> tuple[float, ...]:
 def _text(details: Mapping[str, Any], confidence: float, answers: int) -> Iterator[str]:
     """Return the lines that say what is promised and what was observed."""
     calibrated, checked = len(details["calibrated"]), len(details["checked"])
-    yield f"{details['data']}: {details['classes']:,} classes that the run has not seen, {details['queries']:,} queries"
+    classes, queries = counted(details["classes"], "class"), counted(details["queries"], "query")
+    yield f"{details['data']}: {classes} that the run has not seen, {queries}"
     yield f"{calibrated:,} classes calibrate, the other {checked:,} check"
     what = "the nearest image" if answers == 1 else f"an image among the {answers} nearest"
     yield f"\nWithin the distance, {what} is right; each promise holds with confidence {confidence:g}:"
@@ -136,7 +138,7 @@ def _text(details: Mapping[str, Any], confidence: float, answers: int) -> Iterat
     )
     few = [row for row in (*details["answer_sets"], *details["rejections"]) if "classes_needed" in row]
     for probability, needed in {row["probability"]: row["classes_needed"] for row in few}.items():
-        yield f"{probability:g}: needs {needed:,} classes that the run has not seen"
+        yield f"{probability:g}: needs {counted(needed, 'class')} that the run has not seen"
     yield from _training_text(details["training"], confidence)
 
 
@@ -195,7 +197,7 @@ def _shortage(row: Mapping[str, Any], details: Mapping[str, Any]) -> str:
     if row["classes_needed"] is None:
         return f"a precision of {row['precision']:g} cannot be promised: at no distance are so many answers right"
     return (
-        f"a precision of {row['precision']:g} cannot be promised from {details['classes']:,} classes; about "
+        f"a precision of {row['precision']:g} cannot be promised from {counted(details['classes'], 'class')}; about "
         f"{row['classes_needed']:,} like these would do"
     )
 

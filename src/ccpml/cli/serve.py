@@ -12,6 +12,7 @@ from ccpml.cli.common.options import UsageError, add_store, check_index, find_lo
 from ccpml.cli.common.parser import Parser
 from ccpml.cli.common.scan_options import add_scan_options, check_scan_options, use_scan
 from ccpml.extras import require_extra
+from ccpml.numbers import counted
 from ccpml.progress import announce
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _serve(options: argparse.Namespace, listener: "socket.socket", settings: "Se
             print(f"note: {app.state.service.note}", file=sys.stderr)
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        print(f"{index}: {len(index):,} pictures on {address} (Ctrl-C stops)", flush=True)
+        print(f"{index}: {counted(len(index), 'picture')} on {address} (Ctrl-C stops)", flush=True)
         serve(app, listener, settings)
     print("ccpml: stopped", file=sys.stderr)
 

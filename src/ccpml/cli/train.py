@@ -10,6 +10,7 @@ from ccpml.cli.common.hints import was_killed
 from ccpml.cli.common.options import UsageError, check_run, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
+from ccpml.numbers import counted
 from ccpml.progress import announce
 from ccpml.runs.defaults import SATURATED, is_saturated
 from ccpml.runs.settings import Settings
@@ -86,7 +87,7 @@ def _print_scores(scores: dict[str, Any]) -> None:
     test = scores["test"]
     recall = "  ".join(f"R@{name.rpartition('_')[2]} {v:.4f}" for name, v in test.items() if name.startswith("recall"))
     print(f"test        {_three(test)}")
-    print(f"            {recall}  ({test['num_queries']:,} queries, {test['num_skipped']:,} left out)")
+    print(f"            {recall}  ({counted(test['num_queries'], 'query')}, {test['num_skipped']:,} left out)")
     if intervals := scores.get("intervals"):
         print(f"            {describe_intervals(intervals)}")
     if features := scores.get("features"):

@@ -6,6 +6,7 @@ from typing import Final
 from ccpml.comparison.compare import Comparison
 from ccpml.comparison.statistics import SCORES, Difference, Estimate
 from ccpml.comparison.versus import Versus
+from ccpml.numbers import counted
 from ccpml.retrieval.intervals import LEVEL, MIN_CLASSES
 
 __all__ = [
@@ -75,8 +76,8 @@ def scope(comparison: Comparison) -> str:
         else ""
     )
     return (
-        f"{comparison.data}: {comparison.classes:,} classes that none of the runs has seen, "
-        f"{comparison.queries:,} queries{skipped}.{few}"
+        f"{comparison.data}: {counted(comparison.classes, 'class')} that none of the runs has seen, "
+        f"{counted(comparison.queries, 'query')}{skipped}.{few}"
     )
 
 

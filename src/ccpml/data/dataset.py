@@ -162,11 +162,13 @@ class _Loader(DataLoader[Any]):
         batches = super().__iter__()
         try:
             yield from batches
-        except Exception as error:
+            return
+        except Exception as caught:
             if self.num_workers == 0:
                 raise
-            del batches
-            raise _as_raised(error).with_traceback(None) from None
+            error = _as_raised(caught.with_traceback(None))
+        del batches
+        raise error  # outside of the handler, so that what torch raised is not its context
 
 
 def _as_raised(error: Exception) -> Exception:

@@ -8,6 +8,7 @@ import yaml
 
 from ccpml.exported.description import Description
 from ccpml.exporting.usage import usage
+from ccpml.numbers import counted
 
 __all__ = ["model_card"]
 
@@ -128,7 +129,7 @@ def _guarantee(certificate: Mapping[str, Any] | None) -> Iterator[str]:
         return
     answers, count = certificate["answers"], certificate.get("classes")
     what = "the nearest image" if answers == 1 else f"an image among the {answers} nearest"
-    origin = f" ({count:,} classes of {certificate.get('data')})" if count else ""
+    origin = f" ({counted(count, 'class')} of {certificate.get('data')})" if count else ""
     kept = [row for row in certificate["promises"] if row["distance"] is not None]
     others = [row for row in certificate.get("ladder", []) if row["distance"] is not None]
     kept = kept or sorted(others, key=lambda row: row["precision"])[-1:]  # the highest that can be promised
@@ -153,15 +154,17 @@ def _limits(description: Description) -> Iterator[str]:
     if train:
         few = ", which is few" if train["classes"] < _MANY_CLASSES else ""
         yield (
-            f"Trained on {train['classes']:,} classes{few}, {train['images']:,} images. How well it does on images of "
+            f"Trained on {counted(train['classes'], 'class')}{few}, {counted(train['images'], 'image')}. "
+            "How well it does on images of "
             "another kind was not measured."
         )
     if test:
         yield (
-            f"The scores are those of a search among {test['images']:,} images; among more, there are more to confuse."
+            f"The scores are those of a search among {counted(test['images'], 'image')}; "
+            "among more, there are more to confuse."
         )
         if test["classes"] < _ENOUGH_TESTS:
-            yield f"Tested on {test['classes']:,} classes: the intervals are too narrow for so few."
+            yield f"Tested on {counted(test['classes'], 'class')}: the intervals are too narrow for so few."
     yield from card.get("notes", [])
     if card.get("partial"):
         yield "Trained on an incomplete copy of the data."

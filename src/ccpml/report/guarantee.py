@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ccpml.calibration import Certificate
+from ccpml.numbers import counted
 from ccpml.report import page
 from ccpml.report.style import COLORS, INK, MUTED, Layout, Picture
 
@@ -148,7 +149,7 @@ def _shortage(row: Mapping[str, Any], classes: int) -> str:
     if row["classes_needed"] is None:
         return f"{row['precision']:g} cannot be promised: at no distance are so many answers right."
     needed = f"about {row['classes_needed']:,} like these would do"
-    return f"{row['precision']:g} cannot be promised from {classes:,} classes; {needed}."
+    return f"{row['precision']:g} cannot be promised from {counted(classes, 'class')}; {needed}."
 
 
 def _bounded(row: Mapping[str, Any], name: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from ccpml.benchmark.protocol import METRICS
 from ccpml.losses import LOSSES, METHODS
+from ccpml.numbers import counted
 from ccpml.report import page
 from ccpml.retrieval import describe_intervals
 from ccpml.runs.defaults import SATURATED, is_saturated, passes
@@ -73,7 +74,10 @@ def about(settings: ResolvedSettings, scores: Mapping[str, Any]) -> str:
     rate = f"learning rate {settings.lr:g}, {settings.lr_schedule}"
     rows = [
         ("data", settings.data),
-        *((name, f"{s['classes']:,} classes, {s['images']:,} images") for name, s in scores["splits"].items()),
+        *(
+            (name, f"{counted(s['classes'], 'class')}, {counted(s['images'], 'image')}")
+            for name, s in scores["splits"].items()
+        ),
         ("method", _method(settings, scores)),
         ("loss", ", ".join([loss.description, *parameters])),
         ("backbone", f"{settings.backbone}, {settings.embedding_dim}-D{start}, {weights}, {size}"),

@@ -13,7 +13,7 @@ import torch
 from torch.distributed import ProcessGroup
 
 from ccpml.distributed import check_identical
-from ccpml.numbers import as_int, check_flags
+from ccpml.numbers import as_int, check_flags, counted
 from ccpml.retrieval.inputs import ArrayLike, Progress, as_embeddings, as_labels
 from ccpml.retrieval.neighbors import CHUNK_ELEMENTS, ExactSearch
 from ccpml.retrieval.scoring import Scoring
@@ -76,7 +76,7 @@ class RetrievalScores:
         recalls = "".join(f", R@{k} {value:.4f}" for k, value in self.recall_at.items())
         return (
             f"MAP@R {self.map_at_r:.4f}, P@1 {self.precision_at_1:.4f}, P@R {self.r_precision:.4f}{recalls} "
-            f"({self.num_queries} queries, {self.num_skipped} skipped)"
+            f"({counted(self.num_queries, 'query')}, {self.num_skipped} skipped)"
         )
 
     def as_dict(self) -> dict[str, float | int]:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from ccpml.backbones import find_backbone
 from ccpml.data_name import BENCHMARKS
 from ccpml.losses import LOSSES
+from ccpml.numbers import counted
 from ccpml.presets import load_preset
 
 __all__ = [
@@ -178,7 +179,7 @@ def passes(steps: int, batch_size: int, images: int) -> float:
 
 def notes(settings: Mapping[str, Any], facts: DataFacts) -> list[str]:
     """Return what is unusual about the images or the resolved settings, one sentence each."""
-    found, seen = [], f"{facts.looked_at:,} images looked at"
+    found, seen = [], f"{counted(facts.looked_at, 'image')} looked at"
     if facts.color and facts.gray:
         found.append(f"gray: {facts.gray:,} of {seen}; read as color")
     if facts.large:
@@ -188,7 +189,7 @@ def notes(settings: Mapping[str, Any], facts: DataFacts) -> list[str]:
         found.append(f"smaller than {SMALL_SIDE} pixels: {facts.small:,} of {seen}; {enlarged}")
     if facts.validation_classes < MIN_CLASSES:
         found.append(
-            f"validation has {facts.validation_classes} classes, too few to choose the best weights by; "
+            f"validation has {counted(facts.validation_classes, 'class')}, too few to choose the best weights by; "
             f"at least {MIN_CLASSES} are better"
         )
     if not _is_pretrained(settings):

@@ -19,6 +19,7 @@ from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.data_name import DataName
 from ccpml.download import file_digest
 from ccpml.files import write_json
+from ccpml.numbers import counted
 
 __all__ = ["Verified", "verify_source"]
 
@@ -65,7 +66,7 @@ def verify_source(name: str, data_root: Path | str | None = None, progress: bool
         return _verify_benchmark(data, data_root, progress)
     source = load_source(name)
     table = source.table
-    contents = f"{len(table):,} images of {table.num_classes:,} classes"
+    contents = f"{counted(len(table), 'image')} of {counted(table.num_classes, 'class')}"
     if isinstance(table.images, np.ndarray):
         return Verified(None, [contents], {}, [])
     if source.folder is None:
@@ -113,7 +114,7 @@ def _contents(found: BenchmarkOnDisk) -> list[str]:
         text = f"{len(images):,} {words} images of {len({image.class_id for image in images}):,} classes"
         roles = Counter(image.role for image in images)
         if roles["query"] or roles["gallery"]:
-            text += f" ({roles['query']:,} queries, {roles['gallery']:,} in the gallery)"
+            text += f" ({counted(roles['query'], 'query')}, {roles['gallery']:,} in the gallery)"
         contents.append(text)
     return contents
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ccpml.method import lipschitz_normalize
-from ccpml.numbers import check_flags
+from ccpml.numbers import check_flags, counted
 from ccpml.progress import progress_bar, progress_to
 from ccpml.retrieval import ClusterScores, RetrievalScores, cluster_scores, score_intervals
 from ccpml.runs.images import is_query, query_labels
@@ -78,7 +78,7 @@ def evaluate_run(
     embeddings, labels = embed_table(run, table), torch.from_numpy(table.labels)
     with progress_bar(len(table), "query", "scoring") as bar:
         scores = evaluate_with_roles(embeddings, labels, is_query(table), progress=progress_to(bar), per_query=True)
-    size = f"{table.num_classes:,} classes, {len(table):,} images"
+    size = f"{counted(table.num_classes, 'class')}, {counted(len(table), 'image')}"
     clustered = _cluster(embeddings, labels, run.settings.seed) if clusters else None
     return Evaluation(scores, size, clustered, score_intervals(scores, query_labels(table)))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccpml.data import ImageTable, PackedImage
-from ccpml.numbers import check_flags
+from ccpml.numbers import check_flags, counted
 from ccpml.progress import progress_bar
 from ccpml.reranking import METHODS, Codes, join, nearest
 from ccpml.retrieval.metrics import query_metrics
@@ -97,7 +97,7 @@ def compare_rankings(
     if ensemble:
         found += [protocol.plain(str(run.path), x) for run, x in zip(runs[1:], embeddings[1:], strict=True)]
         found.append(protocol.plain(f"ensemble of {len(runs)} runs", join(embeddings)))
-    return f"{table.num_classes:,} classes, {len(table):,} images", found
+    return f"{counted(table.num_classes, 'class')}, {counted(len(table), 'image')}", found
 
 
 def table_for(run: Run, first: Run, table: ImageTable) -> ImageTable:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.files import WriteError, write_json
+from ccpml.numbers import counted
 from ccpml.reranking import DTYPES
 from ccpml.reranking.neighbors import squared_distances
 from ccpml.serving.errors import RESTORE, DamagedIndexError
@@ -62,7 +63,7 @@ class Recall(NamedTuple):
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"recall@{_K} {self.value:.4f} (95 % interval {low:.4f} to {high:.4f}, {self.queries:,} queries)"
+        return f"recall@{_K} {self.value:.4f} (95 % interval {low:.4f} to {high:.4f}, {counted(self.queries, 'query')})"
 
 
 class Approximate:
