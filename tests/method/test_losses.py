@@ -293,38 +293,39 @@ def test_second_order_gradients_raise(loss):
         torch.autograd.grad(loss(x, torch.tensor([0, 0, 1, 1])), x, create_graph=True)
 
 
-@pytest.mark.parametrize("pair_loss", [ContrastiveLoss(), CosineContrastiveLoss(), TripletMarginLoss(normalize="l2")])
-def test_the_starting_length_of_normalized_embeddings_is_beyond_the_unit_ball(pair_loss):
-    for loss in (pair_loss, CrossBatchMemory(pair_loss, 4, 2, 8), ProxyAnchorLoss(3, 4)):
-        assert loss.starting_length == NORMALIZED_LENGTH
-
-
 @pytest.mark.parametrize(
     "pair_loss",
     [
         CosineContrastiveLoss(),
         MultiSimilarityLoss(),
+        TripletMarginLoss(),
         ContrastiveLoss(neg_margin=0),
         ContrastiveLoss(normalize="l2"),
-        TripletMarginLoss(),
-        pml_losses.ContrastiveLoss(),
     ],
 )
-def test_the_starting_length_with_proxies_is_that_of_the_pair_loss_without_a_distance_in_its_margin(pair_loss):
-    assert CCPLoss(pair_loss, 3, 4, 2).starting_length == NORMALIZED_LENGTH
+def test_the_starting_length_of_normalized_embeddings_is_beyond_the_unit_ball(pair_loss):
+    for loss in (pair_loss, CCPLoss(pair_loss, 3, 4, 2), CrossBatchMemory(pair_loss, 4, 2, 8), ProxyAnchorLoss(3, 4)):
+        assert loss.starting_length == NORMALIZED_LENGTH
+    assert CCPLoss(pml_losses.ContrastiveLoss(), 3, 4, 2).starting_length == NORMALIZED_LENGTH
 
 
-def test_the_starting_length_without_normalization_follows_from_the_margins():
-    assert CosineContrastiveLoss(normalize=None).starting_length == pytest.approx(1)
+@pytest.mark.parametrize(
+    "pair_loss",
+    [
+        ContrastiveLoss(neg_margin=0.4),
+        ContrastiveLoss(neg_margin=0.4, normalize=None),
+        TripletMarginLoss(0.1, normalize=None),
+    ],
+)
+def test_the_starting_length_follows_from_a_margin_that_is_a_distance(pair_loss):
+    for loss in (pair_loss, CCPLoss(pair_loss, 3, 4, 2), CrossBatchMemory(pair_loss, 4, 2, 8)):
+        assert mean_distance_at(loss.starting_length) == pytest.approx(0.4, rel=0.02)
+
+
+def test_the_starting_length_without_a_margin_or_normalization_is_one():
+    assert CosineContrastiveLoss(normalize=None).starting_length == 1
     assert ContrastiveLoss(0, 0, normalize=None).starting_length == 1
-    for pair_loss in (ContrastiveLoss(neg_margin=0.4, normalize=None), TripletMarginLoss(0.1, normalize=None)):
-        assert mean_distance_at(pair_loss.starting_length) == pytest.approx(0.4, rel=0.02)
-        assert CCPLoss(pair_loss, 3, 4, 2).starting_length == pair_loss.starting_length
-
-
-def test_the_starting_length_with_proxies_follows_from_a_margin_that_is_a_distance():
-    criterion = CCPLoss(ContrastiveLoss(neg_margin=0.4), 3, 4, 2)
-    assert mean_distance_at(criterion.starting_length) == pytest.approx(0.4, rel=0.02)
+    assert TripletMarginLoss(0, normalize=None).starting_length == 1
 
 
 def mean_distance_at(length):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ccpml.method import CCPLoss, ContrastiveLoss, lipschitz_normalize
+from ccpml.method import ContrastiveLoss, lipschitz_normalize
 from ccpml.models import closed_form_head
 from ccpml.report import write_report
 from ccpml.retrieval import evaluate
@@ -20,7 +20,7 @@ from ccpml.runs.train import resume, train
 from ccpml.training import embed, head_start, pooled_features
 from tests.toy import quick_settings, toy_folder
 
-LENGTH = CCPLoss(ContrastiveLoss(), 2, 8, 1).starting_length
+LENGTH = ContrastiveLoss().starting_length
 
 
 @pytest.fixture(scope="module")

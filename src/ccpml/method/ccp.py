@@ -111,18 +111,6 @@ class CCPLoss(ClassProxies, MetricLoss):
             raise ValueError(f"group: sharded proxies need a PairLoss of ccpml, got {type(self.loss).__name__}")
         super().shard(group)
 
-    @property
-    def starting_length(self) -> float:
-        """The mean length at which unrelated embeddings are as far apart as the margin asks, if it is a distance.
-
-        The first proxies are embeddings of the start, and go on to hold the classes as far apart as they are there.
-        For losses without such a margin, it is that of the pair loss.
-        """
-        loss = self.loss
-        if isinstance(loss, PairLoss) and loss.normalize == "lipschitz" and loss.margin_length is not None:
-            return loss.margin_length
-        return super().starting_length
-
     def forward(
         self,
         embeddings: Tensor,

@@ -119,16 +119,8 @@ class PairLoss(MetricLoss, PairEquation):
 
     @property
     def starting_length(self) -> float:
-        """That of normalized embeddings; without normalization, `margin_length`, or 1."""
-        return NORMALIZED_LENGTH if self.normalize is not None else self.margin_length or 1.0
-
-    @property
-    def margin_length(self) -> float | None:
-        """Mean length at which unrelated embeddings are as far apart as the margin asks; None if it is no distance.
-
-        Centered embeddings in many dimensions are almost orthogonal, so their distance is √2 times their length.
-        """
-        return None
+        """That of normalized embeddings; 1 without normalization."""
+        return NORMALIZED_LENGTH if self.normalize is not None else 1.0
 
     def _equation(self, anchors: int) -> PairEquation:
         """Return the fast form of the equation, unless a subclass of the class that names it redefines the equation.

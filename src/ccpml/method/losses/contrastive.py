@@ -47,9 +47,15 @@ class ContrastiveLoss(PairLoss):
         self.pos_margin, self.neg_margin = pos_margin, neg_margin
 
     @property
-    def margin_length(self) -> float | None:
-        """Mean length at which unrelated embeddings are at a distance of m⁻."""
-        return self.neg_margin / math.sqrt(2) if self.neg_margin > 0 else None
+    def starting_length(self) -> float:
+        """The mean length at which unrelated embeddings are at a distance of m⁻, unless only directions are compared.
+
+        The loss pushes them no further apart, while the first proxies hold them as far apart as they start. Centered
+        embeddings in many dimensions are almost orthogonal, so their distance is √2 times their length.
+        """
+        if self.normalize == "l2" or self.neg_margin <= 0:
+            return super().starting_length
+        return self.neg_margin / math.sqrt(2)
 
     def accumulate(self, pairs: Pairs) -> Tensor:
         """Return Σ and number of the non-zero terms on P⁺ and on P⁻, (2, 2)."""

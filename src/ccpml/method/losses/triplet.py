@@ -44,7 +44,8 @@ class TripletMarginLoss(PairLoss):
     def starting_length(self) -> float:
         """That of normalized embeddings; without normalization, unrelated ones are at a distance of 4 m.
 
-        The factor is that of the paper's parameters for CUB, where m⁻ of C2 is 4 m.
+        The margin is a difference of distances, which asks for no length. The factor is that of the paper's parameters
+        for CUB, where m⁻ of C2 is 4 m.
         """
         if self.normalize is not None or self.margin <= 0:
             return super().starting_length
