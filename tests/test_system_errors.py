@@ -152,7 +152,7 @@ def test_an_image_that_is_damaged_is_still_named(tmp_path: Path) -> None:
 @pytest.fixture
 def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Return a function that fails as code in C does when Ctrl-C comes while it calls Python."""
-    monkeypatch.setattr(interrupts, "_interrupted", False)
+    monkeypatch.setattr(interrupts, "_interrupts", [])
 
     def fail(*_: Any, **__: Any) -> Any:
         with pytest.raises(KeyboardInterrupt):

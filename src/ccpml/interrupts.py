@@ -19,8 +19,7 @@ __all__ = ["PARENT", "block_ctrl_c", "exit_at_ctrl_c", "exit_with_parent", "is_i
 PARENT = "CCPML_PARENT"
 """Environment variable with the process id of the process that started this one."""
 
-
-_interrupted = False
+_interrupts: list[int] = []  # signals that raised KeyboardInterrupt
 
 
 def is_interrupted() -> bool:
@@ -29,7 +28,7 @@ def is_interrupted() -> bool:
     An error that is raised afterwards may follow from it: libraries in C and Rust that call Python, such as
     safetensors, replace KeyboardInterrupt by an error of their own.
     """
-    return _interrupted
+    return bool(_interrupts)
 
 
 def raise_at_ctrl_c() -> None:
@@ -38,6 +37,7 @@ def raise_at_ctrl_c() -> None:
     That is while a module is imported, which libraries turn into errors of their own, and in destructors and
     callbacks, where Python would print a traceback and continue.
     """
+    _interrupts.clear()
     # The interpreter gives signals back to the system as it ends; the last function that it calls ignores this one.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGINT, _raise_or_exit)
@@ -82,8 +82,7 @@ def _raise_or_exit(number: int, frame: "FrameType | None") -> None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             _exit(number, frame)
         frame = frame.f_back
-    global _interrupted  # noqa: PLW0603 -- of the process, as its handlers of signals are
-    _interrupted = True
+    _interrupts.append(number)
     raise KeyboardInterrupt
 
 

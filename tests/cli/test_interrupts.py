@@ -72,6 +72,22 @@ time.sleep(5)
     assert (result.returncode, result.stderr) == (130, "ccpml: interrupted\n")
 
 
+def test_an_interrupt_is_of_the_command_in_which_it_came() -> None:
+    program = """
+import os, signal
+from ccpml.interrupts import is_interrupted, raise_at_ctrl_c
+raise_at_ctrl_c()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print(is_interrupted())
+raise_at_ctrl_c()  # the next command in this process
+print(is_interrupted())
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
+    assert result.stdout == "True\nFalse\n"
+
+
 @pytest.mark.parametrize("module", ["ccpml.benchmark.cell_process", "ccpml.runs.rank"])
 def test_a_process_whose_parent_has_ended_before_it_could_look_ends(module: str, tmp_path: Path) -> None:
     environment = {"PATH": "", "PYTHONPATH": ":".join(sys.path), PARENT: "1"}  # not the parent of this one
