@@ -86,7 +86,7 @@ def test_facts_are_read_from_headers_and_splits(tmp_path: Path) -> None:
 
 def test_too_few_classes_are_an_error_that_names_the_minimum(tmp_path: Path) -> None:
     folder = write_photos(tmp_path / "photos", classes=6)
-    with pytest.raises(ValueError, match="training and validation: expected at least 4 classes, got 3; add classes"):
+    with pytest.raises(ValueError, match="expected at least 4 classes, got 3, as 3 of the 6 are for testing; add"):
         read_facts(Settings(data=f"folder:{folder}"))
     assert read_facts(Settings(data=f"folder:{folder}", test_classes="class04,class05")).train_classes == 2
 

@@ -147,12 +147,15 @@ def _checked(split: str, table: ImageTable) -> ImageTable:
     roles = table.roles
     if roles is None or not (roles != "").any():
         if table.class_sizes().max() < 2:
-            raise ValueError(f"{split}: expected a class with at least two images, got none")
+            raise ValueError(
+                f"{split}: expected a class with at least two images, got none; add images to its classes, or split "
+                "the classes otherwise"
+            )
         return replace(table, roles=None)
     if (roles == "").any():
         row = int(np.flatnonzero(roles == "")[0])
         raise ValueError(f"{split}: {table.name_of(row)} has no role; set it for all images of a split or for none")
     in_both = np.intersect1d(table.labels[roles == "query"], table.labels[roles == "gallery"])
     if not in_both.size:
-        raise ValueError(f"{split}: expected a class with both query and gallery images, got none")
+        raise ValueError(f"{split}: expected a class with both query and gallery images, got none; change some roles")
     return table

@@ -107,8 +107,10 @@ def read_facts(settings: Settings, source: Source | None = None) -> DataFacts:
     own_validation = fold is None and "validation" in known.values()
     classes = development_classes(source, tests)
     if settings.folds is None and not own_validation and classes < MIN_CLASSES:
+        total = source.table.num_classes
+        others = f", as {total - classes} of the {total} are for testing" if classes < total else ""
         raise ValueError(
-            f"training and validation: expected at least {MIN_CLASSES} classes, got {classes}; add classes"
+            f"training and validation: expected at least {MIN_CLASSES} classes, got {classes}{others}; add classes"
         )
     splits = make_splits(source, tests, settings.folds or fitting_folds(classes), fold)
     kind = settings.device.partition(":")[0]

@@ -1,16 +1,15 @@
 """A CSV file of pictures, with metadata in its further columns."""
 
-import csv
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from ccpml.artifacts import expand_home, not_found
+from ccpml.artifacts import expand_home
 from ccpml.data.sources.csv_file import misspelt_columns, read_label
+from ccpml.data.sources.csv_rows import check_header, read_rows
 from ccpml.serving.items import Picture
-from ccpml.system_errors import advice
 
 __all__ = ["read_csv_pictures"]
 
@@ -70,42 +69,14 @@ def read_csv_pictures(file: Path) -> tuple[list[Picture], list[str]]:
 
 def _read(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Return the names of the columns, and number and cells of each line."""
-    rows = list[tuple[int, dict[str, str]]]()
-    line = 1
-    if not file.is_file():
-        raise ValueError(f"{file}: {not_found(file)}; restore it, or choose another path")
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = _header(next(reader, []), file)
-            line = reader.line_num + 1
-            for fields in reader:
-                if any(field.strip() for field in fields):
-                    if len(fields) != len(header):
-                        raise ValueError(
-                            f"{file}, line {line}: expected {len(header)} values, got {len(fields)}; put values that "
-                            "contain a comma in quotes"
-                        )
-                    if any("\0" in field for field in fields):
-                        raise ValueError(f"{file}, line {line}: not valid CSV (null character); correct this line")
-                    rows.append((line, dict(zip(header, map(str.strip, fields), strict=True))))
-                line = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(f"{file}, line {line}: not valid CSV ({error}); correct this line") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}, line {line} or later: not UTF-8; save the file as UTF-8") from error
-    except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror or error}){advice(error)}") from error
-    if not rows:
-        raise ValueError(f"{file}: expected one line for each image below the header, got none; add them")
-    return header, rows
+    lines = read_rows(file)
+    header = _header(next(lines)[1], file)
+    return header, [(line, dict(zip(header, fields, strict=True))) for line, fields in lines]
 
 
 def _header(fields: Sequence[str], file: Path) -> list[str]:
-    header = [name.lower() if (name := field.strip()).lower() in _KNOWN else name for field in fields]
-    if "path" not in header:
-        got = ",".join(header) or "an empty line"
-        raise ValueError(f"{file}, line 1: expected column names path[,label][,more] separated by commas, got {got}")
+    header = [name.lower() if name.lower() in _KNOWN else name for name in fields]
+    check_header(header, ("path",), "path[,label][,more]", file)
     for name in header:
         if not name or header.count(name) > 1:
             what = f"column {name} appears twice; remove one" if name else "a column has no name; fill it in"

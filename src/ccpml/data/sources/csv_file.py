@@ -1,6 +1,5 @@
 """A CSV file that lists images, their classes and, optionally, their splits and roles."""
 
-import csv
 import difflib
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, get_args
 
 from ccpml.artifacts import expand_home, not_found, path_kind
+from ccpml.data.sources.csv_rows import check_header, read_rows
 from ccpml.data.sources.source import Source, SplitName, check_distinct, check_one_split
 from ccpml.data.table import ImageTable
 from ccpml.numbers import check_flags
@@ -60,35 +60,14 @@ def load_csv(file: Path | str, labeled: bool = True) -> Source:
 
 
 def _read_csv(file: Path, labeled: bool) -> list[_Row]:
-    if not file.is_file():
-        raise ValueError(f"{file}: {not_found(file)}; restore it, or choose another path")
-    rows: list[_Row] = []
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream, strict=True)
-        line = 1
-        try:
-            header = _header(next(reader, []), file, labeled)
-            line = reader.line_num + 1
-            for fields in reader:
-                if any(field.strip() for field in fields):
-                    rows.append(_row(fields, header, f"{file}, line {line}", file.parent, labeled))
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise ValueError(f"{file}, line {line}: not valid CSV ({error}); correct this line") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file}, line {line} or later: not UTF-8; save the file as UTF-8") from error
-    if not rows:
-        raise ValueError(f"{file}: expected one line for each image below the header, got none; add them")
-    return rows
+    lines = read_rows(file)
+    header = _header(next(lines)[1], file, labeled)
+    return [_row(fields, header, f"{file}, line {line}", file.parent, labeled) for line, fields in lines]
 
 
 def _header(fields: list[str], file: Path, labeled: bool) -> list[str]:
-    header = [field.strip().lower() for field in fields]
-    if missing := [name for name in _required(labeled) if name not in header]:
-        raise ValueError(
-            f"{file}, line 1: expected column names path,label[,split[,role]] separated by commas, got "
-            f"{','.join(header) or 'an empty line'} without {' and '.join(missing)}"
-        )
+    header = [field.lower() for field in fields]
+    check_header(header, _required(labeled), "path,label[,split[,role]]", file)
     if twice := [name for name in _COLUMNS if header.count(name) > 1]:
         raise ValueError(f"{file}, line 1: column {twice[0]} appears twice; remove one")
     for name, meant in misspelt_columns(header, _COLUMNS):
@@ -120,13 +99,7 @@ def _required(labeled: bool) -> tuple[str, ...]:
 
 
 def _row(fields: list[str], header: list[str], where: str, folder: Path, labeled: bool) -> _Row:
-    if len(fields) != len(header):
-        raise ValueError(
-            f"{where}: expected {len(header)} values, got {len(fields)}; put values that contain a comma in quotes"
-        )
-    if any("\0" in field for field in fields):
-        raise ValueError(f"{where}: not valid CSV (null character); correct this line")
-    cell = {name: field.strip() for name, field in zip(header, fields, strict=True)}
+    cell = dict(zip(header, fields, strict=True))
     for name in _required(labeled):
         if not cell[name]:
             raise ValueError(f"{where}: {name} is empty; fill it in or remove the line")

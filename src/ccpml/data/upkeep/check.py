@@ -14,7 +14,7 @@ from ccpml.data.table import ImageTable, StoredImage
 from ccpml.data.threads import in_threads
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.data_name import DataName
-from ccpml.numbers import check_flags
+from ccpml.numbers import check_flags, counted
 from ccpml.progress import progress_bar
 
 __all__ = ["SkippableImagesError", "all_gray", "check_images", "readable_images", "unreadable"]
@@ -71,7 +71,10 @@ def readable_images(
     if bad:
         lines = [f"{image.name}: {image.reason}" for image in bad]
         listed_in = None if log is None else log.write_list("unreadable", lines)
-        print("\n".join([f"left out {len(bad):,} unreadable images:", *first_lines(lines, listed_in)]), file=sys.stderr)
+        print(
+            "\n".join([f"left out {counted(len(bad), 'unreadable image')}:", *first_lines(lines, listed_in)]),
+            file=sys.stderr,
+        )
     return table, bad
 
 
