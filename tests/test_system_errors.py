@@ -156,7 +156,7 @@ def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     def fail(*_: Any, **__: Any) -> Any:
         with pytest.raises(KeyboardInterrupt):
-            interrupts._raise_or_exit(signal.SIGINT, None)
+            interrupts.raise_interrupted(signal.SIGINT, None)
         raise ValueError("could not determine the shape of object type 'torch.storage.UntypedStorage'")
 
     return fail

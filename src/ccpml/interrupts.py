@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment, and the end of a parent process.
+"""Signals that end the process, at any moment, and the end of a parent process.
 
 Imports no library, so that it holds while they load, and little else: until it is loaded, Python handles Ctrl-C.
 """
@@ -14,25 +14,65 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-__all__ = ["PARENT", "block_ctrl_c", "exit_at_ctrl_c", "exit_with_parent", "is_interrupted", "raise_at_ctrl_c"]
+__all__ = [
+    "PARENT",
+    "Interrupted",
+    "block_signals",
+    "ending_signals",
+    "exit_at_signals",
+    "exit_code",
+    "exit_with_parent",
+    "interruption",
+    "raise_at_signals",
+    "raise_interrupted",
+]
 
 PARENT = "CCPML_PARENT"
 """Environment variable with the process id of the process that started this one."""
 
-_interrupts: list[int] = []  # signals that raised KeyboardInterrupt
+_OF_TERMINAL = {signal.SIGINT, signal.SIGHUP}
+
+_interrupts: list[int] = []  # signals that raised Interrupted
 
 
-def is_interrupted() -> bool:
-    """Whether KeyboardInterrupt was raised since `raise_at_ctrl_c`.
+class Interrupted(KeyboardInterrupt):
+    """The process was interrupted by the signal ``number``: by Ctrl-C, SIGTERM, or SIGHUP, the end of its terminal.
+
+    Example:
+        >>> str(Interrupted(signal.SIGINT)), str(Interrupted(signal.SIGHUP))
+        ('interrupted', 'interrupted by SIGHUP')
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        return "interrupted" if self.number == signal.SIGINT else f"interrupted by {signal.Signals(self.number).name}"
+
+
+def exit_code(interrupt: BaseException) -> int:
+    """Return the exit code of a process that an interrupt has ended, as of the shell."""
+    return 128 + int(getattr(interrupt, "number", signal.SIGINT))
+
+
+def interruption() -> "Interrupted | None":
+    """Return the interrupt that was raised since `raise_at_signals`, if any.
 
     An error that is raised afterwards may follow from it: libraries in C and Rust that call Python, such as
     safetensors, replace KeyboardInterrupt by an error of their own.
     """
-    return bool(_interrupts)
+    return Interrupted(_interrupts[-1]) if _interrupts else None
 
 
-def raise_at_ctrl_c() -> None:
-    """Raise KeyboardInterrupt at Ctrl-C, or exit at once where nothing could catch it as such.
+def ending_signals() -> "list[signal.Signals]":
+    """Return the signals that end this process, without those that it was started to ignore, as by nohup."""
+    others = (signal.SIGTERM, signal.SIGHUP)
+    return [signal.SIGINT, *(one for one in others if signal.getsignal(one) is not signal.SIG_IGN)]
+
+
+def raise_at_signals() -> None:
+    """Raise `Interrupted` at Ctrl-C, SIGTERM and SIGHUP, or exit at once where nothing could catch it as such.
 
     That is while a module is imported, which libraries turn into errors of their own, and in destructors and
     callbacks, where Python would print a traceback and continue.
@@ -40,21 +80,26 @@ def raise_at_ctrl_c() -> None:
     _interrupts.clear()
     # The interpreter gives signals back to the system as it ends; the last function that it calls ignores this one.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, _raise_or_exit)
+    for one in ending_signals():
+        signal.signal(one, raise_interrupted)
     sys.unraisablehook = _exit_if_interrupted
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_TERMINAL)
 
 
-def exit_at_ctrl_c() -> None:
-    """Exit at once at Ctrl-C: the work is done, and the interpreter is about to end."""
-    signal.signal(signal.SIGINT, _exit)
+def exit_at_signals() -> None:
+    """Exit at once at these signals: the work is done, and the interpreter is about to end."""
+    for one in ending_signals():
+        signal.signal(one, _exit)
 
 
-class block_ctrl_c:  # noqa: N801 -- a context manager; contextlib would delay the first line
-    """Block SIGINT until the end of the block; in processes started within, until they call `raise_at_ctrl_c`."""
+class block_signals:  # noqa: N801 -- a context manager; contextlib would delay the first line
+    """Block the signals of a terminal to all its processes, SIGINT and SIGHUP, until the end of the block.
+
+    In processes that are started within, they are blocked until `raise_at_signals` is called.
+    """
 
     def __enter__(self) -> None:
-        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_TERMINAL)
 
     def __exit__(self, *error: object) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
@@ -77,23 +122,26 @@ def exit_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _raise_or_exit(number: int, frame: "FrameType | None") -> None:
+def raise_interrupted(number: int, frame: "FrameType | None") -> None:
+    """Raise `Interrupted`, or exit while a module is imported: the handler of a signal."""
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             _exit(number, frame)
         frame = frame.f_back
     _interrupts.append(number)
-    raise KeyboardInterrupt
+    if number == signal.SIGHUP:  # the system and the shell may both send it
+        signal.signal(number, signal.SIG_IGN)
+    raise Interrupted(number)
 
 
 def _exit_if_interrupted(unraisable: "Any") -> None:
-    """Exit if Ctrl-C came in a destructor; drop other errors there, which follow from one that is reported."""
+    """Exit if a signal came in a destructor; drop other errors there, which follow from one that is reported."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        _exit(signal.SIGINT, None)
+        _exit(exit_code(unraisable.exc_value) - 128, None)
 
 
 def _exit(number: int, frame: "FrameType | None") -> None:
     try:
-        os.write(2, b"ccpml: interrupted\n")
+        os.write(2, f"ccpml: {Interrupted(number)}\n".encode())
     finally:
         os._exit(128 + number)

@@ -5,7 +5,7 @@ import os
 import re
 from typing import Final
 
-from ccpml.interrupts import is_interrupted
+from ccpml.interrupts import interruption
 from ccpml.numbers import size_text
 
 __all__ = [
@@ -142,9 +142,9 @@ def raise_shortage(error: BaseException) -> None:
     """Raise an error again if it is a shortage of the process: the file is not to blame, and must not be removed.
 
     Raises:
-        KeyboardInterrupt: If Ctrl-C came before, as the error may follow from that.
+        Interrupted: If Ctrl-C or another such signal came before, as the error may follow from that.
     """
-    if is_interrupted():
-        raise KeyboardInterrupt from error
+    if interrupt := interruption():
+        raise interrupt from error
     if is_shortage(error):
         raise error

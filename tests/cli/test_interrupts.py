@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ccpml.interrupts import PARENT, block_ctrl_c
+from ccpml.interrupts import PARENT, block_signals
 
 # Sends SIGINT to itself at the n-th import, then runs the command line.
 PROGRAM = """
@@ -50,7 +50,7 @@ def test_an_interrupted_import_is_exit_code_130_without_a_traceback(moment: int,
 
 @pytest.mark.parametrize("moment", [0, 20, 600])
 def test_a_cell_of_a_benchmark_that_is_interrupted_while_it_imports_ends_quietly(moment: int) -> None:
-    with block_ctrl_c():  # as the benchmark starts it
+    with block_signals():  # as the benchmark starts it
         result = interrupted(CELL, moment, "settings", "run")
     assert "Traceback" not in result.stderr
     assert result.returncode == 130
@@ -59,12 +59,12 @@ def test_a_cell_of_a_benchmark_that_is_interrupted_while_it_imports_ends_quietly
 def test_an_interrupt_in_a_destructor_ends_the_process() -> None:
     program = """
 import os, signal, time
-from ccpml.interrupts import raise_at_ctrl_c
+from ccpml.interrupts import raise_at_signals
 class Destructor:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
-raise_at_ctrl_c()
+raise_at_signals()
 Destructor()
 time.sleep(5)
 """
@@ -72,20 +72,56 @@ time.sleep(5)
     assert (result.returncode, result.stderr) == (130, "ccpml: interrupted\n")
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [
+        (signal.SIGINT, 130, "ccpml: interrupted\n"),
+        (signal.SIGTERM, 143, "ccpml: interrupted by SIGTERM\n"),
+        (signal.SIGHUP, 129, "ccpml: interrupted by SIGHUP\n"),
+    ],
+)
+def test_each_signal_that_ends_a_command_is_named(number: int, code: int, message: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "experiment.yaml").touch()
+    program = f"""
+import os, sys
+from ccpml.cli import main
+import ccpml.cli.report
+ccpml.cli.report.announce = lambda _: [os.kill(os.getpid(), {number}) for _ in range(2)]
+sys.exit(main())
+"""
+    command = [sys.executable, "-c", program, "report", str(tmp_path / "run")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert (result.returncode, result.stderr) == (code, message)
+
+
+def test_the_end_of_the_terminal_is_ignored_under_nohup() -> None:
+    program = """
+import os, signal
+from ccpml.interrupts import ending_signals, raise_at_signals
+raise_at_signals()
+os.kill(os.getpid(), signal.SIGHUP)
+print(*(number.name for number in ending_signals()))
+"""
+    command = ["nohup", sys.executable, "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert result.stdout == "SIGINT SIGTERM\n"
+
+
 def test_an_interrupt_is_of_the_command_in_which_it_came() -> None:
     program = """
 import os, signal
-from ccpml.interrupts import is_interrupted, raise_at_ctrl_c
-raise_at_ctrl_c()
+from ccpml.interrupts import interruption, raise_at_signals
+raise_at_signals()
 try:
     os.kill(os.getpid(), signal.SIGINT)
 except KeyboardInterrupt:
-    print(is_interrupted())
-raise_at_ctrl_c()  # the next command in this process
-print(is_interrupted())
+    print(interruption())
+raise_at_signals()  # the next command in this process
+print(interruption())
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
-    assert result.stdout == "True\nFalse\n"
+    assert result.stdout == "interrupted\nNone\n"
 
 
 @pytest.mark.parametrize("module", ["ccpml.benchmark.cell_process", "ccpml.runs.rank"])

@@ -88,7 +88,7 @@ def test_a_run_killed_before_its_first_checkpoint_restarts(folder, uninterrupted
     assert_same(path, uninterrupted)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_stops_the_run_after_the_step_and_prints_how_to_resume(folder, uninterrupted, tmp_path, number, code):
     path = tmp_path / "a run"
     process = subprocess.Popen(start_command(folder, path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

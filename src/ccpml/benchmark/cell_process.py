@@ -1,21 +1,20 @@
 """Train one cell of a benchmark in its own process: ``python -m ccpml.benchmark.cell_process <settings> <run>``."""
 
 import json
-import signal
 import sys
 from pathlib import Path
 
-from ccpml.interrupts import exit_with_parent, raise_at_ctrl_c
+from ccpml.interrupts import exit_code, exit_with_parent, raise_at_signals
 
 
 def main(settings: Path, path: Path) -> int:
     """Train or resume a run; return 0, 1 after a failure, or 128 + the number of the signal that stopped it."""
     try:
-        raise_at_ctrl_c()  # which the benchmark has blocked for this process
+        raise_at_signals()  # some of which the benchmark has blocked for this process
         exit_with_parent()
         return _train(settings, path)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as interrupt:
+        return exit_code(interrupt)
 
 
 def _train(settings: Path, path: Path) -> int:
@@ -39,7 +38,7 @@ def _train(settings: Path, path: Path) -> int:
                 features=False,
             )
     except Stopped as stopped:
-        return 128 + stopped.number
+        return exit_code(stopped)
     except Exception as error:
         print(" ".join(str(error).split()) or type(error).__name__, file=sys.stderr)
         return 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ccpml.benchmark.protocol import Benchmark, Cell
 from ccpml.files import write_json
-from ccpml.interrupts import PARENT, block_ctrl_c
+from ccpml.interrupts import PARENT, block_signals, ending_signals, raise_interrupted
 from ccpml.runs.directory import RunDirectory
 
 __all__ = ["Progress", "RunningCell", "run_cells"]
@@ -77,7 +77,7 @@ def run_cells(
         watch: Function called about once a second, and after each cell.
 
     Raises:
-        KeyboardInterrupt: After Ctrl-C or SIGTERM, when all running cells have written their checkpoints.
+        Interrupted: After Ctrl-C, SIGTERM or SIGHUP, when all running cells have written their checkpoints.
     """
     cells = list(benchmark.cells())
     progress = Progress(len(cells), at_once)
@@ -90,7 +90,7 @@ def run_cells(
             progress.finished.append(cell)
     waiting = deque(cell for cell in cells if cell not in progress.finished)
     free = deque(devices[i % len(devices)] for i in range(at_once))
-    with _sigterm_as_interrupt():
+    with _raising_at_signals():
         try:
             while waiting or progress.running:
                 while waiting and free:
@@ -130,7 +130,7 @@ def _start(cell: Cell, device: str) -> RunningCell:
     environment = {**os.environ, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
     if cell.settings.threads != "auto":
         environment["OMP_NUM_THREADS"] = str(cell.settings.threads)
-    with cell.log_file.open("wb") as log, block_ctrl_c():
+    with cell.log_file.open("wb") as log, block_signals():
         command = [sys.executable, "-m", "ccpml.benchmark.cell_process", str(cell.settings_file), str(cell.path)]
         null = subprocess.DEVNULL
         process = subprocess.Popen(
@@ -171,13 +171,14 @@ def _stop(running: Sequence[RunningCell]) -> None:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Make SIGTERM raise KeyboardInterrupt, as Ctrl-C does. Only the main thread can change handlers."""
+def _raising_at_signals() -> Iterator[None]:
+    """Make signals that end this process raise `Interrupted`. Only the main thread can change handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {one: signal.signal(one, raise_interrupted) for one in ending_signals()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

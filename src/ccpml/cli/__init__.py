@@ -3,7 +3,7 @@
 import sys
 
 try:
-    from ccpml.interrupts import exit_at_ctrl_c, is_interrupted, raise_at_ctrl_c
+    from ccpml.interrupts import exit_at_signals, exit_code, interruption, raise_at_signals
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 
@@ -65,14 +65,14 @@ VERBS = (
 
 
 def main(argv: "Sequence[str] | None" = None) -> int:
-    """Run the command line; return the exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
+    """Run the command line; return the exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
 
     Without ``argv``, this is the process of the command line, and its signals and streams are set up.
     """
     if argv is not None:
         return _run(list(argv))
     try:
-        raise_at_ctrl_c()
+        raise_at_signals()
         import warnings
 
         from ccpml.terminal import BROKEN_PIPE, is_broken_pipe, prepare_streams
@@ -82,13 +82,13 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         code = _run(sys.argv[1:])
     except SystemExit as stop:  # after --help
         code = int(stop.code or 0)
-    except KeyboardInterrupt:
-        code = 130
+    except KeyboardInterrupt as interrupt:
+        code = exit_code(interrupt)
     except BrokenPipeError:
         if not is_broken_pipe():
             raise
         code = BROKEN_PIPE  # quietly
-    exit_at_ctrl_c()
+    exit_at_signals()
     from ccpml.terminal import flush_streams  # here, where Ctrl-C ends the import too
 
     return flush_streams(code)
@@ -104,17 +104,20 @@ def _run(arguments: list[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         return _run_verb(arguments)
-    except KeyboardInterrupt:
-        print("ccpml: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        return _report_interrupt(interrupt)
     except Exception as error:  # the one place where errors become sentences
-        if is_interrupted():  # the error follows from it
-            print("ccpml: interrupted", file=sys.stderr)
-            return 130
+        if interrupt := interruption():  # the error follows from it
+            return _report_interrupt(interrupt)
         if debug or (isinstance(error, BrokenPipeError) and is_broken_pipe()):
             raise
         print(f"ccpml: error: {describe(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError | FileExistsError | MissingExtraError) else 1
+
+
+def _report_interrupt(interrupt: KeyboardInterrupt) -> int:
+    print(f"ccpml: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+    return exit_code(interrupt)
 
 
 def _run_verb(arguments: list[str]) -> int:

@@ -24,7 +24,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 def run(arguments: list[str]) -> int:
-    """Serve an index until Ctrl-C or SIGTERM."""
+    """Serve an index until Ctrl-C or another signal that ends it."""
     options = parse(arguments)
     token = _token(options.token_file)
     if not _is_loopback(options.host) and token is None:

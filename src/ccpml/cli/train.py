@@ -10,6 +10,7 @@ from ccpml.cli.common.hints import was_killed
 from ccpml.cli.common.options import UsageError, check_run, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
+from ccpml.interrupts import Interrupted, exit_code
 from ccpml.numbers import counted
 from ccpml.progress import announce
 from ccpml.runs.defaults import SATURATED, is_saturated
@@ -45,8 +46,8 @@ def run(arguments: list[str]) -> int:
         announce("writing the report")
         report = write_report(trained)
     except (Stopped, KeyboardInterrupt) as stopped:
-        if not (path / "experiment.yaml").is_file():
-            raise KeyboardInterrupt from stopped
+        if not (path / "experiment.yaml").is_file():  # nothing to resume
+            raise Interrupted(exit_code(stopped) - 128) from stopped
         return report_stop(stopped, ["train", "--resume", str(path)])
     except (OSError, BadImageError, RuntimeError) as error:
         other = isinstance(error, RuntimeError | FileExistsError | FileNotFoundError) and not was_killed(error)

@@ -186,11 +186,12 @@ def _as_raised(error: Exception) -> Exception:
 def _start_worker(_: int) -> None:
     """Set up a worker process: one thread, signals to the whole group left to the main process, whose end is its own.
 
-    SIGINT is ignored, and SIGTERM no failure, which would be raised anywhere in the main process. torch notices the end
+    SIGINT and SIGHUP are ignored, and SIGTERM is no failure, which would be raised anywhere in the main process. torch notices the end
     of the main process too, but not if it comes while a worker starts.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     sys.excepthook = _ignore_closed_connection
     threading.Thread(target=_exit_with_main_process, daemon=True).start()

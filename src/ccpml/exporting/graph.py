@@ -63,7 +63,8 @@ def reason_of(error: BaseException) -> str:
     chain = [error]
     while (before := chain[-1].__cause__ or chain[-1].__context__) is not None and before not in chain:
         chain.append(before)
-    if any(isinstance(each, KeyboardInterrupt) for each in chain):
-        raise KeyboardInterrupt from error
+    for each in chain:
+        if isinstance(each, KeyboardInterrupt):
+            raise type(each)(*each.args) from error
     raise_shortage(chain[-1])
     return str(chain[-1]).strip().partition("\n")[0] or type(chain[-1]).__name__

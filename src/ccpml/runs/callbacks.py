@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from ccpml.files import write_arrays, write_text
+from ccpml.interrupts import ending_signals
 from ccpml.method import MIN_SEPARATION, lipschitz_normalize
 from ccpml.models.tensor_file import write_tensors
 from ccpml.progress import progress_bar
@@ -32,7 +33,7 @@ COLUMNS = (
 
 
 class Stopped(BaseException):  # no error, and as KeyboardInterrupt, nothing that handles errors catches it
-    """The run was stopped by the signal ``number``, Ctrl-C or SIGTERM."""
+    """The run was stopped by the signal ``number``: by Ctrl-C, SIGTERM, or SIGHUP, the end of its terminal."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -40,7 +41,10 @@ class Stopped(BaseException):  # no error, and as KeyboardInterrupt, nothing tha
 
 
 class StopRequest:
-    """Stop on Ctrl-C or SIGTERM: in training after the current step, otherwise, and at a second signal, at once."""
+    """Stop at a signal: in training after the current step, otherwise, and at a second one, at once.
+
+    The signals are SIGINT (Ctrl-C), SIGTERM and, unless nohup ignores it, SIGHUP.
+    """
 
     def __init__(self) -> None:
         self.signal = 0  # number of the one received
@@ -49,7 +53,7 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         self._in_main_thread = threading.current_thread() is threading.main_thread()
         if self._in_main_thread:
-            self._before = {one: signal.signal(one, self._handle_signal) for one in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {one: signal.signal(one, self._handle_signal) for one in ending_signals()}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -60,6 +64,8 @@ class StopRequest:
     def _handle_signal(self, number: int, frame: FrameType | None) -> None:
         stop_now = self.signal or not self.training
         self.signal = number
+        if number == signal.SIGHUP:  # the system and the shell may both send it
+            signal.signal(number, signal.SIG_IGN)
         if stop_now:
             raise Stopped("stopped at once", number)
         tqdm.write("stopping after this step (Ctrl-C again to stop at once) ...", file=sys.stderr)

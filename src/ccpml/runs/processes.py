@@ -19,7 +19,7 @@ from pathlib import Path
 
 from torch import distributed
 
-from ccpml.interrupts import PARENT, block_ctrl_c
+from ccpml.interrupts import PARENT, block_signals
 from ccpml.progress import announce
 
 __all__ = [
@@ -142,7 +142,7 @@ def _start(run: Path, ranks: int, features: bool) -> "tuple[list[subprocess.Pope
     own = ({RANK: str(rank), "LOCAL_RANK": str(rank)} for rank in range(1, ranks))
     null = subprocess.DEVNULL
     try:
-        with block_ctrl_c():  # for good: the main process handles Ctrl-C and ends the others
+        with block_signals():  # for good: the main process handles Ctrl-C and ends the others
             return [subprocess.Popen(command, env=common | each, stdin=null, pass_fds=(theirs,)) for each in own], ready
     finally:
         os.close(theirs)

@@ -11,7 +11,7 @@ from ccpml.interrupts import exit_with_parent
 def main(path: Path, features: bool) -> int:
     """Train with the main process, which writes and decides when to stop; return 0, or 1 for a failure.
 
-    The main process has blocked SIGINT for this one: it handles Ctrl-C, and ends this process.
+    The main process has blocked SIGINT and SIGHUP for this one: it handles them, and ends this process.
     """
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))  # Lightning's handler waits for other ranks
     exit_with_parent()

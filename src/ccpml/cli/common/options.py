@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ccpml.artifacts import expand_home, mismatch, not_found
 from ccpml.data_name import DataName
+from ccpml.interrupts import exit_code
 
 
 class UsageError(Exception):
@@ -96,7 +97,7 @@ def check_run(path: Path) -> Path:
 
 
 def report_stop(stopped: BaseException, arguments: list[str], kept: str = "") -> int:
-    """Print how to resume after Ctrl-C or SIGTERM; return the exit code."""
+    """Print how to resume after Ctrl-C or another such signal; return the exit code."""
     command = shlex.join(["ccpml", *arguments])
     print(f"ccpml: {str(stopped) or 'interrupted'}; {kept}resume with: {command}", file=sys.stderr)
-    return 128 + getattr(stopped, "number", 2)
+    return exit_code(stopped)

@@ -12,13 +12,14 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ccpml.interrupts import ending_signals
 from ccpml.serving.service.settings import ServiceSettings
 
 __all__ = ["serve"]
 
 
 def serve(app: Any, listener: socket.socket, settings: ServiceSettings) -> None:
-    """Serve an application until SIGINT or SIGTERM; requests under way are finished, for up to 10 seconds.
+    """Serve an application until SIGINT, SIGTERM or SIGHUP; requests under way are finished, for up to 10 seconds.
 
     Args:
         app: The application.
@@ -41,8 +42,8 @@ def serve(app: Any, listener: socket.socket, settings: ServiceSettings) -> None:
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop at the first SIGINT or SIGTERM, at once at a second SIGINT; none is raised again afterwards."""
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Stop at the first signal, at once at a second SIGINT; none is raised again afterwards."""
+        before = {number: signal.signal(number, self.handle_exit) for number in ending_signals()}
         try:
             yield
         finally:
