@@ -61,6 +61,11 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, call,
     assert path.read_text() == "new"
 
 
+def test_too_little_memory_is_no_fault_of_the_file():
+    error = WriteError(errno.ENOMEM, "Cannot allocate memory", "a.npz")
+    assert str(error) == "a.npz: out of memory; free some memory, or allow more (ulimit -v)"
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match=r"file/x\.txt: cannot be written \((File exists|Not a directory)\)"):

@@ -1,5 +1,6 @@
 """Files that are either complete or absent, locks between processes, and free disk space."""
 
+import errno
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from ccpml.artifacts import not_found, path_kind
 from ccpml.numbers import size_text
-from ccpml.system_errors import advice, raise_shortage
+from ccpml.system_errors import advice, in_words, raise_shortage
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -54,8 +55,7 @@ _MAX_NAME: Final = 255  # bytes, on the usual file systems
 _SPACE_MARGIN = 16 * 2**20
 _FOLDER_VERSION = 1  # of the files that describe the folders of benchmarks and studies
 
-DESCRIPTION_FORMAT: Final = 1
-"""Version of the descriptions of exported models."""
+DESCRIPTION_FORMAT: Final = 1  # version of the descriptions of exported models
 
 
 class NoSpaceError(ValueError):
@@ -70,7 +70,8 @@ class WriteError(OSError):
     """A file cannot be written. Of what was there before, nothing is lost."""
 
     def __str__(self) -> str:
-        return f"{self.filename}: cannot be written ({self.strerror}){advice(self)}"
+        refused = f"{self.filename}: cannot be written ({self.strerror})"
+        return f"{in_words(self) if self.errno == errno.ENOMEM else refused}{advice(self)}"
 
 
 def temporary_path(path: Path) -> Path:
@@ -271,8 +272,7 @@ def check_readable(file: Path, way_out: str) -> None:
     try:
         if path_kind(file) in {"a named pipe", "a socket", "a device"}:
             raise ValueError(f"{file}: {not_found(file)}; {way_out}")
-        with file.open("rb"):
-            pass
+        file.open("rb").close()
     except FileNotFoundError as error:
         raise ValueError(f"{file}: not found; {way_out}") from error
     except OSError as error:

@@ -21,6 +21,8 @@ __all__ = [
 
 _NUMBERS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
+_OUT_OF_MEMORY: Final = "out of memory"
+
 _REFUSED: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EIO}
 )
@@ -42,7 +44,7 @@ _ADVICE: Final = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose another folder, or change its permissions"),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n)"),
-    errno.ENOMEM: "free some memory",
+    errno.ENOMEM: "free some memory, or allow more (ulimit -v)",
     errno.EIO: "check the disk",
     errno.EFBIG: "allow larger files (ulimit -f)",
     errno.ENAMETOOLONG: "choose a shorter name",
@@ -62,11 +64,12 @@ def in_words(error: OSError) -> str:
     """Return the file and the reason of an error of the system, without its number.
 
     Example:
-        >>> in_words(PermissionError(13, "Permission denied", b"a.txt"))
-        'a.txt: Permission denied'
+        >>> in_words(PermissionError(13, "Permission denied", b"a.txt")), in_words(OSError(12, "No memory", "b.txt"))
+        ('a.txt: Permission denied', 'b.txt: out of memory')
     """
+    reason = _OUT_OF_MEMORY if error.errno == errno.ENOMEM else error.strerror
     name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
-    return f"{'' if name is None else f'{name}: '}{error.strerror}"
+    return f"{'' if name is None else f'{name}: '}{reason}"
 
 
 def message_of(error: BaseException) -> str:
@@ -132,10 +135,10 @@ def shortage_in_words(error: BaseException) -> str:
         return ""
     size = re.search(r"(?:tried|unable) to allocate ([\d.]+) ?(\w+)|of size (\d+)", text, re.I)
     if size is None:
-        return "out of memory"
+        return _OUT_OF_MEMORY
     count, unit = size[1] or size[3], size[2] or "bytes"
     amount = size_text(int(float(count))) if unit == "bytes" else f"{count} {unit}"
-    return f"out of memory: an array of {amount} does not fit"
+    return f"{_OUT_OF_MEMORY}: an array of {amount} does not fit"
 
 
 def raise_shortage(error: BaseException) -> None:

@@ -53,6 +53,7 @@ def test_too_few_classes_say_how_many_would_do(own: Path, capsys: pytest.Capture
     assert json.loads(captured.out)["promises"] == written["promises"]
     assert "a precision of 0.8 cannot be promised from 6 classes; about" in captured.err
     assert all(row["classes_needed"] > 6 for row in written["promises"])
+    assert "certificate.json keeps what was measured\nwriting the report" in captured.err
 
 
 def test_a_certificate_of_other_weights_is_refused(own: Path, many: str) -> None:

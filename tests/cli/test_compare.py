@@ -71,6 +71,7 @@ def test_a_copy_of_a_run_is_equal_and_shares_its_indexes(
         (["{run}", "{other}", "--data", "folder:nowhere"], "folder:nowhere: folder not found"),
         (["{run}", "{other}", "--skip-bad-images"], "expected with --data"),
         (["{run}", "{other}", "-o", "page.txt"], "--output: expected a file that ends in .html, got page.txt"),
+        (["{run}", "{other}", "--data", "glyphs", "cub"], "--data: expected one value, got glyphs cub"),
         ([], "run: expected a value, got none"),
     ],
 )

@@ -107,6 +107,7 @@ def test_rankings_with_roles(run: Path, folder: Path, tmp_path: Path, capsys: py
         (["--rerank", "best"], "expected k-reciprocal, query-expansion, augmentation, separated by commas, got 'best'"),
         (["--dtype", "float32"], "expected float16, int8, separated by commas, got 'float32'"),
         (["--rerank", "augmentation", "--clusters"], "--clusters: expected without --rerank, --ensemble and --dtype"),
+        (["--dtype", "int8,int8"], "--dtype: expected each once, got int8,int8"),
         (["--ensemble", "nowhere"], "nowhere: not a run directory"),
     ],
 )

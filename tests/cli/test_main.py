@@ -32,6 +32,7 @@ from ccpml.cli import VERBS, main
         (["evaluate", "/no/such", "--cluster", "glyphs"], "did you mean --clusters?"),
         (["search", "/no/such", "glyphs", "--k", "1"], "did you mean -k?"),
         (["embed", "/no/such", "glyphs"], "-o/--output"),
+        (["embed", "/no/such", "glyphs", "--out", "x.npz"], "unrecognized arguments: --out; see"),
         (
             ["embed", "/no/such", "glyphs", "-o", "x.csv"],
             "--output: expected a file that ends in .npz or .parquet, got",
@@ -56,6 +57,31 @@ def test_the_folder_of_the_benchmarks_must_exist(
     monkeypatch.setenv("CCPML_DATA", "/no/such")
     assert main(["train", "cub", *root]) == 2
     assert f"{name}: folder /no/such not found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "evaluate {run} cub",
+        "evaluate {run}",
+        "embed {run} cub -o x.npz",
+        "calibrate {run} sop",
+        "compare {run} {run}/other --data cub",
+        "clean {run} cub",
+        "clean {run} glyphs --pool inshop",
+        "index {run} cars196 -o x.index",
+        "search {index} cub",
+    ],
+)
+def test_a_missing_folder_of_benchmarks_is_wrong_usage_of_every_verb(
+    arguments: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in ("run/experiment.yaml", "run/other/experiment.yaml", "index/index.sqlite"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+    words = arguments.format(run=tmp_path / "run", index=tmp_path / "index").split()
+    assert main([*words, "--data-root", "/no/such"]) == 2
+    assert "--data-root: folder /no/such not found" in capsys.readouterr().err
 
 
 def test_a_failure_is_exit_code_1_and_has_a_traceback_only_on_request(

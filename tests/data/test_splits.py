@@ -66,6 +66,14 @@ def test_patterns_choose_the_test_classes() -> None:
         split_classes(table_of(16), [])
 
 
+@pytest.mark.parametrize("name", ["e\u0301t\u00e9", "\u00e9t\u00e9"])
+@pytest.mark.parametrize("pattern", ["e\u0301t*", "\u00e9t?", "\u00e9t\u00e9", "e\u0301te\u0301"])
+def test_patterns_match_in_any_form_of_unicode(name: str, pattern: str) -> None:
+    table = table_of(6)
+    table = ImageTable(table.images, table.labels, (name, "b", "c", "d", "e", "f"))
+    assert split_classes(table, [pattern, "f"], folds=2).test.class_names == (name, "f")
+
+
 def test_names_with_brackets_match_literally() -> None:
     table = table_of(6)
     table = ImageTable(table.images, table.labels, ("x[1]", "b", "c", "d", "e", "f[2]"))

@@ -7,13 +7,15 @@ import pytest
 import torch
 import yaml
 
-from ccpml.data.class_records import DataChangedError
+from ccpml.data import load_folder
+from ccpml.data.class_records import DataChangedError, class_records
 from ccpml.files import write_json
 from ccpml.report import write_report
 from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import load_images
 from ccpml.runs.inference import SeenClassesError, embed_run, evaluate_run, load_run, write_embeddings
 from ccpml.runs.train import resume, train
+from tests.data.image_files import touch
 from tests.toy import quick_settings, toy_folder
 
 TESTED = [f"group{n // 4}/class{n:02d}" for n in range(6, 12)]
@@ -195,3 +197,12 @@ def test_a_damaged_record_is_named(tmp_path: Path, content: str) -> None:
         RunDirectory(tmp_path).record()
     write_json(tmp_path / "record.json", {"settings": {"lr": 1}, "classes": {"a": ["train", 1, "0"]}})
     assert RunDirectory(tmp_path).record().split_of_class == {"a": "train"}
+
+
+def test_names_of_classes_in_another_form_of_unicode_are_the_same(tmp_path: Path) -> None:
+    touch(tmp_path, "cafe\u0301/1.png", "tea/1.png")
+    source = load_folder(tmp_path)
+    found = class_records(source, {})
+    old = RunRecord({}, {"cafe\u0301": found["caf\u00e9"], "tea": found["tea"]})  # as an older ccpml has recorded it
+    assert not old.changes(source)
+    assert old.split_of_class == {"caf\u00e9": "test", "tea": "test"}

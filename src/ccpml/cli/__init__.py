@@ -65,7 +65,7 @@ VERBS = (
 
 
 def main(argv: "Sequence[str] | None" = None) -> int:
-    """Run the command line; return the exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
+    """Run the command line; return the exit code: 0, 1 for a failure, 2 for wrong usage, 128 + its number for a signal.
 
     Without ``argv``, this is the process of the command line, and its signals and streams are set up.
     """
@@ -95,9 +95,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from ccpml.cli.common.hints import describe
-    from ccpml.cli.common.options import UsageError
-    from ccpml.extras import MissingExtraError
+    from ccpml.cli.common.hints import describe, is_usage_error
     from ccpml.terminal import is_broken_pipe
 
     debug = "--debug" in arguments
@@ -107,12 +105,12 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt as interrupt:
         return _report_interrupt(interrupt)
     except Exception as error:  # the one place where errors become sentences
-        if interrupt := interruption():  # the error follows from it
-            return _report_interrupt(interrupt)
+        if cause := interruption():
+            return _report_interrupt(cause)
         if debug or (isinstance(error, BrokenPipeError) and is_broken_pipe()):
             raise
         print(f"ccpml: error: {describe(error)}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError | FileExistsError | MissingExtraError) else 1
+        return 2 if is_usage_error(error) else 1
 
 
 def _report_interrupt(interrupt: KeyboardInterrupt) -> int:

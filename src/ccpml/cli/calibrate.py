@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ccpml.cli.common.commas import check_commas, is_number
-from ccpml.cli.common.options import UsageError, add_data_options, check_data, check_run
+from ccpml.cli.common.options import UsageError, add_data_options, check_data_of_run, check_run
 from ccpml.cli.common.parser import Parser
 from ccpml.data_name import known_names
 from ccpml.numbers import counted
@@ -19,28 +19,30 @@ def run(arguments: list[str]) -> int:
     """Calibrate a run, write its certificate and print it; return 1 if no precision can be promised."""
     options = vars(parse(arguments))
     path, as_json = check_run(options["path"]), options.pop("json")
-    if options["data"] is not None:
-        check_data(options["data"])
+    check_data_of_run(options["data"], options["data_root"])
 
     announce("loading libraries")
     from ccpml.calibration.run import calibrate_run
 
     certificate = calibrate_run(**options)
-    from ccpml.report import write_report
-    from ccpml.runs.directory import RunDirectory
-
-    announce("writing the report")
-    write_report(RunDirectory.open(path))
-    details = certificate.details
+    details, file = certificate.details, path / "certificate.json"
     if as_json:
         print(json.dumps({"fingerprint": certificate.fingerprint, "confidence": certificate.confidence, **details}))
     else:
         print("\n".join(_text(details, certificate.confidence, certificate.answers)))
-        print(f"\ncertificate  {path / 'certificate.json'}\nreport       {path / 'report.html'}")
-    if any(row["distance"] is not None for row in details["promises"]):
-        return 0
-    print(f"ccpml: {details['data']}: {_shortage(details['promises'][0], details)}", file=sys.stderr)
-    return 1
+        print(f"\ncertificate  {file}", flush=True)
+    promised = any(row["distance"] is not None for row in details["promises"])
+    if not promised:
+        shortage = _shortage(details["promises"][0], details)
+        print(f"ccpml: {details['data']}: {shortage}; {file} keeps what was measured", file=sys.stderr)
+    from ccpml.report import write_report
+    from ccpml.runs.directory import RunDirectory
+
+    announce("writing the report")
+    report = write_report(RunDirectory.open(path))
+    if not as_json:
+        print(f"report       {report}")
+    return 0 if promised else 1
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

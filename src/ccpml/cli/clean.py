@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from ccpml.cli.common.options import UsageError, add_data_options, check_data, check_run
+from ccpml.cli.common.options import UsageError, add_data_options, check_data_of_run, check_run
 from ccpml.cli.common.parser import Parser
 from ccpml.data_name import DataName, known_names
 from ccpml.progress import announce
@@ -16,7 +16,7 @@ def run(arguments: list[str]) -> int:
     check_run(options.path)
     for data in (options.data, options.pool):
         if data is not None:
-            check_data(data)
+            check_data_of_run(data, options.data_root)
     if options.output is None:
         options.output = Path(f"{options.path.resolve().name}-{DataName.parse(options.data).label}-cleaned")
     _check_new_folder(options.output)

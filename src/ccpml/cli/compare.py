@@ -5,9 +5,10 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from ccpml.cli.common.options import UsageError, add_data_options, check_data, check_output, check_run
+from ccpml.cli.common.commas import check_single
+from ccpml.cli.common.options import UsageError, add_data_options, check_data_of_run, check_output, check_run
 from ccpml.cli.common.parser import Parser
-from ccpml.data_name import known_names
+from ccpml.data_name import DataName, known_names
 from ccpml.progress import announce
 
 
@@ -17,7 +18,7 @@ def run(arguments: list[str]) -> int:
     paths, data, output, as_json = (options.pop(name) for name in ("paths", "data", "output", "json"))
     _check_runs(paths)
     if data is not None:
-        check_data(data)
+        check_data_of_run(data, options["data_root"])
     elif any(options.values()):
         raise UsageError("--data-root, --allow-partial, --skip-bad-images: expected with --data, got none")
     if output is not None:
@@ -67,6 +68,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
     add_data_options(parser)
+    check_single(arguments, {"--data": DataName.is_valid})
     options = parser.parse_intermixed_args(arguments)
     if options.output is not None and options.output.suffix.lower() not in {".html", ".htm"}:
         raise UsageError(f"--output: expected a file that ends in .html, got {options.output}")

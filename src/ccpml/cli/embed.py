@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ccpml.cli.common.models import MODEL_HELP, check_model, is_exported
-from ccpml.cli.common.options import UsageError, add_data_options, check_data, check_output
+from ccpml.cli.common.options import UsageError, add_data_options, check_data_of_run, check_output
 from ccpml.cli.common.parser import Parser
 from ccpml.data_name import known_names
 from ccpml.extras import require_extra
@@ -17,7 +17,7 @@ def run(arguments: list[str]) -> int:
     _check_format(options.output)
     check_output(options.output)
     check_model(options.path)
-    check_data(options.data)
+    check_data_of_run(options.data, options.data_root)
 
     announce("loading libraries")
     if is_exported(options.path):

@@ -8,7 +8,7 @@ from typing import Any
 
 from ccpml.cli.common.commas import check_commas, check_single
 from ccpml.cli.common.models import is_model
-from ccpml.cli.common.options import UsageError, add_data_options, check_data, check_output, check_run
+from ccpml.cli.common.options import UsageError, add_data_options, check_data_of_run, check_output, check_run
 from ccpml.cli.common.parser import Parser
 from ccpml.cli.common.scan_options import DTYPES, RERANK
 from ccpml.data_name import known_names
@@ -19,8 +19,7 @@ def run(arguments: list[str]) -> int:
     """Score a run and print the scores."""
     options = vars(parse(arguments))
     path, data, output = check_run(options["path"]), options["data"], options.pop("output")
-    if data is not None:
-        check_data(data)
+    check_data_of_run(data, options["data_root"])
     if output is not None:
         check_output(output)
 
@@ -94,10 +93,12 @@ def _names(known: Sequence[str]) -> Callable[[str], list[str]]:
     """Return a parser of names that are separated by commas."""
 
     def parse_names(text: str) -> list[str]:
-        names = list(dict.fromkeys(text.split(",")))
+        names = text.split(",")
         for name in names:
             if name not in known:
                 raise argparse.ArgumentTypeError(f"expected {', '.join(known)}, separated by commas, got {name!r}")
+        if len(set(names)) < len(names):
+            raise argparse.ArgumentTypeError(f"expected each once, got {text}")
         return names
 
     return parse_names

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ccpml.cli.common.commas import check_single
 from ccpml.cli.common.models import MODEL_HELP, check_model, is_model, load_model
-from ccpml.cli.common.options import UsageError, add_store, check_data, check_index, find_location, report_stop
+from ccpml.cli.common.options import UsageError, add_store, check_data_root, check_index, find_location, report_stop
 from ccpml.cli.common.parser import Parser
 from ccpml.cli.common.scan_options import DTYPES, use_dtype
 from ccpml.data_name import DataName, known_names
@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> int:
     for path in (options.path, *options.ensemble):
         check_model(path)
     if DataName.is_valid(options.data) and not Path(options.data).exists():
-        check_data(options.data)
+        check_data_root(options.data, options.data_root)
     if options.output is not None:
         _check_target(options.output, options.sync)
 

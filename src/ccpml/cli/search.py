@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from ccpml.cli.common.commas import check_single, is_number_only
 from ccpml.cli.common.models import find_model, is_exported, load_model_of
-from ccpml.cli.common.options import UsageError, add_store, check_index, find_location
+from ccpml.cli.common.options import UsageError, add_store, check_data_root, check_index, find_location
 from ccpml.cli.common.parser import Parser
 from ccpml.cli.common.scan_options import DTYPES, RERANK, add_scan_options, check_scan_options, use_scan
+from ccpml.data_name import BENCHMARKS
 from ccpml.progress import announce
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ def run(arguments: list[str]) -> int:
         _check_montage(options.montage)
     if options.index is not None:
         check_index(Path(options.index))
+    for query in options.queries:
+        if query in BENCHMARKS and not Path(query).exists():
+            check_data_root(query, options.data_root)
     announce("loading libraries")
     from ccpml.serving import find_queries, open_index
 

@@ -186,8 +186,8 @@ def _as_raised(error: Exception) -> Exception:
 def _start_worker(_: int) -> None:
     """Set up a worker process: one thread, signals to the whole group left to the main process, whose end is its own.
 
-    SIGINT and SIGHUP are ignored, and SIGTERM is no failure, which would be raised anywhere in the main process. torch notices the end
-    of the main process too, but not if it comes while a worker starts.
+    SIGINT and SIGHUP are ignored, and SIGTERM is no failure, which would be raised anywhere in the main process. torch
+    notices the end of the main process too, but not if it comes while a worker starts.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ccpml.data.sources.source import Source, SplitName
+from ccpml.data.sources.source import Source, SplitName, read_label
 from ccpml.data.table import ImageTable
 
 __all__ = ["Splits", "development_classes", "make_splits", "split_by_name"]
@@ -134,7 +134,8 @@ def _is_test(names: Sequence[str], patterns: Sequence[str] | None) -> NDArray[np
         return np.arange(len(names)) >= len(names) - len(names) // 2
     matches = np.zeros(len(names), dtype=bool)
     for pattern in patterns:
-        hits = np.array([name == pattern or fnmatchcase(name, pattern) for name in names])
+        form = read_label(pattern)
+        hits = np.array([name in {pattern, form} or fnmatchcase(read_label(name), form) for name in names])
         if not hits.any():
             some = ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
             raise ValueError(f"test classes: {pattern!r} matches none of {some}")

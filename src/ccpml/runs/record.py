@@ -9,6 +9,7 @@ from typing import Any, Final, get_args
 
 from ccpml.data import Source, SplitName
 from ccpml.data.class_records import ClassRecord, DataChangedError, DataChanges, class_records, find_changes
+from ccpml.data.sources.source import read_label
 from ccpml.files import NewerVersionError, check_readable, check_version, load_json, write_text
 from ccpml.runs.values import INCIDENTAL, differences
 
@@ -40,7 +41,12 @@ class RunRecord:
     @property
     def split_of_class(self) -> dict[str, SplitName]:
         """The split of each class by name."""
-        return {name: entry.split for name, entry in self.classes.items()}
+        return {name: entry.split for name, entry in self._labels.items()}
+
+    @property
+    def _labels(self) -> dict[str, ClassRecord]:
+        """The classes by the names that sources give them; a folder's were once as its file system spells them."""
+        return {read_label(name): entry for name, entry in self.classes.items()}
 
     @property
     def digest(self) -> str:
@@ -104,7 +110,7 @@ class RunRecord:
 
     def changes(self, source: Source) -> DataChanges:
         """Return in which classes data differ from those of the run."""
-        return find_changes(self.classes, class_records(source, self.split_of_class))
+        return find_changes(self._labels, class_records(source, self.split_of_class))
 
     def check_data(self, source: Source, data: str, run: Path) -> None:
         """Check that data are those of the run; their own splits, if any, do not count.

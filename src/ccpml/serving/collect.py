@@ -12,7 +12,7 @@ from ccpml.data.images.formats import image_suffixes
 from ccpml.data.images.packed import PackedImage
 from ccpml.data.loading import load_source
 from ccpml.data.sources.folder import load_folder
-from ccpml.data.sources.source import Ignored, Source
+from ccpml.data.sources.source import Ignored, Source, read_label
 from ccpml.data_name import DATA_KINDS, DataName, known_names
 from ccpml.serving.csv_pictures import read_csv_pictures
 from ccpml.serving.items import Picture
@@ -143,6 +143,6 @@ def _pattern(pattern: str, data: str) -> Pictures:
         for file in files
         if file.suffix.lower() not in suffixes
     ]
-    labels = [file.parent.relative_to(root).as_posix() for file in images]
+    labels = [read_label(file.parent.relative_to(root).as_posix()) for file in images]
     pictures = [Picture(file, "" if label == "." else label) for file, label in zip(images, labels, strict=True)]
     return Pictures(f"glob:{Path(pattern).absolute()}", pictures, ignored)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from ccpml.artifacts import expand_home
-from ccpml.data.sources.csv_file import misspelt_columns, read_label
+from ccpml.data.sources.csv_file import misspelt_columns
 from ccpml.data.sources.csv_rows import check_header, read_rows
+from ccpml.data.sources.source import read_label
 from ccpml.serving.items import Picture
 
 __all__ = ["read_csv_pictures"]

@@ -19,6 +19,13 @@ def test_folders_are_classes(tmp_path: Path) -> None:
     assert load_folder(tmp_path).split_of_class is None
 
 
+def test_names_that_unicode_writes_in_several_ways_are_one_class(tmp_path: Path) -> None:
+    touch(tmp_path, "zoo/1.png", "cafe\u0301/2.png", "caf\u00e9/1.png", "cafe\u0301/x/1.png")  # as macOS, and others
+    table = load_folder(tmp_path).table
+    assert table.class_names == ("caf\u00e9", "caf\u00e9/x", "zoo")
+    assert table.labels.tolist() == [0, 0, 1, 2]
+
+
 def test_what_is_ignored_is_named(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.png", "a/2.heic", "a/3.HEIC", "b/4.Txt", "b/c/readme", "d/e/5.jpg", "a/.6.txt", ".f/7.txt")
     (tmp_path / "g").mkdir()

@@ -1,4 +1,5 @@
 import csv
+import errno
 import itertools
 import json
 import math
@@ -52,7 +53,7 @@ class Memory(loggers.RunLogger):
 
     def _open(self, settings):
         if "open" in self.fails:
-            raise ConnectionError("no\nserver")
+            raise getattr(self, "error", ConnectionError("no\nserver"))
         self.opened.append(dict(settings))
         self.place |= {"where": "", "id": "one"}
         return object()
@@ -207,6 +208,14 @@ def test_event_files_that_cannot_be_written_are_named(settings, tmp_path, capfd)
     with bound_by_permissions(), pytest.raises(LoggerError, match=denied):
         resume(run.path, progress=False)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_error_of_the_system_that_names_no_file_names_the_folder(settings, tmp_path, memory, monkeypatch):
+    monkeypatch.setattr(memory, "error", OSError(errno.ENOSPC, "No space left on device"), raising=False)
+    monkeypatch.setattr(memory, "fails", {"open"})
+    full = rf"cannot be opened \({tmp_path}/run/mlflow: No space left on device\)"
+    with pytest.raises(LoggerError, match=full):
+        train(settings.changed({"logger": "mlflow"}), tmp_path / "run", progress=False)
 
 
 def test_a_logger_that_cannot_be_opened(settings, tmp_path, memory, monkeypatch, capsys):

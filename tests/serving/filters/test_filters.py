@@ -132,6 +132,16 @@ def test_sql_selects_what_the_definition_selects(node, items):
     assert passing(Filter(node), table(items)) == expected
 
 
+@pytest.mark.parametrize("label", ["caf\u00e9", "cafe\u0301"])
+@pytest.mark.parametrize("form", ["caf\u00e9", "cafe\u0301"])
+def test_texts_match_in_any_form_of_unicode(label, form):
+    db = table([{"id": 1, "path": "", "label": label, "metadata": {"place": label}, "width": 0, "height": 0}])
+    for passes in (f"= '{form}'", f"in ('x', '{form}')", f"like '{form}%'", f"contains '{form[2:]}'"):
+        for field in ("label", "place"):
+            assert passing(Filter.parse(f"{field} {passes}"), db) == [1]
+            assert passing(Filter.parse(f"not {field} {passes}"), db) == []
+
+
 def quote(text, mark):
     if mark == "\\":
         return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"

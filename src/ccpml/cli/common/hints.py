@@ -15,9 +15,18 @@ HINTS = {
     "SeenClassesError": "--all-classes scores them",
     "SkippableImagesError": "--skip-bad-images leaves them out",
     "StudyExistsError": "choose another --out or --study",
+    "UnknownDataRootError": "or pass --data-root",
     "UnfinishedRunError": "resume it with `ccpml train --resume <run>`",
 }
 """Hints by the name of the error's class, so that no library is imported for them."""
+
+_USAGE = frozenset({"UsageError", "FileExistsError", "MissingExtraError", "UnknownDataRootError"})
+"""Names of errors that are of the command line, rather than of the work."""
+
+
+def is_usage_error(error: BaseException) -> bool:
+    """Whether the command line is wrong: exit code 2."""
+    return any(kind.__name__ in _USAGE for kind in type(error).__mro__)
 
 
 def describe(error: BaseException) -> str:

@@ -66,6 +66,14 @@ def check_data_root(data: str, data_root: str | None) -> None:
         raise UsageError(f"{'--data-root' if data_root else 'CCPML_DATA'}: folder {root} not found")
 
 
+def check_data_of_run(data: str | None, data_root: str | None) -> None:
+    """Check data that are given beside a run: None are its own, and the run may know the folder of benchmarks."""
+    if data is not None:
+        check_data(data)
+    if data_root and (data is None or DataName.parse(data).is_benchmark) and not expand_home(data_root).is_dir():
+        raise UsageError(f"--data-root: folder {data_root} not found")
+
+
 def find_data_root(data: str, data_root: str | None) -> str:
     """Return the folder of a benchmark, as it is given or from the environment."""
     if root := data_root or os.environ.get("CCPML_DATA"):

@@ -4,7 +4,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any, Final, NoReturn
 
 from ccpml.cli.common.commas import check_single
@@ -39,6 +39,10 @@ class Parser(argparse.ArgumentParser):
             names = [str(each.metavar or each.dest) for each in self._actions if not each.option_strings]
             expected = " and ".join(names if self._subparsers is None else ["a command and its data"])
             raise UsageError(f"expected {expected}, got {extra} too; see {self.prog} --help")
+        if message.startswith("the following arguments are required"):  # perhaps as an option is misspelt
+            given = (word.partition("=")[0] for word in takewhile(lambda word: word != "--", self.words))
+            unknown = (word for word in given if word.startswith("--") and word not in self._option_string_actions)
+            message = next((f"unrecognized arguments: {word}" for word in unknown), message)
         raise parser_error(message, self.prog, self._option_string_actions)
 
 
@@ -77,10 +81,33 @@ def parser_error(message: str, prog: str, options: Iterable[str]) -> UsageError:
     unknown = re.search(r"unrecognized arguments: --([\w.-]+)|Option '([\w.-]+)'", message)
     if unknown:
         flags = {option.lstrip("-").replace("_", "-"): option.replace("_", "-") for option in options}
-        known = {name.rpartition(".")[2]: flag for name, flag in flags.items()} | flags
-        close = difflib.get_close_matches((unknown[1] or unknown[2]).replace("_", "-").lower(), known, n=1)
-        hint = f"; did you mean {known[close[0]]}?" if close else hint
+        close = _similar((unknown[1] or unknown[2]).replace("_", "-").lower(), flags)
+        hint = f"; did you mean {' or '.join(close)}?" if close else hint
     return UsageError(f"{_plain(' '.join(message.split()))}{hint}")
+
+
+def _similar(name: str, flags: Mapping[str, str]) -> list[str]:
+    """Return the flags that an unknown one may stand for, at most three; both are without dashes at their beginning.
+
+    That is one that is spelled almost so, whose last words it has, that has this name elsewhere, or that has its words.
+
+    Example:
+        >>> flags = {name: f"--{name}" for name in ("lr", "workers", "embedding-dim", "image-size", "backbone")}
+        >>> [_similar(name, flags) for name in ("worker", "num-workers", "dim", "arch", "batch-size")]
+        [['--workers'], ['--workers'], ['--embedding-dim'], ['--backbone'], []]
+    """
+    known = {name.rpartition(".")[2]: flag for name, flag in flags.items()} | {**flags}
+    if close := difflib.get_close_matches(name, known, n=1, cutoff=0.8):
+        return [known[close[0]]]
+    words = re.split(r"[.-]", name)
+    ends = ["-".join(words[start:]) for start in range(1, len(words))]
+    if found := next((flags[end] for end in ends if end in flags), None):
+        return [found]
+    called = next((each for each in (*map("-".join, pairwise(words)), *words) if each in _ELSEWHERE), "")
+    if other := [flags[flag] for flag in _ELSEWHERE.get(called, ()) if flag in flags]:
+        return other
+    having = [flag for option, flag in flags.items() if {*words} <= {*re.split(r"[.-]", option)}]
+    return having if len(having) <= 3 else []
 
 
 def _plain(message: str) -> str:
@@ -105,6 +132,19 @@ def _plain(message: str) -> str:
             return match.expand(ours)
     return message.removeprefix("argument ")
 
+
+_ELSEWHERE: Final[Mapping[str, tuple[str, ...]]] = {
+    "batch-size": ("classes-per-batch", "samples-per-class"),
+    "model": ("backbone",),
+    "arch": ("backbone",),
+    "learning-rate": ("lr",),
+    "lr-decay": ("lr-schedule",),
+    "scheduler": ("lr-schedule",),
+    "gpus": ("ranks",),
+    "pretrained": ("weights",),
+    "output": ("run",),
+}
+"""Settings by their usual names in other programs that train, where no word is the same."""
 
 _WORDS: Final = {
     r"argument (\S+): invalid int value: (.*)": r"\1: expected an integer, got \2",

@@ -20,7 +20,14 @@ from ccpml.data.table import ImageTable
 from ccpml.data_name import BENCHMARKS
 from ccpml.numbers import check_flags
 
-__all__ = ["BenchmarkNotFoundError", "BenchmarkOnDisk", "IncompleteBenchmarkError", "find_benchmark", "load_benchmark"]
+__all__ = [
+    "BenchmarkNotFoundError",
+    "BenchmarkOnDisk",
+    "IncompleteBenchmarkError",
+    "UnknownDataRootError",
+    "find_benchmark",
+    "load_benchmark",
+]
 
 MAX_LISTED: Final = 3
 _ADVICE: Final = "unpack the archive again"
@@ -83,6 +90,10 @@ _BENCHMARKS: Final = {
 
 class BenchmarkNotFoundError(ValueError):
     """A benchmark is not in the data root, or no data root is known."""
+
+
+class UnknownDataRootError(BenchmarkNotFoundError):
+    """Nothing says where benchmarks are."""
 
 
 class IncompleteBenchmarkError(ValueError):
@@ -192,7 +203,7 @@ def _folder(name: str, root: Path) -> Path:
 def _root(name: str, data_root: Path | str | None) -> Path:
     given = os.fspath(data_root) if data_root is not None else os.environ.get("CCPML_DATA", "")
     if not given:
-        raise BenchmarkNotFoundError(f"{name}: data root unknown; set CCPML_DATA to the folder that holds it")
+        raise UnknownDataRootError(f"{name}: data root unknown; set CCPML_DATA to the folder that holds it")
     root = expand_home(given)
     if not root.is_dir():
         origin = "data root" if data_root is not None else "CCPML_DATA"

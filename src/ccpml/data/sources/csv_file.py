@@ -1,19 +1,18 @@
 """A CSV file that lists images, their classes and, optionally, their splits and roles."""
 
 import difflib
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, get_args
 
 from ccpml.artifacts import expand_home, not_found, path_kind
 from ccpml.data.sources.csv_rows import check_header, read_rows
-from ccpml.data.sources.source import Source, SplitName, check_distinct, check_one_split
+from ccpml.data.sources.source import Source, SplitName, check_distinct, check_one_split, read_label
 from ccpml.data.table import ImageTable
 from ccpml.numbers import check_flags
 from ccpml.system_errors import advice
 
-__all__ = ["load_csv", "misspelt_columns", "read_label"]
+__all__ = ["load_csv", "misspelt_columns"]
 
 _COLUMNS: Final = ("path", "label", "split", "role")
 _SPLITS: Final[Mapping[str, SplitName]] = {"val": "validation", **{name: name for name in get_args(SplitName)}}
@@ -87,11 +86,6 @@ def misspelt_columns(header: Sequence[str], known: Sequence[str]) -> list[tuple[
     missing = [name for name in known if name not in header]
     close = {name: difflib.get_close_matches(name.lower(), missing, n=1, cutoff=0.8) for name in header}
     return [(name, close[name][0]) for name in header if name not in known and close[name]]
-
-
-def read_label(text: str) -> str:
-    """Return the name of a class; those that Unicode writes in several ways are one, in its form NFC."""
-    return unicodedata.normalize("NFC", text)
 
 
 def _required(labeled: bool) -> tuple[str, ...]:

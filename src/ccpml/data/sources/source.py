@@ -1,5 +1,6 @@
 """A set of images with the split that it came with."""
 
+import unicodedata
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +8,16 @@ from typing import Final, Literal, NamedTuple, get_args
 
 from ccpml.data.table import ImageTable
 
-__all__ = ["Ignored", "Source", "SplitName", "check_distinct", "check_one_split", "count_ignored"]
+__all__ = ["Ignored", "Source", "SplitName", "check_distinct", "check_one_split", "count_ignored", "read_label"]
 
 SplitName = Literal["train", "validation", "test"]
 
 _HEIF_SUFFIXES: Final = (".heic", ".heif")
+
+
+def read_label(text: str) -> str:
+    """Return the name of a class; those that Unicode writes in several ways are one, in its form NFC."""
+    return unicodedata.normalize("NFC", text)
 
 
 class Ignored(NamedTuple):

@@ -80,7 +80,7 @@ class RunLogger(Logger):
         except Exception as error:
             if is_new:
                 self.place.clear()
-                raise LoggerError(f"logger {self.kind}: cannot be opened ({_one_line(error)})") from error
+                raise LoggerError(f"logger {self.kind}: cannot be opened ({self._reason(error)})") from error
             self._fail(error)
 
     def log_history(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
@@ -128,9 +128,15 @@ class RunLogger(Logger):
             return False
         return True
 
+    def _reason(self, error: Exception) -> str:
+        """Return the gist of an error; one of the system names the folder of the logger if it names no file."""
+        if type(error) is OSError and error.filename is None and error.errno:
+            error.filename = str(self.path / self.kind)
+        return _one_line(error)
+
     def _fail(self, error: Exception) -> None:
         self._logger = None
-        text = f"note: logger {self.kind}: {_one_line(error)}; training continues without it"
+        text = f"note: logger {self.kind}: {self._reason(error)}; training continues without it"
         tqdm.write(text, file=sys.stderr)
 
     # What Lightning and further callbacks call.

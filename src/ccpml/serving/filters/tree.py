@@ -1,5 +1,6 @@
 """The tree of a filter, and the tree as SQL with bound parameters."""
 
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -21,6 +22,7 @@ __all__ = [
     "Sql",
     "UnknownFieldError",
     "Value",
+    "in_all_forms",
     "unknown_field",
 ]
 
@@ -176,7 +178,7 @@ class Filter:
             >>> Filter.parse("label = 'mug' or not id > 7").sql()
             Sql(text='(label = ? OR (NOT id > ?))', parameters=('mug', 7))
         """
-        return _sql(self.root)
+        return _sql(in_all_forms(self.root))
 
 
 def unknown_field(field: Field, keys: Collection[str]) -> UnknownFieldError:
@@ -191,6 +193,35 @@ def unknown_field(field: Field, keys: Collection[str]) -> UnknownFieldError:
     return UnknownFieldError(
         f"{field.name}: unknown field; the index has {', '.join(listed[:MAX_LISTED])}{more}; text is written in quotes"
     )
+
+
+def in_all_forms(node: Node) -> Node:
+    """Return a tree in which a text equals, and matches, each form that Unicode has for it.
+
+    Some systems decompose the letters of file names, which are labels.
+
+    Example:
+        >>> in_all_forms(Like(Field("label", False), "\u00e9%")).operands[1].pattern == "e\u0301%"
+        True
+    """
+    match node:
+        case And(operands) | Or(operands):
+            return type(node)(tuple(map(in_all_forms, operands)))
+        case Not(operand):
+            return Not(in_all_forms(operand))
+        case Like(field, pattern):
+            patterns = [Like(field, form) for form in _forms(pattern)]
+            return patterns[0] if len(patterns) == 1 else Or(tuple(patterns))
+        case Compare(field, "=", str(value)) if len(_forms(value)) > 1:
+            return OneOf(field, (*_forms(value),))
+        case OneOf(field, values):
+            forms = (_forms(value) if isinstance(value, str) else [value] for value in values)
+            return OneOf(field, tuple(each for own in forms for each in own))
+    return node
+
+
+def _forms(text: str) -> list[str]:
+    return list(dict.fromkeys((text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))))
 
 
 def _fields(node: Node) -> Iterator[Field]:

@@ -16,6 +16,7 @@ from ccpml.serving.filters.tree import (
     OneOf,
     Or,
     Value,
+    in_all_forms,
 )
 from ccpml.serving.qdrant.points import fold
 
@@ -38,7 +39,7 @@ def qdrant_filter(where: Filter) -> "models.Filter":
         FilterError: If qdrant has no such condition: an order of texts, a pattern other than ``'text'``, ``'text%'``
             and ``'%text%'``, an integer beyond 2⁵³, or a key with a quote or a backslash.
     """
-    return _convert(where.root)
+    return _convert(in_all_forms(where.root))
 
 
 def _convert(node: Node) -> "models.Filter":
