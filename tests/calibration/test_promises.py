@@ -1,6 +1,7 @@
 """Promises are kept: simulations of populations whose truth is known, and definitions."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,6 +133,13 @@ def test_answer_sets_and_rejections_hold_on_average(probability: float) -> None:
     assert probability <= np.mean(held) + 3 * np.std(held) / np.sqrt(300)
     assert np.mean(accepted) - 3 * np.std(accepted) / np.sqrt(300) <= 1 - probability
     assert np.mean(accepted) > (1 - probability) / 3  # and not by accepting nothing
+
+
+def test_more_classes_are_not_asked_for_where_no_distance_rejects_enough() -> None:
+    answers = population(40, seed=9)
+    alike = replace(answers, absent=np.zeros_like(answers.absent))  # pictures of other classes are the same
+    (row,) = calibrate(alike, PILOT, [0.9])["rejections"]
+    assert (row["distance"], row["classes_needed"]) == (None, None)
 
 
 def test_answer_set_equals_the_definition() -> None:

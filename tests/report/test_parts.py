@@ -141,7 +141,10 @@ def test_neighbors_beyond_r_are_faded_and_a_perfect_query_has_no_red_mark() -> N
 def test_axes_of_scores_end_at_0_and_1(scores: list[float], layout: Layout) -> None:
     rows = [{"step": 10.0 * (i + 1), "map_at_r": score, "loss": 2 * score} for i, score in enumerate(scores)]
     with style():
-        low, high = draw_progress_figure(History(rows, 10), layout).axes[0].get_ylim()
+        figure = draw_progress_figure(History(rows, 10), layout)
+        figure.draw_without_rendering()
+    low, high = figure.axes[0].get_ylim()
+    assert [axes.get_position().height > 0.25 for axes in figure.axes] == [True, True]
     assert 0 <= low < high <= 1
     assert low <= min(scores)
     assert high >= max(scores)

@@ -5,7 +5,14 @@ import pytest
 import scipy.stats
 import torch
 
-from ccpml.retrieval import class_bootstrap, class_interval, evaluate, paired_difference, score_intervals
+from ccpml.retrieval import (
+    class_bootstrap,
+    class_interval,
+    describe_intervals,
+    evaluate,
+    paired_difference,
+    score_intervals,
+)
 
 SIMULATIONS = 500
 
@@ -117,7 +124,10 @@ def test_scores_without_spread_and_with_little():
     low, high = class_interval(almost, labels, bounds=(0, 1))  # a third of the samples hold no other class
     assert 0.9 < low < almost.mean() < high <= 1
     scores = evaluate(torch.eye(4).repeat_interleave(2, 0), torch.arange(4).repeat_interleave(2), per_query=True)
-    assert score_intervals(scores, np.arange(8) // 2)["map_at_r"] == [1.0, 1.0]
+    intervals = score_intervals(scores, np.arange(8) // 2)
+    assert intervals["map_at_r"] == [1.0, 1.0]
+    assert describe_intervals(intervals) == ""  # nothing is known of other classes
+    assert describe_intervals({**intervals, "map_at_r": [0.5, 0.75]}).endswith(" classes: MAP@R 0.5000 to 0.7500")
 
 
 def test_few_classes_and_wrong_input():

@@ -187,7 +187,9 @@ def _rejection(
     index = rejection_threshold(calibration, probability)
     row: dict[str, Any] = {"probability": probability, "distance": threshold(index)}
     if index is None:
-        return {**row, "classes_needed": _all_classes(classes_for_control(probability), share)}
+        needed = classes_for_control(probability)
+        enough = len(calibration.names) >= needed  # then images of other classes are too near at any distance
+        return {**row, "classes_needed": None if enough else _all_classes(needed, share)}
     binary = check.one_per_class
     accepted = check.fractions(check.absent)[:, index]
     rejected = 1 - check.fractions(check.distances[:, 0])[:, index]

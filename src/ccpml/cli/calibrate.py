@@ -138,9 +138,12 @@ def _text(details: Mapping[str, Any], confidence: float, answers: int) -> Iterat
         ("promised", "distance", "lacking, accepted", "present, rejected"),
         [_rejection_cells(row) for row in details["rejections"]],
     )
-    few = [row for row in (*details["answer_sets"], *details["rejections"]) if "classes_needed" in row]
-    for probability, needed in {row["probability"]: row["classes_needed"] for row in few}.items():
-        yield f"{probability:g}: needs {counted(needed, 'class')} that the run has not seen"
+    lacking = [row for row in (*details["answer_sets"], *details["rejections"]) if "classes_needed" in row]
+    for probability, needed in sorted({row["probability"]: row["classes_needed"] for row in lacking}.items()):
+        if needed is None:
+            yield f"{probability:g}: at no distance are so many queries of a class that the gallery lacks rejected"
+        else:
+            yield f"{probability:g}: needs {counted(needed, 'class')} that the run has not seen"
     yield from _training_text(details["training"], confidence)
 
 

@@ -37,8 +37,8 @@ def run(arguments: list[str]) -> int:
 
     result = evaluate_run(**options)
     print(f"{result.size}\n{result.scores}")
-    if result.intervals:
-        print(describe_intervals(result.intervals))
+    if intervals := describe_intervals(result.intervals):
+        print(intervals)
     record = {
         "run": str(path),
         "data": data,

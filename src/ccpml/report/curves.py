@@ -80,7 +80,7 @@ def _progress(history: History, layout: Layout) -> Figure:
     low, high = top.get_ylim()
     top.set_ylim(*end_at(1.0, low, high + 0.2 * (high - low)))  # with room for the best score above the curve
     for line in top.lines:
-        line.set_clip_on(False)  # at 0 and 1, marks reach beyond the axes
+        line.set(clip_on=False, in_layout=False)  # at 0 and 1, marks reach beyond the axes; empty lines are at (0, 0)
     _mark_switches(top, history)
     _mark_switches(bottom, history, numbers=False)
     best = [row for row in history.rows if row["step"] == history.best_step]

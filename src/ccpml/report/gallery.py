@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ccpml.numbers import counted
 from ccpml.report.embedded import Embedded, evenly_spaced
 from ccpml.report.images import Images
 from ccpml.report.style import Picture
@@ -60,5 +61,6 @@ def gallery_rows(test: Embedded, map_at_r: NDArray[np.float64], images: Images, 
 def draw_gallery(rows: Sequence[Row]) -> Picture:
     """Draw queries and their nearest neighbors."""
     right = [f"{sum(tile.right is True for tile in row.tiles)} of {len(row.tiles) - 1}" for row in rows]
-    alt = f"{len(rows)} test queries and their nearest neighbors. Neighbors of the query's class: {', '.join(right)}."
+    queries = f"{counted(len(rows), 'test query')} and the nearest neighbors of each"
+    alt = f"{queries}. Neighbors of the query's class: {', '.join(right)}."
     return Picture.of(draw_rows(rows, 1 + _NEIGHBORS), "gallery.png", alt)

@@ -298,12 +298,13 @@ def score_intervals(scores: RetrievalScores, labels: npt.ArrayLike, seed: int = 
 def describe_intervals(intervals: Mapping[str, Sequence[float]]) -> str:
     """Return intervals as a phrase; empty if there are none.
 
+    Those without width, of a score that all classes share, are left out: they say nothing about other classes.
+
     Example:
         >>> describe_intervals({"map_at_r": [0.25, 0.5], "precision_at_1": [0.5, 0.75]})
         '95 % intervals over classes: MAP@R 0.2500 to 0.5000, P@1 0.5000 to 0.7500'
     """
     titles = {"map_at_r": "MAP@R", "precision_at_1": "P@1"}
-    if not intervals:
-        return ""
-    parts = (f"{title} {intervals[name][0]:.4f} to {intervals[name][1]:.4f}" for name, title in titles.items())
-    return f"{100 * LEVEL:.0f} % intervals over classes: {', '.join(parts)}"
+    ends = {title: intervals[name] for name, title in titles.items() if name in intervals}
+    parts = [f"{title} {low:.4f} to {high:.4f}" for title, (low, high) in ends.items() if low < high]
+    return f"{100 * LEVEL:.0f} % intervals over classes: {', '.join(parts)}" if parts else ""

@@ -108,10 +108,11 @@ def read_facts(settings: Settings, source: Source | None = None) -> DataFacts:
     classes = development_classes(source, tests)
     if settings.folds is None and not own_validation and classes < MIN_CLASSES:
         total = source.table.num_classes
-        others = f", as {total - classes} of the {total} are for testing" if classes < total else ""
-        raise ValueError(
-            f"training and validation: expected at least {MIN_CLASSES} classes, got {classes}{others}; add classes"
-        )
+        got, more = f"{classes}", "add classes"
+        if classes < total:
+            got += f", as {total - classes} of the {total} are for testing"
+            more += ", or choose fewer for testing"
+        raise ValueError(f"training and validation: expected at least {MIN_CLASSES} classes, got {got}; {more}")
     splits = make_splits(source, tests, settings.folds or fitting_folds(classes), fold)
     kind = settings.device.partition(":")[0]
     return DataFacts(
