@@ -15,9 +15,11 @@ from ccpml.benchmark.prepare import BenchmarkExistsError, prepare_benchmark
 from ccpml.benchmark.protocol import Benchmark, Row
 from ccpml.benchmark.rows import table_rows
 from ccpml.benchmark.runner import Progress, run_cells
+from ccpml.data.class_records import ClassRecord
+from ccpml.files import write_yaml
 from ccpml.runs.directory import RunDirectory, RunRecord
-from ccpml.runs.images import load_images
-from tests.benchmark.finished import make_benchmark
+from ccpml.runs.images import load_images, read_facts
+from tests.benchmark.finished import make_benchmark, make_cell
 from tests.toy import quick_settings, toy_folder
 
 pytestmark = pytest.mark.usefixtures("preloaded", "no_pictures")
@@ -87,14 +89,43 @@ def test_cells_with_damaged_scores_or_lost_embeddings_are_named_and_scored_again
     files[0].write_text(files[0].read_text()[:40])
     files[1].write_text("{}")
     files[2].unlink()
+    for cell in cells[:3]:
+        write_yaml(cell.path / "experiment.yaml", cell.settings.as_dict())
     started = []
-    monkeypatch.setattr(runner, "_start", lambda cell, device: started.append(cell) or finished_at_once(cell, device))
+    monkeypatch.setattr(runner, "_start", lambda cell, *of: started.append(cell) or finished_at_once(cell, *of))
     progress = run_cells(made, ["cpu"], 1)
     assert started == cells[:3]
     assert [problem.partition(":")[0] for problem in progress.repeated] == [str(file) for file in files]
 
 
-def finished_at_once(cell, device):
+def test_a_cell_with_a_damaged_record_stops_no_other_and_keeps_its_scores(folder, tmp_path, monkeypatch):
+    made = prepare_benchmark(benchmark(folder, tmp_path / "out", repeats=2))
+    cells = list(made.cells())
+    for seed, cell in enumerate(cells):
+        make_cell(cell, seed)
+        write_yaml(cell.path / "experiment.yaml", cell.settings.as_dict())
+    for cell in cells[:2]:  # one with whole scores, one to be scored again
+        record = RunRecord(cell.settings.flat(), {"a": ClassRecord("train", 1, "")})
+        record.write(cell.path / "record.json")
+        (cell.path / "record.json").write_bytes((cell.path / "record.json").read_bytes().replace(b"digest", b"digesu"))
+    (cells[1].path / "embeddings" / "test.npz").unlink()
+    (cells[2].path / "embeddings" / "test.npz").unlink()
+    (cells[2].path / "experiment.yaml").write_text("")  # what it would be scored again from
+    (cells[3].path / "scores.json").unlink()
+    given = []
+    monkeypatch.setattr(runner, "_start", lambda *of: given.append(of[2]) or finished_at_once(*of))
+    scores = {cell.path: (cell.path / "scores.json").read_bytes() for cell in cells[:3]}
+    progress = run_cells(prepare_benchmark(made), ["cpu"], 1)
+    assert progress.finished == [cells[3]]
+    assert given == [read_facts(made.base).digest]  # with which the cell compares the data
+    assert list(progress.failed) == [cell.title for cell in cells[:3]]
+    for cell, file in zip(cells, ["record.json", "record.json", "experiment.yaml"], strict=False):
+        assert progress.failed[cell.title].startswith(f"{cell.path / file}: ")
+        assert f"restore it from a copy, or remove {cell.path} to train" in progress.failed[cell.title]
+        assert (cell.path / "scores.json").read_bytes() == scores[cell.path]
+
+
+def finished_at_once(cell, device, data_digest):
     (cell.path / "scores.json").touch()
     return runner.RunningCell(cell, device, mock.Mock(returncode=0, poll=lambda: 0), time.monotonic())
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from ccpml.cli import main
+from ccpml.runs.directory import RunDirectory
 
 
 def test_train_prints_scores_and_paths(
@@ -47,6 +48,22 @@ def test_resume_of_a_finished_run_prints_its_scores(run: Path, capsys: pytest.Ca
     assert main(["train", "--resume", str(run)]) == 0
     scores = json.loads((run / "scores.json").read_text())
     assert f"MAP@R {scores['test']['map_at_r']:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_resume_of_a_finished_run_says_of_its_data_what_report_says(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Path(shutil.copytree(run, tmp_path / "own"))
+    data = RunDirectory(own).settings().data
+    for name in ("experiment.yaml", "record.json"):
+        (own / name).write_text((own / name).read_text().replace(data, f"folder:{tmp_path}/gone"))
+    said = []
+    for command in (["report", str(own)], ["train", "--resume", str(own)]):
+        assert main(command) == 1
+        said.append([line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")])
+    assert said[0] == said[1]
+    assert "The data could not be compared with those that the run was started with" in said[0][0]
 
 
 @pytest.mark.parametrize("damage", ["{", "{}", "cut"])

@@ -282,10 +282,10 @@ def run_apart(function: Callable[[], tuple[int, str]], limit: int = 180) -> tupl
         return code, text
 
 
-def _start(cell: Cell, device: str) -> runner.RunningCell:
+def _start(cell: Cell, device: str, data_digest: str) -> runner.RunningCell:
     """Train a cell in this process, as its own would."""
     settings = {**cell.settings.as_dict(), "device": device}
-    write_json(cell.settings_file, {"settings": settings, "chosen": cell.chosen})
+    write_json(cell.settings_file, {"settings": settings, "chosen": cell.chosen, "data_digest": data_digest})
     log = io.StringIO()
     with contextlib.redirect_stderr(log):
         code = cell_process._train(cell.settings_file, cell.path)

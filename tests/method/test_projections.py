@@ -299,6 +299,23 @@ def test_state_of_another_model_raises():
         other.load_state_dict({key: value for key, value in state.items() if key != "instance"})
 
 
+def test_states_of_other_types_are_named_and_change_nothing():
+    *_, projections = setup()
+    projections.start(pool)
+    projections.observe(0.5)
+    state = projections.state_dict()
+    for wrong in (None, [], "state", nn.Linear(1, 1)):
+        with pytest.raises(ValueError, match=r"^state: expected what state_dict\(\) returned, got \w+$"):
+            projections.load_state_dict(wrong)
+    for name in state:
+        for wrong in ("no", object(), [torch.zeros(1)], {"0.weight": 1.0}, torch.nan):
+            with pytest.raises(ValueError, match=rf"^state\['{name}'\]: expected "):
+                projections.load_state_dict({**state, name: wrong})
+    assert (projections.best_score, projections.instance, projections.started) == (0.5, 0, True)
+    projections.load_state_dict({**state, "strength_now": 0.1})  # of an older version, which kept what options say
+    assert projections.strength_now == 0
+
+
 def test_failing_pool_undoes_the_rewind():
     model, _, projections = setup(patience=1, rewind=True)
     projections.start(pool)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from ccpml.report import write_report
+from ccpml.report.sections import PICTURES
 from ccpml.runs.directory import RunDirectory
 from tests.report.runs import NAMES, SCORES, make_run
 
@@ -222,10 +223,16 @@ def test_sections_without_their_files_are_left_out(tmp_path: Path) -> None:
     scores = json.loads(run.scores_file.read_text())
     del scores["versions"], scores["hardware"], scores["commit"]
     run.scores_file.write_text(json.dumps(scores))
+    pictures = [run.path / "pictures" / name for name in sorted(PICTURES)]
+    own = run.path / "pictures" / "own.png"
+    for path in (*pictures, own):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"of an earlier report, or of somebody")
     write_report(run)
     page = read(run)
     assert not page.images
     assert "0.4123" in page.cells
+    assert [*own.parent.iterdir()] == [own]
 
 
 def test_a_run_of_one_validation_without_a_projection(tmp_path: Path) -> None:

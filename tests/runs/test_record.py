@@ -8,11 +8,11 @@ import torch
 import yaml
 
 from ccpml.data import load_folder
-from ccpml.data.class_records import DataChangedError, class_records
+from ccpml.data.class_records import DataChangedError, MixedDataError, class_records
 from ccpml.files import write_json
 from ccpml.report import write_report
 from ccpml.runs.directory import RunDirectory, RunRecord
-from ccpml.runs.images import load_images
+from ccpml.runs.images import load_images, read_facts
 from ccpml.runs.inference import SeenClassesError, embed_run, evaluate_run, load_run, write_embeddings
 from ccpml.runs.train import resume, train
 from tests.data.image_files import touch
@@ -176,6 +176,39 @@ def test_files_of_another_run_are_refused(copied: tuple[RunDirectory, Path], tra
         torch.save(content, run.state_file)
         with pytest.raises(ValueError, match=r"last\.ckpt: not the training state of a run; remove it"):
             resume(run.path, progress=False)
+
+
+def test_a_lost_digest_is_damage_unless_the_file_is_older_which_is_noted(
+    copied: tuple[RunDirectory, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = copied
+    for file, read in ((run.record_file, run.record), (run.scores_file, run.scores)):
+        whole = file.read_text()
+        assert whole.count('"digest"') == 1
+        file.write_text(whole.replace('"digest"', '"eigest"'))  # one bit
+        with pytest.raises(ValueError, match=rf"{file.name}: damaged \(wrong digest\)"):
+            read()
+        file.write_text(whole)
+    scores = run.scores()
+    assert not capsys.readouterr().err
+    without = ("record_digest", "metrics_digest")
+    write_json(run.scores_file, {name: value for name, value in scores.items() if name not in without})
+    assert run.scores()["test"] == scores["test"]
+    run.scores()
+    note = f"note: {run.scores_file}: written by an older ccpml; whether it was changed since, or is of another run"
+    assert capsys.readouterr().err.count(note) == 1
+
+
+def test_data_that_are_not_those_of_other_runs_are_refused_before_anything_is_written(
+    trained: Path, tmp_path: Path
+) -> None:
+    settings = quick_settings(data=f"folder:{shutil.copytree(trained / 'toy', tmp_path / 'toy')}")
+    digest = read_facts(quick_settings(data=f"folder:{trained / 'toy'}")).digest
+    assert read_facts(settings).digest == digest  # data may lie elsewhere
+    (tmp_path / "toy" / "group0" / "class00" / "0.png").rename(tmp_path / "toy" / "group0" / "class00" / "9.png")
+    with pytest.raises(MixedDataError, match="expected the classes and images of the other runs, got some that were"):
+        train(settings, tmp_path / "run", progress=False, data_digest=digest)
+    assert not (tmp_path / "run").exists()
 
 
 def test_embeddings_that_are_not_finite_are_not_written(trained: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import copy
 import warnings
+from functools import partial
 
 import lightning as L
 import pytest
@@ -231,6 +232,25 @@ def test_an_incomplete_state_is_named(tmp_path, missing):
                         enable_checkpointing=False, enable_progress_bar=False)  # fmt: skip
     with pytest.raises(ValueError, match=rf"expected the state of a CCPCallback, got none for \['{missing}'\]"):
         trainer.fit(OwnModule(), loader(), loader(), ckpt_path=tmp_path / "1.ckpt", weights_only=True)
+
+
+class LogsOnce(OwnModule):
+    """Logs its score in the first validation alone."""
+
+    def validation_step(self, batch, batch_idx):
+        if self.current_epoch == 0:
+            super().validation_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_score_that_a_validation_does_not_log_is_not_that_of_an_earlier_one(graph):
+    with pytest.raises(ValueError, match="expected 'score' to be logged in each validation, got only an earlier value"):
+        fit(LogsOnce(), CCPCallback(pool, "score"), num_sanity_val_steps=1)
+    same = OwnModule(scores=[torch.tensor(0.5, requires_grad=graph)] * 8)
+    same.log = partial(same.log, enable_graph=graph)
+    callback = CCPCallback(pool, "score", patience=3)
+    fit(same, callback)  # a score that is logged again counts, whatever it is
+    assert callback.projections.instance == 2
 
 
 def test_the_options_of_a_resumed_training_hold_at_once(tmp_path):

@@ -36,6 +36,7 @@ def _train(settings: Path, path: Path) -> int:
                 progress=False,
                 chosen=given["chosen"],
                 features=False,
+                data_digest=given["data_digest"],
             )
     except Stopped as stopped:
         return exit_code(stopped)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ccpml.benchmark.protocol import Benchmark, Cell
-from ccpml.files import write_json
+from ccpml.files import NewerVersionError, write_json
 from ccpml.interrupts import PARENT, block_signals, ending_signals, raise_interrupted
 from ccpml.runs.directory import RunDirectory
 
@@ -82,19 +82,29 @@ def run_cells(
     cells = list(benchmark.cells())
     progress = Progress(len(cells), at_once)
     for cell in cells:
-        problem = _damage(benchmark, cell)
+        run = RunDirectory(cell.path)
+        try:
+            problem = _damage(benchmark, cell)
+        except NewerVersionError as error:
+            progress.failed[cell.title] = str(error)
+            continue
+        except ValueError as error:
+            way_out = f"restore it from a copy, or remove {cell.path} to train the cell again"
+            progress.failed[cell.title] = f"{str(error).partition('; ')[0]}; {way_out}"
+            continue
         if problem:
             progress.repeated.append(problem)
-            RunDirectory(cell.path).scores_file.unlink()
-        elif RunDirectory(cell.path).finished:
+            run.scores_file.unlink()
+        elif run.finished:
             progress.finished.append(cell)
-    waiting = deque(cell for cell in cells if cell not in progress.finished)
+    waiting = deque(cell for cell in cells if cell not in progress.finished and cell.title not in progress.failed)
+    digest = "" if benchmark.facts is None else benchmark.facts.digest
     free = deque(devices[i % len(devices)] for i in range(at_once))
     with _raising_at_signals():
         try:
             while waiting or progress.running:
                 while waiting and free:
-                    progress.running.append(_start(waiting.popleft(), free.popleft()))
+                    progress.running.append(_start(waiting.popleft(), free.popleft(), digest))
                 watch(progress)
                 _wait(progress.running)
                 for ended in [running for running in progress.running if running.process.poll() is not None]:
@@ -109,24 +119,34 @@ def run_cells(
 
 
 def _damage(benchmark: Benchmark, cell: Cell) -> str:
-    """Return what is wrong with the scores of a cell, or with the embeddings that ensembles need; empty if nothing."""
+    """Return what is wrong with the scores of a cell, or with the embeddings that ensembles need; empty if nothing.
+
+    Raises:
+        ValueError: If what a cell with such damage would be scored again from is damaged too, or the record of a cell.
+    """
     run = RunDirectory(cell.path)
     if not run.finished:
         return ""
+    if run.record_file.exists():
+        run.record()
+    embeddings = run.embeddings / "test.npz"
+    problem = "" if len(benchmark.folds) == 1 or embeddings.is_file() else f"{embeddings}: not found"
     try:
         scores = run.scores()
         if not {"test", "validation"} <= scores.keys():
-            return f"{run.scores_file}: not the scores of a finished run"
+            problem = f"{run.scores_file}: not the scores of a finished run"
     except (OSError, ValueError, TypeError) as error:
-        return str(error).partition("; ")[0]
-    embeddings = run.embeddings / "test.npz"
-    return "" if len(benchmark.folds) == 1 or embeddings.is_file() else f"{embeddings}: not found"
+        problem = str(error).partition("; ")[0]
+    if problem:
+        run.settings()
+        run.check_state()
+    return problem
 
 
-def _start(cell: Cell, device: str) -> RunningCell:
+def _start(cell: Cell, device: str, data_digest: str) -> RunningCell:
     """Start the process of a cell, in a session of its own, so that Ctrl-C reaches it once and only through us."""
     settings = {**cell.settings.as_dict(), "device": device}
-    write_json(cell.settings_file, {"settings": settings, "chosen": cell.chosen})
+    write_json(cell.settings_file, {"settings": settings, "chosen": cell.chosen, "data_digest": data_digest})
     environment = {**os.environ, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
     if cell.settings.threads != "auto":
         environment["OMP_NUM_THREADS"] = str(cell.settings.threads)

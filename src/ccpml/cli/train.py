@@ -18,7 +18,7 @@ from ccpml.runs.settings import Settings
 
 
 def run(arguments: list[str]) -> int:
-    """Train a run, or resume one; write its report."""
+    """Train a run, or resume one; write its report, and return 1 if a part of that is missing, as ``ccpml report``."""
     parsed = parse(arguments)
     options, settings = parsed.options, parsed.settings
     if options.resume is not None:
@@ -44,7 +44,8 @@ def run(arguments: list[str]) -> int:
         if not is_main_process():
             return 0
         announce("writing the report")
-        report = write_report(trained)
+        problems = list[str]()
+        report = write_report(trained, problems)
     except (Stopped, KeyboardInterrupt) as stopped:
         if not (path / "experiment.yaml").is_file():  # nothing to resume
             raise Interrupted(exit_code(stopped) - 128) from stopped
@@ -56,7 +57,7 @@ def run(arguments: list[str]) -> int:
         raise
     _print_scores(trained.scores())
     print(f"run     {trained.path}\nreport  {report}")
-    return 0
+    return 1 if problems else 0
 
 
 def parse(arguments: list[str]) -> Parsed:

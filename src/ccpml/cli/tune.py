@@ -34,9 +34,10 @@ def run(arguments: list[str]) -> int:
     keep_freed_memory()
     search = _search(parsed, space)
 
+    from ccpml.data.class_records import MixedDataError
     from ccpml.report.tuning import draw_search
     from ccpml.runs.callbacks import Stopped
-    from ccpml.tuning.results import importances
+    from ccpml.tuning.results import damaged_runs, importances
     from ccpml.tuning.tune import run_search
 
     try:
@@ -45,11 +46,14 @@ def run(arguments: list[str]) -> int:
         pictures = draw_search(search, results, importance)
     except (Stopped, KeyboardInterrupt) as stopped:
         return report_stop(stopped, ["tune", *arguments], f"finished trials are kept in {search.out}; ")
-    except OSError as error:
+    except (OSError, MixedDataError) as error:
         if not isinstance(error, FileExistsError):  # the folder of something else
             error.add_note(f"then resume with: {shlex.join(['ccpml', 'tune', *arguments])}")
         raise
-    _print_summary(search, results, importance, pictures)
+    damaged = damaged_runs(search, results)
+    _print_summary(search, results, importance, pictures, damaged)
+    if damaged:
+        return 1
     trained = [result for result in results if result.state not in {"waiting", "running"}]
     return 1 if trained and all(result.state == "failed" for result in trained) else 0
 
@@ -114,7 +118,11 @@ def _report(search: "Search", event: "TrialStarted | TrialEnded") -> None:
 
 
 def _print_summary(
-    search: "Search", results: "Sequence[Result]", importance: Mapping[str, float], pictures: Sequence[Path]
+    search: "Search",
+    results: "Sequence[Result]",
+    importance: Mapping[str, float],
+    pictures: Sequence[Path],
+    damaged: Mapping[int, str],
 ) -> None:
     from ccpml.tuning.results import best_of
 
@@ -128,15 +136,20 @@ def _print_summary(
     if importance:
         print("importance " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in importance.items()))
     print(f"table      {search.out / 'trials.csv'}")
-    if best is not None:
+    is_whole = best is not None and best.number not in damaged
+    if is_whole:
         print(f"settings   {search.out / 'best.yaml'}  (ccpml train --config {search.out / 'best.yaml'})")
     for picture in pictures:
         print(f"picture    {picture}")
-    if best is not None:
+    if best is not None and is_whole:
         here = search.path(best.number)
         where = "" if here.exists() else f"  (on {best.host})"
         best_run = str(here if here.exists() else best.run)
         print(f"score it on the test classes: {shlex.join(['ccpml', 'train', '--resume', best_run])}{where}")
+    for number, problem in damaged.items():
+        print(f"ccpml: trial {number}: {problem}", file=sys.stderr)
+    if best is not None and not is_whole:
+        print(f"ccpml: {search.out / 'best.yaml'}: not written without the run of the best trial", file=sys.stderr)
     for result in results:
         if result.state == "failed":
             print(f"ccpml: trial {result.number} failed: {result.reason}", file=sys.stderr)

@@ -16,6 +16,7 @@ __all__ = [
     "ClassRecord",
     "DataChangedError",
     "DataChanges",
+    "MixedDataError",
     "class_records",
     "find_changes",
     "listed_classes",
@@ -27,6 +28,10 @@ _SHOWN = 8
 
 class DataChangedError(ValueError):
     """The data are not those that a run was started with."""
+
+
+class MixedDataError(ValueError):
+    """The data are not those of other runs, with which a run is compared."""
 
 
 class ClassRecord(NamedTuple):

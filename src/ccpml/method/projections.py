@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ccpml.method.ccp import CCPLoss
+from ccpml.method.projection_state import check_state
 from ccpml.method.separation import MIN_SEPARATION
 from ccpml.method.shared_pool import Pool, SharedPool
 from ccpml.method.snapshots import (
@@ -25,9 +26,6 @@ from ccpml.method.snapshots import (
 from ccpml.options import ProjectionOptions
 
 __all__ = ["AlternatingProjections", "Pool"]
-
-_STATE = {"started", "waiting", "separation", "instance", "strength_now", "best_score", "stale"}
-_STATE |= {"anchor", "best", "best_buffers", "best_proxies"}
 
 
 class AlternatingProjections:
@@ -301,7 +299,6 @@ class AlternatingProjections:
             "waiting": self.waiting,
             "separation": self.separation,
             "instance": self.instance,
-            "strength_now": self.strength_now,
             "best_score": self.best_score,
             "stale": self.stale,
             "anchor": None if self._anchor is None else clones(matching(self._anchor, own)),
@@ -316,11 +313,10 @@ class AlternatingProjections:
         Options are not part of the state: those of this object hold at once, so that the pull has its strength.
 
         Raises:
-            ValueError: If the state is incomplete or belongs to another model or other proxies.
+            ValueError: If the state is incomplete, holds values of other types, or belongs to another model or other
+                proxies.
         """
-        missing = _STATE - state.keys()
-        if missing:
-            raise ValueError(f"state: expected the keys of state_dict(), got none for {sorted(missing)}")
+        check_state(state)
         anchor, best, best_proxies = state["anchor"], state["best"], state["best_proxies"]
         own, current = weights_of(self.model, self.criterion), state_of(self.model, self.criterion)
         check_shapes("anchor", anchor or {}, own)

@@ -2,7 +2,7 @@
 
 A section is a function that takes a `Report` and yields HTML, or nothing if the run has nothing to show. To add a
 picture, write a function that draws a figure with matplotlib, renders it by `Picture.of(figure, name, alt)`, and yields
-`page.section(title, report.figure(picture, caption))`; then add the function to `SECTIONS`.
+`page.section(title, report.figure(picture, caption))`; then add the function to `SECTIONS`, and the file to `PICTURES`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +19,12 @@ from ccpml.report.gallery import draw_gallery, gallery_rows
 from ccpml.report.guarantee import draw_guarantee, guarantee_parts
 from ccpml.report.maps import choose_instances, draw_maps, last_instance
 
-__all__ = ["SECTIONS"]
+__all__ = ["PICTURES", "SECTIONS"]
+
+PICTURES: Final = frozenset(
+    f"{name}.png" for name in ("progress", "geometry", "maps", "gallery", "worst_test", "worst_training", "guarantee")
+)
+"""Files of all pictures that a section may draw."""
 
 _MEASURES: Final = {
     "map_at_r": "MAP@R on validation",

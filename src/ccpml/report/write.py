@@ -7,7 +7,7 @@ from ccpml.files import write_text
 from ccpml.progress import progress_bar
 from ccpml.report import page
 from ccpml.report.contents import Report
-from ccpml.report.sections import SECTIONS
+from ccpml.report.sections import PICTURES, SECTIONS
 from ccpml.report.style import style
 from ccpml.runs.directory import RunDirectory
 
@@ -17,8 +17,8 @@ __all__ = ["write_report"]
 def write_report(run: RunDirectory, problems: list[str] | None = None) -> Path:
     """Write ``report.html`` and its pictures (``pictures/*.png``) into the directory of a finished run.
 
-    The page contains its pictures and loads nothing from elsewhere. An existing report is replaced. Images that no
-    longer exist are drawn as placeholders.
+    The page contains its pictures and loads nothing from elsewhere. An existing report is replaced, and its pictures
+    that the new one does not have are removed. Images that no longer exist are drawn as placeholders.
 
     Args:
         run: A finished run.
@@ -40,7 +40,11 @@ def write_report(run: RunDirectory, problems: list[str] | None = None) -> Path:
         print(f"note: {problem}", file=sys.stderr)
     if problems is not None:
         problems += report.problems
+    folder = run.path / "pictures"
     for picture in report.pictures:
-        picture.write(run.path / "pictures")
+        picture.write(folder)
     write_text(run.report_file, page.document(f"{run.path.resolve().name}: report", body))
+    for name in PICTURES - {picture.name for picture in report.pictures}:
+        if (folder / name).is_file():
+            (folder / name).unlink()
     return run.report_file

@@ -110,6 +110,7 @@ class DataFacts:
         gpu: Whether training runs on an accelerator.
         looked_at: Number of images whose headers were read, of which ``gray`` are gray, ``small`` have a shorter side
             below `SMALL_SIDE`, and ``large`` have more than `LARGE` pixels.
+        digest: Digest of the names of all classes and images, which chooses nothing; empty if they are not known.
     """
 
     color: bool = False
@@ -126,6 +127,7 @@ class DataFacts:
     gray: int = 0
     small: int = 0
     large: int = 0
+    digest: str = ""
 
 
 class Choice(NamedTuple):

@@ -26,6 +26,7 @@ from ccpml.data_name import DataName
 from ccpml.runs.build import transforms
 from ccpml.runs.defaults import LARGE, MIN_CLASSES, SMALL_SIDE, DataFacts, fitting_folds
 from ccpml.runs.directory import RunDirectory, RunRecord
+from ccpml.runs.record import digest_of
 from ccpml.runs.settings import ResolvedSettings, Settings
 
 __all__ = [
@@ -124,6 +125,7 @@ def read_facts(settings: Settings, source: Source | None = None) -> DataFacts:
         validation_images=len(splits.validation),
         own_validation=own_validation,
         gpu=kind in {"cuda", "mps"} or (kind == "auto" and torch.accelerator.is_available()),
+        digest=digest_of({name: entry[1:] for name, entry in class_records(source, {}).items()}),
         **_look_at(source.table),
     )
 

@@ -12,6 +12,7 @@ import torch
 
 from ccpml.artifacts import expand_home
 from ccpml.data import ImageDataset, train_loader
+from ccpml.data.class_records import MixedDataError
 from ccpml.data_name import DataName
 from ccpml.files import WriteError, remove_leftovers_below, write_text
 from ccpml.numbers import check_flags
@@ -42,6 +43,7 @@ def train(
     callbacks: Sequence[L.Callback] = (),
     chosen: Sequence[str] = (),
     features: bool = True,
+    data_digest: str = "",
 ) -> RunDirectory:
     """Train, test, and write a run directory.
 
@@ -53,8 +55,11 @@ def train(
         callbacks: Further Lightning callbacks. They run after ours, except the one that writes checkpoints.
         chosen: Reasons of settings that were chosen before this call, for the report.
         features: Whether to score the untouched features of initial weights too, in a pass over the test images.
+        data_digest: Digest of the data that other runs are trained on, with which this one is compared, as `read_facts`
+            returns it; other data are refused.
 
     Raises:
+        MixedDataError: If the data are not those of ``data_digest``, before anything is written.
         ValueError: If the data or the settings cannot be used, before training starts or anything is written.
         FileExistsError: If something exists at ``path``.
         MissingExtraError: If the package of a logger is not installed.
@@ -76,6 +81,10 @@ def train(
     settings = replace(settings, data=str(data))
     source = find_images(settings)
     facts = read_facts(settings, source)
+    if data_digest not in {"", facts.digest}:
+        raise MixedDataError(
+            f"{data}: expected the classes and images of the other runs, got some that were changed since; restore them"
+        )
     resolved = _resolve_paths(settings.resolved(facts))
     check_device(resolved)
     check_memory(resolved)

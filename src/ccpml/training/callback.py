@@ -48,7 +48,7 @@ class CCPCallback(L.Callback):
 
     Raises:
         ValueError: If the module holds no `CCPLoss` or several, if no optimizer has its proxies and they are not
-            frozen, or if ``monitor`` was not logged in validation or is not finite.
+            frozen, or if ``monitor`` was not logged in a validation or is not finite.
         RuntimeError: If there is no validation.
 
     Example:
@@ -75,6 +75,7 @@ class CCPCallback(L.Callback):
         self._stage = ""  # of the trainer: fit, validate, ...
         self._loaded: dict[str, Any] = {}  # state loaded other than by a fit; no training uses it
         self._first_step, self._validated = 0, False  # of this fit
+        self._last_score: Tensor | None = None  # logged before this validation
         self._trained, self._stepped = False, False  # a batch; an optimizer that Lightning knows of
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -130,6 +131,10 @@ class CCPCallback(L.Callback):
         self._stepped = True
         self.projections.pull(weight for group in optimizer.param_groups for weight in group["params"])
 
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember the score of the last validation, which Lightning keeps until another one is logged."""
+        self._last_score = trainer.callback_metrics.get(self.monitor)
+
     def on_validation_batch_start(
         self,
         trainer: L.Trainer,
@@ -150,6 +155,11 @@ class CCPCallback(L.Callback):
         if logged_score is None:
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             raise ValueError(f"CCPCallback: expected {self.monitor!r} to be logged in validation, got {logged}")
+        if logged_score is self._last_score:
+            raise ValueError(
+                f"CCPCallback: expected {self.monitor!r} to be logged in each validation, got only an earlier value of "
+                f"{float(logged_score):.4g}"
+            )
         self._validated = True
         # Ranks that validate on different data must decide alike.
         score: float = trainer.strategy.broadcast(float(logged_score))
@@ -173,6 +183,8 @@ class CCPCallback(L.Callback):
         if self._stage != "fit":
             self._loaded = state_dict
             return
+        if not isinstance(state_dict, dict):
+            raise ValueError(f"CCPCallback: expected the state of a CCPCallback, got {type(state_dict).__name__}")
         missing = sorted({"projections", "converged"} - state_dict.keys())
         if missing:
             raise ValueError(f"CCPCallback: expected the state of a CCPCallback, got none for {missing}")

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from ccpml.runs.settings import Settings
 from ccpml.tuning.search_space import with_values
 from ccpml.tuning.study import Search, Study, open_study
 
-__all__ = ["Result", "best_of", "importances", "read_results", "write_results"]
+__all__ = ["Result", "best_of", "damaged_runs", "importances", "read_results", "write_results"]
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,23 @@ def importances(search: Search) -> dict[str, float]:
     return optuna.importance.get_param_importances(study)
 
 
+def damaged_runs(search: Search, results: Sequence[Result]) -> dict[int, str]:
+    """Return what is wrong with the runs of ended trials, by their numbers; the study has their scores all the same."""
+    best, problems = best_of(results), dict[int, str]()
+    for result in results:
+        run = RunDirectory(search.path(result.number))
+        try:
+            if result is best:
+                _settings(search, result)
+            elif result.ended and run.record_file.exists():
+                run.record()
+        except ValueError as error:
+            problems[result.number] = str(error)
+    return problems
+
+
 def write_results(search: Search, results: Sequence[Result]) -> None:
-    """Write ``trials.csv``, and ``best.yaml``, the settings of the best trial."""
+    """Write ``trials.csv``, and ``best.yaml``, the settings of the best trial, unless its run is damaged."""
     names = [field.name for field in search.space]
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -95,7 +111,8 @@ def write_results(search: Search, results: Sequence[Result]) -> None:
     write_text(search.out / "trials.csv", text.getvalue())
     best = best_of(results)
     if best is not None:
-        write_yaml(search.out / "best.yaml", _settings(search, best).as_dict())
+        with suppress(ValueError):  # `damaged_runs` tells
+            write_yaml(search.out / "best.yaml", _settings(search, best).as_dict())
 
 
 def _settings(search: Search, result: Result) -> Settings:

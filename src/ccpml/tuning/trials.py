@@ -33,14 +33,16 @@ class Watcher(L.Callback):
     Attributes:
         warmup: Validations before the trial can be pruned.
         chosen: Why settings of the trial that were left open have their values.
+        data_digest: Digest of the data of the trials.
         pruned: Whether the trial was pruned.
         scores: The reported scores by step, including those before a resume.
     """
 
-    def __init__(self, trial: optuna.Trial, warmup: int, chosen: Sequence[str] = ()) -> None:
+    def __init__(self, trial: optuna.Trial, warmup: int, chosen: Sequence[str] = (), data_digest: str = "") -> None:
         self.trial = trial
         self.warmup = warmup
         self.chosen = chosen
+        self.data_digest = data_digest
         frozen = trial.storage.get_trial(trial._trial_id)
         self.pruned = "pruned_at" in frozen.user_attrs
         self.scores = dict(frozen.intermediate_values)

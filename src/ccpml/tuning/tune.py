@@ -12,6 +12,8 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
+from ccpml.data.class_records import DataChangedError, MixedDataError
+from ccpml.files import NewerVersionError
 from ccpml.runs.callbacks import Stopped
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import find_images, read_facts
@@ -68,7 +70,8 @@ def train_trial(settings: ResolvedSettings, path: Path, watcher: Watcher) -> flo
     if RunDirectory(path).settings_file.is_file():
         run = resume(path, test=False, callbacks=[watcher])
     else:
-        run = train(settings, path, test=False, callbacks=[watcher], chosen=watcher.chosen)
+        digest = watcher.data_digest
+        run = train(settings, path, test=False, callbacks=[watcher], chosen=watcher.chosen, data_digest=digest)
     return max(row["map_at_r"] for row in run.metrics())
 
 
@@ -91,18 +94,21 @@ def run_search(
         StudyExistsError: If the folder or the storage holds something else, or a study with other settings or data.
         ValueError: If the storage cannot be opened.
         RuntimeError: If no trial can start.
+        MixedDataError: If the data change meanwhile; the trial under way resumes once they are restored.
         OSError: If the system refuses, as a full disk does; the trial under way resumes.
         Stopped: After Ctrl-C.
     """
     study = open_study(search)
     with storage_errors(search):
-        return _search(replace(search, facts=study.facts(lambda: read_facts(search.base))), study, watch, train)
+        now = read_facts(search.base)
+        facts = replace(study.facts(lambda: now), digest=now.digest)
+        return _search(replace(search, facts=facts), study, watch, train)
 
 
 def _search(
     search: Search, study: Study, watch: Callable[[TrialStarted | TrialEnded], None], train: Train
 ) -> list[Result]:
-    _check_started_trials(search)
+    _check_started_trials(search, study)
     started, durations = time.monotonic(), []
     while search.timeout is None or time.monotonic() - started < search.timeout:
         claimed = claim_trial(search, study)
@@ -123,13 +129,25 @@ def _search(
     return results
 
 
-def _check_started_trials(search: Search) -> None:
-    """Check that the images are those that the trials of an earlier call were started with, on this machine."""
+def _check_started_trials(search: Search, study: Study) -> None:
+    """Check that the images are those that the trials of an earlier call were started with, on this machine.
+
+    A damaged record of a trial that has ended, whose result the study has, stops no other trial.
+    """
     runs = [RunDirectory(path) for path in sorted(search.out.glob("trial-*"))]
     runs = [run for run in runs if run.record_file.is_file()]
     source = find_images(search.base) if runs else None
+    ended = {search.path(result.number) for result in read_results(search, study) if result.ended}
     for run in runs:
-        changes = run.record().changes(source) if source is not None else None
+        try:
+            changes = run.record().changes(source) if source is not None else None
+        except NewerVersionError:
+            raise
+        except ValueError as error:
+            if run.path in ended:
+                continue
+            way_out = f"restore it from a copy, or remove {run.path} to train the trial from the beginning"
+            raise ValueError(f"{str(error).partition('; ')[0]}; {way_out}") from error
         if changes:
             raise StudyExistsError(
                 f"{search.base.data}: expected the data that {run.path} was started with, got {changes}; restore them"
@@ -146,7 +164,8 @@ def _run_trial(search: Search, claimed: ClaimedTrial, train: Train) -> None:
         claimed.finish(TrialState.PRUNED, reason=_describe(error), started=False)
         return
     chosen = [str(choice) for choice in open_settings.choices(search.facts) if choice.why]
-    watcher = Watcher(claimed.trial, search.warmup_validations, chosen)
+    digest = "" if search.facts is None else search.facts.digest
+    watcher = Watcher(claimed.trial, search.warmup_validations, chosen, digest)
     try:
         if path.exists() and not claimed.resumed:
             raise FileExistsError(f"{path}: already exists, from another study; remove it")
@@ -159,7 +178,7 @@ def _run_trial(search: Search, claimed: ClaimedTrial, train: Train) -> None:
     except optuna.exceptions.StorageInternalError:
         raise
     except Exception as error:  # a failed trial must not end the search
-        if is_refused(error):  # it would be the end of all others too
+        if is_refused(error) or not _has_data(search, error):  # it would be the end of all others too
             claimed.trial.set_user_attr("stopped", True)
             raise
         seconds = run.last_metrics().get("seconds")
@@ -167,6 +186,15 @@ def _run_trial(search: Search, claimed: ClaimedTrial, train: Train) -> None:
     else:
         state, final = (TrialState.PRUNED, None) if watcher.pruned else (TrialState.COMPLETE, score)
         claimed.finish(state, final, seconds=run.last_metrics().get("seconds"))
+
+
+def _has_data(search: Search, error: Exception) -> bool:
+    """Whether a trial failed although the images are there and have not changed."""
+    try:
+        find_images(search.base)
+    except (ValueError, OSError):
+        return False
+    return not isinstance(error, DataChangedError | MixedDataError)
 
 
 def _describe(error: Exception) -> str:
