@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["BACKBONES", "BackboneEntry", "find_backbone", "known_backbones"]
+__all__ = ["BACKBONES", "WEIGHT_SUFFIXES", "BackboneEntry", "find_backbone", "known_backbones"]
+
+WEIGHT_SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+"""Suffixes of files of weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

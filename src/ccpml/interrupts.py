@@ -78,9 +78,9 @@ def raise_at_signals() -> None:
     callbacks, where Python would print a traceback and continue.
     """
     _interrupts.clear()
-    # The interpreter gives signals back to the system as it ends; the last function that it calls ignores this one.
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     for one in ending_signals():
+        # The interpreter gives signals back to the system as it ends; the last functions that it calls ignore these.
+        atexit.register(signal.signal, one, signal.SIG_IGN)
         signal.signal(one, raise_interrupted)
     sys.unraisablehook = _exit_if_interrupted
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_TERMINAL)

@@ -75,6 +75,7 @@ def test_a_certificate_of_other_weights_is_refused(own: Path, many: str) -> None
     [
         (["--precision", "95"], "--precision"),
         (["--precision", "0.9,x"], "such as 0.95, got 'x'"),
+        (["--precision", "0.9,0.90"], "expected each once, got 0.9,0.90"),
         (["--confidence", "1"], "--confidence"),
         (["--answers", "0"], "--answers: expected an integer of at least 1, got 0"),
         (["folder:nowhere"], "folder:nowhere: folder not found"),

@@ -58,7 +58,7 @@ def test_check_of_the_groceries(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", "groceries"]) == 0
     expected = "groceries: 1,944 images of 81 classes\ncomplete: every image can be read\n"
     assert capsys.readouterr().out == expected
-    assert main(["data", "cache", "groceries"]) == 1
+    assert main(["data", "cache", "groceries"]) == 2
     assert "there is nothing to cache" in capsys.readouterr().err
 
 

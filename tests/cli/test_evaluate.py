@@ -107,6 +107,7 @@ def test_rankings_with_roles(run: Path, folder: Path, tmp_path: Path, capsys: py
         (["--rerank", "best"], "expected k-reciprocal, query-expansion, augmentation, separated by commas, got 'best'"),
         (["--dtype", "float32"], "expected float16, int8, separated by commas, got 'float32'"),
         (["--rerank", "augmentation", "--clusters"], "--clusters: expected without --rerank, --ensemble and --dtype"),
+        (["--ensemble", "{run}"], "--ensemble: expected each once, got"),
         (["--dtype", "int8,int8"], "--dtype: expected each once, got int8,int8"),
         (["--ensemble", "nowhere"], "nowhere: not a run directory"),
     ],
@@ -114,5 +115,5 @@ def test_rankings_with_roles(run: Path, folder: Path, tmp_path: Path, capsys: py
 def test_rankings_that_cannot_be(
     run: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
-    assert main(["evaluate", str(run), *options]) == 2
+    assert main(["evaluate", str(run), *(option.format(run=run) for option in options)]) == 2
     assert message in capsys.readouterr().err

@@ -13,6 +13,11 @@ from ccpml.cli import VERBS, main
     ("arguments", "message"),
     [
         (["nonsense"], "verb: expected one of train, evaluate, "),
+        (["trian", "glyphs"], "got trian; did you mean train?"),
+        (["data", "cache", "glyphs", "--sid", "3"], "unrecognized arguments: --sid 3; did you mean --side?"),
+        (["data", "fetch", "cub", "--data-root", "/dev/null"], "cub: /dev/null: expected a folder, got a device"),
+        (["data", "cache", "glyphs"], "glyphs: comes with ccpml, so that there is nothing to cache"),
+        (["train", "glyphs", "--weights", __file__], "weights: expected a .safetensors, .pth or .pt file, got"),
         (["train", "photos"], "unknown data 'photos': expected groceries, glyphs, cub, cars196"),
         (["train", "/tmp"], "unknown data '/tmp': expected groceries, glyphs"),
         (["train", "/tmp"], "; did you mean folder:/tmp?"),

@@ -9,7 +9,7 @@ import yaml
 from ccpml.data.class_records import ClassRecord
 from ccpml.files import write_yaml
 from ccpml.options import ProjectionOptions
-from ccpml.runs.directory import RunDirectory, RunExistsError
+from ccpml.runs.directory import PathTakenError, RunDirectory, RunExistsError
 from ccpml.runs.ranges import REMOVED
 from ccpml.runs.record import RunRecord
 from ccpml.runs.settings import Settings
@@ -36,7 +36,7 @@ def test_nothing_is_overwritten(tmp_path):
     with pytest.raises(RunExistsError, match="new: a run already exists"):
         RunDirectory.create(tmp_path / "new", settings)
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(RunExistsError, match="file: a file or folder already exists"):
+    with pytest.raises(PathTakenError, match="file: a file already exists"):
         RunDirectory.create(tmp_path / "file", settings)
 
 

@@ -75,7 +75,7 @@ def test_a_storage_that_cannot_be_opened_is_named_without_its_password(search):
     assert "secret" not in str(error.value)
     assert not (search.out / "other" / "study.yaml").exists(), "the folder must not be claimed"
     (search.out.parent / "study.db").write_bytes(b"not a database" * 100)
-    with pytest.raises(ValueError, match=r"cannot be opened: [^\[]*$"):
+    with pytest.raises(ValueError, match=r"cannot be opened \([^\[]*\); check its address$"):
         run_search(replace(search, storage=f"sqlite:///{search.out.parent}/study.db", out=search.out / "third"))
 
 

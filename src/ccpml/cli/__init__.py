@@ -133,7 +133,11 @@ def _run_verb(arguments: list[str]) -> int:
         return 0
     verb = arguments[0]
     if verb not in VERBS:
-        raise UsageError(f"verb: expected one of {', '.join(VERBS)}, got {verb}")
+        from difflib import get_close_matches
+
+        close = get_close_matches(verb.lower(), VERBS, n=1)
+        hint = f"did you mean {close[0]}?" if close else "see ccpml --help"
+        raise UsageError(f"verb: expected one of {', '.join(VERBS)}, got {verb or 'nothing'}; {hint}")
     from importlib import import_module
     from pathlib import Path
 

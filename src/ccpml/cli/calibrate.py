@@ -94,7 +94,10 @@ def _probability(text: str) -> float:
 
 
 def _probabilities(text: str) -> tuple[float, ...]:
-    return tuple(_probability(part) for part in text.split(","))
+    values = tuple(_probability(part) for part in text.split(","))
+    if len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(f"expected each once, got {text}")
+    return values
 
 
 def _text(details: Mapping[str, Any], confidence: float, answers: int) -> Iterator[str]:

@@ -2,11 +2,17 @@
 
 import argparse
 import json
-from collections import Counter
 from pathlib import Path
 
 from ccpml.cli.common.commas import check_single
-from ccpml.cli.common.options import UsageError, add_data_options, check_data_of_run, check_output, check_run
+from ccpml.cli.common.options import (
+    UsageError,
+    add_data_options,
+    check_data_of_run,
+    check_each_once,
+    check_output,
+    check_run,
+)
 from ccpml.cli.common.parser import Parser
 from ccpml.data_name import DataName, known_names
 from ccpml.progress import announce
@@ -45,9 +51,7 @@ def _check_runs(paths: list[Path]) -> None:
         check_run(path)
     if len(paths) < 2:
         raise UsageError(f"runs: expected two or more, got {len(paths)}; add a run to compare with {paths[0]}")
-    path, times = Counter(path.resolve() for path in paths).most_common(1)[0]
-    if times > 1:
-        raise UsageError(f"runs: expected each once, got {path} {'twice' if times == 2 else f'{times} times'}")
+    check_each_once("runs", paths)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -3,10 +3,10 @@
 import argparse
 import shlex
 
-from ccpml.artifacts import expand_home
+from ccpml.artifacts import expand_home, not_found
 from ccpml.cli.common.options import UsageError, add_data_options, check_data_root, find_data_root, report_stop
 from ccpml.cli.common.parser import Parser
-from ccpml.data_name import BENCHMARKS, known_names
+from ccpml.data_name import BENCHMARKS, DataName, known_names
 from ccpml.progress import announce
 
 
@@ -68,6 +68,8 @@ def _fetch(options: argparse.Namespace) -> int:
     if options.data not in BENCHMARKS:
         raise UsageError(f"data: expected one of {', '.join(BENCHMARKS)}, got {options.data}")
     root = find_data_root(options.data, options.data_root)
+    if expand_home(root).exists() and not expand_home(root).is_dir():
+        raise UsageError(f"{options.data}: {root}: {not_found(expand_home(root), 'folder')}; choose another folder")
 
     from ccpml.data.upkeep.fetch import fetch_benchmark
 
@@ -80,6 +82,8 @@ def _cache(options: argparse.Namespace) -> int:
     check_data_root(options.data, options.data_root)
     if options.side < 1:
         raise UsageError(f"--side: expected at least 1, got {options.side}")
+    if DataName.parse(options.data).is_built_in:
+        raise UsageError(f"{options.data}: comes with ccpml, so that there is nothing to cache; expected other data")
 
     announce("loading libraries")
     from ccpml.data import build_cache

@@ -8,7 +8,14 @@ from typing import Any
 
 from ccpml.cli.common.commas import check_commas, check_single
 from ccpml.cli.common.models import is_model
-from ccpml.cli.common.options import UsageError, add_data_options, check_data_of_run, check_output, check_run
+from ccpml.cli.common.options import (
+    UsageError,
+    add_data_options,
+    check_data_of_run,
+    check_each_once,
+    check_output,
+    check_run,
+)
 from ccpml.cli.common.parser import Parser
 from ccpml.cli.common.scan_options import DTYPES, RERANK
 from ccpml.data_name import known_names
@@ -26,6 +33,7 @@ def run(arguments: list[str]) -> int:
     rankings = {name: options.pop(name) for name in ("rerank", "ensemble", "dtypes")}
     for run in rankings["ensemble"]:
         check_run(run)
+    check_each_once("--ensemble", [path, *rankings["ensemble"]])
 
     announce("loading libraries")
     from ccpml.files import write_json

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 from ccpml.cli.common.commas import check_single
 from ccpml.cli.common.models import MODEL_HELP, check_model, is_model, load_model
-from ccpml.cli.common.options import UsageError, add_store, check_data_root, check_index, find_location, report_stop
+from ccpml.cli.common.options import (
+    UsageError,
+    add_store,
+    check_data_root,
+    check_each_once,
+    check_index,
+    find_location,
+    report_stop,
+)
 from ccpml.cli.common.parser import Parser
 from ccpml.cli.common.scan_options import DTYPES, use_dtype
 from ccpml.data_name import DataName, known_names
@@ -28,6 +36,7 @@ def run(arguments: list[str]) -> int:
         return _compact(options.compact)
     for path in (options.path, *options.ensemble):
         check_model(path)
+    check_each_once("--ensemble", [options.path, *options.ensemble])
     if DataName.is_valid(options.data) and not Path(options.data).exists():
         check_data_root(options.data, options.data_root)
     if options.output is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.artifacts import expand_home, not_found
+from ccpml.backbones import WEIGHT_SUFFIXES
 from ccpml.files import check_readable
 from ccpml.models.embedding import Backbone
 from ccpml.models.tensor_file import read_tensors
@@ -16,7 +17,6 @@ from ccpml.system_errors import raise_shortage
 
 __all__ = ["load_weights"]
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _HEADS = ("last_linear.", "fc.", "classifier.", "head.", "linear.", "dino_head.", "ibot_head.")
 _WRAPPINGS = ("state_dict", "model", "model_state_dict", "teacher")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
@@ -70,7 +70,7 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix not in _SUFFIXES:
+    if path.suffix not in WEIGHT_SUFFIXES:
         raise ValueError(f"weights: expected a .safetensors, .pth or .pt file, got {path}")
     if not path.is_file():
         raise ValueError(f"weights: {path}: {not_found(path)}")

@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ccpml.artifacts import mismatch
+from ccpml.artifacts import mismatch, path_kind
 from ccpml.files import WriteError, check_readable, load_json, load_yaml, waiting_lock, write_json, write_yaml
 from ccpml.models.tensor_file import read_tensors
 from ccpml.runs.ranges import REMOVED
@@ -35,7 +35,11 @@ RECORD_KEY = "ccpml_record"
 
 
 class RunExistsError(FileExistsError):
-    """Something exists where a run directory would be created."""
+    """A run exists where one would be created."""
+
+
+class PathTakenError(FileExistsError):
+    """Something else exists where a run directory would be created."""
 
 
 class UnfinishedRunError(FileNotFoundError):
@@ -66,11 +70,13 @@ class RunDirectory:
         """Check that a run directory can be created at ``path``.
 
         Raises:
-            RunExistsError: If something already exists there.
+            RunExistsError: If there is a run.
+            PathTakenError: If something else exists there.
         """
         if path.exists() and not (path.is_dir() and set(path.iterdir()) == set(_leftovers(path))):
-            kind = "a run" if cls(path).settings_file.is_file() else "a file or folder"
-            raise RunExistsError(f"{path}: {kind} already exists")
+            if cls(path).settings_file.is_file():
+                raise RunExistsError(f"{path}: a run already exists")
+            raise PathTakenError(f"{path}: {path_kind(path)} already exists")
 
     @classmethod
     def create(cls, path: Path, settings: ResolvedSettings, choices: Mapping[str, Any] | None = None) -> "RunDirectory":

@@ -14,6 +14,7 @@ from ccpml.data.loading import load_source
 from ccpml.data.sources.folder import load_folder
 from ccpml.data.sources.source import Ignored, Source, read_label
 from ccpml.data_name import DATA_KINDS, DataName, known_names
+from ccpml.numbers import counted
 from ccpml.serving.csv_pictures import read_csv_pictures
 from ccpml.serving.items import Picture
 
@@ -135,8 +136,9 @@ def _pattern(pattern: str, data: str) -> Pictures:
     images = [file for file in files if file.suffix.lower() in suffixes]
     if not images:
         raise ValueError(
-            f"{data}: no images found; expected files with suffix {' '.join(sorted(suffixes))}, got {len(files):,} "
-            f"other files and {len(found) - len(files):,} folders; a pattern for the files in folders ends in /*"
+            f"{data}: no images found; expected files with suffix {' '.join(sorted(suffixes))}, got "
+            f"{counted(len(files), 'other file')} and {counted(len(found) - len(files), 'folder')}"
+            f"{'; a pattern for the files in folders ends in /*' if _MAGIC.search(pattern) else ''}"
         )
     ignored = [
         Ignored(file, f"file{{s}} with suffix {file.suffix.lower()}" if file.suffix else "file{s} without suffix")

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import sqlite3
 import time
 import uuid
@@ -155,7 +156,9 @@ def open_study(search: Search) -> Study:
             if search.storage is None:
                 _check_system(search.out)
             url = _without_password(search.url)
-            raise ValueError(f"storage {url}: cannot be opened: {_reason(error, search)}") from error
+            raise ValueError(
+                f"storage {url}: cannot be opened ({_reason(error, search)}); check its address"
+            ) from error
     return Study(study, folder_id)
 
 
@@ -179,6 +182,7 @@ def storage_errors(search: Search) -> Iterator[None]:
 def _reason(error: BaseException, search: Search) -> str:
     text = str(error).replace(search.url, _without_password(search.url))
     text = text.partition("(Background on this error")[0].partition("\n[SQL")[0]
+    text = re.sub(r"^\([\w.]+\) ", "", text)  # the class of the error
     return text.strip() or type(error).__name__
 
 

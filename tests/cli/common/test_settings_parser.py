@@ -119,7 +119,7 @@ def test_help_lists_every_setting_in_sections(verb: str, capsys: pytest.CaptureF
     ("arguments", "message"),
     [
         (["--lr", "fast"], "lr: expected float or null, got 'fast'"),
-        (["--lr="], "lr: expected float or null, got ''"),
+        (["--lr="], "--lr: expected a value, got nothing"),
         (["--lr"], "--lr: expected a value, got none"),
         (["--max-steps", "1.5"], "max_steps: expected int or null, got '1.5'"),
         (["--channels", "2"], "channels: expected 1, 3 or auto, got '2'"),
@@ -142,6 +142,7 @@ def test_help_lists_every_setting_in_sections(verb: str, capsys: pytest.CaptureF
             "alpha: expected a parameter of triplet (margin), got one of multi_similarity",
         ),
         (["--run", ""], "--run: expected a value, got nothing"),
+        (["--config", ""], "--config: expected a value, got nothing"),
         (["--config", "/no/such.yaml"], "--config /no/such.yaml: cannot be read"),
     ],
 )
@@ -165,8 +166,10 @@ def test_usage_errors_name_the_option_and_the_value(arguments: Sequence[str], me
         (b"projections: {decay: 1, decay: 2}\n", "line 1: decay given twice"),
         (
             b"projections: &a {decay: [*a]}\n",
-            "yaml: expected plain settings, got a value that contains itself",
+            "yaml: expected plain settings, got lists or mappings within each other",
         ),
+        (b"a: &a {b: *a}\n", "yaml: expected plain settings, got lists or mappings within each other"),
+        (b"run: [a]\n", "settings.yaml: run: expected str, got ['a']"),
         (b"[" * 5000, "settings.yaml: not a YAML file of settings: it is nested too deeply"),
         (b"- lr\n", "settings.yaml: expected settings by name"),
         (b"config: other.yaml\n", "settings.yaml: expected settings by name, and no other file"),

@@ -11,6 +11,7 @@ HINTS = {
     "IncompleteBenchmarkError": "`ccpml data check` lists all differences, --allow-partial accepts them",
     "LowRecallError": "leave out --approximate, or pass a lower --min-recall",
     "NoCommonClassesError": "--data <data> compares the runs on other data",
+    "PathTakenError": "choose another directory with --run",
     "RunExistsError": "resume it with `ccpml train --resume <run>`, or choose another directory with --run",
     "SeenClassesError": "--all-classes scores them",
     "SkippableImagesError": "--skip-bad-images leaves them out",

@@ -4,6 +4,8 @@ import argparse
 import os
 import shlex
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from ccpml.artifacts import expand_home, mismatch, not_found
@@ -102,6 +104,14 @@ def check_run(path: Path) -> Path:
     if not (path / "experiment.yaml").is_file():
         raise UsageError(mismatch(path, "a run directory", "experiment.yaml"))
     return path
+
+
+def check_each_once(what: str, paths: Sequence[Path]) -> None:
+    """Check that no run or exported model is given twice."""
+    if paths:
+        path, times = Counter(path.resolve() for path in paths).most_common(1)[0]
+        if times > 1:
+            raise UsageError(f"{what}: expected each once, got {path} {'twice' if times == 2 else f'{times} times'}")
 
 
 def report_stop(stopped: BaseException, arguments: list[str], kept: str = "") -> int:

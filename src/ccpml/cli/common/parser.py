@@ -43,7 +43,13 @@ class Parser(argparse.ArgumentParser):
             given = (word.partition("=")[0] for word in takewhile(lambda word: word != "--", self.words))
             unknown = (word for word in given if word.startswith("--") and word not in self._option_string_actions)
             message = next((f"unrecognized arguments: {word}" for word in unknown), message)
-        raise parser_error(message, self.prog, self._option_string_actions)
+        chosen = self._chosen()
+        raise parser_error(message, chosen.prog, chosen._option_string_actions)
+
+    def _chosen(self) -> argparse.ArgumentParser:
+        """The parser of the command that is given, if there are several; otherwise this one."""
+        choices = [each.choices for each in self._actions if isinstance(each, argparse._SubParsersAction)]
+        return next((choices[0][word] for word in self.words if choices and word in choices[0]), self)
 
 
 def check_empty(arguments: Sequence[str]) -> None:

@@ -12,10 +12,10 @@ import jsonargparse
 import yaml
 
 from ccpml.artifacts import expand_home, path_kind
-from ccpml.backbones import known_backbones
+from ccpml.backbones import WEIGHT_SUFFIXES, known_backbones
 from ccpml.cli.common.commas import check_commas, is_free_text
 from ccpml.cli.common.options import UsageError, check_data_root
-from ccpml.cli.common.parser import check_extra, parser_error
+from ccpml.cli.common.parser import check_empty, check_extra, parser_error
 from ccpml.data_name import DataName, known_names
 from ccpml.files import load_yaml
 from ccpml.losses import LOSSES, known_losses, parameter_names
@@ -149,9 +149,10 @@ class SettingsParser(jsonargparse.ArgumentParser):
     ) -> Parsed:
         """Parse a command line; ``preset`` returns, for the verb's own options, settings that hold unless given."""
         self.words = arguments
+        check_empty(arguments)
         check_commas(arguments, {**_LISTS, **self.lists})
         values = {name: value for name, value in vars(self.parse_args(arguments).as_flat()).items() if name != "config"}
-        of_losses = parameter_names()
+        of_losses, files = parameter_names(), self._files(values)
         try:
             own = {name: values.pop(name) for name in self.own}
             if empty := [name for name, value in own.items() if value == ""]:
@@ -165,8 +166,8 @@ class SettingsParser(jsonargparse.ArgumentParser):
             options = argparse.Namespace(**own)
             settings = Settings().changed({**preset(options), **given})
         except ValueError as error:
-            raise _with_file(error, str(error).partition(":")[0], self._files(values)) from error
-        parsed = Parsed(options, settings, given, apart, self._files(values))
+            raise _with_file(error, str(error).partition(":")[0], files) from error
+        parsed = Parsed(options, settings, given, apart, files)
         if options.print_config:
             self._show_config(parsed)
             raise SystemExit(0)
@@ -215,6 +216,8 @@ def check_settings(settings: Settings, files: Mapping[str, str]) -> None:
             if not file.is_file():
                 got = f"{weights!r}, {path_kind(file)}" if path_kind(file) else f"{weights!r}; file not found"
                 raise ValueError(f"weights: expected a file, imagenet or none, got {got}")
+            if file.suffix not in WEIGHT_SUFFIXES:
+                raise ValueError(f"weights: expected a .safetensors, .pth or .pt file, got {file}")
         settings.resolved()
     except ValueError as error:
         raise _with_file(error, str(error).partition(":")[0], files) from error
@@ -262,6 +265,8 @@ class _ConfigFile(argparse.Action):
                 raise UsageError("expected settings by name, and no other file")
             if other := next((name for name in content if not isinstance(name, str)), None):
                 raise UsageError(f"expected names of settings, got {other!r}")
+            if _is_deeper(content, 4):
+                raise UsageError("expected plain settings, got lists or mappings within each other")
             if not content:
                 print(f"note: --config {values}: sets nothing", file=sys.stderr)
             found = parser.parse_object(without_removed(content), defaults=False)
@@ -269,8 +274,12 @@ class _ConfigFile(argparse.Action):
             namespace.update(found)
         except (UsageError, ValueError) as error:
             raise UsageError(f"--config {values}: {error}") from error
-        except RecursionError as error:
-            raise UsageError(f"--config {values}: expected plain settings, got a value that contains itself") from error
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and mappings are within each other on more than some levels, as those that contain themselves."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deeper(part, levels - 1) for part in parts)
 
 
 def _add(to: Any, name: str, options: tuple[Any, ...], text: str, default: Any, **arguments: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -133,7 +134,7 @@ def _explain(error: Exception, address: Address) -> Failure | None:
 def _explain_transport(error: Exception, address: Address) -> Failure:
     import httpx
 
-    reason = str(error) or type(error).__name__
+    reason = re.sub(r"^\[Errno \d+\] ", "", str(error)) or type(error).__name__
     if not isinstance(error, httpx.TransportError):
         return _other_kind(address)
     text, transient = f"the connection broke off ({reason})", True
