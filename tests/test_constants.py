@@ -77,3 +77,15 @@ def test_models(name: str, assign: bool) -> None:
     with torch.no_grad():
         assert torch.equal(other(IMAGES), original(IMAGES))
         torch.testing.assert_close(other.double()(IMAGES), original.double()(IMAGES))  # and on each change of dtype
+
+
+def test_counters_without_a_checkpoint_begin_at_zero() -> None:
+    with torch.device("meta"):
+        memory = CrossBatchMemory(resolve_name(LOSSES["contrastive"].path)(), 4, 2, 8, start=1)
+        sampled = CCPLoss(memory.loss, 4, 4, 2, class_rate=0.5)
+    for module, names in ((memory, ("steps", "sizes")), (sampled, ("class_sampler.draws",))):
+        module.to_empty(device="cpu")
+        for name in names:
+            assert not module.get_buffer(name).any()
+    memory(X, LABELS)
+    assert (memory.steps, memory.sizes.tolist()) == (1, [8, 0])

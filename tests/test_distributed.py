@@ -148,3 +148,15 @@ def test_without_a_process_group_arguments_are_returned():
     check_identical(x=x)
     with pytest.raises(ValueError, match="labels: expected 3, one for each embedding, got 2"):
         gather_batch(x, labels[:2])
+
+
+def uneven_batches():
+    try:
+        gather_batch(torch.ones(3 + own_rank(), 2), torch.zeros(3 + own_rank(), dtype=torch.int64))
+    except ValueError as error:
+        return str(error)
+
+
+def test_batches_of_different_sizes_are_refused_on_all_ranks():
+    for message in run_on_ranks(uneven_batches, 2):
+        assert message == "embeddings: expected as many on each rank, got 3, 4; leave out the last, smaller batch"

@@ -70,7 +70,8 @@ def gather_batch(embeddings: Tensor, labels: Tensor, group: Any = None) -> tuple
         precision become float32.
 
     Raises:
-        ValueError: If the numbers of embeddings and labels differ.
+        ValueError: If the numbers of embeddings and labels differ, or those of the ranks (on an accelerator, the latter
+            is a device assertion, so that no step waits for the device).
 
     Example:
         >>> embeddings, labels = gather_batch(torch.ones(4, 2), torch.tensor([0, 0, 1, 1]))  # without a process group
@@ -81,6 +82,12 @@ def gather_batch(embeddings: Tensor, labels: Tensor, group: Any = None) -> tuple
         raise ValueError(f"labels: expected {len(embeddings)}, one for each embedding, got {len(labels)}")
     if world_size(group) == 1:
         return embeddings, labels
+    counts = torch.cat(all_gather(torch.full((1,), len(embeddings), device=embeddings.device), group))
+    if counts.device.type != "cpu":
+        torch._assert_async((counts == counts[0]).all(), "embeddings: expected as many on each rank")
+    elif (counts != counts[0]).any():
+        sizes = ", ".join(map(str, counts.tolist()))
+        raise ValueError(f"embeddings: expected as many on each rank, got {sizes}; leave out the last, smaller batch")
     embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))  # as losses do
     joined: Tensor = _Gather.apply(embeddings, group)  # type: ignore[no-untyped-call]  # torch's apply is untyped
     return joined, torch.cat(all_gather(labels, group))

@@ -9,7 +9,14 @@ from pytorch_metric_learning import losses as pml_losses
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.reducers import SumReducer
 
-from ccpml import ContrastiveLoss, CosineContrastiveLoss, MultiSimilarityLoss, TripletMarginLoss, lipschitz_normalize
+from ccpml import (
+    CCPLoss,
+    ContrastiveLoss,
+    CosineContrastiveLoss,
+    MultiSimilarityLoss,
+    TripletMarginLoss,
+    lipschitz_normalize,
+)
 from ccpml.baselines import CrossBatchMemory
 from tests.synchronization import NoSynchronization
 
@@ -218,6 +225,9 @@ def test_wrong_input_raises():
     for name in ("embedding_dim", "memory_batches", "batch_size"):
         with pytest.raises(ValueError, match=f"{name}: expected an integer of at least 1, got 0"):
             CrossBatchMemory(ContrastiveLoss(), **{"embedding_dim": D, "memory_batches": 3, "batch_size": 4, name: 0})
+    for make in (lambda loss: CrossBatchMemory(loss, D, 3, 4), lambda loss: CCPLoss(loss, 3, D, 2)):
+        with pytest.raises(ValueError, match=r"loss: expected a pair loss, got <class .*; pass ContrastiveLoss\(\)"):
+            make(ContrastiveLoss)
     with pytest.raises(ValueError, match="start: expected an integer of at least 0, got -1"):
         CrossBatchMemory(ContrastiveLoss(), D, 3, 4, start=-1)
 

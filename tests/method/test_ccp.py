@@ -254,3 +254,14 @@ def test_alternating_projections_on_a_gpu_equal_those_on_the_cpu():
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
     resumed = [alternate(device, state)[1] for device, state in zip(("cuda", "cpu"), states, strict=True)]
     torch.testing.assert_close(*resumed, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_of_another_library_without_a_reduction_is_refused():
+    from pytorch_metric_learning.reducers import DoNothingReducer
+
+    criterion = CCPLoss(pml_losses.ContrastiveLoss(reducer=DoNothingReducer()), 2, 3, 1)
+    for criterion.pair_weight in (1.0, 0.0):  # within the batch, and against the proxies
+        with pytest.raises(
+            ValueError, match="loss: expected a scalar from ContrastiveLoss, got dict; choose a reduction"
+        ):
+            criterion(torch.randn(4, 3), torch.tensor([0, 0, 1, 1]))

@@ -140,3 +140,11 @@ def test_large_points_have_finite_distances(scale: float) -> None:
     for average in (average_covering_radius, average_interclass_distance):
         found, expected = average(points.flatten(0, 1), labels), average(exact.flatten(0, 1), labels)
         assert found / scale == pytest.approx(expected / scale, rel=1e-4)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1000.0])
+def test_distances_of_a_collapsed_network_do_not_cancel(offset: float) -> None:
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)) * 1e-3 + offset
+    y, exact = np.arange(60) % 3, x.double().numpy()
+    expected = np.linalg.norm(exact[:, None] - exact, axis=2)[y[:, None] != y].mean()
+    assert average_interclass_distance(x, torch.from_numpy(y)) == pytest.approx(expected, rel=1e-4)

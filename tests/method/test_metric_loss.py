@@ -175,3 +175,13 @@ def test_mined_pairs_of_ccp_may_index_references():
     mined = miners.MultiSimilarityMiner()(x, labels, y, labels)
     criterion = CCPLoss(loss, 4, 4, 2, proxy_weight=0)
     torch.testing.assert_close(criterion(x, labels, mined, y, labels), 0.1 * loss(x, labels, mined, y, labels))
+
+
+def test_a_loss_can_be_parametrized():
+    criterion = CCPLoss(ContrastiveLoss(), 4, 4, 2)
+    torch.nn.utils.parametrize.register_parametrization(criterion, "proxies", torch.nn.Tanh(), unsafe=True)
+    torch.testing.assert_close(criterion.proxies, criterion.parametrizations.proxies.original.tanh())
+    assert isinstance(criterion, CCPLoss)
+    assert isinstance(criterion, BaseMetricLossFunction)
+    criterion(*batch()).backward()
+    assert criterion.parametrizations.proxies.original.grad.abs().sum() > 0

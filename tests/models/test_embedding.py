@@ -3,7 +3,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ccpml.models import Backbone, EmbeddingModel, InputConvention, Pooling, SmallConv, freeze_batchnorm
+from ccpml.models import (
+    Backbone,
+    EmbeddingModel,
+    InputConvention,
+    Pooling,
+    SmallConv,
+    create_model,
+    freeze_batchnorm,
+)
 
 
 class Echo(Backbone):
@@ -192,3 +200,11 @@ def test_gpu_equals_cpu() -> None:
     embeddings = model.cuda()(images.cuda())
     assert embeddings.is_cuda
     torch.testing.assert_close(embeddings.cpu(), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("head", [nn.Identity(), nn.Sequential(nn.Linear(128, 8), nn.ReLU())])
+def test_the_linear_layer_can_be_replaced(head):
+    model = create_model("small_conv", embedding_dim=8, channels=1)
+    model.linear = head
+    model.load_state_dict(model.double().state_dict())
+    assert model(torch.rand(2, 1, 32, 32)).dtype == model.mean.dtype == torch.float64

@@ -141,3 +141,7 @@ def test_few_classes_and_wrong_input():
         paired_difference([0.5, 0.1], [0.5], [1, 2])
     with pytest.raises(ValueError, match="level: expected a fraction"):
         class_interval([0.5, 0.1], [1, 2], level=1.0)
+    with pytest.raises(ValueError, match="values: expected finite numbers, or NaN for queries that do not count, got"):
+        class_interval([0.5, np.inf], [1, 2])
+    with pytest.raises(ValueError, match="seed: expected an integer of at least 0, got -1"):
+        class_interval([0.5, 0.1], [1, 2], seed=-1)

@@ -292,6 +292,7 @@ BAD = np.where(np.arange(12).reshape(4, 3) == 7, np.nan, X)
         ((X[:1], Y[:1]), r"labels: expected a query whose class has another reference"),
         ((X, Y, None, None, (1, 0)), r"recall_at: expected an integer of at least 1, got 0"),
         ((X, Y, None, None, (1.5,)), r"recall_at: expected an integer of at least 1, got 1.5"),
+        ((X, Y, None, None, 5), r"recall_at: expected integers, such as \(1, 2, 4\), got 5"),
     ],
 )
 def test_errors_name_the_argument(arguments, message):

@@ -88,3 +88,8 @@ def test_all_ranks_have_the_features_of_all():
     for features, labels in run_on_ranks(features_of_rank, 2):
         torch.testing.assert_close(features, expected)
         assert labels.tolist() == list(range(7))
+
+
+def test_no_batches_are_refused():
+    with pytest.raises(ValueError, match="batches: expected at least one, got none"):
+        embed(nn.Flatten(), [])

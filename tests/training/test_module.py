@@ -57,3 +57,19 @@ def test_evaluate_with_roles_normalizes():
     assert evaluate_with_roles(x, labels).map_at_r == 1
     assert evaluate(x, labels).map_at_r < 1
     assert isinstance(evaluate_with_roles(x, labels, per_query=True).per_query.map_at_r, np.ndarray)
+
+
+@pytest.mark.parametrize("is_query", [torch.tensor([1, 0, 1, 0]), torch.tensor([True, False]), np.ones(4, bool)])
+def test_roles_that_are_no_mask_are_refused(is_query):
+    with pytest.raises(ValueError, match=r"is_query: expected torch.bool \(4,\), one for each image, got "):
+        evaluate_with_roles(torch.randn(4, 2), torch.tensor([0, 0, 1, 1]), is_query)
+
+
+def test_what_an_interrupted_validation_left_is_not_scored():
+    module, x, y = make(), torch.randn(8, 5), torch.arange(8) % 4
+    module.validation_step((x + 1, y), 0)  # and no end of the epoch
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+    )  # fmt: skip
+    trainer.validate(module, DataLoader(TensorDataset(x, y), batch_size=8), verbose=False)
+    assert len(module.validation[0]) == 8

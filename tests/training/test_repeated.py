@@ -64,7 +64,13 @@ def replace_weights(model: EmbeddingModel) -> None:
     model.backbone.blocks[0].weight = nn.Parameter(kernel * 2)
 
 
-@pytest.mark.parametrize("change", [set_running_mean, load_other_weights, replace_weights, EmbeddingModel.double])
+def write_by_data(model: EmbeddingModel) -> None:
+    model.backbone.blocks[0].weight.data.mul_(2)  # a write without a version
+
+
+@pytest.mark.parametrize(
+    "change", [set_running_mean, load_other_weights, replace_weights, write_by_data, EmbeddingModel.double]
+)
 def test_features_are_dropped_when_frozen_weights_change(change) -> None:
     model = frozen_model()
     again = RepeatedEmbedding(model)
@@ -126,3 +132,35 @@ def test_validation_computes_frozen_stages_once() -> None:
     assert frozen.call_count == 1
     assert torch.equal(module._outputs[0][0], -module._outputs[1][0])
     assert module.state_dict().keys() == {f"model.{name}" for name in model.state_dict()}
+
+
+class Doubled(EmbeddingModel):
+    def forward(self, images: Tensor) -> Tensor:
+        return 2 * super().forward(images)
+
+
+def test_a_forward_or_hook_of_the_model_is_called() -> None:
+    model = frozen_model()
+    doubled = Doubled(model.backbone, 8, trained_stages=2).eval()
+    again = RepeatedEmbedding(doubled)
+    assert torch.equal(again(IMAGES), doubled(IMAGES))
+    hooked = RepeatedEmbedding(model)
+    plain = hooked(IMAGES)
+    model.register_forward_hook(lambda module, args, output: -output)
+    assert torch.equal(hooked(IMAGES), -plain)
+
+
+def test_another_model_of_the_module_is_embedded() -> None:
+    module = MetricLearning(frozen_model(), nn.Identity(), lr=1.0).eval()
+    before = module.embed_again(IMAGES)
+    torch.manual_seed(1)
+    module.model = frozen_model()
+    assert torch.equal(module.embed_again(IMAGES), module.model(IMAGES))
+    assert not torch.equal(module.embed_again(IMAGES), before)
+
+
+def test_weights_made_in_inference_mode_are_embedded() -> None:
+    with torch.inference_mode():
+        model = frozen_model()
+        again = RepeatedEmbedding(model)
+        assert torch.equal(again(IMAGES), model(IMAGES))

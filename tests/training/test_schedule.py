@@ -42,3 +42,22 @@ def test_a_frozen_module_does_not_change_during_the_warm_up():
         optimizer.step()
         changed = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
         assert changed == [step >= 2, step >= 2, True, True]
+
+
+def test_a_loaded_state_is_used_by_the_fit_that_loads_it_alone():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    callback = ReduceOnPlateau()
+
+    def fit(loaded=None):
+        callback.setup(None, None, "fit")
+        if loaded is not None:
+            callback.load_state_dict(loaded)
+        callback.on_train_start(trainer(optimizer), None)
+        callback.on_validation_end(trainer(optimizer), None)
+        return callback.state_dict()
+
+    first = fit()
+    assert (first["last_epoch"], fit(first)["last_epoch"], fit()["last_epoch"]) == (1, 2, 1)
+    callback.setup(None, None, "validate")
+    callback.load_state_dict(first)
+    assert fit()["last_epoch"] == 1

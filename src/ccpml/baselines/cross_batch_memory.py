@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ccpml.method.checks import check_call
+from ccpml.method.checks import check_call, check_loss
 from ccpml.method.external import against_batch, against_references, normalized_for
 from ccpml.method.host_counts import HostCounts
 from ccpml.method.metric_loss import MetricLoss, working_dtype
@@ -41,7 +41,7 @@ class CrossBatchMemory(HostCounts, MetricLoss):
         steps: Number of training steps made; the next batch is stored at ``steps`` mod M.
 
     Raises:
-        ValueError: If a size is not a positive integer, or ``start`` is negative.
+        ValueError: If ``loss`` is none, a size is not a positive integer, or ``start`` is negative.
 
     Example:
         >>> from ccpml import ContrastiveLoss
@@ -65,6 +65,7 @@ class CrossBatchMemory(HostCounts, MetricLoss):
         super().__init__()
         embedding_dim, batch_size = as_int("embedding_dim", embedding_dim, 1), as_int("batch_size", batch_size, 1)
         memory_batches = as_int("memory_batches", memory_batches, 1)
+        check_loss(loss)
         self.loss = loss
         self.start = as_int("start", start, 0)
         self.register_buffer("memory", torch.zeros(memory_batches, batch_size, embedding_dim))

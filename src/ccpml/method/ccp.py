@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.distributed import world_size
-from ccpml.method.checks import check_call, check_number
+from ccpml.method.checks import check_call, check_loss, check_number
 from ccpml.method.class_sampler import ClassSampler
 from ccpml.method.external import against_batch, against_references, joint_batch, normalized_for
 from ccpml.method.metric_loss import MetricLoss, working_dtype
@@ -88,8 +88,7 @@ class CCPLoss(ClassProxies, MetricLoss):
             nearest_positives = as_int("nearest_positives", nearest_positives, 1)
         if not (is_finite(class_rate) and 0 < class_rate <= 1):
             raise ValueError(f"class_rate: expected a fraction in (0, 1], got {class_rate!r}")
-        if not callable(loss):
-            raise ValueError(f"loss: expected a pair loss, got {loss!r}")
+        check_loss(loss)
         check_number("pair_weight", pair_weight)
         check_number("proxy_weight", proxy_weight)
         self.loss = loss

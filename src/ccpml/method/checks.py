@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ccpml.distributed import gather_rows
 from ccpml.numbers import is_finite
@@ -19,6 +19,13 @@ def check_number(name: str, value: float, above: float = -math.inf) -> None:
         raise ValueError(
             f"{name}: expected a finite number{'' if above == -math.inf else f' > {above:g}'}, got {value!r}"
         )
+
+
+def check_loss(loss: object) -> None:
+    """Raise ValueError unless this is a pair loss, not its class or a function."""
+    if not isinstance(loss, nn.Module):
+        way_out = f"; pass {loss.__name__}()" if isinstance(loss, type) else ""
+        raise ValueError(f"loss: expected a pair loss, got {loss!r}{way_out}")
 
 
 def check_call(

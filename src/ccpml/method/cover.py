@@ -9,6 +9,8 @@ from torch import Tensor
 from ccpml.method.checks import check_embeddings, check_labels, check_points
 from ccpml.method.metric_loss import working_dtype
 from ccpml.numbers import as_int
+from ccpml.pairwise.distances import euclidean_distances
+from ccpml.pairwise.equation import precise_sum
 from ccpml.pairwise.inputs import check_finite, check_has_values
 
 __all__ = ["average_covering_radius", "average_interclass_distance", "covering_radius", "greedy_k_center"]
@@ -146,7 +148,7 @@ def average_interclass_distance(embeddings: Tensor, labels: Tensor) -> float:
     total, pairs = 0.0, 0
     for block, block_labels in zip(torch.split(embeddings, 1024), torch.split(labels, 1024), strict=True):
         different = block_labels[:, None] != labels
-        total += (torch.cdist(block, embeddings) * different).sum(dtype=torch.float64).item()
+        total += precise_sum(euclidean_distances(block, embeddings) * different).item()
         pairs += int(different.sum())
     if pairs == 0:
         raise ValueError("labels: expected at least two classes, got 1")

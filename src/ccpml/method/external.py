@@ -9,6 +9,7 @@ from ccpml.distributed import gather_batch
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.pair_loss import PairLoss
 from ccpml.pairwise.indices import Indices
+from ccpml.pairwise.inputs import describe
 
 __all__ = ["against_batch", "against_references", "joint_batch", "normalized_for"]
 
@@ -31,8 +32,7 @@ def against_batch(
     options: dict[str, Any] = {} if indices_tuple is None else {"indices_tuple": indices_tuple}
     if ref_emb is not None:
         options |= {"ref_emb": normalized_for(loss, ref_emb.to(batch.dtype)), "ref_labels": ref_labels}
-    value: Tensor = loss(batch, labels, **options)
-    return value
+    return _scalar(loss, loss(batch, labels, **options))
 
 
 def joint_batch(loss: nn.Module, batch: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,9 +65,21 @@ def against_references(
             value = part.against(batch, labels, references, ref_labels, **options)
         else:
             indices = {} if ignored is None else {"indices_tuple": _pairs_without(labels, ref_labels, ignored)}
-            value = part(batch, labels, ref_emb=references, ref_labels=ref_labels, **indices)
+            value = _scalar(part, part(batch, labels, ref_emb=references, ref_labels=ref_labels, **indices))
         total = total + weight * value
     return total
+
+
+def _scalar(loss: nn.Module, value: object) -> Tensor:
+    """Return the value of a loss, which may be of another library.
+
+    Raises:
+        ValueError: If it is no scalar, but such as one for each pair.
+    """
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        name = type(loss).__name__
+        raise ValueError(f"loss: expected a scalar from {name}, got {describe(value)}; choose a reduction to one")
+    return value.view(())
 
 
 def _pairs_without(labels: Tensor, ref_labels: Tensor, ignored: Tensor) -> Indices:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["HostCounts"]
+__all__ = ["HostCounts", "version_of"]
 
 
 class HostCounts(nn.Module):
@@ -29,27 +29,30 @@ class HostCounts(nn.Module):
     def set_count(self, name: str, value: Any) -> None:
         """Keep a value that was written to the buffer."""
         buffer = self.get_buffer(name)
-        self._counts[name], self._seen[name] = value, (buffer, _version(buffer))
+        self._counts[name], self._seen[name] = value, (buffer, version_of(buffer))
 
     def count(self, name: str) -> Any:
         """Return the value of a counter: an integer, or a list of them."""
         buffer, (seen, version) = self.get_buffer(name), self._seen[name]
-        if (buffer is not seen or _version(buffer) != version) and not buffer.is_meta:
+        if (buffer is not seen or version_of(buffer) != version) and not buffer.is_meta:
             self.set_count(name, buffer.tolist())
         return self._counts[name]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Keep the values: moving a buffer changes none."""
+        """Keep the values: moving a buffer changes none, and memory that ``to_empty`` has made gets them."""
         current = {name: self.count(name) for name in self._counts}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's is untyped
         for name, value in current.items():
+            buffer = self.get_buffer(name)
+            if not buffer.is_inference():  # which cannot be written to
+                buffer.copy_(buffer.new_tensor(value))
             self.set_count(name, value)
         return self
 
 
-def _version(buffer: Tensor) -> int:
-    """Return a number that each write changes; tensors made in inference mode have none."""
-    return 0 if buffer.is_inference() else buffer._version
+def version_of(tensor: Tensor) -> int:
+    """Return a number that each write changes, but not one by ``.data``; 0 for tensors made in inference mode."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _read_counts(module: nn.Module, incompatible_keys: Any) -> None:

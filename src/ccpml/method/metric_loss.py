@@ -44,14 +44,21 @@ class MetricLoss(nn.Module):
         length: float = getattr(getattr(self, "loss", None), "starting_length", NORMALIZED_LENGTH)
         return length
 
-    @property  # type: ignore[misc]  # isinstance reads it; nobody assigns it
+    @property
     def __class__(self) -> Any:
         """The type; once pytorch-metric-learning is imported, also a subclass of its base class.
 
         Its ``DistributedLossWrapper`` accepts nothing else, and this package does not import it for that.
         """
         library, own = sys.modules.get("pytorch_metric_learning.losses.base_metric_loss_function"), type(self)
-        return own if library is None else _joint_class(own, library.BaseMetricLossFunction)  # type: ignore[arg-type]
+        if library is None or issubclass(own, library.BaseMetricLossFunction):
+            return own
+        return _joint_class(own, library.BaseMetricLossFunction)  # type: ignore[arg-type]
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None:
+        """Change the type, as parametrizations do."""
+        vars(object)["__class__"].__set__(self, kind)
 
     def __reduce__(self) -> Any:
         """Pickle by the type itself, which ``__class__`` may not be."""

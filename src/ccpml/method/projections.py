@@ -1,6 +1,5 @@
 """Alternating projections onto the feasible sets of successive proxies: Algorithm 1."""
 
-import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -23,6 +22,7 @@ from ccpml.method.snapshots import (
     to_devices_of,
     weights_of,
 )
+from ccpml.numbers import is_finite
 from ccpml.options import ProjectionOptions
 
 __all__ = ["AlternatingProjections", "Pool"]
@@ -59,7 +59,7 @@ class AlternatingProjections:
         separation: Separation of the classes as `start_when_ready` measured it last, None if it did not.
 
     Raises:
-        ValueError: If an option is out of range, or both ``options`` and ``fields`` are given.
+        ValueError: If an option is out of range, or both ``options`` and ``fields`` are given; if a weight is sharded.
         TypeError: If a field is not one of `ProjectionOptions`.
 
     Example:
@@ -96,8 +96,11 @@ class AlternatingProjections:
         group: Any = None,
         **fields: Any,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model: expected nn.Module, got {type(model).__name__}")
         if not isinstance(criterion, CCPLoss):
             raise ValueError(f"criterion: expected a CCPLoss, got {type(criterion).__name__}")
+        weights_of(model, criterion)  # checks them
         self.model = model
         self.criterion = criterion
         self.options = ProjectionOptions.of(options, fields)
@@ -174,6 +177,9 @@ class AlternatingProjections:
 
         Args:
             weights: Weights of the optimizer about to step, where several share the network; by default all.
+
+        Raises:
+            ValueError: If a gradient is sparse; the pull is on all weights.
         """
         if self.waiting:
             self.criterion.proxies.grad = None
@@ -186,6 +192,10 @@ class AlternatingProjections:
         for name, weight in own.items():
             among = weight.requires_grad and (stepped is None or id(weight) in stepped)
             if among and weight.grad is not None and name in self._anchor:
+                if weight.grad.layout != torch.strided:
+                    raise ValueError(
+                        f"gradient of {name!r}: expected a dense one, got {weight.grad.layout}; pass sparse=False"
+                    )
                 pulled.append(weight)
                 anchors.append(self._anchor[name])
                 gradients.append(weight.grad)
@@ -216,9 +226,9 @@ class AlternatingProjections:
             ValueError: If the score is not finite.
             RuntimeError: If called before `start`.
         """
+        if not is_finite(score):
+            raise ValueError(f"score: expected a finite number, got {score!r}; has the training diverged?")
         score = float(score)
-        if not math.isfinite(score):
-            raise ValueError(f"score: expected a finite number, got {score}; has the training diverged?")
         scored, self._scored = self._scored, None
         if self.waiting:
             return False

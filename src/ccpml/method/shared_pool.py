@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ccpml.distributed import all_gather, gather_rows, rank_range
 from ccpml.method.checks import check_pool
@@ -39,9 +39,15 @@ class SharedPool:
         """Return the pool of this rank's classes, checked, as the proxies are stored.
 
         Raises:
-            ValueError: If it has a wrong shape, too few points per class, or is not finite.
+            ValueError: If it has a wrong shape, too few points per class, or is not finite; if the proxies are
+                parametrized.
         """
-        proxies, points = self.of.proxies, pool()
+        if not callable(pool):
+            raise ValueError(f"pool: expected a function that returns embeddings (C, b, d), got {type(pool).__name__}")
+        proxies = self.of.proxies
+        if not isinstance(proxies, nn.Parameter):  # they are computed at each use, so writing to them has no effect
+            raise ValueError("proxies: expected a parameter, got a parametrization; they are stored as chosen")
+        points = pool()
         if is_floating("pool", points) and points.ndim:
             points = self.of.rows_of_rank(points, self.group)
         check_pool(points, self.of.rows_of_rank(proxies.detach(), self.group), proxies.shape[1], self._ranks)

@@ -10,9 +10,17 @@ __all__ = ["check_shapes", "clones", "copy_onto", "matching", "restored", "state
 
 
 def weights_of(model: nn.Module, criterion: nn.Module) -> dict[str, Tensor]:
-    """Return θ: the parameters of the model by name, without those of the criterion."""
+    """Return θ: the parameters of the model by name, without those of the criterion.
+
+    Raises:
+        ValueError: If one is a shard, as of ``fully_shard``, which is whole at some times and not at others.
+    """
     others = {id(parameter) for parameter in criterion.parameters()}
-    return {name: weight for name, weight in model.named_parameters() if id(weight) not in others}
+    weights = {name: weight for name, weight in model.named_parameters() if id(weight) not in others}
+    for name, weight in weights.items():
+        if hasattr(weight, "full_tensor"):  # a DTensor
+            raise ValueError(f"model: expected whole weights on each rank, got a shard of {name!r}; train with DDP")
+    return weights
 
 
 def state_of(model: nn.Module, criterion: nn.Module) -> dict[str, Tensor]:

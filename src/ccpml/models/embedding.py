@@ -245,8 +245,9 @@ def _num_frozen(backbone: Backbone, trained_stages: int | Literal["all"]) -> int
 
 
 def _set_constants(model: nn.Module, incompatible_keys: Any = None) -> None:
-    """Set mean and std from the convention of the backbone, on the device and in the dtype of the weights."""
+    """Set mean and std from the convention of the backbone, on the device and in the dtype of its first weight."""
     assert isinstance(model, EmbeddingModel)
+    like = next((weight for weight in model.parameters() if weight.is_floating_point()), model.mean)
     for name in ("mean", "std"):
         values = getattr(model.backbone.convention, name)
-        setattr(model, name, model.linear.weight.new_tensor(values).view(-1, 1, 1))
+        setattr(model, name, torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1))

@@ -145,7 +145,8 @@ def start_head(
         The layer in float64. Its ``kind`` is ``pca``, with a warning, if whitening is not defined.
 
     Raises:
-        ValueError: If the layer has no bias or another number of features, or as in `closed_form_head`.
+        ValueError: If the layer is not a linear one with a bias, if its weight is parametrized or of another number of
+            features, or as in `closed_form_head`.
 
     Example:
         >>> from ccpml import ContrastiveLoss, create_model, pooled_features
@@ -156,6 +157,12 @@ def start_head(
         >>> start.kind, start.weight.shape
         ('whitening', torch.Size([16, 128]))
     """
+    if not isinstance(layer, nn.Linear):
+        raise ValueError(
+            f"layer: expected nn.Linear, got {type(layer).__name__}; pass the linear layer that is to start"
+        )
+    if not isinstance(layer.weight, nn.Parameter):  # it is computed at each use, so writing to it has no effect
+        raise ValueError("layer: expected a weight that is a parameter, got a parametrized one; parametrize it later")
     if layer.bias is None:
         raise ValueError("layer: expected a linear layer with a bias, got none; create the model with bias=True")
     check_embeddings("features", features, layer.in_features)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ccpml.numbers import as_int
+from ccpml.numbers import as_int, counted
 from ccpml.retrieval.inputs import ArrayLike, Progress, as_embeddings, as_labels
 
 __all__ = ["ClusterScores", "cluster_scores", "nmi_and_ami"]
@@ -33,7 +33,7 @@ class ClusterScores:
     num_clusters: int
 
     def __str__(self) -> str:
-        return f"NMI {self.nmi:.4f}, AMI {self.ami:.4f} ({self.num_clusters} clusters)"
+        return f"NMI {self.nmi:.4f}, AMI {self.ami:.4f} ({counted(self.num_clusters, 'cluster')})"
 
     def as_dict(self) -> dict[str, float | int]:
         """Return the scores as one flat mapping for JSON and loggers."""

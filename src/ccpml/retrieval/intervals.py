@@ -127,7 +127,7 @@ def class_bootstrap(
         The bootstrap; None with fewer than two classes.
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the shapes do not fit, a value is infinite, or the seed is no integer of at least 0.
 
     Example:
         >>> scores = [[0.0, 0.2, 0.5, 0.5, 1.0, 0.8], [1.0, 1.0, 1.0, 0.0, 1.0, 1.0]]
@@ -140,7 +140,9 @@ def class_bootstrap(
     scores, classes = np.asarray(values, dtype=np.float64), np.asarray(labels)
     if scores.ndim != 2 or scores.shape[1:] != classes.shape:
         raise ValueError(f"values: expected one for each of {classes.shape} labels, got {scores.shape}")
-    samples, rng = as_int("samples", samples, 1), np.random.default_rng(seed)
+    if np.isinf(scores).any():
+        raise ValueError("values: expected finite numbers, or NaN for queries that do not count, got infinity")
+    samples, rng = as_int("samples", samples, 1), np.random.default_rng(as_int("seed", seed, 0))
     counted = ~np.isnan(scores).any(axis=0)
     _, own = np.unique(classes[counted], return_inverse=True)
     n = np.bincount(own).astype(np.float64)  # queries of each class, (C,)

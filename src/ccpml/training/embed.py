@@ -44,6 +44,9 @@ def embed(
     Returns:
         Embeddings, not normalized, float32 (N, d), and labels, int64 (N,), both on the CPU.
 
+    Raises:
+        ValueError: If there is no batch.
+
     Example:
         >>> embeddings, labels = embed(nn.Flatten(), [(torch.ones(2, 1, 3, 3), torch.tensor([0, 1]))])
         >>> embeddings.shape, labels.tolist()
@@ -57,6 +60,8 @@ def embed(
             labels.append(classes.to(torch.int64).cpu())
             if progress is not None:
                 progress(len(images))
+    if not embeddings:
+        raise ValueError("batches: expected at least one, got none")
     return torch.cat(embeddings), torch.cat(labels)
 
 
@@ -82,7 +87,7 @@ def pooled_features(
         >>> features.shape
         torch.Size([2, 128])
     """
-    own = embed(_Pooled(model), batches, model.linear.weight.device, progress)
+    own = embed(_Pooled(model), batches, model.mean.device, progress)
     features, labels = (gather_rows(rows) for rows in own)
     return features, labels
 

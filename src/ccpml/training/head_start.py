@@ -52,11 +52,21 @@ class HeadStartCallback(L.Callback):
     ) -> None:
         self.kind, self.train, self.test, self.is_query, self.progress = kind, train, test, is_query, progress
         self.scores: dict[str, Any] | None = None
+        self._resumed = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Forget what belongs to an earlier training."""
+        if stage == "fit":
+            self.scores, self._resumed = None, False
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note that the weights are those of a checkpoint, unless none had been made by a step."""
+        self._resumed = checkpoint["global_step"] > 0
 
     @torch.no_grad()
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score the features and set the layer, unless a checkpoint was loaded."""
-        if trainer.global_step > 0:
+        if self._resumed:
             return
         assert isinstance(pl_module, MetricLearning)
         assert isinstance(pl_module.model, EmbeddingModel)

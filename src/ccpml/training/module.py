@@ -12,6 +12,7 @@ from ccpml.distributed import all_ranks, all_reduce_sum, gather_batch, gather_ro
 from ccpml.method import CCPLoss, lipschitz_normalize
 from ccpml.models import EmbeddingModel
 from ccpml.numbers import check_flags
+from ccpml.pairwise.inputs import describe
 from ccpml.retrieval import RetrievalScores, evaluate
 from ccpml.training.repeated import RepeatedEmbedding
 
@@ -25,10 +26,16 @@ def evaluate_with_roles(
 
     ``is_query``, bool (N,), says whether each image is a query or else in the gallery; None if each is both. Options
     are those of `evaluate`.
+
+    Raises:
+        ValueError: If ``is_query`` has another dtype or shape, or as in `evaluate`.
     """
     embeddings = lipschitz_normalize(embeddings)
     if is_query is None:
         return evaluate(embeddings, labels, **options)
+    if not (isinstance(is_query, Tensor) and is_query.dtype == torch.bool and is_query.shape == embeddings.shape[:1]):
+        expected = f"torch.bool ({len(embeddings)},), one for each image"  # integers would be taken as rows
+        raise ValueError(f"is_query: expected {expected}, got {describe(is_query)}")
     gallery = ~is_query
     return evaluate(embeddings[is_query], labels[is_query], embeddings[gallery], labels[gallery], **options)
 
@@ -83,7 +90,7 @@ class MetricLearning(L.LightningModule):
         self.proxy_lr_factor, self.head_lr_factor = proxy_lr_factor, head_lr_factor
         self.is_query, self.shard_proxies = is_query, shard_proxies
         self.validation: tuple[Tensor, Tensor] | None = None
-        self._repeated = RepeatedEmbedding(model) if isinstance(model, EmbeddingModel) else None
+        self._repeated: RepeatedEmbedding | None = None
         self._outputs: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -93,14 +100,22 @@ class MetricLearning(L.LightningModule):
 
     def embed_again(self, images: Tensor) -> Tensor:
         """Embed images that come after each few steps: as `forward`, but what frozen stages make of them is kept."""
-        embeddings: Tensor = self(images) if self._repeated is None else self._repeated(images)
-        return embeddings
+        if not isinstance(self.model, EmbeddingModel):
+            embeddings: Tensor = self(images)
+            return embeddings
+        if self._repeated is None or self._repeated.model is not self.model:
+            self._repeated = RepeatedEmbedding(self.model)
+        return self._repeated(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss of a batch."""
         images, labels = batch
         loss: Tensor = self.criterion(*gather_batch(self(images), labels))
         return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Drop what a validation that was interrupted has left."""
+        self._outputs.clear()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Embed a batch."""

@@ -6,6 +6,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from ccpml.method.host_counts import version_of
 from ccpml.models import EmbeddingModel, StagedBackbone
 
 __all__ = ["RepeatedEmbedding"]
@@ -18,7 +19,8 @@ class RepeatedEmbedding:
 
     The features are kept by the content of the images, and dropped when a weight of the frozen stages changes, so that
     the embeddings are those of the model bit for bit. On a GPU, in mixed precision, for other backbones than a
-    `StagedBackbone`, and without frozen stages, the model is called as it is.
+    `StagedBackbone`, without frozen stages, and where the model has a ``forward`` or hooks of its own, the model is
+    called as it is.
 
     Args:
         model: The model, called in eval mode and without gradients.
@@ -39,7 +41,7 @@ class RepeatedEmbedding:
         self.model, self.max_bytes = model, max_bytes
         self._features: dict[bytes, Tensor] = {}  # by the digest of a batch, (B, c, h, w) each
         self._bytes = 0
-        self._weights: list[tuple[int, int]] = []
+        self._weights: list[tuple[int, int, float]] = []
 
     def __call__(self, images: Tensor) -> Tensor:
         """Embed images (B, C, H, W): embeddings (B, d)."""
@@ -61,6 +63,8 @@ class RepeatedEmbedding:
         return (
             model.frozen_stages > 0
             and isinstance(model.backbone, StagedBackbone)
+            and getattr(model.forward, "__func__", None) is EmbeddingModel.forward
+            and not (model._forward_hooks or model._forward_pre_hooks)
             and not (model.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
             and images.device.type == "cpu"
         )
@@ -69,7 +73,8 @@ class RepeatedEmbedding:
         """Drop the features if a weight or a statistic of the frozen stages is another tensor or was written to."""
         stages = self.model.backbone.stages()[: self.model.frozen_stages]
         tensors = [tensor for stage in stages for tensor in (*stage.parameters(), *stage.buffers())]
-        weights = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+        sums = [float(tensor.sum(dtype=torch.float64)) for tensor in tensors]  # a write by ``.data`` has no version
+        weights = [(one.data_ptr(), version_of(one), total) for one, total in zip(tensors, sums, strict=True)]
         if weights != self._weights:
             self._features.clear()
             self._bytes, self._weights = 0, weights

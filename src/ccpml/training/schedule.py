@@ -22,6 +22,11 @@ class ReduceOnPlateau(L.Callback):
         self._scheduler: ReduceLROnPlateau | None = None
         self._state: dict[str, Any] = {}
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Forget what belongs to an earlier training: each fit begins again, or from the checkpoint that it loads."""
+        if stage == "fit":
+            self._scheduler, self._state = None, {}
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Create the scheduler of the optimizer, with the state of a loaded checkpoint."""
         self._scheduler = ReduceLROnPlateau(trainer.optimizers[0], mode="max", factor=0.1, patience=10)
