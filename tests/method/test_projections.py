@@ -398,7 +398,7 @@ def test_captured_weights_are_the_ones_kept():
 
 def test_what_cannot_be_written_to_is_refused():
     model, criterion, projections = setup(patience=1)
-    with pytest.raises(ValueError, match="model: expected nn.Module, got function"):
+    with pytest.raises(ValueError, match=r"model: expected nn\.Module, got function"):
         AlternatingProjections(pool, criterion)
     with pytest.raises(ValueError, match=r"pool: expected a function that returns embeddings \(C, b, d\), got Tensor"):
         projections.start(pool())
@@ -413,5 +413,5 @@ def test_what_cannot_be_written_to_is_refused():
     projections.observe(0.4)
     projections.project(pool)
     criterion(model(torch.arange(4)), torch.arange(4)).backward()
-    with pytest.raises(ValueError, match="gradient of 'weight': expected a dense one, got torch.sparse_coo"):
+    with pytest.raises(ValueError, match=r"gradient of 'weight': expected a dense one, got torch\.sparse_coo"):
         projections.pull()

@@ -204,7 +204,7 @@ def test_features_that_are_not_finite(row, value):
 
 def test_layers_that_cannot_start():
     features, labels = torch.rand(6, 3), torch.arange(6) // 2
-    with pytest.raises(ValueError, match="layer: expected nn.Linear, got Identity"):
+    with pytest.raises(ValueError, match=r"layer: expected nn\.Linear, got Identity"):
         start_head(nn.Identity(), features, labels)
     with pytest.raises(ValueError, match="layer: expected a weight that is a parameter, got a parametrized one"):
         start_head(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)), features, labels)

@@ -16,7 +16,7 @@ def weights_of(model: nn.Module, criterion: nn.Module) -> dict[str, Tensor]:
         ValueError: If one is a shard, as of ``fully_shard``, which is whole at some times and not at others.
     """
     others = {id(parameter) for parameter in criterion.parameters()}
-    weights = {name: weight for name, weight in model.named_parameters() if id(weight) not in others}
+    weights: dict[str, Tensor] = {name: weight for name, weight in model.named_parameters() if id(weight) not in others}
     for name, weight in weights.items():
         if hasattr(weight, "full_tensor"):  # a DTensor
             raise ValueError(f"model: expected whole weights on each rank, got a shard of {name!r}; train with DDP")

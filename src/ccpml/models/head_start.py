@@ -158,9 +158,7 @@ def start_head(
         ('whitening', torch.Size([16, 128]))
     """
     if not isinstance(layer, nn.Linear):
-        raise ValueError(
-            f"layer: expected nn.Linear, got {type(layer).__name__}; pass the linear layer that is to start"
-        )
+        raise ValueError(f"layer: expected nn.Linear, got {type(layer).__name__}; pass the layer itself")
     if not isinstance(layer.weight, nn.Parameter):  # it is computed at each use, so writing to it has no effect
         raise ValueError("layer: expected a weight that is a parameter, got a parametrized one; parametrize it later")
     if layer.bias is None:

@@ -154,7 +154,7 @@ def evaluate(
         names = ("gallery_embeddings", "gallery_labels")
         missing, given = names if gallery_embeddings is None else names[::-1]
         raise ValueError(f"{missing}: expected together with {given}, got None")
-    if not isinstance(recall_at, Iterable) or isinstance(recall_at, str):
+    if not isinstance(recall_at, Iterable):
         raise ValueError(f"recall_at: expected integers, such as (1, 2, 4), got {recall_at!r}")
     recall_at = tuple(dict.fromkeys(as_int("recall_at", k, 1) for k in recall_at))
     chunk_elements = min(as_int("chunk_elements", chunk_elements, 1), sys.maxsize)
