@@ -49,6 +49,20 @@ def pool(module, draw):
     return embeddings
 
 
+def test_a_pool_is_embedded_in_eval_mode_and_without_gradients():
+    found = []
+
+    def plain(module, draw):
+        found.append((module.training, torch.is_grad_enabled()))
+        return module(torch.randn(12, 5)).view(4, 3, 3)
+
+    module = OwnModule()
+    fit(module, CCPCallback(plain, monitor="score", patience=2))
+    assert len(found) == 3
+    assert set(found) == {(False, False)}
+    assert module.training
+
+
 def loader():
     return DataLoader(TensorDataset(X, Y), batch_size=8)
 

@@ -90,6 +90,8 @@ def test_all_ranks_have_the_features_of_all():
         assert labels.tolist() == list(range(7))
 
 
-def test_no_batches_are_refused():
+def test_no_or_uneven_batches_are_refused():
     with pytest.raises(ValueError, match="batches: expected at least one, got none"):
         embed(nn.Flatten(), [])
+    with pytest.raises(ValueError, match="batches: expected a label for each of 2 images, got 1 labels"):
+        embed(nn.Flatten(), [(torch.rand(2, 3), torch.tensor([0]))])

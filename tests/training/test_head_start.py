@@ -3,6 +3,7 @@
 import lightning as L
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ccpml import ContrastiveLoss, create_model
@@ -34,3 +35,14 @@ def test_each_fit_starts_the_layer_unless_it_resumes(tmp_path, monkeypatch):
     trainer.fit_loop.max_epochs = 3
     trainer.fit(modules[2], LOADER, LOADER, ckpt_path=tmp_path / "a.ckpt", weights_only=False)
     assert started == [module.model.linear for module in modules[:2]]
+
+
+def test_what_cannot_be_started_is_named():
+    with pytest.raises(ValueError, match="kind: expected 'whitening', 'pca', 'identity' or 'random', got 'white'"):
+        HeadStartCallback("white", lambda rank, ranks: LOADER)
+    callback = HeadStartCallback("identity", lambda rank, ranks: LOADER)
+    model = create_model("small_conv", 4, channels=1)
+    with pytest.raises(ValueError, match="embedding_dim: expected 128, the features, for kind 'identity', got 4"):
+        callback.on_train_start(None, MetricLearning(model, ContrastiveLoss(), lr=1e-3))
+    with pytest.raises(ValueError, match="model: expected a MetricLearning of an EmbeddingModel, got Flatten"):
+        callback.on_train_start(None, MetricLearning(nn.Flatten(), ContrastiveLoss(), lr=1e-3))

@@ -3,7 +3,6 @@
 Both are pure functions of a seed and a number (the step or the draw), so that a resumed run needs no state.
 """
 
-import operator
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -193,7 +192,7 @@ def pool_draws(labels: Sequence[int] | NDArray[np.int64], per_class: int, seed: 
     rows = pool_rows(labels, per_class, seed, draw)
     copies = np.arange(per_class) // np.bincount(labels)[:, None]
     pairs = zip(rows.ravel().tolist(), copies.ravel().tolist(), strict=True)
-    return [Draw(-1 - operator.index(draw), row, copy) for row, copy in pairs]
+    return [Draw(-1 - as_int("draw", draw), row, copy) for row, copy in pairs]
 
 
 def in_chunks(draws: Sequence[Draw], size: int) -> list[list[Draw]]:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from ccpml.method import AlternatingProjections, CCPLoss
 from ccpml.method.separation import MAX_CLASSES
 from ccpml.options import ProjectionOptions
+from ccpml.training.embed import eval_mode
 
 __all__ = ["CCPCallback"]
 
@@ -33,11 +34,11 @@ class CCPCallback(L.Callback):
     all ranks and load on any number of ranks; all ranks call ``trainer.save_checkpoint``, as Lightning requires.
 
     Args:
-        pool: Called as ``pool(module, draw)``; returns embeddings of b samples of each class by the module in
-            eval mode, (C, b, d). ``draw`` is 0 for the first proxies and then the number of the new instance. If the
-            pool is a function of it, a resumed run equals an uninterrupted one. On several ranks, C may be the classes
-            of this rank, as in `EmbeddingPool`. With more than 256 classes, a ``warm_start="auto"`` measures those of
-            ``pool.sample(module, draw)``, if it has that method.
+        pool: Called as ``pool(module, draw)``, with the module in eval mode and without gradients; returns embeddings
+            of b samples of each class, (C, b, d). ``draw`` is 0 for the first proxies and then the number of the new
+            instance. If the pool is a function of it, a resumed run equals an uninterrupted one. On several ranks, C
+            may be the classes of this rank, as in `EmbeddingPool`. With more than 256 classes, a ``warm_start="auto"``
+            measures those of ``pool.sample(module, draw)``, if it has that method.
         monitor: Name of the logged score to maximize.
         options: Options of the projections.
         fields: Fields of `ProjectionOptions`, instead of ``options``.
@@ -165,7 +166,7 @@ class CCPCallback(L.Callback):
         score: float = trainer.strategy.broadcast(float(logged_score))
         if self.projections.observe(score):
             self.converged, draw = self.projections.best_proxies, self.projections.instance + 1
-            self.projections.project(lambda: self.pool(pl_module, draw), trainer.optimizers)
+            self.projections.project(partial(self._in_eval_mode, self.pool, pl_module, draw), trainer.optimizers)
         elif self.projections.waiting:
             self._start_when_ready(trainer, pl_module)
 
@@ -222,8 +223,15 @@ class CCPCallback(L.Callback):
 
     def _start_when_ready(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         of_some, many = getattr(self.pool, "sample", None), self.projections.criterion.num_classes > MAX_CLASSES
-        sample = partial(of_some, module, 0) if of_some is not None and many else None
-        self.projections.start_when_ready(partial(self.pool, module, 0), trainer.global_step, sample)
+        sample = partial(self._in_eval_mode, of_some, module, 0) if of_some is not None and many else None
+        pool = partial(self._in_eval_mode, self.pool, module, 0)
+        self.projections.start_when_ready(pool, trainer.global_step, sample)
+
+    @staticmethod
+    def _in_eval_mode(pool: Callable[[L.LightningModule, int], Tensor], module: L.LightningModule, draw: int) -> Tensor:
+        """Call a pool; a function of the user need not set the mode, in which BatchNorm and dropout differ."""
+        with eval_mode(module):
+            return pool(module, draw)
 
     def _observes(self, trainer: L.Trainer) -> bool:
         """Whether this is a validation of the training, not its sanity check."""

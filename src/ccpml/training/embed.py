@@ -45,7 +45,7 @@ def embed(
         Embeddings, not normalized, float32 (N, d), and labels, int64 (N,), both on the CPU.
 
     Raises:
-        ValueError: If there is no batch.
+        ValueError: If there is no batch, or one has not as many labels as images.
 
     Example:
         >>> embeddings, labels = embed(nn.Flatten(), [(torch.ones(2, 1, 3, 3), torch.tensor([0, 1]))])
@@ -56,6 +56,10 @@ def embed(
     forward = module if forward is None else forward
     with eval_mode(module):
         for images, classes in batches:
+            if len(images) != len(classes):
+                raise ValueError(
+                    f"batches: expected a label for each of {len(images)} images, got {len(classes)} labels"
+                )
             embeddings.append(forward(images.to(device, non_blocking=True)).float().cpu())
             labels.append(classes.to(torch.int64).cpu())
             if progress is not None:

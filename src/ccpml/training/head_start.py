@@ -40,6 +40,10 @@ class HeadStartCallback(L.Callback):
 
     Attributes:
         scores: Scores of the untouched features, with ``dimensions``; None without ``test``.
+
+    Raises:
+        ValueError: If ``kind`` is none of these; when a training starts, if its module is not a `MetricLearning` of an
+            `EmbeddingModel`, or its embedding layer does not suit the kind.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class HeadStartCallback(L.Callback):
         is_query: Tensor | None = None,
         progress: bool = True,
     ) -> None:
+        if kind not in ("whitening", "pca", "identity", "random"):
+            raise ValueError(f"kind: expected 'whitening', 'pca', 'identity' or 'random', got {kind!r}")
         self.kind, self.train, self.test, self.is_query, self.progress = kind, train, test, is_query, progress
         self.scores: dict[str, Any] | None = None
         self._resumed = False
@@ -68,17 +74,21 @@ class HeadStartCallback(L.Callback):
         """Score the features and set the layer, unless a checkpoint was loaded."""
         if self._resumed:
             return
-        assert isinstance(pl_module, MetricLearning)
-        assert isinstance(pl_module.model, EmbeddingModel)
-        model = pl_module.model
+        model = pl_module.model if isinstance(pl_module, MetricLearning) else pl_module
+        if not isinstance(model, EmbeddingModel):
+            raise ValueError(f"model: expected a MetricLearning of an EmbeddingModel, got {type(model).__name__}")
         if self.test is not None:
             features, labels = self._features(trainer, model, self.test, "untouched features, test images")
             features = nn.functional.normalize(features, dim=1)
             scores = evaluate_with_roles(features, labels, self.is_query, group=all_ranks())
             self.scores = {"dimensions": features.shape[1], **scores.as_dict()}
         if self.kind == "identity":
+            dim, size = model.linear.weight.shape
+            if dim != size:
+                raise ValueError(f"embedding_dim: expected {size}, the features, for kind 'identity', got {dim}")
             nn.init.eye_(model.linear.weight)
-            nn.init.zeros_(model.linear.bias)
+            if model.linear.bias is not None:
+                nn.init.zeros_(model.linear.bias)
         elif self.kind != "random":
             features, labels = self._features(trainer, model, self.train, "start of the embedding layer")
             length = getattr(pl_module.criterion, "starting_length", NORMALIZED_LENGTH)
