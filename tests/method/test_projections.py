@@ -394,24 +394,3 @@ def test_captured_weights_are_the_ones_kept():
     projections.observe(0.4)
     projections.project(pool)
     assert all(torch.equal(x, scored[name]) for name, x in model.state_dict().items())
-
-
-def test_what_cannot_be_written_to_is_refused():
-    model, criterion, projections = setup(patience=1)
-    with pytest.raises(ValueError, match=r"model: expected nn\.Module, got function"):
-        AlternatingProjections(pool, criterion)
-    with pytest.raises(ValueError, match=r"pool: expected a function that returns embeddings \(C, b, d\), got Tensor"):
-        projections.start(pool())
-    nn.utils.parametrize.register_parametrization(criterion, "proxies", nn.Tanh(), unsafe=True)
-    with pytest.raises(ValueError, match="proxies: expected a parameter, got a parametrization"):
-        projections.start(pool)
-    model = nn.Embedding(5, D, sparse=True)
-    criterion = CCPLoss(ContrastiveLoss(), C, D, K)
-    projections = AlternatingProjections(model, criterion, patience=1)
-    projections.start(pool)
-    projections.observe(0.5)
-    projections.observe(0.4)
-    projections.project(pool)
-    criterion(model(torch.arange(4)), torch.arange(4)).backward()
-    with pytest.raises(ValueError, match=r"gradient of 'weight': expected a dense one, got torch\.sparse_coo"):
-        projections.pull()
