@@ -50,6 +50,7 @@ def test_perfect_runs_that_do_not_differ_can_be_drawn(tmp_path, layout):
         figure.draw_without_rendering()
     differences, classes = figure.axes
     assert classes.get_xlim()[1] == classes.get_ylim()[1] == 1
+    assert [line.get_marker() for line in classes.lines[1:]] == ["o"]  # neither above nor below the line
     assert differences.get_xlim()[0] <= -0.001 < 0.001 <= differences.get_xlim()[1] < 0.1
     assert all(axes.get_position().height > 0.25 for axes in figure.axes)  # the layout has room for the axes
     write_page(found, tmp_path / "page.html")

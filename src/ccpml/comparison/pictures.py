@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ccpml.comparison.compare import Comparison
 from ccpml.comparison.statistics import SCORES
@@ -31,7 +32,8 @@ def draw_versus(comparison: Comparison, versus: Versus) -> Picture:
 
 
 def _draw(comparison: Comparison, versus: Versus, layout: Layout) -> Figure:
-    figure = Figure(figsize=(layout.width, 7.6 if layout.is_narrow else 4.6), layout="constrained")
+    engine = ConstrainedLayoutEngine(w_pad=0.12)  # the fonts of a browser can be wider
+    figure = Figure(figsize=(layout.width, 7.6 if layout.is_narrow else 4.6), layout=engine)
     first, second = figure.subplots(*((2, 1) if layout.is_narrow else (1, 2)))
     _draw_differences(first, versus)
     _draw_classes(second, versus.classes, layout)
@@ -64,7 +66,7 @@ def _draw_differences(axes: Axes, versus: Versus) -> None:
 def _draw_classes(axes: Axes, classes: Sequence[ClassChange], layout: Layout) -> None:
     x, y = np.array([(each.reference, each.value) for each in classes]).T  # (C,) each
     axes.plot([-1, 2], [-1, 2], color=MUTED, linewidth=1)
-    for rows, color, marker in ((y >= x, COLORS[0], "^"), (y < x, COLORS[4], "v")):
+    for rows, color, marker in ((y > x, COLORS[0], "^"), (y < x, COLORS[4], "v"), (y == x, MUTED, "o")):
         if rows.any():  # at 0 and 1, marks reach beyond the axes
             look: dict[str, Any] = {"marker": marker, "markersize": 6, "color": color, "alpha": 0.8}
             axes.plot(x[rows], y[rows], linestyle="", clip_on=False, zorder=3, **look)
