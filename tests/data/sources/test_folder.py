@@ -47,6 +47,16 @@ def test_what_is_ignored_is_named(tmp_path: Path) -> None:
     assert "2 folders without images (b/c, …)" in phrases
 
 
+def test_many_suffixes_share_a_phrase(tmp_path: Path) -> None:
+    touch(tmp_path, "a/0.png", "a/note.0", *(f"a/photo.{number}" for number in range(30)))
+    (tmp_path / "b").mkdir()
+    phrases = count_ignored(load_folder(tmp_path).ignored, max_listed=1)
+    assert len(phrases) == 11
+    assert phrases[0] == "2 files with suffix .0 (a/note.0, …)"
+    assert phrases[-2] == "1 folder without images (b)"
+    assert phrases[-1].startswith("21 files with 21 other suffixes (a/photo.")
+
+
 def test_an_unlabeled_folder(tmp_path: Path) -> None:
     touch(tmp_path, "2.png", "1.png", "a/3.png")
     table = load_folder(tmp_path, labeled=False).table
@@ -83,4 +93,14 @@ def test_invalid_folders(tmp_path: Path) -> None:
         load_folder(tmp_path)
     touch(tmp_path, "a/1.png", "loose.png")
     with pytest.raises(ValueError, match=r"expected images in subfolders, .* got loose\.png in the folder itself"):
+        load_folder(tmp_path)
+
+
+def test_a_folder_that_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_file(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", path)  # a folder that can be listed, but not entered
+
+    touch(tmp_path, "a/1.png")
+    monkeypatch.setattr(Path, "is_file", is_file)
+    with pytest.raises(ValueError, match=r"/a: folder cannot be read \(Permission denied\); choose another folder"):
         load_folder(tmp_path)

@@ -71,28 +71,23 @@ def _read(root: Path) -> _Contents:
         seen.add(real)
         visited.append(folder)
         images = []
-        for entry in _entries(folder):
-            if entry.is_dir():
-                (links if entry.is_symlink() else folders).append(entry)
-            elif entry.suffix.lower() in suffixes and entry.is_file():
-                images.append(entry)
-            else:
-                found.ignored.append(Ignored(entry.relative_to(root), _reason(entry)))
+        try:
+            for entry in sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".")):
+                if entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(entry)
+                elif entry.suffix.lower() in suffixes and entry.is_file():
+                    images.append(entry)
+                else:
+                    found.ignored.append(Ignored(entry.relative_to(root), _reason(entry)))
+        except OSError as error:  # the folder, or what is in it, is closed
+            raise ValueError(f"{folder}: folder cannot be read ({error.strerror or error}){advice(error)}") from error
         if images:
             found.images[folder] = images
     parents = {parent for folder in found.images for parent in (folder, *folder.parents)}
     parents |= {folder.parent for folder in visited}
-    empty = [folder.relative_to(root) for folder in visited if folder not in parents]
+    empty = [folder.relative_to(root) for folder in visited if folder not in {root, *parents}]
     found.ignored += [Ignored(folder, "folder{s} without images") for folder in empty]
     return found
-
-
-def _entries(folder: Path) -> list[Path]:
-    """Return the entries of a folder that are not hidden, in order of their names."""
-    try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise ValueError(f"{folder}: folder cannot be read ({error.strerror or error}){advice(error)}") from error
 
 
 def _reason(entry: Path) -> str:

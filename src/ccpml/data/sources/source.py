@@ -12,6 +12,7 @@ __all__ = ["Ignored", "Source", "SplitName", "check_distinct", "check_one_split"
 
 SplitName = Literal["train", "validation", "test"]
 
+_MAX_SUFFIXES: Final = 10
 _HEIF_SUFFIXES: Final = (".heic", ".heif")
 
 
@@ -61,6 +62,8 @@ class Source:
 def count_ignored(ignored: Iterable[Ignored], max_listed: int = 3) -> list[str]:
     """Return one phrase for each kind of what is ignored, with number and names; folders are last.
 
+    Of more than ten suffixes, such as the numbers in ``photo.1`` and ``photo.2``, the rarest share a phrase.
+
     Example:
         >>> count_ignored([Ignored(Path("a/1.txt"), "file{s} with suffix .txt"), Ignored(Path("b"), "broken link{s}")])
         ['1 file with suffix .txt (a/1.txt)', '1 broken link (b)']
@@ -68,6 +71,11 @@ def count_ignored(ignored: Iterable[Ignored], max_listed: int = 3) -> list[str]:
     paths: dict[str, list[Path]] = {}
     for path, kind in sorted(ignored, key=lambda x: (x.kind.startswith("folder"), x)):
         paths.setdefault(kind, []).append(path)
+    suffixes = [kind for kind in paths if kind.startswith("file") and not kind.endswith(_HEIF_SUFFIXES)]
+    if len(suffixes) > _MAX_SUFFIXES:
+        rare = sorted(suffixes, key=lambda kind: -len(paths[kind]))[_MAX_SUFFIXES - 1 :]
+        merged = [path for kind in rare for path in paths.pop(kind)]
+        paths[f"file{{s}} with {len(rare):,} other suffixes"] = merged
     phrases = []
     for kind, found in paths.items():
         names = ", ".join(map(str, found[:max_listed])) + (", …" if len(found) > max_listed else "")
