@@ -67,6 +67,7 @@ def test_a_table_shows_all_rows_and_the_scores_of_the_paper(tmp_path: Path, figu
     diamonds = [line.get_xdata()[0] for line in concatenated.lines if line.get_marker() == "d"]
     assert diamonds == pytest.approx([26.47, 28.02, 26.53])
     means = [line.get_xdata()[0] for line in separated.lines if line.get_marker() == "o"]
+    assert not any(line.get_clip_on() for line in separated.lines if line.get_marker() == "o")  # whole at 100 %
     assert means == pytest.approx([100 * result.separated["map_at_r"].mean for result in results])
 
 

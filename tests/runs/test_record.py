@@ -92,6 +92,15 @@ def test_a_class_that_was_trained_on_is_known_by_its_files(
     (tmp_path / "other.csv").write_text("\n".join(["path,label", *rows]))
     assert evaluate_run(run.path, f"csv:{tmp_path / 'other.csv'}").size == "2 classes, 10 images"
     assert "was trained on or chosen by 1 class (0); left out" in capsys.readouterr().err
+    images = sorted(str(path) for path in (folder / TESTED[0]).iterdir())
+    for name, role in (("one", ""), ("queries", "query"), ("gallery", "gallery")):
+        rows = [f"{path},new,{role}" for path in images]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,role", *rows]))
+    evaluate_run(run.path, f"csv:{tmp_path / 'one.csv'}")
+    assert "one.csv: 1 class, of which every answer is right: scores need at least two" in capsys.readouterr().err
+    for name in ("queries", "gallery"):
+        with pytest.raises(ValueError, match=rf"{name}.csv: expected a class with both query and gallery images"):
+            evaluate_run(run.path, f"csv:{tmp_path / f'{name}.csv'}")
     folder.rename(tmp_path / "elsewhere")  # where the run's data are gone, only names are compared
     assert evaluate_run(run.path, f"folder:{tmp_path / 'elsewhere' / 'group0'}").size == "4 classes, 20 images"
 

@@ -12,7 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from ccpml.comparison.compare import Comparison
 from ccpml.comparison.statistics import SCORES
 from ccpml.comparison.versus import ClassChange, Versus
-from ccpml.report.style import COLORS, INK, MUTED, PAPER, RIGHT, WRONG, Layout, Picture, end_at, shorten
+from ccpml.report.style import COLORS, INK, MUTED, PAPER, RIGHT, WHOLE, WRONG, Layout, Picture, end_at, shorten
 
 __all__ = ["draw_versus"]
 
@@ -68,8 +68,8 @@ def _draw_classes(axes: Axes, classes: Sequence[ClassChange], layout: Layout) ->
     axes.plot([-1, 2], [-1, 2], color=MUTED, linewidth=1)
     for rows, color, marker in ((y > x, COLORS[0], "^"), (y < x, COLORS[4], "v"), (y == x, MUTED, "o")):
         if rows.any():  # at 0 and 1, marks reach beyond the axes
-            look: dict[str, Any] = {"marker": marker, "markersize": 6, "color": color, "alpha": 0.8}
-            axes.plot(x[rows], y[rows], linestyle="", clip_on=False, zorder=3, **look)
+            look: dict[str, Any] = {"marker": marker, "markersize": 6, "color": color, "alpha": 0.8, **WHOLE}
+            axes.plot(x[rows], y[rows], linestyle="", zorder=3, **look)
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
     pad = max(0.08 * (high - low), 0.01)
     low, high = end_at(1.0, low - pad, high + pad)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ccpml.data.sources.source import Source, SplitName, read_label
 from ccpml.data.table import ImageTable
 
-__all__ = ["Splits", "development_classes", "make_splits", "split_by_name"]
+__all__ = ["Splits", "check_scorable", "development_classes", "make_splits", "split_by_name"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,8 @@ class Splits:
                     f"{split}: expected at least two classes, got 1 ({table.class_names[0]!r}); add classes{more}"
                 )
         object.__setattr__(self, "train", replace(self.train, roles=None))
-        object.__setattr__(self, "validation", _checked("validation", self.validation))
-        object.__setattr__(self, "test", _checked("test", self.test))
+        object.__setattr__(self, "validation", check_scorable("validation", self.validation))
+        object.__setattr__(self, "test", check_scorable("test", self.test))
 
 
 def make_splits(
@@ -143,20 +143,28 @@ def _is_test(names: Sequence[str], patterns: Sequence[str] | None) -> NDArray[np
     return matches
 
 
-def _checked(split: str, table: ImageTable) -> ImageTable:
-    """Check that some query has a match, and drop roles if no image has one."""
+def check_scorable(what: str, table: ImageTable) -> ImageTable:
+    """Return a table of classes to score on, without its roles if no image has one.
+
+    Args:
+        what: Name of the split or the data, for messages.
+        table: The table.
+
+    Raises:
+        ValueError: If no query has a match, or some images have a role and others have none.
+    """
     roles = table.roles
     if roles is None or not (roles != "").any():
         if table.class_sizes().max() < 2:
             raise ValueError(
-                f"{split}: expected a class with at least two images, got none; add images to its classes, or split "
+                f"{what}: expected a class with at least two images, got none; add images to its classes, or split "
                 "the classes otherwise"
             )
         return replace(table, roles=None)
     if (roles == "").any():
         row = int(np.flatnonzero(roles == "")[0])
-        raise ValueError(f"{split}: {table.name_of(row)} has no role; set it for all images of a split or for none")
+        raise ValueError(f"{what}: {table.name_of(row)} has no role; set it for all images of a split or for none")
     in_both = np.intersect1d(table.labels[roles == "query"], table.labels[roles == "gallery"])
     if not in_both.size:
-        raise ValueError(f"{split}: expected a class with both query and gallery images, got none; change some roles")
+        raise ValueError(f"{what}: expected a class with both query and gallery images, got none; change some roles")
     return table

@@ -14,7 +14,7 @@ from ccpml.benchmark.paper import paper_scores
 from ccpml.benchmark.protocol import ROW_METHODS, Benchmark, Row
 from ccpml.benchmark.results import RowResult
 from ccpml.losses import LOSSES
-from ccpml.report.style import COLORS, INK, MUTED, PAPER, WIDTH, Picture, end_at, legible, shorten, style
+from ccpml.report.style import COLORS, INK, MUTED, PAPER, WHOLE, WIDTH, Picture, end_at, legible, shorten, style
 
 __all__ = ["draw_ablation", "draw_table"]
 
@@ -76,7 +76,7 @@ def draw_table(benchmark: Benchmark, results: Sequence[RowResult], to: Path) -> 
                 scores = [_repeats(result, score)]
                 _draw_scores(axes, [place], scores, upright=False, color=_color(result.row), marker="o", markersize=7)
                 if score in paper:
-                    axes.plot(100 * paper[score]["map_at_r"], place, "d", **_DIAMOND)
+                    axes.plot(100 * paper[score]["map_at_r"], place, "d", **_DIAMOND, **WHOLE)
             axes.set(title=_SCORES[score], xlabel="percent")
             axes.margins(x=0.08)
             axes.set_xlim(*end_at(100.0, *axes.get_xlim()))
@@ -125,8 +125,9 @@ def _draw_scores(
     for place, repeats in found:
         if len(repeats) > 1:
             x, y = [place] * len(repeats), repeats
-            axes.plot(*((x, y) if upright else (y, x)), ".", color=color, alpha=0.5, markersize=5)
+            axes.plot(*((x, y) if upright else (y, x)), ".", color=color, alpha=0.5, markersize=5, **WHOLE)
     x, y = [place for place, _ in found], [float(np.mean(repeats)) for _, repeats in found]
     look["yerr" if upright else "xerr"] = [np.std(repeats, ddof=1) if len(repeats) > 1 else 0.0 for _, repeats in found]
     x, y = (x, y) if upright else (y, x)
-    axes.errorbar(x, y, color=color, capsize=3, elinewidth=1, **look)
+    means, *_ = axes.errorbar(x, y, color=color, capsize=3, elinewidth=1, **look)
+    means.set(**WHOLE)

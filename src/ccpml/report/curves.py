@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
-from ccpml.report.style import COLORS, INK, MUTED, PAPER, Layout, Picture, end_at
+from ccpml.report.style import COLORS, INK, MUTED, PAPER, WHOLE, Layout, Picture, end_at
 
 __all__ = ["History", "draw_geometry", "draw_progress"]
 
@@ -80,14 +80,14 @@ def _progress(history: History, layout: Layout) -> Figure:
     low, high = top.get_ylim()
     top.set_ylim(*end_at(1.0, low, high + 0.2 * (high - low)))  # with room for the best score above the curve
     for line in top.lines:
-        line.set(clip_on=False, in_layout=False)  # at 0 and 1, marks reach beyond the axes; empty lines are at (0, 0)
+        line.set(**WHOLE)
     _mark_switches(top, history)
     _mark_switches(bottom, history, numbers=False)
     best = [row for row in history.rows if row["step"] == history.best_step]
     if best:
         value = best[0]["map_at_r"]
         star: dict[str, Any] = {"marker": "*", "markersize": 14, "color": _VALIDATION, "markeredgecolor": PAPER}
-        top.plot([history.best_step], [value], clip_on=False, **star)
+        top.plot([history.best_step], [value], **star, **WHOLE)
         first, last = history.rows[0]["step"], history.rows[-1]["step"]
         position = (history.best_step - first) / max(last - first, 1)
         side = "left" if position < 0.08 else "right" if position > 0.92 else "center"

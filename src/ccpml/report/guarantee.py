@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ccpml.calibration import Certificate
 from ccpml.numbers import counted
 from ccpml.report import page
-from ccpml.report.style import COLORS, INK, MUTED, Layout, Picture
+from ccpml.report.style import COLORS, INK, MUTED, WHOLE, Layout, Picture
 
 __all__ = ["draw_guarantee", "guarantee_parts"]
 
@@ -47,7 +47,7 @@ def _draw(certificate: Certificate, layout: Layout) -> Figure:
         axes.step(steps[:, 0], steps[:, 1], where="pre", color=INK, linewidth=1.6, label="promised")
     for precision, distance in _asked(certificate).items():
         point = (min(distance, last), precision)  # a threshold of 2 lies beyond the axes
-        axes.plot(*point, marker="o", markersize=7, color=INK, linestyle="", clip_on=False)
+        axes.plot(*point, marker="o", markersize=7, color=INK, linestyle="", **WHOLE)
         axes.annotate(f"{precision:g}", point, (-4, -14), textcoords="offset points", ha="right", fontweight="bold")
     axes.set(xlim=(first, last), ylim=(0, 1.02), xlabel="threshold, a distance")
     axes.set_title("Precision within a threshold")

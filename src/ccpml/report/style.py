@@ -23,6 +23,7 @@ __all__ = [
     "MUTED",
     "PAPER",
     "RIGHT",
+    "WHOLE",
     "WIDTH",
     "WRONG",
     "Layout",
@@ -41,6 +42,9 @@ _NARROW: Final = 4.0
 """Width of a picture for the screen of a phone."""
 
 INK, MUTED, PAPER = "#1f2933", "#6b7680", "#ffffff"
+WHOLE: Final[Any] = {"clip_on": False, "in_layout": False}
+"""The look of marks that are whole at the end of an axis; not in the layout, as an empty line is at (0, 0)."""
+
 RIGHT, WRONG = "#00825a", "#cc3311"
 COLORS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc6fa4", "#d55e00", "#56b4e9")
 """The palette of Okabe and Ito, which color-blind readers can distinguish."""

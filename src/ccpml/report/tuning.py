@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.tri import Triangulation
 from numpy.typing import ArrayLike, NDArray
 
-from ccpml.report.style import COLORS, INK, MUTED, PAPER, WIDTH, Picture, end_at, style
+from ccpml.report.style import COLORS, INK, MUTED, PAPER, WHOLE, WIDTH, Picture, end_at, style
 from ccpml.tuning.results import Result, best_of
 from ccpml.tuning.search_space import Choices, Field
 from ccpml.tuning.study import Search
@@ -29,10 +29,13 @@ _LABELS: Final = {
     "nearest_positives": "nearest positives n",
 }
 _LOOKS: Final[Any] = {
-    "complete": {"marker": "o", "color": COLORS[0]},
-    "pruned": {"marker": "v", "color": INK, "markerfacecolor": "none"},
+    "complete": {"marker": "o", "color": COLORS[0], **WHOLE},
+    "pruned": {"marker": "v", "color": INK, "markerfacecolor": "none", **WHOLE},
 }
-_STAR: Final[Any] = {"marker": "*", "markersize": 15, "color": COLORS[4], "markeredgecolor": PAPER, "linestyle": ""}
+_STAR: Final[Any] = {
+    **{"marker": "*", "markersize": 15, "color": COLORS[4], "markeredgecolor": PAPER, "linestyle": ""},
+    **WHOLE,
+}
 
 
 def draw_search(search: Search, results: Sequence[Result], shares: Mapping[str, float]) -> list[Path]:

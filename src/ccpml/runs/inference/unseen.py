@@ -7,6 +7,7 @@ from pathlib import Path
 from ccpml.data import ImageTable, PackedImage, load_source
 from ccpml.data.class_records import listed_classes
 from ccpml.data.sources.source import Source
+from ccpml.data.splits import check_scorable
 from ccpml.data.upkeep.check import readable_images
 from ccpml.data_name import DataName
 from ccpml.runs.directory import RunDirectory, RunRecord
@@ -29,7 +30,12 @@ def unseen_images(
     skip_bad_images: bool = False,
     all_classes: bool = False,
 ) -> ImageTable:
-    """Return the images of classes that a run was not trained on or chosen by; arguments as in `evaluate_run`."""
+    """Return the images of classes that a run was not trained on or chosen by; arguments as in `evaluate_run`.
+
+    Raises:
+        SeenClassesError: If the run was trained on all classes of the data.
+        ValueError: If the data cannot be used, or no query has a match.
+    """
     settings, record = run.settings, RunDirectory(run.path).record()
     if data is None:
         partial, skip = settings.allow_partial or allow_partial, settings.skip_bad_images or skip_bad_images
@@ -42,7 +48,10 @@ def unseen_images(
     split = source.split_of_class or {}
     tests = [label for label, name in enumerate(table.class_names) if split.get(name) == "test"]
     table = table.subset(tests) if tests else table
-    return leave_out_seen(table, run, data, all_classes)
+    table = check_scorable(data, leave_out_seen(table, run, data, all_classes))
+    if table.num_classes == 1:
+        print(f"note: {data}: 1 class, of which every answer is right: scores need at least two", file=sys.stderr)
+    return table
 
 
 def note_changes(run: Run, record: RunRecord, source: Source, data: str) -> None:
