@@ -121,6 +121,7 @@ def test_scores_without_spread_and_with_little():
     assert class_interval(perfect, labels) == (1.0, 1.0)
     assert paired_difference(perfect, perfect, labels) == (0.0, 0.0, 0.0, 1.0)
     assert paired_difference(perfect, 0.5 * perfect, labels)[:3] == (0.5, 0.5, 0.5)
+    assert paired_difference([0.5] * 3, [0.25] * 3, [0, 1, 2]) == (0.25, 0.25, 0.25, 0.25)  # three signs by chance
     low, high = class_interval(almost, labels, bounds=(0, 1))  # a third of the samples hold no other class
     assert 0.9 < low < almost.mean() < high <= 1
     scores = evaluate(torch.eye(4).repeat_interleave(2, 0), torch.arange(4).repeat_interleave(2), per_query=True)

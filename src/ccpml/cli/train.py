@@ -96,7 +96,7 @@ def _print_scores(scores: dict[str, Any]) -> None:
         print(f"features    {_three(features)}  (untouched, {features['dimensions']:,}-D)")
     if is_saturated(scores):
         print(f"note: {SATURATED}", file=sys.stderr)
-    print(f"stopped after {scores['steps']:,} steps, best on validation at {scores['validation']['step']:,}")
+    print(f"stopped after {counted(scores['steps'], 'step')}, best on validation at {scores['validation']['step']:,}")
     for note in scores.get("notes", []):
         print(note)
 

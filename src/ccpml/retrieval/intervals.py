@@ -83,8 +83,8 @@ class ClassBootstrap:
     def p_values(self) -> _Array:
         """Return the two-sided p-value of a mean of 0, for each score, shape (M,).
 
-        It is at most 1 − level if, and only if, the interval of that level does not hold 0. The smallest one is
-        2 / (B + 1).
+        It is at most 1 − level if, and only if, the interval of that level does not hold 0, and there are enough
+        classes: of C classes it is never below 2^(1 − C), that of a test of signs. The smallest one is 2 / (B + 1).
         """
         samples = self.studentized.shape[1]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -93,13 +93,13 @@ class ClassBootstrap:
             2 * (1 + min(samples - np.searchsorted(row, at, "left"), np.searchsorted(row, at, "right"))) / (samples + 1)
             for row, at in zip(self.studentized, observed, strict=True)
         ]
-        return np.minimum(found, 1.0)
+        return np.clip(found, 2.0 ** (1 - self.num_classes), 1.0)
 
 
 class PairedDifference(NamedTuple):
     """Mean difference of a score between two systems on the same queries, its interval, and its p-value.
 
-    ``p_value`` is that of no difference, two-sided: at most 1 − level if the interval does not hold 0.
+    ``p_value`` is that of no difference, two-sided; see `ClassBootstrap.p_values`.
     """
 
     mean: float
