@@ -12,6 +12,7 @@ from ccpml.cleaning.found import CleanedData
 from ccpml.cleaning.labels import MIN_CLASS
 from ccpml.cleaning.problems import Finding
 from ccpml.data.images.read import BadImageError
+from ccpml.data.sources.source import listed_names
 from ccpml.report import page
 from ccpml.report.tiles import Row, Tile
 
@@ -113,13 +114,13 @@ def notes_of(found: CleanedData) -> Iterator[str]:
     if found.seen and found.run.settings.max_steps == 0:
         yield (
             f"The run took no training steps, but its embedding layer was computed from {len(found.seen):,} of the "
-            f"{len(found.class_names):,} classes ({_listed(found.seen)}): label errors of these classes can be "
-            "harder to see."
+            f"{len(found.class_names):,} classes ({listed_names(found.seen, _NAMED)}): label errors of these classes "
+            "can be harder to see."
         )
     elif found.seen:
         yield (
             f"The run was trained on {len(found.seen):,} of the {len(found.class_names):,} classes "
-            f"({_listed(found.seen)}). It has learned their labels, wrong ones too: label errors and "
+            f"({listed_names(found.seen, _NAMED)}). It has learned their labels, wrong ones too: label errors and "
             "outliers of these classes can be hidden. A run of no steps (ccpml train <data> --max-steps 0), or one "
             "trained on other classes, finds them."
         )
@@ -143,11 +144,6 @@ def notes_of(found: CleanedData) -> Iterator[str]:
 
 def _count(number: int, one: str, more: str) -> str:
     return f"{number:,} {one if number == 1 else more}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:

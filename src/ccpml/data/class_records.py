@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from ccpml.data.images.cache_index import index_key
 from ccpml.data.images.packed import PackedImage
-from ccpml.data.sources.source import Source, SplitName
+from ccpml.data.sources.source import Source, SplitName, listed_names
 from ccpml.data.splits import Splits
 from ccpml.data.table import ImageTable
+from ccpml.numbers import counted
 
 __all__ = [
     "ClassRecord",
@@ -107,5 +108,4 @@ def _name_of(table: ImageTable, folder: Path | None, row: int) -> str:
 
 def listed_classes(names: list[str]) -> str:
     """Return a number of classes with the first names."""
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return f"{len(names):,} {'class' if len(names) == 1 else 'classes'} ({', '.join(names[:_SHOWN])}{more})"
+    return f"{counted(len(names), 'class')} ({listed_names(names, _SHOWN)})"

@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ccpml.data.sources.source import Source, SplitName, read_label
+from ccpml.data.sources.source import Source, SplitName, listed_names, read_label
 from ccpml.data.table import ImageTable
 
 __all__ = ["Splits", "check_scorable", "development_classes", "make_splits", "split_by_name"]
@@ -137,8 +137,7 @@ def _is_test(names: Sequence[str], patterns: Sequence[str] | None) -> NDArray[np
         form = read_label(pattern)
         hits = np.array([name in {pattern, form} or fnmatchcase(read_label(name), form) for name in names])
         if not hits.any():
-            some = ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
-            raise ValueError(f"test classes: {pattern!r} matches none of {some}")
+            raise ValueError(f"test classes: {pattern!r} matches none of {listed_names(names, most=8)}")
         matches |= hits
     return matches
 

@@ -93,7 +93,7 @@ class ClassBootstrap:
             2 * (1 + min(samples - np.searchsorted(row, at, "left"), np.searchsorted(row, at, "right"))) / (samples + 1)
             for row, at in zip(self.studentized, observed, strict=True)
         ]
-        return np.clip(found, 2.0 ** (1 - self.num_classes), 1.0)
+        return np.minimum(np.maximum(found, 2.0 ** (1 - self.num_classes)), 1.0)
 
 
 class PairedDifference(NamedTuple):

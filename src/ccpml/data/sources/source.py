@@ -8,11 +8,21 @@ from typing import Final, Literal, NamedTuple, get_args
 
 from ccpml.data.table import ImageTable
 
-__all__ = ["Ignored", "Source", "SplitName", "check_distinct", "check_one_split", "count_ignored", "read_label"]
+__all__ = [
+    "Ignored",
+    "Source",
+    "SplitName",
+    "check_distinct",
+    "check_one_split",
+    "count_ignored",
+    "listed_names",
+    "read_label",
+]
 
 SplitName = Literal["train", "validation", "test"]
 
 _MAX_SUFFIXES: Final = 10
+_LONG: Final = 60  # characters of a name
 _HEIF_SUFFIXES: Final = (".heic", ".heif")
 
 
@@ -82,6 +92,17 @@ def count_ignored(ignored: Iterable[Ignored], max_listed: int = 3) -> list[str]:
         advice = "; to read them, pip install pi-heif" if kind.endswith(_HEIF_SUFFIXES) else ""
         phrases.append(f"{len(found):,} {kind.format(s='s' if len(found) > 1 else '')} ({names}{advice})")
     return phrases
+
+
+def listed_names(names: Sequence[str], most: int) -> str:
+    """Return the first names of classes, and how many there are more; long names are cut off.
+
+    Example:
+        >>> listed_names(["mug", "m" * 70, "cup"], most=2)
+        'mug, mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm… and 1 more'
+    """
+    shown = [name if len(name) <= _LONG else f"{name[: _LONG - 1]}…" for name in names[:most]]
+    return ", ".join(shown) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def check_distinct(images: Iterable[tuple[Hashable, object, str]], advice: str) -> None:
