@@ -45,7 +45,7 @@ class Splits:
                     raise ValueError(f"class {name!r}: expected in one split, got {seen[name]} and {split}")
                 seen[name] = split
             if table.num_classes < 2:
-                more = "" if split == "test" else ", or use fewer folds"
+                more = ", or use fewer folds" if split == "validation" else ""
                 raise ValueError(
                     f"{split}: expected at least two classes, got 1 ({table.class_names[0]!r}); add classes{more}"
                 )

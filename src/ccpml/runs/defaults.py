@@ -348,7 +348,7 @@ def _validations(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choi
     embedded = facts.validation_images + min(facts.train_images, 256)
     affordable = 3 * steps * _batch_size(settings) / embedded
     every = max(1, round(steps / min(_VALIDATIONS, max(5, affordable))))
-    yield Choice({"validate_every": every}, f"{math.ceil(steps / every)} validations" if steps else "")
+    yield Choice({"validate_every": every}, counted(math.ceil(steps / every), "validation") if steps else "")
 
 
 def _memory(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
