@@ -72,6 +72,16 @@ def test_help_is_shown_in_any_encoding(encoding: str, verb: str) -> None:
     assert "\\u" not in text
 
 
+def test_a_home_that_cannot_be_written_is_no_news() -> None:
+    program = "import sys; from ccpml.cli import main; main(); import matplotlib; print(matplotlib.get_configdir())"
+    homeless = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPLCONFIGDIR"))}
+    command = [sys.executable, "-c", program, "--version"]
+    environment = {**homeless, "HOME": "/dev/null"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "/dev/null" not in result.stdout
+
+
 def test_commands_work_without_a_home(folder: Path, tmp_path: Path) -> None:
     for environment in ({"HOME": "/no/such"}, {"HOME": ""}):
         result = shell(f"cd {tmp_path}; unset XDG_CACHE_HOME; ccpml data check folder:{folder}", **environment)

@@ -73,12 +73,14 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         return _run(list(argv))
     try:
         raise_at_signals()
+        import logging
         import warnings
 
         from ccpml.terminal import BROKEN_PIPE, is_broken_pipe, prepare_streams
 
         prepare_streams()
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged images, which our messages name
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # notes about a home that cannot be written
         code = _run(sys.argv[1:])
     except SystemExit as stop:  # after --help
         code = int(stop.code or 0)
