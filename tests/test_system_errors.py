@@ -188,6 +188,7 @@ def test_an_error_that_follows_from_ctrl_c_is_exit_code_130(
         ("could not create a memory object", "out of memory"),
         ("unable to mmap 4096 bytes from file <x>: Cannot allocate memory (12)", "out of memory"),
         ("std::bad_alloc", "out of memory"),
+        ("libfaiss.so: failed to map segment from shared object", "out of memory"),
         (
             "DefaultCPUAllocator: can't allocate memory: you tried to allocate 2500 bytes. Error code 12",
             "out of memory: an array of 2.5 kB does not fit",
@@ -200,9 +201,11 @@ def test_an_error_that_follows_from_ctrl_c_is_exit_code_130(
     ],
 )
 def test_words_of_allocators_are_one_sentence(text: str, sentence: str) -> None:
-    message = describe(RuntimeError(text))
+    message = describe((ImportError if "segment" in text else RuntimeError)(text))
     assert message.startswith(sentence)
-    assert message.endswith("; choose a smaller image_size, batch, embedding_dim or number of proxies")
+    assert message.endswith(
+        "; free some memory, or choose a smaller image_size, batch, embedding_dim or number of proxies"
+    )
 
 
 def test_other_words_of_onednn_stay() -> None:

@@ -29,10 +29,11 @@ _REFUSED: Final = frozenset(
 
 _MEMORY: Final = re.compile(
     r"can(?:'t|not) allocate memory|not enough memory|out of memory|bad_alloc|failed to allocate|unable to allocate"
+    r"|failed to map segment"
     r"|could not (?:create|execute) a (?:primitive|memory object|memory)(?! desc)",
     re.I,
 )
-"""Words of the allocators of torch, oneDNN, safetensors and onnxruntime, whose errors have no class of their own."""
+"""Words of the allocators of torch, oneDNN, safetensors, onnxruntime and the loader of libraries, without a class."""
 
 _THREADS: Final = "can't start new thread"
 
@@ -117,7 +118,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError):
         return True
-    is_of_library = type(error) is RuntimeError or type(error).__module__.startswith(("torch", "onnxruntime"))
+    kind = type(error)
+    is_of_library = kind in {RuntimeError, ImportError} or kind.__module__.startswith(("torch", "onnxruntime"))
     return is_of_library and _MEMORY.search(str(error)) is not None
 
 

@@ -80,6 +80,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
 
         prepare_streams()
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged images, which our messages name
+        warnings.filterwarnings("ignore", "tqdm:disabling monitor")  # as no thread can be started
         logging.getLogger("matplotlib").setLevel(logging.ERROR)  # notes about a home that cannot be written
         code = _run(sys.argv[1:])
     except SystemExit as stop:  # after --help

@@ -68,4 +68,4 @@ def _text(error: BaseException) -> str:
 
 _WORKER = "DataLoader worker (pid"  # so torch begins
 _WITHOUT_TORCH = "; embed, index, search and serve need no torch with an ONNX file in place of the run"
-_SMALLER = "choose a smaller image_size, batch, embedding_dim or number of proxies"
+_SMALLER = "free some memory, or choose a smaller image_size, batch, embedding_dim or number of proxies"
