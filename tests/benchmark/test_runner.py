@@ -13,6 +13,7 @@ import yaml
 from ccpml.benchmark import runner
 from ccpml.benchmark.prepare import BenchmarkExistsError, prepare_benchmark
 from ccpml.benchmark.protocol import Benchmark, Row
+from ccpml.benchmark.results import collect_results
 from ccpml.benchmark.rows import table_rows
 from ccpml.benchmark.runner import Progress, run_cells
 from ccpml.data.class_records import ClassRecord
@@ -123,6 +124,21 @@ def test_a_cell_with_a_damaged_record_stops_no_other_and_keeps_its_scores(folder
         assert progress.failed[cell.title].startswith(f"{cell.path / file}: ")
         assert f"restore it from a copy, or remove {cell.path} to train" in progress.failed[cell.title]
         assert (cell.path / "scores.json").read_bytes() == scores[cell.path]
+
+
+def test_a_run_in_the_place_of_another_cell_is_named_and_is_not_in_the_table(folder, tmp_path, monkeypatch):
+    made = prepare_benchmark(benchmark(folder, tmp_path / "out", repeats=1))
+    cells = list(made.cells())
+    for seed, cell in enumerate(cells):
+        make_cell(cell, seed)
+        RunRecord(cells[0].settings.flat(), {"a": ClassRecord("train", 1, "")}).write(cell.path / "record.json")
+    monkeypatch.setattr(runner, "_start", finished_at_once)
+    progress = run_cells(made, ["cpu"], 1)
+    expected = f"{cells[1].path}: expected another run, got one with other settings (fold: was 1, is 0)"
+    assert progress.failed[cells[1].title].startswith(f"{expected}; restore it from a copy, or remove")
+    (result,) = collect_results(made)
+    assert [each.cell for each in result.cells] == [cells[0]]
+    assert result.problems[0] == f"{cells[1].title}: {expected}"
 
 
 def finished_at_once(cell, device, data_digest):

@@ -15,8 +15,9 @@ from unittest import mock
 import pytest
 import yaml
 
-from ccpml.data.class_records import MixedDataError
+from ccpml.data.class_records import ClassRecord, MixedDataError
 from ccpml.files import WriteError
+from ccpml.runs.directory import RunRecord
 from ccpml.runs.images import read_facts
 from ccpml.runs.settings import Settings
 from ccpml.tuning.search_space import search_space
@@ -230,6 +231,9 @@ def test_a_damaged_record_of_a_trial_under_way_is_named_before_anything_is_done(
         path.mkdir()
     (path / "record.json").write_text("{")
     with pytest.raises(ValueError, match=rf"{path}/record.json: damaged .*; restore it .* or remove {path} to train"):
+        run_search(search, train=climb)
+    RunRecord({"projections.strength": 1.0}, {"a": ClassRecord("train", 1, "")}).write(path / "record.json")
+    with pytest.raises(ValueError, match=rf"{path}: expected another run, got one with other .* 1\.0.*; restore it"):
         run_search(search, train=climb)
     shutil.rmtree(path)
     assert len(run_search(search, train=climb)) == 4

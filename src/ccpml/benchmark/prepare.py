@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict, replace
 from typing import Any
 
-from ccpml.benchmark.protocol import Benchmark
+from ccpml.benchmark.protocol import Benchmark, Cell
 from ccpml.data import Source, make_splits
 from ccpml.files import read_folder_file, write_folder_file
 from ccpml.runs.defaults import DataFacts
@@ -13,7 +13,7 @@ from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import find_images, read_facts
 from ccpml.runs.values import differences
 
-__all__ = ["BenchmarkExistsError", "prepare_benchmark"]
+__all__ = ["BenchmarkExistsError", "check_run", "prepare_benchmark"]
 
 
 class BenchmarkExistsError(FileExistsError):
@@ -58,6 +58,18 @@ def prepare_benchmark(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
         print(f"note: {note}", file=sys.stderr)
     write_folder_file(benchmark.out / "benchmark.yaml", content)
     return replace(benchmark, base=replace(benchmark.base, threads=threads), facts=facts)
+
+
+def check_run(cell: Cell) -> None:
+    """Check that a run in the directory of a cell is that of the cell.
+
+    Raises:
+        ValueError: If it is another one, or its record is damaged.
+    """
+    run, settings = RunDirectory(cell.path), cell.settings.flat()
+    if run.record_file.exists():
+        own = ("method", "loss", "seed", "fold", *cell.row.changes)
+        run.record().check_started_with({name: settings[name] for name in own if name in settings}, cell.path)
 
 
 def _check_splits(benchmark: Benchmark) -> DataFacts:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ccpml.benchmark.ensemble import Ensembles, score_ensembles
+from ccpml.benchmark.prepare import check_run
 from ccpml.benchmark.protocol import METRICS, Benchmark, Cell, Row
 from ccpml.benchmark.spread import Gain, Spread
 from ccpml.runs.directory import RunDirectory
@@ -32,9 +33,10 @@ class CellResult:
 
     @classmethod
     def read(cls, cell: Cell) -> "CellResult":
-        """Read a cell; raise FileNotFoundError if it is not finished, ValueError if its files are damaged."""
+        """Read a cell; raise FileNotFoundError if it is not finished, ValueError if it is damaged, or another run."""
         run = RunDirectory(cell.path)
         scores = run.scores()
+        check_run(cell)
         damaged = f"{run.scores_file}: not the scores of a finished run"
         hint = "remove this file and run the benchmark again"
         try:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from ccpml.benchmark.prepare import check_run
 from ccpml.benchmark.protocol import Benchmark, Cell
 from ccpml.files import NewerVersionError, write_json
 from ccpml.interrupts import PARENT, block_signals, ending_signals, raise_interrupted
@@ -122,13 +123,13 @@ def _damage(benchmark: Benchmark, cell: Cell) -> str:
     """Return what is wrong with the scores of a cell, or with the embeddings that ensembles need; empty if nothing.
 
     Raises:
-        ValueError: If what a cell with such damage would be scored again from is damaged too, or the record of a cell.
+        ValueError: If what a cell with such damage would be scored again from is damaged too, if the record of a cell
+            is, or if the run is that of another cell.
     """
     run = RunDirectory(cell.path)
+    check_run(cell)
     if not run.finished:
         return ""
-    if run.record_file.exists():
-        run.record()
     embeddings = run.embeddings / "test.npz"
     problem = "" if len(benchmark.folds) == 1 or embeddings.is_file() else f"{embeddings}: not found"
     try:

@@ -110,6 +110,17 @@ class RunRecord:
                 "start a new run"
             )
 
+    def check_started_with(self, settings: Mapping[str, Any], run: Path) -> None:
+        """Check that the run was started with some settings, by their flat names: that it is no other run.
+
+        Raises:
+            ValueError: If it was not.
+        """
+        expected = json.loads(json.dumps(settings))
+        others = differences(expected, {name: self.settings.get(name) for name in expected})
+        if others:
+            raise ValueError(f"{run}: expected another run, got one with other settings ({'; '.join(others)})")
+
     def changes(self, source: Source) -> DataChanges:
         """Return in which classes data differ from those of the run."""
         return find_changes(self._labels, class_records(source, self.split_of_class))

@@ -92,7 +92,7 @@ def damaged_runs(search: Search, results: Sequence[Result]) -> dict[int, str]:
             if result is best:
                 _settings(search, result)
             elif result.ended and run.record_file.exists():
-                run.record()
+                run.record().check_started_with(result.values, run.path)
         except ValueError as error:
             problems[result.number] = str(error)
     return problems
@@ -119,9 +119,12 @@ def _settings(search: Search, result: Result) -> Settings:
     """Return the settings of a trial, from its run directory if that is on this machine.
 
     Raises:
-        ValueError: If the directory has lost them, or they are damaged.
+        ValueError: If the directory has lost them, they are damaged, or it holds another run.
     """
     run = RunDirectory(search.path(result.number))
     if run.settings_file.exists() or run.record_file.exists():
-        return run.settings()
+        settings = run.settings()
+        if run.record_file.exists():
+            run.record().check_started_with(result.values, run.path)
+        return settings
     return with_values(search.base, result.values).resolved(search.facts)

@@ -132,19 +132,23 @@ def _search(
 def _check_started_trials(search: Search, study: Study) -> None:
     """Check that the images are those that the trials of an earlier call were started with, on this machine.
 
-    A damaged record of a trial that has ended, whose result the study has, stops no other trial.
+    A damaged record of a trial that has ended, whose result the study has, or another run in its place, stops no other
+    trial.
     """
     runs = [RunDirectory(path) for path in sorted(search.out.glob("trial-*"))]
     runs = [run for run in runs if run.record_file.is_file()]
     source = find_images(search.base) if runs else None
-    ended = {search.path(result.number) for result in read_results(search, study) if result.ended}
+    results = {search.path(result.number): result for result in read_results(search, study)}
     for run in runs:
         try:
-            changes = run.record().changes(source) if source is not None else None
+            record = run.record()
+            if run.path in results:
+                record.check_started_with(results[run.path].values, run.path)
+            changes = record.changes(source) if source is not None else None
         except NewerVersionError:
             raise
         except ValueError as error:
-            if run.path in ended:
+            if run.path in results and results[run.path].ended:
                 continue
             way_out = f"restore it from a copy, or remove {run.path} to train the trial from the beginning"
             raise ValueError(f"{str(error).partition('; ')[0]}; {way_out}") from error
