@@ -115,7 +115,9 @@ def test_workers_end_with_an_exception(tmp_path: Path) -> None:
 SCRIPT = """
     import multiprocessing
     import numpy as np
-    from ccpml.data import ImageDataset, ImageTable, TrainTransform, ClassBalancedBatches, train_loader
+    import torch
+    from ccpml.data import ImageDataset, ImageTable, TrainTransform, ClassBalancedBatches, dataset, train_loader
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = dataset._PATIENCE = 0.5
     table = ImageTable(np.zeros((4, 9, 9), np.uint8), np.arange(4) // 2, ("a", "b"))
     steps = ClassBalancedBatches(table.labels, 2, 2, seed=0).steps(0, 10**9)
     try:
@@ -134,7 +136,9 @@ def runs(process: int) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
-@pytest.mark.parametrize("end", ["Ctrl-C", "SIGINT to the main process", "SIGKILL to the main process"])
+@pytest.mark.parametrize(
+    "end", ["Ctrl-C", "SIGINT to the main process", "SIGINT while a worker is stopped", "SIGKILL to the main process"]
+)
 def test_workers_end_quietly_with_the_main_process(end: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(SCRIPT)],
@@ -147,6 +151,8 @@ def test_workers_end_quietly_with_the_main_process(end: str) -> None:
         assert process.stdout is not None
         workers = [int(number) for number in process.stdout.readline().split()]
         assert len(workers) == 2
+        if "stopped" in end:
+            os.kill(workers[0], signal.SIGSTOP)
         if end == "Ctrl-C":
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the process group
         else:

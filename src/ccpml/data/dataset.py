@@ -1,5 +1,6 @@
 """Dataset and loaders; their images do not depend on the number of workers."""
 
+import atexit
 import multiprocessing
 import operator
 import os
@@ -27,6 +28,9 @@ __all__ = ["ImageDataset", "eval_loader", "train_loader"]
 
 _ROW_ALONE = -1
 """Copy number of crops that are drawn for a row alone; those of draws are 0 or more."""
+
+_PATIENCE = 2.0
+"""Seconds for which the interpreter waits, when it ends, for a process that reads images."""
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
@@ -211,3 +215,17 @@ def _ignore_closed_connection(kind: type[BaseException], error: BaseException, t
     """
     if not issubclass(kind, EOFError | ConnectionError):
         sys.__excepthook__(kind, error, trace)
+
+
+@atexit.register
+def _end_processes() -> None:
+    """Kill processes that do not end when they are asked to, as one that is stopped; Python waits for them for ever."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own handler makes an error of their end
+    children = [child for child in multiprocessing.active_children() if child.daemon]
+    for child in children:
+        child.terminate()  # as Python does
+    for child in children:
+        child.join(_PATIENCE)
+        if child.is_alive():
+            child.kill()
