@@ -68,8 +68,8 @@ def check_run(cell: Cell) -> None:
     """
     run, settings = RunDirectory(cell.path), cell.settings.flat()
     if run.record_file.exists():
-        own = ("method", "loss", "seed", "fold", *cell.row.changes)
-        run.record().check_started_with({name: settings[name] for name in own if name in settings}, cell.path)
+        own = {"method", "loss", "seed", "fold", *cell.row.changes} - {"weights"}  # a path, which differs by the folder
+        run.record().check_started_with({name: settings[name] for name in own & settings.keys()}, cell.path)
 
 
 def _check_splits(benchmark: Benchmark) -> DataFacts:
