@@ -69,7 +69,7 @@ def check_run(cell: Cell) -> None:
     run, settings = RunDirectory(cell.path), cell.settings.flat()
     if run.record_file.exists():
         own = {"method", "loss", "seed", "fold", *cell.row.changes} - {"weights"}  # a path, which differs by the folder
-        run.record().check_started_with({name: settings[name] for name in own & settings.keys()}, cell.path)
+        run.record().check_started_with({name: settings[name] for name in sorted(own & settings.keys())}, cell.path)
 
 
 def _check_splits(benchmark: Benchmark) -> DataFacts:
