@@ -121,6 +121,22 @@ def test_a_killed_rank_ends_the_run(folder, tmp_path, number, end):
     assert "Traceback" not in error
 
 
+def test_a_second_ctrl_c_ends_a_run_one_of_whose_ranks_is_stopped(folder, tmp_path):
+    path = tmp_path / "run"
+    process = subprocess.Popen(begin(folder, path, ranks=2, max_steps=9999), stderr=subprocess.PIPE, text=True)
+    wait_for_rows(path, 1, process)
+    (other,) = ranks_beside(process.pid)
+    os.kill(other, signal.SIGSTOP)
+    for _ in range(2):
+        time.sleep(0.3)  # in which the main process comes to wait for it
+        process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert "stopped at once; resume with: ccpml train --resume" in error
+    assert "Traceback" not in error
+    assert not is_alive(other)
+
+
 def test_an_error_of_the_main_process_is_reported(tmp_path):
     folder, path = toy_folder(tmp_path / "gloo", classes=16), tmp_path / "run"
     process = subprocess.Popen(begin(folder, path, ranks=2, max_steps=999), stderr=subprocess.PIPE, text=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from torch import distributed
 
-from ccpml.interrupts import PARENT, block_signals
+from ccpml.interrupts import PARENT, block_signals, ending_signals
 from ccpml.progress import announce
 
 __all__ = [
@@ -34,6 +34,9 @@ __all__ = [
 
 RANK, READY = "CCPML_RANK", "CCPML_READY"
 """Environment variables of a process that the main process started: its rank, and the pipe for `report_ready`."""
+
+_PATIENCE = 2.0
+"""Seconds that a process has to handle a signal."""
 
 
 def launch_rank() -> int:
@@ -75,7 +78,7 @@ def other_ranks(run: Path, ranks: int, threads: int, features: bool = True) -> I
         processes, ready = _start(run, ranks, features)
         try:
             _wait_until_ready(processes, ready)
-            with _exit_if_a_rank_dies(processes), process_group_cleanup():
+            with _exit_if_a_rank_dies(processes), _end_at_second_signal(processes), process_group_cleanup():
                 yield
             _wait(processes, 60)
             _check_exit_codes(processes)
@@ -192,6 +195,46 @@ def _exit_if_a_rank_dies(processes: "list[subprocess.Popen[bytes]]") -> Iterator
         yield
     finally:
         ended.set()
+
+
+@contextmanager
+def _end_at_second_signal(processes: "list[subprocess.Popen[bytes]]") -> Iterator[None]:
+    """Kill the other ranks at a second signal that this process does not handle.
+
+    It waits for them in C++, where no handler runs, and for half an hour if one of them hangs or is stopped. Once they
+    have ended, it continues.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone has signals
+        yield
+        return
+    noted, note = os.pipe()  # the system's handler writes the number of each signal, wherever the process is
+    os.set_blocking(note, False)
+    before, ended = signal.set_wakeup_fd(note, warn_on_full_buffer=False), threading.Event()
+
+    def watch() -> None:
+        count = 0
+        while number := os.read(noted, 1):
+            if number[0] not in ending_signals():
+                continue
+            count += 1
+            if ended.wait(_PATIENCE):
+                continue
+            if count == 1:
+                announce("waiting for the other ranks (Ctrl-C again to stop at once)")
+                continue
+            for process in processes:
+                process.kill()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(before)
+        os.close(note)
+        thread.join()
+        os.close(noted)
 
 
 def _check_exit_codes(processes: "list[subprocess.Popen[bytes]]") -> None:

@@ -192,13 +192,16 @@ def _run(training: Training, run: RunDirectory, parts: Parts, test: bool, featur
             remove_leftovers_below(run.path)
             _fit_and_test(training, run, parts, test)
     except RuntimeError as error:
-        if not training.stop_request.signal or "DataLoader worker" not in str(error):
+        if not training.stop_request.signal or not str(error).startswith(("DataLoader worker", "training stopped")):
             raise
-        raise Stopped("stopped at once", training.stop_request.signal) from error  # the signal ended its workers too
+        stopped = Stopped("stopped at once", training.stop_request.signal)  # which ended its workers or other ranks too
     except OSError as error:
         if error.filename is not None or error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}:
             raise
         raise WriteError(error.errno, error.strerror, str(run.path)) from error  # a library's writer names no file
+    else:
+        return
+    raise stopped  # outside of the handler, so that no traceback keeps the process group
 
 
 def _fit_and_test(training: Training, run: RunDirectory, parts: Parts, test: bool) -> None:
