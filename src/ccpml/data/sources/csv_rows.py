@@ -31,7 +31,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         [(1, ['path', 'label']), (3, ['a.jpg', 'mug'])]
     """
     if not file.is_file():
-        raise ValueError(f"{file}: {not_found(file)}; restore it, or choose another path")
+        raise ValueError(f"{file}: {not_found(file)}; restore it or a link to it, or choose another path")
     line, rows = 1, 0
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:

@@ -38,7 +38,7 @@ def load_folder(path: Path | str, labeled: bool = True) -> Source:
     check_flags(labeled=labeled)
     root = expand_home(path)
     if not root.is_dir():
-        raise ValueError(f"{root}: {not_found(root, 'folder')}; restore it, or choose another path")
+        raise ValueError(f"{root}: {not_found(root, 'folder')}; restore it or a link to it, or choose another path")
     found = _read(root)
     if not found.images:
         suffixes = " ".join(sorted(image_suffixes()))
