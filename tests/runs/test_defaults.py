@@ -40,6 +40,12 @@ def test_small_gray_pictures_are_trained_from_nothing_as_before() -> None:
     assert resolved(DataFacts(side=129)).backbone == "efficientnet_lite0"
 
 
+def test_xbm_compares_with_a_full_memory_in_fine_tuning_and_later_from_nothing() -> None:
+    tuned, short, nothing = resolved(method="xbm"), resolved(max_steps=30), resolved(DataFacts(side=105))
+    assert (tuned.memory_start, short.memory_start, nothing.memory_start) == (tuned.memory_batches, 20, 1000)
+    assert resolved(backbone="resnet50", weights="none").memory_start > tuned.memory_start
+
+
 @pytest.mark.parametrize(
     ("side", "gpu", "size"), [(30, False, 64), (50, False, 96), (79, False, 128), (81, False, 160), (4000, True, 224)]
 )

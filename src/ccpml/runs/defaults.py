@@ -352,8 +352,12 @@ def _validations(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choi
 
 
 def _memory(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
-    """XBM compares with its memory after 1,000 steps in the paper, sooner in a smaller budget."""
-    yield Choice({"memory_start": min(1000, settings["max_steps"] * 2 // 3)})
+    """XBM compares with its memory after 1,000 steps in the paper, sooner in a smaller budget or with good features."""
+    start, reason = 1000, ""
+    if _is_pretrained(settings) and not _has_paper(settings):
+        start = settings["memory_batches"]
+        reason = "the memory is full; pretrained features need no other wait" if settings["method"] == "xbm" else ""
+    yield Choice({"memory_start": min(start, settings["max_steps"] * 2 // 3)}, reason)
 
 
 _RULES: tuple[Rule, ...] = (
