@@ -64,7 +64,7 @@ def test_what_is_found_is_written(
     source = load_csv(output / "cleaned.csv")
     assert len(source.table) == 60
     assert source.split_of_class is not None
-    monkeypatch.setattr("ccpml.report.write_report", lambda run: run.path / "report.html")  # has tests of its own
+    monkeypatch.setattr("ccpml.report.write_report", lambda run, *_: run.path / "report.html")  # has tests of its own
     flags = [*flags, "--max-steps=2"]
     assert main(["train", f"csv:{output / 'cleaned.csv'}", *flags, "--run", str(tmp_path / "again")]) == 0
 

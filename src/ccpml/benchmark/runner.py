@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 
 from ccpml.benchmark.prepare import check_run
 from ccpml.benchmark.protocol import Benchmark, Cell
 from ccpml.files import NewerVersionError, write_json
-from ccpml.interrupts import PARENT, block_signals, ending_signals, raise_interrupted
+from ccpml.interrupts import PARENT, Interrupted, block_signals, ending_signals, raise_interrupted
 from ccpml.runs.directory import RunDirectory
 
 __all__ = ["Progress", "RunningCell", "run_cells"]
@@ -193,13 +194,19 @@ def _stop(running: Sequence[RunningCell]) -> None:
 
 @contextmanager
 def _raising_at_signals() -> Iterator[None]:
-    """Make signals that end this process raise `Interrupted`. Only the main thread can change handlers."""
+    """Make signals that end this process raise `Interrupted`, unless they do. Only the main thread can change handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {one: signal.signal(one, raise_interrupted) for one in ending_signals()}
+    others = [one for one in ending_signals() if signal.getsignal(one) is not raise_interrupted]
+    before = {one: signal.signal(one, _raise) for one in others}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    """Raise the interrupt for a caller that may go on: it is not remembered for the errors of the whole command."""
+    raise Interrupted(number)
