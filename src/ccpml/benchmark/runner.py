@@ -194,7 +194,7 @@ def _stop(running: Sequence[RunningCell]) -> None:
 
 @contextmanager
 def _raising_at_signals() -> Iterator[None]:
-    """Make signals that end this process raise `Interrupted`, unless they do. Only the main thread can change handlers."""
+    """Make signals that end this process raise `Interrupted`. Only the main thread can change handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -40,8 +40,8 @@ class Settings:
         shard_proxies: Whether to shard the proxies over ranks by class.
         pool_size: b, the images of a class among which CCP chooses proxies.
         memory_batches: Batches in the memory of xbm.
-        memory_start: Steps before xbm compares with its memory; the paper's 1,000, or memory_batches in fine-tuning, and
-            at most two thirds of the budget.
+        memory_start: Steps before xbm compares with its memory; the paper's 1,000, or memory_batches in fine-tuning,
+            and at most two thirds of the budget.
         proxy_lr_factor: Learning rate of the proxies, as a multiple of the network's.
         warmup_epochs: Passes through the training images in which only the embedding layer and the proxies learn.
         pair_weight: Weight of the loss within the batch; 0.1 on the paper's benchmarks, 1 elsewhere.
