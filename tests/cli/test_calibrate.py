@@ -96,7 +96,7 @@ def test_data_that_cannot_calibrate(
     cases = {
         f"folder:{seen}": "expected classes that the run was not trained on",
         f"folder:{toy_folder(tmp_path / 'few', classes=3)}/group0": "expected at least 4 unseen ones",
-        f"folder:{toy_folder(tmp_path / 'single', per_class=1)}": "one image each",
+        f"folder:{toy_folder(tmp_path / 'single', per_class=1)}": "expected a class with at least two images, got none",
     }
     for data, message in cases.items():
         for group in tmp_path.glob("single/group*"):

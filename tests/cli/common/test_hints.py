@@ -40,6 +40,10 @@ def test_a_hint_ends_the_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["train", "glyphs", "--run", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith(f"ccpml: error: {tmp_path}: ")
+    assert error.endswith("; choose another directory with --run\n")
+    (tmp_path / "experiment.yaml").touch()
+    assert main(["train", "glyphs", "--run", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
     assert error.endswith("; resume it with `ccpml train --resume <run>`, or choose another directory with --run\n")
 
 

@@ -129,5 +129,9 @@ def test_an_ensemble_is_one_model(run, second_run, folder, tmp_path, call):
         assert code == 2
         assert f"{index}/ensemble.json: expected the run {tmp_path}/gone there or at {run.parent}/gone, got" in err
     code, _, err = call("index", run, folder, "-o", tmp_path / "one.index", "--ensemble", run)
+    assert code == 2
+    assert f"--ensemble: expected each once, got {run} twice" in err
+    shutil.copytree(run, tmp_path / "copy")
+    code, _, err = call("index", run, folder, "-o", tmp_path / "one.index", "--ensemble", tmp_path / "copy")
     assert code == 1
     assert "ensemble: expected two or more models with different weights" in err
