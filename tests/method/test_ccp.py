@@ -44,7 +44,6 @@ def test_is_the_weighted_sum_of_both_terms():
     memory, memory_labels = torch.randn(6, 4), torch.arange(6) // 3
     expected = 0.3 * loss(x, labels, None, memory, memory_labels) + 0.7 * loss(x, labels, None, refs, ref_labels)
     torch.testing.assert_close(criterion(x, labels, None, memory, memory_labels), expected)
-    assert CCPLoss(loss, 5, 4, 3, pair_weight=0, proxy_weight=0)(x, labels) == 0
 
 
 def test_is_a_module_with_proxies_as_its_parameter():
@@ -100,6 +99,8 @@ def test_wrong_sizes_raise():
         CCPLoss(ContrastiveLoss(), 5, 4, 3)(torch.randn(2, 3), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="proxies_per_class: expected an integer of at least 1, got 0"):
         CCPLoss(ContrastiveLoss(), 5, 4, 0)
+    with pytest.raises(ValueError, match="pair_weight, proxy_weight: expected one other than 0, got 0 and 0"):
+        CCPLoss(ContrastiveLoss(), 5, 4, 3, 0.0, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

@@ -227,6 +227,26 @@ def test_normalize_none_changes_nothing():
                                ContrastiveLoss(0.1, 0.9)(x, labels))  # fmt: skip
 
 
+@each_loss
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("indices", [None, (torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([2, 3]))])
+def test_without_normalization_values_are_exact_or_refused(loss, dtype, indices):
+    """A loss of huge vectors is that of float64, until its values are out of range."""
+    loss, labels = type(loss)(normalize=None), torch.tensor([0, 0, 1, 1])
+    unit = torch.randn(4, 3, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    for exponent in (0, 10, 13, 16):
+        if exponent <= 13 or loss.uses_distances:
+            x = (unit * 10.0**exponent).requires_grad_()
+            value = loss(x, labels, indices)
+            torch.testing.assert_close(value.double(), loss(x.double(), labels, indices), rtol=1e-5, atol=0)
+            value.backward()
+            assert torch.isfinite(x.grad).all()
+    for exponent in (20, 37):
+        with pytest.raises(ValueError, match=r"embeddings: expected .* with normalize=None, got components up to"):
+            loss(unit * 10.0**exponent, labels, indices)
+    assert torch.isnan(loss(unit * torch.nan, labels, indices))  # not finite before: as in torch
+
+
 def test_triplet_memory_is_batch_times_references():
     """With thousands of positives per class, batch × positives × negatives would take 10 GB."""
     x, y = torch.randn(16, 2, requires_grad=True), torch.randn(20_000, 2, requires_grad=True)

@@ -106,7 +106,8 @@ def test_module_named_like_a_prefix(path: Path) -> None:
 
 @pytest.mark.parametrize("wrapping", ["state_dict", "model", "model_state_dict", "teacher"])
 @pytest.mark.parametrize(
-    "prefix", ["", "module.", "_orig_mod.", "backbone.", "module.backbone.", "model.backbone.model."]
+    "prefix",
+    ["", "module.", "_orig_mod.", "backbone.", "module._orig_mod.backbone.", "model.backbone._orig_mod."],
 )
 def test_training_checkpoints(path: Path, wrapping: str, prefix: str) -> None:
     """With counters, the state of the optimizer, arguments and a head without prefix beside the weights."""

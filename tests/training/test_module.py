@@ -28,8 +28,11 @@ def test_validation_scores_are_those_of_evaluate(is_query):
     with torch.no_grad():
         e = lipschitz_normalize(module(x))
     expected = evaluate(e, y) if is_query is None else evaluate(e[is_query], y[is_query], e[~is_query], y[~is_query])
+    (tested,) = trainer.test(module, loader, verbose=False)
     for name in ("map_at_r", "precision_at_1", "r_precision"):
-        assert logged[name] == pytest.approx(getattr(expected, name), rel=1e-6)
+        assert logged[name] == tested[f"test_{name}"] == pytest.approx(getattr(expected, name), rel=1e-6)
+    for batches in (trainer.predict(module, loader), trainer.predict(module, DataLoader(x, batch_size=16))):
+        torch.testing.assert_close(lipschitz_normalize(torch.cat(batches)), e)
     embeddings, labels = module.validation
     torch.testing.assert_close(lipschitz_normalize(embeddings), e)
     assert torch.equal(labels, y)

@@ -55,8 +55,9 @@ class CCPLoss(ClassProxies, MetricLoss):
         proxies: The proxies P, not normalized, shape (C, K, d); see `ClassProxies` for this and other attributes.
 
     Raises:
-        ValueError: If ``loss`` is none, a weight is not finite, a size or ``nearest_positives`` is not a positive
-            integer, ``class_rate`` is out of range, or ``group`` is given with a loss of another library.
+        ValueError: If ``loss`` is none, a weight is not finite, both weights are 0, a size or ``nearest_positives`` is
+            not a positive integer, ``class_rate`` is out of range, or ``group`` is given with a loss of another
+            library.
 
     Example:
         >>> from ccpml import ContrastiveLoss
@@ -91,6 +92,8 @@ class CCPLoss(ClassProxies, MetricLoss):
         check_loss(loss)
         check_number("pair_weight", pair_weight)
         check_number("proxy_weight", proxy_weight)
+        if pair_weight == proxy_weight == 0:
+            raise ValueError("pair_weight, proxy_weight: expected one other than 0, got 0 and 0, which trains nothing")
         self.loss = loss
         self.pair_weight = pair_weight
         self.proxy_weight = proxy_weight

@@ -12,6 +12,9 @@ from ccpml.pairwise.inputs import are_finite, check_dense, check_device, check_h
 
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64}
 
+_MAX_DISTANCE, _MAX_PRODUCT = 1e18, 1e29
+"""Squares of distances are in range of float32, and values nearer to 0 than `ccpml.pairwise.equation.NEGATIVE_FILL`."""
+
 
 def check_number(name: str, value: float, above: float = -math.inf) -> None:
     """Raise ValueError unless ``value`` is a number, finite and greater than ``above``."""
@@ -80,6 +83,23 @@ def check_labels(name: str, labels: Tensor, length: int, num_classes: int | None
             raise ValueError(f"{name}: expected classes 0..{num_classes - 1}, got {int(low)}..{int(high)}")
     else:
         torch._assert_async((low >= 0) & (high < num_classes), f"{name}: expected classes 0..{num_classes - 1}")
+
+
+def check_values(x: Tensor, y: Tensor, distances: bool) -> None:
+    """Raise ValueError if distances or inner products of finite vectors, not normalized, are out of range of a loss.
+
+    On an accelerator and in a graph of ``torch.compile`` nothing is checked, and a loss out of range is not finite.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    first, second = (float(torch.linalg.vector_norm(v.detach(), torch.inf)) if v.numel() else 0.0 for v in (x, y))
+    largest = math.sqrt(x.shape[1]) * (first + second) if distances else x.shape[1] * first * second
+    limit, values = (_MAX_DISTANCE, "distances") if distances else (_MAX_PRODUCT, "inner products")
+    if is_finite(first + second) and largest > limit:
+        raise ValueError(
+            f"embeddings: expected {values} below {limit:g} with normalize=None, got components up to "
+            f"{max(first, second):.3g}; has the training diverged?"
+        )
 
 
 def check_points(name: str, points: Tensor, like: Tensor | None = None) -> None:

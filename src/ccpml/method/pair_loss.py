@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ccpml.method.checks import check_call
+from ccpml.method.checks import check_call, check_values
 from ccpml.method.metric_loss import NORMALIZED_LENGTH, MetricLoss, working_dtype
 from ccpml.method.normalize import l2_normalize, lipschitz_normalize
 from ccpml.pairwise.engine import ReferenceSet, pair_loss
@@ -30,7 +30,8 @@ class PairLoss(MetricLoss, PairEquation):
             paper's), ``"l2"``, or ``None`` for none.
 
     Raises:
-        ValueError: If ``normalize`` is none of these.
+        ValueError: If ``normalize`` is none of these. When called without normalization, on a CPU: if a distance may
+            exceed 1e18, or an inner product 1e29.
 
     Example:
         >>> class Hinge(PairLoss):
@@ -77,8 +78,9 @@ class PairLoss(MetricLoss, PairEquation):
         if indices_tuple is not None:
             check_indices(indices_tuple, len(embeddings), len(y))
             with torch.autocast(embeddings.device.type, enabled=False):
-                x, y = (self.normalized(v.to(working_dtype(embeddings))) for v in (embeddings, y))
-                return indexed_pair_loss(self, x, y, indices_tuple)
+                x, y = (v.to(working_dtype(embeddings)) for v in (embeddings, y))
+                self._check_values(x, y)
+                return indexed_pair_loss(self, self.normalized(x), self.normalized(y), indices_tuple)
         return self.against(embeddings, labels, y, labels if ref_labels is None else ref_labels, within=within)
 
     def against(
@@ -113,9 +115,11 @@ class PairLoss(MetricLoss, PairEquation):
             max_positives = len(y) if within else int((labels[:, None] == ref_labels).sum(1).max())
         with torch.autocast(x.device.type, enabled=False):
             dtype = working_dtype(x)
+            x, y = x.to(dtype), y.to(dtype)
+            self._check_values(x, y)
             references = ReferenceSet(labels, ref_labels, self.normalized, within, ignored, max_positives, group)
             equation, parameters = self._equation(len(x)), tuple(self.parameters())
-            return pair_loss(equation, self.normalized(x.to(dtype)), y.to(dtype), references, parameters)
+            return pair_loss(equation, self.normalized(x), y, references, parameters)
 
     @property
     def starting_length(self) -> float:
@@ -133,6 +137,11 @@ class PairLoss(MetricLoss, PairEquation):
         parts = ("accumulate", "merge", "loss", "uses_distances", "uses_positive_distances")
         unchanged = all(getattr(type(self), name) is getattr(owner, name) for name in parts)
         return self.fast(self, anchors) if unchanged and not any(name in vars(self) for name in parts) else self
+
+    def _check_values(self, x: Tensor, y: Tensor) -> None:
+        """Raise ValueError if values of vectors that are not normalized may be out of range."""
+        if self.normalize is None:
+            check_values(x, y, self.uses_distances)
 
     def normalized(self, x: Tensor) -> Tensor:
         """Return vectors (n, d) as the loss compares them."""

@@ -16,11 +16,15 @@ from ccpml.method.snapshots import (
     check_shapes,
     clones,
     copy_onto,
+    is_shard,
+    local_part,
     matching,
+    placed_like,
+    plain_names,
     restored,
     state_of,
-    to_devices_of,
     weights_of,
+    whole_copies,
 )
 from ccpml.numbers import is_finite
 from ccpml.options import ProjectionOptions
@@ -42,7 +46,8 @@ class AlternatingProjections:
     uninterrupted one.
 
     Args:
-        model: The network θ. If it contains ``criterion``, the parameters of the criterion are not part of θ.
+        model: The network θ. If it contains ``criterion``, the parameters of the criterion are not part of θ. It may be
+            compiled, wrapped by DDP, or sharded by ``fully_shard``; names in the state are those of the network itself.
         criterion: The loss with its proxies P.
         options: Options of the projections.
         group: Process group whose ranks train together, by default all ranks. Each embeds the pool of its share of
@@ -59,7 +64,8 @@ class AlternatingProjections:
         separation: Separation of the classes as `start_when_ready` measured it last, None if it did not.
 
     Raises:
-        ValueError: If an option is out of range, or both ``options`` and ``fields`` are given; if a weight is sharded.
+        ValueError: If an option is out of range, or both ``options`` and ``fields`` are given; if the model is a
+            FullyShardedDataParallel (FSDP1), or the proxies are sharded by ``fully_shard``.
         TypeError: If a field is not one of `ProjectionOptions`.
 
     Example:
@@ -98,9 +104,12 @@ class AlternatingProjections:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ValueError(f"model: expected nn.Module, got {type(model).__name__}")
+        criterion = getattr(criterion, "_orig_mod", criterion)  # within torch.compile
         if not isinstance(criterion, CCPLoss):
             raise ValueError(f"criterion: expected a CCPLoss, got {type(criterion).__name__}")
         weights_of(model, criterion)  # checks them
+        if is_shard(criterion.proxies):
+            raise ValueError("proxies: expected whole on each rank, got a shard; call fully_shard on the network alone")
         self.model = model
         self.criterion = criterion
         self.options = ProjectionOptions.of(options, fields)
@@ -187,7 +196,7 @@ class AlternatingProjections:
             return
         stepped = None if weights is None else {id(weight) for weight in weights}
         own = weights_of(self.model, self.criterion)
-        self._anchor = to_devices_of(own, matching(self._anchor, own))  # the model may have been moved or changed
+        self._anchor = placed_like(own, matching(self._anchor, own))  # the model may have been moved or changed
         pulled, anchors, gradients = [], [], []
         for name, weight in own.items():
             among = weight.requires_grad and (stepped is None or id(weight) in stepped)
@@ -196,9 +205,9 @@ class AlternatingProjections:
                     raise ValueError(
                         f"gradient of {name!r}: expected a dense one, got {weight.grad.layout}; pass sparse=False"
                     )
-                pulled.append(weight)
-                anchors.append(self._anchor[name])
-                gradients.append(weight.grad)
+                pulled.append(local_part(weight))
+                anchors.append(local_part(self._anchor[name]))
+                gradients.append(local_part(weight.grad))
         if gradients:
             torch._foreach_add_(gradients, torch._foreach_sub(pulled, anchors), alpha=self.strength_now)
 
@@ -261,7 +270,7 @@ class AlternatingProjections:
         if self.best_proxies is None:
             raise RuntimeError("project: call observe(score) at least once in this instance first")
         reset = self._optimizer_of_proxies(optimizer) if self.options.reset_proxy_state else None
-        rewound = restored(state_of(self.model, self.criterion), self._best) if self.options.rewind else nullcontext()
+        rewound = restored(self.model, self.criterion, self._best) if self.options.rewind else nullcontext()
         with rewound:
             self._pool.choose_proxies(self._pool.embed(pool), centers=self.best_proxies)
         if reset is not None:
@@ -299,7 +308,7 @@ class AlternatingProjections:
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of what a resumed run needs: tensors and plain numbers.
 
-        With sharded proxies it holds those of all ranks, as the criterion's ``state_dict`` does; all ranks call it.
+        With sharded proxies or weights it holds those of all ranks, and all ranks call it.
         """
         best_proxies = None if self.best_proxies is None else self.criterion.gather_classes(self.best_proxies.clone())
         own, current = weights_of(self.model, self.criterion), state_of(self.model, self.criterion)
@@ -311,9 +320,9 @@ class AlternatingProjections:
             "instance": self.instance,
             "best_score": self.best_score,
             "stale": self.stale,
-            "anchor": None if self._anchor is None else clones(matching(self._anchor, own)),
-            "best": clones(matching(self._best, own)),
-            "best_buffers": clones(matching(self._best, buffers)),
+            "anchor": None if self._anchor is None else whole_copies(matching(self._anchor, own)),
+            "best": whole_copies(matching(self._best, own)),
+            "best_buffers": whole_copies(matching(self._best, buffers)),
             "best_proxies": best_proxies,
         }
 
@@ -327,8 +336,10 @@ class AlternatingProjections:
                 proxies.
         """
         check_state(state)
-        anchor, best, best_proxies = state["anchor"], state["best"], state["best_proxies"]
+        best_proxies = state["best_proxies"]
         own, current = weights_of(self.model, self.criterion), state_of(self.model, self.criterion)
+        anchor = None if state["anchor"] is None else plain_names(state["anchor"], own)
+        best, buffers = plain_names(state["best"], own), plain_names(state["best_buffers"], current)
         check_shapes("anchor", anchor or {}, own)
         check_shapes("best", best, own)
         if (state["best_score"] is None) != (best_proxies is None):
@@ -339,7 +350,7 @@ class AlternatingProjections:
         self.started, self.instance, self.stale = bool(state["started"]), int(state["instance"]), int(state["stale"])
         self.criterion.warming, self.separation = bool(state["waiting"]), state["separation"]
         self.best_score = state["best_score"]
-        self._anchor = None if anchor is None else to_devices_of(current, clones(anchor))
+        self._anchor = None if anchor is None else placed_like(current, clones(anchor))
         self.strength_now = self._strength()
-        self._best, self._scored = to_devices_of(current, clones({**best, **state["best_buffers"]})), None
+        self._best, self._scored = placed_like(current, clones({**best, **buffers})), None
         self.best_proxies = None if best_proxies is None else best_proxies.to(self.criterion.proxies.device)

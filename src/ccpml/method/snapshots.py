@@ -1,32 +1,56 @@
-"""Copies of a network's weights and buffers: keeping, restoring and checking them."""
+"""Copies of a network's weights and buffers: keeping, restoring and checking them.
 
-from collections.abc import Iterator
+Names are those of the network itself, whatever it is wrapped in: ``torch.compile``, activation checkpointing, DDP. The
+weights of ``fully_shard`` are shards, on each rank its own, and so are their copies; what is saved is whole.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-__all__ = ["check_shapes", "clones", "copy_onto", "matching", "restored", "state_of", "to_devices_of", "weights_of"]
+__all__ = [
+    "check_shapes",
+    "clones",
+    "copy_onto",
+    "is_shard",
+    "local_part",
+    "matching",
+    "placed_like",
+    "plain_names",
+    "restored",
+    "state_of",
+    "weights_of",
+    "whole_copies",
+]
+
+_WRAPPINGS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 
 
 def weights_of(model: nn.Module, criterion: nn.Module) -> dict[str, Tensor]:
     """Return θ: the parameters of the model by name, without those of the criterion.
 
     Raises:
-        ValueError: If one is a shard, as of ``fully_shard``, which is whole at some times and not at others.
+        ValueError: If they are flattened over the ranks, as by FullyShardedDataParallel.
     """
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # imported where it is used
+    for part in model.modules() if fsdp else ():
+        if isinstance(part, fsdp.FullyShardedDataParallel):
+            raise ValueError("model: expected weights by name, got FullyShardedDataParallel; use fully_shard, or DDP")
+        if isinstance(part, fsdp.FSDPModule):
+            part.reshard()  # weights may be whole since the last forward
     others = {id(parameter) for parameter in criterion.parameters()}
-    weights: dict[str, Tensor] = {name: weight for name, weight in model.named_parameters() if id(weight) not in others}
-    for name, weight in weights.items():
-        if hasattr(weight, "full_tensor"):  # a DTensor
-            raise ValueError(f"model: expected whole weights on each rank, got a shard of {name!r}; train with DDP")
-    return weights
+    return _by_name(weight for weight in _unwrapped(model).named_parameters() if id(weight[1]) not in others)
 
 
 def state_of(model: nn.Module, criterion: nn.Module) -> dict[str, Tensor]:
     """Return θ and the buffers of the model (running statistics) by name, without those of the criterion."""
     others = {id(buffer) for buffer in criterion.buffers()}
-    buffers = {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in others}
+    buffers = _by_name(buffer for buffer in _unwrapped(model).named_buffers() if id(buffer[1]) not in others)
     return {**weights_of(model, criterion), **buffers}
 
 
@@ -40,7 +64,7 @@ def copy_onto(copies: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str
     """Return copies of tensors, in the memory of earlier copies where those have the same shape, dtype and device."""
     same = {name: copy for name, copy in copies.items() if name in tensors and _is_alike(copy, tensors[name])}
     if same:
-        torch._foreach_copy_(list(same.values()), [tensors[name] for name in same])
+        torch._foreach_copy_([local_part(copy) for copy in same.values()], [local_part(tensors[name]) for name in same])
     return {name: same[name] if name in same else tensor.detach().clone() for name, tensor in tensors.items()}
 
 
@@ -49,20 +73,43 @@ def matching(copies: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str,
     return {name: copy for name, copy in copies.items() if name in tensors and copy.shape == tensors[name].shape}
 
 
-def to_devices_of(tensors: dict[str, Tensor], copies: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies, moved to the devices of the tensors of the same names."""
-    return {name: copy.to(tensors[name].device) if name in tensors else copy for name, copy in copies.items()}
+def placed_like(tensors: dict[str, Tensor], copies: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies, moved to the devices of the tensors of the same names and sharded as these are; a collective."""
+    return {name: _placed(copy, tensors[name]) if name in tensors else copy for name, copy in copies.items()}
+
+
+def whole_copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of tensors, those of shards joined over the ranks, which all call this."""
+    return {name: _whole(tensor).clone() for name, tensor in tensors.items()}
+
+
+def is_shard(tensor: Tensor) -> bool:
+    """Whether this is a tensor of ``fully_shard``, of which each rank holds a part."""
+    return hasattr(tensor, "full_tensor")  # a DTensor, whose module is not imported
+
+
+def local_part(tensor: Any) -> Tensor:
+    """Return the part of a tensor that is on this rank, in the same memory: all of it unless it is a shard."""
+    part: Tensor = tensor.to_local() if is_shard(tensor) else tensor
+    return part
+
+
+def plain_names(saved: dict[str, Tensor], current: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return saved tensors by the names of the network, if they were saved by those in a wrapper of it."""
+    renamed = {name: _plain(name) for name in saved if name not in current}
+    renamed = {name: plain if plain in current else plain.removeprefix("module.") for name, plain in renamed.items()}
+    return {renamed[name] if renamed.get(name) in current else name: tensor for name, tensor in saved.items()}
 
 
 @contextmanager
-def restored(tensors: dict[str, Tensor], copies: dict[str, Tensor]) -> Iterator[None]:
-    """Write copies into the tensors of the same names and shapes; undo it if the block raises."""
-    current = clones(tensors)
-    _write(tensors, copies)
+def restored(model: nn.Module, criterion: nn.Module, copies: dict[str, Tensor]) -> Iterator[None]:
+    """Write copies into the weights and buffers of the same names and shapes; undo it if the block raises."""
+    current = clones(state_of(model, criterion))
+    _write(state_of(model, criterion), copies)
     try:
         yield
     except BaseException:
-        _write(tensors, current)
+        _write(state_of(model, criterion), current)
         raise
 
 
@@ -75,6 +122,36 @@ def check_shapes(name: str, saved: dict[str, Tensor], current: dict[str, Tensor]
             raise ValueError(f"state[{name!r}][{key!r}]: expected {words}, got {tuple(got)}")
 
 
+def _unwrapped(model: Any) -> nn.Module:
+    network: nn.Module = model.module if isinstance(model, DataParallel | DistributedDataParallel) else model
+    return network
+
+
+def _by_name(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    return {_plain(name): tensor for name, tensor in tensors}
+
+
+def _plain(name: str) -> str:
+    for wrapping in _WRAPPINGS:
+        name = name.replace(wrapping, "")
+    return name
+
+
+def _whole(tensor: Any) -> Tensor:
+    whole: Tensor = tensor.detach()
+    return whole.full_tensor() if is_shard(whole) else whole  # type: ignore[attr-defined]  # a DTensor
+
+
+def _placed(copy: Tensor, like: Any) -> Tensor:
+    if is_shard(copy) == is_shard(like):
+        return copy.to(like.device)
+    if not is_shard(like):
+        return _whole(copy).to(like.device)
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(copy.to(like.device), like.device_mesh, like.placements)
+
+
 def _is_alike(one: Tensor, other: Tensor) -> bool:
     return (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
 
@@ -82,5 +159,5 @@ def _is_alike(one: Tensor, other: Tensor) -> bool:
 @torch.no_grad()
 def _write(tensors: dict[str, Tensor], copies: dict[str, Tensor]) -> None:
     """Write copies into tensors; one that was added or whose shape has changed since keeps its value."""
-    for name, copy in matching(copies, tensors).items():
+    for name, copy in placed_like(tensors, matching(copies, tensors)).items():
         tensors[name].copy_(copy)

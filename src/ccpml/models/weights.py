@@ -19,7 +19,8 @@ __all__ = ["load_weights"]
 
 _HEADS = ("last_linear.", "fc.", "classifier.", "head.", "linear.", "dino_head.", "ibot_head.")
 _WRAPPINGS = ("state_dict", "model", "model_state_dict", "teacher")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+_COMPILED = "_orig_mod."
+_PREFIXES = ("module.", "model.", "backbone.")
 _RUN_PREFIX = "model.backbone."
 _MAX_LISTED = 10
 
@@ -30,7 +31,8 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
     Files are read as tensors, never as code. Differences in convention are resolved:
 
     - the contents of ``state_dict``, ``model``, ``model_state_dict``, or the ``teacher`` of DINO are used;
-    - prefixes ``module.``, ``_orig_mod.``, ``model.`` and ``backbone.`` of all keys (but the head's) are removed;
+    - ``_orig_mod.``, of compiled modules, and prefixes ``module.``, ``model.`` and ``backbone.`` of all keys (but the
+      head's) are removed;
     - the ``best.safetensors`` of a run is reduced to its backbone, without the linear layer and the proxies;
     - the head (``last_linear.``, ``fc.``, ``classifier.``, ``head.``, ``linear.``, and the two of DINOv2) is ignored if
       the module has none;
@@ -55,6 +57,7 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
         >>> torch.equal(layer.weight, other.weight)
         True
     """
+    module = getattr(module, "_orig_mod", module)  # within torch.compile
     own, tensors = module.state_dict(), _read(expand_home(path))
     run = {key.removeprefix(_RUN_PREFIX): tensor for key, tensor in tensors.items() if key.startswith(_RUN_PREFIX)}
     tensors = fit_vit(_remove_prefixes(run or tensors, own), module)
@@ -91,7 +94,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
         raise ValueError(f"weights: expected a state_dict (names and tensors) in {path}")
-    return dict(content)
+    return {key.replace(_COMPILED, ""): value for key, value in content.items()}
 
 
 def _remove_prefixes(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

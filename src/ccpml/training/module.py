@@ -47,7 +47,8 @@ class MetricLearning(L.LightningModule):
     with coupled weight decay, also of the proxies.
 
     Batches are images (B, C, H, W) and labels (B,). Each validation logs ``map_at_r``, ``precision_at_1`` and
-    ``r_precision``, and keeps the embeddings in ``validation``.
+    ``r_precision``, and keeps the embeddings in ``validation``. ``trainer.test`` logs the same of the test images, as
+    ``test_map_at_r`` and so on; ``trainer.predict`` returns the embeddings of each batch.
 
     On several ranks (Lightning's ``strategy="ddp"``) each rank loads its part of each batch and of the validation
     images, in the order of the ranks. The loss is that of the joined batch, and queries are shared.
@@ -57,7 +58,8 @@ class MetricLearning(L.LightningModule):
         criterion: Loss, called as ``criterion(embeddings, labels)``.
         lr: Learning rate.
         weight_decay: Weight decay.
-        is_query: Whether each validation image is a query, bool (N,); None if they have no roles.
+        is_query: Whether each validation image is a query, bool (N,); None if they have no roles. It is an attribute;
+            set that of the test images before ``trainer.test``.
         proxy_lr_factor: The learning rate of the criterion's parameters is ``lr`` times this.
         shard_proxies: Whether the proxies of a `CCPLoss` are sharded over the ranks.
         head_lr_factor: The learning rate of the embedding layer of an `EmbeddingModel` is ``lr`` times this.
@@ -124,19 +126,46 @@ class MetricLearning(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole validation set."""
-        embeddings, labels = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
-        self._outputs.clear()
-        for name, score in self.score_validation(embeddings, labels).items():
+        for name, score in self.score_validation(*self._joined_outputs()).items():
             self.log(name, score, sync_dist=world_size() > 1)  # the same on each rank
+
+    def on_test_epoch_start(self) -> None:
+        """Drop what a test that was interrupted has left."""
+        self._outputs.clear()
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Embed a batch."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Score the whole test set; the embeddings of the last validation are kept."""
+        for name, score in self._score(*self._joined_outputs())[0].items():
+            self.log(f"test_{name}", score, sync_dist=world_size() > 1)  # the same on each rank
+
+    def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
+        """Embed a batch of images, with labels or without: float32 (B, d)."""
+        embeddings: Tensor = self(batch if isinstance(batch, Tensor) else batch[0])
+        return embeddings.float()
 
     def score_validation(self, embeddings: Tensor, labels: Tensor) -> dict[str, float]:
         """Score embeddings (n, d) of this rank's validation images with those of the others; keep all."""
+        scores, self.validation = self._score(embeddings, labels)
+        return scores
+
+    def _joined_outputs(self) -> tuple[Tensor, Tensor]:
+        """Return the embeddings and labels of this rank's batches, and forget them."""
+        embeddings, labels = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
+        self._outputs.clear()
+        return embeddings, labels
+
+    def _score(self, embeddings: Tensor, labels: Tensor) -> tuple[dict[str, float], tuple[Tensor, Tensor]]:
+        """Score embeddings (n, d) of this rank with those of the others; return these too."""
         embeddings, labels = gather_rows(embeddings), gather_rows(labels)
         if not torch.isfinite(embeddings).all():
             raise ValueError("embeddings: expected finite values, the training has diverged; try a lower learning rate")
-        self.validation = embeddings, labels
         scores = evaluate_with_roles(embeddings, labels, self.is_query, group=all_ranks())
-        return {name: getattr(scores, name) for name in ("map_at_r", "precision_at_1", "r_precision")}
+        names = "map_at_r", "precision_at_1", "r_precision"
+        return {name: getattr(scores, name) for name in names}, (embeddings, labels)
 
     def configure_model(self) -> None:
         """Shard the proxies if requested, and have DDP ignore shards and what ranks keep equal by themselves."""
