@@ -155,7 +155,7 @@ def test_pictures_in_memory_and_huge_ones(index, monkeypatch):
     gray = np.full((4, 6), 9, np.uint8)
     added = index.add([Picture(Path("gray"), image=gray), Picture(Path("color"), image=np.zeros((4, 6, 3), np.uint8))])
     assert (index.item(added.ids[0]).width, index.item(added.ids[0]).height, added.skipped) == (6, 4, [])
-    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 23)
+    monkeypatch.setattr("ccpml.data.images.read.MAX_PIXELS", 23)
     skipped = index.add([Picture(Path("huge"), image=gray)]).skipped
     assert [(error.name, error.reason[:9]) for error in skipped] == [("huge", "too large")]
 

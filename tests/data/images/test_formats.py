@@ -33,6 +33,14 @@ def test_avif(tmp_path: Path) -> None:
     assert np.abs(read_image(image, 3).astype(int) - smooth(40, 60)).mean() < 3
 
 
+def test_the_first_picture_of_a_multi_picture_file_is_read(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.MPO")
+    first, second = (Image.fromarray(smooth(40, 60)[::step]) for step in (1, -1))
+    first.save(tmp_path / "a/1.MPO", "MPO", save_all=True, append_images=[second], quality=95)
+    [image] = load_folder(tmp_path).table.images
+    assert np.abs(read_image(image, 3).astype(int) - smooth(40, 60)).mean() < 3
+
+
 @pytest.mark.usefixtures("no_plugin")
 def test_heic_without_a_plugin_is_ignored(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.heic", "a/2.png")

@@ -184,21 +184,40 @@ def test_files_that_are_not_images(tmp_path: Path) -> None:
 
 
 def test_huge_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit in (2000, 500):  # Pillow warns, or raises an error
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        for kind in ("PNG", "JPEG"):
-            (tmp_path / "bomb.png").write_bytes(encoded(COLOR, kind))
-            with pytest.raises(
-                BadImageError, match=r"bomb\.png: too large: expected at most 0 million pixels, got .*; reduce it"
-            ):
-                read_image(tmp_path / "bomb.png", 3)
+    monkeypatch.setattr("ccpml.data.images.read.MAX_PIXELS", 2399)
+    for kind in ("PNG", "JPEG", "TIFF", "WEBP"):
+        (tmp_path / "bomb.png").write_bytes(encoded(COLOR, kind))
+        reason = r"bomb\.png: too large: expected at most 0 million pixels, got 40 × 60; reduce it"
+        for read in (lambda path: read_image(path, 3), read_header):
+            with pytest.raises(BadImageError, match=reason):
+                read(tmp_path / "bomb.png")
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_huge_images_are_refused_if_warnings_are_not_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
-    with pytest.raises(BadImageError, match="too large"):
-        read_image(encoded(COLOR, "PNG"), 3)
+def test_limits_of_pillow_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert read_image(encoded(COLOR, "PNG"), 3).shape == COLOR.shape
+    with pytest.raises(BadImageError, match=r"at most 0 million pixels in this format, got 0 million; .* JPEG or PNG"):
+        read_image(encoded(COLOR, "WEBP"), 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "I;16"])
+def test_large_images_are_read_at_half_size(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a reduced copy of the whole image, rotated as it is, with the right size in the header."""
+    image = Image.fromarray(smooth(400, 640))
+    image = Image.fromarray(smooth(400, 640, 1).astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
+    kinds = {"L": ("PNG", "JPEG"), "RGB": ("PNG", "JPEG", "WEBP"), "CMYK": ("TIFF", "JPEG")}.get(mode, ("PNG",))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be rotated by a quarter
+    for data in (encoded(image, kind, exif=exif, **({"quality": 95} if kind != "PNG" else {})) for kind in kinds):
+        whole = read_image(data, 3)
+        with monkeypatch.context() as patch:
+            patch.setattr("ccpml.data.images.opening._LARGE", 400 * 640 - 1)
+            assert read_header(data)[:2] == (640, 400)
+            half = read_image(data, 3)
+            assert read_image(data, 1, min_size=50).shape[0] <= 320
+        expected = np.asarray(Image.fromarray(whole).reduce(2))
+        assert half.shape == expected.shape == (320, 200, 3)
+        assert np.abs(half.astype(int) - expected).mean() < 2
 
 
 @settings(max_examples=60, deadline=None)

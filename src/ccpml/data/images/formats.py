@@ -10,7 +10,7 @@ __all__ = ["image_suffixes", "pillow_formats"]
 
 # Pillow reads many more, some of which start other programs (EPS). MPO, a JPEG with more images, comes with JPEG.
 _FORMATS: Final = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM")
-_SUFFIXES: Final = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+_SUFFIXES: Final = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".mpo")
 _HEIF_PLUGINS: Final = ("pi_heif", "pillow_heif")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from ccpml.data.images.opening import is_large
 from ccpml.data.images.orientation import upright, upright_shape
 
 __all__ = ["Part", "decode_jpeg", "jpeg_size"]
@@ -56,6 +57,8 @@ def decode_jpeg(
     options: dict[str, Any] = {"colorspace": "GRAY" if channels == 1 else "RGB"}
     try:
         full = size = _Size(*simplejpeg.decode_jpeg_header(data)[:2])
+        if is_large(*full):
+            min_size = min(min(full) // 2, min_size or min(full))
         if min_size is not None and min(full) >= 2 * min_size:
             options |= {"min_height": min_size, "min_width": min_size, "min_factor": 2}
             header = {name: option for name, option in options.items() if name != "colorspace"}

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from ccpml.data.images.opening import open_image
 from ccpml.system_errors import raise_shortage
 
 __all__ = ["jpeg_orientation", "orientation_of", "upright", "upright_shape"]
@@ -19,7 +20,7 @@ def jpeg_orientation(data: bytes) -> int:
     if not _may_have_exif(data):
         return 1
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        with open_image(io.BytesIO(data), ("JPEG",)) as image:
             return orientation_of(image)
     except Exception as error:  # damaged files make Pillow raise almost anything
         raise_shortage(error)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ccpml.data.images.archived import ArchivedImage, read_archived
-from ccpml.data.images.formats import pillow_formats
 from ccpml.data.images.jpeg import Part, decode_jpeg, jpeg_size
+from ccpml.data.images.opening import MAX_PIXELS, is_large, open_image
 from ccpml.data.images.orientation import jpeg_orientation, orientation_of, upright, upright_shape
 from ccpml.data.images.packed import PackedImage, read_packed
 from ccpml.files import printable
@@ -35,6 +35,8 @@ MAX_LISTED: Final = 10
 
 _WITH_ALPHA: Final = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 _GRAY_MODES: Final = frozenset({"1", "L", "LA", "La", "I"})
+
+_REDUCIBLE: Final = frozenset({"L", "RGB", "LA", "RGBA", "CMYK", "YCbCr"})
 
 P = TypeVar("P", bound=Part)
 
@@ -116,11 +118,12 @@ def read_image(source: ImageLike, channels: int, min_size: int | None = None, ro
             (H, W, 3).
         channels: C, 1 for gray or 3 for RGB.
         min_size: If given, a JPEG may be decoded at half its size or less, as long as its shorter side is at least
-            this. (Sizes between half and full decode no faster.)
+            this. (Sizes between half and full decode no faster.) Images of more than 89 million pixels are read at half
+            their size or less in any case.
         rotate: Whether to rotate and mirror the image of a file as its EXIF data say; otherwise it is read as stored.
 
     Raises:
-        BadImageError: If the file is missing, truncated, not an image, or too large.
+        BadImageError: If the file is missing, truncated, not an image, or has more than 250 million pixels.
         ValueError: If ``channels`` is neither 1 nor 3, or the array has another shape or type.
 
     Example:
@@ -218,7 +221,7 @@ def _unpacked(image: PackedImage) -> NDArray[np.uint8]:
 def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     """Open an image of a known format; exceptions of Pillow, here and in the body, become a ``BadImageError``."""
     try:
-        with Image.open(file, formats=pillow_formats()) as image:
+        with open_image(file) as image:
             _check_size(image.height, image.width, name)
             yield image
     except BadImageError as error:
@@ -237,25 +240,26 @@ def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
 
 
 def _check_size(height: int, width: int, name: str) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and height * width > limit:
+    if height * width > MAX_PIXELS:
         raise BadImageError(
-            f"too large: expected at most {limit / 1e6:.0f} million pixels, got {height} × {width}; reduce it", name
+            f"too large: expected at most {MAX_PIXELS / 1e6:.0f} million pixels, got {height} × {width}; reduce it",
+            name,
         )
 
 
 def _too_large(error: Exception) -> str:
-    """Return the reason for an image that Pillow does not open; Pillow's message has its number of pixels."""
-    found = re.search(r"\((\d+) pixels\)", str(error))
-    size = "more" if found is None else f"{int(found[1]) / 1e6:,.0f} million"
-    return (
-        f"too large: expected at most {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels, got {size}; reduce it"
-    )
+    """Return the reason for an image that Pillow does not decode: for some formats its own limit holds."""
+    found = re.search(r"\((\d+) pixels\) exceeds limit of (\d+)", str(error))
+    got, limit = (f"{int(number) / 1e6:,.0f} million" for number in (found.groups() if found else (0, 0)))
+    return f"too large: expected at most {limit} pixels in this format, got {got}; reduce it, or save it as JPEG or PNG"
 
 
 def _convert_pillow(image: Image.Image, channels: int, rotate: bool) -> NDArray[np.uint8]:
+    if is_large(image.height, image.width):
+        image.draft(None, (image.width // 2, image.height // 2))  # a JPEG is decoded at half its size
     image.load()
     orientation = orientation_of(image) if rotate else 1
+    image = _halved(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = Image.fromarray(_from_16_bits(np.asarray(image)))
     elif image.mode == "F":
@@ -266,8 +270,13 @@ def _convert_pillow(image: Image.Image, channels: int, rotate: bool) -> NDArray[
     if image.mode not in {"1", "L", "RGB"}:
         image = image.convert("RGB")  # Pillow cannot convert all modes to gray
     mode = "L" if channels == 1 else "RGB"
-    pixels = np.array(image if image.mode == mode else image.convert(mode))
+    pixels = np.array(_halved(image if image.mode == mode else image.convert(mode)))
     return upright(pixels[:, :, None] if channels == 1 else pixels, orientation)
+
+
+def _halved(image: Image.Image) -> Image.Image:
+    """Return a large image at half its size, before its copies need several times its memory, if its mode allows."""
+    return image.reduce(2) if is_large(image.height, image.width) and image.mode in _REDUCIBLE else image
 
 
 def _from_16_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:

@@ -27,8 +27,13 @@ _HEIF_SUFFIXES: Final = (".heic", ".heif")
 
 
 def read_label(text: str) -> str:
-    """Return the name of a class; those that Unicode writes in several ways are one, in its form NFC."""
-    return unicodedata.normalize("NFC", text)
+    r"""Return the name of a class, without outer spaces; those that Unicode writes in several ways are one, in NFC.
+
+    Example:
+        >>> read_label(" cafe\u0301 "), read_label(" ")
+        ('café', ' ')
+    """
+    return unicodedata.normalize("NFC", text.strip() or text)
 
 
 class Ignored(NamedTuple):

@@ -2,12 +2,11 @@
 
 import hashlib
 import io
-import warnings
 from typing import Final, NamedTuple
 
 from PIL import Image
 
-from ccpml.data.images.formats import pillow_formats
+from ccpml.data.images.opening import open_image
 from ccpml.data.images.orientation import jpeg_orientation, upright_shape
 from ccpml.serving.service.refused import RefusedError
 from ccpml.system_errors import raise_shortage
@@ -44,10 +43,8 @@ def check_upload(content: bytes, max_pixels: int) -> Upload:
         raise RefusedError(422, "picture: the file is empty")
     limit = f"expected at most {max_pixels / 1e6:g} million pixels"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=pillow_formats()) as image:
-                width, height, kind = image.width, image.height, image.format or ""
+        with open_image(io.BytesIO(content)) as image:
+            width, height, kind = image.width, image.height, image.format or ""
     except Image.DecompressionBombError as error:
         raise RefusedError(413, f"picture: {limit}, got far more") from error
     except Exception as error:  # damaged headers make Pillow raise almost anything
