@@ -2,11 +2,14 @@
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from tqdm import tqdm
 
-__all__ = ["announce", "progress_bar", "progress_to"]
+__all__ = ["PATIENCE", "announce", "progress_bar", "progress_to"]
+
+PATIENCE: Final = 2.0
+"""Seconds after which work that is mostly short shows its progress."""
 
 
 def announce(what: str) -> None:
@@ -15,7 +18,7 @@ def announce(what: str) -> None:
 
 
 def progress_bar(
-    total: int,
+    total: int | None,
     unit: str,
     description: str = "",
     *,
@@ -26,7 +29,8 @@ def progress_bar(
 ) -> "tqdm[Any]":
     """Return a progress bar with rate and remaining time.
 
-    Around an iterable, ``over``, it advances with each item. ``initial`` is the number of steps done before.
+    Around an iterable, ``over``, it advances with each item. ``initial`` is the number of steps done before. Without a
+    total, it shows the number of steps and the rate.
     Work that ends within ``delay`` seconds shows nothing.
     """
     terminal = sys.stderr.isatty()

@@ -104,3 +104,15 @@ def test_warnings_of_pillow_are_not_shown(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert b"too large: expected at most 250 million pixels" in result.stdout
     assert b"Warning" not in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["data check folder:{folder}", "search {folder}/x.index q.jpg", "report {folder}/run"])
+def test_too_little_address_space_is_named_before_libraries_end_the_process(verb: str, tmp_path: Path) -> None:
+    (tmp_path / "x.index").mkdir()
+    (tmp_path / "x.index/index.sqlite").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/experiment.yaml").touch()
+    result = shell(f"ulimit -v 200000; ccpml {verb.format(folder=tmp_path)}")
+    assert result.returncode == 1
+    assert b"error: address space: expected at least" in result.stderr
+    assert result.stderr.endswith(b"got 204.8 MB; allow more (ulimit -v)\n")

@@ -9,6 +9,7 @@ from ccpml.benchmark.ablations import ABLATIONS, ablation_rows
 from ccpml.benchmark.protocol import PROTOCOLS, ROW_METHODS, Benchmark, Row, protocol_settings
 from ccpml.benchmark.rows import table_rows, variant_rows, with_row_settings
 from ccpml.cli.common.commas import is_free_text
+from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings, read_yaml
 from ccpml.data_name import DataName
@@ -26,7 +27,7 @@ def run(arguments: list[str]) -> int:
     options, benchmark = parse(arguments)
     check_settings(benchmark.base, options.files)
 
-    announce("loading libraries")
+    announce_libraries()
     from ccpml.benchmark.live_table import LiveTable
     from ccpml.benchmark.prepare import prepare_benchmark
     from ccpml.benchmark.runner import run_cells

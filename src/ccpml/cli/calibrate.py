@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ccpml.cli.common.commas import check_commas, is_number
+from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, add_data_options, check_data_of_run, check_run
 from ccpml.cli.common.parser import Parser
 from ccpml.data_name import known_names
@@ -21,7 +22,7 @@ def run(arguments: list[str]) -> int:
     path, as_json = check_run(options["path"]), options.pop("json")
     check_data_of_run(options["data"], options["data_root"])
 
-    announce("loading libraries")
+    announce_libraries()
     from ccpml.calibration.run import calibrate_run
 
     certificate = calibrate_run(**options)

@@ -4,10 +4,10 @@ import argparse
 import os
 from pathlib import Path
 
+from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, add_data_options, check_data_of_run, check_run
 from ccpml.cli.common.parser import Parser
 from ccpml.data_name import DataName, known_names
-from ccpml.progress import announce
 
 
 def run(arguments: list[str]) -> int:
@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> int:
         options.output = Path(f"{options.path.resolve().name}-{DataName.parse(options.data).label}-cleaned")
     _check_new_folder(options.output)
 
-    announce("loading libraries")
+    announce_libraries()
     from ccpml.cleaning.page import notes_of, size_of, summary_rows
     from ccpml.cleaning.run import clean_run
     from ccpml.files import printable

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from ccpml.cli.common.commas import check_single
+from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import (
     UsageError,
     add_data_options,
@@ -30,7 +31,7 @@ def run(arguments: list[str]) -> int:
     if output is not None:
         check_output(output)
 
-    announce("loading libraries")
+    announce_libraries()
     from ccpml.comparison.compare import compare_runs
     from ccpml.comparison.text import text_of
 

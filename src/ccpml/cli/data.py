@@ -4,10 +4,10 @@ import argparse
 import shlex
 
 from ccpml.artifacts import expand_home, not_found
+from ccpml.cli.common.libraries import READING, announce_libraries
 from ccpml.cli.common.options import UsageError, add_data_options, check_data_root, find_data_root, report_stop
 from ccpml.cli.common.parser import Parser
 from ccpml.data_name import BENCHMARKS, DataName, known_names
-from ccpml.progress import announce
 
 
 def run(arguments: list[str]) -> int:
@@ -43,7 +43,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def _check(options: argparse.Namespace) -> int:
     check_data_root(options.data, options.data_root)
 
-    announce("loading libraries")
+    announce_libraries(needed=READING)
     from ccpml.data.images.read import first_lines
     from ccpml.data.upkeep.verify import verify_source
     from ccpml.files import printable
@@ -85,7 +85,7 @@ def _cache(options: argparse.Namespace) -> int:
     if DataName.parse(options.data).is_built_in:
         raise UsageError(f"{options.data}: comes with ccpml, so that there is nothing to cache; expected other data")
 
-    announce("loading libraries")
+    announce_libraries(needed=READING)
     from ccpml.data import build_cache
 
     print(build_cache(options.data, options.data_root, options.allow_partial, options.side))

@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
+from ccpml.cli.common.libraries import EMBEDDING, announce_libraries
 from ccpml.cli.common.models import MODEL_HELP, check_model, is_exported
 from ccpml.cli.common.options import UsageError, add_data_options, check_data_of_run, check_output
 from ccpml.cli.common.parser import Parser
 from ccpml.data_name import known_names
 from ccpml.extras import require_extra
-from ccpml.progress import announce
 
 
 def run(arguments: list[str]) -> int:
@@ -19,7 +19,7 @@ def run(arguments: list[str]) -> int:
     check_model(options.path)
     check_data_of_run(options.data, options.data_root)
 
-    announce("loading libraries")
+    announce_libraries(needed=EMBEDDING)
     if is_exported(options.path):
         from ccpml.exported.embed import embed_data as embed
     else:

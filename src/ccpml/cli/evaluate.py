@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ccpml.cli.common.commas import check_commas, check_single
+from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.models import is_model
 from ccpml.cli.common.options import (
     UsageError,
@@ -19,7 +20,6 @@ from ccpml.cli.common.options import (
 from ccpml.cli.common.parser import Parser
 from ccpml.cli.common.scan_options import DTYPES, RERANK
 from ccpml.data_name import known_names
-from ccpml.progress import announce
 
 
 def run(arguments: list[str]) -> int:
@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> int:
         check_run(run)
     check_each_once("--ensemble", [path, *rankings["ensemble"]])
 
-    announce("loading libraries")
+    announce_libraries()
     from ccpml.files import write_json
 
     if any(rankings.values()):

@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, check_run
 from ccpml.cli.common.parser import Parser
 from ccpml.exporting.targets import FORMATS, check_target, default_target
@@ -16,7 +17,7 @@ def run(arguments: list[str]) -> int:
     options = parse(arguments)
     _check(options)
 
-    announce("loading libraries")
+    announce_libraries()
     from ccpml.exporting.export import export_run
 
     found = export_run(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ccpml.cli.common.commas import check_single
+from ccpml.cli.common.libraries import EMBEDDING, announce_libraries
 from ccpml.cli.common.models import MODEL_HELP, check_model, is_model, load_model
 from ccpml.cli.common.options import (
     UsageError,
@@ -20,7 +21,6 @@ from ccpml.cli.common.options import (
 from ccpml.cli.common.parser import Parser
 from ccpml.cli.common.scan_options import DTYPES, use_dtype
 from ccpml.data_name import DataName, known_names
-from ccpml.progress import announce
 
 if TYPE_CHECKING:
     from ccpml.data.images.read import BadImageError
@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
     if options.output is not None:
         _check_target(options.output, options.sync)
 
-    announce("loading libraries")
+    announce_libraries(needed=EMBEDDING)
     from ccpml.serving import QdrantError, create_index, index_exists
     from ccpml.serving.ensemble import EnsembleEmbedder, write_members
 
@@ -230,7 +230,7 @@ def _list_skipped(index: "PictureIndex", skipped: "list[BadImageError]", total: 
 
 def _verify(path: Path) -> int:
     check_index(path)
-    announce("loading libraries")
+    announce_libraries(needed=EMBEDDING)
     from ccpml.progress import progress_bar
     from ccpml.serving import Index
 
@@ -250,7 +250,7 @@ def _verify(path: Path) -> int:
 
 def _compact(path: Path) -> int:
     check_index(path)
-    announce("loading libraries")
+    announce_libraries(needed=EMBEDDING)
     from ccpml.serving import Index
 
     with Index.open(path) as index:

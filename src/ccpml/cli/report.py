@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import check_run
 from ccpml.cli.common.parser import Parser
 from ccpml.progress import announce
@@ -13,7 +14,7 @@ def run(arguments: list[str]) -> int:
     options = parse(arguments)
     check_run(options.run)
 
-    announce("loading libraries")
+    announce_libraries()
     from ccpml.report import write_report
     from ccpml.runs.directory import RunDirectory
 

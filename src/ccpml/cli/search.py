@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ccpml.cli.common.commas import check_single, is_number_only
+from ccpml.cli.common.libraries import EMBEDDING, announce_libraries
 from ccpml.cli.common.models import find_model, is_exported, load_model_of
 from ccpml.cli.common.options import UsageError, add_store, check_data_root, check_index, find_location
 from ccpml.cli.common.parser import Parser
@@ -39,7 +40,7 @@ def run(arguments: list[str]) -> int:
     for query in options.queries:
         if query in BENCHMARKS and not Path(query).exists():
             check_data_root(query, options.data_root)
-    announce("loading libraries")
+    announce_libraries(needed=EMBEDDING)
     from ccpml.serving import find_queries, open_index
 
     location = find_location(options.index, options.store)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ccpml.cli.common.libraries import EMBEDDING, announce_libraries
 from ccpml.cli.common.models import find_model, load_model_of
 from ccpml.cli.common.options import UsageError, add_store, check_index, find_location
 from ccpml.cli.common.parser import Parser
@@ -42,7 +43,7 @@ def run(arguments: list[str]) -> int:
     except AddressError as error:
         raise UsageError(str(error)) from error
     with listener:
-        announce("loading libraries")
+        announce_libraries(needed=EMBEDDING)
         _serve(options, listener, _settings(options, token))
     return 0
 

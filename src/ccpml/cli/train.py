@@ -7,6 +7,7 @@ from typing import Any
 
 from ccpml.allocator import keep_freed_memory
 from ccpml.cli.common.hints import was_killed
+from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, check_run, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
@@ -27,7 +28,7 @@ def run(arguments: list[str]) -> int:
         check_settings(settings, parsed.files)
         path = Path(options.run or _default_path(settings))
 
-    announce("loading libraries")
+    announce_libraries()
     keep_freed_memory()
     from ccpml.data import BadImageError
     from ccpml.report import write_report

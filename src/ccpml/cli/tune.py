@@ -11,11 +11,11 @@ from tqdm import tqdm
 from ccpml.allocator import keep_freed_memory
 from ccpml.artifacts import expand_home
 from ccpml.cli.common.commas import is_number
+from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
 from ccpml.extras import require_extra
-from ccpml.progress import announce
 from ccpml.runs.defaults import RUN_SETTINGS
 from ccpml.tuning.search_space import SEARCHES, Field, search_space
 
@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> int:
     parsed, space = parse(arguments)
     check_settings(parsed.settings, parsed.files)
     require_extra("tune", ["optuna"], "tune")
-    announce("loading libraries")
+    announce_libraries()
     keep_freed_memory()
     search = _search(parsed, space)
 

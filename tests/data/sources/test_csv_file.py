@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ccpml.data import load_csv
+from ccpml.data import load_csv, load_folder
 from tests.data.image_files import touch
 
 
@@ -132,3 +132,19 @@ def test_a_misspelt_label_is_named_where_none_is_needed(images: Path) -> None:
 def test_labels_that_unicode_writes_in_two_ways_are_one_class(images: Path) -> None:
     text = "path,label\n0.png,caf\u00e9\n1.png,cafe\u0301\n"
     assert load_csv(csv_of(images, text)).table.class_names == ("caf\u00e9",)
+
+
+def test_long_reading_shows_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    touch(tmp_path, "im/0.png", "im/1.png")
+    file = csv_of(tmp_path, "path,label\nim/0.png,a\nim/1.png,b\n")
+    load_csv(file)
+    load_folder(tmp_path)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("ccpml.data.sources.csv_rows.PATIENCE", 0.0)
+    monkeypatch.setattr("ccpml.data.sources.folder.PATIENCE", 0.0)
+    load_csv(file)
+    assert f"reading {file.name}: 2row" in capsys.readouterr().err
+    load_folder(tmp_path)
+    assert f"listing {tmp_path.name}: " in capsys.readouterr().err

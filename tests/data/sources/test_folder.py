@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from ccpml.data import load_folder, load_source
+from ccpml.cleaning.cleaned import cleaned_csv
+from ccpml.data import load_csv, load_folder, load_source
 from ccpml.data.sources.source import count_ignored
 from tests.data.image_files import touch
 
@@ -24,6 +25,19 @@ def test_names_that_unicode_writes_in_several_ways_are_one_class(tmp_path: Path)
     table = load_folder(tmp_path).table
     assert table.class_names == ("caf\u00e9", "caf\u00e9/x", "zoo")
     assert table.labels.tolist() == [0, 0, 1, 2]
+
+
+def test_names_are_those_that_a_table_of_the_same_images_gives(tmp_path: Path) -> None:
+    """``clean`` writes such a table; in a row, spaces around a value do not count."""
+    names = [" mug", "cup ", "a\nb", "\u00a0x", 'with "quotes", and a comma', "group/ inner"]
+    touch(tmp_path, *(f"{name}/1.png" for name in names))
+    folder = load_folder(tmp_path).table
+    labels = [folder.class_names[label] for label in folder.labels]
+    paths = [f"./{image.relative_to(tmp_path)}" for image in folder.images]
+    (tmp_path / "cleaned.csv").write_text(cleaned_csv(paths, labels, {}, [""] * len(paths)), newline="")
+    table = load_csv(tmp_path / "cleaned.csv").table
+    assert table.class_names == folder.class_names
+    assert {"mug", "cup"} < set(table.class_names)
 
 
 def test_what_is_ignored_is_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ccpml.data import build_cache
 from ccpml.data.upkeep import check
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.data.upkeep.verify import verify_source
@@ -189,3 +190,14 @@ def test_the_log_has_name_size_and_time(tmp_path: Path) -> None:
     name, size, changed = json.loads(CheckLog(folder, DataName("cub")).file.read_text().splitlines()[0])
     status = (folder / name).stat()
     assert (size, changed) == (status.st_size, status.st_mtime_ns)
+
+
+def test_a_cache_that_training_would_refuse_is_a_problem(tmp_path: Path) -> None:
+    for name, folder in ((f"folder:{tmp_path / 'toy'}", toy_folder(tmp_path / "toy")), ("cub", make_cub(tmp_path))):
+        build_cache(name, tmp_path, side=8, progress=False)
+        assert verify_source(name, tmp_path, progress=False).problems == []
+        image = min(path for path in folder.rglob("*") if path.suffix in {".png", ".jpg"})
+        Image.new("L", (9, 9)).save(image)
+        (problem,) = verify_source(name, tmp_path, progress=False).problems
+        assert "cache cannot be used" in problem
+        assert f"{image} has changed" in problem

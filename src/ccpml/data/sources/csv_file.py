@@ -49,13 +49,20 @@ def load_csv(file: Path | str, labeled: bool = True) -> Source:
     rows = _read_csv(file, labeled)
     splits = ((row.label, repr(row.label), row.split, row.where) for row in rows if row.label)
     check_one_split(splits, "put each class in one split only")
-    paths = ((row.path.resolve(), row.path, row.where) for row in rows)  # other spellings and links are the same image
+    real = _real_paths([row.path for row in rows])  # other spellings and links are the same image
+    paths = ((path, row.path, row.where) for path, row in zip(real, rows, strict=True))
     check_distinct(paths, "remove one of the lines")
     _check_roles(rows)
     split_of_class = {row.label: row.split for row in rows if row.label and row.split is not None}
     images, classes, roles = zip(*((row.path, row.label, row.role) for row in rows), strict=True)
     table = ImageTable.from_classes(images, classes, roles, file.stem)
     return Source(table, split_of_class or None, file.parent)
+
+
+def _real_paths(paths: Sequence[Path]) -> list[Path]:
+    """Return the paths without links; each folder is looked at once."""
+    folders = {folder: folder.resolve() for folder in {path.parent for path in paths}}
+    return [path.resolve() if path.is_symlink() else folders[path.parent] / path.name for path in paths]
 
 
 def _read_csv(file: Path, labeled: bool) -> list[_Row]:
@@ -109,7 +116,7 @@ def _row(fields: list[str], header: list[str], where: str, folder: Path, labeled
         found = path_kind(path)
     except OSError as error:  # the name is too long, or a folder is closed
         raise ValueError(f"{where}: image {path}: cannot be opened ({error.strerror}){advice(error)}") from error
-    if not path.is_file():
+    if found != "a file":
         if found:
             raise ValueError(f"{where}: image {path}: {not_found(path)}; restore it, or remove the row")
         raise ValueError(f"{where}: image {path} not found; paths are relative to the folder of the CSV file")

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from ccpml.artifacts import not_found
+from ccpml.files import printable
+from ccpml.progress import PATIENCE, progress_bar
 from ccpml.system_errors import advice
 
 __all__ = ["check_header", "read_rows"]
@@ -39,7 +41,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
             header = next(reader, [])
             yield line, [field.strip() for field in header]
             line = reader.line_num + 1
-            for fields in reader:
+            for fields in progress_bar(None, "row", f"reading {printable(file.name)}", over=reader, delay=PATIENCE):
                 if any(field.strip() for field in fields):
                     _check_row(fields, len(header), f"{file}, line {line}")
                     yield line, [field.strip() for field in fields]

@@ -7,7 +7,9 @@ from ccpml.artifacts import expand_home, not_found
 from ccpml.data.images.formats import image_suffixes
 from ccpml.data.sources.source import Ignored, Source, count_ignored, read_label
 from ccpml.data.table import ImageTable
+from ccpml.files import printable
 from ccpml.numbers import check_flags
+from ccpml.progress import PATIENCE, progress_bar
 from ccpml.system_errors import advice
 
 __all__ = ["load_folder"]
@@ -61,6 +63,7 @@ def _read(root: Path) -> _Contents:
     """Read all folders below a root; real folders come first, so that a link never names one."""
     found, suffixes = _Contents(), image_suffixes()
     folders, links, seen, visited = [root], list[Path](), set[Path](), list[Path]()
+    bar = progress_bar(None, "file", f"listing {printable(root.name)}", delay=PATIENCE)
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
         real = folder.resolve()
@@ -81,8 +84,10 @@ def _read(root: Path) -> _Contents:
                     found.ignored.append(Ignored(entry.relative_to(root), _reason(entry)))
         except OSError as error:  # the folder, or what is in it, is closed
             raise ValueError(f"{folder}: folder cannot be read ({error.strerror or error}){advice(error)}") from error
+        bar.update(len(images))
         if images:
             found.images[folder] = images
+    bar.close()
     parents = {parent for folder in found.images for parent in (folder, *folder.parents)}
     parents |= {folder.parent for folder in visited}
     empty = [folder.relative_to(root) for folder in visited if folder not in {root, *parents}]

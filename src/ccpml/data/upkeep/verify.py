@@ -10,10 +10,12 @@ from typing import Final
 
 import numpy as np
 
+from ccpml.data.images.cache import use_cache
+from ccpml.data.images.cache_index import CacheError
 from ccpml.data.images.read import MAX_LISTED
 from ccpml.data.loading import load_source
 from ccpml.data.sources.benchmarks import BenchmarkOnDisk, find_benchmark
-from ccpml.data.sources.source import count_ignored
+from ccpml.data.sources.source import Source, count_ignored
 from ccpml.data.upkeep.check import unreadable
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.data_name import DataName
@@ -53,7 +55,7 @@ def verify_source(name: str, data_root: Path | str | None = None, progress: bool
 
     For a benchmark: the index files are valid and the same as in the last verification without problems (and as
     published, where a checksum is), exactly the listed images exist, in the published numbers, and each can be
-    decoded. For other sets: each image can be decoded.
+    decoded. For other sets: each image can be decoded. If the set has a cache, it can be used, as no image has changed.
 
     Readable images are recorded in ``.ccpml-check`` in the folder of the images, so that an interrupted verification
     resumes, and a run does not decode them again before it starts. The arguments are those of `load_source`.
@@ -74,7 +76,7 @@ def verify_source(name: str, data_root: Path | str | None = None, progress: bool
         bad = [f"cannot be read: {table.name_of(row)}: {why}" for row, why in enumerate(reasons) if why is not None]
         return Verified(None, [contents], {}, bad)
     images = [image for image in table.images if isinstance(image, Path)]
-    bad = _decode(images, source.folder, data, progress)
+    bad = _decode(images, source.folder, data, progress) + _cache_problems(source, data)
     listed_in = CheckLog(source.folder, data).write_list("problems", bad)
     return Verified(source.folder, [contents], {}, bad, listed_in, count_ignored(source.ignored, MAX_LISTED))
 
@@ -94,6 +96,8 @@ def _verify_benchmark(name: DataName, data_root: Path | str | None, progress: bo
         *unreadable_images,
     ]
     if not problems:
+        problems = _cache_problems(load_source(str(name), data_root), name)
+    if not problems:
         with suppress(OSError):  # a folder that is not writable, as CheckLog.opened has reported
             write_json(memory, checksums)
     listed_in = CheckLog(found.folder, name).write_list("problems", problems)
@@ -105,6 +109,15 @@ def _decode(paths: Sequence[Path], folder: Path, name: DataName, progress: bool)
     with log.opened():
         reasons = unreadable(paths, progress, log)
     return [f"cannot be read: {path}: {why}" for path, why in zip(paths, reasons, strict=True) if why is not None]
+
+
+def _cache_problems(source: Source, name: DataName) -> list[str]:
+    """Return why the cache of a set, if it has one, cannot be used by a training."""
+    try:
+        use_cache(source, name)
+    except CacheError as error:
+        return [str(error)]
+    return []
 
 
 def _contents(found: BenchmarkOnDisk) -> list[str]:
