@@ -18,6 +18,7 @@ __all__ = [
     "PARENT",
     "Interrupted",
     "block_signals",
+    "continue_at_end_of_parent",
     "ending_signals",
     "exit_at_signals",
     "exit_code",
@@ -31,6 +32,8 @@ PARENT = "CCPML_PARENT"
 """Environment variable with the process id of the process that started this one."""
 
 _OF_TERMINAL = {signal.SIGINT, signal.SIGHUP}
+
+_SET_PARENT_DEATH_SIGNAL = 1  # of prctl, on Linux
 
 _interrupts: list[int] = []  # signals that raised Interrupted
 
@@ -105,6 +108,17 @@ class block_signals:  # noqa: N801 -- a context manager; contextlib would delay 
         signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
 
 
+def continue_at_end_of_parent() -> None:
+    """Continue this process if it is stopped when its parent ends: it could not end by itself then.
+
+    Other systems than Linux cannot do so.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGCONT), 0, 0, 0)
+
+
 def exit_with_parent() -> None:
     """Send SIGTERM to this process once its parent has ended, so that no two processes train one run.
 
@@ -112,6 +126,7 @@ def exit_with_parent() -> None:
     """
     import threading
 
+    continue_at_end_of_parent()
     parent = int(os.environ.get(PARENT, os.getppid()))
 
     def watch() -> None:

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 
 from ccpml.benchmark import runner
 from ccpml.benchmark.prepare import BenchmarkExistsError, prepare_benchmark
@@ -65,6 +67,69 @@ def test_cells_that_were_started_with_other_data_are_refused(tmp_path):
     shutil.rmtree(folder / "group2" / "class11")
     with pytest.raises(BenchmarkExistsError, match=r"fold0.* was started with, got 1 class \(group2/class11\) missing"):
         prepare_benchmark(made)
+
+
+def test_the_way_out_of_other_data_depends_on_whether_all_cells_have_them(tmp_path):
+    folder = toy_folder(tmp_path / "toy")
+    made = prepare_benchmark(benchmark(folder, tmp_path / "out"))
+    cells = list(made.cells())
+    classes = load_images(cells[0].settings, progress=False).classes
+    for cell in cells:
+        RunRecord(cell.settings.flat(), {"a": ClassRecord("train", 1, "")}).write(cell.path / "record.json")
+    with pytest.raises(BenchmarkExistsError, match="restore them, or start a benchmark in another folder$"):
+        prepare_benchmark(made)
+    RunRecord(cells[0].settings.flat(), classes).write(cells[0].path / "record.json")
+    with pytest.raises(BenchmarkExistsError, match=f"or remove {cells[1].path} to train on the data as they are$"):
+        prepare_benchmark(made)
+    shutil.rmtree(cells[1].path)
+    prepare_benchmark(made)
+
+
+@pytest.mark.parametrize("lost", ["record.json", "experiment.yaml"])
+def test_what_a_finished_cell_has_lost_is_named(folder, tmp_path, monkeypatch, lost):
+    made = prepare_benchmark(benchmark(folder, tmp_path / "out"))
+    for seed, cell in enumerate(made.cells()):
+        make_cell(cell, seed)
+        write_yaml(cell.path / "experiment.yaml", cell.settings.as_dict())
+        RunRecord(cell.settings.flat(), load_images(cell.settings, progress=False).classes).write(
+            cell.path / "record.json"
+        )
+        run = RunDirectory(cell.path)
+        run.write_scores(json.loads(run.scores_file.read_text()))
+    cell = next(made.cells())
+    (cell.path / lost).unlink()
+    monkeypatch.setattr(runner, "_start", None)
+    progress = run_cells(prepare_benchmark(made), ["cpu"], 1)
+    assert len(progress.finished) == 1
+    way_out = f"restore it from a copy, or remove {cell.path} to train the cell again"
+    assert progress.failed == {cell.title: f"{cell.path / lost}: not found; {way_out}"}
+    (result,) = collect_results(made)
+    assert len(result.cells) == (1 if lost == "record.json" else 2)
+
+
+def test_two_benchmarks_in_one_folder_share_the_cells(folder, tmp_path, monkeypatch):
+    made = prepare_benchmark(benchmark(folder, tmp_path / "out"))
+    ours, theirs = made.cells()
+    held, started = FileLock(theirs.lock_file), []
+    held.acquire()
+
+    def watch(progress):
+        if progress.elsewhere:
+            assert (progress.elsewhere, progress.finished) == ([theirs], [ours])
+            (theirs.path / "scores.json").parent.mkdir()
+            (theirs.path / "scores.json").touch()
+            held.release()
+
+    def start(cell, *of):
+        started.append(cell)
+        cell.path.mkdir()
+        return finished_at_once(cell, *of)
+
+    monkeypatch.setattr(runner, "_start", start)
+    monkeypatch.setattr(runner, "_wait", lambda running: None)
+    progress = run_cells(made, ["cpu"], 1, watch)
+    assert (started, progress.finished, progress.failed) == ([ours], [ours, theirs], {})
+    assert not any(FileLock(cell.lock_file).acquire(timeout=0).lock.release() for cell in (ours, theirs))
 
 
 def test_each_cell_is_a_normal_run(whole):
@@ -142,9 +207,9 @@ def test_a_run_in_the_place_of_another_cell_is_named_and_is_not_in_the_table(fol
     assert result.problems[0] == f"{cells[1].title}: {expected}"
 
 
-def finished_at_once(cell, device, data_digest):
+def finished_at_once(cell, device, data_digest, lock):
     (cell.path / "scores.json").touch()
-    return runner.RunningCell(cell, device, mock.Mock(returncode=0, poll=lambda: 0), time.monotonic())
+    return runner.RunningCell(cell, device, mock.Mock(returncode=0, poll=lambda: 0), time.monotonic(), lock)
 
 
 def test_a_benchmark_that_is_killed_and_restarted_gives_the_same_scores(whole, folder, tmp_path):

@@ -133,3 +133,18 @@ def test_a_process_whose_parent_has_ended_before_it_could_look_ends(module: str,
     imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
     assert "ccpml.interrupts" in imported
     assert "torch" not in imported
+
+
+def test_a_stopped_process_ends_with_its_parent() -> None:
+    child = "import time; from ccpml.interrupts import exit_with_parent; exit_with_parent(); print(flush=True)"
+    parent = f"""
+import os, signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "{child}; time.sleep(999)"], stdout=subprocess.PIPE)
+child.stdout.readline()
+child.send_signal(signal.SIGSTOP)
+os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    # It returns when the child has closed its end of the pipe, too.
+    ended = subprocess.run([sys.executable, "-c", parent], stderr=subprocess.PIPE, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, b"")

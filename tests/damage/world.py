@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from unittest import mock
 
+from filelock import FileLock
+
 from ccpml.benchmark import cell_process, runner
 from ccpml.benchmark.protocol import Cell
 from ccpml.cli import main
@@ -282,7 +284,7 @@ def run_apart(function: Callable[[], tuple[int, str]], limit: int = 180) -> tupl
         return code, text
 
 
-def _start(cell: Cell, device: str, data_digest: str) -> runner.RunningCell:
+def _start(cell: Cell, device: str, data_digest: str, lock: FileLock) -> runner.RunningCell:
     """Train a cell in this process, as its own would."""
     settings = {**cell.settings.as_dict(), "device": device}
     write_json(cell.settings_file, {"settings": settings, "chosen": cell.chosen, "data_digest": data_digest})
@@ -291,4 +293,4 @@ def _start(cell: Cell, device: str, data_digest: str) -> runner.RunningCell:
         code = cell_process._train(cell.settings_file, cell.path)
     write_text(cell.log_file, log.getvalue())
     ended: Any = mock.Mock(returncode=code, poll=lambda: code)
-    return runner.RunningCell(cell, device, ended, time.monotonic())
+    return runner.RunningCell(cell, device, ended, time.monotonic(), lock)

@@ -137,7 +137,11 @@ def runs(process: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    "end", ["Ctrl-C", "SIGINT to the main process", "SIGINT while a worker is stopped", "SIGKILL to the main process"]
+    "end",
+    [
+        *("Ctrl-C", "SIGINT to the main process", "SIGKILL to the main process"),
+        *("SIGINT while a worker is stopped", "SIGKILL while a worker is stopped"),
+    ],
 )
 def test_workers_end_quietly_with_the_main_process(end: str) -> None:
     process = subprocess.Popen(

@@ -68,5 +68,6 @@ class LiveTable:
     def _summary(self, progress: Progress) -> Text:
         left = progress.seconds_left()
         failed = f", {len(progress.failed)} failed" if progress.failed else ""
+        elsewhere = f", {len(progress.elsewhere)} trained by another process" if progress.elsewhere else ""
         time_left = f", {tqdm.format_interval(left)} left" if left is not None and progress.running else ""
-        return Text(f"{len(progress.finished)} of {progress.total} cells finished{failed}{time_left}")
+        return Text(f"{len(progress.finished)} of {progress.total} cells finished{failed}{elsewhere}{time_left}")

@@ -2,12 +2,18 @@
 
 import os
 import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from ccpml.benchmark.protocol import Benchmark, Cell
 from ccpml.data import Source, make_splits
-from ccpml.files import read_folder_file, write_folder_file
+from ccpml.data.images.read import MAX_LISTED
+from ccpml.files import WriteError, read_folder_file, waiting_lock, write_folder_file
 from ccpml.runs.defaults import DataFacts
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import find_images, read_facts
@@ -40,6 +46,16 @@ def prepare_benchmark(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
     if not existing.is_dir():
         raise BenchmarkExistsError(f"{existing}: expected a folder, got a file")
     facts = _check_splits(benchmark)
+    _read_earlier(benchmark)  # before anything is written to a folder of something else
+    with _locked(benchmark):
+        prepared = _write(benchmark, facts, at_once)
+    for note in prepared.notes():
+        print(f"note: {note}", file=sys.stderr)
+    return prepared
+
+
+def _write(benchmark: Benchmark, facts: DataFacts, at_once: int) -> Benchmark:
+    """Write ``benchmark.yaml``, and return the benchmark with what an earlier call has fixed there."""
     found = _read_earlier(benchmark)
     if "facts" in found:
         facts = replace(DataFacts(**found["facts"]), digest=facts.digest)
@@ -54,20 +70,31 @@ def prepare_benchmark(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
         "facts": asdict(facts),
         "rows": {**found.get("rows", {}), **_row_changes(benchmark)},
     }
-    for note in replace(benchmark, facts=facts).notes():
-        print(f"note: {note}", file=sys.stderr)
     write_folder_file(benchmark.out / "benchmark.yaml", content)
     return replace(benchmark, base=replace(benchmark.base, threads=threads), facts=facts)
+
+
+@contextmanager
+def _locked(benchmark: Benchmark) -> Iterator[None]:
+    """Keep other processes from writing ``benchmark.yaml`` after it was read and before it is written."""
+    file = benchmark.out / ".locks" / "benchmark"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror, str(benchmark.out / "benchmark.yaml")) from error
+    with waiting_lock(FileLock(file), f"{benchmark.out}: another process is preparing this benchmark"):
+        yield
 
 
 def check_run(cell: Cell) -> None:
     """Check that a run in the directory of a cell is that of the cell.
 
     Raises:
-        ValueError: If it is another one, or its record is damaged.
+        ValueError: If it is another one, or its record is damaged, or lost after the run was finished.
     """
     run, settings = RunDirectory(cell.path), cell.settings.flat()
-    if run.record_file.exists():
+    if run.record_file.exists() or run.names_record:
         own = {"method", "loss", "seed", "fold", *cell.row.changes} - {"weights"}  # a path, which differs by the folder
         run.record().check_started_with({name: settings[name] for name in sorted(own & settings.keys())}, cell.path)
 
@@ -85,17 +112,30 @@ def _check_splits(benchmark: Benchmark) -> DataFacts:
 
 def _check_started_cells(benchmark: Benchmark, source: Source) -> None:
     """Check that the images are those that the cells of an earlier call were started with."""
+    started, differing = 0, dict[Path, str]()
     for cell in benchmark.cells():
         run = RunDirectory(cell.path)
         try:
             changes = run.record().changes(source) if run.record_file.is_file() else None
         except ValueError:  # a damaged record, which is named when the cell is reached; it stops no other cell
             continue
+        started += changes is not None
         if changes:
-            raise BenchmarkExistsError(
-                f"{benchmark.base.data}: expected the data that {cell.path} was started with, got {changes}; restore "
-                "them"
-            )
+            differing[cell.path] = str(changes)
+    if differing:
+        path, changes = next(iter(differing.items()))
+        way_out = f"remove {_listed(differing)} to train on the data as they are"
+        if len(differing) == started:
+            way_out = "start a benchmark in another folder"
+        raise BenchmarkExistsError(
+            f"{benchmark.base.data}: expected the data that {path} was started with, got {changes}; restore them, or "
+            f"{way_out}"
+        )
+
+
+def _listed(paths: Collection[Path]) -> str:
+    more = f" and {len(paths) - MAX_LISTED:,} more" if len(paths) > MAX_LISTED else ""
+    return ", ".join(map(str, list(paths)[:MAX_LISTED])) + more
 
 
 def _read_earlier(benchmark: Benchmark) -> dict[str, Any]:

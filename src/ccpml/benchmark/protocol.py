@@ -96,6 +96,11 @@ class Cell:
         """File of the process's messages."""
         return self.path.with_name(f"{self.path.name}.log")
 
+    @property
+    def lock_file(self) -> Path:
+        """File that the process whose cell this is holds a lock of, from before the cell starts until it has ended."""
+        return self.path.with_name(f"{self.path.name}.lock")
+
     def last_message(self) -> str:
         """Return the last line of the log; empty if there is none."""
         try:

@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
+from filelock import FileLock, Timeout
+
 from ccpml.benchmark.prepare import check_run
 from ccpml.benchmark.protocol import Benchmark, Cell
-from ccpml.files import NewerVersionError, write_json
+from ccpml.files import NewerVersionError, WriteError, write_json
 from ccpml.interrupts import PARENT, Interrupted, block_signals, ending_signals, raise_interrupted
 from ccpml.runs.directory import RunDirectory
 
@@ -23,12 +25,13 @@ __all__ = ["Progress", "RunningCell", "run_cells"]
 
 @dataclass
 class RunningCell:
-    """A cell in training; ``started`` is by the monotonic clock."""
+    """A cell in training; ``started`` is by the monotonic clock, ``lock`` is held until it has ended."""
 
     cell: Cell
     device: str
     process: "subprocess.Popen[bytes]"
     started: float
+    lock: FileLock
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Progress:
         at_once: Number of cells trained at the same time.
         finished: Cells that have their scores, including those of earlier calls.
         failed: Reasons of the cells that failed, by title.
+        elsewhere: Cells that another process trains for the same benchmark; they are awaited.
         repeated: Files of finished cells that were damaged or lost, so that the cells are scored again.
         durations: Seconds of each cell that finished in this call.
     """
@@ -50,6 +54,7 @@ class Progress:
     failed: dict[str, str] = field(default_factory=dict)
     repeated: list[str] = field(default_factory=list)
     running: list[RunningCell] = field(default_factory=list)
+    elsewhere: list[Cell] = field(default_factory=list)
     durations: list[float] = field(default_factory=list)
 
     def seconds_left(self) -> float | None:
@@ -71,6 +76,7 @@ def run_cells(
     """Train all cells that are not finished.
 
     Finished cells are skipped and killed cells resumed. A cell that fails is recorded and does not stop the others.
+    Several processes may share the folder of a benchmark: cells that another one trains are left to it, and awaited.
 
     Args:
         benchmark: The benchmark.
@@ -83,30 +89,13 @@ def run_cells(
     """
     cells = list(benchmark.cells())
     progress = Progress(len(cells), at_once)
-    for cell in cells:
-        run = RunDirectory(cell.path)
-        try:
-            problem = _damage(benchmark, cell)
-        except NewerVersionError as error:
-            progress.failed[cell.title] = str(error)
-            continue
-        except ValueError as error:
-            way_out = f"restore it from a copy, or remove {cell.path} to train the cell again"
-            progress.failed[cell.title] = f"{str(error).partition('; ')[0]}; {way_out}"
-            continue
-        if problem:
-            progress.repeated.append(problem)
-            run.scores_file.unlink()
-        elif run.finished:
-            progress.finished.append(cell)
-    waiting = deque(cell for cell in cells if cell not in progress.finished and cell.title not in progress.failed)
+    waiting = [cell for cell in cells if _needs_training(benchmark, cell, progress)]
     digest = "" if benchmark.facts is None else benchmark.facts.digest
     free = deque(devices[i % len(devices)] for i in range(at_once))
     with _raising_at_signals():
         try:
             while waiting or progress.running:
-                while waiting and free:
-                    progress.running.append(_start(waiting.popleft(), free.popleft(), digest))
+                _start_cells(progress, waiting, free, digest)
                 watch(progress)
                 _wait(progress.running)
                 for ended in [running for running in progress.running if running.process.poll() is not None]:
@@ -120,6 +109,59 @@ def run_cells(
     return progress
 
 
+def _needs_training(benchmark: Benchmark, cell: Cell, progress: Progress) -> bool:
+    """Whether a cell is neither finished nor damaged, as is recorded; scores that are to be made again are removed."""
+    try:
+        with _lock(cell):
+            problem = _damage(benchmark, cell)
+            if problem:
+                progress.repeated.append(problem)
+                RunDirectory(cell.path).scores_file.unlink()
+    except Timeout:  # another process trains it
+        return True
+    except NewerVersionError as error:
+        progress.failed[cell.title] = str(error)
+        return False
+    except ValueError as error:
+        way_out = f"restore it from a copy, or remove {cell.path} to train the cell again"
+        progress.failed[cell.title] = f"{str(error).partition('; ')[0]}; {way_out}"
+        return False
+    if RunDirectory(cell.path).finished:
+        progress.finished.append(cell)
+        return False
+    return True
+
+
+def _lock(cell: Cell) -> FileLock:
+    """Return the lock of a cell; acquiring it raises Timeout if another process holds it."""
+    try:
+        cell.path.parent.mkdir(parents=True, exist_ok=True)
+        cell.lock_file.touch()
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror, str(cell.path)) from error
+    return FileLock(cell.lock_file, timeout=0)
+
+
+def _start_cells(progress: Progress, waiting: list[Cell], free: deque[str], data_digest: str) -> None:
+    """Start as many cells as devices are free for, except those that another process trains."""
+    progress.elsewhere = []
+    for cell in list(waiting):
+        if not free:
+            return
+        lock = _lock(cell)
+        try:
+            lock.acquire()
+        except Timeout:
+            progress.elsewhere.append(cell)
+            continue
+        waiting.remove(cell)
+        if RunDirectory(cell.path).finished:  # another process has trained it
+            lock.release()
+            progress.finished.append(cell)
+            continue
+        progress.running.append(_start(cell, free.popleft(), data_digest, lock))
+
+
 def _damage(benchmark: Benchmark, cell: Cell) -> str:
     """Return what is wrong with the scores of a cell, or with the embeddings that ensembles need; empty if nothing.
 
@@ -131,6 +173,8 @@ def _damage(benchmark: Benchmark, cell: Cell) -> str:
     check_run(cell)
     if not run.finished:
         return ""
+    if run.record_file.exists():  # and the settings are those of the run
+        run.settings()
     embeddings = run.embeddings / "test.npz"
     problem = "" if len(benchmark.folds) == 1 or embeddings.is_file() else f"{embeddings}: not found"
     try:
@@ -145,7 +189,7 @@ def _damage(benchmark: Benchmark, cell: Cell) -> str:
     return problem
 
 
-def _start(cell: Cell, device: str, data_digest: str) -> RunningCell:
+def _start(cell: Cell, device: str, data_digest: str, lock: FileLock) -> RunningCell:
     """Start the process of a cell, in a session of its own, so that Ctrl-C reaches it once and only through us."""
     settings = {**cell.settings.as_dict(), "device": device}
     write_json(cell.settings_file, {"settings": settings, "chosen": cell.chosen, "data_digest": data_digest})
@@ -158,7 +202,7 @@ def _start(cell: Cell, device: str, data_digest: str) -> RunningCell:
         process = subprocess.Popen(
             command, stdin=null, stdout=null, stderr=log, env=environment, start_new_session=True
         )
-    return RunningCell(cell, device, process, time.monotonic())
+    return RunningCell(cell, device, process, time.monotonic(), lock)
 
 
 def _wait(running: Sequence[RunningCell], seconds: float = 1.0) -> None:
@@ -170,6 +214,7 @@ def _wait(running: Sequence[RunningCell], seconds: float = 1.0) -> None:
 
 def _record_end(progress: Progress, ended: RunningCell) -> None:
     cell, code = ended.cell, ended.process.returncode
+    ended.lock.release()
     if RunDirectory(cell.path).finished:
         progress.finished.append(cell)
         progress.durations.append(time.monotonic() - ended.started)
@@ -189,6 +234,8 @@ def _stop(running: Sequence[RunningCell]) -> None:
                 each.process.wait()
         except KeyboardInterrupt:
             continue
+        for each in running:
+            each.lock.release()
         return
 
 

@@ -22,6 +22,7 @@ from ccpml.data.sampler import Draw
 from ccpml.data.seeds import CROPS, generator
 from ccpml.data.table import ImageTable
 from ccpml.data.transforms import EvalTransform, Transform, View
+from ccpml.interrupts import continue_at_end_of_parent
 from ccpml.numbers import as_int
 
 __all__ = ["ImageDataset", "eval_loader", "train_loader"]
@@ -191,8 +192,9 @@ def _start_worker(_: int) -> None:
     """Set up a worker process: one thread, signals to the whole group left to the main process, whose end is its own.
 
     SIGINT and SIGHUP are ignored, and SIGTERM is no failure, which would be raised anywhere in the main process. torch
-    notices the end of the main process too, but not if it comes while a worker starts.
+    notices the end of the main process too, but not if it comes while a worker starts, or is stopped.
     """
+    continue_at_end_of_parent()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -137,6 +137,14 @@ class RunDirectory:
         """Whether the run was trained and scored to its end."""
         return self.scores_file.is_file()
 
+    @property
+    def names_record(self) -> bool:
+        """Whether the scores of a finished run name its record, which must be there then."""
+        try:
+            return self.finished and "record_digest" in load_json(self.scores_file)
+        except (OSError, ValueError, TypeError):  # damaged scores, which are named where they are read
+            return False
+
     def settings(self) -> ResolvedSettings:
         """Read the settings.
 
