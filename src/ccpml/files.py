@@ -1,6 +1,5 @@
 """Files that are either complete or absent, locks between processes, and free disk space."""
 
-import errno
 import io
 import json
 import os
@@ -19,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from ccpml.artifacts import not_found, path_kind
 from ccpml.numbers import size_text
-from ccpml.system_errors import advice, in_words, raise_shortage
+from ccpml.system_errors import WriteError, raise_shortage
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -64,14 +63,6 @@ class NoSpaceError(ValueError):
 
 class NewerVersionError(ValueError):
     """A file has the format of a newer version of ccpml."""
-
-
-class WriteError(OSError):
-    """A file cannot be written. Of what was there before, nothing is lost."""
-
-    def __str__(self) -> str:
-        refused = f"{self.filename}: cannot be written ({self.strerror})"
-        return f"{in_words(self) if self.errno == errno.ENOMEM else refused}{advice(self)}"
 
 
 def temporary_path(path: Path) -> Path:

@@ -3,13 +3,16 @@
 import errno
 import os
 import re
+from pathlib import Path
 from typing import Final
 
 from ccpml.interrupts import interruption
 from ccpml.numbers import size_text
 
 __all__ = [
+    "WriteError",
     "advice",
+    "check_writable",
     "in_words",
     "is_out_of_memory",
     "is_refused",
@@ -59,6 +62,31 @@ def advice(error: OSError) -> str:
     """Return what can be done about an error of the system, as the end of its sentence; empty if unknown."""
     known = _ADVICE.get(error.errno or 0)
     return f"; {known}" if known else ""
+
+
+class WriteError(OSError):
+    """A file cannot be written. Of what was there before, nothing is lost."""
+
+    def __str__(self) -> str:
+        refused = f"{self.filename}: cannot be written ({self.strerror})"
+        return f"{in_words(self) if self.errno == errno.ENOMEM else refused}{advice(self)}"
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file or folder can be made at a path, before the work of which it is the result.
+
+    Raises:
+        WriteError: If the folder in which it would be made is none, is read-only, or may not be written.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    number = 0
+    if not folder.is_dir():
+        number = errno.ENOTDIR
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        is_read_only = hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_RDONLY
+        number = errno.EROFS if is_read_only else errno.EACCES
+    if number:
+        raise WriteError(number, os.strerror(number), str(path))
 
 
 def in_words(error: OSError) -> str:

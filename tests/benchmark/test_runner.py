@@ -76,7 +76,7 @@ def test_the_way_out_of_other_data_depends_on_whether_all_cells_have_them(tmp_pa
     classes = load_images(cells[0].settings, progress=False).classes
     for cell in cells:
         RunRecord(cell.settings.flat(), {"a": ClassRecord("train", 1, "")}).write(cell.path / "record.json")
-    with pytest.raises(BenchmarkExistsError, match="restore them, or start a benchmark in another folder$"):
+    with pytest.raises(BenchmarkExistsError, match=r"restore them, or start a benchmark in another folder$"):
         prepare_benchmark(made)
     RunRecord(cells[0].settings.flat(), classes).write(cells[0].path / "record.json")
     with pytest.raises(BenchmarkExistsError, match=f"or remove {cells[1].path} to train on the data as they are$"):

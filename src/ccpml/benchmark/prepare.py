@@ -18,6 +18,7 @@ from ccpml.runs.defaults import DataFacts
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import find_images, read_facts
 from ccpml.runs.values import differences
+from ccpml.system_errors import check_writable
 
 __all__ = ["BenchmarkExistsError", "check_run", "prepare_benchmark"]
 
@@ -45,6 +46,7 @@ def prepare_benchmark(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
     existing = next(path for path in (benchmark.out, *benchmark.out.parents) if path.exists())
     if not existing.is_dir():
         raise BenchmarkExistsError(f"{existing}: expected a folder, got a file")
+    check_writable(benchmark.out / "benchmark.yaml")
     facts = _check_splits(benchmark)
     _read_earlier(benchmark)  # before anything is written to a folder of something else
     with _locked(benchmark):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ccpml.calibration.answers import Answers, find_answers
 from ccpml.calibration.calibrate import calibrate, check_probability
-from ccpml.calibration.certificate import Certificate, CertificateError
+from ccpml.calibration.certificate import CERTIFICATE_FILE, Certificate, CertificateError
 from ccpml.calibration.training import (
     Constraint,
     balanced_constraint,
@@ -23,6 +23,7 @@ from ccpml.numbers import as_int, check_flags
 from ccpml.progress import progress_bar
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.inference import Run, SeenClassesError, embed_normalized, load_run, unseen_images
+from ccpml.system_errors import check_writable
 
 __all__ = ["calibrate_run"]
 
@@ -62,6 +63,7 @@ def calibrate_run(
     Raises:
         CertificateError: If the data have too few classes or none that the run has not seen.
         UnfinishedRunError: If the run is not finished.
+        WriteError: If its directory cannot be written, before anything is embedded.
         ValueError: If an argument is wrong, the data cannot be used, a file of the run is damaged, or an embedding is
             not finite.
     """
@@ -73,6 +75,7 @@ def calibrate_run(
     as_int("answers", answers, 1)
     run = load_run(path)
     _ = run.scores  # that it is finished
+    check_writable(path / CERTIFICATE_FILE)
     pilot = _read_split(run, "validation")
     where = data or run.settings.data
     try:

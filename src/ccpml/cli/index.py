@@ -15,6 +15,7 @@ from ccpml.cli.common.options import (
     check_data_root,
     check_each_once,
     check_index,
+    check_writable_output,
     find_location,
     report_stop,
 )
@@ -175,6 +176,7 @@ def _check_target(output: Path, sync: bool) -> None:
         )
     if output.exists():
         check_index(output)
+    check_writable_output(output / "index.sqlite")
 
 
 def _find(options: argparse.Namespace) -> "Pictures":

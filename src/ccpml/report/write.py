@@ -10,6 +10,7 @@ from ccpml.report.contents import Report
 from ccpml.report.sections import PICTURES, SECTIONS
 from ccpml.report.style import style
 from ccpml.runs.directory import RunDirectory
+from ccpml.system_errors import check_writable
 
 __all__ = ["write_report"]
 
@@ -31,8 +32,10 @@ def write_report(run: RunDirectory, problems: list[str] | None = None) -> Path:
     Raises:
         FileNotFoundError: If the run is not finished.
         ValueError: If the settings of the run cannot be read.
+        WriteError: If the directory of the run cannot be written; before anything is drawn, if it is read-only.
     """
     report = Report(run, run.settings(), run.scores())
+    check_writable(run.report_file)
     with style(report.class_names):
         sections = progress_bar(len(SECTIONS), "section", over=SECTIONS, delay=3.0)
         body = [part for section in sections for part in section(report)]

@@ -30,6 +30,7 @@ from ccpml.runs.record import RunRecord, digest_of
 from ccpml.runs.scoring import score_run, score_test
 from ccpml.runs.settings import ResolvedSettings, Settings
 from ccpml.runs.trainer import Training, rank_batches
+from ccpml.system_errors import check_writable
 
 __all__ = ["resume", "train"]
 
@@ -76,6 +77,7 @@ def train(
     path = Path(path)
     if is_main_process():
         RunDirectory.require_free(path)
+        check_writable(RunDirectory(path).settings_file)
     check_installed(settings.loggers())
     data = DataName.parse(settings.data).resolved()  # so that the files that the run names are found from any folder
     settings = replace(settings, data=str(data))
@@ -133,6 +135,8 @@ def resume(
     if not run.finished:
         settings, state = run.settings(), run.check_state()
         check_installed(settings.loggers())
+        if is_main_process():
+            check_writable(run.scores_file)
         record = run.record() if state is not None or run.record_file.exists() else None
         images = load_images(settings, progress and is_main_process(), record, run.path)
         parts = Parts.build(settings, images)

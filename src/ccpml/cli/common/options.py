@@ -11,6 +11,7 @@ from pathlib import Path
 from ccpml.artifacts import expand_home, mismatch, not_found
 from ccpml.data_name import DataName
 from ccpml.interrupts import exit_code
+from ccpml.system_errors import WriteError, check_writable
 
 
 class UsageError(Exception):
@@ -87,8 +88,15 @@ def check_output(output: Path) -> None:
     """Check that a file can be written without overwriting another, before the work is done."""
     if output.exists():
         raise UsageError(f"--output: {output} already exists; choose another name or remove it")
-    if output.parent.exists() and not (output.parent.is_dir() and os.access(output.parent, os.W_OK)):
-        raise UsageError(f"--output: {output.parent} is not a writable folder")
+    check_writable_output(output)
+
+
+def check_writable_output(output: Path) -> None:
+    """Check that a file or folder can be made, before the work is done."""
+    try:
+        check_writable(output)
+    except WriteError as error:
+        raise UsageError(f"--output: {error}") from error
 
 
 def check_index(path: Path) -> None:
