@@ -17,6 +17,7 @@ __all__ = [
     "is_out_of_memory",
     "is_refused",
     "is_shortage",
+    "is_writable",
     "message_of",
     "raise_shortage",
     "shortage_in_words",
@@ -72,6 +73,17 @@ class WriteError(OSError):
         return f"{in_words(self) if self.errno == errno.ENOMEM else refused}{advice(self)}"
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder.
+
+    Example:
+        >>> is_writable(Path("/no/such")), is_writable(Path("/proc"))
+        (False, False)
+    """
+    effective = os.access in os.supports_effective_ids
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK, effective_ids=effective)
+
+
 def check_writable(path: Path) -> None:
     """Check that a file or folder can be made at a path, before the work of which it is the result.
 
@@ -79,14 +91,13 @@ def check_writable(path: Path) -> None:
         WriteError: If the folder in which it would be made is none, is read-only, or may not be written.
     """
     folder = next(parent for parent in path.absolute().parents if parent.exists())
-    number = 0
+    if is_writable(folder):
+        return
+    is_read_only = hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_RDONLY
+    number = errno.EROFS if is_read_only else errno.EACCES
     if not folder.is_dir():
         number = errno.ENOTDIR
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        is_read_only = hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_RDONLY
-        number = errno.EROFS if is_read_only else errno.EACCES
-    if number:
-        raise WriteError(number, os.strerror(number), str(path))
+    raise WriteError(number, os.strerror(number), str(path))
 
 
 def in_words(error: OSError) -> str:

@@ -1,10 +1,12 @@
 """What the command line itself says wrong is exit code 2 with every verb, before heavy imports."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from ccpml.cli import VERBS, main
+from tests.damage.states import bound_by_permissions
 
 #: Arguments of each verb; RUN is a run directory (not a readable one), NOT does not exist, FILE is a text file.
 MISSING = [
@@ -55,3 +57,39 @@ def test_a_value_that_is_none_of_the_choices(line, words, capsys):
     assert "expected " in error
     assert " or " in error
     assert "invalid choice" not in error
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("train folder:GONE --run RO/new", "train --resume UNFINISHED", "train --resume RUN"),
+        *("report RUN", "calibrate RUN", "calibrate RUN folder:GONE", "benchmark folder:GONE --out RO/new/b"),
+        *("evaluate RUN -o RO/s.json", "embed RUN folder:GONE -o RO/new/e.npz", "index RUN GONE -o RO/i"),
+        *("clean RUN folder:GONE -o RO/c", "compare RUN UNFINISHED -o RO/c.html"),
+        "export RUN --format safetensors -o RO/e.safetensors",
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named_before_any_image_is_looked_for(
+    line, run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("RUN", "UNFINISHED"):
+        shutil.copytree(run, name)
+    (tmp_path / "UNFINISHED" / "scores.json").unlink()
+    for name in ("RO", "GONE"):
+        Path(name).mkdir()
+    monkeypatch.setattr("ccpml.data.load_source", None)
+    monkeypatch.setattr("ccpml.runs.images.load_source", None)
+    for name in ("RO", "RUN", "UNFINISHED"):
+        Path(name).chmod(0o555)
+    try:
+        with bound_by_permissions():
+            code = main(line.split())
+    finally:
+        for name in ("RO", "RUN", "UNFINISHED"):
+            Path(name).chmod(0o755)
+    error = capsys.readouterr().err
+    assert code in {1, 2}
+    assert error.count("ccpml: error: ") == 1
+    assert "cannot be written (Permission denied); choose another folder" in error or "not a writable folder" in error
+    assert "note:" not in error

@@ -1,13 +1,13 @@
 """``ccpml clean``: copies, leaks, probable label errors, outliers and badly covered classes of some data."""
 
 import argparse
-import os
 from pathlib import Path
 
 from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, add_data_options, check_data_of_run, check_run
 from ccpml.cli.common.parser import Parser
 from ccpml.data_name import DataName, known_names
+from ccpml.system_errors import is_writable
 
 
 def run(arguments: list[str]) -> int:
@@ -77,5 +77,5 @@ def _check_new_folder(output: Path) -> None:
     if output.exists() or output.is_symlink():
         raise UsageError(f"--output: {output} already exists; choose another folder or remove it")
     parent = next(folder for folder in output.absolute().parents if folder.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+    if not is_writable(parent):
         raise UsageError(f"--output: {parent} is not a writable folder")

@@ -1,7 +1,6 @@
 """``ccpml search``: find the pictures of an index that are most like others."""
 
 import argparse
-import os
 import sys
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from ccpml.cli.common.parser import Parser
 from ccpml.cli.common.scan_options import DTYPES, RERANK, add_scan_options, check_scan_options, use_scan
 from ccpml.data_name import BENCHMARKS
 from ccpml.progress import announce
+from ccpml.system_errors import is_writable
 
 if TYPE_CHECKING:
     from ccpml.calibration import Certificate
@@ -121,7 +121,7 @@ def _check_montage(file: Path) -> None:
         raise UsageError(f"--montage: {file} already exists; choose another name or remove it")
     if not file.parent.is_dir():
         raise UsageError(f"--montage: folder {file.parent} not found; make it, or choose another")
-    if not os.access(file.parent, os.W_OK):
+    if not is_writable(file.parent):
         raise UsageError(f"--montage: {file.parent} is not a writable folder")
 
 

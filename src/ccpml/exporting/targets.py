@@ -1,10 +1,10 @@
 """Formats, where they are written, and what they need. Imports no torch."""
 
-import os
 from pathlib import Path
 from typing import Final, Literal
 
 from ccpml.extras import require_extra
+from ccpml.system_errors import is_writable
 
 __all__ = ["FORMATS", "Format", "TargetExistsError", "card_of", "check_target", "default_target"]
 
@@ -52,7 +52,7 @@ def check_target(target: Path, file_format: Format) -> None:
         if place.exists() or place.is_symlink():
             raise TargetExistsError(f"{place}: already exists")
     folder = next(parent for parent in target.absolute().parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+    if not is_writable(folder):
         raise ValueError(f"target: {folder} is not a writable folder")
     if file_format == "onnx":
         require_extra("format onnx", _ONNX_PACKAGES, "export")

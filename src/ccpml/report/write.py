@@ -34,8 +34,9 @@ def write_report(run: RunDirectory, problems: list[str] | None = None) -> Path:
         ValueError: If the settings of the run cannot be read.
         WriteError: If the directory of the run cannot be written; before anything is drawn, if it is read-only.
     """
-    report = Report(run, run.settings(), run.scores())
+    settings, scores = run.settings(), run.scores()
     check_writable(run.report_file)
+    report = Report(run, settings, scores)
     with style(report.class_names):
         sections = progress_bar(len(SECTIONS), "section", over=SECTIONS, delay=3.0)
         body = [part for section in sections for part in section(report)]

@@ -161,7 +161,8 @@ class RunDirectory:
             settings = ResolvedSettings.from_dict(read_values(values))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
-                f"{self.settings_file}: not the settings of a run: {error}; restore it from a copy, or start a new run"
+                f"{self.settings_file}: not the settings of a run: {error}; restore it from a copy, use the ccpml that "
+                "wrote it, or start a new run"
             ) from error
         if record is not None:
             record.check_settings(settings.flat(), self.settings_file)
