@@ -125,12 +125,12 @@ def _check_started_cells(benchmark: Benchmark, source: Source) -> None:
         if changes:
             differing[cell.path] = str(changes)
     if differing:
-        path, changes = next(iter(differing.items()))
+        path, difference = next(iter(differing.items()))
         way_out = f"remove {_listed(differing)} to train on the data as they are"
         if len(differing) == started:
             way_out = "start a benchmark in another folder"
         raise BenchmarkExistsError(
-            f"{benchmark.base.data}: expected the data that {path} was started with, got {changes}; restore them, or "
+            f"{benchmark.base.data}: expected the data that {path} was started with, got {difference}; restore them, or "
             f"{way_out}"
         )
 
