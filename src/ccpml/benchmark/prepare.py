@@ -130,8 +130,8 @@ def _check_started_cells(benchmark: Benchmark, source: Source) -> None:
         if len(differing) == started:
             way_out = "start a benchmark in another folder"
         raise BenchmarkExistsError(
-            f"{benchmark.base.data}: expected the data that {path} was started with, got {difference}; restore them, or "
-            f"{way_out}"
+            f"{benchmark.base.data}: expected the data that {path} was started with, got {difference}; restore "
+            f"them, or {way_out}"
         )
 
 
