@@ -87,7 +87,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         """Return a draw as it is, and for a row alone a new one."""
         if isinstance(draw, tuple):
             return draw
-        number = int(torch.randint(2**62, ())) if self.transform.is_random else 0
+        number = int(torch.randint(2**62, (), device="cpu")) if self.transform.is_random else 0
         return Draw(number, operator.index(draw), _ROW_ALONE)
 
 
@@ -164,10 +164,15 @@ class _Loader(DataLoader[Any]):
     """
 
     def __iter__(self) -> Any:
-        batches = super().__iter__()
+        with torch.device("cpu"):  # whatever the default device, where torch would draw seeds and put labels
+            batches = super().__iter__()
         try:
-            yield from batches
-            return
+            while True:
+                with torch.device("cpu"):
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch
         except Exception as caught:
             if self.num_workers == 0:
                 raise

@@ -78,7 +78,7 @@ class SharedPool:
 
     def _agreed(self, measured: float) -> float:
         """Return the first rank's measurement, so that all ranks decide alike."""
-        return all_gather(torch.tensor([measured], dtype=torch.float64), self._ranks)[0].item()
+        return all_gather(torch.tensor([measured], dtype=torch.float64, device="cpu"), self._ranks)[0].item()
 
     def _in_space(self, points: Tensor) -> Tensor:
         """Return points in the space of k-center."""

@@ -221,7 +221,7 @@ def _within_class_scatter(features: Tensor, mean: Tensor, labels: Tensor, direct
 def _whitening(within: Tensor, shrinkage: float) -> Tensor:
     """Return L⊤, (r, r)."""
     rank = len(within)
-    shrunk = within + shrinkage * within.trace() / rank * torch.eye(rank).to(within)
+    shrunk = within + shrinkage * within.trace() / rank * torch.eye(rank, device="cpu").to(within)
     lower: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(shrunk)))  # L
     return lower.T
 
@@ -232,7 +232,8 @@ def _complement(layer: Tensor, count: int) -> Tensor:
     if count == 0:
         return layer[:0]
     basis = torch.linalg.qr(layer.T).Q  # (D, r)
-    drawn = torch.randn(features, count, dtype=layer.dtype, generator=torch.Generator().manual_seed(0)).to(layer.device)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(features, count, dtype=layer.dtype, generator=generator, device="cpu").to(layer.device)
     for _ in range(2):  # once more, for the error of rounding
         drawn = torch.linalg.qr(drawn - basis @ (basis.T @ drawn)).Q
     smallest: Tensor = torch.linalg.svdvals(layer)[-1]
@@ -241,7 +242,7 @@ def _complement(layer: Tensor, count: int) -> Tensor:
 
 def _isometry(rows: int, columns: int) -> Tensor:
     """Return the first columns of the orthonormal cosine transform (DCT-II), (rows, columns)."""
-    row, column = torch.arange(rows).double()[:, None], torch.arange(columns).double()
-    matrix = (math.pi / rows * (row + 0.5) * column).cos() * math.sqrt(2 / rows)
+    row, column = (torch.arange(count, dtype=torch.float64, device="cpu") for count in (rows, columns))
+    matrix = (math.pi / rows * (row[:, None] + 0.5) * column).cos() * math.sqrt(2 / rows)
     matrix[:, 0] /= math.sqrt(2)
     return matrix

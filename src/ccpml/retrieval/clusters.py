@@ -142,11 +142,11 @@ def _expected_information(a: Tensor, b: Tensor) -> float:
     The contribution of two parts depends on their sizes alone, so each pair of different sizes is computed once.
     """
     total = int(a.sum())
-    log_factorial = torch.lgamma(torch.arange(1, total + 2, dtype=torch.float64))
+    log_factorial = torch.lgamma(torch.arange(1, total + 2, dtype=torch.float64, device="cpu"))
     (a, a_counts), (b, b_counts) = (torch.unique(sizes[sizes > 0], return_counts=True) for sizes in (a, b))
     expected = 0.0
     for size, count in zip(a.tolist(), a_counts.tolist(), strict=True):
-        common = torch.arange(1, size + 1)[:, None]  # points shared with each part of size b
+        common = torch.arange(1, size + 1, device="cpu")[:, None]  # points shared with each part of size b
         possible = (common <= b) & (common >= size + b - total)
         rest = [torch.where(possible, n, 0) for n in (b - common, total - size - b + common)]
         log_probability = log_factorial[size] + log_factorial[total - size] - log_factorial[total]
