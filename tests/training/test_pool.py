@@ -49,9 +49,22 @@ def test_a_class_with_fewer_images_repeats_them_with_other_crops():
 
 def test_a_sample_is_the_pool_of_some_classes(monkeypatch):
     pool = EmbeddingPool(ImageDataset(TABLE, TrainTransform(28), channels=1, seed=3), per_class=2)
-    assert torch.equal(pool.sample(Mean(), 1), pool(Mean(), 1))
+    whole = pool(Mean(), 1)
+    assert torch.equal(pool.sample(Mean(), 1), whole)
     monkeypatch.setattr("ccpml.training.pool.evenly_spaced_classes", lambda count: [0, 3])
-    assert torch.equal(pool.sample(Mean(), 1), pool(Mean(), 1)[[0, 3]])
+    assert torch.equal(pool.sample(Mean(), 1), whole[[0, 3]])
     for own, expected in ((range(2), slice(0, 1)), (range(1, 3), slice(0, 0)), (range(2, 4), slice(3, 4))):
         monkeypatch.setattr("ccpml.training.pool.rank_range", lambda count, own=own: own)
-        assert torch.equal(pool.sample(Mean(), 1), EmbeddingPool(pool.dataset, 2)._embed(Mean(), 1, range(4))[expected])
+        assert torch.equal(pool.sample(Mean(), 1), whole[expected])
+
+
+def test_all_ranks_embed_as_many_images(monkeypatch):
+    """Of ranks that share the weights, as by fully_shard, one with fewer batches would let the others wait for ever."""
+    pool = EmbeddingPool(ImageDataset(TABLE, TrainTransform(28), channels=1, seed=3), per_class=2, batch_size=3)
+    whole, sizes, network = pool(Mean(), 1), [], Mean()
+    network.register_forward_hook(lambda module, images, output: sizes.append(len(images[0])))
+    monkeypatch.setattr("ccpml.training.pool.world_size", lambda: 3)
+    for own in (range(2), range(2, 4), range(4, 4)):
+        monkeypatch.setattr("ccpml.training.pool.rank_range", lambda count, own=own: own)
+        assert torch.equal(pool(network, 1), whole[own.start : own.stop])
+    assert sizes == [3, 1] * 3

@@ -1,12 +1,13 @@
 """The pool: embeddings of b images of each class, from which proxies are chosen."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ccpml.data import ImageDataset, in_chunks, pool_draws, train_loader
-from ccpml.distributed import rank_range
+from ccpml.distributed import rank_range, world_size
 from ccpml.method.separation import evenly_spaced_classes
 from ccpml.numbers import as_int
 from ccpml.training.embed import embed
@@ -49,21 +50,23 @@ class EmbeddingPool:
         Returns:
             Embeddings, (C, b, d); on several ranks, those of this rank's classes.
         """
-        return self._embed(module, draw, rank_range(self.dataset.table.num_classes))
+        return self._embed(module, draw, range(self.dataset.table.num_classes))
 
     def sample(self, module: nn.Module, draw: int) -> Tensor:
         """Embed the part of a pool in which the separation of classes is measured: at most 256 evenly spaced classes.
 
         The arguments and the result are those of a call.
         """
-        mine = rank_range(self.dataset.table.num_classes)
-        spaced = evenly_spaced_classes(self.dataset.table.num_classes)
-        return self._embed(module, draw, [label for label in spaced if label in mine])
+        return self._embed(module, draw, evenly_spaced_classes(self.dataset.table.num_classes))
 
-    def _embed(self, module: nn.Module, draw: int, classes: Sequence[int]) -> Tensor:
-        """Embed the draws of some classes, (classes, b, d)."""
+    def _embed(self, module: nn.Module, draw: int, chosen: Sequence[int]) -> Tensor:
+        """Embed the draws of those of some classes that are this rank's, (classes, b, d)."""
         draws = pool_draws(self.dataset.table.labels, self.per_class, self.dataset.seed, draw)
-        shown = classes or [0]  # a rank without classes still embeds one, to learn the dimension
+        count = self.dataset.table.num_classes
+        mine, share = rank_range(count), -(-count // world_size())
+        classes = [label for label in chosen if label in mine]
+        # All ranks embed as many images, as those that share the weights must; more than a rank's own are dropped.
+        shown = classes + [0] * (max(Counter(label // share for label in chosen).values()) - len(classes))
         draws = [one for label in shown for one in draws[self.per_class * label : self.per_class * (label + 1)]]
         device = torch.device(getattr(module, "device", "cpu"))
         chunks = in_chunks(draws, self.batch_size)
