@@ -7,13 +7,15 @@ from unittest import mock
 import pytest
 
 from ccpml.data.class_records import ClassRecord, MixedDataError
-from ccpml.runs.directory import RunRecord
+from ccpml.files import write_yaml
+from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import read_facts
 
 pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
 
 from ccpml.tuning import tune
 from ccpml.tuning.results import best_of, damaged_runs
+from ccpml.tuning.search_space import with_values
 from ccpml.tuning.study import open_study
 from ccpml.tuning.trials import claim_trial
 from ccpml.tuning.tune import run_search
@@ -38,6 +40,33 @@ def test_a_damaged_record_of_an_ended_trial_stops_no_other(search):
     assert {*damaged_runs(search, results)} == {0, 1}
     if best_of(again) == best:
         assert (search.out / "best.yaml").read_bytes() == settings
+
+
+@pytest.mark.parametrize("lost", ["record.json", "experiment.yaml"])
+def test_what_the_run_of_a_trial_has_lost_is_named(search, lost):
+    results = run_search(replace(search, trials=2), train=climb)
+    for number in (0, 1):
+        run = RunDirectory(search.path(number))
+        run.state_file.parent.mkdir(parents=True)
+        run.state_file.touch()
+        settings = with_values(search.base, results[number].values).resolved(search.facts)
+        write_yaml(run.settings_file, settings.as_dict())
+        RunRecord(settings.flat(), {"a": ClassRecord("train", 1, "")}).write(run.record_file)
+    assert damaged_runs(search, results) == {}
+    for number in (0, 1):
+        (search.path(number) / lost).unlink()
+    again = run_search(replace(search, trials=2, facts=None), train=climb) if lost == "record.json" else results
+    problems = damaged_runs(search, again)
+    assert {number: problem.partition(";")[0] for number, problem in problems.items()} == {
+        number: f"{search.path(number) / lost}: not found" for number in (0, 1)
+    }
+
+
+def test_data_that_cannot_be_used_leave_no_study(search, tmp_path):
+    (tmp_path / "images" / "class").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"images: .*class"):
+        run_search(replace(search, base=search.base.changed({"data": f"folder:{tmp_path / 'images'}"})), train=climb)
+    assert not search.out.exists()
 
 
 def test_a_damaged_record_of_a_trial_under_way_is_named_before_anything_is_done(search):

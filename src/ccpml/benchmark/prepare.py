@@ -93,10 +93,10 @@ def check_run(cell: Cell) -> None:
     """Check that a run in the directory of a cell is that of the cell.
 
     Raises:
-        ValueError: If it is another one, or its record is damaged, or lost after the run was finished.
+        ValueError: If it is another one, or its record is damaged, or lost.
     """
     run, settings = RunDirectory(cell.path), cell.settings.flat()
-    if run.record_file.exists() or run.names_record:
+    if run.record_file.exists() or run.has_lost_record:
         own = {"method", "loss", "seed", "fold", *cell.row.changes} - {"weights"}  # a path, which differs by the folder
         run.record().check_started_with({name: settings[name] for name in sorted(own & settings.keys())}, cell.path)
 

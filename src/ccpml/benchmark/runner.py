@@ -166,15 +166,15 @@ def _damage(benchmark: Benchmark, cell: Cell) -> str:
     """Return what is wrong with the scores of a cell, or with the embeddings that ensembles need; empty if nothing.
 
     Raises:
-        ValueError: If what a cell with such damage would be scored again from is damaged too, if the record of a cell
-            is, or if the run is that of another cell.
+        ValueError: If the record or the settings of the cell are damaged or lost, if the run is that of another cell,
+            or if what a cell with such damage would be scored again from is damaged too.
     """
     run = RunDirectory(cell.path)
     check_run(cell)
+    if run.record_file.exists():
+        run.settings()
     if not run.finished:
         return ""
-    if run.record_file.exists():  # and the settings are those of the run
-        run.settings()
     embeddings = run.embeddings / "test.npz"
     problem = "" if len(benchmark.folds) == 1 or embeddings.is_file() else f"{embeddings}: not found"
     try:

@@ -1,5 +1,6 @@
 """``ccpml tune``: search settings on the validation classes."""
 
+import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -143,9 +144,12 @@ def _print_summary(
         print(f"picture    {picture}")
     if best is not None and is_whole:
         here = search.path(best.number)
-        where = "" if here.exists() else f"  (on {best.host})"
-        best_run = str(here if here.exists() else best.run)
-        print(f"score it on the test classes: {shlex.join(['ccpml', 'train', '--resume', best_run])}{where}")
+        if here.exists() or best.host != platform.node():
+            where = "" if here.exists() else f"  (on {best.host})"
+            best_run = str(here if here.exists() else best.run)
+            print(f"score it on the test classes: {shlex.join(['ccpml', 'train', '--resume', best_run])}{where}")
+        else:
+            print(f"note: {here}: not found; to score its settings, train them again", file=sys.stderr)
     for number, problem in damaged.items():
         print(f"ccpml: trial {number}: {problem}", file=sys.stderr)
     if best is not None and not is_whole:

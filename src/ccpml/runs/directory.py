@@ -138,10 +138,12 @@ class RunDirectory:
         return self.scores_file.is_file()
 
     @property
-    def names_record(self) -> bool:
-        """Whether the scores of a finished run name its record, which must be there then."""
+    def has_lost_record(self) -> bool:
+        """Whether the run has no record, although it was trained with one: its training state or scores tell."""
+        if self.record_file.exists():
+            return False
         try:
-            return self.finished and "record_digest" in load_json(self.scores_file)
+            return self.state_file.exists() or (self.finished and "record_digest" in load_json(self.scores_file))
         except (OSError, ValueError, TypeError):  # damaged scores, which are named where they are read
             return False
 

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from ccpml.files import write_text, write_yaml
+from ccpml.files import check_readable, write_text, write_yaml
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.settings import Settings
 from ccpml.tuning.search_space import with_values
@@ -91,8 +91,9 @@ def damaged_runs(search: Search, results: Sequence[Result]) -> dict[int, str]:
         try:
             if result is best:
                 _settings(search, result)
-            elif result.ended and run.record_file.exists():
+            elif result.ended and (run.record_file.exists() or run.has_lost_record):
                 run.record().check_started_with(result.values, run.path)
+                check_readable(run.settings_file, "restore it from a copy")
         except ValueError as error:
             problems[result.number] = str(error)
     return problems
@@ -122,9 +123,7 @@ def _settings(search: Search, result: Result) -> Settings:
         ValueError: If the directory has lost them, they are damaged, or it holds another run.
     """
     run = RunDirectory(search.path(result.number))
-    if run.settings_file.exists() or run.record_file.exists():
-        settings = run.settings()
-        if run.record_file.exists():
-            run.record().check_started_with(result.values, run.path)
-        return settings
+    if run.settings_file.exists() or run.record_file.exists() or run.has_lost_record:
+        run.record().check_started_with(result.values, run.path)
+        return run.settings()
     return with_values(search.base, result.values).resolved(search.facts)

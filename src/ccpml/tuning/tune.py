@@ -98,9 +98,9 @@ def run_search(
         OSError: If the system refuses, as a full disk does; the trial under way resumes.
         Stopped: After Ctrl-C.
     """
+    now = read_facts(search.base)  # before anything is written
     study = open_study(search)
     with storage_errors(search):
-        now = read_facts(search.base)
         facts = replace(study.facts(lambda: now), digest=now.digest)
         return _search(replace(search, facts=facts), study, watch, train)
 
@@ -132,11 +132,11 @@ def _search(
 def _check_started_trials(search: Search, study: Study) -> None:
     """Check that the images are those that the trials of an earlier call were started with, on this machine.
 
-    A damaged record of a trial that has ended, whose result the study has, or another run in its place, stops no other
-    trial.
+    A damaged or lost record of a trial that has ended, whose result the study has, or another run in its place, stops
+    no other trial.
     """
     runs = [RunDirectory(path) for path in sorted(search.out.glob("trial-*"))]
-    runs = [run for run in runs if run.record_file.is_file()]
+    runs = [run for run in runs if run.record_file.is_file() or run.has_lost_record]
     source = find_images(search.base) if runs else None
     results = {search.path(result.number): result for result in read_results(search, study)}
     for run in runs:
@@ -154,7 +154,8 @@ def _check_started_trials(search: Search, study: Study) -> None:
             raise ValueError(f"{str(error).partition('; ')[0]}; {way_out}") from error
         if changes:
             raise StudyExistsError(
-                f"{search.base.data}: expected the data that {run.path} was started with, got {changes}; restore them"
+                f"{search.base.data}: expected the data that {run.path} was started with, got {changes}; restore them, "
+                "or start another study"
             )
 
 
