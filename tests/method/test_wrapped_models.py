@@ -9,8 +9,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from ccpml import AlternatingProjections, CCPLoss, ContrastiveLoss, gather_batch
+from ccpml import AlternatingProjections, CCPLoss, ContrastiveLoss, create_model, gather_batch
 from ccpml.distributed import own_rank, world_size
+from ccpml.training import MetricLearning
 from tests.ranks import run_on_ranks
 
 C, D, K = 4, 3, 2
@@ -102,6 +103,27 @@ def test_a_state_by_the_names_of_a_wrapper_is_loaded(prefix):
     loaded = AlternatingProjections(network(), CCPLoss(ContrastiveLoss(), C, D, K))
     loaded.load_state_dict(old)
     torch.testing.assert_close(loaded.state_dict(), {name: state[name] for name in loaded.state_dict()})
+
+
+def test_parts_that_are_compiled_are_what_they_are_within():
+    """By its type, a compiled part would be one of another library, or no embedding model with a head."""
+    x, labels = 3 * torch.randn(8, D), torch.arange(8) % C
+    compiled = torch.compile(ContrastiveLoss(normalize=None), backend="eager")
+    torch.manual_seed(0)
+    expected = CCPLoss(ContrastiveLoss(normalize=None), C, D, K)(x, labels)
+    torch.manual_seed(0)
+    torch.testing.assert_close(CCPLoss(compiled, C, D, K)(x, labels), expected)
+    model = create_model("small_conv", embedding_dim=D, channels=1)
+    criterion = CCPLoss(compiled, C, D, K)
+    groups = [
+        [(len(group["params"]), group["lr"]) for group in module.configure_optimizers().param_groups]
+        for module in (
+            MetricLearning(model, criterion, 0.1, head_lr_factor=10.0),
+            MetricLearning(torch.compile(model, backend="eager"), criterion, 0.1, head_lr_factor=10.0),
+        )
+    ]
+    assert groups[0] == groups[1]
+    assert len(groups[0]) == 3
 
 
 def test_a_compiled_criterion_is_that_of_the_projections():

@@ -120,6 +120,8 @@ def test_embeddings_are_not_normalized_and_have_no_bias() -> None:
         torch.zeros(2, 32, 32, 3),
         torch.zeros(2, 3, 32, 32, dtype=torch.int64),
         torch.zeros(2, 3, 32, 32, dtype=torch.bool),
+        torch.zeros(2, 3, 32, 32).numpy(),
+        [torch.zeros(3, 32, 32)],
     ],
 )
 def test_invalid_images(images: Tensor) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ccpml.method.checks import check_call, check_loss
+from ccpml.method.checks import check_call, check_loss, uncompiled
 from ccpml.method.external import against_batch, against_references, normalized_for
 from ccpml.method.host_counts import HostCounts
 from ccpml.method.metric_loss import MetricLoss, working_dtype
@@ -66,7 +66,7 @@ class CrossBatchMemory(HostCounts, MetricLoss):
         embedding_dim, batch_size = as_int("embedding_dim", embedding_dim, 1), as_int("batch_size", batch_size, 1)
         memory_batches = as_int("memory_batches", memory_batches, 1)
         check_loss(loss)
-        self.loss = loss
+        self.loss: nn.Module = uncompiled(loss)
         self.start = as_int("start", start, 0)
         self.register_buffer("memory", torch.zeros(memory_batches, batch_size, embedding_dim))
         self.register_buffer("memory_labels", torch.zeros(memory_batches, batch_size, dtype=torch.int64))

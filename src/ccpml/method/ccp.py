@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.distributed import world_size
-from ccpml.method.checks import check_call, check_loss, check_number
+from ccpml.method.checks import check_call, check_loss, check_number, uncompiled
 from ccpml.method.class_sampler import ClassSampler
 from ccpml.method.external import against_batch, against_references, joint_batch, normalized_for
 from ccpml.method.metric_loss import MetricLoss, working_dtype
@@ -94,7 +94,7 @@ class CCPLoss(ClassProxies, MetricLoss):
         check_number("proxy_weight", proxy_weight)
         if pair_weight == proxy_weight == 0:
             raise ValueError("pair_weight, proxy_weight: expected one other than 0, got 0 and 0, which trains nothing")
-        self.loss = loss
+        self.loss: nn.Module = uncompiled(loss)
         self.pair_weight = pair_weight
         self.proxy_weight = proxy_weight
         self.warming = False

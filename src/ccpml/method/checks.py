@@ -24,6 +24,11 @@ def check_number(name: str, value: float, above: float = -math.inf) -> None:
         )
 
 
+def uncompiled(module: Any) -> Any:
+    """Return what is within ``torch.compile``, whose own type says nothing; anything else as it is."""
+    return getattr(module, "_orig_mod", module)
+
+
 def check_loss(loss: object) -> None:
     """Raise ValueError unless this is a pair loss, not its class or a function."""
     if not isinstance(loss, nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ccpml.method.ccp import CCPLoss
+from ccpml.method.checks import uncompiled
 from ccpml.method.projection_state import check_state
 from ccpml.method.separation import MIN_SEPARATION
 from ccpml.method.shared_pool import Pool, SharedPool
@@ -104,7 +105,7 @@ class AlternatingProjections:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ValueError(f"model: expected nn.Module, got {type(model).__name__}")
-        criterion = getattr(criterion, "_orig_mod", criterion)  # within torch.compile
+        criterion = uncompiled(criterion)
         if not isinstance(criterion, CCPLoss):
             raise ValueError(f"criterion: expected a CCPLoss, got {type(criterion).__name__}")
         weights_of(model, criterion)  # checks them

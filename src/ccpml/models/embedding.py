@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.numbers import as_int, check_flags
+from ccpml.pairwise.inputs import describe
 
 __all__ = ["Backbone", "EmbeddingModel", "InputConvention", "Pooling", "StagedBackbone", "freeze_batchnorm"]
 
@@ -215,10 +216,11 @@ class EmbeddingModel(nn.Module):
     def _normalize(self, images: Tensor) -> Tensor:
         convention = self.backbone.convention
         channels = convention.channels
-        fits = images.ndim == 4 and images.shape[1] in (1, channels)  # not a set: sizes that are traced have no hash
+        fits = isinstance(images, Tensor) and images.ndim == 4
+        fits = fits and images.shape[1] in (1, channels)  # not a set: sizes that are traced have no hash
         if not fits or not (images.dtype == torch.uint8 or images.is_floating_point()):
             expected = f"uint8 or floating point (B, {channels}, H, W)"
-            raise ValueError(f"images: expected {expected}, got {images.dtype} {tuple(images.shape)}")
+            raise ValueError(f"images: expected {expected}, got {describe(images)}")
         if images.dtype == torch.uint8:  # one copy, then in place: allocation is the cost
             images = images.to(self.mean.dtype).div_(255)
         else:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ccpml.distributed import all_ranks
+from ccpml.method.checks import uncompiled
 from ccpml.method.metric_loss import NORMALIZED_LENGTH
 from ccpml.models import EmbeddingModel, start_head
 from ccpml.progress import progress_bar
@@ -74,7 +75,7 @@ class HeadStartCallback(L.Callback):
         """Score the features and set the layer, unless a checkpoint was loaded."""
         if self._resumed:
             return
-        model = pl_module.model if isinstance(pl_module, MetricLearning) else pl_module
+        model = uncompiled(pl_module.model) if isinstance(pl_module, MetricLearning) else pl_module
         if not isinstance(model, EmbeddingModel):
             raise ValueError(f"model: expected a MetricLearning of an EmbeddingModel, got {type(model).__name__}")
         if self.test is not None:

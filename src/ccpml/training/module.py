@@ -10,6 +10,7 @@ from torch.optim import Adam, Optimizer
 
 from ccpml.distributed import all_ranks, all_reduce_sum, gather_batch, gather_rows, world_size
 from ccpml.method import CCPLoss, lipschitz_normalize
+from ccpml.method.checks import uncompiled
 from ccpml.models import EmbeddingModel
 from ccpml.numbers import check_flags
 from ccpml.pairwise.inputs import describe
@@ -169,9 +170,11 @@ class MetricLearning(L.LightningModule):
 
     def configure_model(self) -> None:
         """Shard the proxies if requested, and have DDP ignore shards and what ranks keep equal by themselves."""
-        if self.shard_proxies and world_size() > 1 and isinstance(self.criterion, CCPLoss) and not self._sharded():
-            self.criterion.shard(all_ranks())
-        ignored = [name for name, _ in self.criterion.named_buffers()] + ["proxies"] * self._sharded()
+        criterion = uncompiled(self.criterion)
+        if self.shard_proxies and world_size() > 1 and isinstance(criterion, CCPLoss) and not self._sharded():
+            criterion.shard(all_ranks())
+        own = [name for name, _ in self.criterion.named_parameters() if name.endswith("proxies")] * self._sharded()
+        ignored = [name for name, _ in self.criterion.named_buffers()] + own
         self._ddp_params_and_buffers_to_ignore = [f"criterion.{name}" for name in ignored]
 
     def configure_gradient_clipping(
@@ -194,7 +197,8 @@ class MetricLearning(L.LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """Create Adam of the network and the criterion, with a group for each learning rate."""
-        head = list(self.model.linear.parameters()) if isinstance(self.model, EmbeddingModel) else []
+        model = uncompiled(self.model)
+        head = list(model.linear.parameters()) if isinstance(model, EmbeddingModel) else []
         in_head = set(map(id, head))
         backbone = [weight for weight in self.model.parameters() if id(weight) not in in_head]
         factors = (1.0, backbone), (self.head_lr_factor, head), (self.proxy_lr_factor, self.criterion.parameters())
