@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-__all__ = ["PATIENCE", "announce", "progress_bar", "progress_to"]
+__all__ = ["PATIENCE", "announce", "print_note", "progress_bar", "progress_to"]
 
 PATIENCE: Final = 2.0
 """Seconds after which work that is mostly short shows its progress."""
@@ -14,7 +14,16 @@ PATIENCE: Final = 2.0
 
 def announce(what: str) -> None:
     """Print what is being done, before work that may take long in silence."""
-    print(f"{what} ...", file=sys.stderr, flush=True)
+    from ccpml.files import printable
+
+    print(f"{printable(what)} ...", file=sys.stderr, flush=True)
+
+
+def print_note(text: object) -> None:
+    """Print a note on standard error, as one line: names of files and classes may hold control characters."""
+    from ccpml.files import printable
+
+    print(f"note: {printable(str(text))}", file=sys.stderr)
 
 
 def progress_bar(

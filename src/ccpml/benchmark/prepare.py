@@ -1,7 +1,6 @@
 """Prepare a benchmark: check its settings and data, and write ``benchmark.yaml`` or compare with an earlier one."""
 
 import os
-import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -14,6 +13,7 @@ from ccpml.benchmark.protocol import Benchmark, Cell
 from ccpml.data import Source, make_splits
 from ccpml.data.images.read import MAX_LISTED
 from ccpml.files import WriteError, read_folder_file, waiting_lock, write_folder_file
+from ccpml.progress import print_note
 from ccpml.runs.defaults import DataFacts
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import find_images, read_facts
@@ -52,7 +52,7 @@ def prepare_benchmark(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
     with _locked(benchmark):
         prepared = _write(benchmark, facts, at_once)
     for note in prepared.notes():
-        print(f"note: {note}", file=sys.stderr)
+        print_note(note)
     return prepared
 
 

@@ -14,7 +14,7 @@ from ccpml.cli.common.options import UsageError, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings, read_yaml
 from ccpml.data_name import DataName
 from ccpml.losses import LOSSES
-from ccpml.progress import announce
+from ccpml.progress import announce, print_note
 from ccpml.runs.defaults import RUN_SETTINGS
 
 _LOSSES = "c1,c2,triplet,ms"
@@ -57,7 +57,7 @@ def run(arguments: list[str]) -> int:
     print((benchmark.out / "table.md").read_text(encoding="utf-8"))
     print("\n".join(map(str, paths)))
     for problem in progress.repeated:
-        print(f"note: {problem}; the run was scored again", file=sys.stderr)
+        print_note(f"{problem}; the run was scored again")
     problems = [f"failed: {title}: {reason}" for title, reason in progress.failed.items()]
     problems = problems or [f"missing: {problem}" for result in results for problem in result.problems]
     for problem in problems:

@@ -2,14 +2,13 @@
 
 import argparse
 import re
-import sys
 from pathlib import Path
 
 from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, check_run
 from ccpml.cli.common.parser import Parser
 from ccpml.exporting.targets import FORMATS, check_target, default_target
-from ccpml.progress import announce
+from ccpml.progress import announce, print_note
 
 
 def run(arguments: list[str]) -> int:
@@ -24,7 +23,7 @@ def run(arguments: list[str]) -> int:
         options.path, options.format, options.output, license_id=options.license, repository=options.push
     )
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print_note(note)
     print(f"{found.path}: differs from the run by {found.difference:.1e} at most, on {found.checked_on}")
     print(f"{found.card}: model card")
     if options.push:

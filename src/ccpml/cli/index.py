@@ -22,6 +22,7 @@ from ccpml.cli.common.options import (
 from ccpml.cli.common.parser import Parser
 from ccpml.cli.common.scan_options import DTYPES, use_dtype
 from ccpml.data_name import DataName, known_names
+from ccpml.progress import print_note
 
 if TYPE_CHECKING:
     from ccpml.data.images.read import BadImageError
@@ -192,7 +193,7 @@ def _find(options: argparse.Namespace) -> "Pictures":
     if options.output is not None:
         found = found.outside(options.output)
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print_note(note)
     if found.ignored:
         print(f"{options.data}: ignored {', '.join(count_ignored(found.ignored))}", file=sys.stderr)
     return found
@@ -239,7 +240,7 @@ def _verify(path: Path) -> int:
     with Index.open(path) as index, progress_bar(index.num_rows, "row", "verifying", delay=1.0) as bar:
         found = index.verify(bar.update)
     for sentence in found.leftovers:
-        print(f"note: {sentence}", file=sys.stderr)
+        print_note(sentence)
     if not found.problems:
         print(f"{path}: {_pictures(found.items)}, complete: rows, thumbnails and counts are as they were written")
         return 0

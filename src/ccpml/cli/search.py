@@ -13,7 +13,7 @@ from ccpml.cli.common.options import UsageError, add_store, check_data_root, che
 from ccpml.cli.common.parser import Parser
 from ccpml.cli.common.scan_options import DTYPES, RERANK, add_scan_options, check_scan_options, use_scan
 from ccpml.data_name import BENCHMARKS
-from ccpml.progress import announce
+from ccpml.progress import announce, print_note
 from ccpml.system_errors import is_writable
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> int:
     if any(query.pictures for query in queries):
         embedder = load_model_of(options.index, find_model(index, options.run))
     elif certificate is None and not ((model / "experiment.yaml").is_file() or is_exported(model)):
-        print(f"note: {model}: run not found; if it has moved, pass --run for its certificate", file=sys.stderr)
+        print_note(f"{model}: run not found; if it has moved, pass --run for its certificate")
     with open_index(location, embedder) as index:
         use_scan(index, options)
         return _search(index, embedder, queries, options, certificate)
@@ -158,7 +158,7 @@ def _certificate(index: "PictureIndex", model: Path, precision: float | None) ->
         certificate = find_certificate(model, index.fingerprint)
     except CertificateError as error:
         if precision is None:
-            print(f"note: {error}; until then, answers have no certified precision", file=sys.stderr)
+            print_note(f"{error}; until then, answers have no certified precision")
             return None
         raise UsageError(f"--precision: {error}") from error
     if precision is None:

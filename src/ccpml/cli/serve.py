@@ -14,7 +14,7 @@ from ccpml.cli.common.parser import Parser
 from ccpml.cli.common.scan_options import add_scan_options, check_scan_options, use_scan
 from ccpml.extras import require_extra
 from ccpml.numbers import counted
-from ccpml.progress import announce
+from ccpml.progress import announce, print_note
 
 if TYPE_CHECKING:
     import socket
@@ -82,7 +82,7 @@ def _serve(options: argparse.Namespace, listener: "socket.socket", settings: "Se
         use_scan(index, options)
         app = create_app(index, run, settings)
         if app.state.service.note:
-            print(f"note: {app.state.service.note}", file=sys.stderr)
+            print_note(app.state.service.note)
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         print(f"{index}: {counted(len(index), 'picture')} on {address} (Ctrl-C stops)", flush=True)

@@ -1,7 +1,6 @@
 """``ccpml train``: train a run, or resume one, and write its report."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_setti
 from ccpml.data_name import DataName
 from ccpml.interrupts import Interrupted, exit_code
 from ccpml.numbers import counted
-from ccpml.progress import announce
+from ccpml.progress import announce, print_note
 from ccpml.runs.defaults import SATURATED, is_saturated
 from ccpml.runs.settings import Settings
 
@@ -96,7 +95,7 @@ def _print_scores(scores: dict[str, Any]) -> None:
     if features := scores.get("features"):
         print(f"features    {_three(features)}  (untouched, {features['dimensions']:,}-D)")
     if is_saturated(scores):
-        print(f"note: {SATURATED}", file=sys.stderr)
+        print_note(SATURATED)
     print(f"stopped after {counted(scores['steps'], 'step')}, best on validation at {scores['validation']['step']:,}")
     for note in scores.get("notes", []):
         print(note)

@@ -1,6 +1,5 @@
 """The page of a comparison: one HTML file with its pictures, which loads nothing."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -12,7 +11,7 @@ from ccpml.comparison.compare import Comparison
 from ccpml.comparison.pictures import draw_versus
 from ccpml.comparison.versus import QueryChange, Versus
 from ccpml.files import write_text
-from ccpml.progress import progress_bar
+from ccpml.progress import print_note, progress_bar
 from ccpml.report import page
 from ccpml.report.embedded import Embedded
 from ccpml.report.gallery import neighbors_of
@@ -48,7 +47,7 @@ def write_page(comparison: Comparison, output: Path) -> None:
                 bar.update(2)
         body += _rest(comparison, images)
     if problem := images.problem():
-        print(f"note: {problem}", file=sys.stderr)
+        print_note(problem)
     write_text(output, page.document(_title(comparison), body))
 
 

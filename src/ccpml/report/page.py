@@ -52,6 +52,7 @@ table { border-collapse: collapse; margin: .75rem 0 1rem; font-variant-numeric: 
 th, td { padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e8ecef;
   overflow-wrap: anywhere; }
 th { font-weight: 600; color: #52606d; white-space: nowrap; }
+th + td { min-width: 5em; }
 .numbers th, .numbers td { text-align: right; padding: .4rem .9rem; white-space: nowrap; }
 .numbers td:first-child, .numbers th:first-child { text-align: left; padding-left: 0; white-space: normal;
   min-width: 10em; }

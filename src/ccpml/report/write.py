@@ -1,10 +1,9 @@
 """The report of a finished run."""
 
-import sys
 from pathlib import Path
 
 from ccpml.files import write_text
-from ccpml.progress import progress_bar
+from ccpml.progress import print_note, progress_bar
 from ccpml.report import page
 from ccpml.report.contents import Report
 from ccpml.report.sections import PICTURES, SECTIONS
@@ -41,7 +40,7 @@ def write_report(run: RunDirectory, problems: list[str] | None = None) -> Path:
         sections = progress_bar(len(SECTIONS), "section", over=SECTIONS, delay=3.0)
         body = [part for section in sections for part in section(report)]
     for problem in report.problems:
-        print(f"note: {problem}", file=sys.stderr)
+        print_note(problem)
     if problems is not None:
         problems += report.problems
     folder = run.path / "pictures"

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import re
-import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch import Tensor
 from ccpml.artifacts import mismatch, path_kind
 from ccpml.files import WriteError, check_readable, load_json, load_yaml, waiting_lock, write_json, write_yaml
 from ccpml.models.tensor_file import read_tensors
+from ccpml.progress import print_note
 from ccpml.runs.ranges import REMOVED
 from ccpml.runs.record import RunRecord, digest_of
 from ccpml.runs.settings import ResolvedSettings
@@ -392,4 +392,4 @@ def _leftovers(path: Path) -> list[Path]:
 @cache
 def _note_once(text: str) -> None:
     """Print a note, once in a process: settings are read by many steps of a verb."""
-    print(f"note: {text}", file=sys.stderr)
+    print_note(text)

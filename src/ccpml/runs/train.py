@@ -16,7 +16,7 @@ from ccpml.data.class_records import MixedDataError
 from ccpml.data_name import DataName
 from ccpml.files import WriteError, remove_leftovers_below, write_text
 from ccpml.numbers import check_flags
-from ccpml.progress import announce
+from ccpml.progress import announce, print_note
 from ccpml.runs.build import check_device, check_memory, check_weights, transforms, workers
 from ccpml.runs.callbacks import Stopped
 from ccpml.runs.defaults import notes
@@ -162,7 +162,7 @@ def _print(chosen: Mapping[str, Sequence[str]]) -> None:
     for line in chosen["chosen"]:
         print(f"  {line}", file=sys.stderr)
     for line in chosen["notes"]:
-        print(f"note: {line}", file=sys.stderr)
+        print_note(line)
 
 
 def _resolve_paths(settings: ResolvedSettings) -> ResolvedSettings:

@@ -157,6 +157,8 @@ def test_what_is_in_place_of_a_cache_is_named(tmp_path: Path, name: str) -> None
     (tmp_path / name).symlink_to(tmp_path / "nothing")
     with pytest.raises(CacheError, match=rf"{name}: expected the folder of a cache, got a broken link; remove it"):
         use_cache(source, NAME)
+    with pytest.raises(CacheError, match=rf"{name}: expected the folder of a cache, got a broken link; remove it"):
+        pack_source(source, NAME, progress=False)
 
 
 def test_added_images_are_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from ccpml.cli.common.options import UsageError
+from ccpml.progress import print_note
 
 if TYPE_CHECKING:
     from ccpml.serving import Index, PictureIndex
@@ -88,7 +89,7 @@ def use_dtype(index: "Index", dtype: str | None = None) -> None:
     try:
         chosen = dtype or default_dtype(index.path)
     except DamagedIndexError as error:
-        print(f"note: {error}; until then, rows of float32 are scanned", file=sys.stderr)
+        print_note(f"{error}; until then, rows of float32 are scanned")
         return
     if chosen == "float32" or not len(index):
         return

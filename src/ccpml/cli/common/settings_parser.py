@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Collection, Mapping
 from inspect import getdoc
 from types import NoneType
@@ -20,6 +19,7 @@ from ccpml.data_name import DataName, known_names
 from ccpml.files import load_yaml
 from ccpml.losses import LOSSES, known_losses, parameter_names
 from ccpml.options import ProjectionOptions
+from ccpml.progress import print_note
 from ccpml.runs.loggers.names import LOGGERS, check_installed
 from ccpml.runs.ranges import without_removed
 from ccpml.runs.settings import Settings, setting_types
@@ -268,7 +268,7 @@ class _ConfigFile(argparse.Action):
             if _is_deeper(content, 4):
                 raise UsageError("expected plain settings, got lists or mappings within each other")
             if not content:
-                print(f"note: --config {values}: sets nothing", file=sys.stderr)
+                print_note(f"--config {values}: sets nothing")
             found = parser.parse_object(without_removed(content), defaults=False)
             parser.of_files |= {name: (values, value) for name, value in vars(found.as_flat()).items()}
             namespace.update(found)

@@ -46,10 +46,7 @@ def use_cache(source: Source, name: DataName, side: int = 0) -> Source:
     images = source.table.images
     if isinstance(images, np.ndarray) or source.folder is None:
         return source
-    home = cache_folder(source.folder, name)
-    for folder in (home.parent, home):
-        if (kind := path_kind(folder)) not in {"", "a folder"}:
-            raise CacheError(f"{folder}: expected the folder of a cache, got {kind}; remove it")
+    home = _checked(cache_folder(source.folder, name))
     if not home.is_dir():
         return source
     index = read_index(home)
@@ -77,6 +74,7 @@ def pack_source(source: Source, name: DataName, side: int = 256, progress: bool 
 
     Raises:
         BadImagesError: If images cannot be read; no cache is made.
+        CacheError: If a file or a broken link is in the place of the cache.
         ValueError: If images are in memory or in an archive, the disk is full, or the folder is not writable.
     """
     if isinstance(source.table.images, np.ndarray) or source.folder is None:
@@ -86,7 +84,7 @@ def pack_source(source: Source, name: DataName, side: int = 256, progress: bool 
         )
     if side < 1:
         raise ValueError(f"side: expected 1 or more, got {side}")
-    home = cache_folder(source.folder, name)
+    home = _checked(cache_folder(source.folder, name))
     paths = [_file_of(image) for image in source.table.images]
     try:
         home.parent.mkdir(exist_ok=True)
@@ -97,6 +95,14 @@ def pack_source(source: Source, name: DataName, side: int = 256, progress: bool 
             f"{error.filename or home}: the cache cannot be written ({error.strerror or error}); the folder of the "
             "images must be writable and have free space"
         ) from error
+    return home
+
+
+def _checked(home: Path) -> Path:
+    """Return the folder of a cache, if nothing else is in its place."""
+    for folder in (home.parent, home):
+        if (kind := path_kind(folder)) not in {"", "a folder"}:
+            raise CacheError(f"{folder}: expected the folder of a cache, got {kind}; remove it")
     return home
 
 

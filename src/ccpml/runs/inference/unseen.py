@@ -1,6 +1,5 @@
 """Images of classes that a run has not seen: its test classes, or those of other data."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from ccpml.data.sources.source import Source
 from ccpml.data.splits import check_scorable
 from ccpml.data.upkeep.check import readable_images
 from ccpml.data_name import DataName
+from ccpml.progress import print_note
 from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import cached_side, load_images
 from ccpml.runs.inference.run import Run
@@ -50,7 +50,7 @@ def unseen_images(
     table = table.subset(tests) if tests else table
     table = check_scorable(data, leave_out_seen(table, run, data, all_classes))
     if table.num_classes == 1:
-        print(f"note: {data}: 1 class, of which every answer is right: scores need at least two", file=sys.stderr)
+        print_note(f"{data}: 1 class, of which every answer is right: scores need at least two")
     return table
 
 
@@ -59,7 +59,7 @@ def note_changes(run: Run, record: RunRecord, source: Source, data: str) -> None
     if str(DataName.parse(data).resolved()) == run.settings.data:
         changes = record.changes(source)
         if changes:
-            print(f"note: {data}: not as {run.path} was started with: {changes}", file=sys.stderr)
+            print_note(f"{data}: not as {run.path} was started with: {changes}")
 
 
 def leave_out_seen(table: ImageTable, run: Run, data: str, all_classes: bool) -> ImageTable:
@@ -80,7 +80,7 @@ def leave_out_seen(table: ImageTable, run: Run, data: str, all_classes: bool) ->
     if not unseen and not all_classes:
         raise SeenClassesError(f"{data}: expected classes that the run was not trained on, got {known} that it was")
     what = "scored too" if all_classes else "left out"
-    print(f"note: {data}: the run was trained on or chosen by {known}; {what}", file=sys.stderr)
+    print_note(f"{data}: the run was trained on or chosen by {known}; {what}")
     return table if all_classes else table.subset(unseen)
 
 
