@@ -6,6 +6,8 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
+from ccpml.files import printable
+
 __all__ = ["PATIENCE", "announce", "print_note", "progress_bar", "progress_to"]
 
 PATIENCE: Final = 2.0
@@ -14,15 +16,11 @@ PATIENCE: Final = 2.0
 
 def announce(what: str) -> None:
     """Print what is being done, before work that may take long in silence."""
-    from ccpml.files import printable
-
     print(f"{printable(what)} ...", file=sys.stderr, flush=True)
 
 
 def print_note(text: object) -> None:
     """Print a note on standard error, as one line: names of files and classes may hold control characters."""
-    from ccpml.files import printable
-
     print(f"note: {printable(str(text))}", file=sys.stderr)
 
 

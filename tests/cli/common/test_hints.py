@@ -73,6 +73,20 @@ def test_without_torch_the_way_out_is_an_exported_model() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "unable to resize file </torch_7_1_0> to the right size: File too large (27)",
+        "unable to allocate shared memory(shm) for file </torch_7_1_0>: No space left on device (28)",
+        "DataLoader worker (pid 5) is killed by signal: Bus error. It is possible that workers are out of shared memory.",
+    ],
+)
+def test_shared_memory_that_is_full_is_named(words: str) -> None:
+    """It is small in containers; the words are torch's."""
+    expected = "the memory that processes share is full (/dev/shm); allow more, or set --workers=0"
+    assert describe(RuntimeError(words)) == expected
+
+
 @pytest.mark.parametrize("words", ["(pid 5) is killed by signal: Killed. ", "(pid(s) 5, 6) exited unexpectedly"])
 def test_a_worker_that_was_killed_is_named_with_the_way_to_resume(
     words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -4,6 +4,7 @@ A cache is a folder in ``.ccpml-cache`` in the folder of the images. While it is
 ``….partial`` and has a journal of what is done; it is renamed when all pixels have been read back and verified.
 """
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -19,10 +20,12 @@ from ccpml.data.sources.source import Source
 from ccpml.data.table import StoredImage
 from ccpml.data_name import DataName
 from ccpml.files import exclusive_lock
+from ccpml.system_errors import advice
 
 __all__ = ["cache_folder", "pack_source", "use_cache"]
 
 _FOLDER: Final = ".ccpml-cache"
+_OF_FOLDER: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 def cache_folder(folder: Path, name: DataName) -> Path:
@@ -91,9 +94,10 @@ def pack_source(source: Source, name: DataName, side: int = 256, progress: bool 
         with exclusive_lock(home.with_name(f"{home.name}.lock"), f"building the cache of {name}"):
             build(paths, source.folder, home, side, source.table.rotate, progress)
     except OSError as error:
+        advised = "; the folder of the images must be writable and have free space"
+        way_out = advised if error.errno in _OF_FOLDER else advice(error)
         raise ValueError(
-            f"{error.filename or home}: the cache cannot be written ({error.strerror or error}); the folder of the "
-            "images must be writable and have free space"
+            f"{error.filename or home}: the cache cannot be written ({error.strerror or error}){way_out}"
         ) from error
     return home
 
