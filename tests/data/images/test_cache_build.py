@@ -15,6 +15,7 @@ from PIL import Image
 from ccpml.data import BadImageError, BadImagesError, load_folder, read_image
 from ccpml.data.images import cache_build as building
 from ccpml.data.images.cache import cache_folder, pack_source, use_cache
+from ccpml.data.images.cache_index import CacheError
 from ccpml.data.images.packed import PackedImage, sum64
 from tests.data.caches import NAME, content, fill, packed
 from tests.locks import held_by_another_process
@@ -247,7 +248,7 @@ def test_a_folder_that_is_not_writable(tmp_path: Path) -> None:
 def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / ".ccpml-cache").touch()
-    with pytest.raises(ValueError, match="the cache cannot be written"):
+    with pytest.raises(CacheError, match="expected the folder of a cache, got a file; remove it"):
         packed(tmp_path)
 
 
