@@ -78,7 +78,7 @@ def test_without_torch_the_way_out_is_an_exported_model() -> None:
     [
         "unable to resize file </torch_7_1_0> to the right size: File too large (27)",
         "unable to allocate shared memory(shm) for file </torch_7_1_0>: No space left on device (28)",
-        "DataLoader worker (pid 5) is killed by signal: Bus error. It is possible that workers are out of shared memory.",
+        "DataLoader worker (pid 5) is killed by signal: Bus error. Workers may be out of shared memory.",
     ],
 )
 def test_shared_memory_that_is_full_is_named(words: str) -> None:
