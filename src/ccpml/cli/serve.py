@@ -36,14 +36,14 @@ def run(arguments: list[str]) -> int:
     if options.index is not None:
         check_index(Path(options.index))
     require_extra("serve", ["fastapi", "uvicorn", "python_multipart"], "serve")
+    announce_libraries(needed=EMBEDDING)
     from ccpml.serving.service.listen import AddressError, listen
 
     try:
-        listener = listen(options.host, options.port)  # before the libraries, which take seconds to load
+        listener = listen(options.host, options.port)  # before the model and most libraries, which take seconds to load
     except AddressError as error:
         raise UsageError(str(error)) from error
     with listener:
-        announce_libraries(needed=EMBEDDING)
         _serve(options, listener, _settings(options, token))
     return 0
 
