@@ -86,7 +86,7 @@ def test_a_shortage_is_raised_as_it_is(error: Exception, tmp_path: Path, monkeyp
         "numpy.load": lambda: read_arrays(tmp_path / "a.npz", ["x"], "remove it"),
         "ccpml.models.tensor_file.safe_open": lambda: read_tensors(tmp_path / "a.safetensors"),
         "torch.load": lambda: load_weights(torch.nn.Linear(1, 1), tmp_path / "a.pth"),
-        "PIL.Image.open": lambda: read_image(tmp_path / "a.png", 3),
+        "ccpml.data.images.read.open_image": lambda: read_image(tmp_path / "a.png", 3),
         "PIL.Image.Image.getexif": lambda: jpeg_orientation(jpeg),
     }
     if isinstance(error, OSError):

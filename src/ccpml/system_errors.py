@@ -77,8 +77,8 @@ def is_writable(folder: Path) -> bool:
     """Whether files can be made in a folder.
 
     Example:
-        >>> is_writable(Path("/no/such")), is_writable(Path("/proc"))
-        (False, False)
+        >>> is_writable(Path("/no/such")), is_writable(Path("/tmp"))
+        (False, True)
     """
     effective = os.access in os.supports_effective_ids
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK, effective_ids=effective)

@@ -1,6 +1,7 @@
 """Networks within torch.compile, DDP and fully_shard: projections equal those of the network itself."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ccpml import AlternatingProjections, CCPLoss, ContrastiveLoss, create_model, gather_batch
 from ccpml.distributed import own_rank, world_size
+from ccpml.method.snapshots import weights_of
 from ccpml.training import MetricLearning
 from tests.ranks import run_on_ranks
 
@@ -124,6 +126,12 @@ def test_parts_that_are_compiled_are_what_they_are_within():
     ]
     assert groups[0] == groups[1]
     assert len(groups[0]) == 3
+
+
+def test_names_are_those_of_the_network_within_several_wrappers():
+    model, compiled = network(), partial(torch.compile, backend="eager")
+    for wrapped in (nn.DataParallel(compiled(model)), compiled(nn.DataParallel(model))):
+        assert weights_of(wrapped, nn.Identity()).keys() == dict(model.named_parameters()).keys()
 
 
 def test_a_compiled_criterion_is_that_of_the_projections():

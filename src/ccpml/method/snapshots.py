@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from ccpml.method.checks import uncompiled
+
 __all__ = [
     "check_shapes",
     "clones",
@@ -123,7 +125,10 @@ def check_shapes(name: str, saved: dict[str, Tensor], current: dict[str, Tensor]
 
 
 def _unwrapped(model: Any) -> nn.Module:
-    network: nn.Module = model.module if isinstance(model, DataParallel | DistributedDataParallel) else model
+    """Return the network within torch.compile, DDP, or both, in either order."""
+    network: nn.Module = uncompiled(model)
+    while isinstance(network, DataParallel | DistributedDataParallel):
+        network = uncompiled(network.module)
     return network
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ccpml.artifacts import expand_home, not_found
 from ccpml.backbones import WEIGHT_SUFFIXES
 from ccpml.files import check_readable
+from ccpml.method.checks import uncompiled
 from ccpml.models.embedding import Backbone
 from ccpml.models.tensor_file import read_tensors
 from ccpml.models.vit_weights import fit_vit
@@ -57,7 +58,7 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
         >>> torch.equal(layer.weight, other.weight)
         True
     """
-    module = getattr(module, "_orig_mod", module)  # within torch.compile
+    module = uncompiled(module)
     own, tensors = module.state_dict(), _read(expand_home(path))
     run = {key.removeprefix(_RUN_PREFIX): tensor for key, tensor in tensors.items() if key.startswith(_RUN_PREFIX)}
     tensors = fit_vit(_remove_prefixes(run or tensors, own), module)
