@@ -102,8 +102,9 @@ def test_transforms_of_torch_func_are_refused():
         with pytest.raises(RuntimeError, match=r"expected no transform of torch\.func .* use backward\(\)"):
             torch.func.grad(call)(x)
     loss = ContrastiveLoss(normalize=None)
-    with pytest.raises(RuntimeError, match=r"pair loss: expected no transform"):
-        torch.func.grad(lambda v: loss(v, labels))(x)
+    for transformed, vectors in ((torch.func.grad(loss), x), (torch.func.vmap(loss, (0, None)), x[None])):
+        with pytest.raises(RuntimeError, match=r"pair loss: expected no transform"):
+            transformed(vectors, labels)
 
 
 @pytest.mark.parametrize("x", [[1.0], 1.0, None, "x", torch.tensor(1.0), torch.ones(2, dtype=torch.int64)])

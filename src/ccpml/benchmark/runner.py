@@ -214,13 +214,13 @@ def _wait(running: Sequence[RunningCell], seconds: float = 1.0) -> None:
 
 def _record_end(progress: Progress, ended: RunningCell) -> None:
     cell, code = ended.cell, ended.process.returncode
-    ended.lock.release()
     if RunDirectory(cell.path).finished:
         progress.finished.append(cell)
         progress.durations.append(time.monotonic() - ended.started)
-        return
-    reason = cell.last_message() or (f"killed by signal {-code}" if code < 0 else f"ended with code {code}")
-    progress.failed[cell.title] = f"{reason} ({cell.log_file})"
+    else:
+        reason = cell.last_message() or (f"killed by signal {-code}" if code < 0 else f"ended with code {code}")
+        progress.failed[cell.title] = f"{reason} ({cell.log_file})"
+    ended.lock.release()  # last: a process that has waited for the cell writes its log again
 
 
 def _stop(running: Sequence[RunningCell]) -> None:

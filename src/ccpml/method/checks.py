@@ -94,9 +94,10 @@ def check_labels(name: str, labels: Tensor, length: int, num_classes: int | None
 def check_values(x: Tensor, y: Tensor, distances: bool) -> None:
     """Raise ValueError if distances or inner products of finite vectors, not normalized, are out of range of a loss.
 
-    On an accelerator and in a graph of ``torch.compile`` nothing is checked, and a loss out of range is not finite.
+    On an accelerator, in a graph of ``torch.compile`` and in a transform of ``torch.func`` nothing is checked, and a
+    loss out of range is not finite.
     """
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return
     first, second = (float(torch.linalg.vector_norm(v.detach(), torch.inf)) if v.numel() else 0.0 for v in (x, y))
     largest = math.sqrt(x.shape[1]) * (first + second) if distances else x.shape[1] * first * second
