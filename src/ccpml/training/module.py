@@ -135,8 +135,9 @@ class MetricLearning(L.LightningModule):
         self._outputs.clear()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Embed a batch."""
-        self.validation_step(batch, batch_idx)
+        """Embed a batch, which comes once: nothing of it is kept as of those of a validation."""
+        images, labels = batch
+        self._outputs.append((self(images).float(), labels))
 
     def on_test_epoch_end(self) -> None:
         """Score the whole test set; the embeddings of the last validation are kept."""
