@@ -64,10 +64,9 @@ def check_call(
 
 
 def check_embeddings(name: str, x: Tensor, dim: int | None = None) -> None:
-    """Raise ValueError unless ``x`` is a floating-point matrix of values, with ``dim`` columns if given."""
+    """Raise ValueError unless ``x`` is a floating-point matrix, with ``dim`` columns if given."""
     if not (is_floating(name, x) and x.ndim == 2 and dim in {None, x.shape[1]}):
         raise ValueError(f"{name}: expected floating point (n, {'d' if dim is None else dim}), got {describe(x)}")
-    check_has_values(name, x)
 
 
 def check_labels(name: str, labels: Tensor, length: int, num_classes: int | None = None) -> None:
