@@ -87,7 +87,7 @@ def test_each_signal_that_ends_a_command_is_named(number: int, code: int, messag
 import os, sys
 from ccpml.cli import main
 import ccpml.cli.report
-ccpml.cli.report.announce = lambda _: [os.kill(os.getpid(), {number}) for _ in range(2)]
+ccpml.cli.report.announce_libraries = lambda: [os.kill(os.getpid(), {number}) for _ in range(2)]
 sys.exit(main())
 """
     command = [sys.executable, "-c", program, "report", str(tmp_path / "run")]

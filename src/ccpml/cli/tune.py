@@ -17,6 +17,7 @@ from ccpml.cli.common.options import UsageError, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
 from ccpml.extras import require_extra
+from ccpml.progress import print_note
 from ccpml.runs.defaults import RUN_SETTINGS
 from ccpml.tuning.search_space import SEARCHES, Field, search_space
 
@@ -149,7 +150,7 @@ def _print_summary(
             best_run = str(here if here.exists() else best.run)
             print(f"score it on the test classes: {shlex.join(['ccpml', 'train', '--resume', best_run])}{where}")
         else:
-            print(f"note: {here}: not found; to score its settings, train them again", file=sys.stderr)
+            print_note(f"{here}: not found; to score its settings, train them again")
     for number, problem in damaged.items():
         print(f"ccpml: trial {number}: {problem}", file=sys.stderr)
     if best is not None and not is_whole:
