@@ -10,6 +10,7 @@ from ccpml.interrupts import interruption
 from ccpml.numbers import size_text
 
 __all__ = [
+    "SHARED_MEMORY",
     "WriteError",
     "advice",
     "check_writable",
@@ -41,7 +42,10 @@ _MEMORY: Final = re.compile(
 
 _THREADS: Final = "can't start new thread"
 
-_OTHERS: Final = re.compile(f"Too many open files|{_THREADS}", re.I)
+SHARED_MEMORY: Final = re.compile(r"file </torch_\d+|Bus error|shared memory")
+"""Words of torch where the memory that processes share is full."""
+
+_OTHERS: Final = re.compile(f"Too many open files|{_THREADS}|{SHARED_MEMORY.pattern}", re.I)
 """Words of other shortages, whose errors have no number."""
 
 
@@ -130,11 +134,13 @@ def is_refused(error: BaseException) -> bool:
         >>> is_refused(OSError(28, "No space left on device")), is_refused(FileExistsError(17, "File exists"))
         (True, False)
     """
-    return isinstance(error, OSError) and (error.errno in _NUMBERS or error.errno in _REFUSED)
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _NUMBERS or error.errno in _REFUSED
+    return not isinstance(error, ValueError) and _OTHERS.search(str(error)) is not None  # as libraries say it
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error follows from too little memory, too many open files, or a module that cannot be imported.
+    """Whether an error follows from too little memory, shared or not, open files, threads, or a module not imported.
 
     Example:
         >>> is_shortage(OSError(24, "Too many open files")), is_shortage(ValueError("wrong checksum"))

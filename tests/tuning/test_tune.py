@@ -4,6 +4,7 @@ import csv
 import errno
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -343,3 +344,24 @@ def test_a_refusal_of_the_system_ends_the_search_and_spends_no_trial(search, num
         run_search(replace(search, trials=3), train=refused)
     assert len(begun) == 1
     assert summary(run_search(replace(search, trials=3), train=climb)) == summary(whole)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Too many open files. Communication with the workers is no longer possible"),
+        OSError("Caught OSError in DataLoader worker process 0.\n[Errno 24] Too many open files: '0.png'"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)"),
+    ],
+)
+def test_a_refusal_in_words_of_a_library_ends_the_search_too(search, error):
+    begun = []
+
+    def refused(settings, path, watcher):
+        begun.append(path)
+        raise error
+
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        run_search(replace(search, trials=3), train=refused)
+    assert len(begun) == 1

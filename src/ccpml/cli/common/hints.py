@@ -1,9 +1,8 @@
 """The sentences of errors: what happened, and a hint about what to do."""
 
-import re
 
 from ccpml.files import printable
-from ccpml.system_errors import is_out_of_memory, message_of, shortage_in_words
+from ccpml.system_errors import SHARED_MEMORY, is_out_of_memory, message_of, shortage_in_words
 
 HINTS = {
     "BenchmarkExistsError": "choose another --out, or pass the settings that it started with",
@@ -61,7 +60,7 @@ def _text(error: BaseException) -> str:
         return f"{needs}{_WITHOUT_TORCH if error.name == 'torch' else ''}"
     if "Too many open files" in text and not isinstance(error, ValueError | OSError):  # torch advises programmers
         return "too many open files; allow more (ulimit -n), or set --workers=0"
-    if not isinstance(error, ValueError | OSError) and _SHARED_MEMORY.search(text):
+    if not isinstance(error, ValueError | OSError) and SHARED_MEMORY.search(text):
         return "the memory that processes share is full (/dev/shm); allow more, or set --workers=0"
     if was_killed(error) and text.startswith(_WORKER):
         return "a process that reads images was killed, as the system does when memory runs out; free some memory"
@@ -70,7 +69,6 @@ def _text(error: BaseException) -> str:
     return text
 
 
-_SHARED_MEMORY = re.compile(r"file </torch_\d+|Bus error|shared memory")  # as torch says, of the images of workers
 _WORKER = "DataLoader worker (pid"  # so torch begins
 _WITHOUT_TORCH = "; embed, index, search and serve need no torch with an ONNX file in place of the run"
 _SMALLER = "free some memory, or choose a smaller image_size, batch, embedding_dim or number of proxies"
