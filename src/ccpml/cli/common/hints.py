@@ -1,6 +1,5 @@
 """The sentences of errors: what happened, and a hint about what to do."""
 
-
 from ccpml.files import printable
 from ccpml.system_errors import SHARED_MEMORY, is_out_of_memory, message_of, shortage_in_words
 
