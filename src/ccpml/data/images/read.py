@@ -250,7 +250,9 @@ def _check_size(height: int, width: int, name: str) -> None:
 def _too_large(error: Exception) -> str:
     """Return the reason for an image that Pillow does not decode: for some formats its own limit holds."""
     found = re.search(r"\((\d+) pixels\) exceeds limit of (\d+)", str(error))
-    got, limit = (f"{int(number) / 1e6:,.0f} million" for number in (found.groups() if found else (0, 0)))
+    if found is None:
+        return f"too large: {error}; reduce it"
+    got, limit = (f"{int(number) / 1e6:,.0f} million" for number in found.groups())
     return f"too large: expected at most {limit} pixels in this format, got {got}; reduce it, or save it as JPEG or PNG"
 
 
