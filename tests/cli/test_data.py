@@ -54,6 +54,22 @@ def test_check_names_what_is_ignored_and_ten_problems(tmp_path: Path, capsys: py
     assert listed_in.read_text(encoding="utf-8").count("the file is empty") == 12
 
 
+def test_check_names_classes_that_look_alike_and_the_size_of_the_cache(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = toy_folder(tmp_path / "toy", classes=4, per_class=2)
+    (folder / "group0" / "class00").rename(folder / "group0" / "Class01")
+    assert main(["data", "cache", f"folder:{folder}", "--side", "12"]) == 0
+    capsys.readouterr()
+    assert main(["data", "check", f"folder:{folder}"]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  note: ")]
+    assert notes == [
+        "  note: classes whose names differ only in case, spaces or invisible characters: 'group0/Class01' and "
+        "'group0/class01'",
+        "  note: cached with a shorter side of 12; runs that need more read the files",
+    ]
+
+
 def test_check_of_the_groceries(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", "groceries"]) == 0
     expected = "groceries: 1,944 images of 81 classes\ncomplete: every image can be read\n"

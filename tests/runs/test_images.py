@@ -10,7 +10,7 @@ from ccpml.cli import main
 from ccpml.cli.common.hints import hint_for
 from ccpml.data import build_cache
 from ccpml.data.images.cache_index import CacheError
-from ccpml.runs.images import RunImages, load_images, read_facts
+from ccpml.runs.images import RunImages, cached_side, load_images, read_facts
 from ccpml.runs.settings import Settings
 from ccpml.runs.train import resume
 from tests.toy import quick_settings, toy_folder
@@ -56,6 +56,18 @@ def test_a_run_that_meets_a_damaged_cache_before_its_first_validation_resumes_wi
     assert capsys.readouterr().err.endswith(f"or remove {pack.parent}; then resume with: ccpml train --resume {run}\n")
     shutil.rmtree(pack.parent)
     assert resume(run, progress=False).finished
+
+
+def test_a_cache_that_is_too_small_for_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = toy_folder(tmp_path / "toy")
+    settings = quick_settings(data=f"folder:{folder}").resolved()
+    side = cached_side(settings)
+    for cached, message in ((side - 1, f"cached with a shorter side of {side - 1}, not the {side} of"), (side, "")):
+        build_cache(f"folder:{folder}", side=cached, progress=False)
+        load_images(settings)
+        err = capsys.readouterr().err
+        assert message in err
+        assert ("cached" in err) == bool(message)
 
 
 def write_photos(root: Path, classes: int, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Path:

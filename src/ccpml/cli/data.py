@@ -55,6 +55,8 @@ def _check(options: argparse.Namespace) -> int:
         print(f"  {name}  sha256 {digest}")
     for phrase in found.ignored:
         print(f"  ignored: {printable(phrase)}")
+    for phrase in found.notes:
+        print(f"  note: {printable(phrase)}")
     if not found.problems:
         print("complete, as published" if found.checksums else "complete: every image can be read")
         return 0

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor
 from ccpml.backbones import find_backbone
 from ccpml.data import BadImage, ImageTable, PackedImage, Splits, all_gray, load_source, make_splits
 from ccpml.data.class_records import ClassRecord, class_records, split_of_class
-from ccpml.data.images.cache import use_cache
+from ccpml.data.images.cache import side_of_cache, use_cache
 from ccpml.data.images.cache_index import CacheError
 from ccpml.data.images.read import BadImageError, read_header
 from ccpml.data.sources.source import Source
@@ -178,7 +179,13 @@ def load_images(
         DataChangedError: If the data are not those of the record.
         ValueError: If the data cannot be used; the message names the file or the class.
     """
-    source = use_cache(source or find_images(settings), DataName.parse(settings.data), cached_side(settings))
+    found, name, side = source or find_images(settings), DataName.parse(settings.data), cached_side(settings)
+    source = use_cache(found, name, side)
+    if progress and source is found and (got := side_of_cache(found, name)) is not None:
+        print(
+            f"{name}: cached with a shorter side of {got}, not the {side} of this run; the files are read",
+            file=sys.stderr,
+        )
     if record is not None:
         record.check_data(source, settings.data, run)
         split = record.split_of_class

@@ -131,7 +131,16 @@ def test_a_misspelt_label_is_named_where_none_is_needed(images: Path) -> None:
 
 def test_labels_that_unicode_writes_in_two_ways_are_one_class(images: Path) -> None:
     text = "path,label\n0.png,caf\u00e9\n1.png,cafe\u0301\n"
-    assert load_csv(csv_of(images, text)).table.class_names == ("caf\u00e9",)
+    source = load_csv(csv_of(images, text))
+    assert source.table.class_names == ("caf\u00e9",)
+    assert source.spellings == [["caf\u00e9", "cafe\u0301"]]
+
+
+def test_paths_may_begin_with_the_home_folder(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(images / "sub"))
+    (images / "other").mkdir()
+    source = load_csv(csv_of(images / "other", 'path,label\n"~/a, b.png",x\n'))
+    assert source.table.images == (images / "sub" / "a, b.png",)
 
 
 def test_long_reading_shows_progress(

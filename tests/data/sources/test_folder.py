@@ -4,7 +4,7 @@ import pytest
 
 from ccpml.cleaning.cleaned import cleaned_csv
 from ccpml.data import load_csv, load_folder, load_source
-from ccpml.data.sources.source import count_ignored
+from ccpml.data.sources.source import count_ignored, name_notes
 from tests.data.image_files import touch
 
 
@@ -25,6 +25,23 @@ def test_names_that_unicode_writes_in_several_ways_are_one_class(tmp_path: Path)
     table = load_folder(tmp_path).table
     assert table.class_names == ("caf\u00e9", "caf\u00e9/x", "zoo")
     assert table.labels.tolist() == [0, 0, 1, 2]
+
+
+def test_folders_that_are_one_class_and_classes_that_look_alike_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "a /1.png", "caf\u00e9/1.png", "cafe\u0301/1.png", "b/1.png")
+    touch(tmp_path, "Cup/1.png", "cup/1.png", "red cup/1.png", "red_cup/1.png", "x/1.png", "x\u200b/1.png", "c/1.png")
+    source = load_folder(tmp_path)
+    assert source.spellings == [["a", "a "], ["cafe\u0301", "caf\u00e9"]]
+    one, alike = name_notes(source)
+    assert one == (
+        "names that differ only in outer spaces or in forms of Unicode, and are one class: 'a' and 'a ', "
+        "'cafe\\u0301' and 'caf\u00e9'"
+    )
+    assert alike == (
+        "classes whose names differ only in case, spaces or invisible characters: 'Cup' and 'cup', 'red cup' and "
+        "'red_cup', 'x' and 'x\\u200b'"
+    )
+    assert not name_notes(load_source("groceries"))
 
 
 def test_names_are_those_that_a_table_of_the_same_images_gives(tmp_path: Path) -> None:

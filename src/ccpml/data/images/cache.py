@@ -22,7 +22,7 @@ from ccpml.data_name import DataName
 from ccpml.files import exclusive_lock
 from ccpml.system_errors import advice
 
-__all__ = ["cache_folder", "pack_source", "use_cache"]
+__all__ = ["cache_folder", "pack_source", "side_of_cache", "use_cache"]
 
 _FOLDER: Final = ".ccpml-cache"
 _OF_FOLDER: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
@@ -66,6 +66,12 @@ def use_cache(source: Source, name: DataName, side: int = 0) -> Source:
             raise CacheError.of(home, f"{path} has changed or was removed since it was packed")
         packed.append(PackedImage(path, pack, entry.offset, entry.height, entry.width, entry.channels, entry.sum64))
     return replace(source, table=replace(source.table, images=tuple(packed)))
+
+
+def side_of_cache(source: Source, name: DataName) -> int | None:
+    """Return the shorter side to which a set was cached; None if it has no cache."""
+    home = None if source.folder is None else cache_folder(source.folder, name)
+    return None if home is None or not home.is_dir() else read_index(home).side
 
 
 def pack_source(source: Source, name: DataName, side: int = 256, progress: bool = True) -> Path:

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, get_args
 
 from ccpml.artifacts import expand_home, not_found, path_kind
 from ccpml.data.sources.csv_rows import check_header, read_rows
-from ccpml.data.sources.source import Source, SplitName, check_distinct, check_one_split, read_label
+from ccpml.data.sources.source import Source, SplitName, check_distinct, check_one_split, read_label, spellings
 from ccpml.data.table import ImageTable
 from ccpml.numbers import check_flags
 from ccpml.system_errors import advice
@@ -19,11 +19,12 @@ _SPLITS: Final[Mapping[str, SplitName]] = {"val": "validation", **{name: name fo
 
 
 class _Row(NamedTuple):
-    """A row of a CSV file; ``where`` names file and line for errors."""
+    """A row of a CSV file; ``where`` names file and line for errors, ``written`` is the label as it is there."""
 
     where: str
     path: Path
     label: str
+    written: str
     split: SplitName | None
     role: str
 
@@ -31,11 +32,11 @@ class _Row(NamedTuple):
 def load_csv(file: Path | str, labeled: bool = True) -> Source:
     """Load a CSV file with the columns ``path`` and ``label`` and, optionally, ``split`` and ``role``.
 
-    Paths are relative to the folder of the file. ``split`` is train, validation (or val) or test; a class belongs to
-    exactly one, since the test classes must not be seen in training. ``role`` is query or gallery, for all images of a
-    split or for none, and never in train. Other columns are ignored, but not one that is spelled almost like a missing
-    one of these. Labels are compared in Unicode's form NFC. Classes and images keep the order of the file.
-    The encoding is UTF-8, with or without a byte order mark.
+    Paths are relative to the folder of the file, unless they begin with ``/`` or ``~``. ``split`` is train, validation
+    (or val) or test; a class belongs to exactly one, since the test classes must not be seen in training. ``role`` is
+    query or gallery, for all images of a split or for none, and never in train. Other columns are ignored, but not one
+    that is spelled almost like a missing one of these. Labels are compared in Unicode's form NFC. Classes and images
+    keep the order of the file. The encoding is UTF-8, with or without a byte order mark.
 
     Args:
         file: CSV file.
@@ -56,7 +57,7 @@ def load_csv(file: Path | str, labeled: bool = True) -> Source:
     split_of_class = {row.label: row.split for row in rows if row.label and row.split is not None}
     images, classes, roles = zip(*((row.path, row.label, row.role) for row in rows), strict=True)
     table = ImageTable.from_classes(images, classes, roles, file.stem)
-    return Source(table, split_of_class or None, file.parent)
+    return Source(table, split_of_class or None, file.parent, spellings=spellings(row.written for row in rows))
 
 
 def _real_paths(paths: Sequence[Path]) -> list[Path]:
@@ -111,7 +112,7 @@ def _row(fields: list[str], header: list[str], where: str, folder: Path, labeled
     role = cell.get("role", "").lower()
     if role not in {"", "query", "gallery"}:
         raise ValueError(f"{where}: role: expected query, gallery or nothing, got {cell['role']!r}")
-    path = folder / cell["path"]
+    path = folder / expand_home(cell["path"])
     try:
         found = path_kind(path)
     except OSError as error:  # the name is too long, or a folder is closed
@@ -120,7 +121,8 @@ def _row(fields: list[str], header: list[str], where: str, folder: Path, labeled
         if found:
             raise ValueError(f"{where}: image {path}: {not_found(path)}; restore it, or remove the row")
         raise ValueError(f"{where}: image {path} not found; paths are relative to the folder of the CSV file")
-    return _Row(where, path, read_label(cell.get("label", "")), split, role)
+    label = cell.get("label", "")
+    return _Row(where, path, read_label(label), label, split, role)
 
 
 def _check_roles(rows: list[_Row]) -> None:

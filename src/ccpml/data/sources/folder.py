@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ccpml.artifacts import expand_home, not_found
 from ccpml.data.images.formats import image_suffixes
-from ccpml.data.sources.source import Ignored, Source, count_ignored, read_label
+from ccpml.data.sources.source import Ignored, Source, count_ignored, read_label, spellings
 from ccpml.data.table import ImageTable
 from ccpml.files import printable
 from ccpml.numbers import check_flags
@@ -26,9 +26,9 @@ class _Contents:
 def load_folder(path: Path | str, labeled: bool = True) -> Source:
     """Load a folder: each subfolder that holds images is a class, named by its path relative to the root.
 
-    Classes are ordered by path and images by name. Names that Unicode writes in several ways are one class. Hidden
-    files and folders are skipped. Files without an image suffix, broken links and folders without images are ignored,
-    and listed in the result. Symbolic links to folders are followed, and each real folder is read once.
+    Classes are ordered by path and images by name. Names that Unicode writes in several ways are one class, and listed
+    in the result. Hidden files and folders are skipped. Files without an image suffix, broken links and folders without
+    images are ignored, and listed too. Symbolic links to folders are followed, and each real folder is read once.
 
     Args:
         path: Root folder.
@@ -51,12 +51,13 @@ def load_folder(path: Path | str, labeled: bool = True) -> Source:
             f"{root}: expected images in subfolders, one for each class, got {found.images[root][0].name} in the "
             "folder itself; move it into a subfolder named after its class"
         )
-    names = {root: ""} | {each: read_label(each.relative_to(root).as_posix()) for each in found.images if each != root}
+    paths = {each: each.relative_to(root).as_posix() for each in found.images if each != root}
+    names = {root: ""} | {each: read_label(path) for each, path in paths.items()}
     folders = sorted(found.images, key=lambda folder: (names[folder].split("/"), folder))
     images = [image for folder in folders for image in found.images[folder]]
     classes = [names[folder] for folder in folders for _ in found.images[folder]]
     table = ImageTable.from_classes(images, classes, name=root.name)
-    return Source(table, folder=root, ignored=found.ignored)
+    return Source(table, folder=root, ignored=found.ignored, spellings=spellings(sorted(paths.values())))
 
 
 def _read(root: Path) -> _Contents:

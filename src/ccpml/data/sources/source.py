@@ -16,7 +16,9 @@ __all__ = [
     "check_one_split",
     "count_ignored",
     "listed_names",
+    "name_notes",
     "read_label",
+    "spellings",
 ]
 
 SplitName = Literal["train", "validation", "test"]
@@ -57,6 +59,7 @@ class Source:
             empty name, have none.
         folder: Folder of the image files; None if they come with ccpml.
         ignored: Files and folders in it that are not used.
+        spellings: What names of classes were read from, where that is more than one text; see `spellings`.
 
     Raises:
         ValueError: If a class of the table has no split.
@@ -66,6 +69,7 @@ class Source:
     split_of_class: Mapping[str, SplitName] | None = None
     folder: Path | None = None
     ignored: Sequence[Ignored] = ()
+    spellings: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
         if self.split_of_class is not None:
@@ -97,6 +101,55 @@ def count_ignored(ignored: Iterable[Ignored], max_listed: int = 3) -> list[str]:
         advice = "; to read them, pip install pi-heif" if kind.endswith(_HEIF_SUFFIXES) else ""
         phrases.append(f"{len(found):,} {kind.format(s='s' if len(found) > 1 else '')} ({names}{advice})")
     return phrases
+
+
+def spellings(texts: Iterable[str]) -> list[list[str]]:
+    r"""Return the texts that `read_label` makes one name of, a list for each name with more than one.
+
+    Example:
+        >>> spellings(["mug", "cup", "mug ", "cup"])
+        [['mug', 'mug ']]
+    """
+    found: dict[str, list[str]] = {}
+    for text in dict.fromkeys(texts):
+        found.setdefault(read_label(text), []).append(text)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def name_notes(source: Source, max_listed: int = 3) -> list[str]:
+    r"""Return a phrase for names of classes that are one class, and one for names of two classes that look alike.
+
+    Example:
+        >>> name_notes(Source(ImageTable.from_classes([Path("a.jpg"), Path("b.jpg")], ["Mug", "mug"])))
+        ["classes whose names differ only in case, spaces or invisible characters: 'Mug' and 'mug'"]
+    """
+    alike: dict[str, list[str]] = {}
+    for name in source.table.class_names:
+        alike.setdefault(_skeleton(name), []).append(name)
+    kinds = {
+        "names that differ only in outer spaces or in forms of Unicode, and are one class": source.spellings,
+        "classes whose names differ only in case, spaces or invisible characters": [
+            group for group in alike.values() if len(group) > 1
+        ],
+    }
+    phrases = []
+    for kind, groups in kinds.items():
+        shown = [" and ".join(map(_visible, group[:max_listed])) for group in groups[:max_listed]]
+        more = f" and {len(groups) - max_listed:,} more" if len(groups) > max_listed else ""
+        phrases += [f"{kind}: {', '.join(shown)}{more}"] if groups else []
+    return phrases
+
+
+def _skeleton(name: str) -> str:
+    """Return a name without what a reader does not see: case, spaces, underscores, invisible characters."""
+    letters = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(x for x in letters if not (x.isspace() or x == "_" or unicodedata.category(x) in {"Cf", "Cc"}))
+
+
+def _visible(name: str) -> str:
+    """Return a name in quotes, with escapes for what cannot be seen; a long one is cut off."""
+    name = name if len(name) <= _LONG else f"{name[: _LONG - 1]}…"
+    return repr(name) if name == unicodedata.normalize("NFC", name) else ascii(name)
 
 
 def listed_names(names: Sequence[str], most: int) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from ccpml.data.images.archived import ArchivedImage
 from ccpml.data.images.packed import PackedImage
 from ccpml.data.images.read import BadImage, BadImageError, BadImagesError, first_lines, read_header, read_image
-from ccpml.data.sources.source import Source, count_ignored
+from ccpml.data.sources.source import Source, count_ignored, name_notes
 from ccpml.data.table import ImageTable, StoredImage
 from ccpml.data.threads import in_threads
 from ccpml.data.upkeep.check_log import CheckLog
@@ -68,6 +68,8 @@ def readable_images(
     table, bad = check_images(source.table, skip_bad, progress, log)
     if source.ignored and progress:
         print(f"{name}: ignored {', '.join(count_ignored(source.ignored))}", file=sys.stderr)
+    for note in name_notes(source) if progress else ():
+        print(f"{name}: {note}", file=sys.stderr)
     if bad:
         lines = [f"{image.name}: {image.reason}" for image in bad]
         listed_in = None if log is None else log.write_list("unreadable", lines)

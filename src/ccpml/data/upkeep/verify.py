@@ -10,12 +10,12 @@ from typing import Final
 
 import numpy as np
 
-from ccpml.data.images.cache import use_cache
+from ccpml.data.images.cache import side_of_cache, use_cache
 from ccpml.data.images.cache_index import CacheError
 from ccpml.data.images.read import MAX_LISTED
 from ccpml.data.loading import load_source
 from ccpml.data.sources.benchmarks import BenchmarkOnDisk, find_benchmark
-from ccpml.data.sources.source import Source, count_ignored
+from ccpml.data.sources.source import Source, count_ignored, name_notes
 from ccpml.data.upkeep.check import unreadable
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.data_name import DataName
@@ -40,6 +40,7 @@ class Verified:
         problems: All problems, one line each.
         listed_in: File that lists them, if there are many.
         ignored: Files and folders that are not used, a phrase for each kind.
+        notes: What may be a mistake in names of classes, and the size of the cache, a phrase each.
     """
 
     folder: Path | None
@@ -48,6 +49,7 @@ class Verified:
     problems: list[str]
     listed_in: Path | None = None
     ignored: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def verify_source(name: str, data_root: Path | str | None = None, progress: bool = True) -> Verified:
@@ -76,9 +78,11 @@ def verify_source(name: str, data_root: Path | str | None = None, progress: bool
         bad = [f"cannot be read: {table.name_of(row)}: {why}" for row, why in enumerate(reasons) if why is not None]
         return Verified(None, [contents], {}, bad)
     images = [image for image in table.images if isinstance(image, Path)]
-    bad = _decode(images, source.folder, data, progress) + _cache_problems(source, data)
+    problems, notes = _look_at_cache(source, data)
+    bad = _decode(images, source.folder, data, progress) + problems
     listed_in = CheckLog(source.folder, data).write_list("problems", bad)
-    return Verified(source.folder, [contents], {}, bad, listed_in, count_ignored(source.ignored, MAX_LISTED))
+    ignored, notes = count_ignored(source.ignored, MAX_LISTED), [*name_notes(source), *notes]
+    return Verified(source.folder, [contents], {}, bad, listed_in, ignored, notes)
 
 
 def _verify_benchmark(name: DataName, data_root: Path | str | None, progress: bool) -> Verified:
@@ -95,13 +99,14 @@ def _verify_benchmark(name: DataName, data_root: Path | str | None, progress: bo
         *_changed_index_files(found, checksums, memory),
         *unreadable_images,
     ]
+    notes: list[str] = []
     if not problems:
-        problems = _cache_problems(load_source(str(name), data_root), name)
+        problems, notes = _look_at_cache(load_source(str(name), data_root), name)
     if not problems:
         with suppress(OSError):  # a folder that is not writable, as CheckLog.opened has reported
             write_json(memory, checksums)
     listed_in = CheckLog(found.folder, name).write_list("problems", problems)
-    return Verified(found.folder, _contents(found), checksums, problems, listed_in)
+    return Verified(found.folder, _contents(found), checksums, problems, listed_in, notes=notes)
 
 
 def _decode(paths: Sequence[Path], folder: Path, name: DataName, progress: bool) -> list[str]:
@@ -111,13 +116,14 @@ def _decode(paths: Sequence[Path], folder: Path, name: DataName, progress: bool)
     return [f"cannot be read: {path}: {why}" for path, why in zip(paths, reasons, strict=True) if why is not None]
 
 
-def _cache_problems(source: Source, name: DataName) -> list[str]:
-    """Return why the cache of a set, if it has one, cannot be used by a training."""
+def _look_at_cache(source: Source, name: DataName) -> tuple[list[str], list[str]]:
+    """Return why the cache of a set, if it has one, cannot be used by a training, or else for which it can be."""
     try:
         use_cache(source, name)
+        side = side_of_cache(source, name)
     except CacheError as error:
-        return [str(error)]
-    return []
+        return [str(error)], []
+    return [], [] if side is None else [f"cached with a shorter side of {side}; runs that need more read the files"]
 
 
 def _contents(found: BenchmarkOnDisk) -> list[str]:
