@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.font_manager import FontEntry, findfont, fontManager, get_font
 
 from ccpml.method import average_covering_radius
+from ccpml.report import page
 from ccpml.report.covers import worst_classes
 from ccpml.report.curves import History
 from ccpml.report.curves import _geometry as draw_geometry_figure
@@ -19,6 +20,7 @@ from ccpml.report.gallery import choose_queries, gallery_rows, neighbors_of
 from ccpml.report.images import Images
 from ccpml.report.maps import ProjectedInstance, choose_instances, draw_maps, last_instance
 from ccpml.report.style import Layout, legible, style, two_lines
+from ccpml.report.tiles import Row
 from tests.report.runs import make_run
 
 
@@ -207,3 +209,8 @@ def test_names_are_legible_and_fit_two_lines() -> None:
     assert two_lines("Korean/character01", 15) == "Korean/\ncharacter01"
     assert two_lines("images/Korean/character01", 12) == "Korean/\ncharacter01"
     assert two_lines("x" * 40, 10) == "x" * 10 + "\n" + "x" * 9 + "…"
+
+
+def test_two_names_of_classes_keep_their_order_in_any_script() -> None:
+    html = page.rows([Row("\u062a\u0641\u0627\u062d", " score 0.9", [], suggested="-x")], "")
+    assert "<strong><bdi>\u062a\u0641\u0627\u062d</bdi> → <bdi>-x</bdi>?</strong> score 0.9" in html

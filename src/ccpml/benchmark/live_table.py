@@ -60,9 +60,10 @@ class LiveTable:
         lines = []
         for running in progress.running:
             row, max_steps = RunDirectory(running.cell.path).last_metrics(), running.cell.settings.max_steps
-            state = f"step {row['step']:,.0f}, validation MAP@R {100 * row['map_at_r']:.2f}" if row else "starting"
+            step = f"step {row['step']:,.0f} of {max_steps:,}, " if row else f"starting {max_steps:,} steps, "
+            score = f"validation MAP@R {100 * row['map_at_r']:.2f}, " if row else ""
             spent = tqdm.format_interval(time.monotonic() - running.started)
-            lines.append(Text(f"{running.cell.title} on {running.device}: {state} of {max_steps:,} steps, {spent}"))
+            lines.append(Text(f"{running.cell.title} on {running.device}: {step}{score}{spent}"))
         return lines
 
     def _summary(self, progress: Progress) -> Text:

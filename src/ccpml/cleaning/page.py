@@ -197,7 +197,7 @@ def _questioned(found: CleanedData, group: Sequence[Finding]) -> Row:
     facts = [f"score {one.score:.3f}", "the run was trained on this class" if given in set(found.seen) else ""]
     fate = found.fate(one.row)
     numbers = "; ".join(filter(None, [*facts, "" if fate == "kept" else fate]))
-    return Row(f"{given} → {suggested}?", numbers, tiles, lead=1)
+    return Row(given, numbers, tiles, lead=1, suggested=suggested)
 
 
 def _isolated(found: CleanedData, group: Sequence[Finding]) -> Row:

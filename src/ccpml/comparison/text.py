@@ -6,6 +6,7 @@ from typing import Final
 from ccpml.comparison.compare import Comparison
 from ccpml.comparison.statistics import SCORES, Difference, Estimate
 from ccpml.comparison.versus import Versus
+from ccpml.data.sources.source import listed_names
 from ccpml.numbers import counted
 from ccpml.retrieval.intervals import LEVEL, MIN_CLASSES
 
@@ -182,7 +183,7 @@ def _classes(versus: Versus) -> Iterator[str]:
     losses = [each for each in versus.classes[::-1] if each.change < 0][:_CLASSES_SHOWN]
     for what, classes in (("gains", gains), ("losses", losses)):
         if classes:
-            listed = ", ".join(f"{each.name} {_signed(each.change, 3)}" for each in classes)
+            listed = ", ".join(f"{listed_names([each.name], most=1)} {_signed(each.change, 3)}" for each in classes)
             yield f"Largest {what}: {listed}"
 
 

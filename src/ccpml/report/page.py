@@ -171,7 +171,8 @@ def rows(rows: Iterable[Row], caption: str) -> str:
     parts = []
     for row in rows:
         tiles = "".join(_tile(tile, place < row.lead) for place, tile in enumerate(row.tiles))
-        name = f'<p class="name"><strong><bdi>{text(row.name)}</bdi></strong>{text(row.numbers)}</p>'
+        instead = f" → <bdi>{text(row.suggested)}</bdi>?" if row.suggested else ""
+        name = f'<p class="name"><strong><bdi>{text(row.name)}</bdi>{instead}</strong>{text(row.numbers)}</p>'
         parts.append(f'{name}\n<ul class="tiles">\n{tiles}</ul>\n')
     return _captioned("".join(parts), caption)
 

@@ -37,6 +37,7 @@ class Row:
     numbers: str  # beside the name
     tiles: Sequence[Tile]
     lead: int = 0  # number of leading images set apart from the others (the query)
+    suggested: str = ""  # the class that it may be instead
 
 
 def draw_rows(rows: Sequence[Row], per_row: int) -> Figure:
