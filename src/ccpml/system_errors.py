@@ -24,7 +24,7 @@ __all__ = [
     "shortage_in_words",
 ]
 
-_NUMBERS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_NUMBERS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 
 _OUT_OF_MEMORY: Final = "out of memory"
 
@@ -53,6 +53,7 @@ _ADVICE: Final = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose another folder, or change its permissions"),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n)"),
+    errno.EAGAIN: "allow more processes (ulimit -u)",
     errno.ENOMEM: "free some memory, or allow more (ulimit -v)",
     errno.EIO: "check the disk",
     errno.EFBIG: "allow larger files (ulimit -f)",

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -12,17 +13,19 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from ccpml.benchmark import runner
+from ccpml.benchmark import cell_process, runner
+from ccpml.benchmark.cell_process import REFUSED
 from ccpml.benchmark.prepare import BenchmarkExistsError, prepare_benchmark
 from ccpml.benchmark.protocol import Benchmark, Row
 from ccpml.benchmark.results import collect_results
 from ccpml.benchmark.rows import table_rows
-from ccpml.benchmark.runner import Progress, run_cells
+from ccpml.benchmark.runner import Progress, RefusedError, run_cells
 from ccpml.data.class_records import ClassRecord
-from ccpml.files import write_yaml
+from ccpml.files import WriteError, write_yaml
 from ccpml.interrupts import interruption
 from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import load_images, read_facts
+from ccpml.system_errors import message_of
 from tests.benchmark.finished import make_benchmark, make_cell
 from tests.toy import quick_settings, toy_folder
 
@@ -265,6 +268,44 @@ def test_a_cell_that_fails_is_reported_and_does_not_stop_the_others(folder, tmp_
     assert len(progress.finished) == 2
     assert set(progress.failed) == {f"C2 (large), repeat 0, fold {fold}" for fold in (0, 1)}
     assert all("classes per batch: expected at most 3" in why for why in progress.failed.values())
+
+
+def test_a_refusal_of_the_system_ends_the_benchmark_and_leaves_the_other_cells_open(folder, tmp_path, monkeypatch):
+    made = prepare_benchmark(benchmark(folder, tmp_path / "out", repeats=2))
+    first, second, *others = made.cells()
+    running = mock.Mock(poll=lambda: None)
+    ends = {first.path: mock.Mock(returncode=REFUSED, poll=lambda: REFUSED), second.path: running}
+
+    def start(cell, device, data_digest, lock):
+        cell.log_file.write_text("a/last.ckpt: cannot be written (No space left on device)\n")
+        return runner.RunningCell(cell, device, ends[cell.path], time.monotonic(), lock)
+
+    monkeypatch.setattr(runner, "_start", start)
+    with pytest.raises(RefusedError, match=rf"{first.title}: a/last\.ckpt: cannot be written .No space left"):
+        run_cells(made, ["cpu"], at_once=2)
+    running.send_signal.assert_called_once_with(signal.SIGINT)
+    assert not any(cell.log_file.exists() for cell in others)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (WriteError(errno.ENOSPC, "No space left on device", "last.ckpt"), REFUSED),
+        (OSError(errno.EMFILE, "Too many open files", "a.png"), REFUSED),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), REFUSED),
+        (RuntimeError("can't start new thread"), REFUSED),
+        (
+            RuntimeError("can't allocate memory: you tried to allocate 2500000 bytes"),
+            1,
+        ),  # a smaller cell may not need it
+        (ValueError("lr: expected a finite number > 0"), 1),
+    ],
+)
+def test_the_exit_code_of_a_cell_says_whether_others_would_fail_too(tmp_path, monkeypatch, capsys, error, code):
+    monkeypatch.setattr(cell_process, "exit_with_parent", mock.Mock(side_effect=error))
+    monkeypatch.setattr(cell_process, "raise_at_signals", mock.Mock())
+    assert cell_process.main(tmp_path / "cell.json", tmp_path / "cell") == code
+    assert capsys.readouterr().err == f"{message_of(error)}\n"
 
 
 def test_cells_stopped_by_ctrl_c_resume(whole, folder, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-COMMAND = f"{sys.executable} -m ccpml.cli"
+COMMAND = f"{sys.executable} -m ccpml"
 
 
 def shell(line: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":

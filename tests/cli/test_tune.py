@@ -146,6 +146,7 @@ def test_all_trials_failing_is_exit_code_1(arguments, tmp_path, capsys):
         (["--search", "lr=0..1"], "search lr: expected a finite number > 0, got 0.0"),
         (["--search", "lr=1..2", "--search=lr=3,4"], "search lr: given twice"),
         (["--search"], "--search"),
+        (["lr=1e-4..1e-2:log"], "lr=1e-4..1e-2:log: expected data, got a setting; write --search lr=1e-4..1e-2:log"),
         (["--preset", "nonsense"], "preset: expected lambda-proxies, got 'nonsense'"),
         (["--preset", "lambda-proxies", "--method", "plain"], "no effect with method plain"),
         (["--preset", "lambda-proxies", "--pool_size", "12"], "at most pool_size = 12, got 16"),

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import lightning as L
@@ -10,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ccpml.data.class_records import DataChangedError
+from ccpml.runs.callbacks import THREADS_KEY
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.inference import embed_run, evaluate_run, load_run
 from ccpml.runs.train import resume, train
@@ -192,6 +194,19 @@ def test_a_finished_run_is_not_trained_again(run):
     before = run.weights_file.stat().st_mtime_ns
     assert resume(run.path, progress=False).scores() == run.scores()
     assert run.weights_file.stat().st_mtime_ns == before
+
+
+def test_a_run_resumed_with_another_number_of_threads_says_so(settings, run, tmp_path, capsys):
+    shutil.copytree(run.path, tmp_path / "run")
+    copy = RunDirectory(tmp_path / "run")
+    copy.scores_file.unlink()
+    resume(copy.path, progress=False)  # with as many
+    assert capsys.readouterr().err == ""
+    copy.scores_file.unlink()
+    state = torch.load(copy.state_file, weights_only=True)
+    torch.save({**state, THREADS_KEY: 3}, copy.state_file)
+    resume(copy.path, progress=False)
+    assert f"note: {copy.path}: trained with 3 threads until now, and now with 1" in capsys.readouterr().err
 
 
 def test_a_run_is_not_resumed_with_other_images(tmp_path):

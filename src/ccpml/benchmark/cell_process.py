@@ -5,16 +5,23 @@ import sys
 from pathlib import Path
 
 from ccpml.interrupts import exit_code, exit_with_parent, raise_at_signals
+from ccpml.system_errors import is_refused, message_of
+
+REFUSED = 3
+"""Exit code where the system refuses what any other cell would need too, such as space on a full disk."""
 
 
 def main(settings: Path, path: Path) -> int:
-    """Train or resume a run; return 0, 1 after a failure, or 128 + the number of the signal that stopped it."""
+    """Train or resume a run; return 0, 1 or `REFUSED` after a failure, or 128 + the number of a signal."""
     try:
         raise_at_signals()  # some of which the benchmark has blocked for this process
         exit_with_parent()
         return _train(settings, path)
     except KeyboardInterrupt as interrupt:
         return exit_code(interrupt)
+    except Exception as error:
+        print(" ".join(message_of(error).split()) or type(error).__name__, file=sys.stderr)
+        return REFUSED if is_refused(error) else 1
 
 
 def _train(settings: Path, path: Path) -> int:
@@ -40,9 +47,6 @@ def _train(settings: Path, path: Path) -> int:
             )
     except Stopped as stopped:
         return exit_code(stopped)
-    except Exception as error:
-        print(" ".join(str(error).split()) or type(error).__name__, file=sys.stderr)
-        return 1
     return 0
 
 

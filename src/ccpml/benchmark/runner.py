@@ -14,13 +14,18 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 
+from ccpml.benchmark.cell_process import REFUSED
 from ccpml.benchmark.prepare import check_run
 from ccpml.benchmark.protocol import Benchmark, Cell
-from ccpml.files import NewerVersionError, WriteError, write_json
+from ccpml.files import NewerVersionError, WriteError, write_json, write_text
 from ccpml.interrupts import PARENT, Interrupted, block_signals, ending_signals, raise_interrupted
 from ccpml.runs.directory import RunDirectory
 
-__all__ = ["Progress", "RunningCell", "run_cells"]
+__all__ = ["Progress", "RefusedError", "RunningCell", "run_cells"]
+
+
+class RefusedError(OSError):
+    """The system refuses a cell what any other would need too, such as space on a full disk."""
 
 
 @dataclass
@@ -85,6 +90,7 @@ def run_cells(
         watch: Function called about once a second, and after each cell.
 
     Raises:
+        RefusedError: If the system refuses, as a full disk does; the cells under way resume, and no other is started.
         Interrupted: After Ctrl-C, SIGTERM or SIGHUP, when all running cells have written their checkpoints.
     """
     cells = list(benchmark.cells())
@@ -196,7 +202,8 @@ def _start(cell: Cell, device: str, data_digest: str, lock: FileLock) -> Running
     environment = {**os.environ, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
     if cell.settings.threads != "auto":
         environment["OMP_NUM_THREADS"] = str(cell.settings.threads)
-    with cell.log_file.open("wb") as log, block_signals():
+    write_text(cell.log_file, "\n", sync=False)  # which leaves room for a message that the disk is full
+    with cell.log_file.open("ab") as log, block_signals():
         command = [sys.executable, "-m", "ccpml.benchmark.cell_process", str(cell.settings_file), str(cell.path)]
         null = subprocess.DEVNULL
         process = subprocess.Popen(
@@ -221,6 +228,8 @@ def _record_end(progress: Progress, ended: RunningCell) -> None:
         reason = cell.last_message() or (f"killed by signal {-code}" if code < 0 else f"ended with code {code}")
         progress.failed[cell.title] = f"{reason} ({cell.log_file})"
     ended.lock.release()  # last: a process that has waited for the cell writes its log again
+    if code == REFUSED:
+        raise RefusedError(f"{cell.title}: {reason}")
 
 
 def _stop(running: Sequence[RunningCell]) -> None:

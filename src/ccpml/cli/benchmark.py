@@ -10,12 +10,13 @@ from ccpml.benchmark.protocol import PROTOCOLS, ROW_METHODS, Benchmark, Row, pro
 from ccpml.benchmark.rows import table_rows, variant_rows, with_row_settings
 from ccpml.cli.common.commas import is_free_text
 from ccpml.cli.common.libraries import announce_libraries
-from ccpml.cli.common.options import UsageError, report_stop
+from ccpml.cli.common.options import UsageError, add_resume_note, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings, read_yaml
 from ccpml.data_name import DataName
 from ccpml.losses import LOSSES
 from ccpml.progress import announce, print_note
 from ccpml.runs.defaults import RUN_SETTINGS
+from ccpml.system_errors import is_refused
 
 _LOSSES = "c1,c2,triplet,ms"
 _METHODS = "plain,ccp,xbm"
@@ -30,7 +31,7 @@ def run(arguments: list[str]) -> int:
     announce_libraries()
     from ccpml.benchmark.live_table import LiveTable
     from ccpml.benchmark.prepare import prepare_benchmark
-    from ccpml.benchmark.runner import run_cells
+    from ccpml.benchmark.runner import RefusedError, run_cells
     from ccpml.files import write_yaml
 
     devices = _devices(options.devices or benchmark.base.device)
@@ -49,6 +50,10 @@ def run(arguments: list[str]) -> int:
         results = collect_results(benchmark)
     except KeyboardInterrupt as stopped:
         return report_stop(stopped, ["benchmark", *arguments], f"finished runs are kept in {benchmark.out}; ")
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RefusedError) or is_refused(error):
+            add_resume_note(error, ["benchmark", *arguments])
+        raise
     paths = write_outputs(benchmark, results)
     if benchmark.ablation:
         paths.append(benchmark.out / "best.yaml")

@@ -11,6 +11,7 @@ from ccpml.cli.common.libraries import EMBEDDING, announce_libraries
 from ccpml.cli.common.models import MODEL_HELP, check_model, is_model, load_model
 from ccpml.cli.common.options import (
     UsageError,
+    add_resume_note,
     add_store,
     check_data_root,
     check_each_once,
@@ -65,7 +66,7 @@ def run(arguments: list[str]) -> int:
         except KeyboardInterrupt as stopped:
             return report_stop(stopped, command, "what was added is kept; ")
         except (OSError, QdrantError) as error:
-            error.add_note(f"then resume with: {shlex.join(['ccpml', *command])}")
+            add_resume_note(error, command)
             raise
 
 

@@ -1,13 +1,12 @@
 """``ccpml train``: train a run, or resume one, and write its report."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 from ccpml.allocator import keep_freed_memory
 from ccpml.cli.common.hints import was_killed
 from ccpml.cli.common.libraries import announce_libraries
-from ccpml.cli.common.options import UsageError, check_run, report_stop
+from ccpml.cli.common.options import UsageError, add_resume_note, check_run, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
 from ccpml.interrupts import Interrupted, exit_code
@@ -53,7 +52,7 @@ def run(arguments: list[str]) -> int:
     except (OSError, BadImageError, RuntimeError) as error:
         other = isinstance(error, RuntimeError | FileExistsError | FileNotFoundError) and not was_killed(error)
         if not other and (path / "experiment.yaml").is_file():
-            error.add_note(f"then resume with: {shlex.join(['ccpml', 'train', '--resume', str(path)])}")
+            add_resume_note(error, ["train", "--resume", str(path)])
         raise
     _print_scores(trained.scores())
     print(f"run     {trained.path}\nreport  {report}")

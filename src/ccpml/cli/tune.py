@@ -13,12 +13,13 @@ from ccpml.allocator import keep_freed_memory
 from ccpml.artifacts import expand_home
 from ccpml.cli.common.commas import is_number
 from ccpml.cli.common.libraries import announce_libraries
-from ccpml.cli.common.options import UsageError, report_stop
+from ccpml.cli.common.options import UsageError, add_resume_note, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
 from ccpml.extras import require_extra
 from ccpml.progress import print_note
 from ccpml.runs.defaults import RUN_SETTINGS
+from ccpml.system_errors import is_refused
 from ccpml.tuning.search_space import SEARCHES, Field, search_space
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ def run(arguments: list[str]) -> int:
         pictures = draw_search(search, results, importance)
     except (Stopped, KeyboardInterrupt) as stopped:
         return report_stop(stopped, ["tune", *arguments], f"finished trials are kept in {search.out}; ")
-    except (OSError, MixedDataError) as error:
-        if not isinstance(error, FileExistsError):  # the folder of something else
-            error.add_note(f"then resume with: {shlex.join(['ccpml', 'tune', *arguments])}")
+    except (OSError, RuntimeError, MixedDataError) as error:
+        if isinstance(error, MixedDataError) or is_refused(error):
+            add_resume_note(error, ["tune", *arguments])
         raise
     damaged = damaged_runs(search, results)
     _print_summary(search, results, importance, pictures, damaged)

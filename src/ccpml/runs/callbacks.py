@@ -18,12 +18,16 @@ from ccpml.files import write_arrays, write_text
 from ccpml.interrupts import ending_signals
 from ccpml.method import MIN_SEPARATION, lipschitz_normalize
 from ccpml.models.tensor_file import write_tensors
-from ccpml.progress import progress_bar
+from ccpml.numbers import counted
+from ccpml.progress import print_note, progress_bar
 from ccpml.runs.directory import RECORD_KEY, RunDirectory
 from ccpml.runs.geometry import GeometrySet, Snapshot, picture_classes, set_geometry
 from ccpml.training import CCPCallback, MetricLearning, embed
 
 __all__ = ["Checkpoints", "Progress", "Recorder", "ReseedEachEpoch", "RestoreSigterm", "StopRequest", "Stopped"]
+
+THREADS_KEY = "ccpml_threads"
+"""Key of the training state that holds the number of CPU threads, on which the last bits depend."""
 
 COLUMNS = (
     *("step", "seconds", "loss", "map_at_r", "precision_at_1", "r_precision", "instance", "strength", "separation"),
@@ -261,8 +265,19 @@ class Checkpoints(L.Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the digest of the record, and mark the epoch as completed, or Lightning would resume within it."""
         checkpoint[RECORD_KEY] = self.record
+        checkpoint[THREADS_KEY] = torch.get_num_threads()
         for progress in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
             progress["completed"] = progress["processed"]
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note that results on a CPU can differ, if the number of threads does; earlier states do not have it."""
+        now = torch.get_num_threads()
+        before = checkpoint.get(THREADS_KEY, now)
+        if before != now and trainer.is_global_zero and trainer.strategy.root_device.type == "cpu":
+            text = (
+                f"{self.run.path}: trained with {counted(before, 'thread')} until now, and now with {now}: scores may "
+            )
+            print_note(f"{text}differ in the last digits; OMP_NUM_THREADS={before} gives those of an unbroken training")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write both, the state last: a run killed in between resumes from the previous state."""

@@ -110,9 +110,11 @@ _COUNTS = (
 )
 _WEIGHTS = "weight_decay pair_weight proxy_weight"
 _MOST = 1024  # threads or processes, of which more than any machine has cores would exhaust it
+_LARGEST = 10**12  # beyond any use; of integers that they cannot hold, libraries say so in words of their own
 _STARTS = ("whitening", "pca", "identity", "random")
 _RANGES: tuple[tuple[str, str, Any], ...] = (
     (_COUNTS, "at least 1", lambda value: value >= 1),
+    (_COUNTS, f"at most {_LARGEST}", lambda value: value <= _LARGEST),
     ("folds", "at least 2", lambda value: value >= 2),
     (
         "lr clip_norm proxy_lr_factor head_lr_factor epochs",

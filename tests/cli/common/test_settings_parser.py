@@ -137,6 +137,9 @@ def test_help_lists_every_setting_in_sections(verb: str, capsys: pytest.CaptureF
         (["glyphs", "--data", "folder:a"], "data given twice: glyphs and folder:a"),
         (["glyphs", "--lr=1", "cub"], "data given twice: glyphs and cub"),
         (["--skip-bad-images", "cub", "glyphs"], "data given twice: cub and glyphs"),
+        (["glyphs", "lr=0.1"], "lr=0.1: expected data, got a setting; write --lr=0.1"),
+        (["classes-per-batch=8", "glyphs"], "expected data, got a setting; write --classes-per-batch=8"),
+        (["glyphs", "--embedding-dim=1000000000000000000"], "embedding_dim: expected at most 1000000000000, got"),
         (
             ["--loss", "triplet", "--alpha", "2"],
             "alpha: expected a parameter of triplet (margin), got one of multi_similarity",

@@ -127,3 +127,8 @@ def report_stop(stopped: BaseException, arguments: list[str], kept: str = "") ->
     command = shlex.join(["ccpml", *arguments])
     print(f"ccpml: {str(stopped) or 'interrupted'}; {kept}resume with: {command}", file=sys.stderr)
     return exit_code(stopped)
+
+
+def add_resume_note(error: BaseException, arguments: list[str]) -> None:
+    """Add to an error, whose sentence says what to do about it, how to resume then."""
+    error.add_note(f"then resume with: {shlex.join(['ccpml', *arguments])}")

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 from collections.abc import Callable, Collection, Mapping
 from inspect import getdoc
 from types import NoneType
@@ -126,12 +127,25 @@ class SettingsParser(jsonargparse.ArgumentParser):
 
     def add_data(self, namespace: Any, name: str) -> None:
         """Store the name of the data; it may be given once."""
+        if option := self._as_option(name):
+            flags = {*option.split()} & self._option_string_actions.keys()
+            check_extra(self.words, {flag: self._option_string_actions[flag] for flag in flags}, [name])
+            raise UsageError(f"{name}: expected data, got a setting; write {option}")
         self.data.append(name)
         if len(self.data) > 1:
             extra = [word for word in self.data if not DataName.is_valid(word)]
             check_extra(self.words, self._option_string_actions, extra)
             raise UsageError(f"data given twice: {' and '.join(self.data)}")
         namespace.data = name
+
+    def _as_option(self, word: str) -> str:
+        """Return how to write a word such as ``lr=0.1`` or ``lr=1e-4..1e-2`` as an option; empty for other words."""
+        name, equals, value = word.partition("=")
+        if not equals or DataName.is_valid(word) or name.replace("-", "_") not in self.own.keys() | setting_types():
+            return ""
+        varies = ".." in value or "," in value
+        option = next((f"--{each} " for each in ("search", "ablation") if varies and each in self.own), "--")
+        return shlex.quote(f"{option}{word}") if option == "--" else f"{option}{shlex.quote(word)}"
 
     def print_help(self, file: Any = None) -> None:
         """Print the help; unlike argparse's, it does not hide that the output cannot be written."""
