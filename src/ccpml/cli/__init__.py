@@ -76,7 +76,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         import logging
         import warnings
 
-        from ccpml.terminal import BROKEN_PIPE, is_broken_pipe, prepare_streams
+        from ccpml.cli.terminal import BROKEN_PIPE, is_broken_pipe, prepare_streams
 
         prepare_streams()
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged images, which our messages name
@@ -92,14 +92,14 @@ def main(argv: "Sequence[str] | None" = None) -> int:
             raise
         code = BROKEN_PIPE  # quietly
     exit_at_signals()
-    from ccpml.terminal import flush_streams  # here, where Ctrl-C ends the import too
+    from ccpml.cli.terminal import flush_streams  # here, where Ctrl-C ends the import too
 
     return flush_streams(code)
 
 
 def _run(arguments: list[str]) -> int:
     from ccpml.cli.common.hints import describe, is_usage_error
-    from ccpml.terminal import is_broken_pipe
+    from ccpml.cli.terminal import is_broken_pipe
 
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]

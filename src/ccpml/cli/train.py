@@ -14,6 +14,7 @@ from ccpml.numbers import counted
 from ccpml.progress import announce, print_note
 from ccpml.runs.defaults import SATURATED, is_saturated
 from ccpml.runs.settings import Settings
+from ccpml.system_errors import is_refused
 
 
 def run(arguments: list[str]) -> int:
@@ -50,8 +51,8 @@ def run(arguments: list[str]) -> int:
             raise Interrupted(exit_code(stopped) - 128) from stopped
         return report_stop(stopped, ["train", "--resume", str(path)])
     except (OSError, BadImageError, RuntimeError) as error:
-        other = isinstance(error, RuntimeError | FileExistsError | FileNotFoundError) and not was_killed(error)
-        if not other and (path / "experiment.yaml").is_file():
+        other = isinstance(error, RuntimeError | FileExistsError | FileNotFoundError)
+        if (not other or was_killed(error) or is_refused(error)) and (path / "experiment.yaml").is_file():
             add_resume_note(error, ["train", "--resume", str(path)])
         raise
     _print_scores(trained.scores())

@@ -87,19 +87,29 @@ def test_shared_memory_that_is_full_is_named(words: str) -> None:
     assert describe(RuntimeError(words)) == expected
 
 
-@pytest.mark.parametrize("words", ["(pid 5) is killed by signal: Killed. ", "(pid(s) 5, 6) exited unexpectedly"])
-def test_a_worker_that_was_killed_is_named_with_the_way_to_resume(
-    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("DataLoader worker (pid 5) is killed by signal: Killed. ", "a process that reads images was killed, as the"),
+        ("DataLoader worker (pid(s) 5, 6) exited unexpectedly", "a process that reads images was killed, as the"),
+        (
+            "Too many open files. Communication with the workers is no longer possible",
+            "too many open files; allow more",
+        ),
+        ("can't start new thread", "no thread can be started; free some memory, or allow more processes"),
+    ],
+)
+def test_a_training_that_the_system_stops_is_named_with_the_way_to_resume(
+    words: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def train(_: object, run: Path) -> None:
         run.mkdir()
         (run / "experiment.yaml").touch()
-        raise RuntimeError(f"DataLoader worker {words}")
+        raise RuntimeError(words)
 
     monkeypatch.setattr("ccpml.runs.train.train", train)
     path = tmp_path / "run"
     assert main(["train", "groceries", "--run", str(path)]) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "ccpml: error: a process that reads images was killed, as the system does when memory runs out; free some "
-        f"memory; then resume with: ccpml train --resume {path}"
-    )
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"ccpml: error: {sentence}")
+    assert error.endswith(f"; then resume with: ccpml train --resume {path}")
