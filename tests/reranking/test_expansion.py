@@ -34,13 +34,26 @@ def augmented(gallery, count, alpha):
     return {g: oracle.mean(v, [gallery[o] for o in oracle.rank(v, rest[g])[:count]], alpha) for g, v in gallery.items()}
 
 
-@pytest.mark.parametrize("count", [1, 4])
-def test_a_query_of_the_set_does_not_change_the_gallery(count):
-    x = points(30)
-    found = augmentation(x, x, 29, np.arange(30), count=count)
-    for q in range(30):
-        without = augmented({g: x[g] for g in range(30) if g != q}, count, 3.0)
-        assert found.indices[q].tolist() == oracle.rank(x[q], without)
+@pytest.mark.parametrize(("size", "count"), [(30, 1), (30, 4), *((size, 5) for size in range(1, 8)), (3, 0)])
+def test_a_query_of_the_set_does_not_change_the_gallery(size, count):
+    """Nor if nearly all others are in a mean, or a row is that of two queries."""
+    x = points(size)
+    own = np.append(np.arange(size), 0)
+    found = augmentation(x[own], x, size, own, count=count)
+    assert found.indices.shape == (size + 1, size - 1)
+    for q, row in enumerate(own):
+        without = augmented({g: x[g] for g in range(size) if g != row}, count, 3.0)
+        assert found.indices[q].tolist() == oracle.rank(x[row], without)
+
+
+@pytest.mark.parametrize(
+    ("bad", "name"), [({"count": -1}, "count"), ({"alpha": -1.0}, "alpha"), ({"alpha": "3"}, "alpha")]
+)
+@pytest.mark.parametrize("method", [query_expansion, augmentation])
+def test_parameters_out_of_range(method, bad, name):
+    x = points(5)
+    with pytest.raises(ValueError, match=f"^{name}: expected "):
+        method(x, x, 2, **bad)
 
 
 def test_augmentation_of_a_separate_gallery():

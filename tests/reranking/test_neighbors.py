@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ccpml.reranking import Codes, nearest
+from ccpml.reranking import METHODS, Codes, nearest, normalize
 from ccpml.retrieval import nearest_neighbors
 from tests.reranking.test_reciprocal import points
 
@@ -49,3 +49,50 @@ def test_codes_of_nothing_of_zeros_and_of_an_unknown_type():
     assert Codes.build(zeros, "int8").search(zeros, zeros[:1], 2).indices.tolist() == [[0, 1]]
     with pytest.raises(ValueError, match="expected float16 or int8, got int4"):
         Codes.build(zeros, "int4")
+
+
+def searches():
+    x = points(20)
+    codes = Codes.build(x, "int8")
+    yield from [nearest, *METHODS.values()]
+    yield lambda queries, gallery, k, own: codes.search(x, queries, k, own)
+
+
+@pytest.mark.parametrize("own", [[0, 1], [0, 1, 20], [-1, 0, 1], [0.0, 1.0, 2.0], [[0], [1], [2]], [True, False, True]])
+def test_rows_of_queries_that_are_none_are_refused(own):
+    """A query whose row is not there would be its own nearest neighbor."""
+    x = points(20)
+    for search in searches():
+        with pytest.raises(ValueError, match=r"^own: expected (3 integers|rows 0\.\.19)"):
+            search(x[:3], x, 2, own)
+
+
+def test_rows_of_queries_may_be_a_list():
+    x = points(20)
+    for search in searches():
+        expected = search(x[:3], x, 4, np.arange(3))
+        assert search(x[:3], x, 4, [0, 1, 2]).indices.tolist() == expected.indices.tolist()
+        assert not (expected.indices == np.arange(3)[:, None]).any()
+
+
+def test_an_empty_gallery_has_no_neighbors():
+    x = points(3)
+    for method in (nearest, *METHODS.values()):
+        assert method(x, x[:0], 2).indices.shape == (3, 0)
+        assert method(x[:0], x, 2).indices.shape == (0, 2)
+
+
+def test_codes_are_searched_with_the_rows_that_were_encoded():
+    x = points(20)
+    codes = Codes.build(x, "float16")
+    with pytest.raises(ValueError, match="rows: expected the 20 that were encoded, got 19"):
+        codes.search(x[1:], x[:2], 1)
+    with pytest.raises(ValueError, match="rows: expected floating point of shape"):
+        codes.search(x[:, 1:], x[:2, 1:], 1)
+    with pytest.raises(ValueError, match="rows: expected numbers up to 65504 for float16, got 1e\\+06; normalize them"):
+        Codes.build(x / np.abs(x).max() * 1e6, "float16")
+
+
+def test_normalization_of_what_float32_does_not_hold():
+    with pytest.raises(ValueError, match="vectors: expected finite values, got inf in row 0"):
+        normalize([[1e300, 1e300]])

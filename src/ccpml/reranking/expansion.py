@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from ccpml.numbers import as_int, is_finite
 from ccpml.reranking.neighbors import Neighbors, first_k, nearest, squared_distances
-from ccpml.reranking.vectors import as_rows
+from ccpml.reranking.vectors import as_own, as_rows
 
 __all__ = ["augmentation", "expand", "query_expansion"]
 
@@ -43,7 +44,7 @@ def query_expansion(
         Distances to the expanded queries, and rows of the gallery, (Q, k).
 
     Raises:
-        ValueError: As in `nearest`.
+        ValueError: As in `nearest`, or if ``count`` or ``alpha`` is out of range.
 
     Example:
         >>> points = np.array([[1.0, 0.0], [0.8, 0.6], [0.6, -0.8]], np.float32)
@@ -53,6 +54,7 @@ def query_expansion(
     Source: F. Radenović, G. Tolias, O. Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019,
         section 3.4.
     """
+    count = _checked_options(count, alpha)
     gallery = as_rows("gallery", gallery)
     queries = as_rows("queries", queries, gallery.shape[1])
     found = nearest(queries, gallery, count, own)
@@ -91,7 +93,7 @@ def augmentation(
         Distances to the augmented gallery, and its rows, (Q, k).
 
     Raises:
-        ValueError: As in `nearest`.
+        ValueError: As in `nearest`, or if ``count`` or ``alpha`` is out of range.
 
     Example:
         >>> points = np.array([[1.0, 0.0], [0.8, 0.6], [0.6, -0.8]], np.float32)
@@ -101,8 +103,10 @@ def augmentation(
     Source: R. Arandjelović, A. Zisserman, "Three things everyone should know to improve object retrieval", CVPR 2012;
         weights of Radenović et al., 2019.
     """
+    k, count = as_int("k", k, 0), _checked_options(count, alpha)
     gallery = as_rows("gallery", gallery)
     queries = as_rows("queries", queries, gallery.shape[1])
+    own = as_own(own, len(queries), len(gallery))
     numbers = np.arange(len(gallery))
     spare = nearest(gallery, gallery, count + (own is not None), numbers).indices  # (G, n + 1) if queries are within
     augmented = expand(gallery, gallery, spare[:, :count], alpha)
@@ -111,7 +115,14 @@ def augmentation(
         if progress is not None:
             progress(len(queries))
         return ranked
-    return _without_the_query(queries, gallery, augmented, spare, own, k, alpha, progress)
+    return _without_the_query(queries, gallery, augmented, spare, count, own, k, alpha, progress)
+
+
+def _checked_options(count: int, alpha: float) -> int:
+    """Return n as Python's integer, and check α."""
+    if not (is_finite(alpha) and alpha >= 0):
+        raise ValueError(f"alpha: expected a finite number >= 0, got {alpha!r}")
+    return as_int("count", count, 0)
 
 
 def expand(
@@ -138,35 +149,35 @@ def _without_the_query(
     gallery: NDArray[np.float32],
     augmented: NDArray[np.float32],
     spare: NDArray[np.int64],
+    count: int,
     own: NDArray[np.int64],
     k: int,
     alpha: float,
     progress: Callable[[int], object] | None,
 ) -> Neighbors:
-    """Rank an augmented gallery, with the means that contain a query computed again from the next neighbor instead.
+    """Rank an augmented gallery, with the means that contain a query computed again without it.
 
-    ``spare`` are the neighbors of each vector and one more, (G, n + 1).
+    ``spare`` are the n neighbors of each vector and one more, (G, n + 1), or all others if there are fewer.
     """
-    count = spare.shape[1] - 1
-    affected, place = np.nonzero(np.isin(spare[:, :count], own))
-    query_of = {int(row): number for number, row in enumerate(own)}
-    number = np.array([query_of[int(row)] for row in spare[affected, place]], dtype=np.int64)  # of the query
-    kept = spare[affected]
-    kept[np.arange(len(place)), place] = kept[:, -1]
-    other = expand(gallery[affected], gallery, kept[:, :count], alpha)  # (pairs, d)
-    squares = ((other.astype(np.float64) - queries[number]) ** 2).sum(1)  # (pairs,)
+    members, query_of = np.unique(own, return_inverse=True)  # of several queries, one row may be that of each
+    affected, place = np.nonzero(np.isin(spare[:, :count], members))
+    others = spare[affected]
+    others = others[np.arange(others.shape[1]) != place[:, None]].reshape(len(affected), -1 if len(affected) else 0)
+    other = expand(gallery[affected], gallery, others[:, :count], alpha)  # (pairs, d)
+    number = np.searchsorted(members, spare[affected, place])  # of the query among the members
     order = np.argsort(number, kind="stable")
-    number, affected, squares = number[order], affected[order], squares[order]
-    most = int(np.bincount(number, minlength=len(queries)).max(initial=0))
+    other, affected = other[order].astype(np.float64), affected[order]
+    bounds = np.searchsorted(number[order], np.arange(len(members) + 1))
+    most = int(np.diff(bounds).max(initial=0))
     near = nearest(queries, augmented, k + most, own)  # enough that k are left of those that are not affected
-    k = min(k, len(gallery) - 1)
+    k = min(k, max(0, len(gallery) - 1))
     found = Neighbors(np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64))
-    bounds = np.searchsorted(number, np.arange(len(queries) + 1))
-    for query in range(len(queries)):
-        mine = slice(bounds[query], bounds[query + 1])
+    for query, member in enumerate(query_of.tolist()):
+        mine = slice(bounds[member], bounds[member + 1])
         rest = ~np.isin(near.indices[query], affected[mine])
         columns = np.concatenate([affected[mine], near.indices[query][rest]])
-        values = np.concatenate([squares[mine], near.distances[query][rest].astype(np.float64) ** 2])
+        squares = np.square(other[mine] - queries[query]).sum(1)
+        values = np.concatenate([squares, near.distances[query][rest].astype(np.float64) ** 2])
         distances, indices = first_k(values[None], columns[None], k)
         found.distances[query], found.indices[query] = distances[0], indices[0]
     if progress is not None:

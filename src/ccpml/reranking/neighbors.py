@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.numbers import as_int
-from ccpml.reranking.vectors import as_rows
+from ccpml.reranking.vectors import as_own, as_rows
 
 __all__ = ["Neighbors", "first_k", "nearest", "squared_distances", "stack"]
 
@@ -37,7 +37,8 @@ def nearest(
         own: The row of each query in the gallery, which is not its own neighbor, (Q,); None if it is not there.
 
     Raises:
-        ValueError: On a wrong shape or type, or on values that are NaN or infinite.
+        ValueError: On a wrong shape or type, on values that are NaN or infinite, or if ``own`` are not rows of the
+            gallery.
 
     Example:
         >>> points = np.array([[0.0], [1.0], [3.0]], np.float32)
@@ -46,7 +47,8 @@ def nearest(
     """
     gallery = as_rows("gallery", gallery)
     queries = as_rows("queries", queries, gallery.shape[1])
-    k = min(as_int("k", k, 0), len(gallery) - (own is not None))
+    own = as_own(own, len(queries), len(gallery))
+    k = max(0, min(as_int("k", k, 0), len(gallery) - (own is not None)))
     found, step = [], max(1, _ELEMENTS // max(1, (k + _SPARE + 1) * queries.shape[1]))
     for start in range(0, len(queries), step):
         block = slice(start, start + step)

@@ -6,8 +6,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from ccpml.numbers import as_int
 from ccpml.reranking.neighbors import Neighbors, first_k, squared_distances, stack
-from ccpml.reranking.vectors import as_array, as_rows, check_finite
+from ccpml.reranking.vectors import as_array, as_own, as_rows, check_finite
 
 __all__ = ["DTYPES", "Codes", "search_with"]
 
@@ -54,7 +55,7 @@ class Codes:
         """Encode rows (N, d).
 
         Raises:
-            ValueError: If the dtype is neither float16 nor int8, or a value is NaN or infinite.
+            ValueError: If the dtype is neither float16 nor int8, or a value is NaN, infinite, or beyond what it can be.
         """
         kinds = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit_direct_signed}
         if dtype not in kinds:
@@ -64,6 +65,9 @@ class Codes:
         for start in blocks:
             check_finite("rows", rows[start : start + _BLOCK], start)
         largest = max((float(np.abs(rows[start : start + _BLOCK]).max(initial=0)) for start in blocks), default=0.0)
+        limit = float(np.finfo(np.float16 if dtype == "float16" else np.float32).max)
+        if largest > limit:
+            raise ValueError(f"rows: expected numbers up to {limit:g} for {dtype}, got {largest:g}; normalize them")
         scale = 127 / largest if dtype == "int8" and largest > 0 else 1.0
         index = faiss.IndexScalarQuantizer(rows.shape[1], kinds[dtype])
         for start in blocks:
@@ -107,9 +111,16 @@ class Codes:
             queries: float32, (Q, d).
             k: Number of neighbors.
             own: The row of each query, which is not its neighbor, (Q,).
+
+        Raises:
+            ValueError: If ``rows`` have another shape than those that were encoded, or as in `nearest`.
         """
+        rows = as_array("rows", rows, self.index.d)
+        if len(rows) != len(self):
+            raise ValueError(f"rows: expected the {len(self)} that were encoded, got {len(rows)}")
         queries = as_rows("queries", queries, rows.shape[1])
-        k = min(k, len(rows) - (own is not None))
+        own = as_own(own, len(queries), len(rows))
+        k = max(0, min(as_int("k", k, 0), len(rows) - (own is not None)))
         chosen = self.candidates(queries, max(_MIN_CANDIDATES, CANDIDATES_PER_NEIGHBOR * k) + (own is not None))
         return rescore(rows, queries, chosen, k, own)
 

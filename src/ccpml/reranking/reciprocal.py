@@ -6,8 +6,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ccpml.numbers import as_int, is_finite
 from ccpml.reranking.neighbors import Neighbors, nearest, squared_distances
-from ccpml.reranking.vectors import as_rows
+from ccpml.reranking.vectors import as_own, as_rows
 
 __all__ = ["k_reciprocal"]
 
@@ -62,10 +63,12 @@ def k_reciprocal(
         2017, equations 3 to 12, with the squared Euclidean distance as d. As in the authors' code, sets contain p
         itself; unlike there, distances are not divided by the largest of a row, nor V by its sum.
     """
-    if k1 < 1 or k2 < 1 or not 0 <= weight <= 1:
-        raise ValueError(f"k1, k2, weight: expected integers >= 1 and a number in [0, 1], got {k1}, {k2} and {weight}")
+    k, k1, k2 = as_int("k", k, 0), as_int("k1", k1, 1), as_int("k2", k2, 1)
+    if not (is_finite(weight) and 0 <= weight <= 1):
+        raise ValueError(f"weight: expected a number in [0, 1], got {weight!r}")
     gallery = as_rows("gallery", gallery)
     queries = as_rows("queries", queries, gallery.shape[1])
+    own = as_own(own, len(queries), len(gallery))
     points = gallery if own is not None else np.concatenate([queries, gallery])  # (N, d)
     first = 0 if own is not None else len(queries)  # the point that is row 0 of the gallery
     position = own if own is not None else np.arange(len(queries))  # point of each query
@@ -73,7 +76,7 @@ def k_reciprocal(
     encoded = _encode(points, ranks[:, : k1 + 1], k1)
     encoded = _average(encoded, ranks[:, :k2], len(points)) if k2 > 1 else encoded
     columns = encoded.transposed(len(points))
-    k = min(k, len(gallery) - (own is not None))
+    k = max(0, min(k, len(gallery) - (own is not None)))
     found = Neighbors(np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64))
     step = max(1, _ELEMENTS // max(len(points), k * gallery.shape[1]))
     for start in range(0, len(queries), step):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["as_array", "as_rows", "check_finite", "join", "normalize"]
+__all__ = ["as_array", "as_own", "as_rows", "check_finite", "join", "normalize"]
 
 
 def normalize(vectors: ArrayLike) -> NDArray[np.float32]:
@@ -21,8 +21,7 @@ def normalize(vectors: ArrayLike) -> NDArray[np.float32]:
 
     Source: Gürbüz et al., WACV 2024, Lemma 4.1.
     """
-    rows = as_array("vectors", vectors)
-    check_finite("vectors", rows)
+    rows = as_rows("vectors", vectors)
     lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)  # (N, 1)
     return np.where(lengths > 1, rows / np.maximum(lengths, 1), rows).astype(np.float32)
 
@@ -60,6 +59,27 @@ def as_rows(name: str, vectors: ArrayLike, dim: int | None = None) -> NDArray[np
     return rows
 
 
+def as_own(own: ArrayLike | None, queries: int, gallery: int) -> NDArray[np.int64] | None:
+    """Return the row of each query in the gallery as int64, (Q,); None if the queries are not there.
+
+    Raises:
+        ValueError: If there is not a row of the gallery for each query.
+
+    Example:
+        >>> as_own([0, 5], 2, 4)
+        Traceback (most recent call last):
+        ValueError: own: expected rows 0..3 of the gallery, got 0..5
+    """
+    if own is None:
+        return None
+    rows = np.asarray(own)
+    if rows.shape != (queries,) or (queries and rows.dtype.kind not in "iu"):
+        raise ValueError(f"own: expected {queries} integers, one for each query, got {rows.dtype} of {rows.shape}")
+    if queries and not 0 <= rows.min() <= rows.max() < gallery:
+        raise ValueError(f"own: expected rows 0..{gallery - 1} of the gallery, got {rows.min()}..{rows.max()}")
+    return rows.astype(np.int64)
+
+
 def check_finite(name: str, rows: NDArray[Any], first: int = 0) -> None:
     """Raise ValueError if a value of rows (n, d) is NaN or infinite; the number of the first row is for the message."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -85,7 +105,7 @@ def as_array(name: str, vectors: ArrayLike, dim: int | None = None) -> NDArray[A
         rows = np.asarray(vectors)
     except (TypeError, ValueError, RuntimeError) as error:  # rows of several lengths; tensors that have no array
         raise ValueError(f"{name}: expected an array of numbers, got {type(vectors).__name__} ({error})") from None
-    if rows.ndim != 2 or (dim is not None and rows.shape[1] != dim) or rows.dtype.kind not in "fiu":
-        expected = "(N, d)" if dim is None else f"(N, {dim})"
+    if rows.ndim != 2 or rows.shape[1] != (dim or rows.shape[1] or 1) or rows.dtype.kind not in "fiu":
+        expected = "(N, d), d at least 1" if dim is None else f"(N, {dim})"
         raise ValueError(f"{name}: expected floating point of shape {expected}, got {rows.dtype} of {rows.shape}")
     return rows
