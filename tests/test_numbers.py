@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 import ccpml
-from ccpml import baselines, data, method, models, retrieval, training
+from ccpml import baselines, cleaning, data, method, models, reranking, retrieval, training
 from ccpml.data import ClassBalancedBatches, EvalTransform, ImageDataset, ImageTable, TrainTransform
 from ccpml.data.crops import cropped_batches
 from ccpml.numbers import as_int
@@ -23,6 +23,7 @@ TABLE = ImageTable(np.arange(4 * 12 * 12, dtype=np.uint8).reshape(4, 12, 12), LA
 DATASET = ImageDataset(TABLE, TrainTransform(8), channels=1)
 SCORES = retrieval.evaluate(torch.arange(8.0).view(4, 2) ** 2, LABELS, per_query=True)
 POINTS = torch.arange(24.0).view(2, 4, 3) ** 2
+ROWS = np.eye(4, dtype=np.float32)
 SOURCE = data.Source(ImageTable(np.zeros((32, 8, 8), np.uint8), np.arange(32) // 2, tuple("abcdefghijklmnop")))
 SIZES = {"num_classes": 3, "embedding_dim": 4}
 
@@ -68,7 +69,12 @@ CALLS: dict[str, dict[str, Any]] = {
     "create_model": {"backbone": "small_conv", "embedding_dim": 4, "channels": 1, "image_size": 32},
     "eval_loader": {"table": TABLE, "transform": EvalTransform(8), "channels": 1, "batch_size": 2, "workers": 0},
     "evaluate": {"embeddings": POINTS[0], "labels": LABELS, "chunk_elements": 100},
+    "find_problems": {"embeddings": ROWS, "labels": LABELS, "centers": 2},
     "greedy_k_center": {"points": POINTS, "centers": POINTS[:, :1], "k": 2},
+    "augmentation": {"queries": ROWS, "gallery": ROWS, "k": 2, "count": 1},
+    "k_reciprocal": {"queries": ROWS, "gallery": ROWS, "k": 2, "k1": 2, "k2": 1},
+    "nearest": {"queries": ROWS, "gallery": ROWS, "k": 2},
+    "query_expansion": {"queries": ROWS, "gallery": ROWS, "k": 2, "count": 1},
     "in_chunks": {"draws": [data.Draw(0, 1, 0)] * 3, "size": 2},
     "make_splits": {"source": SOURCE, "folds": 3, "fold": 1},
     "nearest_neighbors": {"queries": POINTS[0], "k": 2, "chunk_elements": 100},
@@ -80,6 +86,7 @@ CALLS: dict[str, dict[str, Any]] = {
 
 # Those whose integers are results, or which need files, a package that may be missing, or a subclass.
 RESULTS = {
+    "Finding",
     "BadImage",
     "ClassBootstrap",
     "HeadStart",
@@ -95,7 +102,7 @@ NEED_FILES = {"ExportedModel", "build_cache", "load_source", "ProxyLoss", "TimmB
 def public() -> dict[str, Any]:
     """Return everything public by name."""
     found = {name: getattr(ccpml, name) for name in ccpml.__all__}
-    for module in (baselines, data, method, models, retrieval, training):
+    for module in (baselines, cleaning, data, method, models, reranking, retrieval, training):
         found |= {name: getattr(module, name) for name in module.__all__}
     return found
 
@@ -149,6 +156,15 @@ def test_an_integer_of_numpy_is_an_integer(name: str, kind: type) -> None:
         assert "np." not in str(got)
         kept = getattr(call(**given), "__dict__", {})
         assert not {key for key, value in kept.items() if isinstance(value, np.integer)}
+
+
+@pytest.mark.parametrize("value", [2.5, "2"])
+@pytest.mark.parametrize("name", sorted(CALLS.keys() - {"Draw", "ClusterScores"}))  # tuples of what they are given
+def test_what_is_no_integer_is_refused_by_name(name: str, value: object) -> None:
+    call = public()[name]
+    for argument in CALLS[name].keys() & {*integers(call)}:
+        with pytest.raises(ValueError, match=rf"^{argument}: expected "):
+            outcome(call(**{**CALLS[name], argument: value}))
 
 
 def test_settings_of_numpy_can_be_written() -> None:

@@ -142,6 +142,32 @@ def test_large_vectors_are_finite(name: str) -> None:
     (TENSORS | EITHER)[name](shaped(name, (X.clamp(-1, 1).abs() * 3e38).requires_grad_()))
 
 
+SCALE_FREE = (
+    *(f"greedy_k_center.{name}" for name in ("points", "centers")),
+    *("class_separation.points", "evaluate.embeddings", "cluster_scores.embeddings", "nearest_neighbors.queries"),
+)
+
+
+@pytest.mark.parametrize("exponent", [-130, -70, 70, 120])
+@pytest.mark.parametrize("name", SCALE_FREE)
+def test_scores_do_not_depend_on_the_scale(monkeypatch: pytest.MonkeyPatch, name: str, exponent: int) -> None:
+    """Squares of such numbers overflow, or are 0, in float32."""
+    call, x = (TENSORS | EITHER)[name], shaped(name, X)
+    expected = call(x)
+    monkeypatch.setattr(f"{__name__}.POINTS", POINTS * 2.0**exponent)
+    found = call(x * 2.0**exponent)
+    if name.startswith("nearest"):
+        expected, found = expected[1], found[1]
+    assert str(found) == str(expected)
+
+
+@pytest.mark.parametrize("name", [name for name in losses() if name in baselines.__all__])
+def test_cosines_do_not_depend_on_the_scale(name: str) -> None:
+    criterion = losses()[name]
+    for scale in (1e10, 1e30, 1e37):
+        torch.testing.assert_close(criterion(X * scale, LABELS), criterion(X, LABELS))
+
+
 NOT_DENSE: dict[str, Callable[[Tensor], Tensor]] = {
     "sparse": lambda x: x.to_sparse(),
     "compressed": lambda x: x.to_sparse_csr() if x.ndim == 2 else x.to_sparse(),

@@ -69,9 +69,11 @@ class ProjectionOptions:
         """Return ``options``, or else those of the fields ``given``.
 
         Raises:
-            ValueError: If both are given.
+            ValueError: If both are given, or ``options`` are none.
             TypeError: If a field is not an option.
         """
+        if not isinstance(options, cls | None):
+            raise ValueError(f"options: expected ProjectionOptions, got {options!r}; pass such as patience=3 by name")
         if options is not None and given:
             raise ValueError(f"options: expected either options or fields, got both (fields: {', '.join(given)})")
         return cls(**given) if options is None else options

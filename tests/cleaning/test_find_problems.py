@@ -167,7 +167,7 @@ def test_few_pictures_or_classes(labels, judged):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([[np.nan, 0.0]],), "embeddings: expected finite numbers, got NaN or infinity in row 0"),
+        (([[np.nan, 0.0]],), "embeddings: expected finite values, got nan in row 0"),
         (([0.0],), "embeddings: expected floating point of shape"),
         (([[0.0]], [0, 1]), "labels: expected 1 integers"),
         (([[0.0]], [-2]), "labels: expected 1 integers from -1"),
@@ -178,7 +178,21 @@ def test_wrong_arrays(arguments, message):
         find_problems(np.array(arguments[0]), *map(np.array, arguments[1:]))
 
 
-@pytest.mark.parametrize("options", [{"centers": 0}, {"min_score": 0.2}, {"min_score": 1.0}])
-def test_options_out_of_range(options):
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"centers": value} for value in (0, 2.5, "8")),
+        *({"min_score": value} for value in (0.2, 1.0, "0.9", np.nan)),
+        {"content_hashes": ["a"]},
+        {"perceptual_hashes": np.zeros(3, np.uint64)},
+        {"ranks": [0]},
+        {"class_names": ["a"]},
+        {"splits": ["train", "test"]},
+        {"labels": np.ma.masked_array([0, 1], [False, True])},
+    ],
+)
+def test_options_out_of_range_or_of_another_length(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}: expected"):
-        find_problems(np.zeros((1, 1)), **options)
+        find_problems(np.zeros((2, 1)), **{"labels": [0, 1], **options})
+    with pytest.raises(ValueError, match="mine: expected one for each of 2 pictures, got 1"):
+        find_problems(np.zeros((2, 1)), splits={"mine": ["train"]})

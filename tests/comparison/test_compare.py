@@ -168,6 +168,10 @@ def test_what_is_refused(tmp_path):
     run = make_run(tmp_path / "a", NAMES)
     with pytest.raises(ValueError, match="runs: expected two or more, got 1"):
         compare_runs([run])
+    with pytest.raises(ValueError, match=r"runs: expected two or more, got the path .*; pass a list"):
+        compare_runs(str(run))
+    with pytest.raises(ValueError, match="skip_bad_images: expected together with data, got none"):
+        compare_runs([run, make_run(tmp_path / "c", NAMES)], skip_bad_images=True)
     with pytest.raises(ValueError, match="expected each run once, got it twice"):
         compare_runs([run, tmp_path / "." / "a"])
     with pytest.raises(FileNotFoundError, match="expected a run directory, got a folder of runs, such as a"):

@@ -16,6 +16,7 @@ from ccpml.data import (
     TrainTransform,
     eval_loader,
     in_chunks,
+    load_source,
     pool_draws,
     train_loader,
 )
@@ -154,3 +155,19 @@ def test_an_error_of_the_system_in_a_worker_keeps_its_number(table: ImageTable) 
     with pytest.raises(OSError, match=r"Too many open files: 'a\.png'$") as caught:
         everything(train_loader(dataset, [[0]], workers=1))
     assert (caught.value.errno, caught.value.filename) == (24, "a.png")
+
+
+def test_arguments_of_another_type_or_range_are_named(table: ImageTable) -> None:
+    with pytest.raises(ValueError, match="table: expected an ImageTable, got ndarray"):
+        ImageDataset(np.zeros((2, 8, 8), np.uint8), EvalTransform(8), channels=1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="transform: expected a TrainTransform or EvalTransform, got function"):
+        ImageDataset(table, lambda image: image, channels=1)  # type: ignore[arg-type]
+    for size in (0, -2, 2.0):
+        with pytest.raises(ValueError, match="batch_size: expected an integer of at least 1, got"):
+            eval_loader(table, EvalTransform(8), 1, size)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"rank: expected 0\.\.1, got 2"):
+        eval_loader(table, EvalTransform(8), 1, 2, rank=2, world_size=2)
+    with pytest.raises(ValueError, match="data: expected a name, such as folder:<path>, got "):
+        load_source(Path("photos"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="draw: expected an integer of at least 0, got -1"):
+        pool_draws(table.labels, 2, seed=0, draw=-1)  # its crops would be those of training

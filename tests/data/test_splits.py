@@ -142,3 +142,9 @@ def test_roles_are_kept_in_test_and_dropped_in_train() -> None:
         split_classes(table_of(16, 2, ["query", ""]))
     with pytest.raises(ValueError, match="expected a class with both query and gallery images"):
         split_classes(table_of(16, 2, ["query", "query"]))
+
+
+def test_patterns_are_several() -> None:
+    """The letters of one would be patterns, too."""
+    with pytest.raises(ValueError, match=r"test_classes: expected several patterns, got 'a/\*'; pass a list"):
+        split_classes(table_of(8), "a/*")

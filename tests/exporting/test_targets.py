@@ -39,6 +39,8 @@ def test_wrong_endings_formats_and_folders_are_refused(tmp_path: Path) -> None:
         check_target(Path("mugs.pt2"), "onnx")
     with pytest.raises(ValueError, match=r"format: expected one of onnx, pt2, safetensors, hub, got 'tflite'"):
         check_target(Path("mugs"), "tflite")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"format: expected one of onnx, pt2, safetensors, hub, got 'tflite'"):
+        default_target(Path("mugs"), "tflite")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"file is not a writable folder"):
         check_target(tmp_path / "file" / "mugs.pt2", "pt2")
 

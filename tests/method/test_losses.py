@@ -311,6 +311,9 @@ def test_second_order_gradients_raise(loss):
     x = torch.randn(4, 3, requires_grad=True)
     with pytest.raises(RuntimeError, match="only first-order gradients"):
         torch.autograd.grad(loss(x, torch.tensor([0, 0, 1, 1])), x, create_graph=True)
+    triplets = (torch.tensor([0, 2]), torch.tensor([1, 3]), torch.tensor([2, 0]))
+    with pytest.raises(RuntimeError, match="only first-order gradients"):  # φ
+        torch.autograd.grad(loss(x, torch.tensor([0, 0, 1, 1]), triplets), x, create_graph=True)
 
 
 @pytest.mark.parametrize(

@@ -118,3 +118,10 @@ def test_vectors_of_8_bits_are_normalized():
     found = lipschitz_normalize(x)
     assert found.dtype == x.dtype
     assert torch.equal(found.float(), lipschitz_normalize(x.float()).to(x.dtype).float())
+
+
+def test_second_order_gradients_are_refused():
+    """A penalty on gradients beside another term would be left out of the graph, silently."""
+    v = torch.randn(4, 3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="lipschitz_normalize: expected create_graph=False, as only first-order"):
+        torch.autograd.grad((lipschitz_normalize(v) * torch.ones(3)).sum(), v, create_graph=True)

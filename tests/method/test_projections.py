@@ -263,6 +263,9 @@ def test_options_are_given_whole_or_by_field():
     assert AlternatingProjections(model, criterion, strength=0.1, patience=7).options == options
     with pytest.raises(ValueError, match=r"options: expected either options or fields, got both \(fields: patience\)"):
         AlternatingProjections(model, criterion, options, patience=7)
+    for wrong in (2e-4, {"patience": 7}):
+        with pytest.raises(ValueError, match=r"options: expected ProjectionOptions, got .*; pass such as patience=3"):
+            AlternatingProjections(model, criterion, wrong)
     with pytest.raises(TypeError, match="'stength'"):
         AlternatingProjections(model, criterion, stength=0.1)
     with pytest.raises(ValueError, match="patience: expected an integer >= 1, got 0"):

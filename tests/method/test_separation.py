@@ -73,3 +73,5 @@ def test_wrong_pools_raise():
         class_separation(torch.zeros(3, 1, 2), 1)
     with pytest.raises(ValueError, match=r"points: expected floating point \(C, b, d\)"):
         class_separation(torch.zeros(3, 2), 1)
+    with pytest.raises(ValueError, match="points: expected at least one class, got"):
+        class_separation(torch.zeros(0, 3, 2), 1)

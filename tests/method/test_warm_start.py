@@ -138,6 +138,9 @@ def test_wrong_calls_raise():
     *_, projections, _ = setup(30)
     with pytest.raises(ValueError, match="steps: expected the number of steps made, for warm_start 30, got none"):
         projections.start_when_ready(mixed)
+    for bad in ("30", 2.5, -1):
+        with pytest.raises(ValueError, match="steps: expected an integer of at least 0, got "):
+            projections.start_when_ready(mixed, bad)
     *_, projections, _ = setup()
     with pytest.raises(ValueError, match="pool: expected finite embeddings"):
         projections.start_when_ready(lambda: mixed() * torch.nan)

@@ -138,7 +138,7 @@ def test_few_classes_and_wrong_input():
     assert class_interval([0.0, 1.0], [0, 1], bounds=(0, 1)) == (0.0, 1.0)
     with pytest.raises(ValueError, match="values: expected one for each of"):
         class_interval([0.5], [1, 2])
-    with pytest.raises(ValueError, match="values: expected one for each of"):
+    with pytest.raises(ValueError, match="reference: expected one for each of"):
         paired_difference([0.5, 0.1], [0.5], [1, 2])
     with pytest.raises(ValueError, match="level: expected a fraction"):
         class_interval([0.5, 0.1], [1, 2], level=1.0)
@@ -146,3 +146,45 @@ def test_few_classes_and_wrong_input():
         class_interval([0.5, np.inf], [1, 2])
     with pytest.raises(ValueError, match="seed: expected an integer of at least 0, got -1"):
         class_interval([0.5, 0.1], [1, 2], seed=-1)
+
+
+VALUES, CLASSES = np.linspace(0, 1, 12), np.arange(12) // 3
+
+
+@pytest.mark.parametrize("level", [0, 1, 95, "0.9", None, np.nan, [0.9]])
+def test_a_level_is_a_fraction(level):
+    for call in (class_interval, lambda *given, **options: paired_difference(VALUES, *given, **options)):
+        with pytest.raises(ValueError, match="level: expected a fraction"):
+            call(VALUES, CLASSES, level=level)
+    with pytest.raises(ValueError, match="level: expected a fraction"):
+        class_bootstrap([VALUES], CLASSES).intervals(level)
+
+
+@pytest.mark.parametrize("bounds", [(1, 0), "01", None, (0, 1, 2), (0, np.nan), 1])
+def test_bounds_are_two_numbers(bounds):
+    for call in (class_interval, lambda *given, **options: paired_difference(VALUES, *given, **options)):
+        with pytest.raises(ValueError, match="bounds: expected a smallest and a largest mean"):
+            call(VALUES, CLASSES, bounds=bounds)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32])
+def test_scores_may_be_tensors_with_gradients(kind):
+    tensor = torch.tensor(VALUES, dtype=kind, requires_grad=True)
+    assert class_interval(tensor, torch.tensor(CLASSES)) == class_interval(tensor.tolist(), CLASSES)
+    assert class_interval(tensor.bfloat16(), CLASSES) == class_interval(tensor.bfloat16().tolist(), CLASSES)
+
+
+def test_masked_text_and_infinite_scores_are_refused():
+    masked = np.ma.masked_array(VALUES, VALUES > 0.5)
+    calls = {
+        "values": lambda x: class_interval(x, CLASSES),
+        "reference": lambda x: paired_difference(VALUES, x, CLASSES),
+    }
+    for name, call in calls.items():
+        for bad in (masked, ["a"] * 12, np.where(VALUES > 0.5, np.inf, VALUES)):
+            with pytest.raises(ValueError, match=f"^{name}: expected "):
+                call(bad)
+    with pytest.raises(ValueError, match="values: expected finite"):  # their difference is NaN
+        paired_difference(np.full(12, np.inf), np.full(12, np.inf), CLASSES)
+    with pytest.raises(ValueError, match="labels: expected all values, got a masked array"):
+        class_interval(VALUES, np.ma.masked_array(CLASSES, CLASSES == 1))

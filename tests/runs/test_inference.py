@@ -1,3 +1,4 @@
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -66,6 +67,28 @@ def test_images_that_cannot_be_read_are_named(run, tmp_path):
         run.embed("a.png")
     with pytest.raises(ValueError, match="expected paths or arrays, got NoneType"):
         run.embed([None])
+
+
+def test_one_image_in_place_of_several_is_refused(run):
+    """The rows of an array would be taken as images, silently."""
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    for image in (pixels, pixels[:, :, 0], pixels[:, :, :1], Image.fromarray(pixels), file.getvalue()):
+        with pytest.raises(ValueError, match=r"images: expected a sequence of images, got .*; pass a list"):
+            run.embed(image)
+        assert run.embed([image]).shape == (1, 8)
+    assert run.embed(np.stack([pixels] * 2)).shape == (2, 8)
+    assert run.embed(np.stack([pixels[:, :, 0]] * 2)).shape == (2, 8)
+
+
+@pytest.mark.parametrize("mode", ["P", "1", "LA", "RGBA", "CMYK", "I", "F", "LAB", "HSV", "YCbCr"])
+def test_images_of_pillow_whose_pixels_are_no_colors_are_refused(run, mode):
+    """Those of a palette are numbers of its colors, which would be taken as gray."""
+    image = Image.fromarray(np.zeros((30, 40, 3), np.uint8))
+    image = image.convert("LAB") if mode == "LAB" else image.convert(mode)
+    with pytest.raises(ValueError, match=f"images: expected those of Pillow in mode L or RGB, got {mode}; convert it"):
+        run.embed([image])
 
 
 def test_images_without_labels_are_embedded(run, tmp_path):

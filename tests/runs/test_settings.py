@@ -139,6 +139,8 @@ def test_patterns_come_from_a_string_or_a_list():
         ({"image_size": "64"}, "image_size: expected at least 1, got '64'"),
         ({"seed": True}, "seed: expected int, got True"),
         ({"data": None}, "data: expected str, got None"),
+        ({"projections": {"patience": 2}}, r"projections: expected ProjectionOptions, got {'patience': 2}"),
+        ({"loss_parameters": None}, "loss_parameters: expected numbers by name, got None"),
         ({"test_classes": [1]}, "test_classes: expected "),
         ({"seed": -1}, r"seed: expected 0\.\.2147483647, got -1"),
         ({"proxies_per_class": 9, "pool_size": 8}, "proxies_per_class: expected at most pool_size = 8, got 9"),

@@ -14,6 +14,7 @@ from pytorch_metric_learning.distances import CosineSimilarity
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ccpml.method.normalize import l2_normalize
 from ccpml.pairwise.derivatives import check_no_transform
 from ccpml.pairwise.indices import Indices
 
@@ -47,7 +48,14 @@ class ExternalProxyLoss(nn.Module):
         return loss
 
 
-class _OpenCosine(CosineSimilarity):  # type: ignore[misc]  # the library is untyped
+class _Cosine(CosineSimilarity):  # type: ignore[misc]  # the library is untyped
+    """The cosine, also of vectors whose squared length overflows: the library's own would be 0."""
+
+    def normalize(self, embeddings: Tensor, dim: int = 1, **options: Any) -> Tensor:
+        return l2_normalize(embeddings)
+
+
+class _OpenCosine(_Cosine):
     """The cosine, clamped to (−1, 1): at ±1 the gradient of the angle is infinite, and NaN once multiplied by 0."""
 
     def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
@@ -71,5 +79,6 @@ def soft_triple(
     num_classes: int, embedding_dim: int, centers_per_class: int, scale: float, gamma: float, margin: float
 ) -> ExternalProxyLoss:
     """Build SoftTriple without the regularizer of the centers."""
-    options = {"centers_per_class": centers_per_class, "la": scale, "gamma": gamma, "margin": margin}
+    options: dict[str, Any] = {"centers_per_class": centers_per_class, "la": scale, "gamma": gamma, "margin": margin}
+    options["distance"] = _Cosine()
     return ExternalProxyLoss(losses.SoftTripleLoss(num_classes, embedding_dim, **options), "fc")

@@ -12,6 +12,8 @@ from ccpml.cleaning.cover import Additions, ClassCover, choose_additions, measur
 from ccpml.cleaning.labels import MIN_CLASS, NEIGHBORS, Votes, count_votes
 from ccpml.cleaning.neighbors import Neighbors, find_neighbors
 from ccpml.cleaning.outliers import Isolation, measure_isolation
+from ccpml.numbers import as_int, is_finite
+from ccpml.reranking.vectors import as_rows
 
 __all__ = ["KINDS", "Finding", "Problems", "find_problems"]
 
@@ -130,10 +132,21 @@ def find_problems(
         exact copy 59
         label error 7
     """
-    x, y = _checked(embeddings, labels, centers, min_score)
-    names = class_names or [str(label) for label in range(int(y.max(initial=-1)) + 1)]
-    count = len(x)
+    x, y = _checked(embeddings, labels)
+    centers, count = as_int("centers", centers, 1), len(x)
+    if not (is_finite(min_score) and 0.5 <= min_score < 1):
+        raise ValueError(f"min_score: expected a number in [0.5, 1), got {min_score!r}")
     order = np.arange(count) if ranks is None else np.asarray(ranks)
+    if not isinstance(splits, Mapping | None):
+        raise ValueError(f"splits: expected those of each picture by name, got {type(splits).__name__}")
+    of_pictures = {"content_hashes": content_hashes, "perceptual_hashes": perceptual_hashes, "ranks": order}
+    for name, values in (*of_pictures.items(), *(splits or {}).items()):
+        if values is not None and len(values) != count:
+            raise ValueError(f"{name}: expected one for each of {count} pictures, got {len(values)}")
+    num_labels = int(y.max(initial=-1)) + 1
+    names = class_names or [str(label) for label in range(num_labels)]
+    if len(names) < num_labels:
+        raise ValueError(f"class_names: expected one for each of {num_labels} labels, got {len(names)}")
     exact = np.arange(count) if content_hashes is None else group_equal(content_hashes, order)
     leaders = np.unique(exact)
     near = find_neighbors(x, leaders, exact, NEIGHBORS, progress)
@@ -175,23 +188,16 @@ def find_problems(
     return Problems(findings, exact, same, votes, judged, isolation, covers, additions, near, min_score)
 
 
-def _checked(
-    embeddings: ArrayLike, labels: ArrayLike | None, centers: int, min_score: float
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    x = np.asarray(embeddings)
-    if x.ndim != 2 or not np.issubdtype(x.dtype, np.floating) or not len(x):
-        raise ValueError(f"embeddings: expected floating point of shape (N, d), got {x.dtype} {x.shape}")
-    broken = np.flatnonzero(~np.isfinite(x).all(axis=1))
-    if len(broken):
-        raise ValueError(f"embeddings: expected finite numbers, got NaN or infinity in row {broken[0]}")
+def _checked(embeddings: ArrayLike, labels: ArrayLike | None) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    x = as_rows("embeddings", embeddings)
+    if not len(x):
+        raise ValueError("embeddings: expected at least one, got none")
+    if np.ma.is_masked(labels):
+        raise ValueError("labels: expected all values, got a masked array; pass -1 for those that are masked")
     y = np.full(len(x), -1) if labels is None else np.asarray(labels)
     if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer) or y.min() < -1:
         raise ValueError(f"labels: expected {len(x)} integers from -1, got {y.dtype} of shape {y.shape}")
-    if centers < 1:
-        raise ValueError(f"centers: expected an integer of at least 1, got {centers}")
-    if not 0.5 <= min_score < 1:
-        raise ValueError(f"min_score: expected a number in [0.5, 1), got {min_score:g}")
-    return np.ascontiguousarray(x, dtype=np.float32), y.astype(np.int64)
+    return x, y.astype(np.int64)
 
 
 def _copies_with_other_labels(same: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.bool_]:

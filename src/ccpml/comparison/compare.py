@@ -117,6 +117,8 @@ def compare_runs(paths: Sequence[Path | str], data: str | None = None, **options
         print(difference.value, (difference.low, difference.high), difference.verdict)
         ```
     """
+    if isinstance(paths, str | Path):
+        raise ValueError(f"runs: expected two or more, got the path {paths}; pass a list")
     places = [Path(path) for path in paths]
     if len(places) < 2:
         raise ValueError(f"runs: expected two or more, got {len(places)}")

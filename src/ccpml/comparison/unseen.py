@@ -63,8 +63,10 @@ def find_unseen(runs: Sequence[Run], data: str | None = None, **options: Any) ->
     Raises:
         NoCommonClassesError: If there is no such class.
         UnfinishedRunError: Without ``data``, if a run is not finished.
-        ValueError: If a file of a run is missing or damaged, or the data cannot be used.
+        ValueError: If a file of a run is missing or damaged, the data cannot be used, or options are given without.
     """
+    if data is None and options:
+        raise ValueError(f"{', '.join(options)}: expected together with data, got none")
     return _kept(runs) if data is None else _embed(runs, data, options)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from ccpml.data.images.archived import ArchivedImage
 from ccpml.data.images.packed import PackedImage
@@ -42,8 +43,8 @@ def cropped_batches(
         [(2, 1, 8, 8), (1, 1, 8, 8)]
     """
     batch_size = as_int("batch_size", batch_size, 1)
-    if isinstance(images, str | Path):
-        raise ValueError(f"images: expected a sequence of images, got the path {images}; pass a list")
+    if (alone := _in_words(images)) is not None:
+        raise ValueError(f"images: expected a sequence of images, got {alone}; pass a list")
 
     def read(image: Any) -> NDArray[np.uint8]:
         part, view = read_part(_readable(image), channels, transform.view, transform.min_size, rotate)
@@ -65,5 +66,27 @@ def _readable(image: Any) -> ImageLike:
         return image
     if not hasattr(image, "__array_interface__"):
         raise ValueError(f"images: expected paths or arrays, got {type(image).__name__}")
+    if isinstance(image, Image) and image.mode not in {
+        "L",
+        "RGB",
+    }:  # pixels of others are numbers of colors, or inverse
+        raise ValueError(f"images: expected those of Pillow in mode L or RGB, got {image.mode}; convert it")
     array: NDArray[np.uint8] = np.asarray(image)
     return array
+
+
+def _in_words(images: Any) -> str | None:
+    """Return what one image in place of several is; None for several."""
+    if isinstance(images, str | Path):
+        return f"the path {images}"
+    if isinstance(images, bytes):
+        return "the contents of a file"
+    if isinstance(images, Image):
+        return f"one of Pillow, {images.width} × {images.height}"
+    if (
+        isinstance(images, np.ndarray)
+        and images.dtype == np.uint8
+        and (images.ndim == 2 or images.shape[2:] in {(1,), (3,)})
+    ):
+        return f"an array of shape {images.shape}"
+    return None

@@ -47,6 +47,9 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         channels: C, 1 for gray or 3 for RGB.
         seed: Random seed of the crops.
 
+    Raises:
+        ValueError: If an argument is of another type.
+
     Example:
         >>> table = ImageTable(np.zeros((2, 40, 40), np.uint8), np.array([0, 1]), ("a", "b"))
         >>> image, label = ImageDataset(table, EvalTransform(32), channels=3)[1]
@@ -55,6 +58,10 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, table: ImageTable, transform: Transform, channels: int, seed: int = 0) -> None:
+        if not isinstance(table, ImageTable):
+            raise ValueError(f"table: expected an ImageTable, got {type(table).__name__}")
+        if not isinstance(transform, Transform):
+            raise ValueError(f"transform: expected a TrainTransform or EvalTransform, got {type(transform).__name__}")
         self.table = table
         self.transform = transform
         self.channels = as_int("channels", channels)
@@ -135,7 +142,13 @@ def eval_loader(
 
     The workers persist, since the loader is used again at each validation. Each rank loads a contiguous share of the
     images; the shares differ in size by at most one.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
+    batch_size, world_size = as_int("batch_size", batch_size, 1), as_int("world_size", world_size, 1)
+    if as_int("rank", rank) not in range(world_size):
+        raise ValueError(f"rank: expected 0..{world_size - 1}, got {rank}")
     rows = list(range(len(table) * rank // world_size, len(table) * (rank + 1) // world_size))
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     return train_loader(ImageDataset(table, transform, channels), batches, workers, pin_memory, persistent=True)

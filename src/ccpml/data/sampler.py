@@ -167,13 +167,13 @@ def pool_rows(labels: Sequence[int] | NDArray[np.int64], per_class: int, seed: i
         draw: Number of the pool; each pool is a different choice.
 
     Raises:
-        ValueError: If ``per_class`` is less than 1, or the labels are not contiguous.
+        ValueError: If ``per_class`` is less than 1 or ``draw`` less than 0, or the labels are not contiguous.
 
     Example:
         >>> pool_rows([0, 1, 1, 1], per_class=3, seed=0, draw=0)[0].tolist()
         [0, 0, 0]
     """
-    per_class = as_int("per_class", per_class, 1)
+    per_class, seed, draw = as_int("per_class", per_class, 1), as_int("seed", seed), as_int("draw", draw, 0)
     labels = np.asarray(labels)
     sizes = _class_sizes(labels)
     # A single shuffle suffices for repeated classes: their last, incomplete repetition is still a random choice.
@@ -192,7 +192,7 @@ def pool_draws(labels: Sequence[int] | NDArray[np.int64], per_class: int, seed: 
     rows = pool_rows(labels, per_class, seed, draw)
     copies = np.arange(per_class) // np.bincount(labels)[:, None]
     pairs = zip(rows.ravel().tolist(), copies.ravel().tolist(), strict=True)
-    return [Draw(-1 - as_int("draw", draw), row, copy) for row, copy in pairs]
+    return [Draw(-1 - int(draw), row, copy) for row, copy in pairs]
 
 
 def in_chunks(draws: Sequence[Draw], size: int) -> list[list[Draw]]:

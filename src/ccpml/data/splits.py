@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ccpml.data.sources.source import Source, SplitName, listed_names, read_label
 from ccpml.data.table import ImageTable
+from ccpml.numbers import as_int
 
 __all__ = ["Splits", "check_scorable", "development_classes", "make_splits", "split_by_name"]
 
@@ -72,6 +73,9 @@ def make_splits(
         ValueError: If ``test_classes`` is given for a source with a split, a pattern matches no class, the fold does
             not exist, or there are too few classes.
     """
+    folds, fold = as_int("folds", folds), None if fold is None else as_int("fold", fold)
+    if isinstance(test_classes, str):
+        raise ValueError(f"test_classes: expected several patterns, got {test_classes!r}; pass a list")
     table, splits = source.table, _splits(source, test_classes)
     train, validation, test = (np.flatnonzero(splits == s) for s in ("train", "validation", "test"))
     for split, classes in (("train", train), ("test", test)):

@@ -71,8 +71,8 @@ def export_run(
         FileExistsError: If the target exists.
         FileNotFoundError: If ``run`` is not a run directory, or has no weights yet.
         ImportError: If packages of the format are not installed.
-        ValueError: If the target cannot be written, a file of the run is damaged, or the exported model differs from
-            the run by more than 1e-5.
+        ValueError: If the format is unknown, the target cannot be written, a file of the run is damaged, or the
+            exported model differs from the run by more than 1e-5.
 
     Example:
         ```python

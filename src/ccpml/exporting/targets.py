@@ -27,7 +27,7 @@ def default_target(run: Path, file_format: Format) -> Path:
         >>> default_target(Path("/runs/photos"), "onnx").as_posix()
         '/runs/photos/export/photos.onnx'
     """
-    return run / "export" / f"{run.resolve().name}{FORMATS[file_format]}"
+    return run / "export" / f"{run.resolve().name}{_ending(file_format)}"
 
 
 def card_of(target: Path, file_format: Format) -> Path:
@@ -43,9 +43,7 @@ def check_target(target: Path, file_format: Format) -> None:
         MissingExtraError: If packages of the format are not installed.
         ValueError: If the format is unknown, the name does not end as its files do, or the folder is not writable.
     """
-    if file_format not in FORMATS:
-        raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {file_format!r}")
-    ending = FORMATS[file_format]
+    ending = _ending(file_format)
     if ending and target.suffix != ending:
         raise ValueError(f"target: expected a file that ends in {ending}, got {target}")
     for place in (target, card_of(target, file_format)):
@@ -56,3 +54,9 @@ def check_target(target: Path, file_format: Format) -> None:
         raise ValueError(f"target: {folder} is not a writable folder")
     if file_format == "onnx":
         require_extra("format onnx", _ONNX_PACKAGES, "export")
+
+
+def _ending(file_format: Format) -> str:
+    if file_format not in FORMATS:
+        raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {file_format!r}")
+    return FORMATS[file_format]

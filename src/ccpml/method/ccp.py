@@ -87,6 +87,7 @@ class CCPLoss(ClassProxies, MetricLoss):
         super().__init__(num_classes, embedding_dim, proxies_per_class)
         if nearest_positives is not None:
             nearest_positives = as_int("nearest_positives", nearest_positives, 1)
+        seed = as_int("seed", seed)
         if not (is_finite(class_rate) and 0 < class_rate <= 1):
             raise ValueError(f"class_rate: expected a fraction in (0, 1], got {class_rate!r}")
         check_loss(loss)

@@ -13,7 +13,13 @@ from ccpml.pairwise.distances import euclidean_distances
 from ccpml.pairwise.equation import precise_sum
 from ccpml.pairwise.inputs import check_finite, check_has_values
 
-__all__ = ["average_covering_radius", "average_interclass_distance", "covering_radius", "greedy_k_center"]
+__all__ = [
+    "average_covering_radius",
+    "average_interclass_distance",
+    "covering_radius",
+    "greedy_k_center",
+    "safe_scale",
+]
 
 _MAX_BLOCK = 2**20
 """Largest number of elements in a block of classes on a CPU, so that it stays in the cache."""
@@ -161,11 +167,11 @@ def _promote(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     points, centers = points.to(dtype), centers.to(dtype)
     check_finite("points", points)
     check_finite("centers", centers)
-    scale = _scale(points, centers)
+    scale = safe_scale(points, centers)
     return points * scale, centers * scale, scale
 
 
-def _scale(*vectors: Tensor) -> Tensor:
+def safe_scale(*vectors: Tensor) -> Tensor:
     """Return 1, or a power of two if squares of differences may overflow or vanish; a device is not waited for."""
     dtype = vectors[0].dtype
     large, power = (2.0**500, 2.0**600) if dtype == torch.float64 else (2.0**50, 2.0**78)
@@ -185,7 +191,7 @@ def _checked_set(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, float]:
     x = embeddings.to(working_dtype(embeddings))
     check_finite("embeddings", x)
     check_has_values("labels", labels)
-    scale = _scale(x)
+    scale = safe_scale(x)
     return x * scale, scale.item()
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ccpml.pairwise.derivatives import check_no_transform
+from ccpml.pairwise.derivatives import check_first_order, check_no_transform
 from ccpml.pairwise.inputs import describe, is_floating
 
 __all__ = ["l2_normalize", "lipschitz_normalize"]
@@ -31,7 +30,8 @@ def lipschitz_normalize(x: Tensor) -> Tensor:
 
     Raises:
         ValueError: If ``x`` is not floating point or has no axis.
-        RuntimeError: Within a transform of torch.func, such as ``torch.func.grad``.
+        RuntimeError: Within a transform of torch.func, such as ``torch.func.grad``; in a backward pass with
+            ``create_graph=True``, as only first-order gradients are supported.
 
     Example:
         >>> lipschitz_normalize(torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
@@ -105,8 +105,8 @@ class _Lipschitz(torch.autograd.Function):
         return normalized
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        check_first_order("lipschitz_normalize")
         (gradient,), (normalized, scale, outside, shrinking) = grads, ctx.saved_tensors
         radial = torch.linalg.vecdot(gradient, normalized)[..., None]  # g · v/‖v‖
         result: Tensor = gradient.addcmul(normalized, torch.where(outside, radial, 0), value=-1).div_(scale)

@@ -23,7 +23,7 @@ class PairLoss(MetricLoss, PairEquation):
     A subclass defines `accumulate` and `loss` in plain PyTorch. References in blocks, bounded memory, gradients,
     proxies in `CCPLoss`, and proxies sharded over ranks follow from these two.
 
-    Without ``indices_tuple``, only first-order gradients are supported; ``create_graph=True`` raises RuntimeError.
+    Only first-order gradients are supported: ``create_graph=True`` raises RuntimeError where others would be wrong.
 
     Args:
         normalize: Normalization of embeddings and references before they are compared: ``"lipschitz"`` (φ, the

@@ -27,7 +27,7 @@ from ccpml.method.snapshots import (
     weights_of,
     whole_copies,
 )
-from ccpml.numbers import is_finite
+from ccpml.numbers import as_int, is_finite
 from ccpml.options import ProjectionOptions
 
 __all__ = ["AlternatingProjections", "Pool"]
@@ -169,7 +169,7 @@ class AlternatingProjections:
         elif warm_start != "never":
             if steps is None:
                 raise ValueError(f"steps: expected the number of steps made, for warm_start {warm_start}, got none")
-            ready = steps >= warm_start
+            ready = as_int("steps", steps, 0) >= warm_start
         if ready:
             self.start(pool)
         else:

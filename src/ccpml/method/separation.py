@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from ccpml.method.checks import check_points
-from ccpml.method.cover import greedy_k_center
+from ccpml.method.cover import greedy_k_center, safe_scale
 from ccpml.method.metric_loss import working_dtype
 from ccpml.numbers import as_int
-from ccpml.pairwise.inputs import check_finite
+from ccpml.pairwise.inputs import check_finite, describe
 
 __all__ = ["MAX_CLASSES", "MIN_SEPARATION", "class_separation", "evenly_spaced_classes"]
 
@@ -39,8 +39,8 @@ def class_separation(points: Tensor, k: int) -> float:
         The separation, at most 1; 1 for a single class.
 
     Raises:
-        ValueError: On a wrong shape or dtype, on values that are NaN or infinite, or if classes have fewer than two
-            samples.
+        ValueError: On a wrong shape or dtype, on values that are NaN or infinite, without classes, or if they have
+            fewer than two samples.
 
     Example:
         >>> points = torch.tensor([[[1.0], [5.0], [1.5]], [[9.0], [8.5], [5.2]]])
@@ -54,10 +54,13 @@ def class_separation(points: Tensor, k: int) -> float:
     check_points("points", points)
     k = as_int("k", k, 1)
     count, per_class = points.shape[:2]
+    if count == 0:
+        raise ValueError(f"points: expected at least one class, got {describe(points)}")
     if per_class < 2:
         raise ValueError(f"points: expected at least 2 samples of each class, got {per_class}")
     points = points.to(working_dtype(points))
     check_finite("points", points)
+    points = points * safe_scale(points)
     k = k if k < per_class else per_class // 2
     chosen = greedy_k_center(points, torch.zeros_like(points[:, :1]), k)  # (C, k)
     centers = points.take_along_dim(chosen[:, :, None], dim=1).flatten(0, 1)  # (C · k, d)

@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 from ccpml.distributed import all_gather, own_rank
 from ccpml.pairwise.equation import PairEquation, Pairs
 
-__all__ = ["ByAutograd", "check_no_transform", "parts_of_ranks", "sum_over_ranks"]
+__all__ = ["ByAutograd", "check_first_order", "check_no_transform", "parts_of_ranks", "sum_over_ranks"]
 
 
 class ByAutograd:
@@ -89,6 +89,12 @@ def sum_over_ranks(tensor: Tensor, group: Any) -> Tensor:
     if group is not None:
         distributed.all_reduce(tensor, group=group)
     return tensor
+
+
+def check_first_order(name: str) -> None:
+    """Raise RuntimeError in a backward pass with ``create_graph``, out of whose graph ours would be left, silently."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"{name}: expected create_graph=False, as only first-order gradients are supported")
 
 
 def check_no_transform(name: str) -> None:

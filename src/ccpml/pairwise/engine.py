@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ccpml.distributed import own_rank
-from ccpml.pairwise.derivatives import ByAutograd, check_no_transform, parts_of_ranks, sum_over_ranks
+from ccpml.pairwise.derivatives import ByAutograd, check_first_order, check_no_transform, parts_of_ranks, sum_over_ranks
 from ccpml.pairwise.distances import euclidean_distances
 from ccpml.pairwise.equation import NEGATIVE_FILL, FastEquation, PairEquation, Pairs, fill_where_zero
 
@@ -125,8 +125,7 @@ class _PairLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph: what follows would be left out of the graph, silently
-            raise RuntimeError("pair loss: expected create_graph=False, as only first-order gradients are supported")
+        check_first_order("pair loss")
         x, y, *parameters = ctx.saved_tensors
         equation, references, by_distance = ctx.equation, ctx.references, ctx.equation.uses_distances
         needs_x, needs_y = ctx.needs_input_grad[:2]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ccpml.pairwise.inputs import check_dense, check_finite, check_has_values
 
-__all__ = ["ArrayLike", "Progress", "as_embeddings", "as_labels"]
+__all__ = ["ArrayLike", "Progress", "as_embeddings", "as_labels", "as_numbers", "as_unmasked"]
 
 ArrayLike = Tensor | npt.NDArray[Any]
 
@@ -46,7 +46,7 @@ def as_labels(name: str, value: ArrayLike, embeddings_name: str, embeddings: Ten
         check_has_values(name, value)
         integer = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
     else:
-        value = _unmasked(name, value)
+        value = as_unmasked(name, value)
         integer = value.dtype.kind in "iu"
     if not integer:
         raise ValueError(f"{name}: expected integers, got {value.dtype}")
@@ -58,13 +58,32 @@ def as_labels(name: str, value: ArrayLike, embeddings_name: str, embeddings: Ten
 
 
 def _float_tensor(name: str, value: npt.NDArray[Any]) -> Tensor:
-    array = _unmasked(name, value)
+    array = as_unmasked(name, value)
     if array.dtype.kind != "f":
         raise ValueError(f"{name}: expected floating point, got {array.dtype}")
     return torch.from_numpy(np.require(array, np.float32 if array.itemsize <= 4 else np.float64, ["C", "W"]))
 
 
-def _unmasked(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
+def as_numbers(name: str, value: Tensor | npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return numbers, NaN among them, as float64 of the same shape.
+
+    Raises:
+        ValueError: If some are no numbers, masked or infinite.
+    """
+    if isinstance(value, Tensor):
+        check_has_values(name, value)
+        value = value.detach().to("cpu", torch.float64).numpy()
+    array = as_unmasked(name, value)
+    try:
+        numbers = array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected numbers ({error})") from None
+    if np.isinf(numbers).any():
+        raise ValueError(f"{name}: expected finite numbers, or NaN for queries that do not count, got infinity")
+    return numbers
+
+
+def as_unmasked(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
     """Return an array that has all of its values; NumPy drops a mask, and what is under it becomes a value."""
     if np.ma.is_masked(value):
         raise ValueError(f"{name}: expected all values, got a masked array; pass those that are not masked")

@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ccpml.numbers import as_int
+from ccpml.numbers import as_int, is_finite
 from ccpml.retrieval.evaluation import RetrievalScores
+from ccpml.retrieval.inputs import as_numbers, as_unmasked
 
 __all__ = [
     "LEVEL",
@@ -71,10 +72,9 @@ class ClassBootstrap:
             bounds: Smallest and largest possible value of a mean; intervals end there.
 
         Raises:
-            ValueError: If the level is out of range.
+            ValueError: If the level or the bounds are out of range.
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level: expected a fraction in (0, 1), got {level}")
+        _check_interval(level, bounds)
         samples = self.studentized.shape[1]
         rank = max(int((samples + 1) * (1 - level) / 2 + _ROUNDING), 1)  # order statistics, from either end
         low, high = self.studentized[:, rank - 1], self.studentized[:, samples - rank]
@@ -127,7 +127,7 @@ def class_bootstrap(
         The bootstrap; None with fewer than two classes.
 
     Raises:
-        ValueError: If the shapes do not fit, a value is infinite, or the seed is no integer of at least 0.
+        ValueError: If the shapes do not fit, a value is infinite or masked, or the seed is no integer of at least 0.
 
     Example:
         >>> scores = [[0.0, 0.2, 0.5, 0.5, 1.0, 0.8], [1.0, 1.0, 1.0, 0.0, 1.0, 1.0]]
@@ -137,11 +137,9 @@ def class_bootstrap(
     Source: B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", 1993, section 12.5 (bootstrap-t); A. C.
     Davison, D. V. Hinkley, "Bootstrap Methods and their Application", 1997, sections 3.8 (clusters) and 5.2.
     """
-    scores, classes = np.asarray(values, dtype=np.float64), np.asarray(labels)
+    scores, classes = as_numbers("values", values), as_unmasked("labels", labels)
     if scores.ndim != 2 or scores.shape[1:] != classes.shape:
         raise ValueError(f"values: expected one for each of {classes.shape} labels, got {scores.shape}")
-    if np.isinf(scores).any():
-        raise ValueError("values: expected finite numbers, or NaN for queries that do not count, got infinity")
     samples, rng = as_int("samples", samples, 1), np.random.default_rng(as_int("seed", seed, 0))
     counted = ~np.isnan(scores).any(axis=0)
     _, own = np.unique(classes[counted], return_inverse=True)
@@ -205,7 +203,7 @@ def class_interval(
         The lower and the upper end; None with fewer than two classes.
 
     Raises:
-        ValueError: If the shapes differ, or the level is out of range.
+        ValueError: If the shapes differ, a value is infinite or masked, or the level or the bounds are out of range.
 
     Example:
         >>> low, high = class_interval([0.1, 0.3, 0.2, 0.4, 0.4, 0.7, 0.5, 0.6], [0, 0, 1, 1, 2, 3, 4, 5])
@@ -214,9 +212,8 @@ def class_interval(
 
     Source: see `class_bootstrap`.
     """
-    bootstrap = class_bootstrap(_one_row(values, labels), labels, samples=samples, seed=seed)
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a fraction in (0, 1), got {level}")
+    _check_interval(level, bounds)
+    bootstrap = class_bootstrap(_one_row("values", values, labels), labels, samples=samples, seed=seed)
     if bootstrap is None:
         return None
     low, high = bootstrap.intervals(level, bounds)[0].tolist()
@@ -251,7 +248,7 @@ def paired_difference(
         The mean of ``values`` − ``reference``, its interval, and the p-value; None with fewer than two classes.
 
     Raises:
-        ValueError: If the shapes differ, or the level is out of range.
+        ValueError: If the shapes differ, a value is infinite or masked, or the level or the bounds are out of range.
 
     Example:
         >>> ours, theirs = [0.5, 0.7, 0.4, 0.9, 0.6, 0.8], [0.4, 0.5, 0.3, 0.8, 0.5, 0.5]
@@ -261,22 +258,34 @@ def paired_difference(
 
     Source: see `class_bootstrap`.
     """
-    ours, theirs = _one_row(values, labels), _one_row(reference, labels)
+    _check_interval(level, bounds)
+    ours, theirs = _one_row("values", values, labels), _one_row("reference", reference, labels)
     bootstrap = class_bootstrap(ours - theirs, labels, samples=samples, seed=seed)
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a fraction in (0, 1), got {level}")
     if bootstrap is None:
         return None
     low, high = bootstrap.intervals(level, bounds)[0].tolist()
     return PairedDifference(float(bootstrap.means[0]), low, high, float(bootstrap.p_values()[0]))
 
 
-def _one_row(values: npt.ArrayLike, labels: npt.ArrayLike) -> _Array:
+def _one_row(name: str, values: npt.ArrayLike, labels: npt.ArrayLike) -> _Array:
     """Return the values of one score, shape (1, Q)."""
-    scores = np.asarray(values, dtype=np.float64)
+    scores = as_numbers(name, values)
     if scores.ndim != 1 or scores.shape != np.shape(labels):
-        raise ValueError(f"values: expected one for each of {np.shape(labels)} labels, got {scores.shape}")
+        raise ValueError(f"{name}: expected one for each of {np.shape(labels)} labels, got {scores.shape}")
     return scores[None]
+
+
+def _check_interval(level: float, bounds: tuple[float, float]) -> None:
+    """Raise ValueError unless an interval can have this level and end at these bounds."""
+    if not (is_finite(level) and 0 < level < 1):
+        raise ValueError(f"level: expected a fraction in (0, 1), got {level!r}")
+    try:
+        low, high = bounds
+        valid = bool(high - low >= 0)
+    except (TypeError, ValueError):  # not two numbers
+        valid = False
+    if not valid:
+        raise ValueError(f"bounds: expected a smallest and a largest mean, such as (0, 1), got {bounds!r}")
 
 
 def score_intervals(scores: RetrievalScores, labels: npt.ArrayLike, seed: int = 0) -> dict[str, list[float]]:

@@ -155,6 +155,10 @@ class Settings:
     workers: int | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.projections, ProjectionOptions):
+            raise ValueError(f"projections: expected ProjectionOptions, got {self.projections!r}")
+        if not isinstance(self.loss_parameters, Mapping):
+            raise ValueError(f"loss_parameters: expected numbers by name, got {self.loss_parameters!r}")
         for each in fields(self):
             object.__setattr__(self, each.name, plain_number(getattr(self, each.name)))
         parameters = {name: plain_number(value) for name, value in self.loss_parameters.items()}

@@ -74,6 +74,8 @@ def train(
         ```
     """
     check_flags(progress=progress, test=test, features=features)
+    if not isinstance(settings, Settings):
+        raise ValueError(f"settings: expected Settings, got {type(settings).__name__}")
     path = Path(path)
     if is_main_process():
         RunDirectory.require_free(path)

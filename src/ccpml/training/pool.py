@@ -26,6 +26,9 @@ class EmbeddingPool:
         batch_size: Number of images embedded at a time.
         workers: Number of processes that read images.
 
+    Raises:
+        ValueError: If ``dataset`` is none, or a number is out of range.
+
     Example:
         >>> import numpy as np
         >>> from torch import nn
@@ -37,6 +40,8 @@ class EmbeddingPool:
     """
 
     def __init__(self, dataset: ImageDataset, per_class: int, batch_size: int = 128, workers: int = 0) -> None:
+        if not isinstance(dataset, ImageDataset):
+            raise ValueError(f"dataset: expected an ImageDataset, got {type(dataset).__name__}")
         self.dataset, self.per_class = dataset, as_int("per_class", per_class, 1)
         self.batch_size, self.workers = as_int("batch_size", batch_size, 1), as_int("workers", workers, 0)
 

@@ -17,7 +17,7 @@ from ccpml.data.images.opening import MAX_PIXELS, is_large, open_image
 from ccpml.data.images.orientation import jpeg_orientation, orientation_of, upright, upright_shape
 from ccpml.data.images.packed import PackedImage, read_packed
 from ccpml.files import printable
-from ccpml.numbers import check_flags
+from ccpml.numbers import as_int, check_flags
 from ccpml.system_errors import raise_shortage
 
 __all__ = [
@@ -131,6 +131,8 @@ def read_image(source: ImageLike, channels: int, min_size: int | None = None, ro
         (4, 6, 3)
     """
     check_flags(rotate=rotate)
+    if min_size is not None:
+        min_size = as_int("min_size", min_size)
     pixels, _ = read_part(source, channels, _Whole, min_size, rotate)
     return pixels.copy() if isinstance(source, PackedImage) else pixels
 
