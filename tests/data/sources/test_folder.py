@@ -44,6 +44,16 @@ def test_folders_that_are_one_class_and_classes_that_look_alike_are_named(tmp_pa
     assert not name_notes(load_source("groceries"))
 
 
+def test_one_class_in_the_folders_of_several_splits_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "train/mug/1.png", "Val/mug/1.png", "test/mug/1.png", "test/cup/1.png", "train/1.png", "test/1.png")
+    (note,) = name_notes(load_folder(tmp_path))
+    assert note.startswith("classes whose names differ only in the folder of a split, so that one may be trained on")
+    assert note.endswith("use one of the folders: 'Val/mug' and 'test/mug' and 'train/mug'")
+    touch(tmp_path, "pen/train/1.png", "pen/test/1.png", "Greek/a/1.png", "Korean/a/1.png")
+    (note,) = name_notes(load_folder(tmp_path))
+    assert note.endswith("'Val/mug' and 'test/mug' and 'train/mug', 'pen/test' and 'pen/train'")
+
+
 def test_names_are_those_that_a_table_of_the_same_images_gives(tmp_path: Path) -> None:
     """``clean`` writes such a table; in a row, spaces around a value do not count."""
     names = [" mug", "cup ", "a\nb", "\u00a0x", 'with "quotes", and a comma', "group/ inner"]

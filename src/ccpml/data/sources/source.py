@@ -1,7 +1,7 @@
 """A set of images with the split that it came with."""
 
 import unicodedata
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
@@ -25,6 +25,7 @@ SplitName = Literal["train", "validation", "test"]
 
 _MAX_SUFFIXES: Final = 10
 _LONG: Final = 60  # characters of a name
+_SPLIT_FOLDERS: Final = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 _HEIF_SUFFIXES: Final = (".heic", ".heif")
 
 
@@ -110,27 +111,22 @@ def spellings(texts: Iterable[str]) -> list[list[str]]:
         >>> spellings(["mug", "cup", "mug ", "cup"])
         [['mug', 'mug ']]
     """
-    found: dict[str, list[str]] = {}
-    for text in dict.fromkeys(texts):
-        found.setdefault(read_label(text), []).append(text)
-    return [group for group in found.values() if len(group) > 1]
+    return _groups(dict.fromkeys(texts), read_label)
 
 
 def name_notes(source: Source, max_listed: int = 3) -> list[str]:
-    r"""Return a phrase for names of classes that are one class, and one for names of two classes that look alike.
+    r"""Return a phrase for names that are one class, one for classes whose names look alike, and one for split folders.
 
     Example:
         >>> name_notes(Source(ImageTable.from_classes([Path("a.jpg"), Path("b.jpg")], ["Mug", "mug"])))
         ["classes whose names differ only in case, spaces or invisible characters: 'Mug' and 'mug'"]
     """
-    alike: dict[str, list[str]] = {}
-    for name in source.table.class_names:
-        alike.setdefault(_skeleton(name), []).append(name)
+    names = source.table.class_names
     kinds = {
         "names that differ only in outer spaces or in forms of Unicode, and are one class": source.spellings,
-        "classes whose names differ only in case, spaces or invisible characters": [
-            group for group in alike.values() if len(group) > 1
-        ],
+        "classes whose names differ only in case, spaces or invisible characters": _groups(names, _skeleton),
+        "classes whose names differ only in the folder of a split, so that one may be trained on and the other scored "
+        "as unseen; if they are the same, use one of the folders": _groups(names, _without_split),
     }
     phrases = []
     for kind, groups in kinds.items():
@@ -138,6 +134,20 @@ def name_notes(source: Source, max_listed: int = 3) -> list[str]:
         more = f" and {len(groups) - max_listed:,} more" if len(groups) > max_listed else ""
         phrases += [f"{kind}: {', '.join(shown)}{more}"] if groups else []
     return phrases
+
+
+def _groups(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
+    """Return the names that have one key, a list for each key with more than one."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(key(name), []).append(name)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def _without_split(name: str) -> str:
+    """Return a name without folders such as ``train`` and ``test``."""
+    parts = name.split("/")
+    return "/".join(part for part in parts if part.lower() not in _SPLIT_FOLDERS) or name
 
 
 def _skeleton(name: str) -> str:
