@@ -67,7 +67,7 @@ def test_only_classes_that_no_run_has_seen_are_scored(tmp_path):
     text = " ".join(found.notes)
     assert f"left out 2 classes (class00, class01) that {second} was trained on or chosen by" in text
     assert f"left out 2 classes (class08, class09) that {first} was trained on or chosen by" in text
-    assert "left out 1 class (class04) whose images differ between the runs in number or name" in text
+    assert "left out 1 class (class04) whose images differ between the runs in number, name or role" in text
     assert "Fewer than 10 classes are few" in text_of(found)
     third = make_run(tmp_path / "c", NAMES[:8], trained=("seen",))
     notes = " ".join(compare_runs([second, third]).notes)

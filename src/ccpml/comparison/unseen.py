@@ -131,7 +131,7 @@ def _common_classes(
         elif absent:
             reasons.setdefault(f"of which the data of {_listed(absent)} have none of that name", []).append(name)
         elif other:
-            reasons.setdefault("whose images differ between the runs in number or name", []).append(name)
+            reasons.setdefault("whose images differ between the runs in number, name or role", []).append(name)
         else:
             common.append(name)
     for reason, names in reasons.items():
