@@ -267,7 +267,7 @@ def test_a_cell_that_fails_is_reported_and_does_not_stop_the_others(folder, tmp_
     assert {cell.row.variant for cell in progress.finished} == {""}
     assert len(progress.finished) == 2
     assert set(progress.failed) == {f"C2 (large), repeat 0, fold {fold}" for fold in (0, 1)}
-    assert all("classes per batch: expected at most 3" in why for why in progress.failed.values())
+    assert all("classes_per_batch: expected at most 3" in why for why in progress.failed.values())
 
 
 def test_a_refusal_of_the_system_ends_the_benchmark_and_leaves_the_other_cells_open(folder, tmp_path, monkeypatch):

@@ -89,10 +89,10 @@ def test_steps_are_sized_and_go_on_when_iterated_again() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"classes_per_batch": 4}, "classes per batch: expected at most 3, the number of classes, got 4"),
+        ({"classes_per_batch": 4}, "classes_per_batch: expected at most 3, the number of classes, got 4"),
         ({"classes_per_batch": 0}, "classes_per_batch: expected an integer of at least 1, got 0"),
         ({"samples_per_class": 0}, "samples_per_class: expected an integer of at least 1, got 0"),
-        ({"world_size": 2}, "classes per batch: expected a multiple of 2, the number of ranks, got 3"),
+        ({"world_size": 2}, "classes_per_batch: expected a multiple of 2, the number of ranks, got 3"),
         ({"rank": 1}, "rank"),
         ({"labels": [0, 2]}, "got no image of class 1"),
         ({"labels": [-1, 0]}, "0 or more"),

@@ -28,6 +28,8 @@ def test_a_run_resumes_with_the_images_it_started_with(tmp_path: Path) -> None:
     build_cache(f"folder:{folder}", progress=False)
     cached = images_of(folder).fingerprint()
     images_of(folder).check_fingerprint(cached, run)
+    assert not images_of(folder).cache_note(cached)
+    assert "a cache that was built after the run started" in images_of(folder).cache_note(plain)
     with pytest.raises(ValueError, match="run: a cache was built after the run started; move the folder"):
         images_of(folder).check_fingerprint(plain, run)
     shutil.rmtree(folder / ".ccpml-cache")
@@ -35,9 +37,11 @@ def test_a_run_resumes_with_the_images_it_started_with(tmp_path: Path) -> None:
         images_of(folder).check_fingerprint(cached, run)
     assert "ccpml data" not in str(caught.value)
     assert "`ccpml data cache`" in hint_for(caught.value)
+    assert "the cache is missing or too small" in images_of(folder).cache_note(cached)
     next(folder.rglob("*.png")).unlink()
     with pytest.raises(ValueError, match="run: the images, or those that cannot be read, differ"):
         images_of(folder).check_fingerprint(plain, run)
+    assert not images_of(folder).cache_note(plain)
 
 
 def test_a_run_that_meets_a_damaged_cache_before_its_first_validation_resumes_without_it(
@@ -56,6 +60,11 @@ def test_a_run_that_meets_a_damaged_cache_before_its_first_validation_resumes_wi
     assert capsys.readouterr().err.endswith(f"or remove {pack.parent}; then resume with: ccpml train --resume {run}\n")
     shutil.rmtree(pack.parent)
     assert resume(run, progress=False).finished
+    assert main(["evaluate", str(run)]) == 0
+    assert "built after" not in capsys.readouterr().err
+    build_cache(f"folder:{folder}", progress=False)
+    assert main(["evaluate", str(run)]) == 0
+    assert f"note: {run}: images are read from a cache that was built after the run started" in capsys.readouterr().err
 
 
 def test_a_cache_that_is_too_small_for_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -271,7 +271,9 @@ def test_queries_and_gallery_of_a_csv_file(tmp_path):
 def test_errors_are_raised_before_anything_is_written(settings, folder, run, tmp_path):
     with pytest.raises(FileExistsError, match="already exists"):
         train(settings, run.path, progress=False)
-    with pytest.raises(ValueError, match="classes per batch: expected at most 3, the number of classes, got 4"):
+    with pytest.raises(
+        ValueError, match="classes_per_batch: expected at most 3, the number of classes, got 4; choose fewer"
+    ):
         train(replace(settings, classes_per_batch=4), tmp_path / "run", progress=False)
     with pytest.raises(ValueError, match="matches none of"):
         train(replace(settings, test_classes="Korean/*"), tmp_path / "run", progress=False)
@@ -292,8 +294,10 @@ def test_unreadable_images_are_named_or_left_out(tmp_path):
 
 @pytest.mark.parametrize("changes", [{"image_size": 20}, {"device": "cuda:7"}])
 def test_a_run_that_cannot_start_leaves_nothing(settings, tmp_path, changes):
-    with pytest.raises(ValueError, match=r"28 × 28|device: cuda:7 is not available"):
+    with pytest.raises(ValueError, match=r"28 × 28|device: cuda:7 is not available") as caught:
         train(replace(settings, **changes), tmp_path / "run", progress=False)
+    if "image_size" in changes:
+        assert caught.value.__notes__ == ["choose a larger image_size"]
     assert not (tmp_path / "run").exists()
 
 

@@ -72,15 +72,17 @@ class ClassBalancedBatches:
         classes_per_batch = as_int("classes_per_batch", classes_per_batch, 1)
         samples_per_class = as_int("samples_per_class", samples_per_class, 1)
         if len(self._rows) < classes_per_batch:
+            most = len(self._rows)
             raise ValueError(
-                f"classes per batch: expected at most {len(self._rows)}, the number of classes, got {classes_per_batch}"
+                f"classes_per_batch: expected at most {most}, the number of classes, got {classes_per_batch}; choose "
+                "fewer, or add classes"
             )
         rank, world_size = as_int("rank", rank), as_int("world_size", world_size, 1)
         if not 0 <= rank < world_size:
             raise ValueError(f"rank: expected 0..{world_size - 1}, got {rank}")
         if classes_per_batch % world_size:
             raise ValueError(
-                f"classes per batch: expected a multiple of {world_size}, the number of ranks, got {classes_per_batch}"
+                f"classes_per_batch: expected a multiple of {world_size}, the number of ranks, got {classes_per_batch}"
             )
         self.classes_per_batch = classes_per_batch
         self.samples_per_class = samples_per_class

@@ -60,6 +60,14 @@ class RunImages:
         content = [self.classes, [image.row for image in self.bad], packed]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
+    def cache_note(self, fingerprint: str) -> str:
+        """Return what has become of the cache since a run started with the same images; empty if nothing has."""
+        if fingerprint == self.fingerprint() or fingerprint not in {self.fingerprint(True), self.fingerprint(False)}:
+            return ""
+        if fingerprint == self.fingerprint(packed=True):
+            return "the run started with cached images, and the files are read, as the cache is missing or too small"
+        return "images are read from a cache that was built after the run started"
+
     def check_fingerprint(self, fingerprint: str, run: Path) -> None:
         """Check that a run started with these images.
 

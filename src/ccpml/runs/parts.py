@@ -72,7 +72,11 @@ class Parts:
             check_compiler(settings)
             model.compile()
         with eval_mode(model):  # an image size that the network cannot take fails here, not in training
-            model(torch.zeros(1, images.channels, size, size))
+            try:
+                model(torch.zeros(1, images.channels, size, size))
+            except ValueError as error:
+                error.add_note("choose a larger image_size")
+                raise
         module = MetricLearning(
             model,
             build_criterion(settings, table.num_classes),

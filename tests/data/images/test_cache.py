@@ -205,6 +205,22 @@ def test_a_pack_damaged_while_in_use_is_an_error_that_names_the_image(tmp_path: 
         read_image(images[5], 3)
 
 
+@pytest.mark.parametrize("remove", [True, False])
+def test_a_damaged_pack_that_was_built_again_is_read_in_the_same_process(tmp_path: Path, remove: bool) -> None:
+    images = packed(fill(tmp_path)).table.images
+    whole = read_image(images[5], 3).copy()
+    home = cache_folder(tmp_path, NAME)
+    pack = next(home.glob("*.bin"))
+    pack.write_bytes(bytes(pack.stat().st_size))
+    os.utime(pack, ns=(1, 1))
+    with pytest.raises(ValueError, match="wrong checksum"):
+        read_image(images[5], 3)
+    if remove:
+        shutil.rmtree(home)
+    again = packed(tmp_path).table.images
+    np.testing.assert_array_equal(read_image(again[5], 3), whole)
+
+
 def _forget_mappings() -> None:
     from ccpml.data.images import packed as module
 

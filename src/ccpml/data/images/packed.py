@@ -56,12 +56,14 @@ def read_packed(image: PackedImage) -> NDArray[np.uint8]:
     """
     pack = _mapped(image.pack)
     if pack.size() < image.offset + image.size:  # current size of the file: reading beyond it would kill the process
+        _mapped.cache_clear()  # so that a pack that is built again in its place is read; likewise below
         raise ValueError(f"packed file {image.pack} is truncated")
     if image.checksum >= 0 and not pack.is_verified(image.offset):
         words, rest = divmod(image.size, 8)
         total = int(np.frombuffer(pack.memory, "<u8", words, image.offset).sum())
         end = image.offset + 8 * words
         if (total + sum64(pack.memory[end : end + rest])) % 2**64 != image.checksum:
+            _mapped.cache_clear()
             raise ValueError(f"packed file {image.pack} is damaged (wrong checksum of this image)")
         pack.verified.add(image.offset)
     pixels = np.frombuffer(pack.memory, np.uint8, image.size, image.offset)

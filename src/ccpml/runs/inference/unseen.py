@@ -1,5 +1,6 @@
 """Images of classes that a run has not seen: its test classes, or those of other data."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +42,11 @@ def unseen_images(
         partial, skip = settings.allow_partial or allow_partial, settings.skip_bad_images or skip_bad_images
         root = data_root or settings.data_root
         own = replace(settings, data_root=root, allow_partial=partial, skip_bad_images=skip)
-        return load_images(own, record=record, run=run.path).splits.test
+        images = load_images(own, record=record, run=run.path)
+        with suppress(ValueError):  # of a lost or damaged digest, without which nothing can be compared
+            if note := images.cache_note(RunDirectory(run.path).fingerprint()):
+                print_note(f"{run.path}: {note}; scores may differ a little from its own")
+        return images.splits.test
     source = load_source(data, data_root or settings.data_root or None, allow_partial, cached_side(settings))
     note_changes(run, record, source, data)
     table, _ = readable_images(source, data, skip_bad_images)
