@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["as_array", "as_own", "as_rows", "check_finite", "join", "normalize"]
+__all__ = ["as_array", "as_numbers", "as_own", "as_rows", "check_finite", "join", "normalize"]
 
 
 def normalize(vectors: ArrayLike) -> NDArray[np.float32]:
@@ -99,13 +99,25 @@ def as_array(name: str, vectors: ArrayLike, dim: int | None = None) -> NDArray[A
     Raises:
         ValueError: If they have another shape or type, or some are masked.
     """
+    rows = as_numbers(name, vectors)
+    if rows.ndim != 2 or rows.shape[1] != (dim or rows.shape[1] or 1):
+        expected = "(N, d), d at least 1" if dim is None else f"(N, {dim})"
+        raise ValueError(f"{name}: expected floating point of shape {expected}, got {rows.dtype} of {rows.shape}")
+    return rows
+
+
+def as_numbers(name: str, vectors: ArrayLike) -> NDArray[Any]:
+    """Return an array of any shape.
+
+    Raises:
+        ValueError: If some values are masked, or they are none of an array.
+    """
     if np.ma.is_masked(vectors):
         raise ValueError(f"{name}: expected all values, got a masked array; pass those that are not masked")
     try:
         rows = np.asarray(vectors)
     except (TypeError, ValueError, RuntimeError) as error:  # rows of several lengths; tensors that have no array
         raise ValueError(f"{name}: expected an array of numbers, got {type(vectors).__name__} ({error})") from None
-    if rows.ndim != 2 or rows.shape[1] != (dim or rows.shape[1] or 1) or rows.dtype.kind not in "fiu":
-        expected = "(N, d), d at least 1" if dim is None else f"(N, {dim})"
-        raise ValueError(f"{name}: expected floating point of shape {expected}, got {rows.dtype} of {rows.shape}")
+    if rows.dtype.kind not in "fiu":
+        raise ValueError(f"{name}: expected an array of numbers, got {rows.dtype} of {rows.shape}")
     return rows

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Embedder"]
+__all__ = ["Embedder", "check_embedder"]
 
 
 class Embedder(Protocol):
@@ -31,3 +31,13 @@ class Embedder(Protocol):
         Raises:
             BadImageError: If an image cannot be read.
         """
+
+
+def check_embedder(embedder: object) -> None:
+    """Check that this is a model, not its path.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not all(hasattr(embedder, name) for name in ("fingerprint", "embedding_dim", "embed", "path")):
+        raise ValueError(f"embedder: expected a model, such as load_run returns, got {embedder!r}")

@@ -13,14 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from ccpml.artifacts import mismatch
 from ccpml.files import WriteError, remove_leftovers, temporary_path
+from ccpml.numbers import as_int
 from ccpml.serving.collect import Pictures, find_pictures
 from ccpml.serving.compaction import Compacted, compact
-from ccpml.serving.embedder import Embedder
+from ccpml.serving.embedder import Embedder, check_embedder
 from ccpml.serving.errors import RESTORE, DamagedIndexError, NotAnIndexError, OtherModelError
 from ccpml.serving.filters import Filter
 from ccpml.serving.index_writer import Added
 from ccpml.serving.items import Hit, Item, Summary
-from ccpml.serving.picture_index import PictureIndex
+from ccpml.serving.picture_index import PictureIndex, as_ids
 from ccpml.serving.search.exact import NotFiniteError
 from ccpml.serving.search.nearest import check_fields, search
 from ccpml.serving.search.scan import Scan
@@ -94,8 +95,10 @@ class Index(PictureIndex):
 
         Raises:
             FileExistsError: If the path exists.
+            ValueError: If ``embedder`` is no model.
             WriteError: If it cannot be written.
         """
+        check_embedder(embedder)
         path = Path(path)
         if path.exists():
             raise FileExistsError(f"{path}: already exists; choose another name, or open it")
@@ -275,8 +278,9 @@ class Index(PictureIndex):
             KeyError: If there is none with an id.
         """
         with self.view() as view:
-            vectors = np.empty((len(ids), self.embedding_dim), np.float32)
-            for number, key in enumerate(ids):
+            keys = as_ids(ids)
+            vectors = np.empty((len(keys), self.embedding_dim), np.float32)
+            for number, key in enumerate(keys):
                 found = view.snapshot.find(key)
                 if found is None:
                     raise self._missing(key)
@@ -299,7 +303,7 @@ class Index(PictureIndex):
         """Return facts about the index, with the ids of some items."""
         with self._store.snapshot() as snapshot:
             labels, columns = snapshot.num_labels(), snapshot.columns()
-            return Summary(snapshot.num_items, labels, columns, snapshot.some_ids(examples))
+            return Summary(snapshot.num_items, labels, columns, snapshot.some_ids(as_int("examples", examples, 0)))
 
 
 def as_json(hit: Hit) -> dict[str, Any]:

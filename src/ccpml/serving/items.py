@@ -1,5 +1,6 @@
 """What an index holds and returns."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.data.images.archived import ArchivedImage
+from ccpml.numbers import plain_number
 
 __all__ = ["Hit", "Item", "Metadata", "Picture", "Summary"]
 
@@ -27,6 +29,9 @@ class Picture:
         image: The image, if it is not in the file: contents of a file, an archived image, or pixels, uint8 (H, W),
             (H, W, 1) or (H, W, 3).
         where: File and line that list it, for errors; empty if none does.
+
+    Raises:
+        ValueError: If an attribute is of another type, or JSON has no such metadata, as NaN.
     """
 
     path: Path
@@ -34,6 +39,21 @@ class Picture:
     metadata: Metadata = field(default_factory=dict)
     image: bytes | ArchivedImage | NDArray[np.uint8] | None = None
     where: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+        if not isinstance(self.label, str):
+            raise ValueError(f"label: expected a text, got {self.label!r}")
+        if not isinstance(self.image, bytes | ArchivedImage | np.ndarray | None):
+            raise ValueError(f"image: expected the contents of a file or an array, got {type(self.image).__name__}")
+        if self.metadata:
+            values = {name: plain_number(value) for name, value in self.metadata.items()}
+            try:
+                json.dumps(values, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                expected = "expected texts, finite numbers, True, False or None"
+                raise ValueError(f"metadata: {expected}, got {values!r} ({error})") from None
+            object.__setattr__(self, "metadata", values)
 
     @property
     def name(self) -> str:

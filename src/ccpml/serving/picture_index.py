@@ -9,15 +9,27 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ccpml.numbers import as_int
 from ccpml.serving.collect import Pictures
-from ccpml.serving.embedder import Embedder
+from ccpml.serving.embedder import Embedder, check_embedder
 from ccpml.serving.errors import OtherModelError
 from ccpml.serving.filters import Filter
 from ccpml.serving.index_writer import Added, IndexWriter
 from ccpml.serving.items import Hit, Item, Picture, Summary
 from ccpml.serving.sync import Synced
 
-__all__ = ["PictureIndex"]
+__all__ = ["PictureIndex", "as_ids"]
+
+
+def as_ids(ids: Iterable[int]) -> list[int]:
+    """Return ids of items as Python's integers: those of NumPy are none to a database.
+
+    Raises:
+        ValueError: If one is no integer, or there are not several.
+    """
+    if not isinstance(ids, Iterable):
+        raise ValueError(f"ids: expected several, such as [1, 2], got {ids!r}")
+    return [as_int("ids", key) for key in ids]
 
 
 class PictureIndex(ABC):
@@ -95,11 +107,14 @@ class PictureIndex(ABC):
             source: Name under which `sync` knows them.
 
         Raises:
-            ValueError: If an embedding is not finite; batches before it are kept.
+            ValueError: If ``pictures`` are one path alone, or an embedding is not finite; batches before it are kept.
             IndexBusyError: If another process or thread is writing to a directory.
             WriteError: If they cannot be written; batches before are kept.
             QdrantError: If the server cannot be used, after some attempts; batches before are kept.
         """
+        if isinstance(pictures, str | Path | Picture):
+            alone = pictures.path if isinstance(pictures, Picture) else pictures
+            raise ValueError(f"pictures: expected several, got {alone} alone; pass a list")
         wanted = (picture if isinstance(picture, Picture) else Picture(Path(picture)) for picture in pictures)
         with self._writer.lock():
             return self._writer.add(wanted, source, progress)
@@ -108,12 +123,14 @@ class PictureIndex(ABC):
         """Remove items; return how many were present. In a directory, their rows stay until it is compacted.
 
         Raises:
+            ValueError: If ``ids`` are no integers.
             IndexBusyError: If another process or thread is writing to a directory.
             WriteError: If it cannot be written.
             QdrantError: If the server cannot be used.
         """
+        keys = as_ids(ids)
         with self._writer.lock():
-            return self._writer.remove(ids)
+            return self._writer.remove(keys)
 
     @abstractmethod
     def sync(self, data: str | Pictures, progress: Callable[[int], Any] | None = None) -> Synced:
@@ -149,7 +166,14 @@ class PictureIndex(ABC):
         Raises:
             OtherModelError: If it was.
         """
-        if embedder is not None and embedder.fingerprint != self.fingerprint:
+        if embedder is None:
+            return
+        try:
+            check_embedder(embedder)
+        except ValueError:
+            self.close()
+            raise
+        if embedder.fingerprint != self.fingerprint:
             self.close()
             if embedder.path == self.model_path and embedder.embedding_dim < self.embedding_dim:
                 raise OtherModelError(

@@ -162,6 +162,8 @@ class Filter:
         """
         from ccpml.serving.filters.parser import parse
 
+        if not isinstance(text, str):
+            raise FilterError(f"filter: expected a text, such as \"label = 'mug'\", got {text!r}")
         return cls(parse(text))
 
     def fields(self) -> list[Field]:

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ccpml.data.images.read import BadImageError
+from ccpml.numbers import as_int
 from ccpml.serving.collect import Pictures, find_pictures
-from ccpml.serving.embedder import Embedder
+from ccpml.serving.embedder import Embedder, check_embedder
 from ccpml.serving.filters.tree import Filter, unknown_field
 from ccpml.serving.index_writer import in_chunks
 from ccpml.serving.items import Hit, Item, Summary
-from ccpml.serving.picture_index import PictureIndex
+from ccpml.serving.picture_index import PictureIndex, as_ids
 from ccpml.serving.qdrant.address import Address
 from ccpml.serving.qdrant.collection import columns_of, create_collection, read_meta
 from ccpml.serving.qdrant.connection import Connection, connect
@@ -85,6 +86,7 @@ class QdrantIndex(PictureIndex):
             FileExistsError: If the collection exists.
             QdrantError: If the server cannot be used.
         """
+        check_embedder(embedder)
         connection = _connection(address, client)
         create_collection(connection, embedder)
         return cls(connection, embedder)
@@ -194,9 +196,8 @@ class QdrantIndex(PictureIndex):
         from qdrant_client import models
 
         vectors = check_queries(queries, self.embedding_dim)  # (Q, d)
-        if k < 0:
-            raise ValueError(f"k: expected at least 0, got {k}")
-        condition = Filter.parse(where) if isinstance(where, str) else where
+        k = as_int("k", k, 0)
+        condition = where if isinstance(where, Filter | None) else Filter.parse(where)
         if condition is not None:
             self.check_fields(condition)
         if k == 0:
@@ -287,7 +288,7 @@ class QdrantIndex(PictureIndex):
         Raises:
             KeyError: If there is none with an id.
         """
-        found = dict[int, Any]()
+        ids, found = as_ids(ids), dict[int, Any]()
         for chunk in in_chunks((key for key in ids if 0 < key < 2**64), _VECTORS):
             records = self._connection.read("retrieve", ids=chunk, with_payload=False, with_vectors=True)
             found |= {record.id: record.vector for record in records}
@@ -304,6 +305,7 @@ class QdrantIndex(PictureIndex):
         return Summary(len(self), len(set(labels) - {""}), columns, [point.id for point in points])
 
     def _payload(self, key: int, selector: Any) -> dict[str, Any]:
+        key = as_int("id", key)
         records = [] if not 0 < key < 2**64 else self._connection.read("retrieve", ids=[key], with_payload=selector)
         if not records:
             raise self._missing(key)

@@ -7,6 +7,9 @@ import faiss
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ccpml.numbers import as_int
+from ccpml.reranking.vectors import as_numbers
+
 __all__ = ["NotFiniteError", "check_queries", "nearest_rows"]
 
 _QUERIES: Final = 256  # at a time
@@ -22,9 +25,9 @@ def check_queries(queries: ArrayLike, dim: int) -> NDArray[np.float32]:
     """Return queries as float32, (Q, dim); one vector is one query.
 
     Raises:
-        ValueError: If they have other dimensions, or are not finite.
+        ValueError: If they are no numbers, masked, not finite, or have other dimensions.
     """
-    given = np.asarray(queries)
+    given = as_numbers("queries", queries)
     vectors = np.ascontiguousarray(np.atleast_2d(given), dtype=np.float32)
     if given.size == 0 and given.ndim == 1:
         vectors = vectors.reshape(0, dim)
@@ -60,7 +63,7 @@ def nearest_rows(
 
     Raises:
         NotFiniteError: If there are not k rows with a finite distance.
-        ValueError: If k is negative.
+        ValueError: If k is no integer of at least 0.
 
     Example:
         >>> rows = np.float32([[0, 0], [0, 1], [0, 3], [0, 1]])
@@ -68,8 +71,7 @@ def nearest_rows(
         >>> found.tolist(), distances.tolist()
         ([[0, 1, 3]], [[0.0, 1.0, 1.0]])
     """
-    if k < 0:
-        raise ValueError(f"k: expected a number that is not negative, got {k}")
+    k = as_int("k", k, 0)
     rows = np.asarray(rows)  # a memory map as a plain array, whose slices are cheap
     total = len(rows) - len(removed) if passing is None else len(passing)
     k = min(k, total)

@@ -5,6 +5,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ccpml.numbers import as_int
 from ccpml.serving.filters.tree import Filter, unknown_field
 from ccpml.serving.items import Hit
 from ccpml.serving.search.exact import NotFiniteError, check_queries
@@ -24,8 +25,7 @@ def search(
 ) -> list[list[Hit]]:
     """Return the k nearest items of each query, exactly unless a scan does otherwise; see `Index.search`."""
     vectors = check_queries(queries, view.rows.shape[1])  # (Q, d)
-    if k < 0:
-        raise ValueError(f"k: expected a number that is not negative, got {k}")
+    k = as_int("k", k, 0)
     passing = passing_rows(view.snapshot, where)
     distances, rows = (scan or Exact()).nearest(view, vectors, k, passing)  # (Q, k) each
     if (distances > _LONGEST * (1 + np.linalg.norm(vectors, axis=1, keepdims=True))).any():
@@ -47,7 +47,7 @@ def passing_rows(snapshot: Snapshot, where: Filter | str | None) -> NDArray[np.i
     """
     if where is None:
         return None
-    condition = Filter.parse(where) if isinstance(where, str) else where
+    condition = where if isinstance(where, Filter) else Filter.parse(where)
     check_fields(snapshot, condition)
     return snapshot.rows_where(*condition.sql())
 

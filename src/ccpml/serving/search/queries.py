@@ -16,8 +16,8 @@ from ccpml.serving.collect import find_pictures
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.embedding import embed_pictures
 from ccpml.serving.filters import Filter
-from ccpml.serving.interface import PictureIndex
 from ccpml.serving.items import Hit, Picture
+from ccpml.serving.picture_index import PictureIndex, as_ids
 
 __all__ = ["Query", "Reply", "ask", "find_queries", "mean_vector"]
 
@@ -77,6 +77,9 @@ def find_queries(
         1
     """
     check_flags(together=together)
+    if isinstance(given, str | Path):
+        raise ValueError(f"given: expected several names, got {given} alone; pass a list")
+    ids = as_ids(ids)
     pictures = list[Picture]()
     for name in given:
         path = Path(name)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ccpml.numbers import as_int
 from ccpml.serving.items import Item
 from ccpml.serving.storage.schema import FIELDS_OF_METADATA, ITEM, item_of
 
@@ -64,18 +65,19 @@ class Snapshot:
     def items(self, after: int = 0, limit: int = -1) -> list[Item]:
         """Return up to ``limit`` items with ids above ``after``, by id; all if it is negative."""
         query = f"SELECT {ITEM} FROM items WHERE NOT removed AND id > ? ORDER BY id LIMIT ?"
-        return [item_of(values) for values in self._db.execute(query, (after, limit))]
+        bounds = as_int("after", after), as_int("limit", limit)
+        return [item_of(values) for values in self._db.execute(query, bounds)]
 
     def find(self, key: int) -> tuple[int, Item] | None:
         """Return the row and the item of an id; None if it is absent or removed."""
-        if not -(2**63) <= key < 2**63:
+        if not -(2**63) <= (key := as_int("id", key)) < 2**63:  # one of NumPy is no integer to SQLite
             return None
         found = self._db.execute(f"SELECT row, {ITEM} FROM items WHERE id = ? AND NOT removed", (key,)).fetchone()
         return None if found is None else (found[0], item_of(found[1:]))
 
     def thumbnail(self, key: int) -> bytes | None:
         """Return the thumbnail of an id, a JPEG; None if it is absent or removed."""
-        if not -(2**63) <= key < 2**63:
+        if not -(2**63) <= (key := as_int("id", key)) < 2**63:
             return None
         found = self._db.execute("SELECT jpeg FROM thumbnails WHERE id = ?", (key,)).fetchone()
         return None if found is None else bytes(found[0])

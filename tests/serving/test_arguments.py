@@ -1,0 +1,105 @@
+"""Arguments of an index, on the disk and on a server: numbers of NumPy, and what is none of what is expected."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from qdrant_client import QdrantClient
+
+from ccpml.serving import FilterError, Index, Picture, QdrantIndex, find_queries
+from tests.serving.changes import EMBEDDER, picture
+
+pytestmark = pytest.mark.filterwarnings("ignore:(Local mode|Payload indexes):UserWarning")
+
+VECTOR = np.ones(EMBEDDER.embedding_dim, np.float32) / EMBEDDER.embedding_dim**0.5
+
+
+@pytest.fixture(params=["disk", "server"])
+def index(request, tmp_path):
+    if request.param == "disk":
+        made = Index.create(tmp_path / "made.index", EMBEDDER)
+    else:
+        made = QdrantIndex.create("qdrant://embedded/shop", EMBEDDER, client=QdrantClient(":memory:"))
+    with made as index:
+        yield index
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_numbers_of_other_libraries_are_numbers(index, kind):
+    """To SQLite, an integer of NumPy is no number: an item was said to be absent, and nothing was removed."""
+    ids = index.add(picture(number, 1) for number in range(6)).ids
+    assert index.item(kind(ids)[1]) == index.item(ids[1])
+    assert index.thumbnail(kind(ids)[1]) == index.thumbnail(ids[1])
+    np.testing.assert_array_equal(index.vectors(kind(ids)), index.vectors(ids))
+    assert [hit.item.id for hit in index.search(VECTOR, kind(2))[0]] == [h.item.id for h in index.search(VECTOR, 2)[0]]
+    assert len(index.summary(kind(2)).examples) == 2
+    if isinstance(index, Index):
+        assert index.items(kind(ids)[2], kind(2)) == index.items(ids[2], 2)
+    assert index.remove(kind(ids[:4])) == 4
+    assert len(index) == 2
+
+
+def test_numbers_of_numpy_in_metadata_are_numbers(index):
+    given = {
+        "count": np.int64(3),
+        "price": np.float32(1.5),
+        "sold": np.bool_(True),
+        "color": np.str_("red"),
+        "no": None,
+    }
+    [key] = index.add([Picture("a", metadata=given, image=np.zeros((9, 9, 3), np.uint8))]).ids
+    assert index.item(key).metadata == {"count": 3, "price": 1.5, "sold": True, "color": "red", "no": None}
+    assert index.search(VECTOR, 1, "count = 3 and price < 2")[0][0].item.id == key
+
+
+def test_what_are_no_numbers_is_refused_by_name(index):
+    for k in (-1, 2.5, "3", None, True):
+        with pytest.raises(ValueError, match="k: expected an integer of at least 0, got"):
+            index.search(VECTOR, k)
+    for call in (index.item, index.thumbnail):
+        for key in ("1", 1.0, None):
+            with pytest.raises(ValueError, match="id: expected an integer, got"):
+                call(key)
+    for call in (index.remove, index.vectors):
+        for ids in (["1"], [1.5], 3, "1", None):
+            with pytest.raises(ValueError, match=r"ids: expected (an integer|several)"):
+                call(ids)
+    for queries in (np.ma.masked_array(VECTOR, VECTOR > 0), "x", None, torch.tensor(VECTOR).bfloat16()):
+        with pytest.raises(ValueError, match="queries: expected"):
+            index.search(queries)
+    with pytest.raises(FilterError, match=r"filter: expected a text, such as .*, got 3"):
+        index.search(VECTOR, 3, 3)
+
+
+def test_one_picture_in_place_of_several_is_refused(index):
+    """The letters of its path would be paths."""
+    for alone in ("a.png", Path("a.png"), Picture(Path("a.png"))):
+        with pytest.raises(ValueError, match=r"pictures: expected several, got a\.png alone; pass a list"):
+            index.add(alone)
+    with pytest.raises(ValueError, match=r"given: expected several names, got a\.png alone; pass a list"):
+        find_queries("a.png")
+
+
+@pytest.mark.parametrize("model", ["runs/photos", Path("runs/photos")])
+def test_the_path_of_a_model_is_none(tmp_path, model):
+    with pytest.raises(ValueError, match="embedder: expected a model, such as load_run returns, got"):
+        Index.create(tmp_path / "x.index", model)
+    with pytest.raises(ValueError, match="embedder: expected a model, such as load_run returns, got"):
+        QdrantIndex.create("qdrant://embedded/shop", model, client=QdrantClient(":memory:"))
+    assert not (tmp_path / "x.index").exists()
+    Index.create(tmp_path / "made.index", EMBEDDER).close()
+    with pytest.raises(ValueError, match="embedder: expected a model, such as load_run returns, got"):
+        Index.open(tmp_path / "made.index", model)
+
+
+def test_pictures_are_checked_when_they_are_made():
+    assert Picture("a.png").path == Path("a.png")
+    with pytest.raises(ValueError, match="label: expected a text, got 3"):
+        Picture(Path("a"), label=3)
+    for value in (np.nan, float("inf"), np.float64("nan"), Path("a"), np.zeros(2)):
+        with pytest.raises(ValueError, match="metadata: expected texts, finite numbers, True, False or None, got"):
+            Picture(Path("a"), metadata={"x": value})
+    with pytest.raises(ValueError, match="image: expected the contents of a file or an array, got Image"):
+        Picture(Path("a"), image=Image.new("L", (4, 4)))
