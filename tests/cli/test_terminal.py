@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from ccpml.cli.terminal import prepare_warnings
+from ccpml.data import loading
 
 COMMAND = f"{sys.executable} -m ccpml"
 
@@ -104,6 +108,16 @@ def test_warnings_of_pillow_are_not_shown(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert b"too large: expected at most 250 million pixels" in result.stdout
     assert b"Warning" not in result.stderr
+
+
+def test_warnings_of_ccpml_are_notes_and_those_of_others_are_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings(record=True) as others:
+        warnings.simplefilter("default")
+        prepare_warnings()
+        warnings.warn_explicit("glyphs cannot be cached", UserWarning, loading.__file__, 75)
+        warnings.warn_explicit("a library", UserWarning, "/lib/a.py", 75)
+    assert capsys.readouterr().err == "note: glyphs cannot be cached\n"
+    assert [str(other.message) for other in others] == ["a library"]
 
 
 @pytest.mark.parametrize("verb", ["data check folder:{folder}", "search {folder}/x.index q.jpg", "report {folder}/run"])

@@ -74,13 +74,11 @@ def main(argv: "Sequence[str] | None" = None) -> int:
     try:
         raise_at_signals()
         import logging
-        import warnings
 
-        from ccpml.cli.terminal import BROKEN_PIPE, is_broken_pipe, prepare_streams
+        from ccpml.cli.terminal import BROKEN_PIPE, is_broken_pipe, prepare_streams, prepare_warnings
 
         prepare_streams()
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged images, which our messages name
-        warnings.filterwarnings("ignore", "tqdm:disabling monitor")  # as no thread can be started
+        prepare_warnings()
         logging.getLogger("matplotlib").setLevel(logging.ERROR)  # notes about a home that cannot be written
         code = _run(sys.argv[1:])
     except SystemExit as stop:  # after --help

@@ -8,7 +8,7 @@ import unicodedata
 from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import Any, Final, TextIO
 
-__all__ = ["BROKEN_PIPE", "flush_streams", "is_broken_pipe", "prepare_streams"]
+__all__ = ["BROKEN_PIPE", "flush_streams", "is_broken_pipe", "prepare_streams", "prepare_warnings"]
 
 BROKEN_PIPE: Final = 141
 """The exit code of a process that SIGPIPE ends, as of other tools."""
@@ -49,6 +49,24 @@ class _Stream(FileIO):
             if self.title != _ERRORS or isinstance(error, BrokenPipeError):
                 raise
             return memoryview(data).nbytes
+
+
+def prepare_warnings() -> None:
+    """Print the warnings of ccpml as notes, without a line of its code, and leave out some of libraries."""
+    import warnings
+
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged images, which our messages name
+    warnings.filterwarnings("ignore", "tqdm:disabling monitor")  # as no thread can be started
+    others, own = warnings.showwarning, os.path.dirname(os.path.dirname(__file__)) + os.sep  # noqa: PTH120
+
+    def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        if not filename.startswith(own):
+            return others(message, category, filename, lineno, file, line)
+        from ccpml.progress import print_note
+
+        return print_note(message)
+
+    warnings.showwarning = show
 
 
 def prepare_streams() -> None:

@@ -184,6 +184,8 @@ def test_usage_errors_name_the_option_and_the_value(arguments: Sequence[str], me
         (b"seed: 1:30\n", "line 1: expected a decimal number, or text in quotes, got 1:30"),
         (b"lr: .nan\n", "lr: expected a finite number > 0, got nan"),
         (b"3: 4\n", "expected names of settings, got 3"),
+        (b"null: 4\n", "expected names of settings, got None"),
+        (b"warm_start: 3\n", "warm_start: not a setting; did you mean --projections.warm-start?"),
         (b"LR: 1\n", "LR: not a setting; did you mean --lr?"),
         (b"learning_rate: 1\n", "learning_rate: not a setting"),
         (b"projections:\n  strenght: 1\n", "did you mean --projections.strength?"),

@@ -87,7 +87,9 @@ def parser_error(message: str, prog: str, options: Iterable[str]) -> UsageError:
     unknown = re.search(r"unrecognized arguments: --([\w.-]+)|Option '([\w.-]+)'", message)
     if unknown:
         flags = {option.lstrip("-").replace("_", "-"): option.replace("_", "-") for option in options}
-        close = _similar((unknown[1] or unknown[2]).replace("_", "-").lower(), flags)
+        name = (unknown[1] or unknown[2]).replace("_", "-")
+        flags.pop(name, None)  # a flag that has a longer name in files
+        close = _similar(name.lower(), flags)
         hint = f"; did you mean {' or '.join(close)}?" if close else hint
     return UsageError(f"{_plain(' '.join(message.split()))}{hint}")
 

@@ -277,8 +277,8 @@ class _ConfigFile(argparse.Action):
         try:
             if not isinstance(content, dict) or "config" in content:
                 raise UsageError("expected settings by name, and no other file")
-            if other := next((name for name in content if not isinstance(name, str)), None):
-                raise UsageError(f"expected names of settings, got {other!r}")
+            if others := [name for name in content if not isinstance(name, str)]:
+                raise UsageError(f"expected names of settings, got {others[0]!r}")
             if _is_deeper(content, 4):
                 raise UsageError("expected plain settings, got lists or mappings within each other")
             if not content:

@@ -80,7 +80,7 @@ def load_glyphs(cache_dir: Path | None = None, progress: bool = True) -> Source:
         write_arrays(path, **arrays)
     except OSError as error:
         advice = "set CCPML_CACHE to a writable folder, or they are drawn again next time"
-        warnings.warn(f"glyphs cannot be cached in {path.parent} ({error}); {advice}", stacklevel=2)
+        warnings.warn(f"glyphs cannot be cached in {path.parent} ({error.strerror}); {advice}", stacklevel=2)
     return _source(**arrays)
 
 
