@@ -87,7 +87,7 @@ class DataName:
             ValueError: If it is not the name of a set of images.
         """
         if not isinstance(text, str):
-            raise ValueError(f"data: expected a name, such as folder:<path>, got {text!r}")
+            raise ValueError(f"data: expected a name, such as folder:<path>, got {type(text).__name__}")
         kind, colon, path = text.partition(":")
         return cls(kind, path) if path or not colon else cls(text)
 

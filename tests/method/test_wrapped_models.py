@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from lightning.fabric import Fabric
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
@@ -95,7 +96,16 @@ def test_a_compiled_network_has_the_names_of_the_network():
     torch.testing.assert_close(whole(model), weights, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_a_network_of_lightning_fabric_has_the_names_of_the_network():
+    expected, weights = train(network(), SCORES[:4])
+    model = network()
+    state, _ = train(Fabric(accelerator="cpu", devices=1).setup(model), SCORES[:4])
+    torch.testing.assert_close(state, expected)
+    torch.testing.assert_close(whole(model), weights)
+    AlternatingProjections(network(), CCPLoss(ContrastiveLoss(), C, D, K)).load_state_dict(state)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_forward_module.module."])
 def test_a_state_by_the_names_of_a_wrapper_is_loaded(prefix):
     """Older versions saved them so."""
     state, _ = train(network(), SCORES[:5])
@@ -130,7 +140,8 @@ def test_parts_that_are_compiled_are_what_they_are_within():
 
 def test_names_are_those_of_the_network_within_several_wrappers():
     model, compiled = network(), partial(torch.compile, backend="eager")
-    for wrapped in (nn.DataParallel(compiled(model)), compiled(nn.DataParallel(model))):
+    fabric = Fabric(accelerator="cpu", devices=1)
+    for wrapped in (nn.DataParallel(compiled(model)), compiled(nn.DataParallel(model)), fabric.setup(compiled(model))):
         assert weights_of(wrapped, nn.Identity()).keys() == dict(model.named_parameters()).keys()
 
 

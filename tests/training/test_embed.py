@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -95,3 +96,23 @@ def test_no_or_uneven_batches_are_refused():
         embed(nn.Flatten(), [])
     with pytest.raises(ValueError, match="batches: expected a label for each of 2 images, got 1 labels"):
         embed(nn.Flatten(), [(torch.rand(2, 3), torch.tensor([0]))])
+
+
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [
+        (torch.ones(2, 3), "Tensor"),
+        ({"image": torch.ones(2, 3), "label": torch.arange(2)}, "dict"),
+        ((torch.ones(2, 3), torch.arange(2), torch.arange(2)), "tuple of Tensor, Tensor, Tensor"),
+        ([torch.ones(2, 3), [0, 1]], "list of Tensor, list"),
+        ((np.ones((2, 3)), torch.arange(2)), "tuple of ndarray, Tensor"),
+    ],
+)
+def test_batches_of_another_form_are_named(batch, got):
+    with pytest.raises(ValueError, match=f"batches: expected pairs of tensors, images and labels, got {got}$"):
+        embed(nn.Identity(), [batch])
+
+
+def test_features_are_those_of_an_embedding_model():
+    with pytest.raises(ValueError, match="model: expected an EmbeddingModel, got Linear"):
+        pooled_features(nn.Linear(2, 2), [])

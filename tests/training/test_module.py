@@ -76,3 +76,24 @@ def test_what_an_interrupted_validation_left_is_not_scored():
     )  # fmt: skip
     trainer.validate(module, DataLoader(TensorDataset(x, y), batch_size=8), verbose=False)
     assert len(module.validation[0]) == 8
+
+
+def test_a_sanity_check_of_some_images_is_not_scored():
+    """It has other images than the roles, and perhaps no two of a class."""
+    images = TensorDataset(torch.randn(6, 1, 2, 2), torch.tensor([0, 1, 2, 0, 1, 2]))
+    for is_query in (None, torch.tensor([True] * 3 + [False] * 3)):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        module = MetricLearning(network, ContrastiveLoss(), 1e-3, is_query=is_query)
+        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = L.Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **options)
+        assert trainer.num_sanity_val_steps == 2
+        trainer.fit(module, DataLoader(images, 6), DataLoader(images, 1))
+        assert len(module.validation[0]) == 6
+        assert "map_at_r" in trainer.callback_metrics
+
+
+@pytest.mark.parametrize("value", [-1, "0.1", None, float("nan")])
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "proxy_lr_factor", "head_lr_factor"])
+def test_rates_are_numbers(name, value):
+    with pytest.raises(ValueError, match=f"{name}: expected a finite number >= 0, got"):
+        MetricLearning(nn.Flatten(), ContrastiveLoss(), **{"lr": 1e-3, name: value})

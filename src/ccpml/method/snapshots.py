@@ -1,7 +1,8 @@
 """Copies of a network's weights and buffers: keeping, restoring and checking them.
 
-Names are those of the network itself, whatever it is wrapped in: ``torch.compile``, activation checkpointing, DDP. The
-weights of ``fully_shard`` are shards, on each rank its own, and so are their copies; what is saved is whole.
+Names are those of the network itself, whatever it is wrapped in: ``torch.compile``, activation checkpointing, DDP,
+Lightning Fabric. The weights of ``fully_shard`` are shards, on each rank its own, and so are their copies; what is
+saved is whole.
 """
 
 import sys
@@ -30,7 +31,7 @@ __all__ = [
     "whole_copies",
 ]
 
-_WRAPPINGS = ("_orig_mod.", "_checkpoint_wrapped_module.")
+_WRAPPINGS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_forward_module.")
 
 
 def weights_of(model: nn.Module, criterion: nn.Module) -> dict[str, Tensor]:
@@ -125,10 +126,13 @@ def check_shapes(name: str, saved: dict[str, Tensor], current: dict[str, Tensor]
 
 
 def _unwrapped(model: Any) -> nn.Module:
-    """Return the network within torch.compile, DDP, or both, in either order."""
+    """Return the network within torch.compile, DDP and the module of Lightning Fabric, in any order."""
     network: nn.Module = uncompiled(model)
-    while isinstance(network, DataParallel | DistributedDataParallel):
-        network = uncompiled(network.module)
+    while isinstance(network, DataParallel | DistributedDataParallel) or hasattr(network, "_forward_module"):
+        inner = (
+            network.module if isinstance(network, DataParallel | DistributedDataParallel) else network._forward_module
+        )
+        network = uncompiled(inner)
     return network
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.distributed import gather_rows
+from ccpml.method.checks import uncompiled
 from ccpml.models import EmbeddingModel
 
 __all__ = ["embed", "eval_mode", "pooled_features"]
@@ -45,7 +46,7 @@ def embed(
         Embeddings, not normalized, float32 (N, d), and labels, int64 (N,), both on the CPU.
 
     Raises:
-        ValueError: If there is no batch, or one has not as many labels as images.
+        ValueError: If there is no batch, or one is no pair of tensors, with as many labels as images.
 
     Example:
         >>> embeddings, labels = embed(nn.Flatten(), [(torch.ones(2, 1, 3, 3), torch.tensor([0, 1]))])
@@ -55,7 +56,11 @@ def embed(
     embeddings, labels = [], []
     forward = module if forward is None else forward
     with eval_mode(module):
-        for images, classes in batches:
+        for batch in batches:
+            pair = batch if isinstance(batch, list | tuple) else ()
+            if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
+                raise ValueError(f"batches: expected pairs of tensors, images and labels, got {_in_words(batch)}")
+            images, classes = pair
             if len(images) != len(classes):
                 raise ValueError(
                     f"batches: expected a label for each of {len(images)} images, got {len(classes)} labels"
@@ -84,6 +89,9 @@ def pooled_features(
     Returns:
         Features, float32 (N, F), and labels, int64 (N,), both on the CPU.
 
+    Raises:
+        ValueError: If the model is none, or as in `embed`.
+
     Example:
         >>> from ccpml import create_model
         >>> model = create_model("small_conv", embedding_dim=16, channels=1)
@@ -91,6 +99,8 @@ def pooled_features(
         >>> features.shape
         torch.Size([2, 128])
     """
+    if not isinstance(uncompiled(model), EmbeddingModel):
+        raise ValueError(f"model: expected an EmbeddingModel, got {type(model).__name__}")
     own = embed(_Pooled(model), batches, model.mean.device, progress)
     features, labels = (gather_rows(rows) for rows in own)
     return features, labels
@@ -105,3 +115,9 @@ class _Pooled(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model.pooled(images)
+
+
+def _in_words(batch: object) -> str:
+    """Return the type of a batch, and those of its parts if it has some in order."""
+    parts = f" of {', '.join(type(part).__name__ for part in batch)}" if isinstance(batch, list | tuple) else ""
+    return f"{type(batch).__name__}{parts}"

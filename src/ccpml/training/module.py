@@ -12,7 +12,7 @@ from ccpml.distributed import all_ranks, all_reduce_sum, gather_batch, gather_ro
 from ccpml.method import CCPLoss, lipschitz_normalize
 from ccpml.method.checks import uncompiled
 from ccpml.models import EmbeddingModel
-from ccpml.numbers import check_flags
+from ccpml.numbers import check_flags, is_finite
 from ccpml.pairwise.inputs import describe
 from ccpml.retrieval import RetrievalScores, evaluate
 from ccpml.training.repeated import RepeatedEmbedding
@@ -68,6 +68,9 @@ class MetricLearning(L.LightningModule):
     Attributes:
         validation: Embeddings (N, d) and labels (N,) of the last validation.
 
+    Raises:
+        ValueError: If a rate or the weight decay is no finite number of at least 0.
+
     Example:
         >>> from ccpml import ContrastiveLoss
         >>> module = MetricLearning(nn.Flatten(), ContrastiveLoss(), lr=1e-3)
@@ -88,6 +91,10 @@ class MetricLearning(L.LightningModule):
     ) -> None:
         super().__init__()
         check_flags(shard_proxies=shard_proxies)
+        rates = {"lr": lr, "proxy_lr_factor": proxy_lr_factor, "head_lr_factor": head_lr_factor}
+        for name, value in {**rates, "weight_decay": weight_decay}.items():
+            if not (is_finite(value) and value >= 0):
+                raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
         self.model, self.criterion = model, criterion
         self.lr, self.weight_decay = lr, weight_decay
         self.proxy_lr_factor, self.head_lr_factor = proxy_lr_factor, head_lr_factor
@@ -126,7 +133,10 @@ class MetricLearning(L.LightningModule):
         self._outputs.append((self.embed_again(images).float(), labels))
 
     def on_validation_epoch_end(self) -> None:
-        """Score the whole validation set."""
+        """Score the whole validation set; the batches of a sanity check are only embedded."""
+        if self._trainer is not None and self.trainer.sanity_checking:
+            self._outputs.clear()
+            return
         for name, score in self.score_validation(*self._joined_outputs()).items():
             self.log(name, score, sync_dist=world_size() > 1)  # the same on each rank
 
