@@ -1,5 +1,6 @@
 """Files that are either complete or absent, locks between processes, and free disk space."""
 
+import hashlib
 import io
 import json
 import os
@@ -52,7 +53,7 @@ __all__ = [
 
 _MAX_NAME: Final = 255  # bytes, on the usual file systems
 _SPACE_MARGIN = 16 * 2**20
-_FOLDER_VERSION = 1  # of the files that describe the folders of benchmarks and studies
+_FOLDER_VERSION = 2  # of the files that describe the folders of benchmarks and studies; the first has no digest
 
 DESCRIPTION_FORMAT: Final = 1  # version of the descriptions of exported models
 
@@ -228,15 +229,21 @@ def read_folder_file(
     except ValueError:
         found = None
     if isinstance(found, dict):
-        check_version(file, found.pop("version", None), _FOLDER_VERSION)
+        version, digest = (found.pop(name, None) for name in ("version", "digest"))
+        check_version(file, version, _FOLDER_VERSION)
+        found = found if (version or 1) < _FOLDER_VERSION or digest == _digest(found) else None
     if not isinstance(found, dict) or not all(isinstance(found.get(name), fields[name]) for name in fields):
         raise refused(f"{file}: damaged; restore it from a copy")
     return found
 
 
 def write_folder_file(file: Path, content: Mapping[str, Any]) -> None:
-    """Write the YAML file that describes its folder, with the version of its format."""
-    write_yaml(file, {"version": _FOLDER_VERSION, **content})
+    """Write the YAML file that describes its folder, with the version of its format and a digest."""
+    write_yaml(file, {"version": _FOLDER_VERSION, **content, "digest": _digest(content)})
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(yaml.safe_dump(dict(content), sort_keys=False).encode()).hexdigest()[:16]
 
 
 def check_version(file: Path, found: Any, newest: int) -> None:

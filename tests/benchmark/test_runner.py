@@ -203,11 +203,13 @@ def test_a_run_in_the_place_of_another_cell_is_named_and_is_not_in_the_table(fol
         RunRecord(cells[0].settings.flat(), {"a": ClassRecord("train", 1, "")}).write(cell.path / "record.json")
     monkeypatch.setattr(runner, "_start", finished_at_once)
     progress = run_cells(made, ["cpu"], 1)
-    expected = f"{cells[1].path}: expected another run, got one with other settings (fold: was 1, is 0)"
+    expected = (
+        f"{cells[1].path / 'record.json'}: of another run, which was started with other settings (fold: was 1, is 0)"
+    )
     assert progress.failed[cells[1].title].startswith(f"{expected}; restore it from a copy, or remove")
     (result,) = collect_results(made)
     assert [each.cell for each in result.cells] == [cells[0]]
-    assert result.problems[0] == f"{cells[1].title}: {expected}"
+    assert result.problems[0] == f"{cells[1].title}: {expected}; restore it from a copy"
 
 
 def finished_at_once(cell, device, data_digest, lock):
@@ -338,6 +340,25 @@ def test_a_benchmark_with_other_settings_is_refused(whole, folder, tmp_path):
     (tmp_path / "thesis.txt").write_text("irreplaceable")
     with pytest.raises(BenchmarkExistsError, match="not the folder of a benchmark"):
         prepare_benchmark(benchmark(folder, tmp_path))
+
+
+def test_a_description_of_a_benchmark_that_was_changed_is_named(folder, tmp_path):
+    made = benchmark(folder, tmp_path / "out", repeats=1)
+    before = prepare_benchmark(made)
+    assert prepare_benchmark(made) == before
+    file = made.out / "benchmark.yaml"
+    text = file.read_text()
+    for was, becomes in (("  color:", "  bolor:"), ("threads: ", "threads: 1"), ("side: ", "side: 1")):
+        file.write_text(text.replace(was, becomes))
+        assert file.read_text() != text
+        with pytest.raises(BenchmarkExistsError, match=rf"{file}: damaged; restore it from a copy"):
+            prepare_benchmark(made)
+    older = [line for line in text.splitlines() if not line.startswith(("version:", "digest:"))]
+    file.write_text("\n".join(older))  # as an older ccpml wrote it
+    assert prepare_benchmark(made) == before
+    file.write_text("\n".join(older).replace("  color:", "  tint:"))
+    with pytest.raises(BenchmarkExistsError, match=rf"{file}: damaged, or of another ccpml: unknown facts; restore it"):
+        prepare_benchmark(made)
 
 
 def test_two_processes_cannot_train_one_run(whole):

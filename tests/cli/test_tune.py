@@ -80,6 +80,15 @@ def test_the_same_command_again_prints_the_same_results(study, arguments, capsys
     for name in ("trials.csv", "best.yaml", "history.png", "slices.png", contour):
         assert str(study / name) in out
         assert (study / name).stat().st_size > 0
+    best = study / out.partition("ccpml train --resume '")[2].rpartition("/")[2].partition("'")[0]
+    best.rename(study / "moved")
+    best.touch()
+    assert main([*arguments, *SEARCH, "--warmup_validations=1", "--out", str(study)]) == 0
+    best.unlink()
+    (study / "moved").rename(best)
+    out, err = capsys.readouterr()
+    assert "--resume" not in out
+    assert f"note: {best}: expected a folder, got a file; to score its settings, train them again" in err
 
 
 def test_a_killed_study_resumes_to_the_same_trials(study, arguments, tmp_path):

@@ -44,6 +44,7 @@ OPTIONAL: Final = re.compile(
     r"|^run/checkpoints/best\.safetensors swapped train-weights"  # other weights are as good
     r"|^\w+/tensorboard/\S+ dangling "  # TensorBoard writes through the link
     r"|^benchmark/cells/([^/]+/){0,2} (missing|empty|dangling) "  # cells that are not there are trained
+    r"|^study/ (missing|empty) tune"  # a search begins where there is none
     r"|^study/trial-0000/ (missing|empty|dangling) "  # the study has the result of a finished trial
     r"|^\w+/rows\.\d+\.f32 (flipped|swapped) (search|serve|sync)"  # checksums of rows are compared by index --verify
 )

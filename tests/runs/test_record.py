@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from ccpml.data import load_folder
-from ccpml.data.class_records import DataChangedError, MixedDataError, class_records
+from ccpml.data.class_records import ClassRecord, DataChangedError, MixedDataError, class_records
 from ccpml.files import write_json
 from ccpml.report import write_report
 from ccpml.runs.directory import RunDirectory, RunRecord
@@ -117,6 +117,15 @@ def test_unreadable_images_move_no_class_to_another_split(tmp_path: Path) -> Non
         {*before.splits.validation.class_names} - {*after.splits.validation.class_names}
     ) == {"group0/class01"}
     assert after.classes == before.classes
+
+
+def test_a_record_of_another_run_is_named_with_all_differences() -> None:
+    record = RunRecord({"fold": 1, "seed": 2}, {"a": ClassRecord("train", 1, "")})
+    record.check_started_with({"fold": 1, "seed": 2}, Path("record.json"))
+    with pytest.raises(
+        ValueError, match=r"^record\.json: of another run.*\(fold: was 0, is 1 and seed: was 3, is 2\); "
+    ):
+        record.check_started_with({"fold": 0, "seed": 3}, Path("record.json"))
 
 
 def test_edited_settings_are_refused(copied: tuple[RunDirectory, Path]) -> None:

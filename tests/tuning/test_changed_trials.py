@@ -78,7 +78,7 @@ def test_a_damaged_record_of_a_trial_under_way_is_named_before_anything_is_done(
     with pytest.raises(ValueError, match=rf"{path}/record.json: damaged .*; restore it .* or remove {path} to train"):
         run_search(search, train=climb)
     RunRecord({"projections.strength": 1.0}, {"a": ClassRecord("train", 1, "")}).write(path / "record.json")
-    with pytest.raises(ValueError, match=rf"{path}: expected another run, got one with other .* 1\.0.*; restore it"):
+    with pytest.raises(ValueError, match=rf"{path}/record.json: of another run, .* with other .* 1\.0.*; restore it"):
         run_search(search, train=climb)
     shutil.rmtree(path)
     assert len(run_search(search, train=climb)) == 4

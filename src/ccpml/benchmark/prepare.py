@@ -58,9 +58,13 @@ def prepare_benchmark(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
 
 def _write(benchmark: Benchmark, facts: DataFacts, at_once: int) -> Benchmark:
     """Write ``benchmark.yaml``, and return the benchmark with what an earlier call has fixed there."""
-    found = _read_earlier(benchmark)
+    found, file = _read_earlier(benchmark), benchmark.out / "benchmark.yaml"
     if "facts" in found:
-        facts = replace(DataFacts(**found["facts"]), digest=facts.digest)
+        try:
+            facts = replace(DataFacts(**found["facts"]), digest=facts.digest)
+        except TypeError as error:
+            way_out = "restore it from a copy, or use the ccpml that wrote it"
+            raise BenchmarkExistsError(f"{file}: damaged, or of another ccpml: unknown facts; {way_out}") from error
     threads = benchmark.base.threads
     if threads == "auto":
         threads = found.get("threads") or _threads_per_cell(at_once)
@@ -72,7 +76,7 @@ def _write(benchmark: Benchmark, facts: DataFacts, at_once: int) -> Benchmark:
         "facts": asdict(facts),
         "rows": {**found.get("rows", {}), **_row_changes(benchmark)},
     }
-    write_folder_file(benchmark.out / "benchmark.yaml", content)
+    write_folder_file(file, content)
     return replace(benchmark, base=replace(benchmark.base, threads=threads), facts=facts)
 
 
@@ -98,7 +102,8 @@ def check_run(cell: Cell) -> None:
     run, settings = RunDirectory(cell.path), cell.settings.flat()
     if run.record_file.exists() or run.has_lost_record:
         own = {"method", "loss", "seed", "fold", *cell.row.changes} - {"weights"}  # a path, which differs by the folder
-        run.record().check_started_with({name: settings[name] for name in sorted(own & settings.keys())}, cell.path)
+        started_with = {name: settings[name] for name in sorted(own & settings.keys())}
+        run.record().check_started_with(started_with, run.record_file)
 
 
 def _check_splits(benchmark: Benchmark) -> DataFacts:

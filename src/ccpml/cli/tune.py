@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ccpml.allocator import keep_freed_memory
-from ccpml.artifacts import expand_home
+from ccpml.artifacts import expand_home, not_found
 from ccpml.cli.common.commas import is_number
 from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, add_resume_note, report_stop
@@ -146,12 +146,12 @@ def _print_summary(
         print(f"picture    {picture}")
     if best is not None and is_whole:
         here = search.path(best.number)
-        if here.exists() or best.host != platform.node():
-            where = "" if here.exists() else f"  (on {best.host})"
-            best_run = str(here if here.exists() else best.run)
+        if here.is_dir() or best.host != platform.node():
+            where = "" if here.is_dir() else f"  (on {best.host})"
+            best_run = str(here if here.is_dir() else best.run)
             print(f"score it on the test classes: {shlex.join(['ccpml', 'train', '--resume', best_run])}{where}")
         else:
-            print_note(f"{here}: not found; to score its settings, train them again")
+            print_note(f"{here}: {not_found(here, 'folder')}; to score its settings, train them again")
     for number, problem in damaged.items():
         print(f"ccpml: trial {number}: {problem}", file=sys.stderr)
     if best is not None and not is_whole:

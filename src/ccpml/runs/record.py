@@ -110,16 +110,19 @@ class RunRecord:
                 "start a new run"
             )
 
-    def check_started_with(self, settings: Mapping[str, Any], run: Path) -> None:
+    def check_started_with(self, settings: Mapping[str, Any], file: Path) -> None:
         """Check that the run was started with some settings, by their flat names: that it is no other run.
 
         Raises:
-            ValueError: If it was not.
+            ValueError: If it was not; the message names the file of the record.
         """
         expected = json.loads(json.dumps(settings))
         others = differences(expected, {name: self.settings.get(name) for name in expected})
         if others:
-            raise ValueError(f"{run}: expected another run, got one with other settings ({'; '.join(others)})")
+            raise ValueError(
+                f"{file}: of another run, which was started with other settings ({' and '.join(others)}); restore it "
+                "from a copy"
+            )
 
     def changes(self, source: Source) -> DataChanges:
         """Return in which classes data differ from those of the run."""

@@ -92,7 +92,7 @@ def damaged_runs(search: Search, results: Sequence[Result]) -> dict[int, str]:
             if result is best:
                 _settings(search, result)
             elif result.ended and (run.record_file.exists() or run.has_lost_record):
-                run.record().check_started_with(result.values, run.path)
+                run.record().check_started_with(result.values, run.record_file)
                 check_readable(run.settings_file, "restore it from a copy")
         except ValueError as error:
             problems[result.number] = str(error)
@@ -124,6 +124,6 @@ def _settings(search: Search, result: Result) -> Settings:
     """
     run = RunDirectory(search.path(result.number))
     if run.settings_file.exists() or run.record_file.exists() or run.has_lost_record:
-        run.record().check_started_with(result.values, run.path)
+        run.record().check_started_with(result.values, run.record_file)
         return run.settings()
     return with_values(search.base, result.values).resolved(search.facts)

@@ -143,7 +143,7 @@ def _check_started_trials(search: Search, study: Study) -> None:
         try:
             record = run.record()
             if run.path in results:
-                record.check_started_with(results[run.path].values, run.path)
+                record.check_started_with(results[run.path].values, run.record_file)
             changes = record.changes(source) if source is not None else None
         except NewerVersionError:
             raise
