@@ -128,12 +128,16 @@ def check_shapes(name: str, saved: dict[str, Tensor], current: dict[str, Tensor]
 def _unwrapped(model: Any) -> nn.Module:
     """Return the network within torch.compile, DDP and the module of Lightning Fabric, in any order."""
     network: nn.Module = uncompiled(model)
-    while isinstance(network, DataParallel | DistributedDataParallel) or hasattr(network, "_forward_module"):
-        inner = (
-            network.module if isinstance(network, DataParallel | DistributedDataParallel) else network._forward_module
-        )
+    while (inner := _inner(network)) is not None:
         network = uncompiled(inner)
     return network
+
+
+def _inner(network: nn.Module) -> Any:
+    """Return what DDP or the module of Lightning Fabric wraps; None for other modules."""
+    if isinstance(network, DataParallel | DistributedDataParallel):
+        return network.module
+    return getattr(network, "_forward_module", None)
 
 
 def _by_name(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

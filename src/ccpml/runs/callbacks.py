@@ -274,10 +274,9 @@ class Checkpoints(L.Callback):
         now = torch.get_num_threads()
         before = checkpoint.get(THREADS_KEY, now)
         if before != now and trainer.is_global_zero and trainer.strategy.root_device.type == "cpu":
-            text = (
-                f"{self.run.path}: trained with {counted(before, 'thread')} until now, and now with {now}: scores may "
-            )
-            print_note(f"{text}differ in the last digits; OMP_NUM_THREADS={before} gives those of an unbroken training")
+            threads = f"trained with {counted(before, 'thread')} until now, and now with {now}"
+            differ = f"scores may differ in the last digits; OMP_NUM_THREADS={before} gives those of an unbroken training"
+            print_note(f"{self.run.path}: {threads}: {differ}")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write both, the state last: a run killed in between resumes from the previous state."""
