@@ -275,7 +275,7 @@ class Checkpoints(L.Callback):
         before = checkpoint.get(THREADS_KEY, now)
         if before != now and trainer.is_global_zero and trainer.strategy.root_device.type == "cpu":
             threads = f"trained with {counted(before, 'thread')} until now, and now with {now}"
-            differ = f"scores may differ in the last digits; OMP_NUM_THREADS={before} gives those of an unbroken training"
+            differ = f"scores may differ in the last digits; OMP_NUM_THREADS={before} gives those of an unbroken run"
             print_note(f"{self.run.path}: {threads}: {differ}")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
