@@ -66,10 +66,8 @@ def _readable(image: Any) -> ImageLike:
         return image
     if not hasattr(image, "__array_interface__"):
         raise ValueError(f"images: expected paths or arrays, got {type(image).__name__}")
-    if isinstance(image, Image) and image.mode not in {
-        "L",
-        "RGB",
-    }:  # pixels of others are numbers of colors, or inverse
+    # Pixels of other modes are numbers of colors, or inverse.
+    if isinstance(image, Image) and image.mode not in {"L", "RGB"}:
         raise ValueError(f"images: expected those of Pillow in mode L or RGB, got {image.mode}; convert it")
     array: NDArray[np.uint8] = np.asarray(image)
     return array
