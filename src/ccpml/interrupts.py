@@ -11,12 +11,14 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
 __all__ = [
     "PARENT",
     "Interrupted",
+    "advise_at_exit",
     "block_signals",
     "continue_at_end_of_parent",
     "ending_signals",
@@ -36,6 +38,7 @@ _OF_TERMINAL = {signal.SIGINT, signal.SIGHUP}
 _SET_PARENT_DEATH_SIGNAL = 1  # of prctl, on Linux
 
 _interrupts: list[int] = []  # signals that raised Interrupted
+_advice: "list[Callable[[], str]]" = []  # what is printed where a signal exits at once
 
 
 class Interrupted(KeyboardInterrupt):
@@ -81,6 +84,7 @@ def raise_at_signals() -> None:
     callbacks, where Python would print a traceback and continue.
     """
     _interrupts.clear()
+    _advice.clear()
     for one in ending_signals():
         # The interpreter gives signals back to the system as it ends; the last functions that it calls ignore these.
         atexit.register(signal.signal, one, signal.SIG_IGN)
@@ -89,8 +93,14 @@ def raise_at_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_TERMINAL)
 
 
+def advise_at_exit(text: "Callable[[], str]") -> None:
+    """Print a text too where a signal exits at once, as while a module is imported: how to resume; empty for none."""
+    _advice[:] = [text]
+
+
 def exit_at_signals() -> None:
     """Exit at once at these signals: the work is done, and the interpreter is about to end."""
+    _advice.clear()
     for one in ending_signals():
         signal.signal(one, _exit)
 
@@ -157,6 +167,7 @@ def _exit_if_interrupted(unraisable: "Any") -> None:
 
 def _exit(number: int, frame: "FrameType | None") -> None:
     try:
-        os.write(2, f"ccpml: {Interrupted(number)}\n".encode())
+        parts = [str(Interrupted(number)), *(text() for text in _advice)]
+        os.write(2, f"ccpml: {'; '.join(filter(None, parts))}\n".encode(errors="backslashreplace"))
     finally:
         os._exit(128 + number)

@@ -48,6 +48,22 @@ def test_an_interrupted_import_is_exit_code_130_without_a_traceback(moment: int,
     assert not list(tmp_path.iterdir())
 
 
+def test_an_import_that_is_interrupted_after_the_run_has_begun_says_how_to_resume(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    program = f"""
+import os, signal, sys
+def interrupt(event, arguments):
+    if event == "import" and arguments[0].startswith("tensorboard."):
+        os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(interrupt)
+{COMMAND_LINE}
+"""
+    command = [sys.executable, "-c", program, "train", f"folder:{folder}", "--max-steps=1", "--run", run]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 130
+    assert result.stderr.endswith(f"ccpml: interrupted; resume with: ccpml train --resume {run}\n")
+
+
 @pytest.mark.parametrize("moment", [0, 20, 600])
 def test_a_cell_of_a_benchmark_that_is_interrupted_while_it_imports_ends_quietly(moment: int) -> None:
     with block_signals():  # as the benchmark starts it

@@ -6,10 +6,10 @@ from typing import Any
 from ccpml.allocator import keep_freed_memory
 from ccpml.cli.common.hints import was_killed
 from ccpml.cli.common.libraries import announce_libraries
-from ccpml.cli.common.options import UsageError, add_resume_note, check_run, report_stop
+from ccpml.cli.common.options import UsageError, add_resume_note, check_run, report_stop, resume_advice
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
-from ccpml.interrupts import Interrupted, exit_code
+from ccpml.interrupts import Interrupted, advise_at_exit, exit_code
 from ccpml.numbers import counted
 from ccpml.progress import announce, print_note
 from ccpml.runs.defaults import SATURATED, is_saturated
@@ -39,6 +39,8 @@ def run(arguments: list[str]) -> int:
     if options.resume is not None and (run := RunDirectory.open(path)).finished:
         run.scores()
         print(f"{path}: already finished; its report is written again", flush=True)
+    resume, settings_file = ["train", "--resume", str(path)], path / "experiment.yaml"
+    advise_at_exit(lambda: resume_advice(resume) if settings_file.is_file() else "")
     try:
         trained = train.train(settings, path) if options.resume is None else train.resume(path)
         if not is_main_process():
@@ -47,13 +49,13 @@ def run(arguments: list[str]) -> int:
         problems = list[str]()
         report = write_report(trained, problems)
     except (Stopped, KeyboardInterrupt) as stopped:
-        if not (path / "experiment.yaml").is_file():  # nothing to resume
+        if not settings_file.is_file():  # nothing to resume
             raise Interrupted(exit_code(stopped) - 128) from stopped
-        return report_stop(stopped, ["train", "--resume", str(path)])
+        return report_stop(stopped, resume)
     except (OSError, BadImageError, RuntimeError) as error:
         other = isinstance(error, RuntimeError | FileExistsError | FileNotFoundError)
-        if (not other or was_killed(error) or is_refused(error)) and (path / "experiment.yaml").is_file():
-            add_resume_note(error, ["train", "--resume", str(path)])
+        if (not other or was_killed(error) or is_refused(error)) and settings_file.is_file():
+            add_resume_note(error, resume)
         raise
     _print_scores(trained.scores())
     print(f"run     {trained.path}\nreport  {report}")

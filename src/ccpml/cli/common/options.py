@@ -124,11 +124,15 @@ def check_each_once(what: str, paths: Sequence[Path]) -> None:
 
 def report_stop(stopped: BaseException, arguments: list[str], kept: str = "") -> int:
     """Print how to resume after Ctrl-C or another such signal; return the exit code."""
-    command = shlex.join(["ccpml", *arguments])
-    print(f"ccpml: {str(stopped) or 'interrupted'}; {kept}resume with: {command}", file=sys.stderr)
+    print(f"ccpml: {str(stopped) or 'interrupted'}; {kept}{resume_advice(arguments)}", file=sys.stderr)
     return exit_code(stopped)
+
+
+def resume_advice(arguments: list[str]) -> str:
+    """Return the words about how to resume."""
+    return f"resume with: {shlex.join(['ccpml', *arguments])}"
 
 
 def add_resume_note(error: BaseException, arguments: list[str]) -> None:
     """Add to an error, whose sentence says what to do about it, how to resume then."""
-    error.add_note(f"then resume with: {shlex.join(['ccpml', *arguments])}")
+    error.add_note(f"then {resume_advice(arguments)}")

@@ -88,7 +88,8 @@ def parser_error(message: str, prog: str, options: Iterable[str]) -> UsageError:
     if unknown:
         flags = {option.lstrip("-").replace("_", "-"): option.replace("_", "-") for option in options}
         name = (unknown[1] or unknown[2]).replace("_", "-")
-        flags.pop(name, None)  # a flag that has a longer name in files
+        if flags.get(name) == f"--{name}":  # it has a longer name in files
+            del flags[name]
         close = _similar(name.lower(), flags)
         hint = f"; did you mean {' or '.join(close)}?" if close else hint
     return UsageError(f"{_plain(' '.join(message.split()))}{hint}")
