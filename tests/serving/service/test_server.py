@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -49,14 +49,13 @@ def connected(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
-def is_closed(connection: socket.socket) -> bool:
-    """Whether the service ends a connection, after whatever it answers."""
-    try:
-        while connection.recv(4096):
-            pass
-    except ConnectionError:
-        pass
-    return True
+def received(connection: socket.socket) -> bytes:
+    """All that the service answers, in however many pieces, until it ends the connection; fails if it does not."""
+    pieces = []
+    with suppress(ConnectionError):  # an end too
+        while piece := connection.recv(4096):
+            pieces.append(piece)
+    return b"".join(pieces)
 
 
 def ask(port: int) -> None:
@@ -70,24 +69,20 @@ HEAD = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart
 def test_clients_that_do_not_send_are_cut_off_and_others_are_served(live):
     port, _ = live
     start = time.monotonic()
-    silent = connected(port)
-    half_head = connected(port)
-    half_head.sendall(HEAD)
-    half_body = connected(port)
-    half_body.sendall(HEAD + b"Content-Length: 1000\r\n\r\n--x")
-    drip = connected(port)
-    drip.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
-    while time.monotonic() - start < TIMEOUT:
-        with suppress(ConnectionError):  # once it is cut off
-            drip.sendall(b"-")
-        time.sleep(0.1)
-        ask(port)
-    answer = half_body.recv(4096)
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b'{"detail":"body: not sent within 1.5 seconds"}' in answer
-    for connection in (silent, half_head, half_body, drip):
-        assert is_closed(connection)
-        connection.close()
+    with connected(port) as silent, connected(port) as half_head, connected(port) as half_body, connected(port) as drip:
+        half_head.sendall(HEAD)
+        half_body.sendall(HEAD + b"Content-Length: 1000\r\n\r\n--x")
+        drip.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
+        while time.monotonic() - start < TIMEOUT:
+            with suppress(ConnectionError):  # once it is cut off
+                drip.sendall(b"-")
+            time.sleep(0.1)
+            ask(port)
+        answer = received(half_body)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert answer.endswith(b'{"detail":"body: not sent within 1.5 seconds"}')
+        for connection in (silent, half_head, drip):
+            received(connection)
     assert time.monotonic() - start < 20 * TIMEOUT
 
 
@@ -115,7 +110,7 @@ def test_what_is_not_http_is_answered_with_a_sentence(live):
     ):
         with connected(port) as connection:
             connection.sendall(sent)
-            answer = connection.recv(4096)
+            answer = received(connection)
             assert answer.startswith(b"HTTP/1.1 400 ")
             assert answer.endswith(b'{"detail": "the request is not valid HTTP"}')
 
@@ -124,18 +119,16 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_sent(live):
     port, _ = live
     with connected(port) as connection:
         connection.sendall(HEAD + b"Content-Length: 99999999999\r\n\r\n")
-        answer = connection.recv(4096)
-        assert answer.startswith(b"HTTP/1.1 413 ")
-        assert is_closed(connection)
+        assert received(connection).startswith(b"HTTP/1.1 413 ")
 
 
 def test_connections_beyond_the_limit_are_refused_and_served_again_later(live):
     port, _ = live
-    held = [connected(port) for _ in range(12)]
-    with connected(port) as connection:
-        assert connection.recv(4096).startswith(b"HTTP/1.1 503 ")
-    for connection in held:
-        connection.close()
+    with ExitStack() as held:
+        for _ in range(12):
+            held.enter_context(connected(port))
+        with connected(port) as connection:
+            assert received(connection).startswith(b"HTTP/1.1 503 ")
     limit = time.monotonic() + 60
     while True:
         try:
@@ -153,7 +146,7 @@ def test_a_signal_ends_the_service_cleanly(live):
     with connected(port) as connection:
         connection.sendall(HEAD.replace(b"POST /api/search", b"GET /health") + b"\r\n")
         process.send_signal(signal.SIGTERM)
-        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+        assert received(connection).startswith(b"HTTP/1.1 200 ")
     output, errors = process.communicate(timeout=30)
     assert (process.returncode, output, errors) == (0, "stopped\n", "")
 
