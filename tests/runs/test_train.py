@@ -11,7 +11,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ccpml.data.class_records import DataChangedError
-from ccpml.runs.callbacks import THREADS_KEY
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.inference import embed_run, evaluate_run, load_run
 from ccpml.runs.train import resume, train
@@ -204,7 +203,7 @@ def test_a_run_resumed_with_another_number_of_threads_says_so(settings, run, tmp
     assert capsys.readouterr().err == ""
     copy.scores_file.unlink()
     state = torch.load(copy.state_file, weights_only=True)
-    torch.save({**state, THREADS_KEY: 3}, copy.state_file)
+    torch.save({**state, "ccpml_threads": 3}, copy.state_file)
     resume(copy.path, progress=False)
     assert f"note: {copy.path}: trained with 3 threads until now, and now with 1" in capsys.readouterr().err
 

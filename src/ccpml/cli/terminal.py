@@ -57,7 +57,8 @@ def prepare_warnings() -> None:
 
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged images, which our messages name
     warnings.filterwarnings("ignore", "tqdm:disabling monitor")  # as no thread can be started
-    others, own = warnings.showwarning, os.path.dirname(os.path.dirname(__file__)) + os.sep  # noqa: PTH120
+    others = warnings.showwarning
+    own = os.path.dirname(os.path.dirname(__file__)) + os.sep  # noqa: PTH120 -- pathlib delays the first output
 
     def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
         if not filename.startswith(own):

@@ -26,7 +26,7 @@ from ccpml.training import CCPCallback, MetricLearning, embed
 
 __all__ = ["Checkpoints", "Progress", "Recorder", "ReseedEachEpoch", "RestoreSigterm", "StopRequest", "Stopped"]
 
-THREADS_KEY = "ccpml_threads"
+_THREADS_KEY = "ccpml_threads"
 """Key of the training state that holds the number of CPU threads, on which the last bits depend."""
 
 COLUMNS = (
@@ -265,14 +265,14 @@ class Checkpoints(L.Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the digest of the record, and mark the epoch as completed, or Lightning would resume within it."""
         checkpoint[RECORD_KEY] = self.record
-        checkpoint[THREADS_KEY] = torch.get_num_threads()
+        checkpoint[_THREADS_KEY] = torch.get_num_threads()
         for progress in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
             progress["completed"] = progress["processed"]
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note that results on a CPU can differ, if the number of threads does; earlier states do not have it."""
         now = torch.get_num_threads()
-        before = checkpoint.get(THREADS_KEY, now)
+        before = checkpoint.get(_THREADS_KEY, now)
         if before != now and trainer.is_global_zero and trainer.strategy.root_device.type == "cpu":
             threads = f"trained with {counted(before, 'thread')} until now, and now with {now}"
             differ = f"scores may differ in the last digits; OMP_NUM_THREADS={before} gives those of an unbroken run"
