@@ -100,7 +100,7 @@ def test_a_service_says_where_it_listens_answers_and_ends_at_ctrl_c(index, folde
         assert answer["hits"][0]["name"] == "2.png"
         assert len(answer["hits"]) == 5
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
         process.communicate()

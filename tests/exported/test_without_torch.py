@@ -53,9 +53,9 @@ def test_embed_index_search_and_serve(tmp_path: Path):
             printed.append(line)
         if address:
             files = {"picture": query.read_bytes()}
-            answer = httpx.post(f"{address[1]}/api/search", files=files, data={"k": "1"}, timeout=30).json()
+            answer = httpx.post(f"{address[1]}/api/search", files=files, data={"k": "1"}, timeout=60).json()
             process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     finally:
         process.kill()
         process.communicate()
