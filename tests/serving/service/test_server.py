@@ -33,12 +33,7 @@ def live(toy_index):
     )
     assert process.stdout
     port = int(process.stdout.readline())
-    for _ in range(3000):
-        try:
-            httpx.get(f"http://127.0.0.1:{port}/health")
-            break
-        except httpx.TransportError:
-            time.sleep(0.02)
+    wait_until_served(port)
     yield port, process
     if process.poll() is None:
         process.kill()
@@ -61,6 +56,17 @@ def received(connection: socket.socket) -> bytes:
 def ask(port: int) -> None:
     """Search as another client."""
     assert httpx.post(f"http://127.0.0.1:{port}/api/search", files={"picture": GRAY}, timeout=60).status_code == 200
+
+
+def wait_until_served(port: int) -> None:
+    """Wait until the service has noticed that earlier connections ended: until then, one more may be refused."""
+    limit = time.monotonic() + 60
+    while True:
+        with suppress(httpx.TransportError):
+            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=60).status_code == 200:
+                return
+        assert time.monotonic() < limit
+        time.sleep(0.02)
 
 
 HEAD = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
@@ -94,6 +100,7 @@ def test_clients_that_cut_off_leave_nothing_behind(live):
     for _ in range(20):
         with connected(port) as connection:
             connection.sendall(b"GET /api/items/1/thumbnail HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    wait_until_served(port)
     ask(port)
     limit = time.monotonic() + 60
     while len(list(Path(f"/proc/{process.pid}/fd").iterdir())) > 40:
@@ -129,15 +136,7 @@ def test_connections_beyond_the_limit_are_refused_and_served_again_later(live):
             held.enter_context(connected(port))
         with connected(port) as connection:
             assert received(connection).startswith(b"HTTP/1.1 503 ")
-    limit = time.monotonic() + 60
-    while True:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
-                break
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < limit
-        time.sleep(0.02)
+    wait_until_served(port)
 
 
 def test_a_signal_ends_the_service_cleanly(live):
