@@ -1,5 +1,6 @@
 """What the routes answer."""
 
+import errno
 import io
 import json
 import shutil
@@ -250,3 +251,26 @@ def test_searches_and_changes_at_the_same_time_do_not_disturb_each_other(connect
         thread.join()
     assert failures == []
     assert client.get("/health").json()["items"] == 20
+
+
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files; allow more open files (ulimit -n)"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("can't start new thread"), "no thread can be started; free some memory, or allow more processes"),
+    ],
+)
+def test_what_the_system_refuses_is_logged_as_a_sentence(connect, monkeypatch, caplog, error, logged):
+    def refuse(*_):
+        raise error
+
+    client = connect()
+    monkeypatch.setattr("ccpml.serving.service.service.Service.item", refuse)
+    for response in (client.get("/api/items/1"), search(client, id=1)):
+        detail = "the service lacks memory, threads or open files; try again later"
+        assert (response.status_code, response.json()) == (503, {"detail": detail})
+        assert response.headers["retry-after"]
+    assert [record.getMessage().startswith(logged) for record in caplog.records if record.levelname == "ERROR"] == [
+        True
+    ] * 2

@@ -1,11 +1,13 @@
 """The service over sockets: clients that are slow, cut off or many, and its end."""
 
+import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -14,7 +16,11 @@ import httpx
 import numpy as np
 import pytest
 
+from ccpml.cli.common.hints import describe
+from ccpml.serving.service import ServiceSettings, create_app
 from ccpml.serving.service.listen import AddressError, listen
+from ccpml.serving.service.server import serve
+from tests.serving.embedders import ColorEmbedder
 from tests.serving.service.conftest import encoded
 
 GRAY = encoded(np.full((9, 9, 3), 128, np.uint8))
@@ -157,3 +163,20 @@ def test_a_port_in_use_is_named():
             listen("127.0.0.1", port)
     with pytest.raises(AddressError, match="cannot be listened on"):
         listen("192.0.2.1", 8000)
+
+
+@pytest.mark.parametrize("allowed", range(3))  # two threads that work, and one that learns distances
+def test_a_thread_that_cannot_be_started_ends_the_service_with_its_error(index, monkeypatch, allowed):
+    start, count = threading.Thread.start, itertools.count()
+
+    def refused_later(thread):
+        if next(count) >= allowed:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with listen("127.0.0.1", 0) as listener:
+        app = create_app(index, ColorEmbedder())
+        monkeypatch.setattr(threading.Thread, "start", refused_later)
+        with pytest.raises(RuntimeError) as error:
+            serve(app, listener, ServiceSettings(workers=2))
+    assert describe(error.value).startswith("no thread can be started; ")

@@ -28,6 +28,7 @@ from ccpml.serving.service.refused import RefusedError
 from ccpml.serving.service.routes import router
 from ccpml.serving.service.service import Service
 from ccpml.serving.service.settings import ServiceSettings
+from ccpml.system_errors import is_shortage, message_of, shortage_in_words
 
 __all__ = ["build_app"]
 
@@ -39,6 +40,7 @@ def build_app(index: PictureIndex, embedder: Embedder, settings: ServiceSettings
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.pool.start()
         reader = threading.Thread(target=_learn_distances, args=(app.state.service,), daemon=True)
         reader.start()
         yield
@@ -74,23 +76,23 @@ def _add_page(app: FastAPI) -> None:
     headers = {"Content-Security-Policy": policy, "Cache-Control": "no-cache"}
 
     @app.get("/", response_class=Response, include_in_schema=False)
-    def page() -> Response:
+    async def page() -> Response:
         return Response(content, media_type="text/html; charset=utf-8", headers=headers)
 
 
 def _add_handlers(app: FastAPI) -> None:
-    """Answer every error with one sentence."""
+    """Answer every error with one sentence. The handlers are coroutines, as there may be no thread for them."""
 
     @app.exception_handler(RefusedError)
-    def refused(request: Request, error: RefusedError) -> JSONResponse:
+    async def refused(request: Request, error: RefusedError) -> JSONResponse:
         return JSONResponse({"detail": error.detail}, error.status, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         return JSONResponse({"detail": sentence_of(error.errors())}, 422)
 
     @app.exception_handler(HTTPException)
-    def http_error(request: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         headers = dict(error.headers or {})
         if error.status_code == 405:  # Starlette names the methods of one route of the path alone
             matching = [route for route in router.routes if route.matches(request.scope)[0] is not Match.NONE]
@@ -99,21 +101,31 @@ def _add_handlers(app: FastAPI) -> None:
         return JSONResponse({"detail": str(error.detail).lower()}, error.status_code, headers)
 
     @app.exception_handler(ClientDisconnect)
-    def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
+    async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
         return JSONResponse({"detail": "the client has gone"}, 499)
 
     @app.exception_handler(WriteError)
-    def not_written(request: Request, error: WriteError) -> JSONResponse:
+    async def not_written(request: Request, error: WriteError) -> JSONResponse:
         _LOG.error("%s", error)
         return JSONResponse({"detail": "the disk of the service is full, or cannot be written to"}, 507)
 
     @app.exception_handler(QdrantError)
-    def no_store(request: Request, error: QdrantError) -> JSONResponse:
+    async def no_store(request: Request, error: QdrantError) -> JSONResponse:
         _LOG.error("%s", error)
         return JSONResponse({"detail": "the store of the index does not answer; try again later"}, 503)
 
+    @app.exception_handler(MemoryError)
+    @app.exception_handler(OSError)
+    @app.exception_handler(RuntimeError)
+    async def short(request: Request, error: Exception) -> JSONResponse:
+        if not is_shortage(error):
+            raise error
+        _LOG.error("%s", shortage_in_words(error) or message_of(error))
+        detail = "the service lacks memory, threads or open files; try again later"
+        return JSONResponse({"detail": detail}, 503, {"Retry-After": "10"})
+
     @app.exception_handler(Exception)
-    def failed(request: Request, error: Exception) -> JSONResponse:
+    async def failed(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": "the service failed; its log says why"}, 500)
 
 

@@ -23,9 +23,22 @@ class WorkPool:
 
     def __init__(self, workers: int, queue: int) -> None:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="ccpml-serve")
-        self._limit = workers + queue
+        self._workers, self._limit = workers, workers + queue
         self._lock = threading.Lock()
         self.pending = 0
+
+    def start(self) -> None:
+        """Start all threads, so that no request is the first to learn that there is none for it.
+
+        Raises:
+            RuntimeError: If one cannot be started.
+        """
+        started = threading.Event()
+        try:
+            for _ in range(self._workers):
+                self._threads.submit(started.wait)
+        finally:
+            started.set()
 
     async def run(self, work: Callable[[], T]) -> T:
         """Do the work in a thread and return its result; work whose client has gone is not begun.

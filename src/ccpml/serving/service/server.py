@@ -28,6 +28,7 @@ def serve(app: Any, listener: socket.socket, settings: ServiceSettings) -> None:
     """
     config = uvicorn.Config(
         app,
+        lifespan="off",  # of uvicorn, which logs an error there with its traceback and exits with 3; `_Server` enters it
         http=_bounded(settings),
         ws="none",
         log_level="error",
@@ -40,6 +41,13 @@ def serve(app: Any, listener: socket.socket, settings: ServiceSettings) -> None:
 
 
 class _Server(uvicorn.Server):
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve within the lifespan of the application; what it raises is raised."""
+        app: Any = self.config.app
+        with self.capture_signals():
+            async with app.router.lifespan_context(app):
+                await super().serve(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop at the first signal, at once at a second SIGINT; none is raised again afterwards."""
