@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -42,6 +45,28 @@ def test_a_table_and_a_longer_one(finished: Path, folder: Path, tmp_path: Path, 
     for name in ("table.csv", "table.tex", "table.json"):
         assert (out / name).stat().st_size
     assert list(out.glob("*.png"))
+
+
+@pytest.mark.parametrize("file", ["table.md", "timings.json", "table.png"])
+def test_a_full_disk_after_the_last_cell_says_how_to_resume(
+    finished: Path, folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / file).unlink()
+    replace, command = os.replace, table(folder, out, "--methods", "ccp")
+
+    def full(source: Path, target: Path) -> None:
+        if Path(target).name == file:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", full)
+    capsys.readouterr()
+    assert main(command) == 1
+    reason = f"{out / file}: cannot be written (No space left on device); free some space"
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"ccpml: error: {reason}; then resume with: {shlex.join(['ccpml', *command])}"
 
 
 def test_damaged_cells_are_trained_again(finished: Path, folder: Path, tmp_path: Path, capsys: Capture) -> None:

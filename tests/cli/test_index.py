@@ -1,5 +1,6 @@
 """``ccpml index``: from pictures to an index, up to date, verified."""
 
+import errno
 import os
 import shutil
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ccpml.cli import main
+from ccpml.cli.common.hints import describe
 from ccpml.serving import Index
 
 
@@ -107,6 +109,23 @@ def test_an_interrupted_build_says_how_to_resume(run, photos, tmp_path, capsys, 
     monkeypatch.setattr(Writer, "append", append)
     out = call(capsys, *arguments.split())[1]
     assert out == f"{path}: 60 pictures (28 added, 0 changed, 0 renamed, 0 removed, 32 unchanged)"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("can't start new thread"), MemoryError(), OSError(errno.EMFILE, "Too many open files", "a.png")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_build_that_the_system_refuses_says_how_to_resume(run, photos, tmp_path, capsys, monkeypatch, error):
+    def refuse(*_):
+        raise error
+
+    sentence = describe(error)
+    monkeypatch.setattr("ccpml.serving.embedding.in_threads", refuse)
+    code, _, said = call(capsys, run, photos, "-o", tmp_path / "x.index")
+    assert code == 1
+    assert said.startswith(f"ccpml: error: {sentence}; then resume with: ccpml index {run} {photos} -o ")
+    assert said.endswith(" --sync")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ccpml.benchmark.ablations import ABLATIONS, ablation_rows
 from ccpml.benchmark.protocol import PROTOCOLS, ROW_METHODS, Benchmark, Row, protocol_settings
@@ -17,6 +19,9 @@ from ccpml.losses import LOSSES
 from ccpml.progress import announce, print_note
 from ccpml.runs.defaults import RUN_SETTINGS
 from ccpml.system_errors import is_refused
+
+if TYPE_CHECKING:
+    from ccpml.benchmark.results import RowResult
 
 _LOSSES = "c1,c2,triplet,ms"
 _METHODS = "plain,ccp,xbm"
@@ -32,7 +37,6 @@ def run(arguments: list[str]) -> int:
     from ccpml.benchmark.live_table import LiveTable
     from ccpml.benchmark.prepare import prepare_benchmark
     from ccpml.benchmark.runner import RefusedError, run_cells
-    from ccpml.files import write_yaml
 
     devices = _devices(options.devices or benchmark.base.device)
     at_once = options.at_once or len(devices)
@@ -42,23 +46,17 @@ def run(arguments: list[str]) -> int:
         with table.live:
             progress = run_cells(benchmark, devices, at_once, table.show)
 
-        from ccpml.benchmark.outputs import write_outputs
-        from ccpml.benchmark.results import best_settings, collect_results
-        from ccpml.report.ablation import draw_ablation, draw_table
+        from ccpml.benchmark.results import collect_results
 
         announce("computing the table")
         results = collect_results(benchmark)
+        paths = _write(benchmark, results)
     except KeyboardInterrupt as stopped:
         return report_stop(stopped, ["benchmark", *arguments], f"finished runs are kept in {benchmark.out}; ")
     except (OSError, RuntimeError) as error:
         if isinstance(error, RefusedError) or is_refused(error):
             add_resume_note(error, ["benchmark", *arguments])
         raise
-    paths = write_outputs(benchmark, results)
-    if benchmark.ablation:
-        paths.append(benchmark.out / "best.yaml")
-        write_yaml(paths[-1], best_settings(results))
-    paths.append((draw_ablation if benchmark.ablation else draw_table)(benchmark, results, benchmark.out))
     print((benchmark.out / "table.md").read_text(encoding="utf-8"))
     print("\n".join(map(str, paths)))
     for problem in progress.repeated:
@@ -70,6 +68,20 @@ def run(arguments: list[str]) -> int:
     if problems:
         print("ccpml: run the same command again to retry what failed or is missing", file=sys.stderr)
     return 1 if problems else 0
+
+
+def _write(benchmark: Benchmark, results: "Sequence[RowResult]") -> list[Path]:
+    """Write tables, best settings and the picture; return their files."""
+    from ccpml.benchmark.outputs import write_outputs
+    from ccpml.benchmark.results import best_settings
+    from ccpml.files import write_yaml
+    from ccpml.report.ablation import draw_ablation, draw_table
+
+    paths = write_outputs(benchmark, results)
+    if benchmark.ablation:
+        paths.append(benchmark.out / "best.yaml")
+        write_yaml(paths[-1], best_settings(results))
+    return [*paths, (draw_ablation if benchmark.ablation else draw_table)(benchmark, results, benchmark.out)]
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, Benchmark]:

@@ -24,6 +24,7 @@ from ccpml.cli.common.parser import Parser
 from ccpml.cli.common.scan_options import DTYPES, use_dtype
 from ccpml.data_name import DataName, known_names
 from ccpml.progress import print_note
+from ccpml.system_errors import is_shortage
 
 if TYPE_CHECKING:
     from ccpml.data.images.read import BadImageError
@@ -65,8 +66,9 @@ def run(arguments: list[str]) -> int:
             return code
         except KeyboardInterrupt as stopped:
             return report_stop(stopped, command, "what was added is kept; ")
-        except (OSError, QdrantError) as error:
-            add_resume_note(error, command)
+        except Exception as error:
+            if isinstance(error, OSError | QdrantError) or is_shortage(error):
+                add_resume_note(error, command)
             raise
 
 

@@ -28,7 +28,7 @@ def serve(app: Any, listener: socket.socket, settings: ServiceSettings) -> None:
     """
     config = uvicorn.Config(
         app,
-        lifespan="off",  # of uvicorn, which logs an error there with its traceback and exits with 3; `_Server` enters it
+        lifespan="off",  # of uvicorn, which would log its errors with a traceback; `_Server` enters it
         http=_bounded(settings),
         ws="none",
         log_level="error",
