@@ -115,12 +115,14 @@ def test_a_backbone_of_ones_own_has_one_stage() -> None:
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.parametrize("name", BACKBONES)
-@torch.no_grad()
-def test_models_can_be_traced(name: str) -> None:
+@pytest.mark.parametrize("gradients", [True, False])
+def test_models_can_be_traced(name: str, gradients: bool) -> None:
     model = create_model(name, 4).eval()
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
-    traced = torch.jit.trace(model, images, check_trace=False)
-    torch.testing.assert_close(traced(images.flip(2)), model(images.flip(2)))
+    with torch.set_grad_enabled(gradients):
+        traced = torch.jit.trace(model, images)  # type: ignore[no-untyped-call]  # torch traces again, and compares
+    with torch.no_grad():
+        torch.testing.assert_close(traced(images.flip(2)), model(images.flip(2)))
 
 
 @pytest.mark.parametrize(("name", "count"), BACKBONES.items())

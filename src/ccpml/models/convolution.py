@@ -81,5 +81,8 @@ def relu(features: Tensor) -> Tensor:
 
 
 def relu6(features: Tensor) -> Tensor:
-    """Return min(max(x, 0), 6), in place unless gradients are required: autograd would copy the features first."""
-    return functional.relu6(features, inplace=not features.requires_grad)
+    """Return min(max(x, 0), 6), in place unless gradients are required: autograd would copy the features first.
+
+    Nor where the network is traced: torch compares a graph with gradients and one without.
+    """
+    return functional.relu6(features, inplace=not (features.requires_grad or torch.jit.is_tracing()))
