@@ -14,6 +14,7 @@ from ccpml.exporting.formats import READERS, WRITERS
 from ccpml.exporting.graph import EmbeddingGraph
 from ccpml.exporting.targets import Format, TargetExistsError, card_of, check_target, default_target
 from ccpml.files import errors_name, remove_leftovers, temporary_path, write_text
+from ccpml.models.torch_state import torch_defaults
 from ccpml.progress import announce
 from ccpml.runs.inference import load_run
 
@@ -39,6 +40,7 @@ class Export:
     notes: list[str] = field(default_factory=list)
 
 
+@torch_defaults()
 def export_run(
     run: Path | str,
     file_format: Format,

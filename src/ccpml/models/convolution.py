@@ -85,4 +85,4 @@ def relu6(features: Tensor) -> Tensor:
 
     Nor where the network is traced: torch compares a graph with gradients and one without.
     """
-    return functional.relu6(features, inplace=not (features.requires_grad or torch.jit.is_tracing()))
+    return functional.relu6(features, inplace=not (features.requires_grad or torch._C._get_tracing_state()))

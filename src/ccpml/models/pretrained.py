@@ -12,6 +12,7 @@ from ccpml.artifacts import expand_home
 from ccpml.extras import require_extra
 from ccpml.files import DESCRIPTION_FORMAT, NewerVersionError, check_readable
 from ccpml.models.tensor_file import read_tensors
+from ccpml.models.torch_state import torch_defaults
 
 if TYPE_CHECKING:
     from ccpml.models.embedding import EmbeddingModel
@@ -75,7 +76,8 @@ def _build(source: Path, network: Any, file: Path, tensors: dict[str, Tensor]) -
     if not isinstance(network, dict) or set(network) != expected:
         raise ValueError(f"{source}: expected a model that `ccpml export` wrote, got another file; {_WAY_OUT}")
     try:
-        model = create_model(**network)
+        with torch_defaults():
+            model = create_model(**network)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{source}: not the description of a network ({error}); {_WAY_OUT}") from error
     try:

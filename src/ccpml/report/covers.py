@@ -49,7 +49,7 @@ def worst_classes(split: Embedded, map_at_r: NDArray[np.float64], proxies: Tenso
             points = torch.from_numpy(split.embeddings[rows])
             return covering_radius(points[None], lipschitz_normalize(proxies[None, label])).item()
         points = torch.from_numpy(split.embeddings[rows[evenly_spaced(len(rows), MAX_SAMPLES)]])
-        return average_covering_radius(points, torch.zeros(len(points), dtype=torch.int64))
+        return average_covering_radius(points, torch.zeros(len(points), dtype=torch.int64, device=points.device))
 
     order = np.argsort(split.labels, kind="stable")
     labels, starts = np.unique(split.labels[order], return_index=True)

@@ -15,6 +15,7 @@ from ccpml.data import ImageDataset, train_loader
 from ccpml.data.class_records import MixedDataError
 from ccpml.data_name import DataName
 from ccpml.files import WriteError, remove_leftovers_below, write_text
+from ccpml.models.torch_state import torch_defaults
 from ccpml.numbers import check_flags
 from ccpml.progress import announce, print_note
 from ccpml.runs.build import check_device, check_memory, check_weights, transforms, workers
@@ -35,6 +36,7 @@ from ccpml.system_errors import check_writable
 __all__ = ["resume", "train"]
 
 
+@torch_defaults()
 def train(
     settings: Settings,
     path: Path | str,
@@ -110,6 +112,7 @@ def train(
     return run
 
 
+@torch_defaults()
 def resume(
     path: Path | str,
     progress: bool = True,

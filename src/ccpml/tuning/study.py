@@ -24,6 +24,7 @@ from ccpml.artifacts import expand_home
 from ccpml.data_name import DataName
 from ccpml.files import WriteError, check_readable, read_folder_file, waiting_lock, write_folder_file
 from ccpml.runs.defaults import DataFacts
+from ccpml.runs.loggers.quiet import quiet
 from ccpml.runs.settings import Settings
 from ccpml.runs.values import differences
 from ccpml.tuning.search_space import Choices, Field, Range
@@ -128,13 +129,12 @@ def open_study(search: Search) -> Study:
         StudyExistsError: If ``out`` holds something else, or the study has other settings.
         ValueError: If the storage cannot be opened.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     _read_folder_id(search)
     _check_database(search)
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if search.pruner == "median":
         pruner = optuna.pruners.MedianPruner(n_startup_trials=search.startup_trials)
-    with search.locked("study"):
+    with quiet(), search.locked("study"):
         try:
             # A shared storage that cannot be opened must not claim the folder.
             shared = None if search.storage is None else _open_storage(search.url)

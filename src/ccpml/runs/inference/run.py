@@ -17,6 +17,7 @@ from torch import Tensor
 from ccpml.data.crops import cropped_batches
 from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
+from ccpml.models.torch_state import torch_defaults
 from ccpml.runs.build import available_device, build_model, transforms
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.settings import ResolvedSettings
@@ -48,7 +49,8 @@ class Run:
     def model(self) -> EmbeddingModel:
         """The network with its best weights, in eval mode on the CPU; its embeddings are not normalized."""
         state = RunDirectory.open(self.path).weights()
-        model = build_model(self.settings, channels_of(self.settings), initial_weights=False)
+        with torch_defaults():
+            model = build_model(self.settings, channels_of(self.settings), initial_weights=False)
         own = {name.removeprefix("model."): x for name, x in state.items() if name.startswith("model.")}
         try:
             model.load_state_dict(own)
@@ -109,7 +111,7 @@ class Run:
         """
         batches = cropped_batches(images, transforms(self.settings)[1], channels_of(self.settings), batch_size)
         device = next(self.model.parameters()).device
-        parts = [torch.empty(0, self.settings.embedding_dim)]
+        parts = [torch.empty(0, self.settings.embedding_dim, dtype=torch.float32, device="cpu")]
         with eval_mode(self.model), closing(batches):
             for batch in batches:  # (B, C, H, W)
                 parts.append(self.model(torch.from_numpy(batch).to(device)).float().cpu())

@@ -1,0 +1,35 @@
+"""State of torch in the process, which belongs to the caller of the library."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+
+__all__ = ["torch_defaults"]
+
+
+@contextmanager
+def torch_defaults() -> Iterator[None]:
+    """Run a block with torch's own default device and dtype; then restore what the caller had, whatever the block set.
+
+    Also restored are the random generators, from which every new network draws its first weights (those of GPUs if they
+    have been used before), and the number of threads.
+
+    Example:
+        >>> before = torch.get_rng_state()
+        >>> with torch_defaults():
+        ...     layer = torch.nn.Linear(4, 2)
+        >>> torch.equal(torch.get_rng_state(), before)
+        True
+    """
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    # Without need, the context would make each call of torch a little slower.
+    on_cpu = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+    try:
+        torch.set_default_dtype(torch.float32)
+        with on_cpu, torch.random.fork_rng(devices):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_num_threads(threads)
