@@ -31,7 +31,8 @@ class ExportedModel:
     """A run in an ONNX file, as ``ccpml export <run> --format onnx`` writes it; needs onnxruntime, and no torch.
 
     Its embeddings are those of the run up to rounding, and so is its fingerprint: an index that was made with one is
-    searched with the other. It computes on the CPU. Its methods can be called by several threads.
+    searched with the other. It computes on the CPU. Its methods can be called by several threads. A copy, also one
+    that is pickled for another process, reads the file again.
 
     Args:
         path: The file.
@@ -56,11 +57,14 @@ class ExportedModel:
     """
 
     def __init__(self, path: Path | str, threads: int | None = None) -> None:
-        self.path = Path(path)
+        self.path, self._threads = Path(path), threads
         self.description = read_description(self.path)
         number = _usable_processors() if threads is None else as_int("threads", threads, 1)
         self._session = _open_session(self.path, number)
         _check_graph(self._session, self.description.channels, self.description.size, self.embedding_dim, self.path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self._threads)
 
     @property
     def fingerprint(self) -> str:

@@ -142,6 +142,9 @@ class Index(PictureIndex):
         index._check_model(embedder)
         return index
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Index.open, (self.path, self._writer.given_embedder), {"scan": self.scan}
+
     def __len__(self) -> int:
         with self._store.snapshot() as snapshot:
             return snapshot.num_items

@@ -44,7 +44,7 @@ class IndexWriter(ABC):
     """
 
     def __init__(self, name: str, embedder: Embedder | None) -> None:
-        self._name, self._embedder = name, embedder
+        self._name, self.given_embedder = name, embedder
 
     @property
     def embedder(self) -> Embedder:
@@ -53,9 +53,9 @@ class IndexWriter(ABC):
         Raises:
             ValueError: If the index was opened without one.
         """
-        if self._embedder is None:
+        if self.given_embedder is None:
             raise ValueError(f"{self._name}: opened without its model; pass it when the index is opened")
-        return self._embedder
+        return self.given_embedder
 
     @contextmanager
     def lock(self) -> Iterator[None]:

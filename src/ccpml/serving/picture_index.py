@@ -35,6 +35,8 @@ def as_ids(ids: Iterable[int]) -> list[int]:
 class PictureIndex(ABC):
     """An index of pictures: `Index` on the disk, or `QdrantIndex` on a server. As text, it is where it is.
 
+    A copy, also one that is pickled for another process, opens the same index again.
+
     Attributes:
         fingerprint: That of the model; see `Embedder`.
         embedding_dim: Dimensions d of an embedding.

@@ -124,6 +124,9 @@ class QdrantIndex(PictureIndex):
         finally:
             connection.client.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return QdrantIndex.open, (str(self.address), self._writer.given_embedder)
+
     def __len__(self) -> int:
         return int(self._connection.read("count", exact=True).count)
 
