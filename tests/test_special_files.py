@@ -88,6 +88,47 @@ def test_verbs_say_what_is_there(
     assert capsys.readouterr().err.startswith(f"ccpml: error: {message.format(path=path, kind=kind)}")
 
 
+@pytest.mark.parametrize(
+    ("verb", "option", "said"),
+    [
+        ("train", "--config", "lr: expected a finite number > 0, got -1.0"),
+        ("benchmark", "--row-settings", "row settings: expected settings by the names of rows"),
+        ("serve", "--token-file", "expected at least 16 characters, got 6"),
+    ],
+)
+def test_texts_that_people_write_are_read_from_a_pipe_of_the_shell_but_not_without_end(
+    verb: str,
+    option: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = "x.index" if verb == "serve" else "glyphs"
+    (tmp_path / "x.index").mkdir()
+    (tmp_path / "x.index" / "index.sqlite").touch()
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    with Path("large").open("wb") as large:
+        large.truncate(10**12)
+    for name, reason in {
+        "pipe": "expected a file, got a named pipe",
+        "/dev/zero": "expected a text of at most 4 MB, got more",
+        "large": "expected a text of at most 4 MB, got more",
+    }.items():
+        assert main([verb, data, option, name]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"ccpml: error: {option}")
+        assert name in error
+        assert reason in error
+    reader, writer = os.pipe()
+    os.write(writer, b"lr: -1\n")
+    os.close(writer)
+    assert main([verb, data, option, f"/dev/fd/{reader}"]) == 2
+    os.close(reader)
+    assert said in capsys.readouterr().err
+
+
 def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken").symlink_to(tmp_path / "none")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-__all__ = ["artifact_kind", "expand_home", "mismatch", "not_found", "path_kind"]
+__all__ = ["artifact_kind", "expand_home", "mismatch", "not_found", "path_kind", "read_short_text"]
 
 _KINDS: Final = {
     stat.S_IFREG: "a file",
@@ -54,6 +54,27 @@ def not_found(path: Path, expected: str = "file") -> str:
     """
     found = path_kind(path)
     return f"expected a {expected}, got {found}" if found else f"{expected} not found"
+
+
+_MAX_TEXT: Final = 4 * 2**20
+
+
+def read_short_text(path: Path) -> str:
+    """Return a text in UTF-8 that a person writes, such as settings: at most 4 MB, from a file, a device or a pipe.
+
+    A pipe with a name is refused, since nothing may ever write to it; one of the shell is not.
+
+    Raises:
+        ValueError: If it is longer, or not UTF-8.
+        OSError: If it cannot be read.
+    """
+    if path_kind(path) == "a named pipe" and not path.absolute().is_relative_to("/dev"):
+        raise ValueError(not_found(path))
+    with path.open("rb") as stream:
+        content = stream.read(_MAX_TEXT + 1)
+    if len(content) > _MAX_TEXT:
+        raise ValueError(f"expected a text of at most {_MAX_TEXT // 2**20} MB, got more")
+    return content.decode("utf-8")
 
 
 _EXPORTED: Final = (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 from filelock import FileLock, Timeout
 
-from ccpml.artifacts import not_found, path_kind
+from ccpml.artifacts import not_found, path_kind, read_short_text
 from ccpml.numbers import size_text
 from ccpml.system_errors import WriteError, raise_shortage
 
@@ -171,8 +171,9 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: Any) -> int:
-        if not re.fullmatch(r"[+-]?(0|[1-9][0-9_]*)", node.value):
-            problem = f"expected a decimal number, or text in quotes, got {node.value}"
+        if not re.fullmatch(r"[+-]?(0|[1-9][0-9_]{,99})", node.value):
+            digits = " of at most 100 digits" if len(node.value) > 100 else ""
+            problem = f"expected a decimal number{digits}, or text in quotes, got {node.value}"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         return int(node.value)
 
@@ -188,7 +189,7 @@ def load_yaml(file: Path) -> Any:
         OSError: If it cannot be read.
     """
     try:
-        return yaml.load(file.read_text(encoding="utf-8"), _StrictLoader)  # a safe loader
+        return yaml.load(read_short_text(file), _StrictLoader)  # a safe loader
     except UnicodeDecodeError as error:
         raise ValueError(f"not a YAML file: expected UTF-8 text, got byte {error.object[error.start]:#x}") from error
     except yaml.MarkedYAMLError as error:

@@ -89,7 +89,7 @@ def test_steps_are_sized_and_go_on_when_iterated_again() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"classes_per_batch": 4}, "classes_per_batch: expected at most 3, the number of classes, got 4"),
+        ({"classes_per_batch": 4}, "classes_per_batch: expected at most 3, the number of training classes, got 4"),
         ({"classes_per_batch": 0}, "classes_per_batch: expected an integer of at least 1, got 0"),
         ({"samples_per_class": 0}, "samples_per_class: expected an integer of at least 1, got 0"),
         ({"world_size": 2}, "classes_per_batch: expected a multiple of 2, the number of ranks, got 3"),

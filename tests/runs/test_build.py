@@ -10,7 +10,7 @@ import torch
 from ccpml import AlternatingProjections
 from ccpml.data import ImageTable
 from ccpml.losses import LOSSES
-from ccpml.runs.build import available_device, build_criterion, build_model, evaluation_batches
+from ccpml.runs.build import available_device, build_criterion, build_model, check_memory, evaluation_batches
 from ccpml.training import MetricLearning
 from tests.synchronization import EACH_DEVICE, no_synchronization
 from tests.toy import quick_settings
@@ -112,3 +112,18 @@ def test_the_device_of_a_run_that_was_trained_elsewhere(name, count, expected, m
     table = ImageTable(np.zeros((2, 32, 32), np.uint8), np.array([0, 1]), ("a", "b"))
     batches = evaluation_batches(quick_settings(device=name).resolved(), table, 1)
     assert batches.pin_memory == expected.startswith("cuda")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"image_size": 10**6}, r"image_size, .* got a batch of 8 images of 1000000 pixels"),
+        ({"samples_per_class": 10**9}, r"samples_per_class: .* got a batch of 2000000000 images of 32 pixels"),
+        ({"pool_size": 10**10}, r"pool_size: .* got a pool of 120000000000 embeddings"),
+    ],
+)
+def test_sizes_that_fit_into_no_memory_are_named_at_once(changes, sentence):
+    sizes = {"image_size": 32, "classes_per_batch": 2, "samples_per_class": 4, "pool_size": 12}
+    check_memory(quick_settings(**sizes).resolved(), 12)
+    with pytest.raises(ValueError, match=sentence):
+        check_memory(quick_settings(**{**sizes, **changes}).resolved(), 12)

@@ -271,7 +271,7 @@ def test_errors_are_raised_before_anything_is_written(settings, folder, run, tmp
     with pytest.raises(FileExistsError, match="already exists"):
         train(settings, run.path, progress=False)
     with pytest.raises(
-        ValueError, match="classes_per_batch: expected at most 3, the number of classes, got 4; choose fewer"
+        ValueError, match="classes_per_batch: expected at most 3, the number of training classes, got 4; choose fewer"
     ):
         train(replace(settings, classes_per_batch=4), tmp_path / "run", progress=False)
     with pytest.raises(ValueError, match="matches none of"):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ccpml.artifacts import expand_home, read_short_text
 from ccpml.cli.common.libraries import EMBEDDING, announce_libraries
 from ccpml.cli.common.models import find_model, load_model_of
 from ccpml.cli.common.options import UsageError, add_store, check_index, find_location
@@ -137,9 +138,11 @@ def _token(file: Path | None) -> str | None:
     if file is None:
         return os.environ.get("CCPML_TOKEN", "").strip() or None
     try:
-        token = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text in UTF-8"
+        token = read_short_text(expand_home(file)).strip()
+    except (OSError, ValueError) as error:
+        reason = (
+            "not text in UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", str(error))
+        )
         raise UsageError(f"--token-file: {file} cannot be read ({reason})") from error
     if not token:
         raise UsageError(f"--token-file: {file} is empty")

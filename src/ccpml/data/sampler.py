@@ -74,8 +74,8 @@ class ClassBalancedBatches:
         if len(self._rows) < classes_per_batch:
             most = len(self._rows)
             raise ValueError(
-                f"classes_per_batch: expected at most {most}, the number of classes, got {classes_per_batch}; choose "
-                "fewer, or add classes"
+                f"classes_per_batch: expected at most {most}, the number of training classes, got "
+                f"{classes_per_batch}; choose fewer, or add classes"
             )
         rank, world_size = as_int("rank", rank), as_int("world_size", world_size, 1)
         if not 0 <= rank < world_size:

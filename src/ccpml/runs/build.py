@@ -125,15 +125,29 @@ def available_device(name: str) -> torch.device:
     return torch.device("cuda", int(index)) if index and int(index) < count else torch.device("cuda")
 
 
-def check_memory(settings: ResolvedSettings) -> None:
-    """Check that a batch of images fits into the memory of this machine, where allocating it might end the process."""
+def check_memory(settings: ResolvedSettings, classes: int) -> None:
+    """Check that a batch, and the pool of some training classes, fit into the memory of this machine.
+
+    Allocating them might end the process, or take it minutes to fail.
+
+    Raises:
+        ValueError: If one does not.
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    needed = settings.batch_size * 3 * settings.image_size**2 * 4  # color, float32
-    if needed > memory:
-        raise ValueError(
-            f"image_size: expected one of which a batch of {settings.batch_size} fits into memory "
-            f"({size_text(memory)}), got {settings.image_size}, which needs {size_text(needed)}"
-        )
+    batch, side, pool = settings.batch_size, settings.image_size, classes * settings.pool_size
+    batch_bytes = batch * 3 * side**2 * 4  # color, float32
+    pool_bytes = pool * (settings.embedding_dim * 4 + 200) if settings.method == "ccp" else 0  # and what is drawn
+    for names, what, needed in (
+        (
+            "image_size, classes_per_batch, samples_per_class",
+            f"a batch of {batch} images of {side} pixels",
+            batch_bytes,
+        ),
+        ("pool_size", f"a pool of {pool} embeddings", pool_bytes),
+    ):
+        if needed > memory:
+            fits = f"expected what fits into memory ({size_text(memory)})"
+            raise ValueError(f"{names}: {fits}, got {what}, which needs {size_text(needed)}")
 
 
 def transforms(settings: ResolvedSettings) -> tuple[Transform, EvalTransform]:

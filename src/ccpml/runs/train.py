@@ -93,7 +93,7 @@ def train(
         )
     resolved = _resolve_paths(settings.resolved(facts))
     check_device(resolved)
-    check_memory(resolved)
+    check_memory(resolved, facts.train_classes)
     check_weights(resolved)
     choices = {
         "chosen": [*chosen, *(str(choice) for choice in settings.choices(facts) if choice.why)],

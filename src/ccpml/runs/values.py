@@ -95,7 +95,7 @@ def read_values(values: Mapping[str, Any]) -> dict[str, Any]:
 def _parse(text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
+    except (ValueError, yaml.YAMLError, RecursionError):  # ValueError: a number of thousands of digits
         return text
 
 

@@ -113,3 +113,18 @@ def test_a_training_that_the_system_stops_is_named_with_the_way_to_resume(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"ccpml: error: {sentence}")
     assert error.endswith(f"; then resume with: ccpml train --resume {path}")
+
+
+@pytest.mark.parametrize("arguments", [["train", "glyphs", "--seed", "9" * 5000], ["train", f"folder:{'a' * 9000}"]])
+def test_words_that_are_longer_than_a_name_are_not_printed_whole(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) != 0
+    error = capsys.readouterr().err
+    assert len(error) < 400
+    assert "…" in error
+
+
+def test_long_paths_are_printed_whole() -> None:
+    path = "/".join(["a" * 255] * 15)
+    assert describe(FileNotFoundError(2, "No such file", path)).startswith(f"{path}: ")

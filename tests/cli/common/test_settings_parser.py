@@ -182,6 +182,7 @@ def test_usage_errors_name_the_option_and_the_value(arguments: Sequence[str], me
         (b"lr_warmup: 0.05\n", "lr_warmup: expected 0.0, as it is no longer a setting, got 0.05"),
         (b"seed: 017\n", "line 1: expected a decimal number, or text in quotes, got 017"),
         (b"seed: 1:30\n", "line 1: expected a decimal number, or text in quotes, got 1:30"),
+        (b"seed: " + b"9" * 5000, "line 1: expected a decimal number of at most 100 digits, or text in quotes, got 99"),
         (b"lr: .nan\n", "lr: expected a finite number > 0, got nan"),
         (b"3: 4\n", "expected names of settings, got 3"),
         (b"null: 4\n", "expected names of settings, got None"),

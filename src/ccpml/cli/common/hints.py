@@ -1,5 +1,7 @@
 """The sentences of errors: what happened, and a hint about what to do."""
 
+import re
+
 from ccpml.files import printable
 from ccpml.system_errors import SHARED_MEMORY, is_out_of_memory, message_of, shortage_in_words
 
@@ -35,7 +37,8 @@ def describe(error: BaseException) -> str:
     text, listing = _text(error), list[str]()
     if hasattr(error, "bad"):  # images: a sentence that ends in a colon, and a line for each
         text, *listing = text.splitlines()
-    text = printable(" ".join(text.removesuffix(":" if listing else "").split())) or type(error).__name__
+    text = " ".join(text.removesuffix(":" if listing else "").split())
+    text = printable(_LONG.sub(lambda word: f"{word[0][:100]}…{word[0][-100:]}", text)) or type(error).__name__
     sentence = "; ".join([f"{text}{hint_for(error)}", *getattr(error, "__notes__", ())])
     return "\n".join([f"{sentence}:", *map(printable, listing)]) if listing else sentence
 
@@ -67,6 +70,9 @@ def _text(error: BaseException) -> str:
         return f"{shortage}; {_SMALLER}" if is_out_of_memory(error) else shortage
     return text
 
+
+_LONG = re.compile(r"[^\s/]{300,}")
+"""A word that is longer than a name in a path can be."""
 
 _WORKER = "DataLoader worker (pid"  # so torch begins
 _WITHOUT_TORCH = "; embed, index, search and serve need no torch with an ONNX file in place of the run"
