@@ -105,6 +105,24 @@ def test_a_class_that_was_trained_on_is_known_by_its_files(
     assert evaluate_run(run.path, f"folder:{tmp_path / 'elsewhere' / 'group0'}").size == "4 classes, 20 images"
 
 
+def test_a_class_that_was_trained_on_is_known_by_copies_of_its_files(
+    copied: tuple[RunDirectory, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, folder = copied
+    for number, name in enumerate(["group0/class00", "group0/class01", *TESTED]):
+        shutil.copytree(folder / name, tmp_path / "other" / f"thing{number}")
+    whole = evaluate_run(run.path)
+    trained = sorted((folder / "group0" / "class02").iterdir())
+    for place in ("one", "two"):  # copies of two pictures of five in a class of the test
+        shutil.copy(trained[place == "two"], tmp_path / "other" / "thing2" / f"{place}.png")
+    assert evaluate_run(run.path, f"folder:{tmp_path / 'other'}").size == "6 classes, 32 images"
+    assert "was trained on or chosen by 2 classes (thing0, thing1); left out" in capsys.readouterr().err
+    for place in ("one", "two"):
+        (tmp_path / "other" / "thing2" / f"{place}.png").unlink()
+    found = evaluate_run(run.path, f"folder:{tmp_path / 'other'}")
+    assert found.scores.as_dict() == pytest.approx(whole.scores.as_dict())
+
+
 def test_unreadable_images_move_no_class_to_another_split(tmp_path: Path) -> None:
     folder = toy_folder(tmp_path / "toy", classes=16)
     settings = quick_settings(data=f"folder:{folder}", skip_bad_images=True).resolved()

@@ -54,7 +54,6 @@ def test_types_of_columns(tmp_path):
             r"expected column names path\[,label\]\[,more\] separated by commas, got file,label",
         ),
         ("path,price,price\na,1,2\n", "column price appears twice; remove one"),
-        ("path,\na,1\n", "a column has no name; fill it in"),
         ("path,label\n", "expected one line for each image below the header, got none"),
         ("path,label\na\n", "line 2: expected 2 values, got 1"),
         ("path,label\n,b\n", "line 2: path is empty"),
@@ -67,6 +66,22 @@ def test_types_of_columns(tmp_path):
 def test_invalid_files_are_named_with_the_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=rf"shop.csv.*{message}"):
         read_csv_pictures(write(tmp_path, text))
+
+
+def test_columns_without_a_name_are_left_out_as_the_index_of_pandas(tmp_path):
+    file = write(tmp_path, ",path,price,\n0,a.jpg,7,x\n1,b.jpg,8,y\n")
+    pictures, notes = read_csv_pictures(file)
+    assert [picture.metadata for picture in pictures] == [{"price": 7}, {"price": 8}]
+    assert notes == [f"{file}, line 1: column 1: has no name; left out"]
+
+
+def test_folders_may_be_separated_by_backslashes(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    (tmp_path / "photos\\b.jpg").touch()
+    pictures, _ = read_csv_pictures(write(tmp_path, "path\nphotos\\a.jpg\nphotos\\b.jpg\nphotos\\none.jpg\n"))
+    names = ["photos/a.jpg", "photos\\b.jpg", "photos\\none.jpg"]
+    assert [picture.path for picture in pictures] == [tmp_path / name for name in names]
 
 
 def test_other_encodings_are_refused(tmp_path):

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from ccpml.artifacts import expand_home
 from ccpml.data.sources.csv_file import misspelt_columns
-from ccpml.data.sources.csv_rows import check_header, read_rows
+from ccpml.data.sources.csv_rows import check_header, path_of, read_rows
 from ccpml.data.sources.source import read_label
 from ccpml.serving.items import Picture
 
@@ -29,8 +28,8 @@ def read_csv_pictures(file: Path) -> tuple[list[Picture], list[str]]:
     values of that type, and one with other cells has text; an empty cell is None. The encoding is UTF-8.
 
     Returns:
-        The pictures in the order of the file, and a sentence for each column in which numbers and text are mixed, or
-        whose name is almost ``label``.
+        The pictures in the order of the file, and a sentence for each column in which numbers and text are mixed, whose
+        name is almost ``label``, or which has no name and is left out, as the index that pandas writes.
 
     Raises:
         ValueError: If the file is invalid; the message names the line.
@@ -46,12 +45,14 @@ def read_csv_pictures(file: Path) -> tuple[list[Picture], list[str]]:
         'column size: expected numbers only or text only, got 3 (line 2) and XL (line 3); all are kept as text'
     """
     header, rows = _read(file)
-    names = [name for name in header if name not in _KNOWN]
+    names = [name for name in header if name not in {*_KNOWN, ""}]
     columns = dict[str, list[_Value]]()
     notes = [
         f"{file}, line 1: column {name}: is metadata; call it {meant} if it is the {meant}"
         for name, meant in misspelt_columns(header, _KNOWN)
     ]
+    if "" in header:
+        notes.append(f"{file}, line 1: column {header.index('') + 1}: has no name; left out")
     for name in names:
         columns[name], mixed = _typed([(line, row[name]) for line, row in rows])
         if mixed:
@@ -61,7 +62,7 @@ def read_csv_pictures(file: Path) -> tuple[list[Picture], list[str]]:
         if not row["path"]:
             raise ValueError(f"{file}, line {line}: path is empty; fill it in or remove the line")
         metadata = {name: columns[name][number] for name in names}
-        path = file.parent / expand_home(row["path"])
+        path = path_of(file.parent, row["path"])
         label = read_label(row.get("label", ""))
         pictures.append(Picture(path, label, metadata, where=f"{file}, line {line}"))
     _check_distinct(file, [(line, str(picture.path)) for (line, _), picture in zip(rows, pictures, strict=True)])
@@ -79,9 +80,8 @@ def _header(fields: Sequence[str], file: Path) -> list[str]:
     header = [name.lower() if name.lower() in _KNOWN else name for name in fields]
     check_header(header, ("path",), "path[,label][,more]", file)
     for name in header:
-        if not name or header.count(name) > 1:
-            what = f"column {name} appears twice; remove one" if name else "a column has no name; fill it in"
-            raise ValueError(f"{file}, line 1: {what}")
+        if name and header.count(name) > 1:
+            raise ValueError(f"{file}, line 1: column {name} appears twice; remove one")
     return header
 
 

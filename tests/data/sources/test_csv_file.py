@@ -116,6 +116,15 @@ def test_two_spellings_of_a_path_are_one_image(tmp_path: Path):
         load_csv(tmp_path / "list.csv")
 
 
+def test_folders_may_be_separated_by_backslashes(images: Path) -> None:
+    (images / "below").mkdir()
+    (images / "0.png").rename(images / "below" / "0.png")
+    (images / "1.png").rename(images / "below\\1.png")
+    (images / "table.csv").write_text("path,label\nbelow\\0.png,a\nbelow\\1.png,a\n")
+    table = load_csv(images / "table.csv").table
+    assert list(table.images) == [images / "below" / "0.png", images / "below\\1.png"]
+
+
 def test_columns_of_the_user_are_allowed(images: Path) -> None:
     """Also those that are alike to a known one that is there, or to none."""
     header, cells = "path,label,labels,split,splits,price,split_by,rule,notes", "0.png,a,b,test,c,1,2,3,4"

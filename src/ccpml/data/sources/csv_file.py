@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, get_args
 
 from ccpml.artifacts import expand_home, not_found, path_kind
-from ccpml.data.sources.csv_rows import check_header, read_rows
+from ccpml.data.sources.csv_rows import check_header, path_of, read_rows
 from ccpml.data.sources.source import Source, SplitName, check_distinct, check_one_split, read_label, spellings
 from ccpml.data.table import ImageTable
 from ccpml.numbers import check_flags
@@ -32,7 +32,8 @@ class _Row(NamedTuple):
 def load_csv(file: Path | str, labeled: bool = True) -> Source:
     """Load a CSV file with the columns ``path`` and ``label`` and, optionally, ``split`` and ``role``.
 
-    Paths are relative to the folder of the file, unless they begin with ``/`` or ``~``. ``split`` is train, validation
+    Paths are relative to the folder of the file, unless they begin with ``/`` or ``~``; folders may be separated by
+    backslashes, as on Windows. ``split`` is train, validation
     (or val) or test; a class belongs to exactly one, since the test classes must not be seen in training. ``role`` is
     query or gallery, for all images of a split or for none, and never in train. Other columns are ignored, but not one
     that is spelled almost like a missing one of these. Labels are compared in Unicode's form NFC. Classes and images
@@ -112,8 +113,9 @@ def _row(fields: list[str], header: list[str], where: str, folder: Path, labeled
     role = cell.get("role", "").lower()
     if role not in {"", "query", "gallery"}:
         raise ValueError(f"{where}: role: expected query, gallery or nothing, got {cell['role']!r}")
-    path = folder / expand_home(cell["path"])
+    path = folder / cell["path"]
     try:
+        path = path_of(folder, cell["path"])
         found = path_kind(path)
     except OSError as error:  # the name is too long, or a folder is closed
         raise ValueError(f"{where}: image {path}: cannot be opened ({error.strerror}){advice(error)}") from error

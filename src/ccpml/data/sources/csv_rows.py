@@ -1,16 +1,17 @@
 """Rows of a CSV file as text, with the number of the line of each."""
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ccpml.artifacts import not_found
+from ccpml.artifacts import expand_home, not_found
 from ccpml.files import printable
 from ccpml.progress import PATIENCE, progress_bar
 from ccpml.system_errors import advice
 
-__all__ = ["check_header", "read_rows"]
+__all__ = ["check_header", "path_of", "read_rows"]
 
 _MAX_SHOWN: Final = 120
 """Characters of a header that a message shows: a file that is no CSV may have one line of any length."""
@@ -56,6 +57,21 @@ def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(f"{file}: cannot be read ({error.strerror or error}){advice(error)}") from error
     if not rows:
         raise ValueError(f"{file}: expected one line for each image below the header, got none; add them")
+
+
+def path_of(folder: Path, cell: str) -> Path:
+    r"""Return the path that a cell names, relative to a folder unless it begins with ``/`` or ``~``.
+
+    Where nothing has the name as it is written, backslashes separate folders, as they do in files that were written on
+    Windows.
+
+    Example:
+        >>> path_of(Path("/"), r"dev\null"), path_of(Path("/"), r"no\such")
+        (PosixPath('/dev/null'), PosixPath('/no\\such'))
+    """
+    written, other = (folder / expand_home(each) for each in (cell, cell.replace("\\", "/")))
+    is_other = other != written and os.path.exists(other) and not os.path.exists(written)  # noqa: PTH110  # no error
+    return other if is_other else written
 
 
 def check_header(header: list[str], required: tuple[str, ...], expected: str, file: Path) -> None:

@@ -1,8 +1,12 @@
 """Images of classes that a run has not seen: its test classes, or those of other data."""
 
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 from ccpml.data import ImageTable, PackedImage, load_source
 from ccpml.data.class_records import listed_classes
@@ -10,7 +14,7 @@ from ccpml.data.sources.source import Source
 from ccpml.data.splits import check_scorable
 from ccpml.data.upkeep.check import readable_images
 from ccpml.data_name import DataName
-from ccpml.progress import print_note
+from ccpml.progress import PATIENCE, print_note, progress_bar
 from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import cached_side, load_images
 from ccpml.runs.inference.run import Run
@@ -70,14 +74,13 @@ def note_changes(run: Run, record: RunRecord, source: Source, data: str) -> None
 def leave_out_seen(table: ImageTable, run: Run, data: str, all_classes: bool) -> ImageTable:
     """Return a table without the classes of a run's training and validation, or all; name them on standard error.
 
-    A class is one of these if it has the name of one, or, as data may be named by another folder or file, an image that
-    the run was trained on or chosen by.
+    A class is one of these if it has the name of one; or, as data may be named by another folder or file, a file that
+    the run was trained on or chosen by; or if most of its files are copies of such.
     """
     record = RunDirectory(run.path).record()
     names = {name for name, entry in record.classes.items() if entry.split != "test"}
-    files, own = _seen_files(run, record, names), _file_ids(table)
-    labels = {int(label) for label, file in zip(table.labels, own, strict=True) if file in files} if files else set()
-    seen = [label for label, name in enumerate(table.class_names) if name in names or label in labels]
+    seen = [label for label, name in enumerate(table.class_names) if name in names]
+    seen = sorted({*seen, *_known_by_files(table, {*seen}, _SeenFiles.of(run, record, names))})
     if not seen:
         return table
     unseen = sorted({*range(table.num_classes)} - {*seen})
@@ -89,24 +92,70 @@ def leave_out_seen(table: ImageTable, run: Run, data: str, all_classes: bool) ->
     return table if all_classes else table.subset(unseen)
 
 
-def _seen_files(run: Run, record: RunRecord, names: set[str]) -> set[tuple[int, int]]:
-    """Return the files of the images of some classes of a run's data; none if the data are no longer there."""
-    try:
-        table = load_source(run.settings.data, run.settings.data_root or None, allow_partial=True).table
-    except (OSError, ValueError):
-        return set()
-    seen = [label for label, name in enumerate(table.class_names) if name in names and name in record.classes]
-    return {file for file in _file_ids(table.subset(seen)) if file} if seen else set()
+def _known_by_files(table: ImageTable, known: set[int], seen: "_SeenFiles") -> list[int]:
+    """Return the classes, of those that are not known by name, that have a seen file or mostly copies of such."""
+    if not seen:
+        return []
+    rows = [row for row, label in enumerate(table.labels.tolist()) if label not in known]
+    found, copies = set[int](), Counter[int]()
+    for row in progress_bar(None, "image", "comparing with the run's images", over=rows, delay=PATIENCE):
+        label, file = int(table.labels[row]), _file_of(table.images[row])
+        if file is not None and label not in found:
+            if seen.has(file):
+                found.add(label)
+            copies[label] += seen.has_copy(file)
+    sizes = table.class_sizes()
+    return [label for label in range(table.num_classes) if label in found or 2 * copies[label] > sizes[label]]
 
 
-def _file_ids(table: ImageTable) -> list[tuple[int, int] | None]:
-    """Return what is the same for all names and links of the file of each image; None without a file of its own."""
-    return [_file_id(image.path if isinstance(image, PackedImage) else image) for image in table.images]
+class _SeenFiles:
+    """Files that a run was trained on or chosen by, to be known under other names and in copies."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._ids, self._by_size = set[tuple[int, int]](), defaultdict[int, list[Path]](list)
+        for file in files:
+            with suppress(OSError):
+                found = file.stat()
+                self._ids.add((found.st_dev, found.st_ino))
+                self._by_size[found.st_size].append(file)
+        self._digests: dict[Path, bytes] = {}
+
+    @classmethod
+    def of(cls, run: Run, record: RunRecord, names: set[str]) -> Self:
+        """Return the files of some classes of a run's data; none if the data are no longer there."""
+        try:
+            table = load_source(run.settings.data, run.settings.data_root or None, allow_partial=True).table
+        except (OSError, ValueError):
+            return cls([])
+        labels = [label for label, name in enumerate(table.class_names) if name in names and name in record.classes]
+        return cls(filter(None, map(_file_of, table.subset(labels).images)) if labels else [])
+
+    def __bool__(self) -> bool:
+        return bool(self._ids)
+
+    def has(self, file: Path) -> bool:
+        """Whether a file is one of these, perhaps by another name or link."""
+        try:
+            found = file.stat()
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) in self._ids
+
+    def has_copy(self, file: Path) -> bool:
+        """Whether a file has the content of one of these. Only files of the same size are read."""
+        with suppress(OSError):
+            return any(
+                self._digest(file) == self._digest(other) for other in self._by_size.get(file.stat().st_size, ())
+            )
+        return False
+
+    def _digest(self, file: Path) -> bytes:
+        if file not in self._digests:
+            self._digests[file] = hashlib.sha256(file.read_bytes()).digest()
+        return self._digests[file]
 
 
-def _file_id(image: object) -> tuple[int, int] | None:
-    try:
-        found = image.stat() if isinstance(image, Path) else None
-    except OSError:
-        return None
-    return (found.st_dev, found.st_ino) if found else None
+def _file_of(image: object) -> Path | None:
+    """Return the file of an image; None if it has none of its own, as in an archive or an array."""
+    path = image.path if isinstance(image, PackedImage) else image
+    return path if isinstance(path, Path) else None
