@@ -8,10 +8,12 @@ from tqdm import tqdm
 
 from ccpml.files import printable
 
-__all__ = ["PATIENCE", "announce", "print_note", "progress_bar", "progress_to"]
+__all__ = ["PATIENCE", "announce", "print_note", "print_once", "progress_bar", "progress_to"]
 
 PATIENCE: Final = 2.0
 """Seconds after which work that is mostly short shows its progress."""
+
+_printed = set[str]()
 
 
 def announce(what: str) -> None:
@@ -22,6 +24,13 @@ def announce(what: str) -> None:
 def print_note(text: object) -> None:
     """Print a note on standard error, as one line: names of files and classes may hold control characters."""
     print(f"note: {printable(str(text))}", file=sys.stderr)
+
+
+def print_once(text: str) -> None:
+    """Print a line on standard error, unless this process has: each trial of a search reads the same images."""
+    if text not in _printed:
+        _printed.add(text)
+        print(text, file=sys.stderr)
 
 
 def progress_bar(

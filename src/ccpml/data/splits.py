@@ -141,7 +141,10 @@ def _is_test(names: Sequence[str], patterns: Sequence[str] | None) -> NDArray[np
         form = read_label(pattern)
         hits = np.array([name in {pattern, form} or fnmatchcase(read_label(name), form) for name in names])
         if not hits.any():
-            raise ValueError(f"test classes: {pattern!r} matches none of {listed_names(names, most=8)}")
+            commas = next((name for name in names if "," in name and name.startswith(form)), "")
+            written = commas.replace(",", "?")
+            way_out = f"; commas separate patterns: write {written!r} for {commas!r}" if commas else ""
+            raise ValueError(f"test classes: {pattern!r} matches none of {listed_names(names, most=8)}{way_out}")
         matches |= hits
     return matches
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from ccpml.data.sources.source import Source
 from ccpml.data.splits import development_classes, split_by_name
 from ccpml.data.upkeep.check import readable_images
 from ccpml.data_name import DataName
+from ccpml.progress import print_once
 from ccpml.runs.build import transforms
 from ccpml.runs.defaults import LARGE, MIN_CLASSES, SMALL_SIDE, DataFacts, fitting_folds
 from ccpml.runs.directory import RunDirectory, RunRecord
@@ -190,10 +190,7 @@ def load_images(
     found, name, side = source or find_images(settings), DataName.parse(settings.data), cached_side(settings)
     source = use_cache(found, name, side)
     if progress and source is found and (got := side_of_cache(found, name)) is not None:
-        print(
-            f"{name}: cached with a shorter side of {got}, not the {side} of this run; the files are read",
-            file=sys.stderr,
-        )
+        print_once(f"{name}: cached with a shorter side of {got}, not the {side} of this run; the files are read")
     if record is not None:
         record.check_data(source, settings.data, run)
         split = record.split_of_class

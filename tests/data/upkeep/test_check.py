@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from ccpml.data import BadImageError, BadImagesError, ImageTable, all_gray, check_images
-from ccpml.data.upkeep.check import SkippableImagesError
+from ccpml.data.sources.folder import load_folder
+from ccpml.data.upkeep.check import SkippableImagesError, readable_images
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.data_name import DataName
 from tests.data.image_files import encoded, smooth
@@ -81,3 +82,17 @@ def test_all_gray(tmp_path: Path) -> None:
     assert not all_gray(ImageTable(paths, np.array([0, 0, 0]), ("a",)))
     with pytest.raises(BadImageError):
         all_gray(table_of(tmp_path, "e"))
+
+
+def test_what_is_left_out_or_unusual_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each trial of a search reads the same images."""
+    for name in ("Mug", "mug"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(encoded(smooth(9, 7), "PNG"))
+        (tmp_path / name / "b.png").write_bytes(b"no image")
+    (tmp_path / "mug" / "notes.doc").touch()
+    for _ in range(2):
+        readable_images(load_folder(tmp_path), f"folder:{tmp_path}", skip_bad=True)
+    error = capsys.readouterr().err
+    for text in ("ignored 1 ", "'Mug' and 'mug'", "left out 2 unreadable images"):
+        assert error.count(text) == 1

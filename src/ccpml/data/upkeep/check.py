@@ -1,6 +1,5 @@
 """Check of all images of a table before a long run: which are unreadable, and whether all are gray."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from ccpml.data.threads import in_threads
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.data_name import DataName
 from ccpml.numbers import check_flags, counted
-from ccpml.progress import progress_bar
+from ccpml.progress import print_once, progress_bar
 
 __all__ = ["SkippableImagesError", "all_gray", "check_images", "readable_images", "unreadable"]
 
@@ -67,16 +66,13 @@ def readable_images(
     log = None if source.folder is None else CheckLog(source.folder, DataName.parse(name))
     table, bad = check_images(source.table, skip_bad, progress, log)
     if source.ignored and progress:
-        print(f"{name}: ignored {', '.join(count_ignored(source.ignored))}", file=sys.stderr)
+        print_once(f"{name}: ignored {', '.join(count_ignored(source.ignored))}")
     for note in name_notes(source) if progress else ():
-        print(f"{name}: {note}", file=sys.stderr)
+        print_once(f"{name}: {note}")
     if bad:
         lines = [f"{image.name}: {image.reason}" for image in bad]
         listed_in = None if log is None else log.write_list("unreadable", lines)
-        print(
-            "\n".join([f"left out {counted(len(bad), 'unreadable image')}:", *first_lines(lines, listed_in)]),
-            file=sys.stderr,
-        )
+        print_once("\n".join([f"left out {counted(len(bad), 'unreadable image')}:", *first_lines(lines, listed_in)]))
     return table, bad
 
 
