@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,7 +62,8 @@ def test_patterns_choose_the_test_classes() -> None:
     assert numbers(split_classes(table_of(16), ["b/00[13]", "a/002"]).test) == [1, 2, 3]
     with pytest.raises(ValueError, match=r"'c/\*' matches none of a/000, .* and 8 more"):
         split_classes(table_of(16), ["a/*", "c/*"])
-    table = ImageTable.from_classes([Path(name) for name in "abcdef"], ["Doe, Jane", "Smith, John", *"wxyz"])
+    table = table_of(6)
+    table = ImageTable(table.images, table.labels, ("Doe, Jane", "Smith, John", *"wxyz"))
     with pytest.raises(ValueError, match=r"; commas separate patterns: write 'Smith\? John' for 'Smith, John'$"):
         split_classes(table, ["Smith", "John"])
     assert split_classes(table, ["Smith? John", "Doe? Jane"], folds=2).test.class_names == ("Doe, Jane", "Smith, John")
