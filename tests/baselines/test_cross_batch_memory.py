@@ -232,6 +232,26 @@ def test_wrong_input_raises():
         CrossBatchMemory(ContrastiveLoss(), D, 3, 4, start=-1)
 
 
+@pytest.mark.parametrize("broken", [slice(None), slice(2), slice(2, 3)])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("sizes", [[4, 4, 4, 4, 4], [4, 3, 2, 4, 4]])
+def test_a_batch_that_is_not_finite_concerns_no_later_one(broken, value, sizes):
+    """With mixed precision, the step of such a batch is skipped; the loss was NaN until the memory had forgotten it."""
+    criterion, history = CrossBatchMemory(ContrastiveLoss(), D, 3, 4, start=0), batches(0, sizes, torch.float32)
+    history[1][0][broken, 1] = value
+    losses = [criterion(*batch) for batch in history]
+    assert [bool(loss.isfinite()) for loss in losses] == [True, False, True, True, True]
+
+
+def test_what_is_not_finite_is_left_out_of_the_memory():
+    criterion, history = CrossBatchMemory(ContrastiveLoss(), D, 3, 4, start=0), batches(0, [4, 4], torch.float32)
+    history[0][0][1] = torch.nan
+    criterion(*history[0])
+    embeddings, labels = history[0][0][[0, 2, 3, 0]], history[0][1][[0, 2, 3, 0]]  # one more stands for the second
+    expected = ContrastiveLoss()(*history[1]) + ContrastiveLoss()(*history[1], ref_emb=embeddings, ref_labels=labels)
+    torch.testing.assert_close(criterion(*history[1]), expected)
+
+
 def test_a_step_does_not_synchronize():
     criterion = CrossBatchMemory(CosineContrastiveLoss(), D, 3, 4, start=2)
     history = batches(0, [4] * 6, torch.float32)

@@ -153,6 +153,20 @@ def test_the_order_of_the_pictures_does_not_matter(clusters):
         }
 
 
+def test_labels_may_be_any_numbers(clusters):
+    """Such as those of products: an array of as many counts as the largest label filled the memory."""
+    x, labels = clusters
+    labels[::11] = (labels[::11] + 3) % 10
+    x[100] = x[101]
+    numbers = 4_006_381_000_000 + 1_000_003 * labels
+    first = find_problems(x, labels, centers=4, content_hashes=[*range(100), 101, *range(101, 200)])
+    second = find_problems(x, numbers, centers=4, content_hashes=[*range(100), 101, *range(101, 200)])
+    as_number = {-1: -1, **dict(zip(labels.tolist(), numbers.tolist(), strict=True))}
+    assert [one._replace(suggested=as_number[one.suggested]) for one in first.findings] == second.findings
+    assert {one.kind for one in second.findings} >= {"exact copy", "label error", "cover"}
+    np.testing.assert_array_equal(first.judged, second.judged)
+
+
 @pytest.mark.parametrize(
     ("labels", "judged"),
     [([0], 0), ([0, 0, 0, 0], 0), ([0, 1], 0), ([0, 0, 0, 1], 3), ([-1, -1, -1], 0)],

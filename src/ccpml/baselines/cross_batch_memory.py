@@ -19,7 +19,8 @@ class CrossBatchMemory(HostCounts, MetricLoss):
 
     The memory holds embeddings (detached, not normalized) and labels of the latest ``memory_batches`` batches before
     the current one, and fills from the first step. A batch replaces the oldest one after it was compared, so no sample
-    is paired with itself. A step is a call in training mode; in evaluation mode nothing is counted or stored.
+    is paired with itself. A step is a call in training mode; in evaluation mode nothing is counted or stored. Samples that
+    are not finite, as mixed precision yields now and then, are left out of later comparisons.
 
     ℓ is any pair loss: one of ours, or one of pytorch-metric-learning that takes ``ref_emb`` (which is called with
     φ-normalized vectors).
@@ -107,11 +108,15 @@ class CrossBatchMemory(HostCounts, MetricLoss):
     def _stored(self) -> tuple[Tensor, Tensor]:
         """Return copies of the batches in memory, which change before backward: (N, d) and (N,)."""
         filled = min(self.count("steps"), len(self.memory))
-        memory, labels = self.memory[:filled], self.memory_labels[:filled]
-        if all(size == self.memory.shape[1] for size in self.count("sizes")[:filled]):
-            return memory.flatten(0, 1).clone(), labels.flatten().clone()
-        stored = torch.arange(self.memory.shape[1], device=memory.device) < self.sizes[:filled, None]
-        return memory[stored], labels[stored]
+        memory, labels = self.memory[:filled].flatten(0, 1), self.memory_labels[:filled].flatten()
+        if any(size < self.memory.shape[1] for size in self.count("sizes")[:filled]):
+            stored = torch.arange(self.memory.shape[1], device=memory.device) < self.sizes[:filled, None]
+            memory, labels = memory[stored.flatten()], labels[stored.flatten()]
+        # Other rows stand for those that are not finite: to leave them out, a GPU would wait for their number.
+        finite = (memory * 0).sum(1) == 0  # faster than isfinite
+        rows = (~finite).to(torch.uint8).argsort(stable=True)  # finite ones first, in order
+        rows = rows[torch.arange(len(rows), device=rows.device) % finite.sum().clamp(min=1)]
+        return memory.index_select(0, rows), labels.index_select(0, rows)
 
     def _store(self, embeddings: Tensor, labels: Tensor) -> None:
         """Store a batch in place of the oldest."""

@@ -51,7 +51,7 @@ def count_votes(neighbors: Neighbors, labels: NDArray[np.int64], doubtful: NDArr
 
     Args:
         neighbors: Neighbors with labels, none of which is a copy of the picture; (N, k).
-        labels: Labels 0..C−1, −1 for none: int64, (N,).
+        labels: Labels, −1 for none: int64, (N,).
         doubtful: Pictures that have no vote, bool (N,), such as copies with other labels.
 
     Example:
@@ -64,7 +64,7 @@ def count_votes(neighbors: Neighbors, labels: NDArray[np.int64], doubtful: NDArr
         The idea of out-of-sample probabilities from neighbors is that of confident learning: C. Northcutt, L. Jiang and
         I. Chuang, "Confident Learning", JAIR 2021; the weights are a kernel classifier's (Nadaraya-Watson).
     """
-    classes = int(labels.max(initial=0)) + 1
+    classes = max(1, len(np.unique(labels[labels >= 0])))
     labeled = np.flatnonzero(labels >= 0)
     trust = np.where(np.zeros(len(labels), bool) if doubtful is None else doubtful, 0.0, 1.0)
     weight_of = trust

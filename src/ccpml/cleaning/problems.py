@@ -102,8 +102,8 @@ def find_problems(
 
     Args:
         embeddings: φ-normalized embeddings, floating point, (N, d).
-        labels: Labels 0..C−1, −1 for a picture without one, (N,). None: no picture has one.
-        class_names: Names of the labels, for notes; by default their numbers.
+        labels: Labels, −1 for a picture without one: integers (N,). None: no picture has one.
+        class_names: Names of the labels 0..C−1, for notes; by default their numbers.
         content_hashes: Equal for files with the same bytes, (N,). None: no file is compared.
         perceptual_hashes: 64 bits that are nearly equal for the same picture: uint64, (N,).
         ranks: Rank of each picture, (N,); of copies, the one of the lowest rank leads its group. By default its row.
@@ -143,10 +143,10 @@ def find_problems(
     for name, values in (*of_pictures.items(), *(splits or {}).items()):
         if values is not None and len(values) != count:
             raise ValueError(f"{name}: expected one for each of {count} pictures, got {len(values)}")
-    num_labels = int(y.max(initial=-1)) + 1
-    names = class_names or [str(label) for label in range(num_labels)]
-    if len(names) < num_labels:
-        raise ValueError(f"class_names: expected one for each of {num_labels} labels, got {len(names)}")
+    largest = int(y.max())
+    if 0 < len(class_names) <= largest:
+        raise ValueError(f"class_names: expected one for each of {largest + 1} labels, got {len(class_names)}")
+    names = {label: class_names[label] if class_names else str(label) for label in np.unique(y[y >= 0]).tolist()}
     exact = np.arange(count) if content_hashes is None else group_equal(content_hashes, order)
     leaders = np.unique(exact)
     near = find_neighbors(x, leaders, exact, NEIGHBORS, progress)
@@ -212,20 +212,18 @@ def _judged(same: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.bo
     """Return whose labels can be judged: of at least two classes, with enough pictures that are no copies."""
     labeled = labels >= 0
     distinct = np.unique(np.stack([labels[labeled], same[labeled]], 1), axis=0)[:, 0]
-    sizes = np.bincount(distinct, minlength=int(labels.max(initial=-1)) + 1)
-    if np.count_nonzero(sizes) < 2:
-        return np.zeros(len(labels), bool)
-    return labeled & (sizes[np.maximum(labels, 0)] >= MIN_CLASS)
+    classes, sizes = np.unique(distinct, return_counts=True)
+    return np.isin(labels, classes[sizes >= MIN_CLASS]) if len(classes) > 1 else np.zeros(len(labels), bool)
 
 
 class _Listing:
     """Findings in order, with notes."""
 
-    def __init__(self, class_names: Sequence[str], labels: NDArray[np.int64]) -> None:
-        self.names, self.labels = class_names, labels
+    def __init__(self, names: Mapping[int, str], labels: NDArray[np.int64]) -> None:
+        self.names, self.labels = names, labels
 
     def _label_note(self, rows: Sequence[int]) -> str:
-        names = sorted({self.names[self.labels[row]] for row in rows if self.labels[row] >= 0})
+        names = sorted({self.names[label] for label in self.labels[rows].tolist() if label >= 0})
         return f"labels differ: {', '.join(names)}" if len(names) > 1 else ""
 
     def copies(self, kind: str, leaders: NDArray[np.int64], scores: NDArray[np.float64]) -> Iterator[Finding]:
