@@ -18,7 +18,7 @@ _KINDS: Final = {
 }
 
 
-def expand_home(path: Path | str) -> Path:
+def expand_home(path: str | os.PathLike[str]) -> Path:
     """Return a path with the home folder in place of ``~`` or ``~name``; of a user who is unknown, as it is.
 
     Example:

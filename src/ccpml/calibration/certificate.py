@@ -1,11 +1,13 @@
 """The certificate of a run: distances within which answers are right with a promised probability."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from ccpml.artifacts import expand_home
 from ccpml.files import check_readable, load_json, write_json
 from ccpml.system_errors import raise_shortage
 
@@ -86,7 +88,7 @@ class Certificate:
             )
 
     @classmethod
-    def read(cls, path: Path | str) -> "Certificate":
+    def read(cls, path: str | os.PathLike[str]) -> "Certificate":
         """Read a certificate.
 
         Args:
@@ -95,7 +97,7 @@ class Certificate:
         Raises:
             CertificateError: If there is none, or it is damaged.
         """
-        file = Path(path)
+        file = expand_home(path)
         if file.is_dir() and file.name != CERTIFICATE_FILE:
             file /= CERTIFICATE_FILE
         try:

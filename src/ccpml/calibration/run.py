@@ -1,7 +1,7 @@
 """Calibrate a trained run: embed classes that it has not seen, make promises, and write its certificate."""
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ __all__ = ["calibrate_run"]
 
 
 def calibrate_run(
-    path: Path,
+    path: str | os.PathLike[str],
     data: str | None = None,
     *,
     precisions: Sequence[float] = (0.8, 0.9, 0.95),
@@ -75,7 +75,7 @@ def calibrate_run(
     as_int("answers", answers, 1)
     run = load_run(path)
     _ = run.scores  # that it is finished
-    check_writable(path / CERTIFICATE_FILE)
+    check_writable(run.path / CERTIFICATE_FILE)
     pilot = _read_split(run, "validation")
     where = data or run.settings.data
     try:

@@ -1,5 +1,6 @@
 """Clean some data with a trained run: read and embed the pictures, find problems, write the results."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ccpml.artifacts import expand_home
 from ccpml.cleaning.cleaned import Drop, clean, find_excluded
 from ccpml.cleaning.found import CleanedData
 from ccpml.cleaning.pictures import Collection, Facts, PictureComparison, read_facts
@@ -36,9 +38,9 @@ def default_output(run: Path, data: str) -> Path:
 
 
 def clean_run(
-    path: Path,
+    path: str | os.PathLike[str],
     data: str,
-    output: Path,
+    output: str | os.PathLike[str],
     *,
     pool: str | None = None,
     drop: Drop = "exact",
@@ -70,6 +72,7 @@ def clean_run(
         WriteError: If the results cannot be written.
     """
     check_flags(relabel=relabel, allow_partial=allow_partial)
+    output = expand_home(output)
     require_free(output)
     run, record = load_run(path), RunDirectory(path).record()
     _ = run.model  # that there are weights, before the images are read

@@ -1,5 +1,6 @@
 """Compare runs on the same unseen classes. Shapes: Q queries, S scores, K runs."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ccpml.artifacts import expand_home
 from ccpml.comparison.provenance import Fact, Identity, index_sentences, list_differences
 from ccpml.comparison.seeds import Configuration, group_by_seed
 from ccpml.comparison.statistics import SCORES, Estimate, compare_tables, score_queries
@@ -87,7 +89,7 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def compare_runs(paths: Sequence[Path | str], data: str | None = None, **options: Any) -> Comparison:
+def compare_runs(paths: Sequence[str | os.PathLike[str]], data: str | None = None, **options: Any) -> Comparison:
     """Compare runs on the same classes, which none of them has seen; the first run is the reference.
 
     Without ``data``, these are the test classes that all runs have in common, and the embeddings that the runs have
@@ -117,9 +119,9 @@ def compare_runs(paths: Sequence[Path | str], data: str | None = None, **options
         print(difference.value, (difference.low, difference.high), difference.verdict)
         ```
     """
-    if isinstance(paths, str | Path):
-        raise ValueError(f"runs: expected two or more, got the path {paths}; pass a list")
-    places = [Path(path) for path in paths]
+    if isinstance(paths, str | os.PathLike):
+        raise ValueError(f"runs: expected two or more, got the path {os.fspath(paths)}; pass a list")
+    places = [expand_home(path) for path in paths]
     if len(places) < 2:
         raise ValueError(f"runs: expected two or more, got {len(places)}")
     for path in places:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ccpml.artifacts import expand_home
 from ccpml.data.crops import cropped_batches
 from ccpml.data.table import ImageTable
 from ccpml.exported.onnx_file import read_description
@@ -57,7 +58,7 @@ class ExportedModel:
     """
 
     def __init__(self, path: Path | str, threads: int | None = None) -> None:
-        self.path, self._threads = Path(path), threads
+        self.path, self._threads = expand_home(path), threads
         self.description = read_description(self.path)
         number = _usable_processors() if threads is None else as_int("threads", threads, 1)
         self._session = _open_session(self.path, number)

@@ -1,5 +1,6 @@
 """Export a run: write it in a format, read that back, and check it against the run on real images."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,9 +43,9 @@ class Export:
 
 @torch_defaults()
 def export_run(
-    run: Path | str,
+    run: str | os.PathLike[str],
     file_format: Format,
-    target: Path | str | None = None,
+    target: str | os.PathLike[str] | None = None,
     *,
     license_id: str = UNKNOWN_LICENSE,
     repository: str | None = None,
@@ -82,7 +83,7 @@ def export_run(
         model = EmbeddingModel.from_pretrained(exported.path)
         ```
     """
-    path = Path(run)
+    path = expand_home(run)
     place = default_target(path, file_format) if target is None else expand_home(target)
     check_target(place, file_format)
     loaded = load_run(path)

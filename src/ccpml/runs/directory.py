@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ccpml.artifacts import mismatch, path_kind
+from ccpml.artifacts import expand_home, mismatch, path_kind
 from ccpml.files import WriteError, check_readable, load_json, load_yaml, waiting_lock, write_json, write_yaml
 from ccpml.models.tensor_file import read_tensors
 from ccpml.progress import print_note
@@ -47,10 +48,10 @@ class UnfinishedRunError(FileNotFoundError):
 
 
 class RunDirectory:
-    """The files of a run in the directory ``path``."""
+    """The files of a run in the directory ``path``; it serves as that path, too."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path = expand_home(path)
         self.settings_file = path / "experiment.yaml"  # the settings that reproduce the run
         self.choices_file = path / "choices.json"  # the settings that were chosen for the images, and why
         self.metrics_file = path / "metrics.csv"  # one row per validation
@@ -64,6 +65,9 @@ class RunDirectory:
         self.loggers_file = path / "loggers.json"  # where loggers with runs of their own have written, such as MLflow
         self.lock_file = path / ".lock"  # held while a process creates or trains the run
         self.images_file = path / "images.sha256"  # a digest of which images of which classes are in which split
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     @classmethod
     def require_free(cls, path: Path) -> None:
@@ -101,7 +105,7 @@ class RunDirectory:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> "RunDirectory":
+    def open(cls, path: str | os.PathLike[str]) -> "RunDirectory":
         """Open the directory of an existing run.
 
         Raises:
@@ -109,9 +113,9 @@ class RunDirectory:
         """
         run = cls(path)
         if not run.settings_file.is_file():
-            raise FileNotFoundError(mismatch(path, "a run directory", run.settings_file.name))
+            raise FileNotFoundError(mismatch(run.path, "a run directory", run.settings_file.name))
         for file in vars(run).values():
-            is_folder = file in {path, run.instances, run.embeddings}
+            is_folder = file in {run.path, run.instances, run.embeddings}
             if file.exists() and file.is_dir() != is_folder:
                 expected, got = ("a folder", "a file") if is_folder else ("a file", "a folder")
                 raise ValueError(f"{file}: expected {expected}, got {got}; remove it or restore it from a copy")

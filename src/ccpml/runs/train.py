@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import lightning as L
 import torch
@@ -39,7 +38,7 @@ __all__ = ["resume", "train"]
 @torch_defaults()
 def train(
     settings: Settings,
-    path: Path | str,
+    path: str | os.PathLike[str],
     progress: bool = True,
     *,
     test: bool = True,
@@ -78,7 +77,7 @@ def train(
     check_flags(progress=progress, test=test, features=features)
     if not isinstance(settings, Settings):
         raise ValueError(f"settings: expected Settings, got {type(settings).__name__}")
-    path = Path(path)
+    path = expand_home(path)
     if is_main_process():
         RunDirectory.require_free(path)
         check_writable(RunDirectory(path).settings_file)
@@ -114,7 +113,7 @@ def train(
 
 @torch_defaults()
 def resume(
-    path: Path | str,
+    path: str | os.PathLike[str],
     progress: bool = True,
     *,
     test: bool = True,
@@ -136,7 +135,7 @@ def resume(
         Stopped: After Ctrl-C.
     """
     check_flags(progress=progress, test=test, features=features)
-    run = RunDirectory.open(Path(path))
+    run = RunDirectory.open(path)
     if not run.finished:
         settings, state = run.settings(), run.check_state()
         check_installed(settings.loggers())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ccpml.artifacts import mismatch
+from ccpml.artifacts import expand_home, mismatch
 from ccpml.files import WriteError, remove_leftovers, temporary_path
 from ccpml.numbers import as_int
 from ccpml.serving.collect import Pictures, find_pictures
@@ -99,7 +99,7 @@ class Index(PictureIndex):
             WriteError: If it cannot be written.
         """
         check_embedder(embedder)
-        path = Path(path)
+        path = expand_home(path)
         if path.exists():
             raise FileExistsError(f"{path}: already exists; choose another name, or open it")
         meta = {
@@ -133,7 +133,7 @@ class Index(PictureIndex):
             NotAnIndexError: If there is none, or one that is damaged or of another version.
             OtherModelError: If it was made with another model.
         """
-        path = Path(path)
+        path = expand_home(path)
         if not (path / _DATABASE).is_file():
             if any(path.glob("rows.*.f32")):
                 raise DamagedIndexError(f"{path}: not an index ({_DATABASE} not found; {RESTORE})")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ccpml.artifacts import expand_home
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.index import Index
 from ccpml.serving.picture_index import PictureIndex
@@ -47,4 +48,4 @@ def index_exists(location: Path | str) -> bool:
     Raises:
         QdrantError: If the server cannot be used.
     """
-    return QdrantIndex.exists(str(location)) if is_address(location) else Path(location).exists()
+    return QdrantIndex.exists(str(location)) if is_address(location) else expand_home(location).exists()

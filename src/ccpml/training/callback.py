@@ -34,11 +34,12 @@ class CCPCallback(L.Callback):
     all ranks and load on any number of ranks; all ranks call ``trainer.save_checkpoint``, as Lightning requires.
 
     Args:
-        pool: Called as ``pool(module, draw)``, with the module in eval mode and without gradients; returns embeddings
-            of b samples of each class, (C, b, d). ``draw`` is 0 for the first proxies and then the number of the new
-            instance. If the pool is a function of it, a resumed run equals an uninterrupted one. On several ranks, C
-            may be the classes of this rank, as in `EmbeddingPool`. With more than 256 classes, a ``warm_start="auto"``
-            measures those of ``pool.sample(module, draw)``, if it has that method.
+        pool: Called as ``pool(module, draw)``, with the module in eval mode, without gradients, and outside of autocast
+            in the precision of its weights; returns embeddings of b samples of each class, (C, b, d). ``draw`` is 0 for
+            the first proxies and then the number of the new instance. If the pool is a function of it, a resumed run
+            equals an uninterrupted one. On several ranks, C may be the classes of this rank, as in `EmbeddingPool`.
+            With more than 256 classes, a ``warm_start="auto"`` measures those of ``pool.sample(module, draw)``, if it
+            has that method.
         monitor: Name of the logged score to maximize.
         options: Options of the projections.
         fields: Fields of `ProjectionOptions`, instead of ``options``.

@@ -1,5 +1,6 @@
 """Embeddings of whole sets of images by a trained run, and files of them."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ccpml.artifacts import expand_home
 from ccpml.data import ImageTable, load_source
 from ccpml.data.embedding_file import check_finite
 from ccpml.data.embedding_file import write_embeddings as write_file
@@ -25,9 +27,9 @@ __all__ = ["embed_normalized", "embed_run", "embed_table", "write_embeddings"]
 
 
 def embed_run(
-    path: Path,
+    path: str | os.PathLike[str],
     data: str,
-    output: Path,
+    output: str | os.PathLike[str],
     *,
     data_root: str | None = None,
     allow_partial: bool = False,
@@ -47,7 +49,7 @@ def embed_run(
     source = load_source(data, root, allow_partial, cached_side(run.settings), labeled=False)
     note_changes(run, record, source, data)
     table, _ = readable_images(source, data, skip_bad_images)
-    write_embeddings(output, embed_table(run, table), table, record.split_of_class, run.fingerprint)
+    write_embeddings(expand_home(output), embed_table(run, table), table, record.split_of_class, run.fingerprint)
     return len(table)
 
 

@@ -1,7 +1,7 @@
 """Scores of a trained run on classes that it has not seen."""
 
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate_run(
-    path: Path,
+    path: str | os.PathLike[str],
     data: str | None = None,
     *,
     clusters: bool = False,

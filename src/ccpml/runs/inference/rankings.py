@@ -3,10 +3,10 @@
 Shapes: N images, Q queries, G gallery images, d dimensions, k neighbors.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -52,11 +52,11 @@ class Ranking:
 
 
 def compare_rankings(
-    path: Path,
+    path: str | os.PathLike[str],
     data: str | None = None,
     *,
     rerank: Sequence[str] = (),
-    ensemble: Sequence[Path] = (),
+    ensemble: Sequence[str | os.PathLike[str]] = (),
     dtypes: Sequence[str] = (),
     all_classes: bool = False,
     **options: Any,
@@ -89,7 +89,7 @@ def compare_rankings(
     embeddings = [embed_normalized(run, table_for(run, runs[0], table)) for run in runs]  # (N, d) each
     roles = is_query(table)
     protocol = _Protocol.of(table.labels, None if roles is None else roles.numpy())
-    found = [protocol.plain(str(path), embeddings[0])]
+    found = [protocol.plain(str(runs[0].path), embeddings[0])]
     for name in rerank:
         found.append(protocol.reranked(name, embeddings[0]))
     for dtype in dtypes:

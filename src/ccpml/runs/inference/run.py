@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -28,7 +29,7 @@ __all__ = ["Run", "channels_of", "load_embedder", "load_run"]
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run; `load_run` opens one.
+    """A trained run; `load_run` opens one. It serves as the path of its directory, too.
 
     Attributes:
         path: The run directory.
@@ -44,6 +45,9 @@ class Run:
 
     path: Path
     settings: ResolvedSettings
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     @cached_property
     def model(self) -> EmbeddingModel:
@@ -118,7 +122,7 @@ class Run:
         return lipschitz_normalize(torch.cat(parts))
 
 
-def load_run(path: Path | str) -> Run:
+def load_run(path: str | os.PathLike[str]) -> Run:
     """Load a trained run.
 
     Args:
@@ -138,11 +142,11 @@ def load_run(path: Path | str) -> Run:
         print(run.settings.backbone, run.scores["test"]["map_at_r"])
         ```
     """
-    directory = RunDirectory.open(Path(path))
+    directory = RunDirectory.open(path)
     return Run(directory.path, directory.settings())
 
 
-def load_embedder(path: Path | str) -> Run:
+def load_embedder(path: str | os.PathLike[str]) -> Run:
     """Load a trained run with its network on the device where it computes, to embed many images."""
     run = load_run(path)
     run.model.to(available_device(run.settings.device))
