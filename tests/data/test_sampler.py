@@ -95,6 +95,7 @@ def test_steps_are_sized_and_go_on_when_iterated_again() -> None:
         ({"world_size": 2}, "classes_per_batch: expected a multiple of 2, the number of ranks, got 3"),
         ({"rank": 1}, "rank"),
         ({"labels": [0, 2]}, "got no image of class 1"),
+        ({"labels": [0, 4_006_381_333_931]}, "no image of class 1; number them with np.unique"),  # no array as long
         ({"labels": [-1, 0]}, "0 or more"),
         ({"labels": []}, "labels"),
         ({"labels": [0.5, 1.0]}, "labels"),

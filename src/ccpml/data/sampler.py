@@ -209,7 +209,11 @@ def _class_sizes(labels: NDArray[np.int64]) -> NDArray[np.int64]:
         raise ValueError(f"labels: expected integers of shape (N,), got {labels.dtype} of {labels.shape}")
     if labels.min() < 0:
         raise ValueError(f"labels: expected 0 or more, got {labels.min()}")
-    sizes = np.bincount(labels).astype(np.int64)
-    if not sizes.all():
-        raise ValueError(f"labels: expected contiguous classes, got no image of class {int(np.argmin(sizes))}")
-    return sizes
+    classes, sizes = np.unique(labels, return_counts=True)
+    gaps = np.flatnonzero(classes != np.arange(len(classes)))
+    if len(gaps):
+        raise ValueError(
+            f"labels: expected contiguous classes, got no image of class {gaps[0]}; number them with "
+            "np.unique(labels, return_inverse=True)[1]"
+        )
+    return sizes.astype(np.int64)
