@@ -40,7 +40,6 @@ OPTIONAL: Final = re.compile(
     r"|^small/scan\.json (missing|dangling) "  # an index without it is scanned in rows of float32
     r"|^images/\.ccpml-cache/(folder/)? (missing|dangling|empty) train"  # without a cache, files are read
     r"|^images/group.* swapped "  # contents of images are not compared
-    r"|^(run|other)/images\.sha256 (flipped|digit|swapped) compare"  # which shows it, and does not read the images
     r"|^run/checkpoints/best\.safetensors swapped train-weights"  # other weights are as good
     r"|^\w+/tensorboard/\S+ dangling "  # TensorBoard writes through the link
     r"|^benchmark/cells/([^/]+/){0,2} (missing|empty|dangling) "  # cells that are not there are trained

@@ -31,7 +31,7 @@ READERS: dict[str, Callable[[RunDirectory, Path], Any]] = {
     "embeddings": lambda run, file: vars(read_embedded(run, file.stem)),
     "instances": lambda run, file: vars(Instance.read(file)),
 }
-CHECKED = {"best.safetensors", "last.ckpt", "embeddings", "instances"}  # by checksums
+CHECKED = {"best.safetensors", "last.ckpt", "embeddings", "instances", "images.sha256"}  # by checksums
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +139,20 @@ def test_scores_of_another_run_are_named(trained: RunDirectory, tmp_path: Path, 
         *_, line = capsys.readouterr().err.splitlines()
         assert line.startswith(f"ccpml: error: {run.scores_file}: scores of another run; remove it and resume the run")
     run.scores_file.unlink()
+    assert resume(run.path, progress=False).scores() == trained.scores()
+
+
+def test_digests_of_images_of_another_run_are_named(trained: RunDirectory, tmp_path: Path) -> None:
+    """They, and not the images, which are the same."""
+    other = train(trained.settings().changed({"seed": 1}), tmp_path / "other", progress=False)
+    shutil.copytree(trained.path, tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    run.scores_file.unlink()
+    shutil.copy(other.images_file, run.images_file)
+    with pytest.raises(ValueError, match=rf"^{run.images_file}: damaged, or of another run .*; restore it from a copy"):
+        resume(run.path, progress=False)
+    older, _ = trained.images_file.read_text().splitlines()  # which does not name its run
+    run.images_file.write_text(f"{older}\n")
     assert resume(run.path, progress=False).scores() == trained.scores()
 
 

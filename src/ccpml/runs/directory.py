@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import os
-import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from ccpml.files import WriteError, check_readable, load_json, load_yaml, waitin
 from ccpml.models.tensor_file import read_tensors
 from ccpml.progress import print_note
 from ccpml.runs.ranges import REMOVED
-from ccpml.runs.record import RunRecord, digest_of
+from ccpml.runs.record import RunRecord, digest_of, read_fingerprint
 from ccpml.runs.settings import ResolvedSettings
 from ccpml.runs.values import read_values
 from ccpml.system_errors import raise_shortage
@@ -356,14 +355,9 @@ class RunDirectory:
         """Read the digest of the images that the run was started with.
 
         Raises:
-            ValueError: If the file is missing or damaged.
+            ValueError: If the file is missing, damaged, or of another run.
         """
-        way_out = "restore it from a copy, or start a new run"
-        check_readable(self.images_file, way_out)
-        digest = self.images_file.read_bytes().strip()
-        if not re.fullmatch(rb"[0-9a-f]{64}", digest):
-            raise ValueError(f"{self.images_file}: damaged (expected 64 hexadecimal digits); {way_out}")
-        return digest.decode()
+        return read_fingerprint(self.images_file, self.record())
 
     def rewrite(self, file: Path) -> str:
         """How to get a file of a finished run again that its checkpoints suffice for."""

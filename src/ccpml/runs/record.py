@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from ccpml.data.sources.source import read_label
 from ccpml.files import NewerVersionError, check_readable, check_version, load_json, write_text
 from ccpml.runs.values import INCIDENTAL, differences
 
-__all__ = ["RunRecord", "digest_of"]
+__all__ = ["RunRecord", "digest_of", "read_fingerprint", "write_fingerprint"]
 
 VERSION: Final = 1
 """Version of the files of a run; increase it when an older ccpml would misread one of them."""
@@ -140,3 +141,24 @@ class RunRecord:
                 f"{data}: expected the data that {run} was started with, got {changes}; restore them, or start a "
                 "new run"
             )
+
+
+def write_fingerprint(file: Path, fingerprint: str, record: RunRecord) -> None:
+    """Write the digest of the images that a run is started with, and below it one of both it and the record."""
+    write_text(file, f"{fingerprint}\n{digest_of([fingerprint, record.digest])}\n")
+
+
+def read_fingerprint(file: Path, record: RunRecord) -> str:
+    """Read the digest of the images that a run was started with.
+
+    Raises:
+        ValueError: If the file is missing, damaged, or of another run.
+    """
+    way_out = "restore it from a copy, or start a new run"
+    check_readable(file, way_out)
+    lines = file.read_text("ascii", "replace").split()
+    if not lines or not all(re.fullmatch("[0-9a-f]{64}", line) for line in lines):
+        raise ValueError(f"{file}: damaged (expected lines of 64 hexadecimal digits); {way_out}")
+    if lines[1:] not in ([], [digest_of([lines[0], record.digest])]):  # an older ccpml wrote one line
+        raise ValueError(f"{file}: damaged, or of another run (wrong digest); {way_out}")
+    return lines[0]

@@ -13,7 +13,7 @@ from ccpml.artifacts import expand_home
 from ccpml.data import ImageDataset, train_loader
 from ccpml.data.class_records import MixedDataError
 from ccpml.data_name import DataName
-from ccpml.files import WriteError, remove_leftovers_below, write_text
+from ccpml.files import WriteError, remove_leftovers_below
 from ccpml.models.torch_state import torch_defaults
 from ccpml.numbers import check_flags
 from ccpml.progress import announce, print_note
@@ -26,7 +26,7 @@ from ccpml.runs.loggers.names import check_installed
 from ccpml.runs.loggers.quiet import quiet
 from ccpml.runs.parts import Parts
 from ccpml.runs.processes import is_main_process, other_ranks, process_group_cleanup, report_ready
-from ccpml.runs.record import RunRecord, digest_of
+from ccpml.runs.record import RunRecord, digest_of, write_fingerprint
 from ccpml.runs.scoring import score_run, score_test
 from ccpml.runs.settings import ResolvedSettings, Settings
 from ccpml.runs.trainer import Training, rank_batches
@@ -154,8 +154,8 @@ def resume(
 
 def _write_record(run: RunDirectory, parts: Parts) -> None:
     """Write what the run is started with; the record last, without which the run is started again."""
-    write_text(run.images_file, f"{parts.images.fingerprint()}\n")
     record = RunRecord(parts.settings.flat(), parts.images.classes, digest_of(run.choices()))
+    write_fingerprint(run.images_file, parts.images.fingerprint(), record)
     record.write(run.record_file)
 
 
