@@ -6,6 +6,7 @@ import pytest
 
 from ccpml.artifacts import artifact_kind, mismatch
 from ccpml.cli import main
+from ccpml.data.sources.folder import load_folder
 from ccpml.runs import load_run
 
 
@@ -24,9 +25,10 @@ def places(tmp_path: Path) -> dict[str, Path]:
     for name, file in files.items():
         (tmp_path / name / file).parent.mkdir(parents=True)
         (tmp_path / name / file).touch()
-    for name in ("a.onnx", "a.pt2", "a.safetensors", "a.png"):
-        (tmp_path / name).touch()
-    return {path.name: path for path in tmp_path.iterdir()}
+    (tmp_path / "run" / "record.json").touch()
+    for name in ("a.onnx", "a.pt2", "a.safetensors", "a.png", "a.zip", "a.xlsx", "a.pth", "run/scores.json", "a.bin"):
+        (tmp_path / name).write_bytes(b"\xff\n")
+    return {path.name: path for path in (*tmp_path.iterdir(), *(tmp_path / "run").iterdir())}
 
 
 PYTHON = "an exported model, which EmbeddingModel.from_pretrained loads; embed, index, search and serve take the run, "
@@ -40,7 +42,9 @@ EXPECTED = {
     "a.onnx": "an exported model, which embed, index, search and serve take",
     "a.pt2": f"{PYTHON.replace('EmbeddingModel.from_pretrained', 'torch.export.load')}or an .onnx file of it",
     "a.safetensors": f"{PYTHON}or an .onnx file of it",
-    "a.png": "another file",
+    "a.png": "a picture",
+    "a.zip": "an archive, to be unpacked first",
+    "a.bin": "another file",
 }
 
 
@@ -88,3 +92,51 @@ def test_a_run_that_has_lost_its_settings_is_to_be_restored(tmp_path: Path) -> N
     text = mismatch(tmp_path, "a run directory", "experiment.yaml")
     reason = "experiment.yaml: expected a file, got a folder"
     assert text == f"{tmp_path}: not a run directory ({reason}); restore it from a copy"
+
+
+@pytest.mark.parametrize("name", ["run", "index", "benchmark", "study"])
+def test_what_ccpml_has_written_is_no_folder_of_images(
+    name: str, places: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And no class of one: the default folder of runs is in the current folder, which may be that of the images."""
+    outside, kind = places["photos"].parent, {"run": "a run directory", **EXPECTED}[name]
+    (places[name] / "pictures").mkdir()
+    for file in (places[name] / "pictures" / "a.png", places[name] / "table.png"):
+        file.touch()
+    for verb in (["train"], ["data", "check"], ["benchmark"]):
+        assert main([*verb, f"folder:{places[name]}"]) == 1
+        assert f"{places[name]}: expected a folder of images, got {kind}" in capsys.readouterr().err
+        assert main([*verb, str(places[name])]) == 2
+        assert f"; {places[name]} is {kind}" in capsys.readouterr().err
+    (outside / "a.png").unlink()
+    (places["photos"].parent / "cleaned" / "own.png").touch()
+    found = load_folder(outside)
+    assert [*found.table.class_names] == ["cleaned", "photos/mug"]
+    assert any(one.path == Path(name) and one.kind.startswith("folder{s} of a") for one in found.ignored)
+
+
+def test_a_file_in_place_of_another_is_named(places: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    run, folder = places["run"], places["run"].parent
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "best.safetensors").touch()
+    expected = {
+        f"csv:{places['a.png']}": f"{places['a.png']}: expected a CSV file, got a picture; choose another file",
+        f"csv:{places['a.xlsx']}": "expected a CSV file, got a spreadsheet, to be saved as CSV first",
+        f"csv:{places['a.bin']}": "not UTF-8; save the file as UTF-8",
+        f"csv:{run}": "expected a file, got a run directory",
+        f"folder:{places['a.zip']}": "expected a folder, got an archive, to be unpacked first",
+        f"folder:{places['scores.json']}": f"expected a folder, got a file of the run {run}",
+        str(places["a.png"]): f"csv:<file>; {places['a.png']} is a picture",
+        str(places["a.bin"]): f"; did you mean csv:{places['a.bin']}?",
+        str(places["photos"]): f"; did you mean folder:{places['photos']}?",
+        f"glyphs --config {run}": f"--config {run}: expected a file, got a run directory; its settings are {run}/exp",
+        f"glyphs --weights {run}": f"'{run}', a run directory; its weights are {run}/checkpoints/best.safetensors",
+        f"glyphs --config {folder}": f"--config {folder}: expected a file, got a folder of runs, such as run",
+    }
+    for words, message in expected.items():
+        assert main(["train", *words.split()]) in {1, 2}
+        assert message in capsys.readouterr().err, words
+    for path in (run / "scores.json", run / "checkpoints", run / "checkpoints" / "best.safetensors"):
+        assert main(["report", str(path)]) == 2
+        what = "folder" if path.is_dir() else "file"
+        assert f"expected a run directory, got a {what} of the run {run}" in capsys.readouterr().err

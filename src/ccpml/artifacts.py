@@ -3,10 +3,11 @@
 import errno
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-__all__ = ["artifact_kind", "expand_home", "mismatch", "not_found", "path_kind", "read_short_text"]
+__all__ = ["artifact_kind", "expand_home", "mismatch", "not_found", "output_kind", "path_kind", "read_short_text"]
 
 _KINDS: Final = {
     stat.S_IFREG: "a file",
@@ -52,7 +53,7 @@ def not_found(path: Path, expected: str = "file") -> str:
         >>> not_found(Path("/no/such")), not_found(Path("/dev/null"), "folder")
         ('file not found', 'expected a folder, got a device')
     """
-    found = path_kind(path)
+    found = artifact_kind(path).replace("another", "a")
     return f"expected a {expected}, got {found}" if found else f"{expected} not found"
 
 
@@ -96,7 +97,33 @@ _SUFFIXES: Final = {
     ".onnx": "an exported model, which embed, index, search and serve take",
     ".pt2": _EXPORTED.replace("EmbeddingModel.from_pretrained", "torch.export.load"),
     ".safetensors": _EXPORTED,
+    **dict.fromkeys((".npz", ".parquet"), "a file of arrays, such as embeddings"),
+    **dict.fromkeys((".pth", ".pt", ".ckpt"), "a file of weights"),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"), "an archive, to be unpacked first"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "a spreadsheet, to be saved as CSV first"),
+    **dict.fromkeys((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif"), "a picture"),
+    ".csv": "a CSV file",
+    ".html": "a page",
 }
+
+
+_OUTPUTS: Final = {
+    "a run": {"experiment.yaml", "record.json"},
+    "an index": {"index.sqlite"},
+    "a benchmark": {"benchmark.yaml"},
+    "a study": {"study.yaml"},
+}
+"""What a folder is, by the files that it then holds and a folder of images does not."""
+
+
+def output_kind(names: Collection[str]) -> str:
+    """Return what ccpml has written into a folder with files of these names; empty if nothing, as far as they tell.
+
+    Example:
+        >>> output_kind(["record.json", "experiment.yaml", "pictures"]), output_kind(["experiment.yaml", "a.png"])
+        ('a run', '')
+    """
+    return next((kind for kind, files in _OUTPUTS.items() if files <= {*names}), "")
 
 
 def artifact_kind(path: Path) -> str:
@@ -107,14 +134,19 @@ def artifact_kind(path: Path) -> str:
         ('a folder', '')
     """
     kind = path_kind(path)
-    if kind == "a file":
-        return _SUFFIXES.get(path.suffix.lower(), "another file")
-    if kind != "a folder":
+    if kind not in {"a file", "a folder"}:
         return kind
-    if found := next((what for file, what in _FOLDERS.items() if (path / file).is_file()), ""):
-        return found
-    run = next((child.name for child in sorted(path.iterdir()) if (child / "experiment.yaml").is_file()), "")
-    return f"a folder of runs, such as {run}" if run else kind
+    try:
+        if found := next((what for file, what in _FOLDERS.items() if (path / file).is_file()), ""):
+            return found
+        if run := next((parent for parent in path.parents[:2] if (parent / "experiment.yaml").is_file()), None):
+            return f"{kind} of the run {run}"
+        if kind == "a file":
+            return _SUFFIXES.get(path.suffix.lower(), "another file")
+        run = next((child for child in sorted(path.iterdir()) if (child / "experiment.yaml").is_file()), None)
+    except PermissionError:
+        return f"{kind} that cannot be read (permission denied)"
+    return f"a folder of runs, such as {run.name}" if run else kind
 
 
 def mismatch(path: Path, expected: str, mark: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ccpml.artifacts import expand_home
+from ccpml.artifacts import artifact_kind, expand_home
 
 __all__ = ["BENCHMARKS", "DATA_KINDS", "DataKind", "DataName", "known_names"]
 
@@ -104,10 +104,14 @@ class DataName:
         return f"{self.kind}:{self.path}" if self.path else self.kind
 
     def _suggestion(self) -> str:
-        """Return what may have been meant by the bare path of a folder or file, as the end of a sentence."""
+        """Return what may have been meant by a bare path, or what is there, as the end of a sentence."""
         path = expand_home(self.kind)
-        kind = "folder" if path.is_dir() else "csv" if path.is_file() else ""
-        return f"; did you mean {kind}:{self.kind}?" if kind and not self.path else ""
+        if self.path or not path.exists():
+            return ""
+        kind = artifact_kind(path)
+        is_folder = kind == "a folder" or kind.startswith("a folder of runs")
+        form = "folder" if is_folder else "csv" if kind in {"another file", "a CSV file"} else ""
+        return f"; did you mean {form}:{self.kind}?" if form else f"; {self.kind} is {kind}"
 
     @property
     def is_benchmark(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 import jsonargparse
 import yaml
 
-from ccpml.artifacts import expand_home, path_kind
+from ccpml.artifacts import artifact_kind, expand_home, not_found
 from ccpml.backbones import WEIGHT_SUFFIXES, known_backbones
 from ccpml.cli.common.commas import check_commas, is_free_text
 from ccpml.cli.common.options import UsageError, check_data_root
@@ -209,8 +209,13 @@ class SettingsParser(jsonargparse.ArgumentParser):
 
 def read_yaml(option: str, path: str) -> Any:
     """Read the YAML file that an option names; an empty one holds no settings."""
+    file = expand_home(path)
+    if file.is_dir():
+        inside = file / "experiment.yaml"
+        hint = f"; its settings are {inside}" if inside.is_file() else ""
+        raise UsageError(f"{option} {path}: {not_found(file)}{hint}")
     try:
-        return load_yaml(expand_home(path)) or {}
+        return load_yaml(file) or {}
     except OSError as error:
         raise UsageError(f"{option} {path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
@@ -228,8 +233,10 @@ def check_settings(settings: Settings, files: Mapping[str, str]) -> None:
         if weights not in {None, "none", "imagenet"}:
             file = expand_home(str(weights))
             if not file.is_file():
-                got = f"{weights!r}, {path_kind(file)}" if path_kind(file) else f"{weights!r}; file not found"
-                raise ValueError(f"weights: expected a file, imagenet or none, got {got}")
+                got = f"{weights!r}, {kind}" if (kind := artifact_kind(file)) else f"{weights!r}; file not found"
+                inside = file / "checkpoints" / "best.safetensors"
+                hint = f"; its weights are {inside}" if inside.is_file() else ""
+                raise ValueError(f"weights: expected a file, imagenet or none, got {got}{hint}")
             if file.suffix not in WEIGHT_SUFFIXES:
                 raise ValueError(f"weights: expected a .safetensors, .pth or .pt file, got {file}")
         settings.resolved()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ccpml.artifacts import expand_home, not_found
+from ccpml.artifacts import artifact_kind, expand_home, not_found
 from ccpml.files import printable
 from ccpml.progress import PATIENCE, progress_bar
 from ccpml.system_errors import advice
@@ -52,6 +52,8 @@ def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         way_out = "correct this line, and separate values by commas"
         raise ValueError(f"{file}, line {line}: not valid CSV ({error}); {way_out}") from error
     except UnicodeDecodeError as error:
+        if (kind := artifact_kind(file)) not in {"a CSV file", "another file"}:
+            raise ValueError(f"{file}: expected a CSV file, got {kind}; choose another file") from error
         raise ValueError(f"{file}, line {line} or later: not UTF-8; save the file as UTF-8") from error
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror or error}){advice(error)}") from error

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ccpml.artifacts import expand_home, not_found
+from ccpml.artifacts import artifact_kind, expand_home, not_found, output_kind
 from ccpml.data.images.formats import image_suffixes
 from ccpml.data.sources.source import Ignored, Source, count_ignored, read_label, spellings
 from ccpml.data.table import ImageTable
@@ -27,15 +27,17 @@ def load_folder(path: Path | str, labeled: bool = True) -> Source:
     """Load a folder: each subfolder that holds images is a class, named by its path relative to the root.
 
     Classes are ordered by path and images by name. Names that Unicode writes in several ways are one class, and listed
-    in the result. Hidden files and folders are skipped. Files without an image suffix, broken links and folders without
-    images are ignored, and listed too. Symbolic links to folders are followed, and each real folder is read once.
+    in the result. Hidden files and folders are skipped. Files without an image suffix, broken links, folders without
+    images, and runs, indexes, benchmarks and studies with all that is in them are ignored, and listed too. Symbolic
+    links to folders are followed, and each real folder is read once.
 
     Args:
         path: Root folder.
         labeled: Whether images in the root itself are an error; if not, the name of their class is empty.
 
     Raises:
-        ValueError: If the folder does not exist, cannot be read, holds no images, or has images in the root itself.
+        ValueError: If the folder does not exist, cannot be read, holds no images, has images in the root itself, or is
+            a run, index, benchmark or study.
     """
     check_flags(labeled=labeled)
     root = expand_home(path)
@@ -73,10 +75,16 @@ def _read(root: Path) -> _Contents:
                 found.ignored.append(Ignored(folder.relative_to(root), "link{s} to a folder that is read already"))
             continue
         seen.add(real)
-        visited.append(folder)
         images = []
         try:
-            for entry in sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".")):
+            entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+            if kind := output_kind([entry.name for entry in entries]):
+                if folder == root:
+                    raise ValueError(f"{root}: expected a folder of images, got {artifact_kind(root)}")
+                found.ignored.append(Ignored(folder.relative_to(root), f"folder{{s}} of {kind}"))
+                continue
+            visited.append(folder)
+            for entry in entries:
                 if entry.is_dir():
                     (links if entry.is_symlink() else folders).append(entry)
                 elif entry.suffix.lower() in suffixes and entry.is_file():
