@@ -3,14 +3,16 @@
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ccpml
 from ccpml.cli import main
 from ccpml.cli.common.hints import HINTS, describe
-from ccpml.data.images.read import BadImage
+from ccpml.data.images.read import BadImage, BadImageError
 from ccpml.data.upkeep.check import SkippableImagesError
+from tests.toy import QUICK, toy_folder
 
 SOURCE = Path(ccpml.__file__).parent
 MODULES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(SOURCE.rglob("*.py"))}
@@ -128,3 +130,21 @@ def test_words_that_are_longer_than_a_name_are_not_printed_whole(
 def test_long_paths_are_printed_whole() -> None:
     path = "/".join(["a" * 255] * 15)
     assert describe(FileNotFoundError(2, "No such file", path)).startswith(f"{path}: ")
+
+
+def test_an_image_that_is_lost_after_it_was_checked_is_to_be_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = toy_folder(tmp_path / "toy")
+    lost = next(folder.rglob("2.png"))
+
+    def unlinked(*arguments: Any) -> list[None]:
+        lost.unlink()
+        return [None] * len(arguments[0])
+
+    monkeypatch.setattr("ccpml.data.upkeep.check.unreadable", unlinked)
+    flags = [f"--{name}={value}" for name, value in QUICK.items()]
+    assert main(["train", f"folder:{folder}", *flags, "--run", str(tmp_path / "run")]) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert f"{lost}: cannot be opened (No such file or directory); restore or repair it" in line
+    assert describe(BadImageError("too large; reduce it", "a.png")) == "a.png: too large; reduce it"

@@ -6,6 +6,7 @@ from ccpml.files import printable
 from ccpml.system_errors import SHARED_MEMORY, is_out_of_memory, message_of, shortage_in_words
 
 HINTS = {
+    "BadImageError": "restore or repair it",
     "BenchmarkExistsError": "choose another --out, or pass the settings that it started with",
     "BenchmarkNotFoundError": "pass --data-root, or download it with `ccpml data fetch`",
     "CacheError": "`ccpml data cache` builds it again",
@@ -45,6 +46,8 @@ def describe(error: BaseException) -> str:
 
 def hint_for(error: BaseException) -> str:
     """Return the hint for an error as the end of its sentence; empty if there is none."""
+    if "; " in getattr(error, "reason", ""):  # of an image: it says what to do
+        return ""
     hints = (HINTS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in HINTS)
     return next((f"; {hint}" for hint in hints), "")
 
