@@ -7,6 +7,7 @@ verified, and the same change is made again, until nothing is left that has not 
 import errno
 import os
 import re
+import shutil
 import sqlite3
 
 import pytest
@@ -14,6 +15,8 @@ import pytest
 from ccpml.cli.common.hints import describe
 from ccpml.files import WriteError
 from ccpml.serving import Index
+from ccpml.serving.errors import DamagedIndexError
+from ccpml.serving.storage.store import Store
 from tests.faults import FailingCalls
 from tests.serving.changes import EMBEDDER, change, changed, check_search, state_of
 
@@ -160,3 +163,42 @@ def test_a_full_database_is_a_sentence_and_the_change_can_be_made_once_there_is_
         assert index.verify().problems == []
         change(index, "add", range(30), 2)  # the writer has begun again, without the limit
         assert index.verify() == (30, [], [], set())
+
+
+@pytest.mark.parametrize("is_writing", [False, True], ids=["before a change", "within a change"])
+@pytest.mark.parametrize("kind", ["add", "sync", "remove", "compact"])
+def test_an_index_in_place_of_the_one_that_was_opened_is_not_touched(tmp_path, monkeypatch, kind, is_writing):
+    """As where an index is built again while a service has it open: rows are written by the path of their file."""
+    path, moved = tmp_path / "index", tmp_path / "moved"
+    with Index.create(path, EMBEDDER) as index:
+        change(index, "add", range(9), 1)
+
+    def replace():
+        path.rename(moved)
+        with Index.create(path, EMBEDDER) as other:
+            change(other, "add", range(20, 29), 5)
+        return {file: file.read_bytes() for file in path.iterdir()}
+
+    with Index.open(path, EMBEDDER) as index:
+        change(index, "add", [10], 1)
+        change(index, "remove", [10], 1)
+        if is_writing:  # between the lock and the first transaction
+            before, add_fields = {}, Store.add_fields
+
+            def replaced(store):
+                monkeypatch.setattr(Store, "add_fields", add_fields)
+                add_fields(store)
+                before.update(replace())
+
+            monkeypatch.setattr(Store, "add_fields", replaced)
+        else:
+            before = replace()
+        with pytest.raises(DamagedIndexError, match="took its place since it was opened; open it again|cut off"):
+            change(index, kind, range(3), 2)
+        assert {file: file.read_bytes() for file in path.iterdir()} == before
+        shutil.rmtree(path)
+        with pytest.raises(DamagedIndexError, match=r"index\.sqlite: cannot be read \(No such file"):
+            change(index, kind, range(3), 2)
+        assert not path.exists()
+    with Index.open(moved, EMBEDDER) as index:
+        assert state_of(index) == dict.fromkeys(range(9), 1)

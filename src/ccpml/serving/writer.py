@@ -41,7 +41,9 @@ class Writer(IndexWriter):
         Raises:
             IndexBusyError: If another thread or process holds it.
             WriteError: If the folder cannot be written.
+            DamagedIndexError: If the index that was opened is no longer there.
         """
+        self.store.check()
         busy = f"{self.folder}: another process is writing to this index; wait for it or stop it"
         if not self._thread.acquire(timeout=_PATIENCE):
             raise IndexBusyError(busy.replace("another process", "another thread"))

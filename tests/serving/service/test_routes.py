@@ -227,6 +227,28 @@ def test_an_index_whose_files_are_gone_is_not_ready(connect, index, tmp_path, lo
     assert client.get("/health").status_code == 503
 
 
+@pytest.mark.parametrize("place", ["nothing", "another index"])
+def test_an_index_that_was_moved_is_named_and_what_is_in_its_place_is_not_touched(
+    connect, index, tmp_path, caplog, place
+):
+    client = connect(writable=True, feedback=True)
+    assert search(client, PICTURE).status_code == 200
+    index.path.rename(tmp_path / "old.index")
+    if place == "another index":
+        shutil.copytree(tmp_path / "old.index", index.path)
+    before = {path: path.read_bytes() for path in index.path.rglob("*") if path.is_file()}
+    verdict = {"query_id": 1, "id": 2, "verdict": "right"}
+    for response in (
+        client.post("/api/items", files={"picture": PICTURE}),
+        client.delete("/api/items/3"),
+        client.post("/api/feedback", json=verdict),
+    ):
+        assert (response.status_code, response.json()) == (503, {"detail": "the index cannot be read"})
+    assert {path: path.read_bytes() for path in index.path.rglob("*") if path.is_file()} == before
+    assert index.path.exists() == bool(before)
+    assert all(record.exc_info is None for record in caplog.records)
+
+
 def test_searches_and_changes_at_the_same_time_do_not_disturb_each_other(connect, toy_pictures):
     client, failures = connect(writable=True), []
 

@@ -16,7 +16,7 @@ from starlette.routing import Match
 
 from ccpml.files import WriteError
 from ccpml.serving.embedder import Embedder
-from ccpml.serving.errors import QdrantError
+from ccpml.serving.errors import NotAnIndexError, QdrantError
 from ccpml.serving.interface import PictureIndex
 from ccpml.serving.service.drift import reference_distances
 from ccpml.serving.service.explain import explain_router
@@ -113,6 +113,11 @@ def _add_handlers(app: FastAPI) -> None:
     async def no_store(request: Request, error: QdrantError) -> JSONResponse:
         _LOG.error("%s", error)
         return JSONResponse({"detail": "the store of the index does not answer; try again later"}, 503)
+
+    @app.exception_handler(NotAnIndexError)
+    async def not_read(request: Request, error: NotAnIndexError) -> JSONResponse:
+        _LOG.error("%s", error)
+        return JSONResponse({"detail": "the index cannot be read"}, 503)
 
     @app.exception_handler(MemoryError)
     @app.exception_handler(OSError)

@@ -221,8 +221,13 @@ class Service:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Change the index, one request at a time; another process that does so is named."""
+        """Change the index, one request at a time; another process that does so is named.
+
+        Raises:
+            ValueError: If the index that was opened is no longer there, or another one is in its place.
+        """
         with self._writing:
+            self.index.check()
             try:
                 yield
             except IndexBusyError as error:
@@ -234,6 +239,7 @@ class Service:
         Raises:
             RefusedError: If item, picture or hit are not found.
         """
+        self.index.check()
         asked = self.item(query) if isinstance(query, int) else self.recent.find(query)
         count = self.feedback.record(asked, self.item(key), verdict)
         self.metrics.verdicts.add(1, verdict)

@@ -75,7 +75,9 @@ class Store:
 
         Raises:
             WriteError: If it cannot be written.
+            DamagedIndexError: If another index took the place of this one; it is not touched.
         """
+        self.check()
         with self._named_errors():
             db = self._opened_writer()
             db.execute("BEGIN IMMEDIATE")
