@@ -156,6 +156,7 @@ class Store:
         with self._named_errors():
             if not self.file.is_file():
                 raise DamagedIndexError(f"{self.file}: not found; {RESTORE}")
+            self.check()  # a further connection reads what the others read
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
