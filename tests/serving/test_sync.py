@@ -109,6 +109,18 @@ def test_files_that_are_no_images_any_more_are_removed_and_those_that_cannot_be_
     assert set(by_name(index)) == {"0.png", "2.png", "4.png", "5.png"}
 
 
+def test_pictures_whose_folder_is_gone_in_the_middle_stay(index, photos, embedder, monkeypatch):
+    """As on a disk that is unplugged: the next synchronization finds what is left."""
+    for file in photos.rglob("*.png"):
+        os.utime(file, (0, 0))
+    found = find_pictures(str(photos))
+    photos.rename(photos.with_name("elsewhere"))
+    result = index.sync(found)
+    assert (len(result.skipped), result.removed, len(index), embedder.count) == (6, 0, 6, 0)
+    photos.with_name("elsewhere").rename(photos)
+    assert counts(index.sync(str(photos))) == (0, 0, 0, 0, 6)
+
+
 def test_a_swap_of_two_files_and_a_copy_of_one_that_is_gone(index, photos, embedder):
     first, second = photos / "class0" / "0.png", photos / "class0" / "2.png"
     first.rename(photos / "swap.png")

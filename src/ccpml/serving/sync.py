@@ -78,11 +78,13 @@ class _Sync:
             self.listed[path] = picture, Facts(path, size, mtime_ns, picture.label, metadata, self.source)
 
     def _skip(self, picture: Picture, error: BadImageError) -> None:
-        """List an image that cannot be read; its item stays if the file exists but cannot be opened now."""
+        """List an image that cannot be read; its item stays if the file, or its whole folder, is unavailable now."""
         self.result.skipped.append(error)
-        cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno not in {None, errno.ENOENT}:  # Pillow's have no number
-            self.unavailable.add(str(picture.path.absolute()))
+        cause, path = error.__cause__, picture.path.absolute()
+        if not isinstance(cause, OSError) or cause.errno is None:  # Pillow's have no number
+            return
+        if cause.errno != errno.ENOENT or not path.parent.exists():  # as on a disk that was unplugged meanwhile
+            self.unavailable.add(str(path))
 
     def _read_known(self) -> dict[str, Known]:
         """Return the items that are of this source or whose path is listed, by path; note those that are damaged."""
