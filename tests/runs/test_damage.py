@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ccpml.calibration.certificate import Certificate
 from ccpml.cli import main
 from ccpml.files import read_arrays, write_arrays
 from ccpml.report.embedded import Instance, read_embedded
@@ -207,6 +208,16 @@ def test_a_report_names_what_it_lacks(trained: RunDirectory, tmp_path: Path, cap
     assert main(["report", str(run.path)]) == 1
     printed = capsys.readouterr().err
     assert "metrics.csv: damaged (ends at step 2 of 4)" in printed
+
+
+def test_a_file_that_several_sections_lack_is_named_once(trained: RunDirectory, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(trained.path, tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    Certificate("0" * 64, 0.95, {0.8: 0.5}).write(run.path)
+    run.weights_file.unlink()
+    assert main(["report", str(run.path)]) == 1
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == len({*notes}) == 1, notes
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "3", "null", '{"test": 1, "validation": 2, "steps": 3}', "[" * 10**5])

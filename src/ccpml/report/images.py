@@ -48,7 +48,7 @@ class Images:
         if not self.missing:
             return ""
         count, (name, reason) = len(self.missing), next(iter(self.missing.items()))
-        what = "an image is missing here" if count == 1 else f"{count:,} images are missing here, such as"
+        what = "an image is missing here:" if count == 1 else f"{count:,} images are missing here, such as"
         return f"{what} {name}: {reason}; restore {'it' if count == 1 else 'them'}"
 
     def _find(self, name: str) -> ImageLike:

@@ -204,6 +204,7 @@ def _guarantee(report: Report) -> Iterator[str]:
 def _missing(report: Report) -> Iterator[str]:
     if problem := report.images.problem():
         report.problems.append(problem)
+    report.problems = list(dict.fromkeys(report.problems))  # several sections may lack the same file
     if report.problems:
         yield page.section("Missing from this report", page.listing(report.problems))
 
