@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import ndtr
 
 from ccpml.calibration.answers import THRESHOLDS, Answers
@@ -213,9 +215,16 @@ def test_too_few_classes_are_one_sentence() -> None:
         calibrate(population(3, seed=0), PILOT, (0.95,))
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 95.0, float("nan")])
-def test_probabilities_are_checked(value: float) -> None:
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 95.0, float("nan"), "0.9", None, True])
+def test_probabilities_are_checked(value: Any) -> None:
     with pytest.raises(ValueError, match="precision: expected a probability above 0 and below 1"):
         calibrate(TRUTH, PILOT, (value,))
     with pytest.raises(ValueError, match="confidence: expected a probability above 0 and below 1"):
         calibrate(TRUTH, PILOT, (0.9,), value)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, torch.tensor])
+def test_probabilities_are_numbers_of_any_library(kind: Any) -> None:
+    """A certificate with one of float32 could not be written, after everything had been computed."""
+    found = calibrate(TRUTH, PILOT, (kind(0.5),), kind(0.75), share=kind(0.5))
+    assert json.loads(json.dumps(found)) == json.loads(json.dumps(calibrate(TRUTH, PILOT, (0.5,), 0.75)))

@@ -9,6 +9,7 @@ from PIL import Image
 from qdrant_client import QdrantClient
 
 from ccpml.serving import FilterError, Index, Picture, QdrantIndex, find_queries
+from ccpml.serving.ensemble import EnsembleEmbedder
 from tests.serving.changes import EMBEDDER, picture
 
 pytestmark = pytest.mark.filterwarnings("ignore:(Local mode|Payload indexes):UserWarning")
@@ -52,6 +53,11 @@ def test_numbers_of_numpy_in_metadata_are_numbers(index):
     [key] = index.add([Picture("a", metadata=given, image=np.zeros((9, 9, 3), np.uint8))]).ids
     assert index.item(key).metadata == {"count": 3, "price": 1.5, "sold": True, "color": "red", "no": None}
     assert index.search(VECTOR, 1, "count = 3 and price < 2")[0][0].item.id == key
+
+
+def test_an_ensemble_of_paths_is_refused():
+    with pytest.raises(ValueError, match="embedder: expected a model, such as load_run returns, got 'runs/a'"):
+        EnsembleEmbedder(["runs/a", "runs/b"])
 
 
 def test_what_are_no_numbers_is_refused_by_name(index):

@@ -103,3 +103,5 @@ def test_large_pictures_are_shrunk_and_other_arrays_refused():
     assert shrink(np.zeros((300, 2048, 3), np.uint8)).shape == (75, 512, 3)
     with pytest.raises(ValueError, match=r"expected uint8 \(H, W, 3\), got float64"):
         explain_pair(ColorEmbedder(), np.zeros((8, 8, 3)), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"picture: expected an array, uint8 \(H, W, 3\), got str"):
+        explain_pair(ColorEmbedder(), "a.jpg", np.zeros((8, 8, 3), np.uint8))

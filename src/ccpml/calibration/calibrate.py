@@ -18,6 +18,7 @@ from ccpml.calibration.promises import (
     threshold,
     threshold_tests,
 )
+from ccpml.numbers import is_finite
 
 __all__ = ["LADDER", "MIN_CLASSES", "calibrate", "check_probability"]
 
@@ -28,14 +29,14 @@ MIN_CLASSES: Final = 4
 
 
 def check_probability(name: str, value: float) -> float:
-    """Return a probability.
+    """Return a probability, a number of any library, as Python's own.
 
     Raises:
         ValueError: If it is not in (0, 1).
     """
-    if not 0 < value < 1:
-        raise ValueError(f"{name}: expected a probability above 0 and below 1, such as 0.95, got {value:g}")
-    return value
+    if not (is_finite(value) and 0 < value < 1):
+        raise ValueError(f"{name}: expected a probability above 0 and below 1, such as 0.95, got {value!r}")
+    return float(value)
 
 
 def calibrate(
@@ -63,8 +64,7 @@ def calibrate(
     Raises:
         ValueError: If there are too few classes, or a probability is not in (0, 1).
     """
-    check_probability("confidence", confidence)
-    check_probability("calibration_share", share)
+    confidence, share = check_probability("confidence", confidence), check_probability("calibration_share", share)
     wanted = sorted({check_probability("precision", precision) for precision in precisions})
     if len(answers.names) < MIN_CLASSES:
         raise ValueError(

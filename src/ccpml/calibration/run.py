@@ -1,7 +1,7 @@
 """Calibrate a trained run: embed classes that it has not seen, make promises, and write its certificate."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,11 +68,12 @@ def calibrate_run(
             not finite.
     """
     check_flags(allow_partial=allow_partial, skip_bad_images=skip_bad_images)
-    for precision in precisions:
-        check_probability("precision", precision)
-    check_probability("confidence", confidence)
+    if not isinstance(precisions, Iterable):
+        raise ValueError(f"precisions: expected several, such as [0.9], got {precisions!r}")
+    precisions = [check_probability("precision", precision) for precision in precisions]
+    confidence = check_probability("confidence", confidence)
     check_probability("calibration_share", calibration_share)
-    as_int("answers", answers, 1)
+    answers = as_int("answers", answers, 1)
     run = load_run(path)
     _ = run.scores  # that it is finished
     check_writable(run.path / CERTIFICATE_FILE)

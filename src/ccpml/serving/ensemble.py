@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ccpml.files import check_readable, load_json, write_json
 from ccpml.reranking import join
-from ccpml.serving.embedder import Embedder
+from ccpml.serving.embedder import Embedder, check_embedder
 
 __all__ = ["EnsembleEmbedder", "MemberNotFoundError", "find_members", "read_members", "write_members"]
 
@@ -28,7 +28,7 @@ class EnsembleEmbedder:
         runs: The models, in order; another order is another model.
 
     Raises:
-        ValueError: If a model is given twice, or there are fewer than two.
+        ValueError: If a model is given twice, there are fewer than two, or one is no model.
 
     Example:
         ```python
@@ -38,6 +38,8 @@ class EnsembleEmbedder:
     """
 
     def __init__(self, runs: Sequence[Embedder]) -> None:
+        for run in runs:
+            check_embedder(run)
         prints = [run.fingerprint for run in runs]
         if len(set(prints)) < max(2, len(runs)):
             names = ", ".join(str(run.path) for run in runs)

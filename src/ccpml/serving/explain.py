@@ -155,6 +155,8 @@ def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Raises:
         ValueError: If the array has another shape or type.
     """
+    if not isinstance(pixels, np.ndarray):
+        raise ValueError(f"picture: expected an array, uint8 (H, W, 3), got {type(pixels).__name__}")
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise ValueError(f"picture: expected uint8 (H, W, 3), got {pixels.dtype} {pixels.shape}")
     if max(pixels.shape[:2]) <= MAX_SIDE:

@@ -109,6 +109,11 @@ def test_another_generation_is_searched_exactly(tmp_path):
     )
 
 
+def test_another_kind_is_no_damage_of_the_index(tmp_path):
+    with pytest.raises(ValueError, match="kind: expected hnsw, float16, int8, got 'HNSW'"):
+        open_approximate(tmp_path, make_view(400), "HNSW")
+
+
 def test_low_recall_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(approximate, "_measure", lambda *_: [(64, 1000, 0.8, 0.8), (128, 1000, 0.93, 0.92)])
     with pytest.raises(LowRecallError, match=r"recall@10 of at least 0.95, measured recall@10 0.9200 \(95 % interval"):

@@ -19,7 +19,7 @@ from ccpml.reranking.neighbors import squared_distances
 from ccpml.serving.errors import RESTORE, DamagedIndexError
 from ccpml.serving.search.cache_file import read_cache, write_cache
 from ccpml.serving.search.exact import NotFiniteError, nearest_rows
-from ccpml.serving.search.structures import Structure, build, load
+from ccpml.serving.search.structures import KINDS, Structure, build, load
 from ccpml.serving.storage.view import View, rows_file
 
 __all__ = ["Approximate", "LowRecallError", "Recall", "default_dtype", "open_approximate", "write_default_dtype"]
@@ -136,9 +136,12 @@ def open_approximate(
         progress: Called with the number of rows done since the last call, while the structure is built.
 
     Raises:
+        ValueError: If there is no such kind.
         LowRecallError: If the recall is lower.
         DamagedIndexError: If rows are not finite.
     """
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected {', '.join(KINDS)}, got {kind!r}")
     progress = progress or (lambda _: None)
     file = folder / "cache" / f"{kind}.bin"
     notes, found = list[str](), read_cache(file, view, kind)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ccpml.reranking import Codes
 from ccpml.reranking.quantization import search_with
 
-__all__ = ["Graph", "Structure", "build", "load"]
+__all__ = ["KINDS", "Graph", "Structure", "build", "load"]
 
 _BLOCK: Final = 2048  # rows added at a time
 _EDGES: Final = 32  # of a row in the graph
@@ -151,6 +151,10 @@ class _Rows:
 def _serialized(index: Any) -> memoryview:
     array: Any = faiss.serialize_index(index)
     return memoryview(array)
+
+
+KINDS: Final = (Graph.kind, "float16", "int8")
+"""Kinds of structures."""
 
 
 def build(kind: str, rows: NDArray[np.float32], progress: Progress) -> Structure:
