@@ -22,7 +22,7 @@ from ccpml.files import read_arrays
 from ccpml.numbers import as_int, check_flags
 from ccpml.progress import progress_bar
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.inference import Run, SeenClassesError, embed_normalized, load_run, unseen_images
+from ccpml.runs.inference import Run, SeenClassesError, embed_normalized, open_run, unseen_images
 from ccpml.system_errors import check_writable
 
 __all__ = ["calibrate_run"]
@@ -74,7 +74,7 @@ def calibrate_run(
     confidence = check_probability("confidence", confidence)
     check_probability("calibration_share", calibration_share)
     answers = as_int("answers", answers, 1)
-    run = load_run(path)
+    run = open_run(path)
     _ = run.scores  # that it is finished
     check_writable(run.path / CERTIFICATE_FILE)
     pilot = _read_split(run, "validation")

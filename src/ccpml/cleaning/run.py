@@ -15,14 +15,15 @@ from ccpml.cleaning.found import CleanedData
 from ccpml.cleaning.pictures import Collection, Facts, PictureComparison, read_facts
 from ccpml.cleaning.problems import Problems, find_problems
 from ccpml.cleaning.results import require_free, write_results
-from ccpml.data import BadImage, ImageTable, load_source
+from ccpml.data import BadImage, ImageTable
+from ccpml.data.loading import read_source
 from ccpml.data.sources.source import Source, count_ignored
 from ccpml.data_name import DataName
 from ccpml.numbers import check_flags
 from ccpml.progress import announce, progress_bar
 from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import cached_side
-from ccpml.runs.inference import Run, embed_normalized, load_run
+from ccpml.runs.inference import Run, embed_normalized, open_weights
 
 __all__ = ["clean_run", "default_output"]
 
@@ -74,11 +75,11 @@ def clean_run(
     check_flags(relabel=relabel, allow_partial=allow_partial)
     output = expand_home(output)
     require_free(output)
-    run, record = load_run(path), RunDirectory(path).record()
+    run, record = open_weights(path), RunDirectory(path).record()
     _ = run.model  # that there are weights, before the images are read
     names = [name for name in (data, pool) if name is not None]
     root, side = data_root or run.settings.data_root or None, cached_side(run.settings)
-    sources = [load_source(name, root, allow_partial, side, labeled=False) for name in names]
+    sources = [read_source(name, root, allow_partial, side, labeled=False) for name in names]
     tables, facts, bad = _read(sources, names)
     pictures, count = Collection(tables), len(tables[0])
     class_names, labels = _labels(tables[0], len(pictures))

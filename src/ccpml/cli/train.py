@@ -42,11 +42,14 @@ def run(arguments: list[str]) -> int:
     resume, settings_file = ["train", "--resume", str(path)], path / "experiment.yaml"
     advise_at_exit(lambda: resume_advice(resume) if settings_file.is_file() else "")
     try:
-        trained = train.train(settings, path) if options.resume is None else train.resume(path)
+        if options.resume is None:
+            train.train(settings, path)
+        else:
+            train.resume(path)
         if not is_main_process():
             return 0
         announce("writing the report")
-        problems = list[str]()
+        trained, problems = RunDirectory(path), list[str]()
         report = write_report(trained, problems)
     except (Stopped, KeyboardInterrupt) as stopped:
         if not settings_file.is_file():  # nothing to resume

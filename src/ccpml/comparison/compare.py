@@ -16,7 +16,7 @@ from ccpml.comparison.unseen import UnseenImages, find_unseen
 from ccpml.comparison.versus import Versus, compare_queries
 from ccpml.report.embedded import Embedded
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.inference import Run, load_run
+from ccpml.runs.inference import Run, open_run, open_weights
 
 __all__ = ["ComparedRun", "Comparison", "compare_runs"]
 
@@ -127,7 +127,7 @@ def compare_runs(paths: Sequence[str | os.PathLike[str]], data: str | None = Non
     for path in places:
         if sum(other.resolve() == path.resolve() for other in places) > 1:
             raise ValueError(f"{path}: expected each run once, got it twice")
-    runs = [load_run(path) for path in places]
+    runs = [(open_run if data is None else open_weights)(path) for path in places]  # own data need finished runs
     unseen = find_unseen(runs, data, **options)
     scored = [score_queries(each) for each in unseen.embedded]
     tables, rows = [table for table, _ in scored], scored[0][1]

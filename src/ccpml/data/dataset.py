@@ -62,7 +62,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             raise ValueError(f"table: expected an ImageTable, got {type(table).__name__}")
         if not isinstance(transform, Transform):
             raise ValueError(f"transform: expected a TrainTransform or EvalTransform, got {type(transform).__name__}")
-        self.table = table
+        self.table = table.absolute()
         self.transform = transform
         self.channels = as_int("channels", channels)
         self.seed = as_int("seed", seed)

@@ -1,6 +1,7 @@
 """Loading of any set of images by its name."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -9,7 +10,7 @@ from ccpml.data.sources.source import Source
 from ccpml.data_name import DATA_KINDS, DataName
 from ccpml.numbers import check_flags
 
-__all__ = ["build_cache", "load_source"]
+__all__ = ["build_cache", "load_source", "read_source"]
 
 
 def load_source(
@@ -19,7 +20,7 @@ def load_source(
     side: int | None = None,
     labeled: bool = True,
 ) -> Source:
-    """Load a set of images.
+    """Load a set of images; paths in the result are absolute, as files are read when images are needed.
 
     Args:
         name: ``groceries``, ``glyphs``, one of the benchmarks ``cub``, ``cars196``, ``sop`` and ``inshop``,
@@ -37,6 +38,19 @@ def load_source(
         >>> load_source("groceries").table.num_classes
         81
     """
+    source = read_source(name, data_root, allow_partial, side, labeled)
+    folder = None if source.folder is None else source.folder.absolute()
+    return replace(source, table=source.table.absolute(), folder=folder)
+
+
+def read_source(
+    name: str,
+    data_root: Path | str | None = None,
+    allow_partial: bool = False,
+    side: int | None = None,
+    labeled: bool = True,
+) -> Source:
+    """Load a set of images as `load_source` does, for use in the present folder: images are named as the set is."""
     check_flags(allow_partial=allow_partial, labeled=labeled)
     data = DataName.parse(name)
     source = _load(data, data_root, allow_partial, labeled)

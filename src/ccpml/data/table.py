@@ -1,7 +1,7 @@
 """Table of the images of a set and their classes, with selection of classes and rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, TypeAlias
 
@@ -102,6 +102,12 @@ class ImageTable:
         """Whether all images come from a packed file."""
         return not isinstance(self.images, np.ndarray) and all(isinstance(x, PackedImage) for x in self.images)
 
+    def absolute(self) -> Self:
+        """Return the table with absolute paths, whose images can be read in any working directory."""
+        if isinstance(self.images, np.ndarray) or all(map(_is_absolute, self.images)):
+            return self
+        return replace(self, images=tuple(map(_absolute, self.images)))
+
     def class_sizes(self) -> NDArray[np.int64]:
         """Return the number of images of each class: int64, (C,)."""
         return np.bincount(self.labels, minlength=self.num_classes).astype(np.int64)
@@ -166,6 +172,18 @@ class ImageTable:
             numbers=None if self.numbers is None else self.numbers[rows],
             rotate=self.rotate,
         )
+
+
+def _is_absolute(image: StoredImage) -> bool:
+    if isinstance(image, ArchivedImage):
+        return True  # of an archive that is installed with ccpml
+    return image.pack.is_absolute() if isinstance(image, PackedImage) else image.is_absolute()
+
+
+def _absolute(image: StoredImage) -> StoredImage:
+    if isinstance(image, PackedImage):
+        return image._replace(path=image.path.absolute(), pack=image.pack.absolute())
+    return image.absolute() if isinstance(image, Path) else image
 
 
 def _check_pixels(images: NDArray[np.uint8]) -> None:

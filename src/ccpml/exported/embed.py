@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ccpml.data.embedding_file import write_embeddings
-from ccpml.data.loading import load_source
+from ccpml.data.loading import read_source
 from ccpml.data.upkeep.check import readable_images
 from ccpml.exported.model import ExportedModel
 from ccpml.numbers import check_flags
@@ -41,7 +41,7 @@ def embed_data(
     check_flags(allow_partial=allow_partial, skip_bad_images=skip_bad_images)
     model = ExportedModel(path)
     description = model.description
-    source = load_source(data, data_root, allow_partial, description.transform.side, labeled=False)
+    source = read_source(data, data_root, allow_partial, description.transform.side, labeled=False)
     table, _ = readable_images(source, data, skip_bad_images)
     with progress_bar(len(table), "image", "embedding") as bar:
         embeddings = model.embed_table(table, bar.update)

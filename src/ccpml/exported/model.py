@@ -40,7 +40,7 @@ class ExportedModel:
         threads: Number of threads that compute; by default OMP_NUM_THREADS, or one for each processor of this process.
 
     Attributes:
-        path: The file.
+        path: The file, absolute.
         description: What the file says about the model: sizes, preprocessing, classes, certificate.
 
     Raises:
@@ -58,7 +58,7 @@ class ExportedModel:
     """
 
     def __init__(self, path: Path | str, threads: int | None = None) -> None:
-        self.path, self._threads = expand_home(path), threads
+        self.path, self._threads = expand_home(path).absolute(), threads
         self.description = read_description(self.path)
         number = _usable_processors() if threads is None else as_int("threads", threads, 1)
         self._session = _open_session(self.path, number)

@@ -10,7 +10,7 @@ from ccpml.data_name import DataName
 from ccpml.exported.description import Description
 from ccpml.runs.build import transforms
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.inference import Run
+from ccpml.runs.inference import Run, unfinished_note
 
 __all__ = ["UNKNOWN_LICENSE", "describe_run"]
 
@@ -26,10 +26,8 @@ def describe_run(run: Run, license_id: str = UNKNOWN_LICENSE) -> tuple[Descripti
         ValueError: If a file of the run is damaged.
     """
     settings, model, directory = run.settings, run.model, RunDirectory(run.path)
-    transform, notes = transforms(settings)[1], list[str]()
-    if not directory.finished:
-        missing = directory.scores_file.name
-        notes.append(f"{run.path}: the run is unfinished ({missing} not found); exported with its best weights so far")
+    transform = transforms(settings)[1]
+    notes = [note] if (note := unfinished_note(run)) else []
     record = directory.record() if directory.record_file.exists() else None
     certificate = None
     if (run.path / CERTIFICATE_FILE).exists():

@@ -17,7 +17,7 @@ from ccpml.exporting.targets import Format, TargetExistsError, card_of, check_ta
 from ccpml.files import errors_name, remove_leftovers, temporary_path, write_text
 from ccpml.models.torch_state import torch_defaults
 from ccpml.progress import announce
-from ccpml.runs.inference import load_run
+from ccpml.runs.inference import open_run
 
 __all__ = ["Export", "export_run"]
 
@@ -86,7 +86,7 @@ def export_run(
     path = expand_home(run)
     place = default_target(path, file_format) if target is None else expand_home(target)
     check_target(place, file_format)
-    loaded = load_run(path)
+    loaded = open_run(path)
     description, notes = describe_run(loaded, license_id)
     graph = EmbeddingGraph(loaded.model).eval()
     announce("reading images for the check")

@@ -17,7 +17,7 @@ from ccpml.report.style import Picture
 from ccpml.report.tiles import Row
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import compare_data
-from ccpml.runs.inference import load_run
+from ccpml.runs.inference import open_run
 from ccpml.runs.settings import ResolvedSettings
 from ccpml.system_errors import message_of
 
@@ -68,7 +68,7 @@ class Report:
         if not file.exists():
             return None
         certificate = Certificate.read(file)
-        certificate.check(load_run(self.run.path).fingerprint, str(file))
+        certificate.check(open_run(self.run.path).fingerprint, str(file))
         return certificate
 
     def instance(self, file: Path) -> Instance | None:

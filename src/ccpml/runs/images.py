@@ -19,7 +19,8 @@ from ccpml.data.class_records import ClassRecord, class_records, split_of_class
 from ccpml.data.images.cache import side_of_cache, use_cache
 from ccpml.data.images.cache_index import CacheError
 from ccpml.data.images.read import BadImageError, read_header
-from ccpml.data.sources.source import Source
+from ccpml.data.sources.benchmarks import BenchmarkNotFoundError
+from ccpml.data.sources.source import Source, SourceNotFoundError
 from ccpml.data.splits import development_classes, split_by_name
 from ccpml.data.upkeep.check import readable_images
 from ccpml.data_name import DataName
@@ -31,6 +32,7 @@ from ccpml.runs.record import digest_of
 from ccpml.runs.settings import ResolvedSettings, Settings
 
 __all__ = [
+    "DataMovedError",
     "RunImages",
     "cached_side",
     "compare_data",
@@ -42,6 +44,15 @@ __all__ = [
 ]
 
 _LOOKED_AT = 500  # images whose headers are read
+
+
+class DataMovedError(SourceNotFoundError):
+    """The images of a run are no longer where they were when it was started."""
+
+    @classmethod
+    def of(cls, error: SourceNotFoundError, run: Path) -> "DataMovedError":
+        """Return the error of a run whose images were not found."""
+        return cls(error.found, f"{run} was started with it: restore it, or make a link to it there if it has moved")
 
 
 @dataclass(frozen=True)
@@ -187,7 +198,13 @@ def load_images(
         DataChangedError: If the data are not those of the record.
         ValueError: If the data cannot be used; the message names the file or the class.
     """
-    found, name, side = source or find_images(settings), DataName.parse(settings.data), cached_side(settings)
+    try:
+        found = source or find_images(settings)
+    except SourceNotFoundError as error:
+        if record is None or isinstance(error, BenchmarkNotFoundError):  # of which another data root may be given
+            raise
+        raise DataMovedError.of(error, run) from error
+    name, side = DataName.parse(settings.data), cached_side(settings)
     source = use_cache(found, name, side)
     if progress and source is found and (got := side_of_cache(found, name)) is not None:
         print_once(f"{name}: cached with a shorter side of {got}, not the {side} of this run; the files are read")
@@ -214,6 +231,8 @@ def compare_data(run: RunDirectory) -> str:
         source = load_source(settings.data, settings.data_root or None, settings.allow_partial)
         record = run.record()
     except ValueError as error:
+        if isinstance(error, SourceNotFoundError):
+            error = DataMovedError.of(error, run.path)
         return f"The data could not be compared with those that the run was started with: {error}."
     changes = record.changes(source)
     way_out = "restore them; scores and embeddings are of the images as they were"

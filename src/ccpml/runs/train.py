@@ -12,6 +12,7 @@ import torch
 from ccpml.artifacts import expand_home
 from ccpml.data import ImageDataset, train_loader
 from ccpml.data.class_records import MixedDataError
+from ccpml.data.sources.source import SourceNotFoundError
 from ccpml.data_name import DataName
 from ccpml.files import WriteError, remove_leftovers_below
 from ccpml.models.torch_state import torch_defaults
@@ -21,7 +22,7 @@ from ccpml.runs.build import check_device, check_memory, check_weights, transfor
 from ccpml.runs.callbacks import Stopped
 from ccpml.runs.defaults import notes
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.images import find_images, load_images, read_facts
+from ccpml.runs.images import DataMovedError, find_images, load_images, read_facts
 from ccpml.runs.loggers.names import check_installed
 from ccpml.runs.loggers.quiet import quiet
 from ccpml.runs.parts import Parts
@@ -60,6 +61,9 @@ def train(
         data_digest: Digest of the data that other runs are trained on, with which this one is compared, as `read_facts`
             returns it; other data are refused.
 
+    Returns:
+        The run, with an absolute path.
+
     Raises:
         MixedDataError: If the data are not those of ``data_digest``, before anything is written.
         ValueError: If the data or the settings cannot be used, before training starts or anything is written.
@@ -67,6 +71,7 @@ def train(
         MissingExtraError: If the package of a logger is not installed.
         LoggerError: If a logger cannot be opened, before training starts. One that fails later is a note.
         Stopped: After Ctrl-C; `resume` continues the run.
+
 
     Example:
         ```python
@@ -78,6 +83,7 @@ def train(
     if not isinstance(settings, Settings):
         raise ValueError(f"settings: expected Settings, got {type(settings).__name__}")
     path = expand_home(path)
+    home = path.absolute()
     if is_main_process():
         RunDirectory.require_free(path)
         check_writable(RunDirectory(path).settings_file)
@@ -108,7 +114,7 @@ def train(
         RunDirectory.create(path, parts.settings, choices)
         _write_record(run, parts)
     _run(training, run, parts, test, features)
-    return run
+    return RunDirectory(home)
 
 
 @torch_defaults()
@@ -129,6 +135,9 @@ def resume(
         callbacks: As for `train`.
         features: As for `train`.
 
+    Returns:
+        The run, with an absolute path.
+
     Raises:
         FileNotFoundError: If ``path`` is not a run directory.
         ValueError: If its files are damaged, or the data have changed.
@@ -136,20 +145,24 @@ def resume(
     """
     check_flags(progress=progress, test=test, features=features)
     run = RunDirectory.open(path)
+    home = run.path.absolute()
     if not run.finished:
         settings, state = run.settings(), run.check_state()
         check_installed(settings.loggers())
         if is_main_process():
             check_writable(run.scores_file)
         record = run.record() if state is not None or run.record_file.exists() else None
-        images = load_images(settings, progress and is_main_process(), record, run.path)
+        try:
+            images = load_images(settings, progress and is_main_process(), record, run.path)
+        except SourceNotFoundError as error:  # of a benchmark too, as a run keeps its data root
+            raise DataMovedError.of(error, run.path) from error
         parts = Parts.build(settings, images)
         if record is not None and (state is not None or run.weights_file.exists()):
             images.check_fingerprint(run.fingerprint(), run.path)
         elif is_main_process():  # it ended before its first validation, and starts again
             _write_record(run, parts)
         _run(Training.set_up(run, parts, progress, callbacks), run, parts, test, features)
-    return run
+    return RunDirectory(home)
 
 
 def _write_record(run: RunDirectory, parts: Parts) -> None:

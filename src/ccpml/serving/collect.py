@@ -10,7 +10,7 @@ from typing import Final
 from ccpml.artifacts import expand_home, path_kind
 from ccpml.data.images.formats import image_suffixes
 from ccpml.data.images.packed import PackedImage
-from ccpml.data.loading import load_source
+from ccpml.data.loading import read_source
 from ccpml.data.sources.folder import load_folder
 from ccpml.data.sources.source import Ignored, Source, read_label
 from ccpml.data_name import DATA_KINDS, DataName, known_names
@@ -56,7 +56,7 @@ class Pictures:
         base = Path(root) if kind == "folder" else Path.cwd()  # of the ignored files
         return replace(
             self,
-            pictures=[one for one in self if not own & set(one.path.absolute().parents)],
+            pictures=[one for one in self if not own & set(one.file.parents)],
             ignored=[one for one in self.ignored if not own & {base / one.path, *(base / one.path).parents}],
         )
 
@@ -90,7 +90,7 @@ def find_pictures(data: str, data_root: Path | str | None = None) -> Pictures:
             return _folder(expand_home(name.path))
         if name.kind == "csv":
             return _csv(expand_home(name.path))
-        source = load_source(data, data_root)
+        source = read_source(data, data_root)
         return Pictures(str(name.resolved()), _pictures(source), source.ignored)
     if _MAGIC.search(data):
         return _pattern(str(path), data)

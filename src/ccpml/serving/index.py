@@ -46,7 +46,7 @@ class Index(PictureIndex):
     returned, or reported to ``progress``, is on the disk. Exact search reads the rows that are mapped into memory.
 
     Attributes:
-        path: The directory.
+        path: The directory, absolute. As text, an index is the path that was given.
         fingerprint: That of the model; see `Embedder`.
         embedding_dim: Dimensions d of an embedding.
         model_path: Where the model was when the index was created.
@@ -62,24 +62,24 @@ class Index(PictureIndex):
     """
 
     def __init__(self, path: Path, embedder: Embedder | None) -> None:
-        self.path = path
-        self._store = Store(path / _DATABASE)
+        self.path, self._name = path.absolute(), str(path)
+        self._store = Store(self.path / _DATABASE)
         try:
             with self._store.snapshot() as snapshot:
                 meta = snapshot.meta()
             self._read_meta(meta)
-            self._views = Views(path, self._store, self.embedding_dim)
+            self._views = Views(self.path, self._store, self.embedding_dim)
             self._views.check()
         except BaseException:
             self._store.close()
             raise
-        self._writer: Writer = Writer(path, self._store, self._views, embedder)
+        self._writer: Writer = Writer(self.path, self._name, self._store, self._views, embedder)
         self.scan: Scan | None = None
 
     def _read_meta(self, meta: dict[str, str]) -> None:
         if meta.get("version") != VERSION:
             raise NotAnIndexError(
-                f"{self.path}: expected an index of format {VERSION}, got {meta.get('version', 'none')}; open it with "
+                f"{self}: expected an index of format {VERSION}, got {meta.get('version', 'none')}; open it with "
                 "the version of ccpml that made it, or build it again"
             )
         try:
@@ -150,7 +150,7 @@ class Index(PictureIndex):
             return snapshot.num_items
 
     def __str__(self) -> str:
-        return str(self.path)
+        return self._name
 
     @property
     def version(self) -> int:

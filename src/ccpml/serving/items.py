@@ -29,6 +29,7 @@ class Picture:
         image: The image, if it is not in the file: contents of a file, an archived image, or pixels, uint8 (H, W),
             (H, W, 1) or (H, W, 3).
         where: File and line that list it, for errors; empty if none does.
+        file: The path, absolute when the picture is made, as its file may be read in another working directory.
 
     Raises:
         ValueError: If an attribute is of another type, or JSON has no such metadata, as NaN.
@@ -39,9 +40,11 @@ class Picture:
     metadata: Metadata = field(default_factory=dict)
     image: bytes | ArchivedImage | NDArray[np.uint8] | None = None
     where: str = ""
+    file: Path = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
+        object.__setattr__(self, "file", self.path.absolute())
         if not isinstance(self.label, str):
             raise ValueError(f"label: expected a text, got {self.label!r}")
         if not isinstance(self.image, bytes | ArchivedImage | np.ndarray | None):

@@ -62,11 +62,11 @@ def state_of(picture: Picture) -> tuple[str, int, int]:
     image = picture.image
     if image is None:
         try:
-            stat = picture.path.stat()
+            stat = picture.file.stat()
         except OSError as error:
             raise_shortage(error)
             raise BadImageError(f"cannot be opened ({error.strerror or error})", picture.name) from error
-        return str(picture.path.absolute()), stat.st_size, stat.st_mtime_ns
+        return str(picture.file), stat.st_size, stat.st_mtime_ns
     if isinstance(image, ArchivedImage):
         return str(picture.path), image.size, image.crc32
     data = image.tobytes() if isinstance(image, np.ndarray) else image
@@ -83,7 +83,7 @@ def read_picture(picture: Picture) -> Content:
     image = picture.image
     try:
         if image is None:
-            content = picture.path.read_bytes()
+            content = picture.file.read_bytes()
         elif isinstance(image, ArchivedImage):
             content = read_archived(image)
         else:

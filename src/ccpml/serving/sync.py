@@ -80,7 +80,7 @@ class _Sync:
     def _skip(self, picture: Picture, error: BadImageError) -> None:
         """List an image that cannot be read; its item stays if the file, or its whole folder, is unavailable now."""
         self.result.skipped.append(error)
-        cause, path = error.__cause__, picture.path.absolute()
+        cause, path = error.__cause__, picture.file
         if not isinstance(cause, OSError) or cause.errno is None:  # Pillow's have no number
             return
         if cause.errno != errno.ENOENT or not path.parent.exists():  # as on a disk that was unplugged meanwhile
@@ -161,7 +161,7 @@ class _Sync:
         self.result.added += len(batch.new) - changed - mended
         for picture, error in batch.skipped:
             self._skip(picture, error)
-        paths = {str(picture.path.absolute()) for picture, _ in batch.skipped} - self.unavailable
+        paths = {str(picture.file) for picture, _ in batch.skipped} - self.unavailable
         ids = {path: known.id for path, known in self.known.items()} | self.damaged
         self.result.removed += self.writer.remove(ids[path] for path in paths & ids.keys())
         self.progress(len(batch.new) + len(batch.skipped))

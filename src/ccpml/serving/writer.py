@@ -29,8 +29,8 @@ _PATIENCE: Final = 2.0  # seconds to wait for another writer
 class Writer(IndexWriter):
     """What writes to an index in a directory."""
 
-    def __init__(self, folder: Path, store: Store, views: Views, embedder: Embedder | None) -> None:
-        super().__init__(str(folder), embedder)
+    def __init__(self, folder: Path, name: str, store: Store, views: Views, embedder: Embedder | None) -> None:
+        super().__init__(name, embedder)
         self.folder, self.store, self._views = folder, store, views
         self._thread = threading.Lock()
 
@@ -44,7 +44,7 @@ class Writer(IndexWriter):
             DamagedIndexError: If the index that was opened is no longer there.
         """
         self.store.check()
-        busy = f"{self.folder}: another process is writing to this index; wait for it or stop it"
+        busy = f"{self._name}: another process is writing to this index; wait for it or stop it"
         if not self._thread.acquire(timeout=_PATIENCE):
             raise IndexBusyError(busy.replace("another process", "another thread"))
         try:

@@ -15,7 +15,7 @@ from ccpml.data.images.formats import image_suffixes
 from ccpml.data.sources.cars196 import read_cars196
 from ccpml.data.sources.image_index import ImageIndex, IndexedImage
 from ccpml.data.sources.layouts import read_cub, read_inshop, read_sop
-from ccpml.data.sources.source import Source, check_distinct, check_one_split
+from ccpml.data.sources.source import Source, SourceNotFoundError, check_distinct, check_one_split
 from ccpml.data.table import ImageTable
 from ccpml.data_name import BENCHMARKS
 from ccpml.numbers import check_flags
@@ -88,7 +88,7 @@ _BENCHMARKS: Final = {
 }
 
 
-class BenchmarkNotFoundError(ValueError):
+class BenchmarkNotFoundError(SourceNotFoundError):
     """A benchmark is not in the data root, or no data root is known."""
 
 
@@ -208,7 +208,7 @@ def _root(name: str, data_root: Path | str | None) -> Path:
     if not root.is_dir():
         origin = "data root" if data_root is not None else "CCPML_DATA"
         raise BenchmarkNotFoundError(f"{root}: folder not found ({origin})")
-    return root
+    return root.absolute()
 
 
 def _wrong(name: str, index: ImageIndex) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from ccpml.artifacts import artifact_kind, expand_home, not_found
+from ccpml.data.sources.source import SourceNotFoundError
 from ccpml.files import printable
 from ccpml.progress import PATIENCE, progress_bar
 from ccpml.system_errors import advice
@@ -34,7 +35,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         [(1, ['path', 'label']), (3, ['a.jpg', 'mug'])]
     """
     if not file.is_file():
-        raise ValueError(f"{file}: {not_found(file)}; restore it or a link to it, or choose another path")
+        raise SourceNotFoundError(f"{file}: {not_found(file)}", "restore it, or choose another path")
     line, rows = 1, 0
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ccpml.artifacts import artifact_kind, expand_home, not_found, output_kind
 from ccpml.data.images.formats import image_suffixes
-from ccpml.data.sources.source import Ignored, Source, count_ignored, read_label, spellings
+from ccpml.data.sources.source import Ignored, Source, SourceNotFoundError, count_ignored, read_label, spellings
 from ccpml.data.table import ImageTable
 from ccpml.files import printable
 from ccpml.numbers import check_flags
@@ -42,7 +42,7 @@ def load_folder(path: Path | str, labeled: bool = True) -> Source:
     check_flags(labeled=labeled)
     root = expand_home(path)
     if not root.is_dir():
-        raise ValueError(f"{root}: {not_found(root, 'folder')}; restore it or a link to it, or choose another path")
+        raise SourceNotFoundError(f"{root}: {not_found(root, 'folder')}", "restore it, or choose another path")
     found = _read(root)
     if not found.images:
         suffixes = " ".join(sorted(image_suffixes()))

@@ -39,6 +39,18 @@ def read_label(text: str) -> str:
     return unicodedata.normalize("NFC", text.strip() or text)
 
 
+class SourceNotFoundError(ValueError):
+    """There is no folder or file where a set of images is looked for.
+
+    Attributes:
+        found: What was found, without the way out.
+    """
+
+    def __init__(self, found: str, way_out: str = "") -> None:
+        super().__init__(f"{found}; {way_out}" if way_out else found)
+        self.found = found
+
+
 class Ignored(NamedTuple):
     """A file or folder that is not used.
 

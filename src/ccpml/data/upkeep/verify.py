@@ -13,7 +13,7 @@ import numpy as np
 from ccpml.data.images.cache import side_of_cache, use_cache
 from ccpml.data.images.cache_index import CacheError
 from ccpml.data.images.read import MAX_LISTED
-from ccpml.data.loading import load_source
+from ccpml.data.loading import read_source
 from ccpml.data.sources.benchmarks import BenchmarkOnDisk, find_benchmark
 from ccpml.data.sources.source import Source, count_ignored, name_notes
 from ccpml.data.upkeep.check import unreadable
@@ -68,7 +68,7 @@ def verify_source(name: str, data_root: Path | str | None = None, progress: bool
     data = DataName.parse(name)
     if data.is_benchmark:
         return _verify_benchmark(data, data_root, progress)
-    source = load_source(name)
+    source = read_source(name)
     table = source.table
     contents = f"{counted(len(table), 'image')} of {counted(table.num_classes, 'class')}"
     if isinstance(table.images, np.ndarray):
@@ -101,7 +101,7 @@ def _verify_benchmark(name: DataName, data_root: Path | str | None, progress: bo
     ]
     notes: list[str] = []
     if not problems:
-        problems, notes = _look_at_cache(load_source(str(name), data_root), name)
+        problems, notes = _look_at_cache(read_source(str(name), data_root), name)
     if not problems:
         with suppress(OSError):  # a folder that is not writable, as CheckLog.opened has reported
             write_json(memory, checksums)

@@ -2,7 +2,7 @@
 
 from ccpml.runs.inference.embedding import embed_normalized, embed_run, embed_table, write_embeddings
 from ccpml.runs.inference.evaluation import Evaluation, evaluate_run
-from ccpml.runs.inference.run import Run, load_embedder, load_run
+from ccpml.runs.inference.run import Run, load_embedder, load_run, open_run, open_weights, unfinished_note
 from ccpml.runs.inference.unseen import SeenClassesError, leave_out_seen, unseen_images
 
 __all__ = [
@@ -16,6 +16,9 @@ __all__ = [
     "leave_out_seen",
     "load_embedder",
     "load_run",
+    "open_run",
+    "open_weights",
+    "unfinished_note",
     "unseen_images",
     "write_embeddings",
 ]

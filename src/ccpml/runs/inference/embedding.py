@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccpml.artifacts import expand_home
-from ccpml.data import ImageTable, load_source
+from ccpml.data import ImageTable
 from ccpml.data.embedding_file import check_finite
 from ccpml.data.embedding_file import write_embeddings as write_file
+from ccpml.data.loading import read_source
 from ccpml.data.upkeep.check import readable_images
 from ccpml.method import lipschitz_normalize
 from ccpml.numbers import check_flags
@@ -19,7 +20,7 @@ from ccpml.progress import progress_bar
 from ccpml.runs.build import available_device, evaluation_batches
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import cached_side
-from ccpml.runs.inference.run import Run, channels_of, load_run
+from ccpml.runs.inference.run import Run, channels_of, open_weights
 from ccpml.runs.inference.unseen import note_changes
 from ccpml.training import embed
 
@@ -44,9 +45,9 @@ def embed_run(
         N.
     """
     check_flags(allow_partial=allow_partial, skip_bad_images=skip_bad_images)
-    run, record = load_run(path), RunDirectory(path).record()
+    run, record = open_weights(path), RunDirectory(path).record()
     root = data_root or run.settings.data_root or None
-    source = load_source(data, root, allow_partial, cached_side(run.settings), labeled=False)
+    source = read_source(data, root, allow_partial, cached_side(run.settings), labeled=False)
     note_changes(run, record, source, data)
     table, _ = readable_images(source, data, skip_bad_images)
     write_embeddings(expand_home(output), embed_table(run, table), table, record.split_of_class, run.fingerprint)

@@ -14,7 +14,7 @@ from ccpml.progress import progress_bar, progress_to
 from ccpml.retrieval import ClusterScores, RetrievalScores, cluster_scores, score_intervals
 from ccpml.runs.images import is_query, query_labels
 from ccpml.runs.inference.embedding import embed_table
-from ccpml.runs.inference.run import load_run
+from ccpml.runs.inference.run import open_weights
 from ccpml.runs.inference.unseen import unseen_images
 from ccpml.training import evaluate_with_roles
 
@@ -66,7 +66,7 @@ def evaluate_run(
     check_flags(
         clusters=clusters, allow_partial=allow_partial, skip_bad_images=skip_bad_images, all_classes=all_classes
     )
-    run = load_run(path)
+    run = open_weights(path)
     table = unseen_images(
         run,
         data,

@@ -21,7 +21,7 @@ from ccpml.reranking import METHODS, Codes, join, nearest
 from ccpml.retrieval.metrics import query_metrics
 from ccpml.runs.images import cached_side, is_query
 from ccpml.runs.inference.embedding import embed_normalized
-from ccpml.runs.inference.run import Run, load_run
+from ccpml.runs.inference.run import Run, open_weights
 from ccpml.runs.inference.unseen import leave_out_seen, unseen_images
 
 __all__ = ["Ranking", "compare_rankings", "table_for"]
@@ -82,7 +82,7 @@ def compare_rankings(
         ValueError: As `evaluate_run`, or if there are too many neighbors to hold.
     """
     check_flags(all_classes=all_classes)
-    runs = [load_run(path), *map(load_run, ensemble)]
+    runs = [open_weights(path), *map(open_weights, ensemble)]
     table = unseen_images(runs[0], data, all_classes=all_classes, **options)
     for run in runs[1:]:
         table = leave_out_seen(table, run, str(run.path), all_classes)

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from ccpml.data.crops import cropped_batches
 from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
 from ccpml.models.torch_state import torch_defaults
+from ccpml.progress import print_note
 from ccpml.runs.build import available_device, build_model, transforms
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.settings import ResolvedSettings
 from ccpml.training.embed import eval_mode
 
-__all__ = ["Run", "channels_of", "load_embedder", "load_run"]
+__all__ = ["Run", "channels_of", "load_embedder", "load_run", "open_run", "open_weights", "unfinished_note"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Run:
     """A trained run; `load_run` opens one. It serves as the path of its directory, too.
 
     Attributes:
-        path: The run directory.
+        path: The run directory; of `load_run`, absolute, as files are read when they are needed.
         settings: The settings it was trained with.
 
     Example:
@@ -142,13 +143,36 @@ def load_run(path: str | os.PathLike[str]) -> Run:
         print(run.settings.backbone, run.scores["test"]["map_at_r"])
         ```
     """
+    run = open_run(path)
+    return replace(run, path=run.path.absolute())
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """Load a run for use in the present folder: errors and notes about it name the path as it is given."""
     directory = RunDirectory.open(path)
     return Run(directory.path, directory.settings())
 
 
+def open_weights(path: str | os.PathLike[str]) -> Run:
+    """Load a run as `open_run` does, to use its weights, and print a note if its training is unfinished."""
+    run = open_run(path)
+    if note := unfinished_note(run):
+        print_note(note)
+    return run
+
+
+def unfinished_note(run: Run) -> str:
+    """Return that the weights of a run are those of an unfinished training; empty if it is finished or has none."""
+    directory = RunDirectory(run.path)
+    if directory.finished or not directory.weights_file.is_file():
+        return ""
+    missing = directory.scores_file.name
+    return f"{run.path}: the run is unfinished ({missing} not found); these are its best weights so far"
+
+
 def load_embedder(path: str | os.PathLike[str]) -> Run:
     """Load a trained run with its network on the device where it computes, to embed many images."""
-    run = load_run(path)
+    run = open_weights(path)
     run.model.to(available_device(run.settings.device))
     return run
 

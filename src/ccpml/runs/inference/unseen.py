@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from ccpml.data import ImageTable, PackedImage, load_source
+from ccpml.data import ImageTable, PackedImage
 from ccpml.data.class_records import listed_classes
+from ccpml.data.loading import read_source
 from ccpml.data.sources.source import Source
 from ccpml.data.splits import check_scorable
 from ccpml.data.upkeep.check import readable_images
@@ -51,7 +52,7 @@ def unseen_images(
             if note := images.cache_note(RunDirectory(run.path).fingerprint()):
                 print_note(f"{run.path}: {note}; scores may differ a little from its own")
         return images.splits.test
-    source = load_source(data, data_root or settings.data_root or None, allow_partial, cached_side(settings))
+    source = read_source(data, data_root or settings.data_root or None, allow_partial, cached_side(settings))
     note_changes(run, record, source, data)
     table, _ = readable_images(source, data, skip_bad_images)
     split = source.split_of_class or {}
@@ -124,7 +125,7 @@ class _SeenFiles:
     def of(cls, run: Run, record: RunRecord, names: set[str]) -> Self:
         """Return the files of some classes of a run's data; none if the data are no longer there."""
         try:
-            table = load_source(run.settings.data, run.settings.data_root or None, allow_partial=True).table
+            table = read_source(run.settings.data, run.settings.data_root or None, allow_partial=True).table
         except (OSError, ValueError):
             return cls([])
         labels = [label for label, name in enumerate(table.class_names) if name in names and name in record.classes]

@@ -65,7 +65,7 @@ class QdrantIndex(PictureIndex):
     def __init__(self, connection: Connection, embedder: Embedder | None) -> None:
         self._connection = connection
         self.address = connection.address
-        self.path = Path(f"{self.address.collection}.qdrant")
+        self.path = Path(f"{self.address.collection}.qdrant").absolute()
         meta = read_meta(connection)
         self.fingerprint = str(meta["fingerprint"])
         self.embedding_dim = int(meta["embedding_dim"])

@@ -38,7 +38,7 @@ class QdrantWriter(IndexWriter):
         """Yield pictures whose paths are UTF-8, as texts in JSON must be; append errors about the others to a list."""
         for picture in pictures:
             try:
-                str(picture.path.absolute()).encode()
+                str(picture.file).encode()
             except UnicodeEncodeError:
                 others.append(BadImageError("its path is not UTF-8, which qdrant needs", picture.name))
             else:
