@@ -64,6 +64,29 @@ def test_sync_verify_and_compact(run, photos, tmp_path, capsys):
     assert call(capsys, "--verify", path)[0] == 0
 
 
+def test_a_folder_that_was_moved_is_not_listed_twice_and_what_is_left_of_it_can_be_removed(
+    run, photos, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert call(capsys, run, "photos", "-o", "x.index")[0] == 0
+    photos.rename(tmp_path / "moved")
+    sorted((tmp_path / "moved").rglob("*.png"))[0].unlink()
+    code, out, error = call(capsys, run, "photos", "-o", "x.index", "--sync")
+    advice = "; x.index has 60 pictures of it: pass the new place if it has moved, or --remove to remove them"
+    assert (code, error.startswith("ccpml: error: photos: not found; "), error.endswith(advice)) == (2, True, True)
+    code, out, error = call(capsys, run, "moved", "-o", "x.index", "--sync")
+    assert (code, out) == (0, "x.index: 60 pictures (0 added, 0 changed, 59 renamed, 0 removed, 0 unchanged)")
+    command = f"ccpml index --remove folder:{photos} -o x.index"
+    lost = f"1 picture of folder:{photos}, which is not found; restore it, or remove them"
+    assert error == f"note: x.index: has {lost}: `{command}`"
+    removed = f"x.index: 59 pictures; 1 of folder:{photos} removed"
+    assert call(capsys, *command.split()[2:])[:2] == (0, removed)
+    code, _, error = call(capsys, "--remove", "photos", "-o", "x.index")
+    expected = f"--remove: expected a source of x.index (folder:{tmp_path / 'moved'} with 59 pictures), got photos"
+    assert (code, error) == (2, f"ccpml: error: {expected}")
+    assert call(capsys, "--remove", "moved", "-o", "x.index")[1].startswith("x.index: 0 pictures; 59 of folder:")
+
+
 def test_an_index_in_its_own_folder_is_not_listed_as_ignored(run, photos, capsys):
     path = photos / "x.index"
     (photos / "notes.txt").touch()
@@ -140,6 +163,9 @@ def test_a_build_that_the_system_refuses_says_how_to_resume(run, photos, tmp_pat
         ("{run} none -o x.index", 2, "none: not found; expected a folder, an image, a CSV file"),
         ("--verify none.index", 2, "none.index: not an index (not found); `ccpml index"),
         ("--verify a --compact b", 2, "--verify: expected an index alone"),
+        ("--remove a", 2, "--output: expected the directory of the index"),
+        ("{run} {photos} --remove a -o b", 2, "--remove: expected a source and the index alone"),
+        ("--remove a -o none.index", 2, "none.index: not an index (not found)"),
         ("--compact a -o b", 2, "--compact: expected an index alone"),
         ("{run} {photos} -o x.index --synch", 2, "did you mean --sync?"),
     ],

@@ -166,9 +166,7 @@ def test_data_that_are_gone_are_generated_and_said_aloud(own: Path, folder: Path
 def test_a_run_that_is_not_finished_is_exported_with_a_note(own: Path) -> None:
     (own / "scores.json").unlink()
     found = export_run(own, "hub")
-    assert found.notes == [
-        f"{own}: the run is unfinished (scores.json not found); these are its best weights so far"
-    ]
+    assert found.notes == [f"{own}: the run is unfinished (scores.json not found); these are its best weights so far"]
     assert "The run is unfinished" in found.card.read_text(encoding="utf-8")
     assert "model-index" not in yaml.safe_load(found.card.read_text(encoding="utf-8").split("---")[1])
 

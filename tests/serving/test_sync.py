@@ -230,3 +230,50 @@ def test_a_damaged_vector_does_not_move_with_a_renamed_file(index, photos, embed
     assert (*counts(result), result.mended) == (1, 0, 0, 2, 3, 1)
     assert (index.vectors([by_name(index)["new.png"].id]) == expected).all()
     assert index.verify().problems == []
+
+
+def test_a_folder_that_was_moved_keeps_vectors_and_ids_and_what_is_lost_is_counted(index, photos, embedder, tmp_path):
+    before = {item.content_hash: item.id for item in index.items()}
+    new = tmp_path / "archive" / "2026"
+    new.parent.mkdir()
+    photos.rename(new)
+    (new / "class1" / "5.png").unlink()
+    (new / "class0" / "0.png").rename(new / "class1" / "other.png")
+    write(new / "class0" / "new.png", 7)
+    result = index.sync(str(new))
+    assert (counts(result), embedder.count) == ((1, 0, 5, 0, 0), 1)
+    assert result.lost == {f"folder:{photos}": 1}
+    assert index.sources() == {f"folder:{new}": 6, f"folder:{photos}": 1}
+    after = {item.content_hash: item for item in index.items()}
+    assert {key: after[key].id for key in before} == before
+    assert sum(Path(item.path).exists() for item in after.values()) == 6
+    assert {Path(item.path).name: item.label for item in after.values()}["other.png"] == "class1"
+    assert (counts(index.sync(str(new))), index.sync(str(new)).lost) == ((0, 0, 0, 0, 6), {f"folder:{photos}": 1})
+    assert index.remove_source(f"folder:{photos}") == 1
+    assert (index.sources(), index.sync(str(new)).lost, index.verify().problems) == ({f"folder:{new}": 6}, {}, [])
+    with pytest.raises(ValueError, match=f"expected a source of the index .folder:{new}., got folder:{photos}"):
+        index.remove_source(f"folder:{photos}")
+
+
+@pytest.mark.parametrize("kind", ["csv", "pattern"])
+def test_a_table_or_the_folder_of_a_pattern_may_move_too(kind, photos, embedder, tmp_path):
+    names = [str(file.relative_to(photos)) for file in sorted(photos.rglob("*.png"))]
+    (photos / "list.csv").write_text("\n".join(["path", *names, ""]))
+    name = {"csv": "{}/list.csv", "pattern": "{}/*/*.png"}[kind]
+    with Index.create(tmp_path / "x.index", embedder) as index:
+        index.sync(name.format(photos))
+        photos.rename(tmp_path / "moved")
+        result = index.sync(name.format(tmp_path / "moved"))
+        assert (counts(result), result.lost) == ((0, 0, 6, 0, 0), {})
+
+
+def test_pictures_of_a_source_that_exists_or_whose_files_do_are_not_taken_for_moved(photos, embedder, tmp_path):
+    names = [str(file.relative_to(tmp_path)) for file in sorted(photos.rglob("*.png"))]
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(["path", *names, ""]))
+    with Index.create(tmp_path / "x.index", embedder) as index:
+        index.sync(str(table))
+        assert counts(index.sync(str(shutil.copytree(photos, tmp_path / "copy")))) == (6, 0, 0, 0, 0)
+        table.unlink()  # its pictures are still there
+        result = index.sync(str(shutil.copytree(photos, tmp_path / "another")))
+        assert (counts(result), result.lost) == ((6, 0, 0, 0, 0), {f"csv:{table}": 6})

@@ -38,6 +38,8 @@ def run(arguments: list[str]) -> int:
         return _verify(options.verify)
     if options.compact is not None:
         return _compact(options.compact)
+    if options.remove is not None:
+        return _remove(options)
     for path in (options.path, *options.ensemble):
         check_model(path)
     check_each_once("--ensemble", [options.path, *options.ensemble])
@@ -78,7 +80,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     usage = """ccpml index <run> <data> -o <index> [--sync] [--ensemble <run>] [--dtype int8] [--data-root <folder>]
        ccpml index <run> <data> --store qdrant://<host>:6333/<collection>
        ccpml index --verify <index>
-       ccpml index --compact <index>"""
+       ccpml index --compact <index>
+       ccpml index --remove <source> -o <index>"""
     parser = Parser(prog="ccpml index", description=text, usage=usage)
     parser.add_argument("path", metavar="run", nargs="?", type=Path, help=MODEL_HELP)
     parser.add_argument(
@@ -117,6 +120,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--compact", metavar="<index>", type=Path, help="write an index again without what removed pictures have left"
     )
+    parser.add_argument(
+        "--remove",
+        metavar="<source>",
+        help="remove all pictures of a source, such as folder:/data/photos, from the index; no file of theirs changes",
+    )
     if arguments and not arguments[0].startswith("-"):  # the run is given, so that no other is expected
         check_single(arguments, {"--ensemble": is_model}, ["--ensemble"])
     options = parser.parse_intermixed_args(arguments)
@@ -127,12 +135,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def _check_form(options: argparse.Namespace) -> None:
     upkeep = [name for name in ("verify", "compact") if getattr(options, name) is not None]
     if upkeep:
-        others = [
-            name for name in ("path", "data", "output", "store", "sync", "dtype", "ensemble") if getattr(options, name)
-        ]
+        names = ("path", "data", "output", "store", "sync", "dtype", "ensemble", "remove")
+        others = [name for name in names if getattr(options, name)]
         if others or len(upkeep) > 1:
             raise UsageError(f"--{upkeep[0]}: expected an index alone; see ccpml index --help")
-    elif options.data is None:
+    elif options.remove is not None and (options.path or options.sync or options.ensemble or options.dtype):
+        raise UsageError("--remove: expected a source and the index alone; see ccpml index --help")
+    elif options.remove is None and options.data is None:
         raise UsageError("expected a run and data: ccpml index <run> <data> -o <index>; see ccpml index --help")
     elif options.output is None and options.store is None:
         raise UsageError("--output: expected the directory of the index, or --store; see ccpml index --help")
@@ -185,14 +194,14 @@ def _check_target(output: Path, sync: bool) -> None:
 
 def _find(options: argparse.Namespace) -> "Pictures":
     """Find the pictures, and print what is ignored or unusual."""
-    from ccpml.data.sources.source import count_ignored
+    from ccpml.data.sources.source import SourceNotFoundError, count_ignored
     from ccpml.serving import find_pictures
     from ccpml.serving.collect import PicturesNotFoundError
 
     try:
         found = find_pictures(options.data, options.data_root)
-    except PicturesNotFoundError as error:
-        raise UsageError(str(error)) from error
+    except (PicturesNotFoundError, SourceNotFoundError) as error:
+        raise UsageError(f"{error}{_moved_advice(options)}") from error
     if options.output is not None:
         found = found.outside(options.output)
     for note in found.notes:
@@ -202,16 +211,60 @@ def _find(options: argparse.Namespace) -> "Pictures":
     return found
 
 
+def _moved_advice(options: argparse.Namespace) -> str:
+    """Return what to do about data that are not found but are in the index, as the end of a sentence."""
+    from ccpml.serving import index_exists, open_index
+
+    location = find_location(options.output, options.store)
+    if not (options.sync and index_exists(location)):
+        return ""
+    with open_index(location) as index:
+        count = index.sources().get(_full_name(options.data), 0)
+    found = f"; {location} has {_pictures(count)} of it: pass the new place if it has moved, or --remove to remove them"
+    return found if count else ""
+
+
 def _fill(index: "PictureIndex", found: "Pictures", is_new: bool) -> int:
     """Embed what is new, and print what was done."""
     from ccpml.progress import progress_bar
+    from ccpml.serving.qdrant.address import is_address
 
     with progress_bar(len(found), "image", "indexing") as bar:
         result = index.sync(found, bar.update)
     count = len(index)
     _list_skipped(index, result.skipped, len(found), keep=bool(count) or not is_new)
     print(f"{index}: {_pictures(count)}" + ("" if is_new else f" ({result})"))
+    for source, lost in result.lost.items():
+        words = ["ccpml", "index", "--remove", source, "--store" if is_address(str(index)) else "-o", str(index)]
+        print_note(
+            f"{index}: has {_pictures(lost)} of {source}, which is not found; restore it, or remove them: "
+            f"`{shlex.join(words)}`"
+        )
     return 0
+
+
+def _remove(options: argparse.Namespace) -> int:
+    if options.output is not None:
+        check_index(options.output)
+    announce_libraries(needed=EMBEDDING)
+    from ccpml.serving import open_index
+
+    with open_index(find_location(options.output, options.store)) as index:
+        known = index.sources()
+        source = options.remove if options.remove in known else _full_name(options.remove)
+        if source not in known:
+            expected = "; ".join(f"{name} with {_pictures(count)}" for name, count in known.items()) or "it has none"
+            raise UsageError(f"--remove: expected a source of {index} ({expected}), got {options.remove}")
+        removed = index.remove_source(source)
+        print(f"{index}: {_pictures(len(index))}; {removed:,} of {source} removed")
+    return 0
+
+
+def _full_name(data: str) -> str:
+    """Return the name of a source from that of data, as `ccpml index` takes it."""
+    if not DataName.is_valid(data):
+        data = f"{'csv' if data.lower().endswith('.csv') else 'folder'}:{data}"
+    return str(DataName.parse(data).resolved())
 
 
 def _list_skipped(index: "PictureIndex", skipped: "list[BadImageError]", total: int, keep: bool) -> None:

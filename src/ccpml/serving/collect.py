@@ -18,7 +18,7 @@ from ccpml.numbers import counted
 from ccpml.serving.csv_pictures import read_csv_pictures
 from ccpml.serving.items import Picture
 
-__all__ = ["Pictures", "PicturesNotFoundError", "find_pictures"]
+__all__ = ["Pictures", "PicturesNotFoundError", "find_pictures", "is_lost"]
 
 _MAGIC: Final = re.compile(r"[*?\[]")
 
@@ -99,6 +99,25 @@ def find_pictures(data: str, data_root: Path | str | None = None) -> Pictures:
     raise PicturesNotFoundError(
         f"{data}: {path_kind(path) or 'not found'}; expected a folder, an image, a CSV file, a pattern, {known_names()}"
     )
+
+
+def is_lost(source: str) -> bool:
+    """Whether the folder, CSV file or folder of a pattern of a `Pictures.source` is no longer there.
+
+    Example:
+        >>> is_lost("folder:/no/such"), is_lost("glob:/no/such/*.jpg"), is_lost("folder:/"), is_lost("groceries")
+        (True, True, False, False)
+    """
+    kind, _, path = source.partition(":")
+    if kind not in {"folder", "csv", "glob"}:
+        return False
+    place = Path(path)
+    if kind == "glob" and (fixed := next((each for each in place.parents if not _MAGIC.search(str(each))), None)):
+        place = fixed
+    try:
+        return not path_kind(place)
+    except OSError:  # a folder above it is closed
+        return False
 
 
 def _folder(path: Path) -> Pictures:

@@ -186,9 +186,11 @@ class Index(PictureIndex):
         """Bring the index up to date with a folder, a CSV file or other data.
 
         New and changed files are embedded. A file that has changed its size or time, but not its contents, keeps its
-        vector, as does one that was renamed. Pictures whose row, thumbnail or facts differ from their checksums are
-        embedded again. Items of the same source whose files are gone or are no images any more are removed; a file that
-        exists but cannot be opened keeps its item. If it is interrupted, the next call does the rest.
+        vector, as does one that was renamed, alone or with a folder that is gone from where another call has read it;
+        what such a folder has had and is not found again stays, and is counted in the result. Pictures whose row,
+        thumbnail or facts differ from their checksums are embedded again. Items of the same source whose files are gone
+        or are no images any more are removed; a file that exists but cannot be opened keeps its item. If it is
+        interrupted, the next call does the rest.
 
         Args:
             data: What `find_pictures` reads, or has found.

@@ -1,6 +1,7 @@
 """What an index offers, whether it is a directory or a collection of a server."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -133,6 +134,26 @@ class PictureIndex(ABC):
         keys = as_ids(ids)
         with self._writer.lock():
             return self._writer.remove(keys)
+
+    def sources(self) -> dict[str, int]:
+        """Return the number of items of each source that `sync` has read, such as ``folder:/data/photos``, by name."""
+        return dict(sorted(Counter(known.facts.source for known in self._writer.known() if known.facts.source).items()))
+
+    def remove_source(self, source: str) -> int:
+        """Remove all items of one of the `sources`; return how many there were. No file of a picture is changed.
+
+        Raises:
+            ValueError: If there is no item of this source.
+            IndexBusyError: If another process or thread is writing to a directory.
+            WriteError: If it cannot be written.
+            QdrantError: If the server cannot be used.
+        """
+        with self._writer.lock():
+            ids = [known.id for known in self._writer.known() if source and known.facts.source == source]
+            if not ids:
+                expected = ", ".join(self.sources()) or "none, as it has no source"
+                raise ValueError(f"{self}: expected a source of the index ({expected}), got {source}")
+            return self._writer.remove(ids)
 
     @abstractmethod
     def sync(self, data: str | Pictures, progress: Callable[[int], Any] | None = None) -> Synced:

@@ -1,13 +1,16 @@
 """Bring an index up to date with a folder, a CSV file or other data: only what is new or changed is embedded."""
 
 import errno
+import os
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from ccpml.data.images.read import BadImageError
-from ccpml.serving.collect import Pictures
+from ccpml.serving.collect import Pictures, is_lost
 from ccpml.serving.embedding import Batch, embed_pictures
 from ccpml.serving.index_writer import IndexWriter, Known
 from ccpml.serving.items import Picture
@@ -20,7 +23,10 @@ __all__ = ["Synced", "sync"]
 
 @dataclass
 class Synced:
-    """What a synchronization has done: number of pictures of each kind, and the images that cannot be read."""
+    """What a synchronization has done: number of pictures of each kind, and the images that cannot be read.
+
+    ``lost`` has the number of items that stay in the index although their source is no longer there, by source.
+    """
 
     added: int = 0
     changed: int = 0
@@ -29,6 +35,7 @@ class Synced:
     unchanged: int = 0
     mended: int = 0
     skipped: list[BadImageError] = field(default_factory=list)
+    lost: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         counts = {name: getattr(self, name) for name in ("added", "changed", "renamed", "removed", "unchanged")}
@@ -52,6 +59,7 @@ class _Sync:
         for picture in found:
             self._look_at(picture)
         self.damaged = dict[str, int]()  # ids of items that are not what was written, by path
+        self.lost_items = dict[str, list[Known]]()  # of other sources that are no longer there, by SHA-256
         self.known = self._read_known()
         self.vanished = dict[str, list[int]]()  # ids of items of this source whose files are gone, by SHA-256
         for path, known in self.known.items():
@@ -87,14 +95,21 @@ class _Sync:
             self.unavailable.add(str(path))
 
     def _read_known(self) -> dict[str, Known]:
-        """Return the items that are of this source or whose path is listed, by path; note those that are damaged."""
-        found, damaged = dict[str, Known](), self.writer.damaged()
+        """Return the items that are of this source or whose path is listed, by path; note those that are damaged.
+
+        Of other sources, items whose source and file are gone are noted: their contents may be found here.
+        """
+        found, damaged, lost = dict[str, Known](), self.writer.damaged(), cache(is_lost)
         for known in self.writer.known():
             if known.facts.path in self.listed or known.facts.source == self.source:
                 if known.id in damaged:
                     self.damaged[known.facts.path] = known.id
                 else:
                     found[known.facts.path] = known
+            elif lost(known.facts.source):
+                self.result.lost[known.facts.source] += 1
+                if known.id not in damaged and not os.path.lexists(known.facts.path):
+                    self.lost_items.setdefault(known.content_hash, []).append(known)
         return found
 
     def _update_unchanged(self) -> list[Picture]:
@@ -115,7 +130,8 @@ class _Sync:
     def _is_known(self, path: str, content_hash: str) -> bool:
         """Whether the contents of a file have a vector: that of the path, or that of a file that is gone."""
         known = self.known.get(path)
-        return content_hash in self.vanished or (known is not None and known.content_hash == content_hash)
+        is_gone = content_hash in self.vanished or content_hash in self.lost_items
+        return is_gone or (known is not None and known.content_hash == content_hash)
 
     def _embed(self, pictures: list[Picture], is_known: Callable[[str, str], bool] | None) -> list[Picture]:
         """Embed pictures, or move the items that have their contents; return those of which another took the item."""
@@ -145,6 +161,11 @@ class _Sync:
             elif ids:
                 changes.append((ids.pop(), facts))
                 self.result.renamed += 1
+            elif known is None and (others := self.lost_items.get(content_hash)):
+                moved = others.pop()
+                changes.append((moved.id, facts))
+                self.result.renamed += 1
+                self.result.lost -= Counter([moved.facts.source])
             else:
                 twins.append(picture)
         self.writer.update(changes)

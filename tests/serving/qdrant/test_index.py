@@ -199,6 +199,13 @@ def test_a_folder_is_synchronized_as_on_the_disk(tmp_path, queries, client):
         assert index.summary(3)[:3] == exact.summary(3)[:3] == (12, 3, [])
         assert len(index.summary(3).examples) == 3
         assert [index.item(key).id for key in index.summary(3).examples] == index.summary(3).examples
+        moved = folder.rename(tmp_path / "moved")
+        assert str(index.sync(str(moved))) == str(exact.sync(str(moved)))
+        assert embedder.count == 2
+        assert answers(index, queries, k=20)[0] == answers(exact, queries, k=20)[0]
+        assert index.sources() == exact.sources()
+        assert index.remove_source(f"folder:{moved}") == exact.remove_source(f"folder:{moved}")
+        assert len(index) == len(exact) == 1
 
 
 def test_labels_and_metadata_of_a_table_are_brought_up_to_date(tmp_path, client):
