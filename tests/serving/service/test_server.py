@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -163,6 +164,36 @@ def test_a_port_in_use_is_named():
             listen("127.0.0.1", port)
     with pytest.raises(AddressError, match="cannot be listened on"):
         listen("192.0.2.1", 8000)
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process are Linux's")
+def test_connections_beyond_the_open_files_are_one_line_in_the_log(toy_index, tmp_path):
+    log, root = tmp_path / "log", Path(__file__).parents[3]
+    command = [sys.executable, "-m", "tests.serving.service.live", str(toy_index), "{}"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])}
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=errors) as process,
+    ):
+        port = int(process.stdout.readline())
+        wait_until_served(port)
+        ask(port)
+        limits = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        most = max(map(int, os.listdir(f"/proc/{process.pid}/fd"))) + 1  # noqa: PTH208
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (most, limits[1]))
+        with ExitStack() as stack:
+            for _ in range(50):
+                stack.enter_context(connected(port))
+            end = time.monotonic() + 60
+            while not log.stat().st_size and time.monotonic() < end:
+                time.sleep(0.05)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limits)
+        ask(port)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    said = log.read_text().splitlines()
+    assert said[0].endswith("Too many open files; allow more open files (ulimit -n)")
+    assert len(said) <= 7  # one in ten seconds
 
 
 @pytest.mark.parametrize("allowed", range(3))  # two threads that work, and one that learns distances

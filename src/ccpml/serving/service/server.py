@@ -4,18 +4,22 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ccpml.interrupts import ending_signals
 from ccpml.serving.service.settings import ServiceSettings
+from ccpml.system_errors import is_shortage, message_of
 
 __all__ = ["serve"]
+
+_SECONDS_BETWEEN: Final = 10.0
 
 
 def serve(app: Any, listener: socket.socket, settings: ServiceSettings) -> None:
@@ -41,12 +45,24 @@ def serve(app: Any, listener: socket.socket, settings: ServiceSettings) -> None:
 
 
 class _Server(uvicorn.Server):
+    _logged = -math.inf
+
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve within the lifespan of the application; what it raises is raised."""
         app: Any = self.config.app
+        asyncio.get_running_loop().set_exception_handler(self._log_error)
         with self.capture_signals():
             async with app.router.lifespan_context(app):
                 await super().serve(sockets)
+
+    def _log_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log an error of the loop; a shortage every ten seconds, as asyncio meets it 2,048 times a second."""
+        error = context.get("exception")
+        if not (isinstance(error, Exception) and is_shortage(error)):
+            loop.default_exception_handler(context)
+        elif loop.time() - self._logged >= _SECONDS_BETWEEN:
+            self._logged = loop.time()
+            logging.getLogger("uvicorn.error").error("%s", message_of(error))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
