@@ -334,6 +334,12 @@ def test_a_benchmark_with_other_settings_is_refused(whole, folder, tmp_path):
     prepare_benchmark(benchmark(folder, whole.out, threads=2))  # another machine
     with pytest.raises(BenchmarkExistsError, match=r"other settings .lr: was None, is 0.1"):
         prepare_benchmark(benchmark(folder, whole.out, lr=0.1))
+    moved = shutil.copytree(folder, tmp_path / "moved" / folder.name)
+    for same in (f"{folder}/", f"{folder}/../{folder.name}", moved):  # the images are compared, not where they are
+        prepare_benchmark(benchmark(same, whole.out))
+    with pytest.raises(BenchmarkExistsError, match=r"other settings .data: was folder:\S+, is folder:other.$"):
+        prepare_benchmark(benchmark(moved.rename(tmp_path / "other"), whole.out))
+    shutil.rmtree(tmp_path / "other")
     prepare_benchmark(benchmark(folder, whole.out, (Row("triplet", "ccp", "free", {"projections.strength": 0.0}),)))
     with pytest.raises(BenchmarkExistsError, match=r"triplet-ccp-free: was .*0.0., is .*1.0."):
         prepare_benchmark(benchmark(folder, whole.out, (Row("triplet", "ccp", "free", {"projections.strength": 1.0}),)))

@@ -17,7 +17,7 @@ from ccpml.progress import print_note
 from ccpml.runs.defaults import DataFacts
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import find_images, read_facts
-from ccpml.runs.values import differences
+from ccpml.runs.values import differences, portable
 from ccpml.system_errors import check_writable
 
 __all__ = ["BenchmarkExistsError", "check_run", "prepare_benchmark"]
@@ -153,7 +153,7 @@ def _read_earlier(benchmark: Benchmark) -> dict[str, Any]:
         return {}
     shared, rows = _shared(benchmark), _row_changes(benchmark)
     changed = differences({name: found.get(name) for name in shared}, shared)
-    changed += differences(found["settings"], benchmark.settings)
+    changed += differences(portable(found["settings"]), portable(benchmark.settings))
     changed += differences(found["rows"], {name: rows.get(name, row) for name, row in found["rows"].items()})
     if changed:
         raise BenchmarkExistsError(f"{benchmark.out}: holds a benchmark with other settings ({'; '.join(changed)})")

@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import NoneType
 from typing import Any
 
 import yaml
 
+from ccpml.artifacts import expand_home
+from ccpml.data_name import DataName
 from ccpml.runs.ranges import REMOVED, in_words, type_options
 from ccpml.runs.settings import setting_types
 
-__all__ = ["INCIDENTAL", "differences", "is_numeric", "read_value", "read_values", "value_options"]
+__all__ = ["INCIDENTAL", "differences", "is_numeric", "portable", "read_value", "read_values", "value_options"]
 
 INCIDENTAL = frozenset({"device", "threads", "workers", "data_root", "logger"})
 """Settings that decide where and how fast a run is trained, and what shows its course, not what it is."""
@@ -97,6 +100,25 @@ def _parse(text: str) -> Any:
         return yaml.safe_load(text)
     except (ValueError, yaml.YAMLError, RecursionError):  # ValueError: a number of thousands of digits
         return text
+
+
+def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with paths reduced to their last part, as they differ between machines and folders.
+
+    Example:
+        >>> portable({"data": "folder:/data/photos/", "weights": "imagenet", "lr": 0.1})
+        {'data': 'folder:photos', 'weights': 'imagenet', 'lr': 0.1}
+    """
+    return {name: _last_part(name, value) for name, value in settings.items()}
+
+
+def _last_part(name: str, value: Any) -> Any:
+    if name == "data" and DataName.is_valid(value):
+        data = DataName.parse(value).resolved()
+        return str(DataName(data.kind, Path(data.path).name))
+    if name == "weights" and isinstance(value, str) and value not in {"none", "imagenet"}:
+        return expand_home(value).name
+    return value
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -20,13 +20,11 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
 
-from ccpml.artifacts import expand_home
-from ccpml.data_name import DataName
 from ccpml.files import WriteError, check_readable, read_folder_file, waiting_lock, write_folder_file
 from ccpml.runs.defaults import DataFacts
 from ccpml.runs.loggers.quiet import quiet
 from ccpml.runs.settings import Settings
-from ccpml.runs.values import differences
+from ccpml.runs.values import differences, portable
 from ccpml.tuning.search_space import Choices, Field, Range
 
 __all__ = ["Search", "SeededSampler", "Study", "StudyExistsError", "open_study", "storage_errors", "suggest"]
@@ -277,7 +275,7 @@ def _describe_study(search: Search) -> dict[str, str]:
 
 def _check_same_search(study: optuna.Study, search: Search) -> None:
     """Write the search into a new study; check that an existing study is of the same search."""
-    settings = {name: _portable(name, value) for name, value in search.base.flat().items()}
+    settings = portable(search.base.flat())
     space = sorted(map(str, search.space))
     if "settings" not in study.user_attrs:
         if study.trials:
@@ -290,16 +288,6 @@ def _check_same_search(study: optuna.Study, search: Search) -> None:
         changed.append(f"search: was {' '.join(study.user_attrs['search'])}, is {' '.join(space)}")
     if changed:
         raise StudyExistsError(f"study {search.name}: already exists with other settings ({'; '.join(changed)})")
-
-
-def _portable(name: str, value: Any) -> Any:
-    """Reduce paths to their last part, since they differ between machines."""
-    if name == "data":
-        data = DataName.parse(value).resolved()
-        return str(DataName(data.kind, Path(data.path).name))
-    if name == "weights" and value not in {None, "none", "imagenet"}:
-        return expand_home(value).name
-    return value
 
 
 class SeededSampler(BaseSampler):
