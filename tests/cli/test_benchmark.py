@@ -166,8 +166,10 @@ def test_parameters_of_losses_apply_to_the_losses_that_take_them() -> None:
         ("--out=", "--out: expected a value, got nothing"),
         (f"--out {__file__}/x", f"{__file__}: expected a folder, got a file; choose another --out"),
         ("--repeats x", "repeats: expected int, got 'x'"),
-        ("--repeats 0", "repeats: expected at least 1, got 0"),
-        ("--at-once 0", "at_once: expected at least 1, got 0"),
+        ("--repeats 0", "repeats: expected 1 to 1024, got 0"),
+        ("--repeats 999999999", "repeats: expected 1 to 1024, got 999999999"),
+        ("--at-once 0", "at_once: expected 1 to 1024, got 0"),
+        ("--at-once 999999999", "at_once: expected 1 to 1024, got 999999999"),
     ],
 )
 def test_wrong_usage(

@@ -46,6 +46,8 @@ def test_wrong_options_are_one_sentence_and_exit_code_2(serve, index, tmp_path):
         ((index, "--token-file", empty), r"--token-file: \S+empty is empty"),
         ((index, "--token-file", short), r"--token-file or CCPML_TOKEN: expected at least 16 characters, got 6;"),
         ((index, "--max-k", "0"), r"--max-k: expected 1 to 1000, got 0"),
+        ((index, "--workers", "0"), r"--workers: expected 1 to 1024, got 0"),
+        ((index, "--workers", "99999999"), r"--workers: expected 1 to 1024, got 99999999"),
         ((index, "--timeout", "0"), r"--timeout: expected a number above 0, got 0\.0"),
         ((index, "--run", tmp_path), r"not a run directory"),
     ):

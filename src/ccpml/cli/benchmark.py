@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _LOSSES = "c1,c2,triplet,ms"
 _METHODS = "plain,ccp,xbm"
+_MOST = 1024  # repeats, and cells at once
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(?::(\d+))?")
 
 
@@ -120,8 +121,8 @@ def _benchmark(parsed: Parsed) -> Benchmark:
     ablation = options.ablation and options.ablation.partition("=")[0]
     is_single_fold = options.protocol != "mlrc" or ablation is not None
     for name in ("repeats", "at_once"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise UsageError(f"{name}: expected at least 1, got {getattr(options, name)}")
+        if getattr(options, name) is not None and not 1 <= getattr(options, name) <= _MOST:
+            raise UsageError(f"{name}: expected 1 to {_MOST}, got {getattr(options, name)}")
     try:
         name = f"{DataName.parse(settings.data).label}-{ablation or options.protocol}"
         benchmark = Benchmark(

@@ -16,6 +16,8 @@ MAX_PICTURES: Final = 16
 MAX_WHERE: Final = 1000
 """Most characters of a filter."""
 
+_MAX_WORKERS: Final = 1024  # threads, all of which start with the service
+
 
 @dataclass(frozen=True)
 class ServiceSettings:
@@ -56,10 +58,10 @@ class ServiceSettings:
 
     def __post_init__(self) -> None:
         check_flags(writable=self.writable, feedback=self.feedback)
-        for name in ("max_bytes", "max_held_bytes", "max_pixels", "max_connections", "workers", "queue", "timeout"):
+        for name in ("max_bytes", "max_held_bytes", "max_pixels", "max_connections", "queue", "timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)}")
-        for name, limit in (("max_k", MAX_K), ("max_pictures", MAX_PICTURES)):
+        for name, limit in (("max_k", MAX_K), ("max_pictures", MAX_PICTURES), ("workers", _MAX_WORKERS)):
             if not 1 <= getattr(self, name) <= limit:
                 raise ValueError(f"{name}: expected 1 to {limit}, got {getattr(self, name)}")
         if self.rate is not None and not self.rate > 0:
