@@ -170,7 +170,7 @@ def test_what_is_no_index_is_refused(tmp_path, query, capsys):
             assert main(verb) == 2
             sentences.add(capsys.readouterr().err.splitlines()[-1])
         (sentence,) = sentences
-        what = {query: "expected an index, got another file", tmp_path: "not an index (index.sqlite not found)"}
+        what = {query: "expected an index, got a picture", tmp_path: "not an index (index.sqlite not found)"}
         assert sentence.startswith(f"ccpml: error: {path}: {what.get(path, 'not an index (not found)')}")
         where = "<index>" if path.exists() else path
         assert sentence.endswith(f"; `ccpml index <run> <folder> -o {where}` makes one")

@@ -39,8 +39,9 @@ def load_source(
         81
     """
     source = read_source(name, data_root, allow_partial, side, labeled)
-    folder = None if source.folder is None else source.folder.absolute()
-    return replace(source, table=source.table.absolute(), folder=folder)
+    if source.folder is None:
+        return source
+    return replace(source, table=source.table.absolute(), folder=source.folder.absolute())
 
 
 def read_source(
