@@ -38,6 +38,7 @@ def load_source(
         >>> load_source("groceries").table.num_classes
         81
     """
+    check_flags(allow_partial=allow_partial, labeled=labeled)
     source = read_source(name, data_root, allow_partial, side, labeled)
     if source.folder is None:
         return source
@@ -52,7 +53,6 @@ def read_source(
     labeled: bool = True,
 ) -> Source:
     """Load a set of images as `load_source` does, for use in the present folder: images are named as the set is."""
-    check_flags(allow_partial=allow_partial, labeled=labeled)
     data = DataName.parse(name)
     source = _load(data, data_root, allow_partial, labeled)
     return source if side is None else use_cache(source, data, side)
