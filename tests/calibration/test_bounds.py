@@ -73,3 +73,9 @@ def test_upper_bound_inverts_the_test(mean: float) -> None:
     if mean < 1:
         assert hoeffding_bentkus_p_value(mean, 50, bound) == pytest.approx(0.1, rel=1e-6)
     assert upper_bound(np.zeros(0), 0.9) == 1.0
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 50, 10_000])
+@pytest.mark.parametrize("mean", [0.99, 0.999, 1 - 1e-9, 1 - 2.0**-53])
+def test_upper_bound_of_means_near_one_is_at_most_one(mean: float, count: int) -> None:
+    assert mean <= upper_bound(np.full(count, mean), 0.95) <= 1

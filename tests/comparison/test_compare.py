@@ -56,6 +56,16 @@ def test_runs_on_the_same_classes(tmp_path):
     assert "b is better than a by" in text_of(found)
 
 
+def test_a_cache_makes_no_other_data(tmp_path):
+    """It was named as a difference of the data, which were the same."""
+    first, second = make_run(tmp_path / "a", NAMES), make_run(tmp_path / "b", NAMES)
+    (second / "images.sha256").write_text("1" * 64 + "\n")
+    third = make_run(tmp_path / "c", NAMES, digests={NAMES[0]: "other"})
+    as_read = "digest as read (cached, left out)"
+    assert [fact.name for fact in compare_runs([first, second]).differences] == [as_read]
+    assert [fact.name for fact in compare_runs([first, third]).differences] == ["digest of the data"]
+
+
 def test_only_classes_that_no_run_has_seen_are_scored(tmp_path):
     first = make_run(tmp_path / "a", NAMES[:8], trained=NAMES[8:])
     second = make_run(tmp_path / "b", NAMES[2:10], trained=NAMES[:2], digests={NAMES[4]: "other"})

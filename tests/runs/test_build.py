@@ -125,5 +125,6 @@ def test_the_device_of_a_run_that_was_trained_elsewhere(name, count, expected, m
 def test_sizes_that_fit_into_no_memory_are_named_at_once(changes, sentence):
     sizes = {"image_size": 32, "classes_per_batch": 2, "samples_per_class": 4, "pool_size": 12}
     check_memory(quick_settings(**sizes).resolved(), 12)
+    check_memory(quick_settings(**{**sizes, "pool_size": 10**10, "ranks": 10**6}).resolved(), 12)
     with pytest.raises(ValueError, match=sentence):
         check_memory(quick_settings(**{**sizes, **changes}).resolved(), 12)

@@ -20,7 +20,8 @@ class CrossBatchMemory(HostCounts, MetricLoss):
     The memory holds embeddings (detached, not normalized) and labels of the latest ``memory_batches`` batches before
     the current one, and fills from the first step. A batch replaces the oldest one after it was compared, so no sample
     is paired with itself. A step is a call in training mode; in evaluation mode nothing is counted or stored. Samples
-    that are not finite, as mixed precision yields now and then, are left out of later comparisons.
+    that are not finite, as mixed precision yields now and then, are not compared with later: others in memory stand for
+    them, and count twice.
 
     ℓ is any pair loss: one of ours, or one of pytorch-metric-learning that takes ``ref_emb`` (which is called with
     φ-normalized vectors).

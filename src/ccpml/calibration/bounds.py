@@ -82,6 +82,8 @@ def upper_bound(losses: NDArray[np.float64], confidence: float, binary: bool = F
     low, high = mean, 1.0  # the p-value falls from 1 at the mean
     for _ in range(50):
         middle = (low + high) / 2
+        if not low < middle < high:  # there is no number between the two
+            break
         low, high = (middle, high) if hoeffding_bentkus_p_value(mean, count, middle) > level else (low, middle)
     return high
 

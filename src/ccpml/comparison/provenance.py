@@ -6,6 +6,7 @@ from typing import Any
 
 from ccpml.runs.directory import RunDirectory, UnfinishedRunError
 from ccpml.runs.inference import Run
+from ccpml.runs.record import digest_of
 from ccpml.system_errors import message_of
 
 __all__ = ["Fact", "Identity", "index_sentences", "list_differences"]
@@ -30,10 +31,11 @@ def list_differences(runs: Sequence[Run]) -> tuple[Fact, ...]:
 def _facts_of(run: Run) -> dict[str, str]:
     directory = RunDirectory(run.path)
     facts = {name: str(value) for name, value in run.settings.flat().items()}
+    facts["digest of the data"] = digest_of(directory.record().classes)[:16]
     try:
-        facts["digest of the data"] = directory.fingerprint()[:16]
+        facts["digest as read (cached, left out)"] = directory.fingerprint()[:16]
     except (ValueError, OSError):
-        facts["digest of the data"] = f"unknown: {directory.images_file.name} is lost or damaged"
+        facts["digest as read (cached, left out)"] = f"unknown: {directory.images_file.name} is lost or damaged"
     scores: Mapping[str, Any] = {}
     try:
         scores = directory.scores()

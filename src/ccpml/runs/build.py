@@ -128,13 +128,13 @@ def available_device(name: str) -> torch.device:
 def check_memory(settings: ResolvedSettings, classes: int) -> None:
     """Check that a batch, and the pool of some training classes, fit into the memory of this machine.
 
-    Allocating them might end the process, or take it minutes to fail.
+    Allocating them might end the process, or take it minutes to fail. Ranks share the pool.
 
     Raises:
         ValueError: If one does not.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    batch, side, pool = settings.batch_size, settings.image_size, classes * settings.pool_size
+    batch, side, pool = settings.batch_size, settings.image_size, classes * settings.pool_size // settings.ranks
     batch_bytes = batch * 3 * side**2 * 4  # color, float32
     pool_bytes = pool * (settings.embedding_dim * 4 + 200) if settings.method == "ccp" else 0  # and what is drawn
     for names, what, needed in (

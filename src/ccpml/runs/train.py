@@ -72,7 +72,6 @@ def train(
         LoggerError: If a logger cannot be opened, before training starts. One that fails later is a note.
         Stopped: After Ctrl-C; `resume` continues the run.
 
-
     Example:
         ```python
         run = train(Settings(data="folder:photos", loss="triplet"), Path("runs/photos"))
