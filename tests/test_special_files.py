@@ -10,12 +10,15 @@ from torch import nn
 
 from ccpml.artifacts import path_kind
 from ccpml.cli import main
+from ccpml.data.images.read import read_header, read_image
 from ccpml.data.sources.csv_file import load_csv
 from ccpml.data.sources.folder import load_folder
 from ccpml.files import check_readable, read_arrays
 from ccpml.models.tensor_file import read_tensors
 from ccpml.models.weights import load_weights
 from ccpml.serving.collect import find_pictures
+from ccpml.serving.items import Picture
+from ccpml.serving.pictures import read_picture
 
 NAMES = {"a named pipe": "pipe", "a socket": "socket", "a device": "device"}
 
@@ -44,6 +47,9 @@ def special(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Pa
         lambda path: check_readable(path, "restore it"),
         lambda path: read_arrays(path, [], "restore it"),
         read_tensors,
+        lambda path: read_image(path, 3),
+        read_header,
+        lambda path: read_picture(Picture(path)),
         lambda path: load_weights(nn.Linear(1, 1), path.rename(path.with_suffix(".pt"))),
     ],
 )

@@ -5,9 +5,19 @@ import os
 import stat
 from collections.abc import Collection
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
-__all__ = ["artifact_kind", "expand_home", "mismatch", "not_found", "output_kind", "path_kind", "read_short_text"]
+__all__ = [
+    "artifact_kind",
+    "expand_home",
+    "mismatch",
+    "not_found",
+    "open_file",
+    "output_kind",
+    "path_kind",
+    "read_file",
+    "read_short_text",
+]
 
 _KINDS: Final = {
     stat.S_IFREG: "a file",
@@ -55,6 +65,41 @@ def not_found(path: Path, expected: str = "file") -> str:
     """
     found = artifact_kind(path).replace("another", "a")
     return f"expected a {expected}, got {found}" if found else f"{expected} not found"
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file to read it; what is none is refused at once, as reading a named pipe may wait for ever.
+
+    Raises:
+        OSError: If it cannot be opened, or is no file.
+
+    Example:
+        >>> open_file("/dev/null")
+        Traceback (most recent call last):
+        ...
+        OSError: [Errno 22] expected a file, got a device: '/dev/null'
+    """
+    try:
+        stream = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.EINVAL, "expected a file, got a socket", os.fspath(path)) from error
+        raise
+    kind = stat.S_IFMT(os.fstat(stream.fileno()).st_mode)
+    if kind != stat.S_IFREG:
+        stream.close()
+        raise OSError(errno.EINVAL, f"expected a file, got {_KINDS.get(kind, 'something else')}", os.fspath(path))
+    return stream
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Return the contents of a file, as `open_file` opens it."""
+    with open_file(path) as stream:
+        return stream.read()
 
 
 _MAX_TEXT: Final = 4 * 2**20

@@ -56,6 +56,18 @@ def test_too_few_classes_say_how_many_would_do(own: Path, capsys: pytest.Capture
     assert "certificate.json keeps what was measured\nwriting the report" in captured.err
 
 
+def test_no_promise_is_lost_without_a_word(own: Path, many: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = own / "certificate.json"
+    assert main(["calibrate", str(own), many, "--precision", "0.2"]) == 0
+    promised, written = max(Certificate.read(own).precisions), file.read_bytes()
+    assert main(["calibrate", str(own)]) == 1
+    assert f"{file} keeps its promises from {many}\n" in capsys.readouterr().err
+    assert file.read_bytes() == written
+    assert main(["calibrate", str(own), many, "--precision", "0.01", "--calibration-share", "0.1"]) == 0
+    assert max(Certificate.read(own).precisions) < promised
+    assert f"{file}: the one before, from {many}, promised {promised:g} too\n" in capsys.readouterr().err
+
+
 def test_a_certificate_of_other_weights_is_refused(own: Path, many: str) -> None:
     assert main(["calibrate", str(own), many, "--precision", "0.2"]) == 0
     file = own / "checkpoints" / "best.safetensors"

@@ -1,3 +1,4 @@
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,21 @@ def test_an_error_of_the_system_in_a_worker_keeps_its_number(table: ImageTable) 
     with pytest.raises(OSError, match=r"Too many open files: 'a\.png'$") as caught:
         everything(train_loader(dataset, [[0]], workers=1))
     assert (caught.value.errno, caught.value.filename) == (24, "a.png")
+
+
+class _MaskDataset(ImageDataset):
+    def __getitem__(self, draw: object) -> tuple[Tensor, int]:
+        return torch.tensor([sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))], dtype=torch.float32), 0
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_begin_with_the_signals_of_a_terminal_blocked(table: ImageTable, persistent: bool) -> None:
+    """Until they ignore them, they have the handlers of the main process, which raise."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    loader = train_loader(_MaskDataset(table, EvalTransform(8), 3), [[0], [1]], workers=1, persistent=persistent)
+    for images, _ in everything(loader):
+        assert {signal.SIGINT, signal.SIGHUP} <= set(images.int().flatten().tolist())
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 def test_arguments_of_another_type_or_range_are_named(table: ImageTable) -> None:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -49,6 +51,8 @@ def test_csv_files_have_metadata_and_missing_images_are_skipped(photos):
     ("data", "message"),
     [
         ("none", "none: not found; expected a folder, an image, a CSV file, a pattern, groceries, glyphs"),
+        ("model.onnx", "model.onnx: expected a folder, an image, .*; got an exported model, which embed, index"),
+        ("notes.txt", "notes.txt: expected a folder, an image, .*; got another file"),
         ("folder:none", "none: folder not found"),
         ("csv:none.csv", "none.csv: file not found"),
         ("none/*.jpg", r"none/\*.jpg: no images found"),
@@ -57,6 +61,8 @@ def test_csv_files_have_metadata_and_missing_images_are_skipped(photos):
 )
 def test_data_that_are_not_found(data, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for name in ("model.onnx", "notes.txt"):
+        Path(name).write_text("text")
     with pytest.raises(ValueError, match=message):
         find_pictures(data)
 

@@ -14,7 +14,7 @@ from ccpml.data import Source, make_splits
 from ccpml.data.images.read import MAX_LISTED
 from ccpml.files import WriteError, read_folder_file, waiting_lock, write_folder_file
 from ccpml.progress import print_note
-from ccpml.runs.defaults import DataFacts
+from ccpml.runs.defaults import FOLDS, DataFacts, fitting_folds
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import find_images, read_facts
 from ccpml.runs.values import differences, portable
@@ -47,7 +47,10 @@ def prepare_benchmark(benchmark: Benchmark, at_once: int = 1) -> Benchmark:
     if not existing.is_dir():
         raise BenchmarkExistsError(f"{existing}: expected a folder, got a file")
     check_writable(benchmark.out / "benchmark.yaml")
-    facts = _check_splits(benchmark)
+    source = find_images(benchmark.base)
+    facts = read_facts(benchmark.base, source)
+    benchmark = _with_fitting_folds(benchmark, facts)
+    _check_splits(benchmark, source, facts)
     _read_earlier(benchmark)  # before anything is written to a folder of something else
     with _locked(benchmark):
         prepared = _write(benchmark, facts, at_once)
@@ -106,15 +109,22 @@ def check_run(cell: Cell) -> None:
         run.record().check_started_with(started_with, run.record_file)
 
 
-def _check_splits(benchmark: Benchmark) -> DataFacts:
-    """Load and split the images once, so that an error in them is reported once and not by every cell."""
-    source = find_images(benchmark.base)
-    facts = read_facts(benchmark.base, source)
+def _with_fitting_folds(benchmark: Benchmark, facts: DataFacts) -> Benchmark:
+    """Return a benchmark whose number of folds is fixed; if it was left open, it is the protocol's unless too many."""
+    if benchmark.base.folds is not None:
+        return benchmark
+    count = fitting_folds(facts.classes)
+    if count < FOLDS:
+        print_note(f"folds {count}: two or more of the {facts.classes} classes that are not for testing in each")
+    return replace(benchmark, base=replace(benchmark.base, folds=count), folds=benchmark.folds[:count])
+
+
+def _check_splits(benchmark: Benchmark, source: Source, facts: DataFacts) -> None:
+    """Split the images once, so that an error in them is reported once and not by every cell."""
     settings = benchmark.base.resolved(facts)
     for fold in benchmark.folds:
         make_splits(source, settings.test_classes or None, settings.folds, fold)
     _check_started_cells(benchmark, source)
-    return facts
 
 
 def _check_started_cells(benchmark: Benchmark, source: Source) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from ccpml.benchmark.protocol import ROW_METHODS, Row
@@ -50,8 +51,13 @@ def variant_rows(losses: Sequence[str], variant: str) -> tuple[Row, ...]:
     name, colon, assignments = variant.partition(":")
     parts = [part.partition("=") for part in assignments.split(",")]
     valid_name = name and all(letter.isalnum() or letter in "_.=-" for letter in name)
-    if not colon or not valid_name or not all(key in ROW_SETTINGS and value for key, _, value in parts):
+    if not colon or not valid_name or not all(key and value for key, _, value in parts):
         raise ValueError(f"variant: expected name:setting=value[,setting=value], got {variant!r}")
+    for key, _, _ in parts:
+        if key not in ROW_SETTINGS:
+            near = get_close_matches(key, ROW_SETTINGS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"variant: {name}: {key!r} is not a setting of a row{hint}")
     changes = {key: read_value(key, value) for key, _, value in parts}
     method = changes.pop("method", "ccp")
     return tuple(Row(loss, method, name, changes) for loss in map(find_loss, losses) if method in LOSSES[loss].methods)

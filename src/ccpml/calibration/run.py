@@ -1,7 +1,7 @@
 """Calibrate a trained run: embed classes that it has not seen, make promises, and write its certificate."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,8 @@ def calibrate_run(
         skip_bad_images: Whether unreadable images are left out.
 
     Returns:
-        The certificate, which is also written into the run directory.
+        The certificate, which is also written into the run directory, unless it promises nothing and the one that is
+        there, of the same weights, does.
 
     Raises:
         CertificateError: If the data have too few classes or none that the run has not seen.
@@ -101,8 +102,19 @@ def calibrate_run(
         answers=answers,
         details={"data": where, "images": len(table), "roles": table.roles is not None, **details},
     )
-    certificate.write(run.path)
+    if certificate.distances or not _promised(run):
+        certificate.write(run.path)
     return certificate
+
+
+def _promised(run: Run) -> Mapping[float, float]:
+    """Return the promises of the certificate that a run has, if it is of its weights."""
+    try:
+        certificate = Certificate.read(run.path)
+        certificate.check(run.fingerprint)
+    except CertificateError:
+        return {}
+    return certificate.distances
 
 
 def _read_split(run: Run, split: str) -> dict[str, NDArray[Any]]:

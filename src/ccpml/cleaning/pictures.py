@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ccpml.artifacts import read_file
 from ccpml.cleaning.pixels import likeness
 from ccpml.data import BadImage, ImageTable, PackedImage, read_image
 from ccpml.data.images.archived import ArchivedImage, read_archived
@@ -69,7 +70,7 @@ class Collection:
             return image
         path = image.path if isinstance(image, PackedImage) else image
         try:
-            data = read_archived(path) if isinstance(path, ArchivedImage) else path.read_bytes()
+            data = read_archived(path) if isinstance(path, ArchivedImage) else read_file(path)
         except OSError as error:
             raise_shortage(error)
             raise BadImageError(f"cannot be opened ({error.strerror or error})", self.name(row)) from error

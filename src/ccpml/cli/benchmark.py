@@ -17,7 +17,7 @@ from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_setti
 from ccpml.data_name import DataName
 from ccpml.losses import LOSSES
 from ccpml.progress import announce, print_note
-from ccpml.runs.defaults import RUN_SETTINGS
+from ccpml.runs.defaults import FOLDS, RUN_SETTINGS
 from ccpml.system_errors import is_refused
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Benchmark]:
     text = "cuda:0,cuda:1 ...; cells use them in turn (default: --device)"
     parser.option("devices", (str,), text, is_item=lambda word: _DEVICE.fullmatch(word) is not None)
     parser.option("at_once", (int,), "cells trained at the same time (default: one per device)")
-    parsed = parser.parse(arguments, preset=lambda options: {"folds": 4, **protocol_settings(options.protocol)})
+    parsed = parser.parse(arguments, preset=lambda options: protocol_settings(options.protocol))
     parsed.options.files = parsed.files
     return parsed.options, _benchmark(parsed)
 
@@ -131,7 +131,7 @@ def _benchmark(parsed: Parsed) -> Benchmark:
             out=Path(options.out or Path("runs", "benchmark", name)),
             protocol=options.protocol,
             repeats=options.repeats,
-            folds=(0,) if is_single_fold else tuple(range(settings.folds or 0)),
+            folds=(0,) if is_single_fold else tuple(range(settings.folds or FOLDS)),
             ablation=ablation,
             parameters=parsed.parameters,
         )

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ccpml.calibration.certificate import CERTIFICATE_FILE, Certificate, CertificateError
 from ccpml.cli.common.commas import check_commas, is_number
 from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, add_data_options, check_data_of_run, check_run
 from ccpml.cli.common.parser import Parser
 from ccpml.data_name import known_names
 from ccpml.numbers import counted
-from ccpml.progress import announce
+from ccpml.progress import announce, print_note
 
 
 def run(arguments: list[str]) -> int:
@@ -25,8 +26,9 @@ def run(arguments: list[str]) -> int:
     announce_libraries()
     from ccpml.calibration.run import calibrate_run
 
+    former = _read(path)
     certificate = calibrate_run(**options)
-    details, file = certificate.details, path / "certificate.json"
+    details, file = certificate.details, path / CERTIFICATE_FILE
     if as_json:
         print(json.dumps({"fingerprint": certificate.fingerprint, "confidence": certificate.confidence, **details}))
     else:
@@ -35,7 +37,10 @@ def run(arguments: list[str]) -> int:
     promised = any(row["distance"] is not None for row in details["promises"])
     if not promised:
         shortage = _shortage(details["promises"][0], details)
-        print(f"ccpml: {details['data']}: {shortage}; {file} keeps what was measured", file=sys.stderr)
+        is_kept = former is not None and _read(path) == former
+        kept = f"its promises from {former.details.get('data')}" if former and is_kept else "what was measured"
+        print(f"ccpml: {details['data']}: {shortage}; {file} keeps {kept}", file=sys.stderr)
+    _note_what_is_lost(former, _read(path), file)
     from ccpml.report import write_report
     from ccpml.runs.directory import RunDirectory
 
@@ -44,6 +49,21 @@ def run(arguments: list[str]) -> int:
     if not as_json:
         print(f"report       {report}")
     return 0 if promised else 1
+
+
+def _note_what_is_lost(former: Certificate | None, new: Certificate | None, file: Path) -> None:
+    if former is None or new is None or former.fingerprint != new.fingerprint:
+        return
+    if lost := [p for p in former.precisions if new.distance_for(p) is None]:
+        print_note(f"{file}: the one before, from {former.details.get('data')}, promised {lost[-1]:g} too")
+
+
+def _read(path: Path) -> Certificate | None:
+    """Return the certificate of a run; None if it has none that can be read."""
+    try:
+        return Certificate.read(path)
+    except CertificateError:
+        return None
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> int:
     with _open(options, location, embedder) if exists else create_index(location, embedder) as index:
         command = _command_to_resume(arguments)
         try:
-            if isinstance(embedder, EnsembleEmbedder):
+            if exists and isinstance(embedder, EnsembleEmbedder):  # they may have moved
                 write_members(options.output, embedder)
             code = _fill(index, found, is_new=not exists)
             if options.dtype is not None:

@@ -22,7 +22,7 @@ from ccpml.data.sampler import Draw
 from ccpml.data.seeds import CROPS, generator
 from ccpml.data.table import ImageTable
 from ccpml.data.transforms import EvalTransform, Transform, View
-from ccpml.interrupts import continue_at_end_of_parent
+from ccpml.interrupts import block_signals, continue_at_end_of_parent
 from ccpml.numbers import as_int
 
 __all__ = ["ImageDataset", "eval_loader", "train_loader"]
@@ -177,7 +177,9 @@ class _Loader(DataLoader[Any]):
     """
 
     def __iter__(self) -> Any:
-        with torch.device("cpu"):  # whatever the default device, where torch would draw seeds and put labels
+        # On the CPU, whatever the default device is, where torch would draw seeds and put labels. Workers begin
+        # with signals blocked, as they have the handlers of the main process until they set their own.
+        with torch.device("cpu"), block_signals():
             batches = super().__iter__()
         try:
             while True:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from ccpml.artifacts import expand_home, path_kind
+from ccpml.artifacts import artifact_kind, expand_home, path_kind
 from ccpml.data.images.formats import image_suffixes
 from ccpml.data.images.packed import PackedImage
 from ccpml.data.loading import read_source
@@ -83,7 +83,7 @@ def find_pictures(data: str, data_root: Path | str | None = None) -> Pictures:
     if path.is_dir():
         return _folder(path)
     if path.is_file():
-        return _csv(path) if path.suffix.lower() == ".csv" else _pattern(glob.escape(str(path)), data)
+        return _file(path, data)
     if DataName.is_valid(data):
         name = DataName.parse(data)
         if name.kind == "folder":
@@ -96,9 +96,12 @@ def find_pictures(data: str, data_root: Path | str | None = None) -> Pictures:
         return _pattern(str(path), data)
     if data.partition(":")[0] in DATA_KINDS:
         DataName.parse(data)  # raises what is wrong
-    raise PicturesNotFoundError(
-        f"{data}: {path_kind(path) or 'not found'}; expected a folder, an image, a CSV file, a pattern, {known_names()}"
-    )
+    raise _no_pictures(path, data)
+
+
+def _no_pictures(path: Path, data: str) -> PicturesNotFoundError:
+    found, expected = artifact_kind(path), f"expected a folder, an image, a CSV file, a pattern, {known_names()}"
+    return PicturesNotFoundError(f"{data}: {expected}; got {found}" if found else f"{data}: not found; {expected}")
 
 
 def is_lost(source: str) -> bool:
@@ -123,6 +126,14 @@ def is_lost(source: str) -> bool:
 def _folder(path: Path) -> Pictures:
     source = load_folder(path, labeled=False)
     return Pictures(f"folder:{path.resolve()}", _pictures(source), source.ignored)
+
+
+def _file(path: Path, data: str) -> Pictures:
+    if path.suffix.lower() == ".csv":
+        return _csv(path)
+    if path.suffix.lower() in image_suffixes():
+        return _pattern(glob.escape(str(path)), data)
+    raise _no_pictures(path, data)
 
 
 def _csv(path: Path) -> Pictures:

@@ -17,6 +17,7 @@ from ccpml.numbers import as_int
 from ccpml.serving.collect import Pictures, find_pictures
 from ccpml.serving.compaction import Compacted, compact
 from ccpml.serving.embedder import Embedder, check_embedder
+from ccpml.serving.ensemble import EnsembleEmbedder, write_members
 from ccpml.serving.errors import RESTORE, DamagedIndexError, NotAnIndexError, OtherModelError
 from ccpml.serving.filters import Filter
 from ccpml.serving.index_writer import Added
@@ -115,6 +116,8 @@ class Index(PictureIndex):
             temporary.mkdir(parents=True)
             Store.create(temporary / _DATABASE, meta)
             write_rows(rows_file(temporary, 1), ())
+            if isinstance(embedder, EnsembleEmbedder):
+                write_members(temporary, embedder)
             os.rename(temporary, path)  # noqa: PTH104  # tests replace the module os to make calls fail
             unfinished = path
             sync_folder(path.parent)

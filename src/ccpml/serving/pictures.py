@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ccpml.artifacts import read_file
 from ccpml.data.images.archived import ArchivedImage, read_archived
 from ccpml.data.images.read import BadImageError, read_header, read_image
 from ccpml.serving.items import Metadata, Picture
@@ -83,7 +84,7 @@ def read_picture(picture: Picture) -> Content:
     image = picture.image
     try:
         if image is None:
-            content = picture.file.read_bytes()
+            content = read_file(picture.file)
         elif isinstance(image, ArchivedImage):
             content = read_archived(image)
         else:

@@ -117,6 +117,10 @@ def test_an_ensemble_is_one_model(run, second_run, folder, tmp_path, call):
     query = folder / "group0" / "class00" / "0.png"
     code, out, _ = call("search", index, query, "--json", "-k", "1")
     assert (code, json.loads(out)["queries"][0]["hits"][0]["path"]) == (0, str(query))
+    with Index.create(tmp_path / "made.index", model) as made:  # without the command line
+        made.sync(str(query))
+    code, out, _ = call("search", tmp_path / "made.index", query, "--json")
+    assert (code, json.loads(out)["queries"][0]["hits"][0]["path"]) == (0, str(query))
     assert call("index", run, folder, "-o", index, "--sync", "--ensemble", second_run)[0] == 0
     code, _, err = call("index", run, folder, "-o", index, "--sync")
     assert code == 1

@@ -260,10 +260,9 @@ def test_errors_that_are_no_fault_of_an_image(number: int, tmp_path: Path, monke
     def failing(*_: object, **__: object) -> None:
         raise OSError(number, "no more")
 
-    monkeypatch.setattr("ccpml.data.images.read.Path.read_bytes", failing)
+    monkeypatch.setattr("ccpml.artifacts._open_at_once", failing)
     with pytest.raises(OSError, match="no more") as caught:
         read_image(tmp_path / "a.png", 1)
     assert not isinstance(caught.value, BadImageError)
-    monkeypatch.setattr("ccpml.data.images.opening.Path.open", failing)
     with pytest.raises(OSError, match="no more"):
         read_header(tmp_path / "a.png")

@@ -146,6 +146,16 @@ def test_connections_beyond_the_limit_are_refused_and_served_again_later(live):
     wait_until_served(port)
 
 
+def test_head_is_get_without_a_body(live):
+    port, _ = live
+    for path, status in ((b"/health", b"200"), (b"/", b"200"), (b"/api/search", b"405"), (b"/none", b"404")):
+        with connected(port) as connection:
+            connection.sendall(b"HEAD " + path + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            answer = received(connection)
+        assert answer.startswith(b"HTTP/1.1 " + status), path
+        assert answer.endswith(b"\r\n\r\n"), path
+
+
 def test_a_signal_ends_the_service_cleanly(live):
     port, process = live
     ask(port)

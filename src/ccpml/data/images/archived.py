@@ -5,6 +5,7 @@ import zlib
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ccpml.artifacts import open_file
 from ccpml.system_errors import raise_shortage
 
 __all__ = ["ArchivedImage", "list_archive", "read_archived"]
@@ -55,7 +56,7 @@ def read_archived(image: ArchivedImage) -> bytes:
         OSError: If the archive cannot be read.
         ValueError: If the contents are damaged.
     """
-    with image.archive.open("rb") as file:
+    with open_file(image.archive) as file:
         file.seek(image.offset)
         data = file.read(image.size)
     if zlib.crc32(data) != image.crc32:

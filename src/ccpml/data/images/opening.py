@@ -9,10 +9,11 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from PIL import Image, UnidentifiedImageError
 
+from ccpml.artifacts import open_file
 from ccpml.data.images.formats import pillow_formats
 
 __all__ = ["MAX_PIXELS", "is_large", "open_image"]
@@ -38,14 +39,14 @@ def open_image(file: Path | io.BytesIO, formats: tuple[str, ...] | None = None) 
         Exception: Almost anything, if the file is damaged.
     """
     if isinstance(file, Path):
-        with file.open("rb") as opened, _identified(opened, formats) as image:
+        with open_file(file) as opened, _identified(opened, formats) as image:
             yield image
     else:
         with _identified(file, formats) as image:
             yield image
 
 
-def _identified(file: io.BufferedReader | io.BytesIO, formats: tuple[str, ...] | None) -> Image.Image:
+def _identified(file: BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
     """Return the image in a file, as ``Image.open`` does without looking at its size."""
     start = file.read(16)
     for name in formats or pillow_formats():

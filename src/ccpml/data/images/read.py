@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from ccpml.artifacts import read_file
 from ccpml.data.images.archived import ArchivedImage, read_archived
 from ccpml.data.images.jpeg import Part, decode_jpeg, jpeg_size
 from ccpml.data.images.opening import MAX_PIXELS, is_large, open_image
@@ -198,7 +199,7 @@ def _contents(source: Path | str | bytes | ArchivedImage) -> tuple[str, bytes]:
         if isinstance(source, bytes):
             data = source
         else:
-            data = read_archived(source) if isinstance(source, ArchivedImage) else Path(source).read_bytes()
+            data = read_archived(source) if isinstance(source, ArchivedImage) else read_file(source)
     except OSError as error:
         raise_shortage(error)
         raise BadImageError(f"cannot be opened ({error.strerror or error})", name) from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ccpml.artifacts import expand_home
+from ccpml.artifacts import expand_home, not_found
 from ccpml.data.images.formats import image_suffixes
 from ccpml.data.sources.cars196 import read_cars196
 from ccpml.data.sources.image_index import ImageIndex, IndexedImage
@@ -207,7 +207,7 @@ def _root(name: str, data_root: Path | str | None) -> Path:
     root = expand_home(given)
     if not root.is_dir():
         origin = "data root" if data_root is not None else "CCPML_DATA"
-        raise BenchmarkNotFoundError(f"{root}: folder not found ({origin})")
+        raise BenchmarkNotFoundError(f"{root}: {not_found(root, 'folder')} ({origin})")
     return root.absolute()
 
 

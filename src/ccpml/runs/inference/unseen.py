@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+from ccpml.artifacts import read_file
 from ccpml.data import ImageTable, PackedImage
 from ccpml.data.class_records import listed_classes
 from ccpml.data.loading import read_source
@@ -152,7 +153,7 @@ class _SeenFiles:
 
     def _digest(self, file: Path) -> bytes:
         if file not in self._digests:
-            self._digests[file] = hashlib.sha256(file.read_bytes()).digest()
+            self._digests[file] = hashlib.sha256(read_file(file)).digest()
         return self._digests[file]
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
+from ccpml.artifacts import read_file
 from ccpml.data.images.read import BadImageError, read_image
 from ccpml.serving.explain import draw_map, explain_pair, peak, shrink
 from ccpml.serving.items import Item
@@ -129,7 +130,7 @@ def _picture_of(service: Service, item: Item) -> tuple[NDArray[np.uint8], Litera
     file = Path(item.path)
     try:
         if file.is_file() and file.stat().st_size <= _MAX_FILE_BYTES:
-            content = file.read_bytes()
+            content = read_file(file)
             if content_hash(content) == item.content_hash:
                 check_upload(content, service.settings.max_pixels)
                 return _decoded(content), "file"

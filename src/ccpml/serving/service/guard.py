@@ -92,6 +92,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # as GET; the server sends no body
+            scope = {**scope, "method": "GET"}
         start, status = time.perf_counter(), 500
         body = _Body(self, receive)
 
