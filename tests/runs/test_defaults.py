@@ -46,6 +46,15 @@ def test_xbm_compares_with_a_full_memory_in_fine_tuning_and_later_from_nothing()
     assert resolved(backbone="resnet50", weights="none").memory_start > tuned.memory_start
 
 
+@pytest.mark.parametrize("steps", [20, 44, 46, None])
+def test_the_proxies_of_a_loss_warm_up_in_at_most_half_of_the_budget(steps: int | None) -> None:
+    settings = Settings(data="folder:photos", method="plain", loss="proxy_anchor", max_steps=steps)
+    chosen = [str(choice) for choice in settings.choices(photos()) if "warmup_epochs" in choice.settings]
+    long = "warmup_epochs 0: a pass through the training images is more than half of the budget"
+    assert chosen == (["warmup_epochs 1"] if steps in {46, None} else [long])  # a pass is 22.5 batches
+    assert resolved(loss="triplet", max_steps=steps).warmup_epochs == 0
+
+
 @pytest.mark.parametrize(
     ("side", "gpu", "size"), [(30, False, 64), (50, False, 96), (79, False, 128), (81, False, 160), (4000, True, 224)]
 )

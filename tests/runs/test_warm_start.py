@@ -87,6 +87,34 @@ def test_a_run_whose_classes_never_separate_says_so(settings, tmp_path, monkeypa
     assert Report(run, run.settings(), scores).proxies is None
 
 
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        (
+            {"projections.warm_start": 100},
+            "The proxies were never placed, and the run trained the plain loss: it ended before step 100",
+        ),
+        (
+            {"method": "xbm", "memory_start": 2},
+            "The memory was never compared with, and the run trained the plain loss: it ended at step 2",
+        ),
+        ({"method": "xbm", "memory_start": 1}, None),
+        (
+            {"method": "plain", "warmup_epochs": 9},
+            "The backbone was never trained, but the embedding layer alone: it ended at step 2 of the 27",
+        ),
+        ({"method": "plain", "warmup_epochs": 9, "trained_stages": 0}, None),
+        ({"method": "plain", "loss": "proxy_anchor"}, None),  # the warm-up that is chosen fits the budget
+        ({"max_steps": 0, "method": "xbm", "warmup_epochs": 9}, None),
+    ],
+)
+def test_a_run_whose_method_never_began_says_so(settings, tmp_path, changes, note):
+    scores = train(settings.changed({"max_steps": 2, **changes}), tmp_path / "run", progress=False).scores()
+    notes = [text for text in scores.get("notes", []) if " never " in text]
+    assert len(notes) == (note is not None)
+    assert all(text.startswith(note) for text in notes)
+
+
 def test_the_report_marks_where_the_proxies_were_placed(run):
     page = write_report(run).read_text(encoding="utf-8")
     assert "The dotted line marks step 4, where the first proxies were placed" in page

@@ -60,8 +60,8 @@ _SATURATED: Final = 0.995  # MAP@R
 _VALIDATIONS: Final = 25  # in a budget
 
 # Pair losses need positives in the batch; losses that have proxies do not, and learn their proxies faster.
-_PAIR_LOSS = {"classes_per_batch": 8, "samples_per_class": 4, "proxy_lr_factor": 1.0, "warmup_epochs": 0}
-_PROXY_LOSS = {"classes_per_batch": 32, "samples_per_class": 1, "proxy_lr_factor": 100.0, "warmup_epochs": 1}
+_PAIR_LOSS = {"classes_per_batch": 8, "samples_per_class": 4, "proxy_lr_factor": 1.0}
+_PROXY_LOSS = {"classes_per_batch": 32, "samples_per_class": 1, "proxy_lr_factor": 100.0}
 
 _CONSTANT: Final = {"lr_schedule": "constant", "head_lr_factor": 1.0}
 
@@ -360,7 +360,16 @@ def _memory(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
     yield Choice({"memory_start": min(start, settings["max_steps"] * 2 // 3)}, reason)
 
 
+def _warmup(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
+    """The paper's pass in which proxies of the loss learn first, unless that takes most of a small budget."""
+    if not LOSSES[settings["loss"]].has_proxies:
+        yield Choice({"warmup_epochs": 0})
+    elif passes(settings["max_steps"], _batch_size(settings), facts.train_images) < 2:
+        yield Choice({"warmup_epochs": 0}, "a pass through the training images is more than half of the budget")
+    yield Choice({"warmup_epochs": 1})
+
+
 _RULES: tuple[Rule, ...] = (
     *(_loss, _folds, _data, _backbone, _weights, _epochs),
-    *(_paper, _from_nothing, _fine_tuning, _validations, _memory),
+    *(_paper, _from_nothing, _fine_tuning, _validations, _memory, _warmup),
 )

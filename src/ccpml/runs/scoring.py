@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ccpml.runs.images import is_query, query_labels
 from ccpml.runs.inference import write_embeddings
 from ccpml.runs.parts import Parts
 from ccpml.runs.trainer import rank_batches
-from ccpml.training import embed, evaluate_with_roles
+from ccpml.training import Warmup, embed, evaluate_with_roles
 
 __all__ = ["score_run", "score_test"]
 
@@ -64,7 +64,8 @@ def score_run(
     for name, table in {**tables, "test": splits.test}.items():
         write_embeddings(run.embeddings / f"{name}.npz", embedded[name], table)
     whole = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    notes = [_never_placed(parts.ccp.projections)] if parts.ccp and parts.ccp.projections.waiting else []
+    steps = int(recorder.rows[-1]["step"])
+    notes = list(_never_began(parts, steps)) if steps else []  # the start alone is not the result of a method
     features = parts.head_start.scores if parts.head_start else None
     if features and features["map_at_r"] > scores.map_at_r and features["precision_at_1"] > scores.precision_at_1:
         notes.append(_FEATURES_WIN.format(classes=splits.train.num_classes, images=len(splits.train)))
@@ -75,7 +76,7 @@ def score_run(
         **({} if last is None else {"test_last": last.as_dict()}),
         **({"features": features} if features else {}),
         "validation": {"map_at_r": recorder.best_score, "step": recorder.best_step},
-        "steps": int(recorder.rows[-1]["step"]),
+        "steps": steps,
         "instances": max(0, parts.ccp.projections.instance) if parts.ccp else 0,
         **({"notes": notes} if notes else {}),
         "splits": sizes,
@@ -86,6 +87,20 @@ def score_run(
     }
     log(content)
     run.write_scores(content)
+
+
+def _never_began(parts: Parts, steps: int) -> Iterator[str]:
+    """Return sentences about a run that ended before its method, or the training of its backbone, began."""
+    settings = parts.settings
+    if parts.ccp and parts.ccp.projections.waiting:
+        yield _never_placed(parts.ccp.projections)
+    if settings.method == "xbm" and steps <= max(1, settings.memory_start):  # a first step has nothing in memory
+        ended = f"it ended at step {steps:,}, and memory_start is {settings.memory_start:,}"
+        yield f"The memory was never compared with, and the run trained the plain loss: {ended}."
+    frozen = max((each.steps for each in parts.schedules if isinstance(each, Warmup)), default=0)
+    if steps <= frozen and settings.trained_stages != 0:
+        ended = f"it ended at step {steps:,} of the {frozen:,} of warmup_epochs {settings.warmup_epochs}"
+        yield f"The backbone was never trained, but the embedding layer alone: {ended}."
 
 
 def _never_placed(projections: AlternatingProjections) -> str:

@@ -43,7 +43,8 @@ class Settings:
         memory_start: Steps before xbm compares with its memory; the paper's 1,000, or memory_batches in fine-tuning,
             and at most two thirds of the budget.
         proxy_lr_factor: Learning rate of the proxies, as a multiple of the network's.
-        warmup_epochs: Passes through the training images in which only the embedding layer and the proxies learn.
+        warmup_epochs: Passes through the training images in which only the embedding layer and the proxies learn; 1 for
+            losses that have proxies of their own, unless that is more than half of the training.
         pair_weight: Weight of the loss within the batch; 0.1 on the paper's benchmarks, 1 elsewhere.
         proxy_weight: Weight of the loss against the proxies.
         pool_transform: Whether the pool uses the transform of training or of evaluation.
