@@ -56,6 +56,18 @@ def test_all_files_have_the_same_scores(tmp_path: Path) -> None:
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == len(tables)
 
 
+def test_notes_of_the_runs_are_above_the_tables(tmp_path: Path) -> None:
+    made = make_benchmark(tmp_path / "out", ["c2", "triplet"], ["plain", "xbm"])
+    for cell in made.cells():
+        if cell.row.method == "xbm" and (cell.row.loss == "triplet" or cell.fold == 0):
+            file = cell.path / "scores.json"
+            file.write_text(json.dumps({**json.loads(file.read_text()), "notes": ["The memory was never used."]}))
+    write_outputs(made, collect_results(made, progress=False))
+    expected = "C2-XBM (2 of 4 models), Triplet-XBM (4 of 4 models): The memory was never used."
+    assert f"- {expected}" in (made.out / "table.md").read_text()
+    assert f"% {expected}" in (made.out / "table.tex").read_text()
+
+
 def test_comparison_with_the_paper(tmp_path: Path) -> None:
     made = make_benchmark(tmp_path / "out", data="cub", folds=4, repeats=1)
     results = collect_results(made, progress=False)

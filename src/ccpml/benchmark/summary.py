@@ -1,5 +1,6 @@
 """What the tables of a benchmark show, in sentences: data, protocol, deviations, settings, provenance."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ def summarize(benchmark: Benchmark, results: Sequence[RowResult]) -> list[str]:
     if other:
         listed = ", ".join(f"{name} {value}" for name, value in other.items())
         facts.append(f"The settings differ from the paper's: {listed}.")
-    return [*facts, *_describe_provenance(cells)]
+    return [*facts, *_describe_notes(results), *_describe_provenance(cells)]
 
 
 def _describe_data(benchmark: Benchmark, cells: Sequence[CellResult]) -> list[str]:
@@ -113,6 +114,16 @@ def _differences_from_paper(benchmark: Benchmark) -> dict[str, Any]:
             theirs = Settings(data=ours.data, method=ours.method, loss=ours.loss).resolved().flat()
             differing |= {name: value for name, value in ours.flat().items() if value != theirs.get(name)}
     return {name: value for name, value in differing.items() if name not in _NON_MODEL_SETTINGS}
+
+
+def _describe_notes(results: Sequence[RowResult]) -> list[str]:
+    """Return the notes of the runs, such as that a method never began, each with the rows that it concerns."""
+    rows: dict[str, list[str]] = {}
+    for result in results:
+        notes = Counter(note for cell in result.cells for note in cell.scores.get("notes", ()))
+        for note, count in notes.items():
+            rows.setdefault(note, []).append(f"{result.row.title} ({count} of {counted(len(result.cells), 'model')})")
+    return [f"{', '.join(titles)}: {note}" for note, titles in rows.items()]
 
 
 def _describe_provenance(cells: Sequence[CellResult]) -> list[str]:
