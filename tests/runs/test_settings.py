@@ -4,6 +4,7 @@ import pytest
 
 from ccpml.losses import LOSSES
 from ccpml.options import ProjectionOptions
+from ccpml.runs.defaults import DataFacts
 from ccpml.runs.settings import Settings, setting_types
 
 
@@ -62,6 +63,22 @@ def test_rivals_train_as_their_papers_do(loss):
     assert None not in e.loss_parameters.values()
     with pytest.raises(ValueError, match=f"method: expected plain for {loss}, which has proxies of its own, got ccp"):
         Settings(loss=loss, method="ccp")
+
+
+@pytest.mark.parametrize("name", ["samples_per_class", "classes_per_batch"])
+def test_a_pair_loss_alone_needs_pairs_in_the_batch(name):
+    for loss in LOSSES:
+        for method in LOSSES[loss].methods:
+            if method == "plain" and not LOSSES[loss].has_proxies:
+                with pytest.raises(
+                    ValueError, match=f"^{name}: expected at least 2, as {loss} alone learns from pairs"
+                ):
+                    Settings(loss=loss, method=method, **{name: 1})
+                Settings(loss=loss, method=method, **{name: 2}).resolved()
+            else:  # proxies, or the memory, are compared with too
+                Settings(loss=loss, method=method, **{name: 1}).resolved()
+    facts = DataFacts(train_classes=2, classes=4)
+    assert Settings(method="plain").resolved(facts).classes_per_batch == 2
 
 
 def test_resolved_keeps_what_was_given_and_leaves_nothing_open_that_training_needs():

@@ -198,6 +198,10 @@ class Settings:
         if self.method not in entry.methods:
             expected = f"expected plain for {self.loss}, which has proxies of its own"
             raise ValueError(f"method: {expected}, got {self.method}")
+        for name, others in (("samples_per_class", "pairs of a class"), ("classes_per_batch", "pairs of two classes")):
+            if getattr(self, name) == 1 and self.method == "plain" and not entry.has_proxies:
+                expected = f"expected at least 2, as {self.loss} alone learns from {others} in the batch, got 1"
+                raise ValueError(f"{name}: {expected}; method ccp and losses that have proxies take 1")
         for name, value in self.loss_parameters.items():
             if name not in entry.parameters:
                 owners = ", ".join(parameter_names().get(name, ()))
