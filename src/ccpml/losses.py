@@ -4,7 +4,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["LOSSES", "METHODS", "LossEntry", "Method", "Parameter", "find_loss", "known_losses", "parameter_names"]
+__all__ = [
+    "LOSSES",
+    "METHODS",
+    "LossEntry",
+    "Method",
+    "Parameter",
+    "find_loss",
+    "known_losses",
+    "parameter_names",
+    "without_effect",
+]
 
 
 @dataclass(frozen=True)
@@ -221,6 +231,25 @@ def parameter_names() -> dict[str, list[str]]:
         for name in entry.parameters:
             names.setdefault(name, []).append(loss)
     return names
+
+
+def without_effect(name: str, method: str, loss: str) -> str:
+    """Return with which method or loss a setting is without effect; empty if it has one.
+
+    Example:
+        >>> without_effect("memory_start", "ccp", "triplet"), without_effect("memory_start", "xbm", "triplet")
+        ('with method ccp, only with xbm', '')
+    """
+    for owner, facts in METHODS.items():
+        own = name in facts.own_settings or (facts.has_projections and name.startswith("projections."))
+        if own and method != owner:
+            return f"with method {method}, only with {owner}"
+    losses = parameter_names().get(name, [])
+    if losses and loss not in losses:
+        return f"on {loss}, only on {', '.join(losses)}"
+    if name == "proxy_lr_factor" and method != "ccp" and not LOSSES[loss].has_proxies:
+        return f"on {loss} with method {method}, which has no proxies"
+    return ""
 
 
 def known_losses() -> str:

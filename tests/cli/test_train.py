@@ -79,6 +79,36 @@ def test_a_run_whose_scores_are_damaged_is_not_said_to_be_finished(
     assert err.splitlines()[-1].startswith(f"ccpml: error: {file}: ")
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (
+            "--memory-batches 9 --memory-start 5",
+            ["memory_batches, memory_start: without effect with method ccp, only with xbm"],
+        ),
+        (
+            "--method plain --pool-size 30 --warm-start 3 --proxy-lr-factor 2",
+            [
+                "pool_size, projections.warm_start: without effect with method plain, only with ccp",
+                "proxy_lr_factor: without effect on multi_similarity with method plain, which has no proxies",
+            ],
+        ),
+        ("--method plain --loss arcface --proxy-lr-factor 2 --proxy-weight 1", []),  # the last is the default
+        ("--method xbm --config FILE", []),  # a file may list all settings, as that of another run does
+        ("--method xbm --config FILE --pool-size 31", ["pool_size: without effect with method xbm, only with ccp"]),
+        ("--pool-size 30 --warm-start 3", []),
+    ],
+)
+def test_flags_without_effect_are_noted(
+    flags: str, expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text("pool_size: 30\nproxies_per_class: 3\nprojections:\n  warm_start: 3\n")
+    words = flags.replace("FILE", str(tmp_path / "a.yaml")).split()
+    assert main(["train", f"folder:{tmp_path}", *words, "--run", str(tmp_path / "run")]) == 1  # there are no images
+    notes = [line.removeprefix("note: ") for line in capsys.readouterr().err.splitlines() if "without effect" in line]
+    assert notes == expected
+
+
 def test_a_run_is_not_overwritten(
     run: Path, folder: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

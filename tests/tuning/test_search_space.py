@@ -83,7 +83,7 @@ def test_wrong_fields_are_refused(text, message):
         ({}, ["memory_batches=1..5"], "no effect with method ccp, only with xbm"),
         ({"method": "xbm"}, ["class_rate=0.1..0.9"], "no effect with method xbm, only with ccp"),
         ({"method": "plain"}, ["projections.strength=0..1"], "no effect with method plain, only with ccp"),
-        ({"method": "plain"}, ["proxy_lr_factor=1..10"], "multi_similarity with method plain has no proxies"),
+        ({"method": "plain"}, ["proxy_lr_factor=1..10"], "on multi_similarity with method plain, which has no proxies"),
         ({"pool_size": 12}, ["proxies_per_class=1..16"], "at most pool_size = 12, got 16"),
         ({}, ["pool_size=4..24"], "at most pool_size = 4, got 8"),
         ({}, ["fold=0..4"], "search fold: expected one of folds = 4, 0..3, got 4"),

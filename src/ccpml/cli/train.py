@@ -10,6 +10,7 @@ from ccpml.cli.common.options import UsageError, add_resume_note, check_run, rep
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings
 from ccpml.data_name import DataName
 from ccpml.interrupts import Interrupted, advise_at_exit, exit_code
+from ccpml.losses import without_effect
 from ccpml.numbers import counted
 from ccpml.progress import announce, print_note
 from ccpml.runs.defaults import SATURATED, is_saturated
@@ -25,6 +26,7 @@ def run(arguments: list[str]) -> int:
         path = check_run(Path(options.resume))
     else:
         check_settings(settings, parsed.files)
+        _note_without_effect(parsed)
         path = Path(options.run or _default_path(settings))
 
     announce_libraries()
@@ -78,6 +80,17 @@ def parse(arguments: list[str]) -> Parsed:
     if parsed.options.resume is not None and (parsed.given or parsed.options.run is not None):
         raise UsageError("--resume: expected no data and no other options, because a run keeps its settings")
     return parsed
+
+
+def _note_without_effect(parsed: Parsed) -> None:
+    """Note the flags that change nothing with the method and the loss; a file may list all settings."""
+    settings, defaults, names = parsed.settings, Settings().flat(), dict[str, list[str]]()
+    for name, value in parsed.given.items():
+        where = without_effect(name, settings.method, settings.loss)
+        if where and name not in parsed.files and value != defaults.get(name):
+            names.setdefault(where, []).append(name)
+    for where, changed in names.items():
+        print_note(f"{', '.join(changed)}: without effect {where}")
 
 
 def _default_path(settings: Settings) -> Path:

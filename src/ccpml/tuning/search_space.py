@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ccpml.losses import LOSSES, METHODS, parameter_names
+from ccpml.losses import without_effect
 from ccpml.presets import read_preset
 from ccpml.runs.settings import Settings, setting_types
 from ccpml.runs.values import is_numeric, read_value, value_options
@@ -165,15 +165,8 @@ def check_effect(base: Settings, name: str) -> None:
             ...
         ValueError: projections.strength: has no effect with method plain, only with ccp
     """
-    for method, facts in METHODS.items():
-        own = name in facts.own_settings or (facts.has_projections and name.startswith("projections."))
-        if own and base.method != method:
-            raise ValueError(f"{name}: has no effect with method {base.method}, only with {method}")
-    losses = parameter_names().get(name, [])
-    if losses and base.loss not in losses:
-        raise ValueError(f"{name}: has no effect on {base.loss}, only on {', '.join(losses)}")
-    if name == "proxy_lr_factor" and base.method != "ccp" and not LOSSES[base.loss].has_proxies:
-        raise ValueError(f"{name}: has no effect, since {base.loss} with method {base.method} has no proxies")
+    if where := without_effect(name, base.method, base.loss):
+        raise ValueError(f"{name}: has no effect {where}")
 
 
 def _check_value(base: Settings, space: Sequence[Field], field: Field, value: float) -> None:
