@@ -92,7 +92,7 @@ def test_a_shortage_is_raised_as_it_is(error: Exception, tmp_path: Path, monkeyp
     if isinstance(error, OSError):
         readers["pathlib.Path.open"] = lambda: check_readable(tmp_path / "a.npz", "remove it")
         (picture,) = find_pictures(str(tmp_path / "a.png"))
-        readers["pathlib.Path.read_bytes"] = lambda: read_picture(picture)
+        readers["ccpml.artifacts._open_at_once"] = lambda: read_picture(picture)
     for name, read in readers.items():
         monkeypatch.setattr(name, fail)
         with pytest.raises(type(error)) as raised:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ccpml import artifacts
 from ccpml.serving import Index, find_pictures
+from ccpml.serving.errors import SourceConflictError
 from tests.serving.embedders import ColorEmbedder
 
 
@@ -94,14 +96,14 @@ def test_only_what_is_new_or_changed_is_embedded(index, photos, embedder):
 def test_files_that_are_no_images_any_more_are_removed_and_those_that_cannot_be_opened_stay(index, photos, monkeypatch):
     (photos / "class1" / "1.png").write_bytes(b"no image")
     (photos / "class1" / "3.png").write_bytes(b"")
-    read_bytes = type(photos).read_bytes
+    open_at_once = artifacts._open_at_once
 
-    def refuse(path):
-        if path.name == "5.png":
-            raise PermissionError(13, "Permission denied", str(path))
-        return read_bytes(path)
+    def refuse(path, flags):
+        if path.endswith("5.png"):
+            raise PermissionError(13, "Permission denied", path)
+        return open_at_once(path, flags)
 
-    monkeypatch.setattr(type(photos), "read_bytes", refuse)
+    monkeypatch.setattr(artifacts, "_open_at_once", refuse)
     os.utime(photos / "class1" / "5.png", (1, 1))
     result = index.sync(str(photos))
     assert counts(result) == (0, 0, 0, 2, 3)
@@ -155,6 +157,37 @@ def test_sources_do_not_remove_each_others_items_and_labels_are_brought_up_to_da
     assert embedder.count == 0
     assert by_name(index)["a.png"].label == "jug"
     assert len(index) == 6
+
+
+def test_labels_and_metadata_of_another_source_are_never_lost(index, photos, tmp_path):
+    table = tmp_path / "shop.csv"
+    rows = [f"{file},item,{number}" for number, file in enumerate(sorted(photos.rglob("*.png")))]
+    table.write_text("\n".join(["path,label,price", *rows, ""]))
+    result = index.sync(str(table))
+    assert (counts(result), result.relabeled) == ((0, 0, 0, 0, 6), 6)
+    assert str(result).endswith("6 unchanged; labels or metadata of 6 are others now")
+    before = index.items()
+    for source, count in ((photos, 6), (photos / "class0", 3), (photos / "class0" / "0.png", 1)):
+        with pytest.raises(SourceConflictError, match=f"{photos}.*: {count} pictures? of it .* csv:{table}, "):
+            index.sync(str(source))
+        assert index.items() == before
+    result = index.sync(str(table))
+    assert (counts(result), result.relabeled) == ((0, 0, 0, 0, 6), 0)
+    index.remove_source(f"csv:{table}")
+    assert counts(index.sync(str(photos))) == (6, 0, 0, 0, 0)
+    with pytest.raises(SourceConflictError, match="3 pictures"):
+        index.sync(str(photos / "class0"))  # without labels
+
+
+def test_metadata_of_a_table_that_is_gone_do_not_move_to_a_folder(photos, embedder, tmp_path):
+    names = [f"{file},{number}" for number, file in enumerate(sorted(photos.rglob("*.png")))]
+    (tmp_path / "list.csv").write_text("\n".join(["path,price", *names, ""]))
+    with Index.create(tmp_path / "x.index", embedder) as index:
+        index.sync(str(tmp_path / "list.csv"))
+        (tmp_path / "list.csv").unlink()
+        photos.rename(tmp_path / "moved")
+        result = index.sync(str(tmp_path / "moved"))
+        assert (counts(result), result.lost) == ((6, 0, 0, 0, 0), {f"csv:{tmp_path}/list.csv": 6})
 
 
 def test_a_synchronization_that_was_interrupted_is_finished_by_the_next(tmp_path, photos, embedder, monkeypatch):

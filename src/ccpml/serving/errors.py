@@ -18,6 +18,7 @@ __all__ = [
     "NotAnIndexError",
     "OtherModelError",
     "QdrantError",
+    "SourceConflictError",
     "name_sqlite_errors",
 ]
 
@@ -53,6 +54,10 @@ class OtherModelError(ValueError):
 
 class IndexBusyError(ValueError):
     """Another process or thread is writing to an index."""
+
+
+class SourceConflictError(ValueError):
+    """Labels or metadata that one source of pictures has given would be lost to another that lacks them."""
 
 
 class QdrantError(RuntimeError):

@@ -200,6 +200,7 @@ class Index(PictureIndex):
             progress: Called with the number of pictures done since the last call.
 
         Raises:
+            SourceConflictError: If labels or metadata of another source would be lost; nothing is changed.
             ValueError: If there are no pictures; as for `add`.
         """
         found = data if isinstance(data, Pictures) else find_pictures(data)

@@ -1,6 +1,7 @@
 """Bring an index up to date with a folder, a CSV file or other data: only what is new or changed is embedded."""
 
 import errno
+import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from functools import cache
 from typing import Any
 
 from ccpml.data.images.read import BadImageError
+from ccpml.numbers import counted
 from ccpml.serving.collect import Pictures, is_lost
 from ccpml.serving.embedding import Batch, embed_pictures
+from ccpml.serving.errors import SourceConflictError
 from ccpml.serving.index_writer import IndexWriter, Known
 from ccpml.serving.items import Picture
 from ccpml.serving.pictures import state_of
@@ -25,7 +28,8 @@ __all__ = ["Synced", "sync"]
 class Synced:
     """What a synchronization has done: number of pictures of each kind, and the images that cannot be read.
 
-    ``lost`` has the number of items that stay in the index although their source is no longer there, by source.
+    ``relabeled`` are those of the unchanged ones whose label or metadata are others now. ``lost`` has the number of
+    items that stay in the index although their source is no longer there, by source.
     """
 
     added: int = 0
@@ -33,6 +37,7 @@ class Synced:
     renamed: int = 0
     removed: int = 0
     unchanged: int = 0
+    relabeled: int = 0
     mended: int = 0
     skipped: list[BadImageError] = field(default_factory=list)
     lost: Counter[str] = field(default_factory=Counter)
@@ -40,7 +45,8 @@ class Synced:
     def __str__(self) -> str:
         counts = {name: getattr(self, name) for name in ("added", "changed", "renamed", "removed", "unchanged")}
         counts |= {"mended": self.mended} if self.mended else {}
-        return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+        text = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+        return f"{text}; labels or metadata of {self.relabeled:,} are others now" if self.relabeled else text
 
 
 def sync(writer: IndexWriter, found: Pictures, progress: Callable[[int], Any] | None = None) -> Synced:
@@ -70,6 +76,7 @@ class _Sync:
 
     def run(self) -> Synced:
         """Do it."""
+        self._check_other_sources()
         twins = self._embed(self._update_unchanged(), self._is_known)
         self._embed(twins, None)
         self.result.removed += self.writer.remove(key for ids in (*self.vanished.values(), self.lost) for key in ids)
@@ -112,6 +119,21 @@ class _Sync:
                     self.lost_items.setdefault(known.content_hash, []).append(known)
         return found
 
+    def _check_other_sources(self) -> None:
+        """Check that no label and no metadata that another source has given would be lost: they cannot be made again.
+
+        Raises:
+            SourceConflictError: If some would be.
+        """
+        pairs = [(known.facts, self.listed[path][1]) for path, known in self.known.items() if path in self.listed]
+        losing = Counter(own.source for own, new in pairs if own.source != self.source and _loses(own, new))
+        if losing:
+            source, count = losing.most_common(1)[0]
+            raise SourceConflictError(
+                f"{self.source}: {counted(count, 'picture')} of it came into the index from {source}, with labels or "
+                "metadata that it lacks; bring that source up to date instead, or remove it from the index first"
+            )
+
     def _update_unchanged(self) -> list[Picture]:
         """Write labels and metadata of files that did not change; return the other pictures."""
         new, changes = list[Picture](), list[tuple[int, Facts]]()
@@ -124,6 +146,7 @@ class _Sync:
             self.progress(1)
             if known.facts != facts:
                 changes.append((known.id, facts))
+                self.result.relabeled += _is_relabeled(known.facts, facts)
         self.writer.update(changes)
         return new
 
@@ -158,11 +181,11 @@ class _Sync:
             if known is not None and known.content_hash == content_hash:
                 changes.append((known.id, facts))
                 self.result.unchanged += 1
+                self.result.relabeled += _is_relabeled(known.facts, facts)
             elif ids:
                 changes.append((ids.pop(), facts))
                 self.result.renamed += 1
-            elif known is None and (others := self.lost_items.get(content_hash)):
-                moved = others.pop()
+            elif known is None and (moved := self._take_lost(content_hash, facts)):
                 changes.append((moved.id, facts))
                 self.result.renamed += 1
                 self.result.lost -= Counter([moved.facts.source])
@@ -171,6 +194,14 @@ class _Sync:
         self.writer.update(changes)
         self.progress(len(batch.known) - len(twins))
         return twins
+
+    def _take_lost(self, content_hash: str, facts: Facts) -> Known | None:
+        """Return an item with these contents of another source that is gone, if none of its facts are lost."""
+        others = self.lost_items.get(content_hash, [])
+        found = next((known for known in others if not _loses(known.facts, facts)), None)
+        if found is not None:
+            others.remove(found)
+        return found
 
     def _append(self, batch: Batch) -> None:
         """Add what was embedded, and remove items whose files are no images any more."""
@@ -186,3 +217,12 @@ class _Sync:
         ids = {path: known.id for path, known in self.known.items()} | self.damaged
         self.result.removed += self.writer.remove(ids[path] for path in paths & ids.keys())
         self.progress(len(batch.new) + len(batch.skipped))
+
+
+def _is_relabeled(own: Facts, new: Facts) -> bool:
+    return (own.label, own.metadata) != (new.label, new.metadata)
+
+
+def _loses(own: Facts, new: Facts) -> bool:
+    """Whether an item has a label or metadata, and a picture that would take its place has none of that name."""
+    return bool(own.label and not new.label) or not json.loads(own.metadata).keys() <= json.loads(new.metadata).keys()
