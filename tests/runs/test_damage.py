@@ -1,5 +1,6 @@
 """Damage to every file of a run: each is noticed by what reads it, in a sentence that names it and the way out."""
 
+import errno
 import json
 import random
 import shutil
@@ -181,6 +182,23 @@ def test_a_refused_verb_leaves_nothing(trained: RunDirectory, tmp_path: Path, na
         assert f"{name}: " in error
         assert "; " in error
         assert content(run) == before
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_without_permission_is_never_to_be_removed(
+    trained: RunDirectory, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = next(file for file, key in files_of(trained).items() if key == name)
+    path_open = Path.open
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == file:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return path_open(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ValueError, match=f"{file.name}: cannot be read .Permission denied.; change its permissions$"):
+        READERS[name](trained, file)
 
 
 def test_a_report_names_what_it_lacks(trained: RunDirectory, tmp_path: Path, capsys: Any) -> None:

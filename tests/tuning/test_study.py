@@ -10,6 +10,7 @@ from ccpml.tuning.search_space import search_space
 
 pytest.importorskip("optuna", reason="Optuna is an extra: ccpml[tune]")
 
+from ccpml.tuning.results import Result, is_tied
 from ccpml.tuning.study import Search, StudyExistsError, open_study
 
 
@@ -55,3 +56,20 @@ def test_a_shared_storage_without_the_runs_is_refused(search: Search, tmp_path: 
     (tmp_path / "other.db").unlink()
     with pytest.raises(StudyExistsError, match="runs of a study that is not in the storage"):
         open_study(shared)
+
+
+@pytest.mark.parametrize("storage", ["foo://bar", "sqlite:////no/such/folder/study.db"])
+def test_a_storage_that_cannot_be_opened_leaves_no_folder(search: Search, tmp_path: Path, storage: str) -> None:
+    refused = replace(search, storage=storage, out=tmp_path / "refused")
+    with pytest.raises(ValueError, match=f"^storage {storage}: cannot be opened"):
+        open_study(refused)
+    assert not refused.out.exists()
+
+
+def test_a_tie_is_no_best_value() -> None:
+    first = Result(0, "complete", {"lr": 0.1}, 0.5)
+    others = [Result(1, "complete", {"lr": 0.2}, 0.5), Result(2, "pruned", {"lr": 0.3}, 0.4)]
+    assert is_tied([first, *others])
+    assert not is_tied([first])
+    assert not is_tied([first, replace(first, number=1)])
+    assert not is_tied([first, *others, Result(3, "complete", {"lr": 0.4}, 0.6)])

@@ -127,7 +127,7 @@ def _print_summary(
     pictures: Sequence[Path],
     damaged: Mapping[int, str],
 ) -> None:
-    from ccpml.tuning.results import best_of
+    from ccpml.tuning.results import best_of, is_tied
 
     states = [result.state for result in results]
     counted = [f"{states.count(state)} {state}" for state in sorted(set(states), key=states.index)]
@@ -136,6 +136,8 @@ def _print_summary(
     if best is not None:
         print(f"best       trial {best.number}: MAP@R {best.score:.4f} on the validation classes")
         print(f"           {_values(best.values)}")
+        if is_tied(results):
+            print_note("all complete trials have the same score, so these values are no better; train longer")
     if importance:
         print("importance " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in importance.items()))
     print(f"table      {search.out / 'trials.csv'}")

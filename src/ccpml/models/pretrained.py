@@ -45,10 +45,7 @@ def _load(file: Path, config_file: Path | None = None) -> "EmbeddingModel":
         raise ValueError(
             f"{file}: expected a .safetensors file, or a folder with {WEIGHTS_FILE} and {CONFIG_FILE}; {_WAY_OUT}"
         )
-    try:
-        tensors, metadata = read_tensors(file)
-    except ValueError as error:
-        raise ValueError(f"{error}; {_WAY_OUT}") from error
+    tensors, metadata = read_tensors(file, _WAY_OUT)
     facts: Mapping[str, Any] = config or metadata
     if isinstance(version := facts.get("format"), int) and version > DESCRIPTION_FORMAT:
         raise NewerVersionError(f"{config_file or file}: written by a newer version of ccpml; update ccpml")

@@ -26,22 +26,22 @@ def write_tensors(file: Path, values: Mapping[str, Tensor], metadata: Mapping[st
     write_bytes(file, save(tensors, {_KEY: content}))
 
 
-def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(file: Path, way_out: str = "restore it from a copy") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the tensors and metadata of a file; without a checksum, as of another program, none is compared.
 
     Raises:
-        ValueError: If the file is missing or damaged.
+        ValueError: If the file is missing or damaged; it ends with ``way_out``, unless the system refuses to read it.
     """
-    check_readable(file, "restore it from a copy")
+    check_readable(file, way_out)
     try:
         with safe_open(file, framework="pt") as opened:
             metadata: dict[str, Any] = json.loads((opened.metadata() or {}).get(_KEY, "{}"))
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 -- not a mapping
     except Exception as error:  # whatever safetensors raises on a damaged file
         raise_shortage(error)
-        raise ValueError(f"{file}: damaged, cannot be read as safetensors ({error})") from error
+        raise ValueError(f"{file}: damaged, cannot be read as safetensors ({error}); {way_out}") from error
     if metadata.get("crc32", expected := _checksum(tensors)) != expected:
-        raise ValueError(f"{file}: damaged (wrong checksum)")
+        raise ValueError(f"{file}: damaged (wrong checksum); {way_out}")
     return tensors, metadata
 
 

@@ -308,10 +308,7 @@ class RunDirectory:
             if self.finished or self.state_file.is_file():
                 raise ValueError(f"{self.weights_file}: not found; {self._retrain}")
             raise UnfinishedRunError(f"{self.path}: the run has no weights yet")
-        try:
-            weights, metadata = read_tensors(self.weights_file)
-        except ValueError as error:
-            raise ValueError(f"{error}; {self._retrain}") from error
+        weights, metadata = read_tensors(self.weights_file, self._retrain)
         if metadata.get("record", digest := self.record().digest if metadata else "") != digest:
             raise ValueError(f"{self.weights_file}: weights of another run; {self._retrain}")
         return weights

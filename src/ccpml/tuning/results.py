@@ -17,7 +17,7 @@ from ccpml.runs.settings import Settings
 from ccpml.tuning.search_space import with_values
 from ccpml.tuning.study import Search, Study, open_study
 
-__all__ = ["Result", "best_of", "damaged_runs", "importances", "read_results", "write_results"]
+__all__ = ["Result", "best_of", "damaged_runs", "importances", "is_tied", "read_results", "write_results"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,12 @@ def best_of(results: Sequence[Result]) -> Result | None:
     """Return the best complete trial, the first one of a tie; None if no trial is complete."""
     complete = [result for result in results if result.state == "complete" and result.score is not None]
     return max(complete, key=lambda result: (result.score or 0.0, -result.number), default=None)
+
+
+def is_tied(results: Sequence[Result]) -> bool:
+    """Whether several trials are complete, with different values, and all have the same score."""
+    complete = [result for result in results if result.state == "complete" and result.score is not None]
+    return len({result.score for result in complete}) == 1 and len({str(result.values) for result in complete}) > 1
 
 
 def importances(search: Search) -> dict[str, float]:

@@ -132,22 +132,25 @@ def open_study(search: Search) -> Study:
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if search.pruner == "median":
         pruner = optuna.pruners.MedianPruner(n_startup_trials=search.startup_trials)
-    with quiet(), search.locked("study"):
+    with quiet():
         try:
-            # A shared storage that cannot be opened must not claim the folder.
+            # A shared storage that cannot be opened leaves nothing in the folder.
             shared = None if search.storage is None else _open_storage(search.url)
-            folder_id = _claim_folder(search)
-            study = optuna.create_study(
-                storage=shared or _open_storage(search.url),
-                study_name=search.name,
-                direction="maximize",
-                load_if_exists=True,
-                sampler=SeededSampler(search.base.seed),
-                pruner=pruner,
-            )
-            _check_same_search(study, search)
-            if not study.trials and any(search.out.glob("trial-*")):
-                raise StudyExistsError(f"{search.out}: holds runs of a study that is not in the storage; remove them")
+            with search.locked("study"):
+                folder_id = _claim_folder(search)
+                study = optuna.create_study(
+                    storage=shared or _open_storage(search.url),
+                    study_name=search.name,
+                    direction="maximize",
+                    load_if_exists=True,
+                    sampler=SeededSampler(search.base.seed),
+                    pruner=pruner,
+                )
+                _check_same_search(study, search)
+                if not study.trials and any(search.out.glob("trial-*")):
+                    raise StudyExistsError(
+                        f"{search.out}: holds runs of a study that is not in the storage; remove them"
+                    )
         except StudyExistsError:
             raise
         except Exception as error:  # each database driver has its own
