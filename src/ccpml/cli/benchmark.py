@@ -13,7 +13,7 @@ from ccpml.benchmark.rows import table_rows, variant_rows, with_row_settings
 from ccpml.cli.common.commas import is_free_text
 from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, add_resume_note, report_stop
-from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings, read_yaml
+from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_data, check_settings, read_yaml
 from ccpml.data_name import DataName
 from ccpml.losses import LOSSES
 from ccpml.progress import announce, print_note
@@ -112,6 +112,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Benchmark]:
     parser.option("devices", (str,), text, is_item=lambda word: _DEVICE.fullmatch(word) is not None)
     parser.option("at_once", (int,), "cells trained at the same time (default: one per device)")
     parsed = parser.parse(arguments, preset=lambda options: protocol_settings(options.protocol))
+    check_data(parsed)
     parsed.options.files = parsed.files
     return parsed.options, _benchmark(parsed)
 

@@ -7,7 +7,7 @@ from ccpml.allocator import keep_freed_memory
 from ccpml.cli.common.hints import was_killed
 from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, add_resume_note, check_run, report_stop, resume_advice
-from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_settings
+from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_data, check_settings
 from ccpml.data_name import DataName
 from ccpml.interrupts import Interrupted, advise_at_exit, exit_code
 from ccpml.losses import without_effect
@@ -25,6 +25,7 @@ def run(arguments: list[str]) -> int:
     if options.resume is not None:
         path = check_run(Path(options.resume))
     else:
+        check_data(parsed)
         check_settings(settings, parsed.files)
         _note_without_effect(parsed)
         path = Path(options.run or _default_path(settings))

@@ -99,8 +99,17 @@ def test_printed_settings_are_all_settings_and_nothing_else_and_make_the_same_ru
 
 
 def test_settings_that_contradict_each_other_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--loss", "triplet", "--alpha=2", "--print-config"]) == 2
+    assert main(["train", "glyphs", "--loss", "triplet", "--alpha=2", "--print-config"]) == 2
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [[], ["--lr", "0.01"], ["--print-config"]], ids=str)
+@pytest.mark.parametrize("verb", ["train", "tune", "benchmark"])
+def test_forgotten_data_are_named(verb: str, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, *options]) == 2
+    out, error = capsys.readouterr()
+    assert not out
+    assert error.splitlines()[-1].startswith("ccpml: error: data: expected images")
 
 
 @pytest.mark.parametrize("verb", ["train", "tune", "benchmark"])

@@ -195,6 +195,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
     def _show_config(self, parsed: Parsed) -> None:
         """Print the settings that training would use; those that differ between its runs are null unless given."""
         settings, parameters = parsed.settings, parsed.parameters
+        check_data(parsed)
         check_settings(settings, parsed.files)
 
         from ccpml.runs.images import read_facts
@@ -220,6 +221,14 @@ def read_yaml(option: str, path: str) -> Any:
         raise UsageError(f"{option} {path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise UsageError(f"{option} {path}: {error}") from error
+
+
+def check_data(parsed: Parsed) -> None:
+    """Check that data are named: in the library glyphs are the default, here it is rather forgotten."""
+    if "data" not in parsed.given:
+        raise UsageError(
+            "data: expected images, such as groceries (built in) or folder:photos, got none; pass them first"
+        )
 
 
 def check_settings(settings: Settings, files: Mapping[str, str]) -> None:
