@@ -69,6 +69,20 @@ def test_what_is_found_is_written(
     assert main(["train", f"csv:{output / 'cleaned.csv'}", *flags, "--run", str(tmp_path / "again")]) == 0
 
 
+def test_metadata_of_a_table_stay(run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = sorted(photos.rglob("*.png"))
+    rows = [[number, file.relative_to(tmp_path), file.parent.name, file.stem] for number, file in enumerate(files)]
+    with (tmp_path / "list.csv").open("w", encoding="utf-8", newline="") as table:
+        csv.writer(table).writerows([["", "Path", "label", "Price"], *rows])  # as pandas writes it
+    monkeypatch.chdir(tmp_path)
+    assert main(["clean", str(run), "csv:list.csv", "-o", "found"]) == 0
+    with Path("found/cleaned.csv").open(encoding="utf-8", newline="") as file:
+        cleaned = list(csv.DictReader(file))
+    assert 0 < len(cleaned) < len(files)
+    assert [*cleaned[0]] == ["path", "label", "Price"]
+    assert all(row["Price"] == Path(row["path"]).stem for row in cleaned)
+
+
 def test_data_with_the_results_exist_only_once(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

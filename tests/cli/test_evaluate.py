@@ -27,6 +27,25 @@ def test_evaluate(run: Path, folder: Path, tmp_path: Path, capsys: pytest.Captur
     assert "6 classes, 30 images" in capsys.readouterr().out
     assert main(["evaluate", str(run), "--all-classes", f"folder:{folder}"]) == 0
     assert "12 classes, 60 images" in capsys.readouterr().out
+    assert main(["evaluate", str(run), "--all-classes"]) == 2
+    assert "--all-classes: expected other data too; of its own, a run is scored on the test" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("roles", "size"), [(False, "12 classes, 60 images"), (True, "6 classes, 30 images")])
+def test_all_classes_of_data_with_a_split(
+    run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], roles: bool, size: str
+) -> None:
+    rows = [",".join(["path", "label", "split", *(["role"] if roles else [])])]
+    for file in sorted(folder.rglob("*.png")):
+        is_test = int(file.parent.name[-2:]) >= 6
+        role = "query" if file.stem == "0" else "gallery"
+        fields = [str(file), file.parent.name, "test" if is_test else "train", role if is_test else ""]
+        rows.append(",".join(fields[: 3 + roles]))
+    (tmp_path / "list.csv").write_text("\n".join([*rows, ""]))
+    assert main(["evaluate", str(run), f"csv:{tmp_path}/list.csv", "--all-classes"]) == 0
+    captured = capsys.readouterr()
+    assert size in captured.out
+    assert ("scored on the test classes alone" in captured.err) is roles
 
 
 def test_embed(run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

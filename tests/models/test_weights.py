@@ -193,7 +193,7 @@ def test_values_not_finite_are_named(path: Path, value: float) -> None:
     weights = state()
     weights["conv.bias"][1] = value
     torch.save(weights, path)
-    with pytest.raises(ValueError, match=r"does not fit Sequential: 1 not finite \(conv.bias\)$"):
+    with pytest.raises(ValueError, match=r"does not fit .*: 1 not finite \(conv.bias\); restore the file from a copy$"):
         load_weights(net(), path)
 
 
@@ -216,7 +216,8 @@ def test_differences_are_listed_and_nothing_changes(path: Path) -> None:
         load_weights(module, path)
     assert str(caught.value) == (
         f"weights: {path} does not fit Sequential: 1 missing (conv.bias); 1 unexpected (convolution.bias); "
-        "1 mis-shaped (conv_bn.weight (5,) instead of (4,))"
+        "1 mis-shaped (conv_bn.weight (5,) instead of (4,)); choose the backbone, the channels and the options that "
+        "the weights are of"
     )
     assert same(module, before)
 

@@ -176,7 +176,11 @@ def _corrected(
 
 
 def cleaned_csv(
-    paths: Sequence[str], labels: Sequence[str], split_of_label: Mapping[str, str], roles: Sequence[str]
+    paths: Sequence[str],
+    labels: Sequence[str],
+    split_of_label: Mapping[str, str],
+    roles: Sequence[str],
+    others: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Return the CSV file that ``ccpml train`` reads: ``path``, and ``label``, ``split`` and ``role`` if there are any.
 
@@ -185,6 +189,7 @@ def cleaned_csv(
         labels: Names of the labels; all or none are empty.
         split_of_label: Split of each label; the column is left out unless all have one.
         roles: Roles.
+        others: Further columns, by name.
 
     Example:
         >>> print(cleaned_csv(["a/1.jpg"], ["mug, blue"], {}, [""]), end="")
@@ -198,6 +203,7 @@ def cleaned_csv(
         if all(splits):
             columns["split"] = splits
             columns["role"] = ["" if split == "train" else role for split, role in zip(splits, roles, strict=True)]
+    columns |= {name: list(cells) for name, cells in (others or {}).items()}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

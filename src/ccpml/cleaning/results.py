@@ -3,14 +3,17 @@
 import csv
 import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from ccpml.artifacts import expand_home
 from ccpml.cleaning.cleaned import cleaned_csv, relative_path
 from ccpml.cleaning.found import CleanedData
 from ccpml.cleaning.page import page_of
+from ccpml.data.sources.csv_file import read_other_columns
+from ccpml.data_name import DataName
 from ccpml.files import errors_name, remove_leftovers, temporary_path, write_bytes, write_text
 
 __all__ = ["COLUMNS", "TargetExistsError", "findings_csv", "require_free", "write_results"]
@@ -110,8 +113,19 @@ def _write_cleaned(found: CleanedData, folder: Path, output: Path) -> None:
         paths.append(_write_picture(found, row, folder) if path is None else relative_path(path, output))
     labels = [found.name_of(int(found.cleaned.labels[row])) for row in kept]
     splits = {found.label_of(row): split for row, split in enumerate(found.splits)}
-    text = cleaned_csv(paths, labels, splits, [found.roles[row] for row in kept])
+    text = cleaned_csv(paths, labels, splits, [found.roles[row] for row in kept], _other_columns(found, kept))
     write_text(folder / "cleaned.csv", text)
+
+
+def _other_columns(found: CleanedData, rows: Sequence[int]) -> dict[str, list[str]]:
+    """Return the columns of the data's own CSV file that training ignores, such as metadata, of some pictures."""
+    name = DataName.parse(found.data)
+    if name.kind != "csv":
+        return {}
+    header, cells = read_other_columns(expand_home(name.path))
+    none = [""] * len(header)
+    own = [cells.get((found.pictures.path(row) or Path()).absolute(), none) for row in rows]
+    return {column: [each[place] for each in own] for place, column in enumerate(header)}
 
 
 def _write_picture(found: CleanedData, row: int, folder: Path) -> str:

@@ -12,7 +12,7 @@ from ccpml.benchmark.protocol import PROTOCOLS, ROW_METHODS, Benchmark, Row, pro
 from ccpml.benchmark.rows import table_rows, variant_rows, with_row_settings
 from ccpml.cli.common.commas import is_free_text
 from ccpml.cli.common.libraries import announce_libraries
-from ccpml.cli.common.options import UsageError, add_resume_note, report_stop
+from ccpml.cli.common.options import UsageError, add_resume_note, advise_to_resume, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_data, check_settings, read_yaml
 from ccpml.data_name import DataName
 from ccpml.losses import LOSSES
@@ -41,6 +41,8 @@ def run(arguments: list[str]) -> int:
 
     devices = _devices(options.devices or benchmark.base.device)
     at_once = options.at_once or len(devices)
+    command, kept = ["benchmark", *arguments], f"finished runs are kept in {benchmark.out}; "
+    advise_to_resume(command, benchmark.out / "benchmark.yaml", kept)
     benchmark = prepare_benchmark(benchmark, at_once)
     try:
         table = LiveTable(benchmark)
@@ -53,10 +55,10 @@ def run(arguments: list[str]) -> int:
         results = collect_results(benchmark)
         paths = _write(benchmark, results)
     except KeyboardInterrupt as stopped:
-        return report_stop(stopped, ["benchmark", *arguments], f"finished runs are kept in {benchmark.out}; ")
+        return report_stop(stopped, command, kept)
     except (OSError, RuntimeError) as error:
         if isinstance(error, RefusedError) or is_refused(error):
-            add_resume_note(error, ["benchmark", *arguments])
+            add_resume_note(error, command)
         raise
     print((benchmark.out / "table.md").read_text(encoding="utf-8"))
     print("\n".join(map(str, paths)))

@@ -27,6 +27,8 @@ def run(arguments: list[str]) -> int:
     options = vars(parse(arguments))
     path, data, output = check_run(options["path"]), options["data"], options.pop("output")
     check_data_of_run(data, options["data_root"])
+    if options["all_classes"] and data is None:
+        raise UsageError("--all-classes: expected other data too; of its own, a run is scored on the test classes")
     if output is not None:
         check_output(output)
 
@@ -119,7 +121,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("data", nargs="?", help=f"{known_names()} (default: the run's test classes)")
     add_data_options(parser)
     parser.add_argument(
-        "--all-classes", action="store_true", help="of other data, also score classes that the run was trained on"
+        "--all-classes",
+        action="store_true",
+        help="of other data, score all classes, also those trained on",
     )
     parser.add_argument(
         "--clusters", action="store_true", help="also report NMI and AMI of k-means, with one cluster per class"

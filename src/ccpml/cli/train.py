@@ -6,10 +6,10 @@ from typing import Any
 from ccpml.allocator import keep_freed_memory
 from ccpml.cli.common.hints import was_killed
 from ccpml.cli.common.libraries import announce_libraries
-from ccpml.cli.common.options import UsageError, add_resume_note, check_run, report_stop, resume_advice
+from ccpml.cli.common.options import UsageError, add_resume_note, advise_to_resume, check_run, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_data, check_settings
 from ccpml.data_name import DataName
-from ccpml.interrupts import Interrupted, advise_at_exit, exit_code
+from ccpml.interrupts import Interrupted, exit_code
 from ccpml.losses import without_effect
 from ccpml.numbers import counted
 from ccpml.progress import announce, print_note
@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
         run.scores()
         print(f"{path}: already finished; its report is written again", flush=True)
     resume, settings_file = ["train", "--resume", str(path)], path / "experiment.yaml"
-    advise_at_exit(lambda: resume_advice(resume) if settings_file.is_file() else "")
+    advise_to_resume(resume, settings_file)
     try:
         if options.resume is None:
             train.train(settings, path)

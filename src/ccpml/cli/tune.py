@@ -13,7 +13,7 @@ from ccpml.allocator import keep_freed_memory
 from ccpml.artifacts import expand_home, not_found
 from ccpml.cli.common.commas import is_number
 from ccpml.cli.common.libraries import announce_libraries
-from ccpml.cli.common.options import UsageError, add_resume_note, report_stop
+from ccpml.cli.common.options import UsageError, add_resume_note, advise_to_resume, report_stop
 from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_data, check_settings
 from ccpml.data_name import DataName
 from ccpml.extras import require_extra
@@ -43,15 +43,17 @@ def run(arguments: list[str]) -> int:
     from ccpml.tuning.results import damaged_runs, importances
     from ccpml.tuning.tune import run_search
 
+    command, kept = ["tune", *arguments], f"finished trials are kept in {search.out}; "
+    advise_to_resume(command, search.out / "study.yaml", kept)
     try:
         results = run_search(search, lambda event: _report(search, event))
         importance = importances(search)
         pictures = draw_search(search, results, importance)
     except (Stopped, KeyboardInterrupt) as stopped:
-        return report_stop(stopped, ["tune", *arguments], f"finished trials are kept in {search.out}; ")
+        return report_stop(stopped, command, kept)
     except (OSError, RuntimeError, MixedDataError) as error:
         if isinstance(error, MixedDataError) or is_refused(error):
-            add_resume_note(error, ["tune", *arguments])
+            add_resume_note(error, command)
         raise
     damaged = damaged_runs(search, results)
     _print_summary(search, results, importance, pictures, damaged)

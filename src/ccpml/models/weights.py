@@ -1,7 +1,7 @@
 """Loading of weights: all of a module's, or none and an error that lists the differences."""
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -69,8 +69,17 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
         if key in own and own[key].ndim == 1 and tensor.shape == (1, *own[key].shape):
             tensors[key] = tensor[0]
     if differences := _differences(tensors, own):
-        raise ValueError(f"weights: {path} does not fit {type(module).__name__}: {'; '.join(differences)}")
+        got = f"{path} does not fit {type(module).__name__}: {'; '.join(differences)}"
+        raise ValueError(f"weights: {got}; {_way_out(differences, Path(path) if run else None)}")
     module.load_state_dict({**own, **tensors})
+
+
+def _way_out(differences: Sequence[str], weights_of_run: Path | None) -> str:
+    if not any(f" {kind} (" in each for each in differences for kind in ("missing", "unexpected", "mis-shaped")):
+        return "restore the file from a copy"
+    way_out = "choose the backbone, the channels and the options that the weights are of"
+    settings = weights_of_run and weights_of_run.absolute().parents[1] / "experiment.yaml"
+    return f"{way_out}, which {settings} has" if settings and settings.is_file() else way_out
 
 
 def _read(path: Path) -> dict[str, Tensor]:

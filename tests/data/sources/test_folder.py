@@ -44,6 +44,15 @@ def test_folders_that_are_one_class_and_classes_that_look_alike_are_named(tmp_pa
     assert not name_notes(load_source("groceries"))
 
 
+def test_folders_that_are_named_as_splits_but_taken_for_classes_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.png", "train/b/1.png", "val/c/1.png", "Test/d/1.png")
+    (note,) = name_notes(load_folder(tmp_path))
+    assert note.startswith("the folders train, val, Test are taken for parts of the names of classes, not for splits: ")
+    assert "choose Test/* as test classes" in note
+    touch(tmp_path, "more/e/1.png")
+    assert not name_notes(load_folder(tmp_path))
+
+
 def test_one_class_in_the_folders_of_several_splits_is_named(tmp_path: Path) -> None:
     touch(tmp_path, "train/mug/1.png", "Val/mug/1.png", "test/mug/1.png", "test/cup/1.png", "train/1.png", "test/1.png")
     (note,) = name_notes(load_folder(tmp_path))

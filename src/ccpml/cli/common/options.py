@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ccpml.artifacts import expand_home, mismatch, not_found
 from ccpml.data_name import DataName
-from ccpml.interrupts import exit_code
+from ccpml.interrupts import advise_at_exit, exit_code
 from ccpml.system_errors import WriteError, check_writable
 
 
@@ -126,6 +126,11 @@ def report_stop(stopped: BaseException, arguments: list[str], kept: str = "") ->
     """Print how to resume after Ctrl-C or another such signal; return the exit code."""
     print(f"ccpml: {str(stopped) or 'interrupted'}; {kept}{resume_advice(arguments)}", file=sys.stderr)
     return exit_code(stopped)
+
+
+def advise_to_resume(arguments: list[str], file: Path, kept: str = "") -> None:
+    """Print how to resume also where a signal exits at once, if there is the file that resuming needs."""
+    advise_at_exit(lambda: f"{kept}{resume_advice(arguments)}" if file.is_file() else "")
 
 
 def resume_advice(arguments: list[str]) -> str:

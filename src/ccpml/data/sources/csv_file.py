@@ -12,7 +12,7 @@ from ccpml.data.table import ImageTable
 from ccpml.numbers import check_flags
 from ccpml.system_errors import advice
 
-__all__ = ["load_csv", "misspelt_columns"]
+__all__ = ["load_csv", "misspelt_columns", "read_other_columns"]
 
 _COLUMNS: Final = ("path", "label", "split", "role")
 _SPLITS: Final[Mapping[str, SplitName]] = {"val": "validation", **{name: name for name in get_args(SplitName)}}
@@ -59,6 +59,22 @@ def load_csv(file: Path | str, labeled: bool = True) -> Source:
     images, classes, roles = zip(*((row.path, row.label, row.role) for row in rows), strict=True)
     table = ImageTable.from_classes(images, classes, roles, file.stem)
     return Source(table, split_of_class or None, file.parent, spellings=spellings(row.written for row in rows))
+
+
+def read_other_columns(file: Path) -> tuple[list[str], dict[Path, list[str]]]:
+    """Return the names of the columns that `load_csv` ignores, and the cells of each image, by its absolute path.
+
+    A column without a name, as of the index that pandas writes, is left out.
+
+    Raises:
+        ValueError: If the file cannot be read.
+    """
+    lines = read_rows(file)
+    header = next(lines)[1]
+    places = [place for place, name in enumerate(header) if name and name.lower() not in _COLUMNS]
+    where = [name.lower() for name in header].index("path")
+    cells = {path_of(file.absolute().parent, fields[where]): [fields[place] for place in places] for _, fields in lines}
+    return [header[place] for place in places], cells
 
 
 def _real_paths(paths: Sequence[Path]) -> list[Path]:

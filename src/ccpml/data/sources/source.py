@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
 
 from ccpml.data.table import ImageTable
+from ccpml.files import printable
 
 __all__ = [
     "Ignored",
@@ -26,6 +27,7 @@ SplitName = Literal["train", "validation", "test"]
 _MAX_SUFFIXES: Final = 10
 _LONG: Final = 60  # characters of a name
 _SPLIT_FOLDERS: Final = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+_SPLIT_ORDER: Final = "tr va te"
 _HEIF_SUFFIXES: Final = (".heic", ".heif")
 
 
@@ -127,7 +129,7 @@ def spellings(texts: Iterable[str]) -> list[list[str]]:
 
 
 def name_notes(source: Source, max_listed: int = 3) -> list[str]:
-    r"""Return a phrase for names that are one class, one for classes whose names look alike, and one for split folders.
+    r"""Return a phrase for names that are one class, one for classes whose names look alike, and two for split folders.
 
     Example:
         >>> name_notes(Source(ImageTable.from_classes([Path("a.jpg"), Path("b.jpg")], ["Mug", "mug"])))
@@ -145,7 +147,25 @@ def name_notes(source: Source, max_listed: int = 3) -> list[str]:
         shown = [" and ".join(map(_visible, group[:max_listed])) for group in groups[:max_listed]]
         more = f" and {len(groups) - max_listed:,} more" if len(groups) > max_listed else ""
         phrases += [f"{kind}: {', '.join(shown)}{more}"] if groups else []
+    if source.split_of_class is None and (folders := _split_folders(names)):
+        phrases.append(
+            f"the folders {', '.join(folders)} are taken for parts of the names of classes, not for splits: to score "
+            f"on the classes of one, choose {folders[-1]}/* as test classes, or name the splits in a CSV file"
+        )
     return phrases
+
+
+def _split_folders(names: Sequence[str]) -> list[str]:
+    """Return the first folders of classes if all are named as splits, and have no class in common.
+
+    Example:
+        >>> _split_folders(["test/pot", "train/mug", "train/cup"]), _split_folders(["test/mug", "train/mug"])
+        (['train', 'test'], [])
+    """
+    folders = sorted({name.partition("/")[0] for name in names}, key=lambda name: _SPLIT_ORDER.find(name[:2].lower()))
+    are_splits = len(folders) > 1 and all(folder.lower() in _SPLIT_FOLDERS for folder in folders)
+    own = {_without_split(name) for name in names}
+    return folders if are_splits and len(own) == len(names) else []
 
 
 def _groups(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
@@ -181,7 +201,7 @@ def listed_names(names: Sequence[str], most: int) -> str:
         >>> listed_names(["mug", "m" * 70, "cup"], most=2)
         'mug, mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm… and 1 more'
     """
-    shown = [name if len(name) <= _LONG else f"{name[: _LONG - 1]}…" for name in names[:most]]
+    shown = [printable(name if len(name) <= _LONG else f"{name[: _LONG - 1]}…") for name in names[:most]]
     return ", ".join(shown) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 

@@ -56,7 +56,8 @@ def evaluate_run(
         data_root: Folder of the benchmarks; None is the run's own, or $CCPML_DATA.
         allow_partial: Whether a benchmark may be incomplete.
         skip_bad_images: Whether unreadable images are left out.
-        all_classes: Whether the classes of other data are scored even if the run was trained on them.
+        all_classes: Whether all classes of other data are scored, also those that the run was trained on, and those
+            outside of the data's own test split.
 
     Raises:
         DataChangedError: Without ``data``, if the run's data are not those that it was started with.

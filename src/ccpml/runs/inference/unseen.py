@@ -44,6 +44,8 @@ def unseen_images(
         ValueError: If the data cannot be used, or no query has a match.
     """
     settings, record = run.settings, RunDirectory(run.path).record()
+    if data is None and all_classes:
+        raise ValueError("all_classes: expected other data too; of its own, a run is scored on the test classes")
     if data is None:
         partial, skip = settings.allow_partial or allow_partial, settings.skip_bad_images or skip_bad_images
         root = data_root or settings.data_root
@@ -58,7 +60,10 @@ def unseen_images(
     table, _ = readable_images(source, data, skip_bad_images)
     split = source.split_of_class or {}
     tests = [label for label, name in enumerate(table.class_names) if split.get(name) == "test"]
-    table = table.subset(tests) if tests else table
+    if tests and all_classes and table.roles is not None:
+        print_note(f"{data}: scored on the test classes alone, whose images are queries or gallery")
+    if tests and (table.roles is not None or not all_classes):
+        table = table.subset(tests)
     table = check_scorable(data, leave_out_seen(table, run, data, all_classes))
     if table.num_classes == 1:
         print_note(f"{data}: 1 class, of which every answer is right: scores need at least two")
