@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ccpml.benchmark.protocol import Benchmark
 from ccpml.benchmark.runner import Progress
+from ccpml.numbers import counted
 from ccpml.runs.directory import RunDirectory
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -60,7 +61,7 @@ class LiveTable:
         lines = []
         for running in progress.running:
             row, max_steps = RunDirectory(running.cell.path).last_metrics(), running.cell.settings.max_steps
-            step = f"step {row['step']:,.0f} of {max_steps:,}, " if row else f"starting {max_steps:,} steps, "
+            step = f"step {row['step']:,.0f} of {max_steps:,}, " if row else f"starting {counted(max_steps, 'step')}, "
             score = f"validation MAP@R {100 * row['map_at_r']:.2f}, " if row else ""
             spent = tqdm.format_interval(time.monotonic() - running.started)
             lines.append(Text(f"{running.cell.title} on {running.device}: {step}{score}{spent}"))
