@@ -17,7 +17,7 @@ from ccpml import (
     TripletMarginLoss,
     lipschitz_normalize,
 )
-from ccpml.baselines import CrossBatchMemory
+from ccpml.baselines import ArcFaceLoss, CrossBatchMemory, SoftTripleLoss
 from tests.synchronization import NoSynchronization
 
 D = 4
@@ -243,6 +243,17 @@ def test_a_batch_that_is_not_finite_concerns_no_later_one(broken, value, sizes):
     assert [bool(loss.isfinite()) for loss in losses] == [True, False, True, True, True]
 
 
+def test_a_memory_of_nothing_finite_is_not_compared_with():
+    criterion, history = CrossBatchMemory(ContrastiveLoss(), D, 1, 4, start=0), batches(0, [4, 4, 4], torch.float32)
+    history[0][0][:, 1] = torch.inf
+    criterion(*history[0])
+    x = history[1][0].requires_grad_()
+    value = criterion(x, history[1][1])
+    value.backward()
+    torch.testing.assert_close(value, ContrastiveLoss()(*history[1]))
+    assert x.grad.isfinite().all()
+
+
 def test_what_is_not_finite_is_left_out_of_the_memory():
     criterion, history = CrossBatchMemory(ContrastiveLoss(), D, 3, 4, start=0), batches(0, [4, 4], torch.float32)
     history[0][0][1] = torch.nan
@@ -250,6 +261,28 @@ def test_what_is_not_finite_is_left_out_of_the_memory():
     embeddings, labels = history[0][0][[0, 2, 3, 0]], history[0][1][[0, 2, 3, 0]]  # one more stands for the second
     expected = ContrastiveLoss()(*history[1]) + ContrastiveLoss()(*history[1], ref_emb=embeddings, ref_labels=labels)
     torch.testing.assert_close(criterion(*history[1]), expected)
+
+
+@pytest.mark.parametrize(
+    "loss", [ContrastiveLoss(), ContrastiveLoss(normalize="l2"), pml_losses.TripletMarginLoss(0.2)]
+)
+def test_ccp_of_a_memory_compares_the_batch_with_it_and_the_proxies_once(loss):
+    criterion = CCPLoss(CrossBatchMemory(loss, D, 2, 4, start=0), 4, D, 2, pair_weight=0.3)
+    memory, plain = CrossBatchMemory(loss, D, 2, 4, start=0), CCPLoss(loss, 4, D, 2, pair_weight=0)
+    plain.load_state_dict({name: value for name, value in criterion.state_dict().items() if "loss." not in name})
+    for x, labels in batches(0, [4] * 5, torch.float32):
+        torch.testing.assert_close(criterion(x, labels % 4), 0.3 * memory(x, labels % 4) + plain(x, labels % 4))
+    assert criterion.loss.steps == memory.steps == 5
+
+
+@pytest.mark.parametrize(
+    "loss", [torch.nn.CrossEntropyLoss(), ArcFaceLoss(4, D), SoftTripleLoss(4, D), CCPLoss(ContrastiveLoss(), 4, D, 2)]
+)
+def test_a_loss_that_takes_no_references_is_refused_when_it_is_given(loss):
+    for inner in (loss, pml_losses.MultipleLosses([loss])):
+        for make in (lambda loss: CrossBatchMemory(loss, D, 3, 4), lambda loss: CCPLoss(loss, 3, D, 2)):
+            with pytest.raises(ValueError, match=f"loss: expected a pair loss, .*ref_emb, got {type(loss).__name__}$"):
+                make(inner)
 
 
 def test_a_step_does_not_synchronize():

@@ -13,6 +13,7 @@ from PIL import Image
 from ccpml import artifacts
 from ccpml.serving import Index, find_pictures
 from ccpml.serving.errors import SourceConflictError
+from ccpml.serving.items import Picture
 from tests.serving.embedders import ColorEmbedder
 
 
@@ -177,6 +178,32 @@ def test_labels_and_metadata_of_another_source_are_never_lost(index, photos, tmp
     assert counts(index.sync(str(photos))) == (6, 0, 0, 0, 0)
     with pytest.raises(SourceConflictError, match="3 pictures"):
         index.sync(str(photos / "class0"))  # without labels
+
+
+def test_the_next_version_of_a_table_may_lack_what_the_former_had(index, photos, tmp_path, embedder):
+    files = sorted(photos.rglob("*.png"))
+    first, second = tmp_path / "shop-1.csv", tmp_path / "shop-2.csv"
+    first.write_text("\n".join(["path,label,price", *(f"{file},mug,3" for file in files), ""]))
+    second.write_text("\n".join(["path,label", *(f"{file},cup" for file in files), ""]))
+    index.sync(str(first))
+    with pytest.raises(SourceConflictError, match=f"from csv:{first}, and the metadata 'price' of {files[0]} would be"):
+        index.sync(str(second))
+    first.unlink()
+    embedder.count = 0
+    result = index.sync(str(second))
+    assert (counts(result), result.relabeled, embedder.count) == ((0, 0, 0, 0, 6), 6, 0)
+    with pytest.raises(SourceConflictError, match=f"{photos}: 6 pictures of it .*csv:{second}, and the label 'cup' of"):
+        index.sync(str(photos))  # its labels are others
+
+
+def test_what_was_added_one_by_one_is_not_lost(photos, embedder, tmp_path):
+    pictures = [Picture(file, "mine", {"price": 1}) for file in sorted((photos / "class0").iterdir())]
+    with Index.create(tmp_path / "x.index", embedder) as index:
+        added = index.add(pictures)
+        with pytest.raises(SourceConflictError, match=r"3 pictures of it were added .* one by one, .*'mine' of"):
+            index.sync(str(photos))
+        index.remove(added.ids)
+        assert counts(index.sync(str(photos))) == (6, 0, 0, 0, 0)
 
 
 def test_metadata_of_a_table_that_is_gone_do_not_move_to_a_folder(photos, embedder, tmp_path):

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ccpml.method.checks import check_call, check_loss, uncompiled
-from ccpml.method.external import against_batch, against_references, normalized_for
+from ccpml.method.checks import check_call, uncompiled
+from ccpml.method.external import against_batch, against_references, check_pair_loss, normalized_for
 from ccpml.method.host_counts import HostCounts
 from ccpml.method.metric_loss import MetricLoss, working_dtype
 from ccpml.numbers import as_int
@@ -43,7 +43,7 @@ class CrossBatchMemory(HostCounts, MetricLoss):
         steps: Number of training steps made; the next batch is stored at ``steps`` mod M.
 
     Raises:
-        ValueError: If ``loss`` is none, a size is not a positive integer, or ``start`` is negative.
+        ValueError: If ``loss`` is no pair loss, a size is not a positive integer, or ``start`` is negative.
 
     Example:
         >>> from ccpml import ContrastiveLoss
@@ -67,7 +67,7 @@ class CrossBatchMemory(HostCounts, MetricLoss):
         super().__init__()
         embedding_dim, batch_size = as_int("embedding_dim", embedding_dim, 1), as_int("batch_size", batch_size, 1)
         memory_batches = as_int("memory_batches", memory_batches, 1)
-        check_loss(loss)
+        check_pair_loss(loss)
         self.loss: nn.Module = uncompiled(loss)
         self.start = as_int("start", start, 0)
         self.register_buffer("memory", torch.zeros(memory_batches, batch_size, embedding_dim))
@@ -100,14 +100,15 @@ class CrossBatchMemory(HostCounts, MetricLoss):
             batch = normalized_for(self.loss, embeddings.to(working_dtype(embeddings)))
             total = against_batch(self.loss, batch, labels, indices_tuple, references, ref_labels)
             if self.count("steps") >= max(self.start, 1):
-                stored, classes = self._stored()
-                total = total + against_references(self.loss, batch, labels, stored.to(batch.dtype), classes)
+                stored, classes, usable = self._stored()
+                compared = against_references(self.loss, batch, labels, stored.to(batch.dtype), classes)
+                total = total + compared * usable
         if self.training:
             self._store(embeddings.detach(), labels)
         return total
 
-    def _stored(self) -> tuple[Tensor, Tensor]:
-        """Return copies of the batches in memory, which change before backward: (N, d) and (N,)."""
+    def _stored(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return copies of what is in memory, which changes before backward, (N, d) and (N,); whether any is finite."""
         filled = min(self.count("steps"), len(self.memory))
         memory, labels = self.memory[:filled].flatten(0, 1), self.memory_labels[:filled].flatten()
         if any(size < self.memory.shape[1] for size in self.count("sizes")[:filled]):
@@ -117,7 +118,8 @@ class CrossBatchMemory(HostCounts, MetricLoss):
         finite = (memory * 0).sum(1) == 0  # faster than isfinite
         rows = (~finite).to(torch.uint8).argsort(stable=True)  # finite ones first, in order
         rows = rows[torch.arange(len(rows), device=rows.device) % finite.sum().clamp(min=1)]
-        return memory.index_select(0, rows), labels.index_select(0, rows)
+        usable = finite.any()
+        return memory.index_select(0, rows).where(usable, 0), labels.index_select(0, rows), usable
 
     def _store(self, embeddings: Tensor, labels: Tensor) -> None:
         """Store a batch in place of the oldest."""

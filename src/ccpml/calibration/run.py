@@ -72,6 +72,8 @@ def calibrate_run(
     if not isinstance(precisions, Iterable):
         raise ValueError(f"precisions: expected several, such as [0.9], got {precisions!r}")
     precisions = [check_probability("precision", precision) for precision in precisions]
+    if not precisions:
+        raise ValueError("precisions: expected several, such as [0.9], got none")
     confidence = check_probability("confidence", confidence)
     check_probability("calibration_share", calibration_share)
     answers = as_int("answers", answers, 1)

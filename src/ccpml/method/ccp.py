@@ -6,12 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.distributed import world_size
-from ccpml.method.checks import check_call, check_loss, check_number, uncompiled
+from ccpml.method.checks import check_call, check_number, uncompiled
 from ccpml.method.class_sampler import ClassSampler
-from ccpml.method.external import against_batch, against_references, joint_batch, normalized_for
+from ccpml.method.external import (
+    against_batch,
+    against_references,
+    check_pair_loss,
+    joint_batch,
+    normalization_of,
+    normalized_for,
+)
 from ccpml.method.metric_loss import MetricLoss, working_dtype
 from ccpml.method.nearest import farther_proxies
-from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.pair_loss import PairLoss
 from ccpml.method.proxies import ClassProxies
 from ccpml.numbers import as_int, is_finite
@@ -25,8 +31,8 @@ class CCPLoss(ClassProxies, MetricLoss):
     """w_pair · ℓ(e, e) + w_proxy · ℓ(e, q), with e = φ(f(x)) the batch and q = φ(P) the proxies.
 
     ℓ is any pair loss: one of ours, or one of pytorch-metric-learning that takes ``ref_emb`` (which is called with
-    φ-normalized vectors), or a wrapper of these: ``MultipleLosses``, ``CrossBatchMemory`` or
-    ``DistributedLossWrapper``.
+    φ-normalized vectors), or a wrapper of these: ``MultipleLosses``, ``CrossBatchMemory`` (also ours:
+    its memory belongs to the pair term) or ``DistributedLossWrapper``.
 
     The proxies are a parameter of this module; pass it to the optimizer together with the model. They are random until
     `AlternatingProjections.start` sets them to embeddings of real samples. While ``warming``, the loss is ℓ(e, e)
@@ -55,9 +61,9 @@ class CCPLoss(ClassProxies, MetricLoss):
         proxies: The proxies P, not normalized, shape (C, K, d); see `ClassProxies` for this and other attributes.
 
     Raises:
-        ValueError: If ``loss`` is none, a weight is not finite, both weights are 0, a size or ``nearest_positives`` is
-            not a positive integer, ``class_rate`` is out of range, or ``group`` is given with a loss of another
-            library.
+        ValueError: If ``loss`` is no pair loss, a weight is not finite, both weights are 0, a size or
+            ``nearest_positives`` is not a positive integer, ``class_rate`` is out of range, or ``group`` is given with
+            a loss of another library.
 
     Example:
         >>> from ccpml import ContrastiveLoss
@@ -90,7 +96,7 @@ class CCPLoss(ClassProxies, MetricLoss):
         seed = as_int("seed", seed)
         if not (is_finite(class_rate) and 0 < class_rate <= 1):
             raise ValueError(f"class_rate: expected a fraction in (0, 1], got {class_rate!r}")
-        check_loss(loss)
+        check_pair_loss(loss)
         check_number("pair_weight", pair_weight)
         check_number("proxy_weight", proxy_weight)
         if pair_weight == proxy_weight == 0:
@@ -154,7 +160,7 @@ class CCPLoss(ClassProxies, MetricLoss):
             proxy_labels = (drawn + self.classes.start).repeat_interleave(positives)
         ignored = None
         if self.nearest_positives is not None and self.nearest_positives < positives:
-            normalize = self.loss.normalized if isinstance(self.loss, PairLoss) else lipschitz_normalize
+            normalize = normalization_of(self.loss)
             classes, positives = proxy_labels[::positives], self.nearest_positives
             ignored = farther_proxies(batch, labels, proxies, classes, positives, normalize)  # (B, K − n)
         proxies = proxies.flatten(0, 1).to(batch.dtype)  # (C · K, d)

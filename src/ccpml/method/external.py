@@ -1,17 +1,54 @@
 """Any pair loss as ℓ: ours, and those and the wrappers of pytorch-metric-learning."""
 
+from collections.abc import Callable
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ccpml.distributed import gather_batch
+from ccpml.method.checks import check_loss
+from ccpml.method.metric_loss import MetricLoss
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.pair_loss import PairLoss
+from ccpml.method.proxies import ClassProxies
 from ccpml.pairwise.indices import Indices
 from ccpml.pairwise.inputs import describe
 
-__all__ = ["against_batch", "against_references", "joint_batch", "normalized_for"]
+__all__ = [
+    "against_batch",
+    "against_references",
+    "check_pair_loss",
+    "joint_batch",
+    "normalization_of",
+    "normalized_for",
+]
+
+
+def check_pair_loss(loss: object) -> None:
+    """Check that a loss can be computed against references, or is a wrapper of such.
+
+    Raises:
+        ValueError: If it is no loss, or has proxies of its own in place of references.
+    """
+    check_loss(loss)
+    for _, part in _weighted_losses(loss):
+        if not _takes_references(part):
+            raise ValueError(f"loss: expected a pair loss, which takes ref_emb, got {type(part).__name__}")
+
+
+def _takes_references(loss: nn.Module) -> bool:
+    if isinstance(loss, ClassProxies) or not getattr(loss, "takes_references", True):
+        return False
+    parameters = signature(loss.forward).parameters.values()
+    return any(each.name == "ref_emb" or each.kind is Parameter.VAR_KEYWORD for each in parameters)
+
+
+def normalization_of(loss: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return how vectors are normalized before a loss compares them."""
+    parts = [part for _, part in _weighted_losses(loss) if isinstance(part, PairLoss)]
+    return parts[0].normalized if parts else lipschitz_normalize
 
 
 def normalized_for(loss: nn.Module, x: Tensor) -> Tensor:
@@ -54,9 +91,9 @@ def against_references(
     """Compute ℓ(e, q) over all pairs with references, not normalized, also of a wrapper that takes none.
 
     A wrapper stands for the losses within it: ``MultipleLosses`` for their weighted sum, without its miners, which mine
-    within a batch; ``CrossBatchMemory`` and ``DistributedLossWrapper`` for their loss. Other arguments are those of
-    `PairLoss.against`. ``max_positives`` and ``group`` concern our losses alone; others get the pairs without those
-    ``ignored`` as ``indices_tuple``.
+    within a batch; ``CrossBatchMemory``, also ours, and ``DistributedLossWrapper`` for their loss. Other arguments are
+    those of `PairLoss.against`. ``max_positives`` and ``group`` concern our losses alone; others get the pairs without
+    those ``ignored`` as ``indices_tuple``.
     """
     references, total = normalized_for(loss, references), batch.new_zeros(())
     options: dict[str, Any] = {"max_positives": max_positives, "ignored": ignored, "group": group}
@@ -91,12 +128,15 @@ def _pairs_without(labels: Tensor, ref_labels: Tensor, ignored: Tensor) -> Indic
 
 
 def _weighted_losses(loss: Any, weight: float = 1.0) -> list[tuple[float, nn.Module]]:
-    """Return the losses within wrappers of pytorch-metric-learning, with their weights."""
+    """Return the losses within wrappers, ours and those of pytorch-metric-learning, with their weights."""
     if _is(loss, "MultipleLosses"):
         parts = loss.losses.items() if isinstance(loss.losses, nn.ModuleDict) else enumerate(loss.losses)
         return [one for key, part in parts for one in _weighted_losses(part, weight * loss.weights[key])]
     if _is(loss, "CrossBatchMemory", "DistributedLossWrapper"):
         return _weighted_losses(loss.loss, weight)
+    inner = getattr(loss, "loss", None)  # the method of a pair loss, or the loss that a wrapper holds
+    if isinstance(loss, MetricLoss) and isinstance(inner, nn.Module) and not isinstance(loss, ClassProxies):
+        return _weighted_losses(inner, weight)
     return [(weight, loss)]
 
 

@@ -59,7 +59,7 @@ class _Sync:
 
     def __init__(self, writer: IndexWriter, found: Pictures, progress: Callable[[int], Any]) -> None:
         self.writer, self.source, self.progress = writer, found.source, progress
-        self.result = Synced()
+        self.result, self.is_lost = Synced(), cache(is_lost)
         self.listed = dict[str, tuple[Picture, Facts]]()  # by path
         self.unavailable = set[str]()  # paths of files that exist but cannot be looked at now
         for picture in found:
@@ -106,14 +106,14 @@ class _Sync:
 
         Of other sources, items whose source and file are gone are noted: their contents may be found here.
         """
-        found, damaged, lost = dict[str, Known](), self.writer.damaged(), cache(is_lost)
+        found, damaged = dict[str, Known](), self.writer.damaged()
         for known in self.writer.known():
             if known.facts.path in self.listed or known.facts.source == self.source:
                 if known.id in damaged:
                     self.damaged[known.facts.path] = known.id
                 else:
                     found[known.facts.path] = known
-            elif lost(known.facts.source):
+            elif self.is_lost(known.facts.source):
                 self.result.lost[known.facts.source] += 1
                 if known.id not in damaged and not os.path.lexists(known.facts.path):
                     self.lost_items.setdefault(known.content_hash, []).append(known)
@@ -126,13 +126,16 @@ class _Sync:
             SourceConflictError: If some would be.
         """
         pairs = [(known.facts, self.listed[path][1]) for path, known in self.known.items() if path in self.listed]
-        losing = Counter(own.source for own, new in pairs if own.source != self.source and _loses(own, new))
+        pairs = [(own, new) for own, new in pairs if own.source != self.source]
+        losing = [(own, lost) for own, new in pairs if (lost := _lost_facts(own, new, self.is_lost(own.source)))]
         if losing:
-            source, count = losing.most_common(1)[0]
-            raise SourceConflictError(
-                f"{self.source}: {counted(count, 'picture')} of it came into the index from {source}, with labels or "
-                "metadata that it lacks; bring that source up to date instead, or remove it from the index first"
-            )
+            own, lost = losing[0]
+            count = counted(sum(other.source == own.source for other, _ in losing), "picture")
+            came, first = f"came into the index from {own.source}", "bring that source up to date instead, or remove it"
+            if not own.source:
+                came, first = "were added to the index one by one", "remove them"
+            why = f"{lost} of {own.path} would be lost"
+            raise SourceConflictError(f"{self.source}: {count} of it {came}, and {why}; {first} from the index first")
 
     def _update_unchanged(self) -> list[Picture]:
         """Write labels and metadata of files that did not change; return the other pictures."""
@@ -198,7 +201,7 @@ class _Sync:
     def _take_lost(self, content_hash: str, facts: Facts) -> Known | None:
         """Return an item with these contents of another source that is gone, if none of its facts are lost."""
         others = self.lost_items.get(content_hash, [])
-        found = next((known for known in others if not _loses(known.facts, facts)), None)
+        found = next((known for known in others if not _lost_facts(known.facts, facts, is_lost=True)), None)
         if found is not None:
             others.remove(found)
         return found
@@ -223,6 +226,17 @@ def _is_relabeled(own: Facts, new: Facts) -> bool:
     return (own.label, own.metadata) != (new.label, new.metadata)
 
 
-def _loses(own: Facts, new: Facts) -> bool:
-    """Whether an item has a label or metadata, and a picture that would take its place has none of that name."""
-    return bool(own.label and not new.label) or not json.loads(own.metadata).keys() <= json.loads(new.metadata).keys()
+def _lost_facts(own: Facts, new: Facts, is_lost: bool) -> str:
+    """Return which label or metadata of an item would be lost to those that another source has; empty if none.
+
+    What a table gives, or a caller of `Index.add`, is written by hand, and no other kind of source replaces it. A table
+    whose source is gone is an earlier version of the new one.
+    """
+    by_hand, replaces_by_hand = (facts.source.startswith("csv:") for facts in (own, new))
+    if replaces_by_hand and is_lost:
+        return ""
+    is_other = own.label != new.label if (by_hand or not own.source) and not replaces_by_hand else not new.label
+    if own.label and is_other:
+        return f"the label {own.label!r}"
+    missing = json.loads(own.metadata).keys() - json.loads(new.metadata).keys()
+    return f"the metadata {sorted(missing)[0]!r}" if missing else ""
