@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ccpml.benchmark.protocol import Row
-from ccpml.benchmark.rows import ROW_SETTINGS, table_rows
+from ccpml.benchmark.rows import check_row_setting, table_rows
 from ccpml.presets import read_preset
 from ccpml.runs.settings import Settings
 from ccpml.runs.values import read_value
@@ -57,7 +57,9 @@ def _parse(ablation: str) -> dict[str, Any]:
     if ablation in ABLATIONS:
         return dict(read_preset("ablations")[ablation])
     name, _, texts = ablation.partition("=")
-    if name not in ROW_SETTINGS or not texts:
+    if texts:
+        check_row_setting("ablation", name)
+    else:
         raise ValueError(f"ablation: expected one of {', '.join(ABLATIONS)}, or setting=value,value, got {ablation!r}")
     values = [read_value(name, text) for text in texts.split(",")]
     if len(set(values)) < len(values):

@@ -10,7 +10,7 @@ from ccpml.losses import LOSSES, find_loss
 from ccpml.runs.settings import setting_types
 from ccpml.runs.values import read_value
 
-__all__ = ["ROW_SETTINGS", "table_rows", "variant_rows", "with_row_settings"]
+__all__ = ["ROW_SETTINGS", "check_row_setting", "table_rows", "variant_rows", "with_row_settings"]
 
 ROW_SETTINGS = setting_types().keys() - {"seed", "fold", "loss", "data", "data_root"}
 """Names of the settings in which rows may differ."""
@@ -54,13 +54,21 @@ def variant_rows(losses: Sequence[str], variant: str) -> tuple[Row, ...]:
     if not colon or not valid_name or not all(key and value for key, _, value in parts):
         raise ValueError(f"variant: expected name:setting=value[,setting=value], got {variant!r}")
     for key, _, _ in parts:
-        if key not in ROW_SETTINGS:
-            near = get_close_matches(key, ROW_SETTINGS, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"variant: {name}: {key!r} is not a setting of a row{hint}")
+        check_row_setting(f"variant: {name}", key)
     changes = {key: read_value(key, value) for key, _, value in parts}
     method = changes.pop("method", "ccp")
     return tuple(Row(loss, method, name, changes) for loss in map(find_loss, losses) if method in LOSSES[loss].methods)
+
+
+def check_row_setting(where: str, name: str) -> None:
+    """Check that rows may differ in a setting.
+
+    Raises:
+        ValueError: If they may not, or there is no such setting; it begins with ``where``, and names a similar one.
+    """
+    if name not in ROW_SETTINGS:
+        near = get_close_matches(name, ROW_SETTINGS, 1)
+        raise ValueError(f"{where}: {name!r} is not a setting of a row{f'; did you mean {near[0]}?' if near else ''}")
 
 
 def with_row_settings(rows: Sequence[Row], settings: Any) -> tuple[Row, ...]:
@@ -81,7 +89,7 @@ def with_row_settings(rows: Sequence[Row], settings: Any) -> tuple[Row, ...]:
     for name, own in settings.items():
         if name not in names:
             raise ValueError(f"row settings: expected rows ({', '.join(row.name for row in rows)}), got {name!r}")
-        for key in own.keys() - ROW_SETTINGS:
-            raise ValueError(f"row settings: {name}: {key!r} is not a setting of a row")
+        for key in own:
+            check_row_setting(f"row settings: {name}", key)
     typed = {name: {key: read_value(key, value) for key, value in own.items()} for name, own in settings.items()}
     return tuple(replace(row, changes={**row.changes, **typed.get(row.name, {})}) for row in rows)

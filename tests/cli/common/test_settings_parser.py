@@ -60,7 +60,11 @@ def test_flags_after_a_file_win_over_it(tmp_path: Path) -> None:
     expected = {"loss": "triplet", "margin": 0.2, "lr": 0.1, "skip_bad_images": True, "seed": 3}
     changes = {**expected, "projections.strength": 0.7, "projections.space": "lipschitz"}
     assert parsed == Settings().changed(changes)
-    assert settings("--lr", "0.1", "--config", str(file)).lr == 1e-2
+    assert settings("--lr", "0.1", "--config", str(file)).lr == 0.1, "in any order"
+    other = tmp_path / "other.yaml"
+    other.write_text("lr: 0.5\ndata: glyphs\nprojections: {strength: 0.1}\n")
+    both = settings("--config", str(file), "groceries", "--projections.strength", "0.9", "--config", str(other))
+    assert (both.lr, both.data, both.projections.strength) == (0.5, "groceries", 0.9), "the later file, and the flags"
 
 
 def test_an_empty_file_changes_nothing_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,7 +89,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
         self.data: list[str] = []
         self.words: list[str] = []
         self.of_files: dict[str, tuple[str, Any]] = {}  # the file that gives a setting, and the value there
-        text = "YAML file of settings; flags after it take precedence"
+        text = "YAML file of settings; data and flags beside it take precedence"
         self.add_argument("--config", action=_ConfigFile, metavar="FILE", help=text)
         self.add_argument("--print-config", "--print_config", action="store_true", help="print the settings and exit")
         self._add_settings()
@@ -186,6 +186,11 @@ class SettingsParser(jsonargparse.ArgumentParser):
             self._show_config(parsed)
             raise SystemExit(0)
         return parsed
+
+    def is_of_flag(self, name: str, value: Any) -> bool:
+        """Whether the value of a setting comes from the command line itself, and not from a file."""
+        is_setting = name in setting_types() or name in parameter_names()
+        return is_setting and repr(self.of_files.get(name, ("", None))[1]) != repr(value)
 
     def _files(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Return the file of each setting whose value is from a file, and not from a flag after it."""
@@ -300,8 +305,12 @@ class _ConfigFile(argparse.Action):
             if not content:
                 print_note(f"--config {values}: sets nothing")
             found = parser.parse_object(without_removed(content), defaults=False)
+            before = vars(namespace.as_flat())
+            of_flags = {name: value for name, value in before.items() if parser.is_of_flag(name, value)}
             parser.of_files |= {name: (values, value) for name, value in vars(found.as_flat()).items()}
             namespace.update(found)
+            for name, value in of_flags.items():
+                namespace[name] = value
         except (UsageError, ValueError) as error:
             raise UsageError(f"--config {values}: {error}") from error
 
