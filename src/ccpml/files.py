@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from ccpml.artifacts import not_found, path_kind, read_short_text
 from ccpml.numbers import size_text
-from ccpml.system_errors import WriteError, raise_shortage
+from ccpml.system_errors import WriteError, raise_shortage, unreadable
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -276,8 +276,7 @@ def check_readable(file: Path, way_out: str) -> None:
         raise ValueError(f"{file}: not found; {way_out}") from error
     except OSError as error:
         raise_shortage(error)
-        way_out = "change its permissions" if isinstance(error, PermissionError) else way_out
-        raise ValueError(f"{file}: cannot be read ({error.strerror or error}); {way_out}") from error
+        raise ValueError(unreadable(file, error, way_out)) from error
 
 
 def write_arrays(path: Path, **arrays: "npt.ArrayLike") -> None:

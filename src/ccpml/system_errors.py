@@ -22,6 +22,7 @@ __all__ = [
     "message_of",
     "raise_shortage",
     "shortage_in_words",
+    "unreadable",
 ]
 
 _NUMBERS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
@@ -68,6 +69,19 @@ def advice(error: OSError) -> str:
     """Return what can be done about an error of the system, as the end of its sentence; empty if unknown."""
     known = _ADVICE.get(error.errno or 0)
     return f"; {known}" if known else ""
+
+
+def unreadable(file: Path, error: OSError, way_out: str) -> str:
+    """Return the sentence about a file that the system does not let this process read.
+
+    Example:
+        >>> unreadable(Path("a.bin"), PermissionError(13, "Permission denied"), "remove it")
+        'a.bin: cannot be read (Permission denied); change its permissions'
+        >>> unreadable(Path("a.bin"), OSError(5, "Input/output error"), "remove it")
+        'a.bin: cannot be read (Input/output error); remove it'
+    """
+    way_out = "change its permissions" if isinstance(error, PermissionError) else way_out
+    return f"{file}: cannot be read ({error.strerror or error}); {way_out}"
 
 
 class WriteError(OSError):

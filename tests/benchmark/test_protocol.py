@@ -124,6 +124,7 @@ def test_rows_may_have_settings_of_their_own():
         ({"contrastive-plain": 3}, "row settings: expected settings by the names of rows"),
         ({"triplet-plian": {}}, "row settings: expected rows .contrastive-plain., got 'triplet-plian'"),
         ({"contrastive-plain": {"speed": 3}}, "contrastive-plain: 'speed' is not a setting of a row"),
+        ({"contrastive-ccp": {"method": "plain"}}, "row settings: contrastive-ccp: method: expected ccp, got 'plain'$"),
         ({"contrastive-plain": {"lr": "fast"}}, "lr: expected float or null, got 'fast'"),
     ],
 )

@@ -85,11 +85,14 @@ def with_row_settings(rows: Sequence[Row], settings: Any) -> tuple[Row, ...]:
     """
     if not isinstance(settings, Mapping) or not all(isinstance(own, Mapping) for own in settings.values()):
         raise ValueError("row settings: expected settings by the names of rows, such as 'triplet-ccp: {lr: 0.003}'")
-    names = {row.name for row in rows} | {Row(loss, method).name for loss in LOSSES for method in ROW_METHODS}
+    usual = [Row(loss, method) for loss in LOSSES for method in ROW_METHODS]
+    methods = {row.name: row.method.partition("-")[0] for row in (*usual, *rows)}
     for name, own in settings.items():
-        if name not in names:
+        if name not in methods:
             raise ValueError(f"row settings: expected rows ({', '.join(row.name for row in rows)}), got {name!r}")
         for key in own:
             check_row_setting(f"row settings: {name}", key)
+        if own.get("method", methods[name]) != methods[name]:
+            raise ValueError(f"row settings: {name}: method: expected {methods[name]}, got {own['method']!r}")
     typed = {name: {key: read_value(key, value) for key, value in own.items()} for name, own in settings.items()}
     return tuple(replace(row, changes={**row.changes, **typed.get(row.name, {})}) for row in rows)

@@ -160,7 +160,10 @@ def _rows(parsed: Parsed) -> tuple[Row, ...]:
     for variant in options.variant:
         rows += variant_rows(losses, variant)
     if options.row_settings is not None:
-        rows = with_row_settings(rows, read_yaml("--row-settings", options.row_settings))
+        try:
+            rows = with_row_settings(rows, read_yaml("--row-settings", options.row_settings))
+        except ValueError as error:
+            raise UsageError(f"--row-settings {options.row_settings}: {error}") from error
     if len({row.name for row in rows}) < len(rows):
         raise UsageError("--variant: expected a different name for each, got one twice")
     return rows

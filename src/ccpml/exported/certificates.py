@@ -6,7 +6,7 @@ from ccpml.calibration import Certificate, CertificateError
 from ccpml.calibration.certificate import CERTIFICATE_FILE
 from ccpml.exported.description import DescriptionError
 from ccpml.exported.onnx_file import is_onnx, read_description
-from ccpml.system_errors import raise_shortage
+from ccpml.system_errors import raise_shortage, unreadable
 
 __all__ = ["find_certificate"]
 
@@ -40,5 +40,5 @@ def _read_exported(model: Path) -> Certificate | None:
         raise CertificateError(str(error)) from error
     except OSError as error:
         raise_shortage(error)
-        raise CertificateError(f"{model}: cannot be read ({error.strerror or error}); export the run again") from error
+        raise CertificateError(unreadable(model, error, "export the run again")) from error
     return None if content is None else Certificate.from_content(content, str(model))

@@ -114,7 +114,7 @@ def cut_off(path: Path) -> None:
         ("b/3.jpeg", Path.unlink, r"3\.jpeg has changed or was removed"),
         (".ccpml-cache/folder/pixels-*.bin", cut_off, r"pixels-\w+\.bin: expected [\d,]+ bytes, got [\d,]+"),
         (".ccpml-cache/folder/pixels-*.bin", Path.unlink, r"pixels-\w+\.bin: not found"),
-        (".ccpml-cache/folder/index.json", Path.unlink, r"index\.json cannot be read"),
+        (".ccpml-cache/folder/index.json", Path.unlink, r"index\.json: cannot be read"),
         (".ccpml-cache/folder/index.json", lambda path: path.write_bytes(b""), r"index\.json is invalid"),
         (".ccpml-cache/folder/index.json", lambda path: path.write_bytes(b"[]"), r"index\.json is invalid"),
         (".ccpml-cache/folder/index.json", cut_off, None),
@@ -141,7 +141,9 @@ def test_pixels_that_may_not_be_read_are_named_before_the_work(tmp_path: Path) -
     next(tmp_path.glob(".ccpml-cache/folder/pixels-*.bin")).chmod(0)
     with (
         bound_by_permissions(),
-        pytest.raises(CacheError, match=r"pixels-\w+\.bin cannot be read \(Permission denied\)"),
+        pytest.raises(
+            CacheError, match=r"pixels-\w+\.bin: cannot be read \(Permission denied\); change its permissions$"
+        ),
     ):
         use_cache(source, NAME)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from ccpml.files import load_json, write_text
-from ccpml.system_errors import raise_shortage
+from ccpml.system_errors import raise_shortage, unreadable
 
 __all__ = [
     "VERSION",
@@ -29,13 +29,16 @@ VERSION: Final = 3
 _NAME: Final = "index.json"
 
 
+_WAY_OUT: Final = "build it again, or remove it"
+
+
 class CacheError(ValueError):
     """A cache that is missing, damaged or out of date."""
 
     @classmethod
     def of(cls, folder: Path, reason: str) -> Self:
         """Return the error of the cache in a folder."""
-        return cls(f"{folder}: cache cannot be used: {reason}; build it again, or remove it")
+        return cls(f"{folder}: cache cannot be used: {reason}; {_WAY_OUT}")
 
 
 class Entry(NamedTuple):
@@ -132,7 +135,7 @@ def load_index(folder: Path) -> Index:
             raise ValueError("images and name of the packed file do not match")
     except OSError as error:
         raise_shortage(error)
-        raise CacheError.of(folder, f"{file.name} cannot be read ({error.strerror or error})") from error
+        raise CacheError(f"{folder}: cache cannot be used: {unreadable(file, error, _WAY_OUT)}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CacheError.of(folder, f"{file.name} is invalid ({error})") from error
     return index
@@ -148,7 +151,7 @@ def read_index(folder: Path) -> Index:
             pack.open("rb").close()
     except OSError as error:
         raise_shortage(error)
-        raise CacheError.of(folder, f"{pack.name} cannot be read ({error.strerror or error})") from error
+        raise CacheError(f"{folder}: cache cannot be used: {unreadable(pack, error, _WAY_OUT)}") from error
     if size != index.size:
         got = "not found" if size is None else f"expected {index.size:,} bytes, got {size:,}"
         raise CacheError.of(folder, f"{pack.name}: {got}")

@@ -21,6 +21,7 @@ from ccpml.serving.search.cache_file import read_cache, write_cache
 from ccpml.serving.search.exact import NotFiniteError, nearest_rows
 from ccpml.serving.search.structures import KINDS, Structure, build, load
 from ccpml.serving.storage.view import View, rows_file
+from ccpml.system_errors import unreadable
 
 __all__ = ["Approximate", "LowRecallError", "Recall", "default_dtype", "open_approximate", "write_default_dtype"]
 
@@ -197,9 +198,10 @@ def default_dtype(folder: Path) -> str:
         dtype = json.loads(file.read_text(encoding="utf-8"))["dtype"]
     except FileNotFoundError:
         return DTYPES[0]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or "damaged"
-        raise DamagedIndexError(f"{file}: cannot be read ({reason}); choose the type again") from error
+    except OSError as error:
+        raise DamagedIndexError(unreadable(file, error, "choose the type again")) from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedIndexError(f"{file}: damaged; choose the type again") from error
     if dtype not in DTYPES:
         raise DamagedIndexError(f"{file}: expected one of {', '.join(DTYPES)}, got {dtype!r}; choose the type again")
     return str(dtype)

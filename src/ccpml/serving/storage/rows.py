@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ccpml.files import WriteError
 from ccpml.serving.errors import RESTORE, DamagedIndexError
-from ccpml.system_errors import raise_shortage
+from ccpml.system_errors import raise_shortage, unreadable
 
 __all__ = ["append_rows", "check_size", "map_rows", "sync_folder", "write_rows"]
 
@@ -102,7 +102,7 @@ def map_rows(file: Path, count: int, dim: int) -> NDArray[np.float32]:
         return np.memmap(file, np.float32, "r", shape=(count, dim))
     except OSError as error:
         raise_shortage(error)
-        raise DamagedIndexError(f"{file}: cannot be read ({error.strerror or error}); {RESTORE}") from error
+        raise DamagedIndexError(unreadable(file, error, RESTORE)) from error
 
 
 def _write(number: int, offset: int, rows: NDArray[np.float32]) -> int:

@@ -12,7 +12,7 @@ from ccpml.serving.errors import RESTORE, DamagedIndexError, NotAnIndexError, na
 from ccpml.serving.storage.schema import FIELDS, SCHEMA
 from ccpml.serving.storage.snapshot import Snapshot
 from ccpml.serving.storage.transaction import Transaction
-from ccpml.system_errors import raise_shortage
+from ccpml.system_errors import raise_shortage, unreadable
 
 __all__ = ["Store"]
 
@@ -143,7 +143,7 @@ class Store:
             stat = self.file.stat()
         except OSError as error:
             raise_shortage(error)
-            raise DamagedIndexError(f"{self.file}: cannot be read ({error.strerror}); {RESTORE}") from error
+            raise DamagedIndexError(unreadable(self.file, error, RESTORE)) from error
         if self._opened is not None and self._opened != (stat.st_dev, stat.st_ino):
             raise DamagedIndexError(f"{self.file}: another file took its place since it was opened; open it again")
 
