@@ -29,13 +29,22 @@ _KINDS: Final = {
 }
 
 
-def expand_home(path: str | os.PathLike[str]) -> Path:
+def expand_home(path: str | os.PathLike[str], name: str = "path") -> Path:
     """Return a path with the home folder in place of ``~`` or ``~name``; of a user who is unknown, as it is.
+
+    Args:
+        path: Text, or anything that has a path, such as a run.
+        name: Name of the argument, for messages.
+
+    Raises:
+        ValueError: If it is none of these.
 
     Example:
         >>> expand_home("~nobody-of-this-name/photos")
         PosixPath('~nobody-of-this-name/photos')
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"{name}: expected a path, got {path!r}")
     return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises an error without the path
 
 

@@ -78,7 +78,7 @@ def find_backbone(name: str) -> BackboneEntry:
         >>> find_backbone("small_conv").takes_gray, find_backbone("timm:vit_small_patch16_224").settings["image_size"]
         (True, 224)
     """
-    kind, colon, variant = name.partition(":")
+    kind, colon, variant = name.partition(":") if isinstance(name, str) else ("", "", "")
     entry = BACKBONES.get(kind)
     if entry is None or entry.variants != bool(variant) or entry.variants != bool(colon):
         raise ValueError(f"backbone: expected one of {known_backbones()}, got {name!r}")

@@ -1,10 +1,11 @@
-"""Numbers of NumPy and PyTorch as arguments, and numbers in texts. Imports neither library."""
+"""Numbers of NumPy and PyTorch, and lists, as arguments, and numbers in texts. Imports neither library."""
 
 import math
 import operator
+import os
 from typing import Any
 
-__all__ = ["as_int", "check_flags", "counted", "is_finite", "plain_number", "size_text"]
+__all__ = ["as_int", "as_tuple", "check_flags", "counted", "is_finite", "plain_number", "size_text"]
 
 
 def as_int(name: str, value: Any, least: int | None = None) -> int:
@@ -31,6 +32,32 @@ def as_int(name: str, value: Any, least: int | None = None) -> int:
     if number is None or (least is not None and number < least):
         raise ValueError(f"{name}: expected an integer{bound}, got {value!r}")
     return number
+
+
+def as_tuple(name: str, values: Any, expected: str) -> tuple[Any, ...]:
+    """Return several values as a tuple; a text or a path is one, and not its characters.
+
+    Args:
+        name: Name of the argument, for messages.
+        values: The values.
+        expected: What they are, for messages.
+
+    Raises:
+        ValueError: If they are one value, or none of which there can be several.
+
+    Example:
+        >>> as_tuple("names", ["a", "b"], "several names")
+        ('a', 'b')
+        >>> as_tuple("names", "ab", "several names")
+        Traceback (most recent call last):
+        ValueError: names: expected several names, got ab alone; pass a list
+    """
+    if isinstance(values, str | bytes | os.PathLike):
+        raise ValueError(f"{name}: expected {expected}, got {os.fspath(values)!s} alone; pass a list")
+    try:
+        return tuple(values)
+    except TypeError:
+        raise ValueError(f"{name}: expected {expected}, got {values!r}; pass a list") from None
 
 
 def is_finite(value: Any) -> bool:

@@ -178,7 +178,7 @@ def test_what_is_refused(tmp_path):
     run = make_run(tmp_path / "a", NAMES)
     with pytest.raises(ValueError, match="runs: expected two or more, got 1"):
         compare_runs([run])
-    with pytest.raises(ValueError, match=r"runs: expected two or more, got the path .*; pass a list"):
+    with pytest.raises(ValueError, match=r"paths: expected two or more runs, got .* alone; pass a list"):
         compare_runs(str(run))
     with pytest.raises(ValueError, match="skip_bad_images: expected together with data, got none"):
         compare_runs([run, make_run(tmp_path / "c", NAMES)], skip_bad_images=True)

@@ -58,3 +58,10 @@ def test_few_points_and_equal_ones():
     x = np.zeros((3, 2), np.float32)
     assert k_reciprocal(x, x, 5, np.arange(3)).indices.tolist() == [[1, 2], [0, 2], [0, 1]]
     assert k_reciprocal(x[:1], x[:1], 5).indices.tolist() == [[0]]
+
+
+def test_nothing_has_no_neighbors():
+    some, nothing = np.eye(3, 2, dtype=np.float32), np.empty((0, 2), np.float32)
+    assert k_reciprocal(nothing, nothing, 2).indices.shape == (0, 0)
+    assert k_reciprocal(nothing, some, 2, own=[]).indices.shape == (0, 2)
+    assert k_reciprocal(some, nothing, 2).indices.shape == (3, 0)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from ccpml.artifacts import expand_home
 from ccpml.files import check_readable, load_json, write_json
+from ccpml.numbers import plain_number
 from ccpml.system_errors import raise_shortage
 
 __all__ = ["CERTIFICATE_FILE", "Certificate", "CertificateError"]
@@ -140,16 +141,18 @@ class Certificate:
             raise CertificateError(f"{name}: not a certificate; {_WAY_OUT}")
         return certificate
 
-    def write(self, path: Path) -> Path:
+    def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the certificate into a run directory, whole or not at all, in place of an older one; return the file.
 
         Raises:
             WriteError: If it cannot be written.
         """
-        head = {"format": _FORMAT, "fingerprint": self.fingerprint, "confidence": self.confidence}
-        promises = [{"precision": p, "distance": self.distances[p]} for p in self.precisions]
-        write_json(path / CERTIFICATE_FILE, {**head, "answers": self.answers, "promises": promises, **self.details})
-        return path / CERTIFICATE_FILE
+        file, answers = expand_home(path) / CERTIFICATE_FILE, plain_number(self.answers)
+        head = {"format": _FORMAT, "fingerprint": self.fingerprint, "confidence": plain_number(self.confidence)}
+        rows = [(plain_number(p), plain_number(self.distances[p])) for p in self.precisions]
+        promises = [{"precision": p, "distance": distance} for p, distance in rows]
+        write_json(file, {**head, "answers": answers, "promises": promises, **self.details})
+        return file
 
     def _is_valid(self) -> bool:
         numbers = [self.confidence, *self.distances, *self.distances.values()]

@@ -14,6 +14,7 @@ from ccpml.comparison.seeds import Configuration, group_by_seed
 from ccpml.comparison.statistics import SCORES, Estimate, compare_tables, score_queries
 from ccpml.comparison.unseen import UnseenImages, find_unseen
 from ccpml.comparison.versus import Versus, compare_queries
+from ccpml.numbers import as_tuple
 from ccpml.report.embedded import Embedded
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.inference import Run, open_run, open_weights
@@ -119,9 +120,7 @@ def compare_runs(paths: Sequence[str | os.PathLike[str]], data: str | None = Non
         print(difference.value, (difference.low, difference.high), difference.verdict)
         ```
     """
-    if isinstance(paths, str | os.PathLike):
-        raise ValueError(f"runs: expected two or more, got the path {os.fspath(paths)}; pass a list")
-    places = [expand_home(path) for path in paths]
+    places = [expand_home(path) for path in as_tuple("paths", paths, "two or more runs")]
     if len(places) < 2:
         raise ValueError(f"runs: expected two or more, got {len(places)}")
     for path in places:

@@ -1,6 +1,6 @@
 """Images as a network in evaluation sees them: read and cropped in threads, in batches. Imports no torch."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence, Set
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def _readable(image: Any) -> ImageLike:
 
 
 def _in_words(images: Any) -> str | None:
-    """Return what one image in place of several is; None for several."""
+    """Return what stands in place of several images in order; None for these."""
     if isinstance(images, str | Path):
         return f"the path {images}"
     if isinstance(images, bytes):
@@ -87,4 +87,14 @@ def _in_words(images: Any) -> str | None:
         and (images.ndim == 2 or images.shape[2:] in {(1,), (3,)})
     ):
         return f"an array of shape {images.shape}"
+    if isinstance(images, Set | Mapping) or not _is_iterable(images):
+        return type(images).__name__
     return None
+
+
+def _is_iterable(value: Any) -> bool:
+    try:
+        iter(value)
+    except TypeError:
+        return False
+    return True

@@ -6,6 +6,7 @@ are resized in one pass, bilinear and antialiased as in Pillow.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ccpml.numbers import as_int, check_flags
+from ccpml.numbers import as_int, check_flags, is_finite
 
 __all__ = ["EvalTransform", "TrainTransform", "Transform", "View"]
 
@@ -103,7 +104,15 @@ class Transform(ABC):
 
         Returns:
             uint8, (size, size, C).
+
+        Raises:
+            ValueError: If the image or the generator is another one.
         """
+        if not isinstance(image, np.ndarray):
+            raise ValueError(f"image: expected a NumPy array, uint8 (H, W, C), got {type(image).__name__}")
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in {1, 3} or image.size == 0:
+            expected = "uint8 of shape (H, W, C), C 1 or 3"
+            raise ValueError(f"image: expected {expected}, got {image.dtype} of {image.shape}")
         return self.view(image.shape, rng).of(image)
 
 
@@ -142,10 +151,13 @@ class TrainTransform(Transform):
     def __post_init__(self) -> None:
         check_flags(flip=self.flip)
         object.__setattr__(self, "size", as_int("size", self.size, 1))
-        if not 0 < self.min_area <= self.max_area <= 1:
-            raise ValueError(f"area: expected 0 < min_area <= max_area <= 1, got {self.min_area} and {self.max_area}")
-        if not 0 < self.aspect[0] <= self.aspect[1]:
-            raise ValueError(f"aspect: expected 0 < smallest <= largest, got {self.aspect}")
+        if not _are_ordered(self.min_area, self.max_area) or self.max_area > 1:
+            got = f"{self.min_area!r} and {self.max_area!r}"
+            raise ValueError(f"area: expected 0 < min_area <= max_area <= 1, got {got}")
+        if not (
+            isinstance(self.aspect, Sequence | np.ndarray) and len(self.aspect) == 2 and _are_ordered(*self.aspect)
+        ):
+            raise ValueError(f"aspect: expected two numbers, 0 < smallest <= largest, got {self.aspect!r}")
 
     @property
     def min_size(self) -> int:
@@ -161,10 +173,10 @@ class TrainTransform(Transform):
             rng: Random generator; required.
 
         Raises:
-            ValueError: If ``rng`` is None.
+            ValueError: If ``rng`` is none.
         """
-        if rng is None:
-            raise ValueError("rng: expected a generator for the random crop, got None")
+        if not isinstance(rng, np.random.Generator):
+            raise ValueError(f"rng: expected one of numpy.random.default_rng for the random crop, got {rng!r}")
         height, width, channels = shape
         left, top, w, h = self.crop(width, height, rng)
         flip = self.flip and rng.random() < 0.5
@@ -182,6 +194,11 @@ class TrainTransform(Transform):
         w = min(width, max(1, round(height * self.aspect[1])))
         h = min(height, max(1, round(width / self.aspect[0])))
         return (width - w) // 2, (height - h) // 2, w, h
+
+
+def _are_ordered(smallest: float, largest: float) -> bool:
+    """Whether two values are finite numbers above 0, in this order."""
+    return is_finite(smallest) and is_finite(largest) and 0 < smallest <= largest
 
 
 @dataclass(frozen=True)

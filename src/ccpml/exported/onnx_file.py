@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ccpml.artifacts import not_found, path_kind
 from ccpml.exported.description import DESCRIPTION_KEY, Description, DescriptionError
 
 __all__ = ["add_description", "content_digest", "is_onnx", "read_description"]
@@ -44,6 +45,8 @@ def read_description(path: Path) -> Description:
         FileNotFoundError: If there is no such file.
         DescriptionError: If it is another file, damaged, changed since, or of a newer version.
     """
+    if path_kind(path) not in {"", "a file"}:
+        raise DescriptionError(f"{path}: {not_found(path)}; pass the .onnx file of an export")
     content = path.read_bytes()
     try:
         fields = list(_fields(content))

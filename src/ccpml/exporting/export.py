@@ -83,8 +83,8 @@ def export_run(
         model = EmbeddingModel.from_pretrained(exported.path)
         ```
     """
-    path = expand_home(run)
-    place = default_target(path, file_format) if target is None else expand_home(target)
+    path = expand_home(run, "run")
+    place = default_target(path, file_format) if target is None else expand_home(target, "target")
     check_target(place, file_format)
     loaded = open_run(path)
     description, notes = describe_run(loaded, license_id)

@@ -57,6 +57,6 @@ def check_target(target: Path, file_format: Format) -> None:
 
 
 def _ending(file_format: Format) -> str:
-    if file_format not in FORMATS:
+    if not isinstance(file_format, str) or file_format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {file_format!r}")
     return FORMATS[file_format]

@@ -4,6 +4,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Literal
 
+from ccpml.artifacts import expand_home
 from ccpml.backbones import find_backbone
 from ccpml.models.embedding import Backbone, EmbeddingModel, Pooling
 from ccpml.models.hub import imagenet_weights
@@ -63,6 +64,8 @@ def create_model(
     image_size = None if image_size is None else as_int("image_size", image_size, 1)
     if channels not in {1, 3}:
         raise ValueError(f"channels: expected 1 or 3, got {channels}")
+    if not isinstance(weights, str | None):
+        weights = expand_home(weights, "weights")
     entry = find_backbone(backbone)
     if channels != 3 and not entry.takes_gray:
         raise ValueError(f"channels: expected 3 for {backbone}, which also takes gray images, got {channels}")

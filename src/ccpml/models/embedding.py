@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from ccpml.pairwise.inputs import describe
 __all__ = ["Backbone", "EmbeddingModel", "InputConvention", "Pooling", "StagedBackbone", "freeze_batchnorm"]
 
 Pooling = Literal["avg", "max", "avg+max"]
+
+_REQUIRED: Final = ("convention", "out_channels")
+"""Attributes of a backbone."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class EmbeddingModel(nn.Module):
     read and converts them to the input format of its backbone.
 
     Args:
-        backbone: Network from images to features.
+        backbone: Network from images to features, with the attributes of a `Backbone`.
         embedding_dim: Number of dimensions d of an embedding.
         pooling: Global average, global maximum, or the sum of both.
         freeze_batchnorm: Whether every BatchNorm stays frozen, in training too.
@@ -125,7 +128,10 @@ class EmbeddingModel(nn.Module):
     ) -> None:
         super().__init__()
         check_flags(freeze_batchnorm=freeze_batchnorm, bias=bias)
-        if pooling not in {"avg", "max", "avg+max"}:
+        if not (isinstance(backbone, nn.Module) and all(hasattr(backbone, name) for name in _REQUIRED)):
+            got = type(backbone).__name__
+            raise ValueError(f"backbone: expected a Backbone of ccpml, got {got}; see docs/extend.md on other networks")
+        if not isinstance(pooling, str) or pooling not in {"avg", "max", "avg+max"}:
             raise ValueError(f"pooling: expected 'avg', 'max' or 'avg+max', got {pooling!r}")
         embedding_dim = as_int("embedding_dim", embedding_dim, 1)
         self.backbone = backbone
@@ -236,7 +242,7 @@ class EmbeddingModel(nn.Module):
 
 def _num_frozen(backbone: Backbone, trained_stages: int | Literal["all"]) -> int:
     """Return how many stages before the trained ones there are."""
-    if trained_stages == "all":
+    if isinstance(trained_stages, str) and trained_stages == "all":
         return 0
     count, trained = len(backbone.stages()), as_int("trained_stages", trained_stages, 0)
     if trained > count:

@@ -27,7 +27,7 @@ _WAY_OUT: Final = "export the run again, or download the model again"
 
 def load_pretrained(name: Path | str, revision: str | None = None) -> "EmbeddingModel":
     """Build the network of an exported model, with its weights, in eval mode; see `EmbeddingModel.from_pretrained`."""
-    path = expand_home(name)
+    path = expand_home(name, "name")
     if path.is_dir():
         return _load(path / WEIGHTS_FILE, path / CONFIG_FILE)
     if path.exists():

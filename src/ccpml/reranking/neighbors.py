@@ -16,6 +16,7 @@ __all__ = ["Neighbors", "first_k", "nearest", "squared_distances", "stack"]
 
 _SPARE = 8  # neighbors beyond k, among which float32 may have chosen the wrong one at the boundary
 _ELEMENTS = 2**23  # numbers held at a time
+_MAX_EXPONENT = 30  # of numbers whose squares float32 holds
 
 
 class Neighbors(NamedTuple):
@@ -50,14 +51,22 @@ def nearest(
     own = as_own(own, len(queries), len(gallery))
     k = max(0, min(as_int("k", k, 0), len(gallery) - (own is not None)))
     found, step = [], max(1, _ELEMENTS // max(1, (k + _SPARE + 1) * queries.shape[1]))
+    searched, near = _in_range(queries, gallery)
     for start in range(0, len(queries), step):
         block = slice(start, start + step)
-        columns = faiss.knn(queries[block], gallery, min(k + _SPARE + 1, len(gallery)))[1].astype(np.int64)  # (B, K)
+        columns = faiss.knn(searched[block], near, min(k + _SPARE + 1, len(gallery)))[1].astype(np.int64)  # (B, K)
         squares = squared_distances(queries[block], gallery, columns)
         if own is not None:
             squares[columns == own[block, None]] = np.inf
         found.append(first_k(squares, columns, k))
     return stack(found, k)
+
+
+def _in_range(*vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+    """Return vectors divided by a power of two if their squares would overflow or be 0 in float32."""
+    largest = max(max(part.max(initial=0), -part.min(initial=0)) for part in vectors)
+    exponent = int(np.frexp(largest)[1])
+    return vectors if abs(exponent) <= _MAX_EXPONENT else tuple(np.ldexp(part, -exponent) for part in vectors)
 
 
 def squared_distances(

@@ -58,8 +58,8 @@ class Codes:
             ValueError: If the dtype is neither float16 nor int8, or a value is NaN, infinite, or beyond what it can be.
         """
         kinds = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit_direct_signed}
-        if dtype not in kinds:
-            raise ValueError(f"dtype: expected float16 or int8, got {dtype}")
+        if not isinstance(dtype, str) or dtype not in kinds:
+            raise ValueError(f"dtype: expected float16 or int8, got {dtype!r}")
         rows = as_array("rows", rows)
         blocks = range(0, len(rows), _BLOCK)
         for start in blocks:
@@ -68,7 +68,8 @@ class Codes:
         limit = float(np.finfo(np.float16 if dtype == "float16" else np.float32).max)
         if largest > limit:
             raise ValueError(f"rows: expected numbers up to {limit:g} for {dtype}, got {largest:g}; normalize them")
-        scale = 127 / largest if dtype == "int8" and largest > 0 else 1.0
+        finite = float(np.finfo(np.float32).max)
+        scale = min(127 / largest, finite) if dtype == "int8" and largest > 0 else 1.0
         index = faiss.IndexScalarQuantizer(rows.shape[1], kinds[dtype])
         for start in blocks:
             index.add(scaled(rows[start : start + _BLOCK], scale, rounded=dtype == "int8"))

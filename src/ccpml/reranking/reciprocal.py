@@ -69,6 +69,8 @@ def k_reciprocal(
     gallery = as_rows("gallery", gallery)
     queries = as_rows("queries", queries, gallery.shape[1])
     own = as_own(own, len(queries), len(gallery))
+    if not len(queries) or not len(gallery):
+        return nearest(queries, gallery, k, own)
     points = gallery if own is not None else np.concatenate([queries, gallery])  # (N, d)
     first = 0 if own is not None else len(queries)  # the point that is row 0 of the gallery
     position = own if own is not None else np.arange(len(queries))  # point of each query

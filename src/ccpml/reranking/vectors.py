@@ -72,7 +72,7 @@ def as_own(own: ArrayLike | None, queries: int, gallery: int) -> NDArray[np.int6
     """
     if own is None:
         return None
-    rows = np.asarray(own)
+    rows = as_numbers("own", own)
     if rows.shape != (queries,) or (queries and rows.dtype.kind not in "iu"):
         raise ValueError(f"own: expected {queries} integers, one for each query, got {rows.dtype} of {rows.shape}")
     if queries and not 0 <= rows.min() <= rows.max() < gallery:

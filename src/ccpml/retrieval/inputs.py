@@ -87,4 +87,7 @@ def as_unmasked(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
     """Return an array that has all of its values; NumPy drops a mask, and what is under it becomes a value."""
     if np.ma.is_masked(value):
         raise ValueError(f"{name}: expected all values, got a masked array; pass those that are not masked")
-    return np.asarray(value)
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of several lengths; tensors that have no array
+        raise ValueError(f"{name}: expected an array, got {type(value).__name__} ({error})") from None

@@ -5,7 +5,7 @@ Shapes: M scores, Q queries, C classes, B samples of the bootstrap.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -137,9 +137,10 @@ def class_bootstrap(
     Source: B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", 1993, section 12.5 (bootstrap-t); A. C.
     Davison, D. V. Hinkley, "Bootstrap Methods and their Application", 1997, sections 3.8 (clusters) and 5.2.
     """
-    scores, classes = as_numbers("values", values), as_unmasked("labels", labels)
+    scores, classes = as_numbers("values", values), _as_classes(labels)
     if scores.ndim != 2 or scores.shape[1:] != classes.shape:
-        raise ValueError(f"values: expected one for each of {classes.shape} labels, got {scores.shape}")
+        advice = "; pass values[None]" if scores.shape == classes.shape else ""
+        raise ValueError(f"values: expected shape (M, {len(classes)}), got {scores.shape}{advice}")
     samples, rng = as_int("samples", samples, 1), np.random.default_rng(as_int("seed", seed, 0))
     counted = ~np.isnan(scores).any(axis=0)
     _, own = np.unique(classes[counted], return_inverse=True)
@@ -269,10 +270,20 @@ def paired_difference(
 
 def _one_row(name: str, values: npt.ArrayLike, labels: npt.ArrayLike) -> _Array:
     """Return the values of one score, shape (1, Q)."""
-    scores = as_numbers(name, values)
-    if scores.ndim != 1 or scores.shape != np.shape(labels):
-        raise ValueError(f"{name}: expected one for each of {np.shape(labels)} labels, got {scores.shape}")
+    scores, classes = as_numbers(name, values), _as_classes(labels)
+    if scores.shape != classes.shape:
+        raise ValueError(f"{name}: expected one for each of {len(classes)} labels, got shape {scores.shape}")
     return scores[None]
+
+
+def _as_classes(labels: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return the classes of queries, shape (Q,)."""
+    classes = as_unmasked("labels", labels)
+    if classes.ndim != 1:
+        raise ValueError(f"labels: expected shape (Q,), got {classes.shape}")
+    if classes.dtype.kind == "f" and np.isnan(classes).any():
+        raise ValueError("labels: expected the class of each query, got NaN")
+    return classes
 
 
 def _check_interval(level: float, bounds: tuple[float, float]) -> None:
@@ -282,7 +293,7 @@ def _check_interval(level: float, bounds: tuple[float, float]) -> None:
     try:
         low, high = bounds
         valid = bool(high - low >= 0)
-    except (TypeError, ValueError):  # not two numbers
+    except (TypeError, ValueError, RuntimeError):  # not two numbers
         valid = False
     if not valid:
         raise ValueError(f"bounds: expected a smallest and a largest mean, such as (0, 1), got {bounds!r}")

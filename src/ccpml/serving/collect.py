@@ -79,7 +79,7 @@ def find_pictures(data: str, data_root: Path | str | None = None) -> Pictures:
         >>> found.source, len(found), found.pictures[0].label
         ('groceries', 1944, 'Fruit/Lemon')
     """
-    path = expand_home(data)
+    path = expand_home(data, "data")
     if path.is_dir():
         return _folder(path)
     if path.is_file():

@@ -48,4 +48,4 @@ def index_exists(location: Path | str) -> bool:
     Raises:
         QdrantError: If the server cannot be used.
     """
-    return QdrantIndex.exists(str(location)) if is_address(location) else expand_home(location).exists()
+    return QdrantIndex.exists(str(location)) if is_address(location) else expand_home(location, "location").exists()

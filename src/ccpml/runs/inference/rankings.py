@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccpml.data import ImageTable, PackedImage
-from ccpml.numbers import check_flags, counted
+from ccpml.numbers import as_tuple, check_flags, counted
 from ccpml.progress import progress_bar
 from ccpml.reranking import METHODS, Codes, join, nearest
 from ccpml.retrieval.metrics import query_metrics
@@ -79,9 +79,11 @@ def compare_rankings(
         The number of classes and images in words, and the rankings; the first is the plain one.
 
     Raises:
-        ValueError: As `evaluate_run`, or if there are too many neighbors to hold.
+        ValueError: As `evaluate_run`, if a name is unknown, or if there are too many neighbors to hold.
     """
     check_flags(all_classes=all_classes)
+    rerank, dtypes = _names("rerank", rerank, tuple(METHODS)), _names("dtypes", dtypes, ("float16", "int8"))
+    ensemble = as_tuple("ensemble", ensemble, "several run directories")
     runs = [open_weights(path), *map(open_weights, ensemble)]
     table = unseen_images(runs[0], data, all_classes=all_classes, **options)
     for run in runs[1:]:
@@ -98,6 +100,16 @@ def compare_rankings(
         found += [protocol.plain(str(run.path), x) for run, x in zip(runs[1:], embeddings[1:], strict=True)]
         found.append(protocol.plain(f"ensemble of {len(runs)} runs", join(embeddings)))
     return f"{counted(table.num_classes, 'class')}, {counted(len(table), 'image')}", found
+
+
+def _names(argument: str, names: Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names, each of which is known."""
+    expected = f"some of {', '.join(known)}"
+    names = as_tuple(argument, names, expected)
+    for name in names:
+        if not isinstance(name, str) or name not in known:
+            raise ValueError(f"{argument}: expected {expected}, got {name!r}")
+    return names
 
 
 def table_for(run: Run, first: Run, table: ImageTable) -> ImageTable:

@@ -153,6 +153,10 @@ class Filter:
 
     root: Node
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.root, Node):
+            raise FilterError(f"root: expected the tree of a filter, got {self.root!r}; Filter.parse takes a text")
+
     @classmethod
     def parse(cls, text: str) -> "Filter":
         """Parse a filter.

@@ -10,8 +10,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ccpml.artifacts import expand_home
 from ccpml.data.images.read import BadImageError
-from ccpml.numbers import check_flags
+from ccpml.numbers import as_tuple, check_flags
 from ccpml.serving.collect import find_pictures
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.embedding import embed_pictures
@@ -77,12 +78,11 @@ def find_queries(
         1
     """
     check_flags(together=together)
-    if isinstance(given, str | Path):
-        raise ValueError(f"given: expected several names, got {given} alone; pass a list")
+    given = as_tuple("given", given, "several names")
     ids = as_ids(ids)
     pictures = list[Picture]()
     for name in given:
-        path = Path(name)
+        path = expand_home(name, "given")
         if path.is_file() and path.suffix.lower() != ".csv":
             pictures.append(Picture(path))
         else:
