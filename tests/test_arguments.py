@@ -16,15 +16,16 @@ from ccpml import baselines, reranking
 from ccpml.calibration import Certificate
 from ccpml.calibration.run import calibrate_run
 from ccpml.comparison.compare import compare_runs
-from ccpml.data import EvalTransform, TrainTransform
+from ccpml.data import EvalTransform, TrainTransform, make_splits
 from ccpml.data.crops import cropped_batches
 from ccpml.exported import ExportedModel
-from ccpml.models import SmallConv, create_model, load_weights
+from ccpml.models import SmallConv, create_model, freeze_batchnorm, load_weights
 from ccpml.retrieval import class_bootstrap, class_interval, paired_difference
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.inference import embed_run, evaluate_run
 from ccpml.runs.inference.rankings import compare_rankings
 from ccpml.serving import Filter, find_pictures, find_queries, open_index
+from ccpml.training import CCPCallback, MetricLearning, Warmup
 
 X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
 ROWS, LABELS = X.numpy(), torch.arange(12) // 3
@@ -51,6 +52,15 @@ CALLS: dict[str, tuple[Callable[[str], Callable[[Any], Any]], str]] = {
         of(create_model, backbone="small_conv"),
         "backbone embedding_dim pooling channels weights freeze_batchnorm image_size bias trained_stages",
     ),
+    "freeze_batchnorm": (of(freeze_batchnorm), "module"),
+    "make_splits": (of(make_splits), "source"),
+    "CCPCallback": (of(CCPCallback), "pool"),
+    "MetricLearning": (
+        of(MetricLearning, model=nn.Linear(2, 2), criterion=nn.Linear(2, 2), lr=1.0),
+        "model criterion lr",
+    ),
+    "Warmup": (of(Warmup, frozen=nn.Linear(2, 2), steps=1), "frozen steps"),
+    "export_run.license_id": (of(ccpml.export_run, NOWHERE, "onnx"), "license_id"),
     "load_weights": (of(load_weights, nn.Linear(2, 2)), "path"),
     "TrainTransform": (of(TrainTransform, size=8), "size min_area max_area flip aspect"),
     "TrainTransform.call": (
@@ -204,6 +214,24 @@ MESSAGES: list[tuple[Callable[[], Any], str]] = [
     ),
     (lambda: class_bootstrap(np.ones((2, 6)), np.ones((1, 6))), r"labels: expected shape \(Q,\), got \(1, 6\)"),
     (lambda: class_interval([0.1, 0.2, 0.3], [0.0, 1.0, np.nan]), "labels: expected the class of each query, got NaN"),
+    *(
+        (
+            lambda weight=weight: ccpml.CCPLoss(
+                ccpml.ContrastiveLoss(), **SIZES, proxies_per_class=2, **{weight: -1.0}
+            ),
+            f"{weight}: expected a finite number >= 0, got -1.0",
+        )
+        for weight in ("pair_weight", "proxy_weight")
+    ),
+    *(
+        (lambda bad=bad: list(cropped_batches([PIXELS, bad], EvalTransform(8), 3, 1)), f"image 1: {message}")
+        for bad, message in (
+            (b"", "the file is empty"),
+            (PIXELS.transpose(2, 0, 1), r"expected uint8 .*, got uint8 \(3, 20, 30\)"),
+            (X, "expected a path, contents or an array, got Tensor"),
+            (Image.new("RGBA", (30, 20)), "expected one of Pillow in mode L or RGB, got RGBA; convert it"),
+        )
+    ),
     (lambda: list(cropped_batches({"a": PIXELS}, EvalTransform(8), 3, 1)), "images: expected a sequence .*, got dict"),
 ]
 

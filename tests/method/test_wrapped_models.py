@@ -148,3 +148,20 @@ def test_names_are_those_of_the_network_within_several_wrappers():
 def test_a_compiled_criterion_is_that_of_the_projections():
     criterion = CCPLoss(ContrastiveLoss(), C, D, K)
     assert AlternatingProjections(network(), torch.compile(criterion, backend="eager")).criterion is criterion
+
+
+def test_scores_may_be_observed_in_inference_mode_or_not():
+    """What torch makes in inference mode cannot be changed outside of it."""
+    model, criterion = nn.Linear(5, 3), CCPLoss(ContrastiveLoss(), 4, 3, 2)
+    projections = AlternatingProjections(model, criterion, rewind=True)
+    projections.start(lambda: torch.randn(4, 6, 3))
+    for score in (0.1, 0.2, 0.3):
+        with torch.inference_mode(score != 0.2):
+            model.weight.data += 1
+            if score == 0.3:
+                projections.capture()
+            projections.observe(score)
+    best = model.weight.detach().clone()
+    model.weight.data += 1
+    projections.project(lambda: torch.randn(4, 6, 3))
+    assert torch.equal(model.weight, best)

@@ -65,7 +65,7 @@ def test_images_that_cannot_be_read_are_named(run, tmp_path):
         run.embed([np.zeros((4, 4), np.float32)])
     with pytest.raises(ValueError, match=r"expected a sequence of images, got the path a\.png"):
         run.embed("a.png")
-    with pytest.raises(ValueError, match="expected paths or arrays, got NoneType"):
+    with pytest.raises(ValueError, match="image 0: expected a path, contents or an array, got NoneType"):
         run.embed([None])
 
 
@@ -87,8 +87,8 @@ def test_images_of_pillow_whose_pixels_are_no_colors_are_refused(run, mode):
     """Those of a palette are numbers of its colors, which would be taken as gray."""
     image = Image.fromarray(np.zeros((30, 40, 3), np.uint8))
     image = image.convert("LAB") if mode == "LAB" else image.convert(mode)
-    with pytest.raises(ValueError, match=f"images: expected those of Pillow in mode L or RGB, got {mode}; convert it"):
-        run.embed([image])
+    with pytest.raises(ValueError, match=f"image 1: expected one of Pillow in mode L or RGB, got {mode}; convert"):
+        run.embed([np.zeros((30, 40), np.uint8), image])
 
 
 def test_images_without_labels_are_embedded(run, tmp_path):

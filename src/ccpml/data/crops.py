@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from ccpml.data.images.archived import ArchivedImage
 from ccpml.data.images.packed import PackedImage
-from ccpml.data.images.read import ImageLike, read_part
+from ccpml.data.images.read import BadImageError, ImageLike, read_part
 from ccpml.data.threads import in_threads
 from ccpml.data.transforms import EvalTransform
 from ccpml.numbers import as_int
@@ -33,9 +33,9 @@ def cropped_batches(
         rotate: Whether files are rotated as their EXIF data say.
 
     Raises:
-        BadImageError: If an image cannot be read.
-        ValueError: If ``batch_size`` is not a positive integer, an image is none of these, or an array has another
-            shape or type.
+        BadImageError: If an image cannot be read, is none of these, or is an array of another shape or type; it is
+            named by its path, or as "image 3".
+        ValueError: If ``batch_size`` is not a positive integer, or ``images`` are not several.
 
     Example:
         >>> images = [np.zeros((20, 30), np.uint8)] * 3
@@ -46,12 +46,18 @@ def cropped_batches(
     if (alone := _in_words(images)) is not None:
         raise ValueError(f"images: expected a sequence of images, got {alone}; pass a list")
 
-    def read(image: Any) -> NDArray[np.uint8]:
-        part, view = read_part(_readable(image), channels, transform.view, transform.min_size, rotate)
+    def read(numbered: tuple[int, Any]) -> NDArray[np.uint8]:
+        row, image = numbered
+        try:
+            part, view = read_part(_readable(image), channels, transform.view, transform.min_size, rotate)
+        except BadImageError as error:
+            if error.name not in {"", "image"}:  # that of a file
+                raise
+            raise BadImageError(error.reason, f"image {row}") from error
         return view.of(part).transpose(2, 0, 1)
 
     batch = list[NDArray[np.uint8]]()
-    with closing(in_threads(read, images)) as results:
+    with closing(in_threads(read, enumerate(images))) as results:
         for _, pixels in results:
             batch.append(pixels)
             if len(batch) == batch_size:
@@ -65,10 +71,10 @@ def _readable(image: Any) -> ImageLike:
     if isinstance(image, str | Path | bytes | np.ndarray | PackedImage | ArchivedImage):
         return image
     if not hasattr(image, "__array_interface__"):
-        raise ValueError(f"images: expected paths or arrays, got {type(image).__name__}")
+        raise BadImageError(f"expected a path, contents or an array, got {type(image).__name__}")
     # Pixels of other modes are numbers of colors, or inverse.
     if isinstance(image, Image) and image.mode not in {"L", "RGB"}:
-        raise ValueError(f"images: expected those of Pillow in mode L or RGB, got {image.mode}; convert it")
+        raise BadImageError(f"expected one of Pillow in mode L or RGB, got {image.mode}; convert it")
     array: NDArray[np.uint8] = np.asarray(image)
     return array
 

@@ -73,6 +73,8 @@ def make_splits(
         ValueError: If ``test_classes`` is given for a source with a split, a pattern matches no class, the fold does
             not exist, or there are too few classes.
     """
+    if not isinstance(source, Source):
+        raise ValueError(f"source: expected what load_source returns, got {source!r}")
     folds, fold = as_int("folds", folds), None if fold is None else as_int("fold", fold)
     if isinstance(test_classes, str):
         raise ValueError(f"test_classes: expected several patterns, got {test_classes!r}; pass a list")

@@ -83,6 +83,8 @@ def export_run(
         model = EmbeddingModel.from_pretrained(exported.path)
         ```
     """
+    if not isinstance(license_id, str):
+        raise ValueError(f"license_id: expected a text, such as 'apache-2.0', got {license_id!r}")
     path = expand_home(run, "run")
     place = default_target(path, file_format) if target is None else expand_home(target, "target")
     check_target(place, file_format)

@@ -57,11 +57,13 @@ def state_of(model: nn.Module, criterion: nn.Module) -> dict[str, Tensor]:
     return {**weights_of(model, criterion), **buffers}
 
 
+@torch.inference_mode(False)  # what is made in inference mode cannot be changed outside of it
 def clones(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return copies of tensors, without gradients."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def copy_onto(copies: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return copies of tensors, in the memory of earlier copies where those have the same shape, dtype and device."""

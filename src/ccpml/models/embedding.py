@@ -82,6 +82,8 @@ def freeze_batchnorm(module: nn.Module) -> None:
         >>> norm.training, norm.weight.requires_grad
         (False, False)
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"module: expected a module, got {module!r}")
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.eval().requires_grad_(False)

@@ -68,6 +68,8 @@ class CCPCallback(L.Callback):
         options: ProjectionOptions | None = None,
         **fields: Any,
     ) -> None:
+        if not callable(pool):
+            raise ValueError(f"pool: expected a function of module and draw, such as EmbeddingPool, got {pool!r}")
         self.pool = pool
         self.monitor = monitor
         self.options = ProjectionOptions.of(options, fields)

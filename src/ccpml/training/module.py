@@ -91,6 +91,9 @@ class MetricLearning(L.LightningModule):
     ) -> None:
         super().__init__()
         check_flags(shard_proxies=shard_proxies)
+        for name, part in (("model", model), ("criterion", criterion)):
+            if not isinstance(part, nn.Module):
+                raise ValueError(f"{name}: expected a module, got {part!r}")
         rates = {"lr": lr, "proxy_lr_factor": proxy_lr_factor, "head_lr_factor": head_lr_factor}
         for name, value in {**rates, "weight_decay": weight_decay}.items():
             if not (is_finite(value) and value >= 0):

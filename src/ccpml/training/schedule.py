@@ -56,6 +56,8 @@ class Warmup(L.Callback):
     """
 
     def __init__(self, frozen: nn.Module, steps: int) -> None:
+        if not isinstance(frozen, nn.Module):
+            raise ValueError(f"frozen: expected a module, got {frozen!r}")
         self.frozen, self.steps = frozen, as_int("steps", steps)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:

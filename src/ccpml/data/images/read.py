@@ -299,7 +299,8 @@ def _convert_array(array: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]
     if array.ndim == 2:
         array = array[:, :, None]
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in {1, 3} or 0 in array.shape:
-        raise ValueError(f"image: expected uint8 (H, W), (H, W, 1) or (H, W, 3), got {array.dtype} {array.shape}")
+        expected = "expected uint8 (H, W), (H, W, 1) or (H, W, 3)"
+        raise BadImageError(f"{expected}, got {array.dtype} {array.shape}", "image")
     if array.shape[2] == channels:
         return array
     if channels == 3:
