@@ -171,4 +171,5 @@ class CCPLoss(ClassProxies, MetricLoss):
         """Return sizes and weights for ``repr``."""
         shape = tuple(self.proxies.shape)
         weights = f"pair_weight={self.pair_weight}, proxy_weight={self.proxy_weight}"
-        return f"proxies={shape}, {weights}, nearest_positives={self.nearest_positives}"
+        warming = ", warming" if self.warming else ""
+        return f"proxies={shape}, {weights}, nearest_positives={self.nearest_positives}{warming}"

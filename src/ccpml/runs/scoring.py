@@ -108,7 +108,7 @@ def _never_placed(projections: AlternatingProjections) -> str:
     text = "The proxies were never placed, and the run trained the plain loss: "
     if projections.separation is None:
         return f"{text}it ended before step {projections.options.warm_start} (projections.warm_start)."
-    separation = f"separation {projections.separation:.2f}, expected {MIN_SEPARATION}"
+    separation = f"separation {projections.separation:.3f}, less than {MIN_SEPARATION}"
     return f"{text}the embedding did not tell the training classes apart ({separation})."
 
 
