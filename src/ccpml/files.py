@@ -31,11 +31,11 @@ __all__ = [
     "WriteError",
     "check_readable",
     "check_version",
+    "digest_of",
     "errors_name",
     "exclusive_lock",
     "load_json",
     "load_yaml",
-    "printable",
     "read_arrays",
     "read_folder_file",
     "remove_leftovers",
@@ -247,6 +247,11 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(yaml.safe_dump(dict(content), sort_keys=False).encode()).hexdigest()[:16]
 
 
+def digest_of(content: Any) -> str:
+    """Return a digest of what a JSON file holds."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def check_version(file: Path, found: Any, newest: int) -> None:
     """Check that the format of a file is known; a file without a version is of the first.
 
@@ -386,13 +391,3 @@ def require_space(folder: Path, needed: int, what: str) -> None:
             f"{folder}: {what} needs {size_text(needed + _SPACE_MARGIN)}, got {size_text(free)} of free space; free "
             "some space"
         )
-
-
-def printable(text: str) -> str:
-    r"""Escape control characters, such as those of file names: a terminal would obey them, and lines would break.
-
-    Example:
-        >>> printable("a\nb.png")
-        'a\\nb.png'
-    """
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)

@@ -1,14 +1,13 @@
 """Progress on standard error: lines that say what is done, and bars, updated every ten seconds in a log."""
 
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from tqdm import tqdm
 
-from ccpml.files import printable
-
-__all__ = ["PATIENCE", "announce", "print_note", "print_once", "progress_bar", "progress_to"]
+__all__ = ["PATIENCE", "announce", "print_note", "print_once", "printable", "progress_bar", "progress_to"]
 
 PATIENCE: Final = 2.0
 """Seconds after which work that is mostly short shows its progress."""
@@ -72,3 +71,13 @@ def progress_to(bar: "tqdm[Any]") -> Callable[[int, int], None]:
         bar.update(done - bar.n)
 
     return update
+
+
+def printable(text: str) -> str:
+    r"""Escape control characters, such as those of file names: a terminal would obey them, and lines would break.
+
+    Example:
+        >>> printable("a\nb.png")
+        'a\\nb.png'
+    """
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)

@@ -1,6 +1,7 @@
 """Reading and writing certificates."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,14 +59,33 @@ def test_a_certificate_of_other_weights_is_refused() -> None:
         {"promises": [{"precision": 0.8}]},
         {"promises": [{"precision": 1.5, "distance": 0.1}]},
         {"promises": [{"precision": 0.5, "distance": "x"}]},
+        {"promises": [{"precision": 0.5, "distance": 4.0}]},
+        {"promises": [{"precision": 0.5, "distance": -0.1}]},
     ],
 )
 def test_a_damaged_certificate_is_one_sentence(change: dict[str, object], tmp_path: Path) -> None:
     file = CERTIFICATE.write(tmp_path)
-    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    content = json.loads(file.read_text())
+    del content["digest"]  # as in certificates of older versions
+    file.write_text(json.dumps({**content, **change}))
     with pytest.raises(CertificateError, match="calibrate the run again") as caught:
         Certificate.read(tmp_path)
     assert str(caught.value).startswith(str(file))
+
+
+def test_a_promise_that_was_changed_is_not_believed(tmp_path: Path) -> None:
+    file = CERTIFICATE.write(tmp_path)
+    whole = file.read_text()
+    assert Certificate.read(tmp_path).write(tmp_path).read_text() == whole
+    for number in re.finditer(r"\d", whole):
+        digit = str((int(number[0]) + 1) % 10)
+        file.write_text(whole[: number.start()] + digit + whole[number.end() :])
+        with pytest.raises(CertificateError, match=f"^{file}: .*calibrate the run again"):
+            Certificate.read(tmp_path)
+    content = json.loads(whole)
+    del content["digest"]
+    file.write_text(json.dumps(content))
+    assert Certificate.read(tmp_path).distances == CERTIFICATE.distances, "an older version wrote none"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"format": 1}'])

@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccpml.benchmark.protocol import Benchmark, Cell
-from ccpml.files import read_arrays, write_json
+from ccpml.files import digest_of, read_arrays, write_json
 from ccpml.progress import progress_bar
 from ccpml.retrieval import RetrievalScores
 from ccpml.runs.build import available_device
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.record import digest_of
 from ccpml.system_errors import message_of, raise_shortage
 from ccpml.training import evaluate_with_roles
 

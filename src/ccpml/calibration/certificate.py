@@ -1,5 +1,6 @@
 """The certificate of a run: distances within which answers are right with a promised probability."""
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ccpml.artifacts import expand_home
-from ccpml.files import check_readable, load_json, write_json
+from ccpml.files import check_readable, digest_of, load_json, write_json
 from ccpml.numbers import plain_number
 from ccpml.system_errors import raise_shortage
 
@@ -18,6 +19,9 @@ CERTIFICATE_FILE: Final = "certificate.json"
 """Name of the certificate in a run directory."""
 
 _FORMAT: Final = 1
+_LARGEST: Final = 2.001
+"""Above the distance of opposite vectors, with what rounding may add."""
+
 _WAY_OUT: Final = "calibrate the run again"
 
 
@@ -103,7 +107,7 @@ class Certificate:
             file /= CERTIFICATE_FILE
         try:
             check_readable(file, _WAY_OUT)
-            content = load_json(file)
+            content = _without_digest(load_json(file))
         except (OSError, ValueError, RecursionError) as error:
             raise_shortage(error)
             reason = str(error) if str(error).startswith(str(file)) else f"{file}: damaged ({error}); {_WAY_OUT}"
@@ -151,11 +155,26 @@ class Certificate:
         head = {"format": _FORMAT, "fingerprint": self.fingerprint, "confidence": plain_number(self.confidence)}
         rows = [(plain_number(p), plain_number(self.distances[p])) for p in self.precisions]
         promises = [{"precision": p, "distance": distance} for p, distance in rows]
-        write_json(file, {**head, "answers": answers, "promises": promises, **self.details})
+        content = json.loads(json.dumps({**head, "answers": answers, "promises": promises, **self.details}))
+        write_json(file, {**content, "digest": digest_of(content)})
         return file
 
     def _is_valid(self) -> bool:
         numbers = [self.confidence, *self.distances, *self.distances.values()]
         finite = all(isinstance(x, int | float) and math.isfinite(x) for x in numbers)
         typed = isinstance(self.fingerprint, str) and isinstance(self.answers, int)
-        return finite and typed and all(0 < p < 1 for p in (self.confidence, *self.distances))
+        distances = all(0 <= distance < _LARGEST for distance in self.distances.values())
+        return finite and typed and distances and all(0 < p < 1 for p in (self.confidence, *self.distances))
+
+
+def _without_digest(content: Any) -> Any:
+    """Return the content of a file without its digest, which certificates of older versions lack.
+
+    Raises:
+        ValueError: If it is another.
+    """
+    if isinstance(content, dict) and "digest" in content:
+        digest = content.pop("digest")
+        if digest != digest_of(content):
+            raise ValueError("wrong digest")
+    return content

@@ -24,7 +24,7 @@ def run(arguments: list[str]) -> int:
     announce_libraries()
     from ccpml.cleaning.page import notes_of, size_of, summary_rows
     from ccpml.cleaning.run import clean_run
-    from ccpml.files import printable
+    from ccpml.progress import printable
 
     found = clean_run(**vars(options))
     print(f"{found.data}: {size_of(found)}")

@@ -46,7 +46,7 @@ def _check(options: argparse.Namespace) -> int:
     announce_libraries(needed=READING)
     from ccpml.data.images.read import first_lines
     from ccpml.data.upkeep.verify import verify_source
-    from ccpml.files import printable
+    from ccpml.progress import printable
 
     found = verify_source(options.data, options.data_root)
     place = "" if found.folder is None else f" in {found.folder}"

@@ -252,7 +252,7 @@ def _write_montage(file: Path, index: "PictureIndex", replies: "list[Reply]", to
 def _report(skipped: "list[BadImageError]", total: int) -> int:
     """Print which pictures cannot be read; return the exit code."""
     from ccpml.data.images.read import first_lines
-    from ccpml.files import printable
+    from ccpml.progress import printable
 
     if not skipped:
         return 0

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ccpml.files import digest_of
 from ccpml.runs.directory import RunDirectory, UnfinishedRunError
 from ccpml.runs.inference import Run
-from ccpml.runs.record import digest_of
 from ccpml.system_errors import message_of
 
 __all__ = ["Fact", "Identity", "index_sentences", "list_differences"]

@@ -17,11 +17,20 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ccpml.artifacts import expand_home, mismatch, path_kind
-from ccpml.files import WriteError, check_readable, load_json, load_yaml, waiting_lock, write_json, write_yaml
+from ccpml.files import (
+    WriteError,
+    check_readable,
+    digest_of,
+    load_json,
+    load_yaml,
+    waiting_lock,
+    write_json,
+    write_yaml,
+)
 from ccpml.models.tensor_file import read_tensors
 from ccpml.progress import print_note
 from ccpml.runs.ranges import REMOVED
-from ccpml.runs.record import RunRecord, digest_of, read_fingerprint
+from ccpml.runs.record import RunRecord, read_fingerprint
 from ccpml.runs.settings import ResolvedSettings
 from ccpml.runs.values import read_values
 from ccpml.system_errors import raise_shortage

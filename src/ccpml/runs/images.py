@@ -24,11 +24,11 @@ from ccpml.data.sources.source import Source, SourceNotFoundError
 from ccpml.data.splits import development_classes, split_by_name
 from ccpml.data.upkeep.check import readable_images
 from ccpml.data_name import DataName
+from ccpml.files import digest_of
 from ccpml.progress import print_once
 from ccpml.runs.build import transforms
 from ccpml.runs.defaults import LARGE, MIN_CLASSES, SMALL_SIDE, DataFacts, fitting_folds
 from ccpml.runs.directory import RunDirectory, RunRecord
-from ccpml.runs.record import digest_of
 from ccpml.runs.settings import ResolvedSettings, Settings
 
 __all__ = [

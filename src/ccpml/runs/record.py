@@ -1,6 +1,5 @@
 """The record of a run: the settings and the data that it was started with."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -11,18 +10,13 @@ from typing import Any, Final, get_args
 from ccpml.data import Source, SplitName
 from ccpml.data.class_records import ClassRecord, DataChangedError, DataChanges, class_records, find_changes
 from ccpml.data.sources.source import read_label
-from ccpml.files import NewerVersionError, check_readable, check_version, load_json, write_text
+from ccpml.files import NewerVersionError, check_readable, check_version, digest_of, load_json, write_text
 from ccpml.runs.values import INCIDENTAL, differences
 
-__all__ = ["RunRecord", "digest_of", "read_fingerprint", "write_fingerprint"]
+__all__ = ["RunRecord", "read_fingerprint", "write_fingerprint"]
 
 VERSION: Final = 1
 """Version of the files of a run; increase it when an older ccpml would misread one of them."""
-
-
-def digest_of(content: Any) -> str:
-    """Return a digest of what a JSON file holds."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ccpml.data import ImageDataset, train_loader
 from ccpml.data.class_records import MixedDataError
 from ccpml.data.sources.source import SourceNotFoundError
 from ccpml.data_name import DataName
-from ccpml.files import WriteError, remove_leftovers_below
+from ccpml.files import WriteError, digest_of, remove_leftovers_below
 from ccpml.models.torch_state import torch_defaults
 from ccpml.numbers import check_flags
 from ccpml.progress import announce, print_note
@@ -27,7 +27,7 @@ from ccpml.runs.loggers.names import check_installed
 from ccpml.runs.loggers.quiet import quiet
 from ccpml.runs.parts import Parts
 from ccpml.runs.processes import is_main_process, other_ranks, process_group_cleanup, report_ready
-from ccpml.runs.record import RunRecord, digest_of, write_fingerprint
+from ccpml.runs.record import RunRecord, write_fingerprint
 from ccpml.runs.scoring import score_run, score_test
 from ccpml.runs.settings import ResolvedSettings, Settings
 from ccpml.runs.trainer import Training, rank_batches

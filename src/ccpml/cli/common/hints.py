@@ -2,7 +2,7 @@
 
 import re
 
-from ccpml.files import printable
+from ccpml.progress import printable
 from ccpml.system_errors import SHARED_MEMORY, is_out_of_memory, message_of, shortage_in_words
 
 HINTS = {

@@ -17,8 +17,8 @@ from ccpml.data.images.jpeg import Part, decode_jpeg, jpeg_size
 from ccpml.data.images.opening import MAX_PIXELS, is_large, open_image
 from ccpml.data.images.orientation import jpeg_orientation, orientation_of, upright, upright_shape
 from ccpml.data.images.packed import PackedImage, read_packed
-from ccpml.files import printable
 from ccpml.numbers import as_int, check_flags
+from ccpml.progress import printable
 from ccpml.system_errors import raise_shortage
 
 __all__ = [

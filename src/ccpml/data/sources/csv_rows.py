@@ -8,8 +8,7 @@ from typing import Final
 
 from ccpml.artifacts import artifact_kind, expand_home, not_found
 from ccpml.data.sources.source import SourceNotFoundError
-from ccpml.files import printable
-from ccpml.progress import PATIENCE, progress_bar
+from ccpml.progress import PATIENCE, printable, progress_bar
 from ccpml.system_errors import advice
 
 __all__ = ["check_header", "path_of", "read_rows"]

@@ -7,9 +7,8 @@ from ccpml.artifacts import artifact_kind, expand_home, not_found, output_kind
 from ccpml.data.images.formats import image_suffixes
 from ccpml.data.sources.source import Ignored, Source, SourceNotFoundError, count_ignored, read_label, spellings
 from ccpml.data.table import ImageTable
-from ccpml.files import printable
 from ccpml.numbers import check_flags
-from ccpml.progress import PATIENCE, progress_bar
+from ccpml.progress import PATIENCE, printable, progress_bar
 from ccpml.system_errors import advice
 
 __all__ = ["load_folder"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
 
 from ccpml.data.table import ImageTable
-from ccpml.files import printable
+from ccpml.progress import printable
 
 __all__ = [
     "Ignored",
