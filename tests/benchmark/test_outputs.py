@@ -62,10 +62,13 @@ def test_notes_of_the_runs_are_above_the_tables(tmp_path: Path) -> None:
         if cell.row.method == "xbm" and (cell.row.loss == "triplet" or cell.fold == 0):
             file = cell.path / "scores.json"
             file.write_text(json.dumps({**json.loads(file.read_text()), "notes": ["The memory was never used."]}))
+        if cell.row.loss == "triplet":
+            (cell.path / "choices.json").write_text(json.dumps({"chosen": [], "notes": ["gray: 3 of 9 images"]}))
     write_outputs(made, collect_results(made, progress=False))
     expected = "C2-XBM (2 of 4 models), Triplet-XBM (4 of 4 models): The memory was never used."
     assert f"- {expected}" in (made.out / "table.md").read_text()
     assert f"% {expected}" in (made.out / "table.tex").read_text()
+    assert "Triplet (4 of 4 models), Triplet-XBM (4 of 4 models): gray: 3 of 9" in (made.out / "table.md").read_text()
 
 
 def test_comparison_with_the_paper(tmp_path: Path) -> None:

@@ -178,3 +178,14 @@ def test_wrong_usage_is_one_sentence(run, photos, capsys, tmp_path, monkeypatch,
     assert error.startswith("ccpml: error: ")
     assert sentence.format(**values) in error
     assert not os.path.lexists("x.index")
+
+
+@pytest.mark.parametrize("name", ["photos/**/*.png", "one.png"])
+def test_a_source_is_removed_by_the_name_that_it_was_made_with(run, photos, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(next(photos.rglob("*.png")), "one.png")
+    assert call(capsys, run, name, "-o", "x.index")[0] == 0
+    assert call(capsys, "--remove", name, "-o", "x.index")[:2] == (
+        0,
+        f"x.index: 0 pictures; {60 if '*' in name else 1} of glob:{tmp_path}/{name} removed",
+    )

@@ -293,6 +293,10 @@ def test_unknown_normalization_raises():
     ("make", "message"),
     [
         (lambda: ContrastiveLoss(neg_margin=float("nan")), "neg_margin: expected a finite number, got nan"),
+        (
+            lambda: CCPLoss(TripletMarginLoss(), 2, 4, 2, -1),
+            "pair_weight: expected a finite number >= 0, got -1",
+        ),
         (lambda: TripletMarginLoss(float("inf")), "margin: expected a finite number, got inf"),
         (lambda: MultiSimilarityLoss(alpha=0), "alpha: expected a finite number > 0, got 0"),
         (

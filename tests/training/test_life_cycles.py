@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ccpml import AlternatingProjections, CCPCallback, CCPLoss, TripletMarginLoss
+from ccpml.training import Warmup
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning:lightning", "ignore::FutureWarning:torch", "ignore::FutureWarning:lightning"
@@ -282,6 +283,40 @@ def test_a_second_fit_without_a_checkpoint_begins_with_new_proxies():
     expected = train_by_hand(copy.deepcopy(module), "go on")
     trainer(callback).fit(module)
     compare(module, callback, expected)
+
+
+class Later(Module):
+    """A module whose training begins at a later epoch of the trainer."""
+
+    def score(self):
+        return SCORES[self.trainer.current_epoch - EPOCHS]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_second_fit_of_the_same_trainer_is_a_training_of_its_own(mode, tmp_path):
+    """Also one that is resumed: the trainer goes on counting steps, of which a warm start waits for some."""
+    callback = ccp(mode)
+    run = trainer(callback, epochs=EPOCHS)
+    run.fit(Module(seed=3))
+    module = Later()
+    run.fit_loop.max_epochs = EPOCHS + SAVED
+    run.fit(module)
+    run.save_checkpoint(tmp_path / "second.ckpt")
+    assert run.global_step == 2 * (EPOCHS + SAVED)
+    resumed, again = Later(seed=5), ccp(mode)
+    trainer(again, epochs=2 * EPOCHS).fit(resumed, ckpt_path=tmp_path / "second.ckpt", weights_only=True)
+    compare(resumed, again, written_out(mode))
+
+
+def test_a_warm_up_is_that_of_each_fit_of_a_trainer():
+    run = trainer(epochs=1)
+    for epochs in (1, 2):
+        module = Module()
+        run.callbacks[:] = [Warmup(module.net[0], 2), ccp()]
+        before = module.net[0].weight.clone()
+        run.fit_loop.max_epochs = epochs
+        run.fit(module)  # of two steps
+        assert torch.equal(module.net[0].weight, before)
 
 
 def test_a_checkpoint_that_was_validated_starts_no_training(checkpoints):

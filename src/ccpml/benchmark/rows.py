@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final
 
 from ccpml.benchmark.protocol import ROW_METHODS, Row
 from ccpml.losses import LOSSES, find_loss
@@ -12,7 +12,10 @@ from ccpml.runs.values import read_value
 
 __all__ = ["ROW_SETTINGS", "check_row_setting", "table_rows", "variant_rows", "with_row_settings"]
 
-ROW_SETTINGS = setting_types().keys() - {"seed", "fold", "loss", "data", "data_root"}
+_DATA: Final = {"data", "data_root", "test_classes", "folds", "fold", "allow_partial", "skip_bad_images"}
+"""Settings that all rows share, so that they are trained and scored on the same."""
+
+ROW_SETTINGS = setting_types().keys() - _DATA - {"seed", "loss"}
 """Names of the settings in which rows may differ."""
 
 
@@ -57,7 +60,10 @@ def variant_rows(losses: Sequence[str], variant: str) -> tuple[Row, ...]:
         check_row_setting(f"variant: {name}", key)
     changes = {key: read_value(key, value) for key, _, value in parts}
     method = changes.pop("method", "ccp")
-    return tuple(Row(loss, method, name, changes) for loss in map(find_loss, losses) if method in LOSSES[loss].methods)
+    rows = [Row(loss, method, name, changes) for loss in map(find_loss, losses) if method in LOSSES[loss].methods]
+    if not rows:
+        raise ValueError(f"variant: {name}: method {method}: none of {', '.join(losses)} has it; add method=plain")
+    return tuple(rows)
 
 
 def check_row_setting(where: str, name: str) -> None:

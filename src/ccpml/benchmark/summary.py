@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ccpml.benchmark.ablations import ablation_title
@@ -9,6 +10,7 @@ from ccpml.benchmark.paper import paper_scores
 from ccpml.benchmark.protocol import Benchmark
 from ccpml.benchmark.results import CellResult, RowResult
 from ccpml.numbers import counted
+from ccpml.runs.directory import RunDirectory
 from ccpml.runs.settings import Settings
 from ccpml.runs.values import INCIDENTAL
 
@@ -120,10 +122,18 @@ def _describe_notes(results: Sequence[RowResult]) -> list[str]:
     """Return the notes of the runs, such as that a method never began, each with the rows that it concerns."""
     rows: dict[str, list[str]] = {}
     for result in results:
-        notes = Counter(note for cell in result.cells for note in cell.scores.get("notes", ()))
+        notes = Counter(note for cell in result.cells for note in _notes_of(cell))
         for note, count in notes.items():
             rows.setdefault(note, []).append(f"{result.row.title} ({count} of {counted(len(result.cells), 'model')})")
     return [f"{', '.join(titles)}: {note}" for note, titles in rows.items()]
+
+
+def _notes_of(cell: CellResult) -> list[str]:
+    """Return the notes of a run: those about its images and settings, and those about its result."""
+    chosen = list[str]()
+    with suppress(ValueError, OSError):  # damaged or lost, which its own verbs say
+        chosen = RunDirectory(cell.cell.path).choices()["notes"]
+    return [*chosen, *cell.scores.get("notes", ())]
 
 
 def _describe_provenance(cells: Sequence[CellResult]) -> list[str]:

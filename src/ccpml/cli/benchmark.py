@@ -34,6 +34,8 @@ def run(arguments: list[str]) -> int:
     options, benchmark = parse(arguments)
     check_settings(benchmark.base, options.files)
 
+    command, kept = ["benchmark", *arguments], f"finished runs are kept in {benchmark.out}; "
+    advise_to_resume(command, benchmark.out / "benchmark.yaml", kept)
     announce_libraries()
     from ccpml.benchmark.live_table import LiveTable
     from ccpml.benchmark.prepare import prepare_benchmark
@@ -41,8 +43,6 @@ def run(arguments: list[str]) -> int:
 
     devices = _devices(options.devices or benchmark.base.device)
     at_once = options.at_once or len(devices)
-    command, kept = ["benchmark", *arguments], f"finished runs are kept in {benchmark.out}; "
-    advise_to_resume(command, benchmark.out / "benchmark.yaml", kept)
     benchmark = prepare_benchmark(benchmark, at_once)
     try:
         table = LiveTable(benchmark)

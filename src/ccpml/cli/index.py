@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ccpml.artifacts import expand_home
 from ccpml.cli.common.commas import check_single
 from ccpml.cli.common.libraries import EMBEDDING, announce_libraries
 from ccpml.cli.common.models import MODEL_HELP, check_model, is_model, load_model
@@ -262,6 +263,10 @@ def _remove(options: argparse.Namespace) -> int:
 
 def _full_name(data: str) -> str:
     """Return the name of a source from that of data, as `ccpml index` takes it."""
+    from ccpml.serving.collect import is_pattern
+
+    if is_pattern(data):
+        return f"glob:{expand_home(data).absolute()}"
     if not DataName.is_valid(data):
         data = f"{'csv' if data.lower().endswith('.csv') else 'folder'}:{data}"
     return str(DataName.parse(data).resolved())

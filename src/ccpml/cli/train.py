@@ -30,6 +30,8 @@ def run(arguments: list[str]) -> int:
         _note_without_effect(parsed)
         path = Path(options.run or _default_path(settings))
 
+    resume, settings_file = ["train", "--resume", str(path)], path / "experiment.yaml"
+    advise_to_resume(resume, settings_file)
     announce_libraries()
     keep_freed_memory()
     from ccpml.data import BadImageError
@@ -42,8 +44,6 @@ def run(arguments: list[str]) -> int:
     if options.resume is not None and (run := RunDirectory.open(path)).finished:
         run.scores()
         print(f"{path}: already finished; its report is written again", flush=True)
-    resume, settings_file = ["train", "--resume", str(path)], path / "experiment.yaml"
-    advise_to_resume(resume, settings_file)
     try:
         if options.resume is None:
             train.train(settings, path)

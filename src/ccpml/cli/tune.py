@@ -33,6 +33,8 @@ def run(arguments: list[str]) -> int:
     parsed, space = parse(arguments)
     check_settings(parsed.settings, parsed.files)
     require_extra("tune", ["optuna"], "tune")
+    command, kept = ["tune", *arguments], f"finished trials are kept in {_folder(parsed)}; "
+    advise_to_resume(command, _folder(parsed) / "study.yaml", kept)
     announce_libraries()
     keep_freed_memory()
     search = _search(parsed, space)
@@ -43,8 +45,6 @@ def run(arguments: list[str]) -> int:
     from ccpml.tuning.results import damaged_runs, importances
     from ccpml.tuning.tune import run_search
 
-    command, kept = ["tune", *arguments], f"finished trials are kept in {search.out}; "
-    advise_to_resume(command, search.out / "study.yaml", kept)
     try:
         results = run_search(search, lambda event: _report(search, event))
         importance = importances(search)
@@ -93,15 +93,23 @@ def parse(arguments: list[str]) -> tuple[Parsed, tuple[Field, ...]]:
         raise UsageError(error) from error
 
 
+def _name(parsed: Parsed) -> str:
+    settings = parsed.settings
+    return f"{DataName.parse(settings.data).label}-{settings.loss}-{settings.method}"
+
+
+def _folder(parsed: Parsed) -> Path:
+    return expand_home(parsed.options.out or Path("runs", "tune", _name(parsed)))
+
+
 def _search(parsed: Parsed, space: tuple[Field, ...]) -> "Search":
     from ccpml.tuning.study import Search
 
     options, settings = parsed.options, parsed.settings
     own = ("storage", "trials", "timeout", "pruner", "startup_trials", "warmup_validations")
-    name = f"{DataName.parse(settings.data).label}-{settings.loss}-{settings.method}"
-    out = expand_home(options.out or Path("runs", "tune", name))
+    name = options.study or _name(parsed)
     try:
-        return Search(settings, space, out, options.study or name, **{each: getattr(options, each) for each in own})
+        return Search(settings, space, _folder(parsed), name, **{each: getattr(options, each) for each in own})
     except ValueError as error:
         raise UsageError(error) from error
 

@@ -61,7 +61,7 @@ class CCPLoss(ClassProxies, MetricLoss):
         proxies: The proxies P, not normalized, shape (C, K, d); see `ClassProxies` for this and other attributes.
 
     Raises:
-        ValueError: If ``loss`` is no pair loss, a weight is not finite or below 0, both weights are 0, a size or
+        ValueError: If ``loss`` is no pair loss, a weight is negative or not finite, both weights are 0, a size or
             ``nearest_positives`` is not a positive integer, ``class_rate`` is out of range, or ``group`` is given with
             a loss of another library.
 
@@ -97,9 +97,8 @@ class CCPLoss(ClassProxies, MetricLoss):
         if not (is_finite(class_rate) and 0 < class_rate <= 1):
             raise ValueError(f"class_rate: expected a fraction in (0, 1], got {class_rate!r}")
         check_pair_loss(loss)
-        for name, weight in (("pair_weight", pair_weight), ("proxy_weight", proxy_weight)):
-            if not (is_finite(weight) and weight >= 0):
-                raise ValueError(f"{name}: expected a finite number >= 0, got {weight!r}")
+        check_number("pair_weight", pair_weight, least=0)
+        check_number("proxy_weight", proxy_weight, least=0)
         if pair_weight == proxy_weight == 0:
             raise ValueError("pair_weight, proxy_weight: expected one other than 0, got 0 and 0, which trains nothing")
         self.loss: nn.Module = uncompiled(loss)

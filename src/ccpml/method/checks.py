@@ -16,12 +16,12 @@ _MAX_DISTANCE, _MAX_PRODUCT = 1e18, 1e29
 """Squares of distances are in range of float32, and values nearer to 0 than `ccpml.pairwise.equation.NEGATIVE_FILL`."""
 
 
-def check_number(name: str, value: float, above: float = -math.inf) -> None:
-    """Raise ValueError unless ``value`` is a number, finite and greater than ``above``."""
-    if not (is_finite(value) and value > above):
-        raise ValueError(
-            f"{name}: expected a finite number{'' if above == -math.inf else f' > {above:g}'}, got {value!r}"
-        )
+def check_number(name: str, value: float, above: float = -math.inf, least: float = -math.inf) -> None:
+    """Raise ValueError unless ``value`` is a number, finite, greater than ``above``, and ``least`` or more."""
+    if not (is_finite(value) and value > above and value >= least):
+        bound = "" if above == -math.inf else f" > {above:g}"
+        bound += "" if least == -math.inf else f" >= {least:g}"
+        raise ValueError(f"{name}: expected a finite number{bound}, got {value!r}")
 
 
 def uncompiled(module: Any) -> Any:

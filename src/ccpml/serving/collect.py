@@ -18,7 +18,7 @@ from ccpml.numbers import counted
 from ccpml.serving.csv_pictures import read_csv_pictures
 from ccpml.serving.items import Picture
 
-__all__ = ["Pictures", "PicturesNotFoundError", "find_pictures", "is_lost"]
+__all__ = ["Pictures", "PicturesNotFoundError", "find_pictures", "is_lost", "is_pattern"]
 
 _MAGIC: Final = re.compile(r"[*?\[]")
 
@@ -102,6 +102,17 @@ def find_pictures(data: str, data_root: Path | str | None = None) -> Pictures:
 def _no_pictures(path: Path, data: str) -> PicturesNotFoundError:
     found, expected = artifact_kind(path), f"expected a folder, an image, a CSV file, a pattern, {known_names()}"
     return PicturesNotFoundError(f"{data}: {expected}; got {found}" if found else f"{data}: not found; {expected}")
+
+
+def is_pattern(data: str) -> bool:
+    """Whether data are the images that a pattern matches, one image among them, whether or not they are there.
+
+    Example:
+        >>> is_pattern("photos/*.jpg"), is_pattern("mug.jpg"), is_pattern("photos"), is_pattern("groceries")
+        (True, True, False, False)
+    """
+    named = DataName.is_valid(data) or data.partition(":")[0] in DATA_KINDS
+    return not named and bool(_MAGIC.search(data) or Path(data).suffix.lower() in image_suffixes())
 
 
 def is_lost(source: str) -> bool:

@@ -155,6 +155,22 @@ class PictureIndex(ABC):
                 raise ValueError(f"{self}: expected a source of the index ({expected}), got {source}")
             return self._writer.remove(ids)
 
+    def find_own_pictures(self, folder: Path) -> None:
+        """Note where the pictures of a folder of the index are now, which a service has added before it was moved.
+
+        Args:
+            folder: The folder, whose files are named by the SHA-256 of their contents.
+        """
+        changes = []
+        for known in self._writer.known():
+            path, file = Path(known.facts.path), folder / Path(known.facts.path).name
+            own = not known.facts.source and path.stem == known.content_hash and path.parent.name == folder.name
+            if own and path != file and file.is_file():
+                changes.append((known.id, known.facts._replace(path=str(file))))
+        if changes:
+            with self._writer.lock():
+                self._writer.update(changes)
+
     @abstractmethod
     def sync(self, data: str | Pictures, progress: Callable[[int], Any] | None = None) -> Synced:
         """Bring the index up to date with a folder, a CSV file or other data."""

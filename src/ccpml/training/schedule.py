@@ -59,9 +59,14 @@ class Warmup(L.Callback):
         if not isinstance(frozen, nn.Module):
             raise ValueError(f"frozen: expected a module, got {frozen!r}")
         self.frozen, self.steps = frozen, as_int("steps", steps)
+        self._began = 0
+
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Begin to count, unless a checkpoint was loaded: a trainer goes on counting in a further fit."""
+        self._began = 0 if trainer.ckpt_path else trainer.global_step
 
     def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
         """Drop the gradients of the frozen module; the optimizer then skips it, weight decay included."""
-        if trainer.global_step < self.steps:
+        if trainer.global_step - self._began < self.steps:
             for weight in self.frozen.parameters():
                 weight.grad = None

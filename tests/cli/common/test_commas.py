@@ -139,3 +139,23 @@ def test_what_follows_a_value_may_be_an_argument_of_its_own() -> None:
         (["idx", "--id"], {"--id": is_number_only}),
     ]:
         check_single(words, options)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (
+            "train glyphs --test-classes Korean/* --test-classes Greek/*",
+            "--test-classes: given twice; write --test",
+        ),
+        ("train glyphs --test_classes=a --test_classes=b", "--test_classes: given twice; write --test_classes a,b"),
+        ("train glyphs --logger csv --logger=mlflow", "--logger: given twice; write --logger csv,mlflow"),
+        ("benchmark glyphs --losses c2 --losses ms", "--losses: given twice; write --losses c2,ms"),
+        ("benchmark glyphs --methods plain --methods=ccp", "--methods: given twice; write --methods plain,ccp"),
+        ("calibrate run --precision 0.8 --precision 0.9", "--precision: given twice; write --precision 0.8,0.9"),
+        ("evaluate run --dtype int8 --dtype float16", "--dtype: given twice; write --dtype int8,float16"),
+    ],
+)
+def test_a_list_that_is_given_twice_is_named(line: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 2
+    assert sentence in capsys.readouterr().err

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from ccpml.data import load_csv, load_folder
+from ccpml.data.sources.source import name_notes
 from tests.data.image_files import touch
 
 
@@ -166,3 +167,14 @@ def test_long_reading_shows_progress(
     assert f"reading {file.name}: 2row" in capsys.readouterr().err
     load_folder(tmp_path)
     assert f"listing {tmp_path.name}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("column", ["set", "Partition", "fold name"])
+def test_a_column_that_names_splits_under_another_name_is_noted(tmp_path: Path, column: str) -> None:
+    touch(tmp_path, *(f"{number}.png" for number in range(4)))
+    table, rows = tmp_path / "a.csv", [f"{number}.png,{number},{('test', 'Train')[number % 2]}" for number in range(4)]
+    table.write_text("\n".join([f"path,label,{column},kind", *(f"{row},train" for row in rows), ""]))
+    (note,) = name_notes(load_csv(table))
+    assert note.startswith(f"column {column.lower()}: is not used, although it names splits; call it split to")
+    table.write_text("\n".join([f"path,label,split,{column}", *(f"{row},train" for row in rows), ""]))
+    assert not name_notes(load_csv(table))

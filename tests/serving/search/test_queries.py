@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,6 +26,16 @@ def index(photos, tmp_path_factory):
     with Index.create(tmp_path_factory.mktemp("index") / "x.index", EMBEDDER) as index:
         index.sync(str(photos))
         yield index
+
+
+def test_files_that_are_left_out_are_named(photos, tmp_path, capsys):
+    shutil.copytree(photos, tmp_path / "inbox")
+    for name in ("a.heic", "b.HEIC", "notes.txt"):
+        (tmp_path / "inbox" / name).write_bytes(b"x")
+    assert len(find_queries([str(tmp_path / "inbox")])) == 9
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/inbox: ignored " in error
+    assert "notes.txt" in error
 
 
 def test_names_are_pictures_folders_files_of_pictures_and_items(photos, tmp_path):

@@ -5,15 +5,18 @@ import io
 import json
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
 from ccpml.calibration import Certificate
+from ccpml.serving import Index
 from ccpml.serving.service import ServiceSettings, create_app
 from tests.serving.embedders import ColorEmbedder
-from tests.serving.service.conftest import encoded
+from tests.serving.service.conftest import LOCAL, encoded
 
 PICTURE = encoded(np.full((20, 30, 3), 90, np.uint8))
 
@@ -103,6 +106,27 @@ def test_the_same_picture_added_again_is_replaced(connect, index):
     assert len(index) == 21
     hit = search(client, PICTURE, k=1).json()["hits"][0]
     assert (hit["label"], hit["metadata"]) == ("slate", {"price": 3})
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_pictures_of_an_index_that_was_moved_or_copied_are_still_its_own(connect, index, tmp_path, kept):
+    client = connect(writable=True)
+    first, second = (
+        client.post("/api/items", files={"picture": content}, data={"label": "own"}).json()["id"]
+        for content in (PICTURE, encoded(np.zeros((20, 30, 3), np.uint8)))
+    )
+    place = shutil.copytree(index.path, tmp_path / "other.index")
+    if not kept:
+        shutil.rmtree(index.path / "pictures")
+    with Index.open(place, ColorEmbedder()) as copy:
+        with TestClient(create_app(copy, ColorEmbedder(), ServiceSettings(writable=True)), base_url=LOCAL) as other:
+            assert {Path(copy.item(key).path).parent for key in (first, second)} == {place / "pictures"}
+            assert other.delete(f"/api/items/{second}").status_code == 204
+            again = other.post("/api/items", files={"picture": PICTURE}, data={"label": "again"}).json()["id"]
+            assert [hit["id"] for hit in search(other, PICTURE, k=1).json()["hits"]] == [again]
+        assert len(copy) == 21
+        assert [Path(item.path).read_bytes() for item in copy.items() if item.label == "again"] == [PICTURE]
+    assert len(list((place / "pictures").iterdir())) == 1
 
 
 def test_a_thumbnail_is_a_small_jpeg_that_browsers_keep(connect):

@@ -11,17 +11,25 @@ from ccpml.data_name import DataName
 __all__ = ["check_commas", "check_single", "is_free_text", "is_number", "is_number_only"]
 
 
-def check_commas(arguments: Sequence[str], options: Mapping[str, Callable[[str], bool]]) -> None:
-    """Check that no option that takes values separated by commas is given some separated by spaces.
+def check_commas(
+    arguments: Sequence[str], options: Mapping[str, Callable[[str], bool]], repeatable: Container[str] = ()
+) -> None:
+    """Check that no option that takes values separated by commas is given some separated by spaces, or given twice.
 
     Args:
         arguments: The command line.
         options: Such options, and whether a word can be one of their values, rather than the next argument.
+        repeatable: Those that may be given several times.
 
     Raises:
         UsageError: If one is; it says what to write.
     """
+    given = dict[str, list[str]]()
     for flag, values, more in _values(arguments, options):
+        if (before := given.setdefault(flag, [])) and flag not in repeatable:
+            written = shlex.quote(",".join([*before, *values]))
+            raise UsageError(f"{flag}: given twice; write {flag} {written}")
+        before.extend(values)
         if more:
             written = shlex.quote(",".join(each.strip(",") for each in [*values, *more]))
             raise UsageError(f"{flag}: expected values separated by commas, got spaces; write {flag} {written}")

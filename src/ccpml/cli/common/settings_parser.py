@@ -86,6 +86,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
         self.without, self.left_open = without, left_open
         self.own: dict[str, tuple[Any, ...]] = {"print_config": (bool,)}
         self.lists: dict[str, Callable[[str], bool]] = {}
+        self.repeatable = set[str]()
         self.data: list[str] = []
         self.words: list[str] = []
         self.of_files: dict[str, tuple[str, Any]] = {}  # the file that gives a setting, and the value there
@@ -123,6 +124,8 @@ class SettingsParser(jsonargparse.ArgumentParser):
         self.own[name] = options
         if is_item is not None:
             self.lists[f"--{name}"] = is_item
+        if arguments.get("action") == "append":
+            self.repeatable.add(f"--{name}")
         _add(self, name, options, text, default, **arguments)
 
     def add_data(self, namespace: Any, name: str) -> None:
@@ -164,7 +167,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
         """Parse a command line; ``preset`` returns, for the verb's own options, settings that hold unless given."""
         self.words = arguments
         check_empty(arguments)
-        check_commas(arguments, {**_LISTS, **self.lists})
+        check_commas(arguments, {**_LISTS, **self.lists}, self.repeatable)
         values = {name: value for name, value in vars(self.parse_args(arguments).as_flat()).items() if name != "config"}
         of_losses, files = parameter_names(), self._files(values)
         try:

@@ -48,7 +48,7 @@ def load_csv(file: Path | str, labeled: bool = True) -> Source:
     """
     check_flags(labeled=labeled)
     file = expand_home(file)
-    rows = _read_csv(file, labeled)
+    rows, notes = _read_csv(file, labeled)
     splits = ((row.label, repr(row.label), row.split, row.where) for row in rows if row.label)
     check_one_split(splits, "put each class in one split only")
     real = _real_paths([row.path for row in rows])  # other spellings and links are the same image
@@ -58,7 +58,9 @@ def load_csv(file: Path | str, labeled: bool = True) -> Source:
     split_of_class = {row.label: row.split for row in rows if row.label and row.split is not None}
     images, classes, roles = zip(*((row.path, row.label, row.role) for row in rows), strict=True)
     table = ImageTable.from_classes(images, classes, roles, file.stem)
-    return Source(table, split_of_class or None, file.parent, spellings=spellings(row.written for row in rows))
+    return Source(
+        table, split_of_class or None, file.parent, spellings=spellings(row.written for row in rows), notes=notes
+    )
 
 
 def read_other_columns(file: Path) -> tuple[list[str], dict[Path, list[str]]]:
@@ -83,10 +85,20 @@ def _real_paths(paths: Sequence[Path]) -> list[Path]:
     return [path.resolve() if path.is_symlink() else folders[path.parent] / path.name for path in paths]
 
 
-def _read_csv(file: Path, labeled: bool) -> list[_Row]:
+def _read_csv(file: Path, labeled: bool) -> tuple[list[_Row], list[str]]:
+    """Return the rows, and a phrase for each unused column that seems to hold the splits."""
     lines = read_rows(file)
     header = _header(next(lines)[1], file, labeled)
-    return [_row(fields, header, f"{file}, line {line}", file.parent, labeled) for line, fields in lines]
+    others = {} if "split" in header else {at: set[str]() for at, name in enumerate(header) if name not in _COLUMNS}
+    rows = []
+    for line, fields in lines:
+        for at in [at for at in others if fields[at].lower() not in _SPLITS]:
+            del others[at]
+        for at, values in others.items():
+            values.add(fields[at].lower())
+        rows.append(_row(fields, header, f"{file}, line {line}", file.parent, labeled))
+    unused = "is not used, although it names splits; call it split to train and test by it"
+    return rows, [f"column {header[at]}: {unused}" for at, values in others.items() if len(values) > 1]
 
 
 def _header(fields: list[str], file: Path, labeled: bool) -> list[str]:

@@ -75,6 +75,7 @@ class Source:
         folder: Folder of the image files; None if they come with ccpml.
         ignored: Files and folders in it that are not used.
         spellings: What names of classes were read from, where that is more than one text; see `spellings`.
+        notes: What else is unusual about it, one phrase each.
 
     Raises:
         ValueError: If a class of the table has no split.
@@ -85,6 +86,7 @@ class Source:
     folder: Path | None = None
     ignored: Sequence[Ignored] = ()
     spellings: Sequence[Sequence[str]] = ()
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.split_of_class is not None:
@@ -129,7 +131,7 @@ def spellings(texts: Iterable[str]) -> list[list[str]]:
 
 
 def name_notes(source: Source, max_listed: int = 3) -> list[str]:
-    r"""Return a phrase for names that are one class, one for classes whose names look alike, and two for split folders.
+    r"""Return phrases about names that are one class, or look alike, about folders named as splits, and the notes.
 
     Example:
         >>> name_notes(Source(ImageTable.from_classes([Path("a.jpg"), Path("b.jpg")], ["Mug", "mug"])))
@@ -152,7 +154,7 @@ def name_notes(source: Source, max_listed: int = 3) -> list[str]:
             f"the folders {', '.join(folders)} are taken for parts of the names of classes, not for splits: to score "
             f"on the classes of one, choose {folders[-1]}/* as test classes, or name the splits in a CSV file"
         )
-    return phrases
+    return [*phrases, *source.notes]
 
 
 def _split_folders(names: Sequence[str]) -> list[str]:

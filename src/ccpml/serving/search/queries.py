@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from ccpml.artifacts import expand_home
 from ccpml.data.images.read import BadImageError
+from ccpml.data.sources.source import count_ignored
 from ccpml.numbers import as_tuple, check_flags
+from ccpml.progress import print_once
 from ccpml.serving.collect import find_pictures
 from ccpml.serving.embedder import Embedder
 from ccpml.serving.embedding import embed_pictures
@@ -86,7 +88,10 @@ def find_queries(
         if path.is_file() and path.suffix.lower() != ".csv":
             pictures.append(Picture(path))
         else:
-            pictures.extend(find_pictures(name, data_root))
+            found = find_pictures(name, data_root)
+            pictures.extend(found)
+            if found.ignored:
+                print_once(f"{name}: ignored {', '.join(count_ignored(found.ignored))}")
     if together:
         return [Query(pictures, list(ids))]
     return [Query([picture]) for picture in pictures] + [Query(ids=[key]) for key in ids]

@@ -78,6 +78,9 @@ class Service:
         self.recent, self.feedback = RecentQueries(), Feedback(index.path)
         self.certificate, self.note = _read_certificate(embedder)
         self._writing = threading.Lock()
+        self._pictures = index.path.absolute() / "pictures"
+        if settings.writable and self._pictures.is_dir():
+            index.find_own_pictures(self._pictures)
         self._summary: tuple[int, Summary] | None = None
 
     def generation(self) -> int:
@@ -188,7 +191,7 @@ class Service:
             RefusedError: If it cannot be read.
         """
         upload = check_upload(content, self.settings.max_pixels)
-        file = self.index.path / "pictures" / f"{upload.digest}{upload.suffix}"
+        file = self._pictures / f"{upload.digest}{upload.suffix}"
         with self._changing():
             is_new = not file.exists()
             if is_new:
@@ -213,8 +216,7 @@ class Service:
             path = self.item(key).path
             if not self.index.remove([key]):
                 raise RefusedError(404, f"id: no item {key}")
-            folder = (self.index.path / "pictures").absolute()
-            file = folder / path.rpartition("/")[2]
+            file = self._pictures / path.rpartition("/")[2]
             if str(file) == path and f"pictures/{file.name}" not in feedback_paths(self.index.path):
                 with suppress(OSError):
                     file.unlink()
