@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.distributed import world_size
-from ccpml.method.checks import check_call, uncompiled
+from ccpml.method.checks import check_call, check_number, uncompiled
 from ccpml.method.class_sampler import ClassSampler
 from ccpml.method.external import (
     against_batch,
