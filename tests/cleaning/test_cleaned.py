@@ -8,6 +8,7 @@ import pytest
 
 from ccpml.cleaning.cleaned import NOT_UTF8, clean, cleaned_csv, find_excluded, relative_path
 from ccpml.cleaning.problems import Finding, Problems
+from ccpml.cleaning.run import clean_run
 
 
 def problems(same, exact=None, own=None, findings=()) -> Problems:
@@ -123,3 +124,9 @@ def test_paths_are_right_from_where_the_table_lies(tmp_path):
     assert (link / relative_path(tmp_path / "photos" / "1.png", link)).read_bytes() == b"x"
     (tmp_path / "photos" / "2.png").symlink_to(tmp_path / "photos" / "1.png")
     assert relative_path(tmp_path / "photos" / "2.png", link).endswith("photos/2.png")
+
+
+def test_copies_that_are_left_out_are_exact_or_the_same_picture(tmp_path: Path) -> None:
+    for drop in ("none", "", None, ["exact"]):
+        with pytest.raises(ValueError, match=r"^drop: expected exact or same, got "):
+            clean_run(tmp_path, "glyphs", tmp_path / "out", drop=drop)  # type: ignore[arg-type]

@@ -17,7 +17,8 @@ Capture = pytest.CaptureFixture[str]
 
 
 def table(folder: Path, out: Path, *options: str) -> list[str]:
-    own = ["--losses", "c2", "--max-steps", "2", "--at-once", "2", "--out", str(out)]
+    losses = [] if "--losses" in options else ["--losses", "c2"]
+    own = [*losses, "--max-steps", "2", "--at-once", "2", "--out", str(out)]
     return ["benchmark", f"folder:{folder}", *FLAGS, *own, *options]
 
 
@@ -181,3 +182,16 @@ def test_wrong_usage(
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("methods", "notes"),
+    [
+        ("plain,xbm", ["proxies_per_class: without effect in all rows"]),
+        ("ccp", ["memory_batches: without effect with method ccp, only with xbm"]),
+        ("ccp,xbm-s", []),
+    ],
+)
+def test_settings_that_change_nothing_in_any_row_are_noted(methods: str, notes: list[str], capsys: Capture) -> None:
+    parse(["glyphs", "--losses=c2", f"--methods={methods}", "--proxies-per-class=4", "--memory-batches=3", "--lr=0.1"])
+    assert capsys.readouterr().err.splitlines() == [f"note: {note}" for note in notes]

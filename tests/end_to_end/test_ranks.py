@@ -62,7 +62,7 @@ def numbers(path):
     ("options", "variants"),
     [
         ({"loss": "triplet", "head_start": "whitening"}, [{"ranks": 2}, SHARDED]),
-        ({"method": "xbm", "memory_batches": 3, "memory_start": 2}, [{"ranks": 2}]),
+        ({"method": "xbm", "memory_batches": 3, "memory_start": 2}, [{"ranks": 2, "workers": 1}]),
     ],
     ids=["ccp", "xbm"],
 )

@@ -196,6 +196,24 @@ def test_the_next_version_of_a_table_may_lack_what_the_former_had(index, photos,
         index.sync(str(photos))  # its labels are others
 
 
+@pytest.mark.parametrize("kind", ["folder", "csv"])
+def test_a_link_that_is_switched_to_the_next_release_is_the_same_source(kind, photos, embedder, tmp_path):
+    releases = [Path(shutil.copytree(photos, tmp_path / name)) for name in ("r1", "r2")]
+    gone = sorted(releases[1].rglob("*.png"))[0]
+    gone.unlink()
+    for release in releases:
+        names = [str(file.relative_to(release)) for file in sorted(release.rglob("*.png"))]
+        (release / "list.csv").write_text("\n".join(["path", *names, ""]))
+    (tmp_path / "current").symlink_to("r1")
+    data = str(tmp_path / "current" / ("list.csv" if kind == "csv" else ""))
+    with Index.create(tmp_path / "x.index", embedder) as index:
+        assert index.sync(data).added == 6
+        (tmp_path / "current").unlink()
+        (tmp_path / "current").symlink_to("r2")
+        assert counts(index.sync(data)) == (0, 0, 0, 1, 5)
+        assert gone.name not in by_name(index)
+
+
 def test_what_was_added_one_by_one_is_not_lost(photos, embedder, tmp_path):
     pictures = [Picture(file, "mine", {"price": 1}) for file in sorted((photos / "class0").iterdir())]
     with Index.create(tmp_path / "x.index", embedder) as index:

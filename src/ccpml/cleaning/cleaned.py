@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,17 @@ from ccpml.cleaning.copies import members_of
 from ccpml.cleaning.problems import Problems
 from ccpml.numbers import check_flags
 
-__all__ = ["NOT_UTF8", "RULES", "Cleaned", "Drop", "clean", "cleaned_csv", "find_excluded", "relative_path"]
+__all__ = [
+    "NOT_UTF8",
+    "RULES",
+    "Cleaned",
+    "Drop",
+    "check_drop",
+    "clean",
+    "cleaned_csv",
+    "find_excluded",
+    "relative_path",
+]
 
 Drop = Literal["exact", "same"]
 
@@ -73,6 +83,7 @@ def clean(
         excluded: Why each picture cannot stay in any case, empty for those that can, (N,): no copy is left out in favor
             of one that is not there itself. Empty: all can.
     """
+    check_drop(drop)
     check_flags(relabel=relabel)
     count = len(labels)
     reasons, names = list(excluded or [""] * count), problems.same[:count]
@@ -84,6 +95,12 @@ def clean(
         _leave_out_contradicted(kept, [row for row in of_label if row not in kept], labels, problems, reasons)
     _leave_out_copies(problems.exact[:count] if drop == "exact" else names, splits, roles, reasons)
     return Cleaned(_corrected(problems, labels, splits, reasons) if relabel else labels.copy(), reasons)
+
+
+def check_drop(drop: object) -> None:
+    """Raise ValueError unless this says which copies are left out."""
+    if drop not in get_args(Drop):
+        raise ValueError(f"drop: expected {' or '.join(get_args(Drop))}, got {drop!r}")
 
 
 def find_excluded(paths: Sequence[Path | None], labels: NDArray[np.int64], class_names: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.artifacts import expand_home
-from ccpml.cleaning.cleaned import Drop, clean, find_excluded
+from ccpml.cleaning.cleaned import Drop, check_drop, clean, find_excluded
 from ccpml.cleaning.found import CleanedData
 from ccpml.cleaning.pictures import Collection, Facts, PictureComparison, read_facts
 from ccpml.cleaning.problems import Problems, find_problems
@@ -72,6 +72,7 @@ def clean_run(
         ValueError: If the data cannot be used, no image can be read, or embeddings are not finite.
         WriteError: If the results cannot be written.
     """
+    check_drop(drop)
     check_flags(relabel=relabel, allow_partial=allow_partial)
     output = expand_home(output)
     require_free(output)

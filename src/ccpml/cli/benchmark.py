@@ -13,7 +13,14 @@ from ccpml.benchmark.rows import table_rows, variant_rows, with_row_settings
 from ccpml.cli.common.commas import is_free_text
 from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, add_resume_note, advise_to_resume, report_stop
-from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_data, check_settings, read_yaml
+from ccpml.cli.common.settings_parser import (
+    Parsed,
+    SettingsParser,
+    check_data,
+    check_settings,
+    note_without_effect,
+    read_yaml,
+)
 from ccpml.data_name import DataName
 from ccpml.losses import LOSSES
 from ccpml.progress import announce, print_note
@@ -116,7 +123,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Benchmark]:
     parsed = parser.parse(arguments, preset=lambda options: protocol_settings(options.protocol))
     check_data(parsed)
     parsed.options.files = parsed.files
-    return parsed.options, _benchmark(parsed)
+    benchmark = _benchmark(parsed)
+    note_without_effect(parsed, [(row.method.partition("-")[0], row.loss) for row in benchmark.rows])
+    return parsed.options, benchmark
 
 
 def _benchmark(parsed: Parsed) -> Benchmark:

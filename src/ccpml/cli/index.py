@@ -263,13 +263,14 @@ def _remove(options: argparse.Namespace) -> int:
 
 def _full_name(data: str) -> str:
     """Return the name of a source from that of data, as `ccpml index` takes it."""
-    from ccpml.serving.collect import is_pattern
+    from ccpml.serving.collect import is_pattern, source_name
 
     if is_pattern(data):
         return f"glob:{expand_home(data).absolute()}"
     if not DataName.is_valid(data):
         data = f"{'csv' if data.lower().endswith('.csv') else 'folder'}:{data}"
-    return str(DataName.parse(data).resolved())
+    name = DataName.parse(data)
+    return source_name(name.kind, expand_home(name.path)) if name.path else str(name.resolved())
 
 
 def _list_skipped(index: "PictureIndex", skipped: "list[BadImageError]", total: int, keep: bool) -> None:

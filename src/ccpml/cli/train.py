@@ -7,10 +7,9 @@ from ccpml.allocator import keep_freed_memory
 from ccpml.cli.common.hints import was_killed
 from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, add_resume_note, advise_to_resume, check_run, report_stop
-from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_data, check_settings
+from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_data, check_settings, note_without_effect
 from ccpml.data_name import DataName
 from ccpml.interrupts import Interrupted, exit_code
-from ccpml.losses import without_effect
 from ccpml.numbers import counted
 from ccpml.progress import announce, print_note
 from ccpml.runs.defaults import SATURATED, is_saturated
@@ -27,7 +26,7 @@ def run(arguments: list[str]) -> int:
     else:
         check_data(parsed)
         check_settings(settings, parsed.files)
-        _note_without_effect(parsed)
+        note_without_effect(parsed)
         path = Path(options.run or _default_path(settings))
 
     resume, settings_file = ["train", "--resume", str(path)], path / "experiment.yaml"
@@ -81,17 +80,6 @@ def parse(arguments: list[str]) -> Parsed:
     if parsed.options.resume is not None and (parsed.given or parsed.options.run is not None):
         raise UsageError("--resume: expected no data and no other options, because a run keeps its settings")
     return parsed
-
-
-def _note_without_effect(parsed: Parsed) -> None:
-    """Note the flags that change nothing with the method and the loss; a file may list all settings."""
-    settings, defaults, names = parsed.settings, Settings().flat(), dict[str, list[str]]()
-    for name, value in parsed.given.items():
-        where = without_effect(name, settings.method, settings.loss)
-        if where and name not in parsed.files and value != defaults.get(name):
-            names.setdefault(where, []).append(name)
-    for where, changed in names.items():
-        print_note(f"{', '.join(changed)}: without effect {where}")
 
 
 def _default_path(settings: Settings) -> Path:

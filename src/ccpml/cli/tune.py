@@ -14,7 +14,7 @@ from ccpml.artifacts import expand_home, not_found
 from ccpml.cli.common.commas import is_number
 from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, add_resume_note, advise_to_resume, report_stop
-from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_data, check_settings
+from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_data, check_settings, note_without_effect
 from ccpml.data_name import DataName
 from ccpml.extras import require_extra
 from ccpml.progress import print_note
@@ -32,6 +32,7 @@ def run(arguments: list[str]) -> int:
     """Search settings: train trials, write their table, the best settings and pictures."""
     parsed, space = parse(arguments)
     check_settings(parsed.settings, parsed.files)
+    note_without_effect(parsed)
     require_extra("tune", ["optuna"], "tune")
     command, kept = ["tune", *arguments], f"finished trials are kept in {_folder(parsed)}; "
     advise_to_resume(command, _folder(parsed) / "study.yaml", kept)

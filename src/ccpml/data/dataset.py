@@ -216,6 +216,7 @@ def _start_worker(_: int) -> None:
     """
     continue_at_end_of_parent()
     torch.set_num_threads(1)
+    signal.set_wakeup_fd(-1)  # the main process's, which would take signals of this one for its own
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

@@ -38,6 +38,9 @@ RANK, READY = "CCPML_RANK", "CCPML_READY"
 _PATIENCE = 2.0
 """Seconds that a process has to handle a signal."""
 
+_END = b"\0"
+"""What ends the watch over signals, none of which has this number."""
+
 
 def launch_rank() -> int:
     """Return the rank as which this process was started; 0 for a process alone."""
@@ -213,7 +216,7 @@ def _end_at_second_signal(processes: "list[subprocess.Popen[bytes]]") -> Iterato
 
     def watch() -> None:
         count = 0
-        while number := os.read(noted, 1):
+        while (number := os.read(noted, 1)) != _END:
             if number[0] not in ending_signals():
                 continue
             count += 1
@@ -232,8 +235,9 @@ def _end_at_second_signal(processes: "list[subprocess.Popen[bytes]]") -> Iterato
     finally:
         ended.set()
         signal.set_wakeup_fd(before)
-        os.close(note)
+        os.write(note, _END)  # closing it is no end: processes that read images have it too
         thread.join()
+        os.close(note)
         os.close(noted)
 
 

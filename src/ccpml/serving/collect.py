@@ -1,6 +1,7 @@
 """The pictures of some data, found by a folder, a CSV file, a pattern or the name of a set of images."""
 
 import glob
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from ccpml.numbers import counted
 from ccpml.serving.csv_pictures import read_csv_pictures
 from ccpml.serving.items import Picture
 
-__all__ = ["Pictures", "PicturesNotFoundError", "find_pictures", "is_lost", "is_pattern"]
+__all__ = ["Pictures", "PicturesNotFoundError", "find_pictures", "is_lost", "is_pattern", "source_name"]
 
 _MAGIC: Final = re.compile(r"[*?\[]")
 
@@ -104,6 +105,14 @@ def _no_pictures(path: Path, data: str) -> PicturesNotFoundError:
     return PicturesNotFoundError(f"{data}: {expected}; got {found}" if found else f"{data}: not found; {expected}")
 
 
+def source_name(kind: str, path: Path) -> str:
+    """Return the name of a folder or CSV file as a source: where it was given, as its pictures are named.
+
+    A link is not resolved: one that is switched to the next release stays the same source.
+    """
+    return f"{kind}:{os.path.abspath(path)}"  # noqa: PTH100  # without .., which Path.absolute keeps
+
+
 def is_pattern(data: str) -> bool:
     """Whether data are the images that a pattern matches, one image among them, whether or not they are there.
 
@@ -136,7 +145,7 @@ def is_lost(source: str) -> bool:
 
 def _folder(path: Path) -> Pictures:
     source = load_folder(path, labeled=False)
-    return Pictures(f"folder:{path.resolve()}", _pictures(source), source.ignored)
+    return Pictures(source_name("folder", path), _pictures(source), source.ignored)
 
 
 def _file(path: Path, data: str) -> Pictures:
@@ -149,7 +158,7 @@ def _file(path: Path, data: str) -> Pictures:
 
 def _csv(path: Path) -> Pictures:
     pictures, notes = read_csv_pictures(path)
-    return Pictures(f"csv:{path.resolve()}", pictures, notes=notes)
+    return Pictures(source_name("csv", path), pictures, notes=notes)
 
 
 def _pictures(source: Source) -> list[Picture]:

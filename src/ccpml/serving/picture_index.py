@@ -199,30 +199,34 @@ class PictureIndex(ABC):
     def summary(self, examples: int = 12) -> Summary:
         """Return facts about the index, with the ids of some items."""
 
-    def _check_model(self, embedder: Embedder | None) -> None:
-        """Close the index if it was made with another model, and say so.
+    def check_model(self, embedder: Embedder) -> None:
+        """Check that an embedder is the model that the index was made with, whose vectors alone can be compared.
 
         Raises:
-            OtherModelError: If it was.
+            OtherModelError: If it is another one.
+            ValueError: If it is no model.
         """
-        if embedder is None:
+        check_embedder(embedder)
+        if embedder.fingerprint == self.fingerprint:
             return
+        if embedder.path == self.model_path and embedder.embedding_dim < self.embedding_dim:
+            raise OtherModelError(
+                f"{self}: made with several models, which its file ensemble.json no longer names; restore the file "
+                "from a copy, or bring the index up to date with all of them, which writes it again"
+            )
+        raise OtherModelError(
+            f"{self}: expected the model that the index was made with ({self.model_path}), got other weights or "
+            f"another preprocessing in {embedder.path}; use that model, or build a new index"
+        )
+
+    def _check_model(self, embedder: Embedder | None) -> None:
+        """Close the index if it was opened with another model."""
         try:
-            check_embedder(embedder)
+            if embedder is not None:
+                self.check_model(embedder)
         except ValueError:
             self.close()
             raise
-        if embedder.fingerprint != self.fingerprint:
-            self.close()
-            if embedder.path == self.model_path and embedder.embedding_dim < self.embedding_dim:
-                raise OtherModelError(
-                    f"{self}: made with several models, which its file ensemble.json no longer names; restore the file "
-                    "from a copy, or bring the index up to date with all of them, which writes it again"
-                )
-            raise OtherModelError(
-                f"{self}: expected the model that the index was made with ({self.model_path}), got other weights or "
-                f"another preprocessing in {embedder.path}; use that model, or build a new index"
-            )
 
     def _missing(self, key: int) -> KeyError:
         return KeyError(f"{self}: no item has the id {key}")

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccpml.serving import Index, Picture, Query, ask, find_queries
+from ccpml.serving import Index, OtherModelError, Picture, Query, ask, find_queries
 from ccpml.serving.search import queries as module
 from ccpml.serving.search.queries import mean_vector
+from ccpml.serving.service import create_app
 from tests.serving.embedders import ColorEmbedder
 
 EMBEDDER = ColorEmbedder()
@@ -95,3 +96,12 @@ def test_several_pictures_of_one_thing_are_searched_for_by_their_mean_direction(
 def test_pictures_need_the_model(index, photos):
     with pytest.raises(ValueError, match="pass the model"):
         next(ask(index, find_queries([str(photos)])))
+
+
+def test_another_model_than_that_of_the_index_is_refused(index):
+    other = ColorEmbedder()
+    other.fingerprint = "0" * 64
+    for use in (lambda: list(ask(index, [Query(ids=[1])], embedder=other)), lambda: create_app(index, other)):
+        with pytest.raises(OtherModelError, match="expected the model that the index was made with"):
+            use()
+    assert index.items(limit=1), "it is not closed"

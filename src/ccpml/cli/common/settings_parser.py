@@ -18,7 +18,7 @@ from ccpml.cli.common.options import UsageError, check_data_root
 from ccpml.cli.common.parser import check_empty, check_extra, parser_error
 from ccpml.data_name import DataName, known_names
 from ccpml.files import load_yaml
-from ccpml.losses import LOSSES, known_losses, parameter_names
+from ccpml.losses import LOSSES, known_losses, parameter_names, without_effect
 from ccpml.options import ProjectionOptions
 from ccpml.progress import print_note
 from ccpml.runs.loggers.names import LOGGERS, check_installed
@@ -237,6 +237,22 @@ def check_data(parsed: Parsed) -> None:
         raise UsageError(
             "data: expected images, such as groceries (built in) or folder:photos, got none; pass them first"
         )
+
+
+def note_without_effect(parsed: Parsed, rows: Collection[tuple[str, str]] = ()) -> None:
+    """Note the flags that change nothing with the method and the loss; a file may list all settings.
+
+    Args:
+        parsed: The command line.
+        rows: Method and loss of each row, if there are several.
+    """
+    settings, defaults, names = parsed.settings, Settings().flat(), dict[str, list[str]]()
+    for name, value in parsed.given.items():
+        where = [without_effect(name, *row) for row in rows or [(settings.method, settings.loss)]]
+        if all(where) and name not in parsed.files and value != defaults.get(name):
+            names.setdefault(where[0] if len(set(where)) == 1 else "in all rows", []).append(name)
+    for text, changed in names.items():
+        print_note(f"{', '.join(changed)}: without effect {text}")
 
 
 def check_settings(settings: Settings, files: Mapping[str, str]) -> None:

@@ -119,7 +119,10 @@ def ask(
     Raises:
         KeyError: If an item is not in the index.
         FilterError: If the filter cannot be understood, or names a field that no item has.
+        OtherModelError: If the embedder is not the model of the index.
     """
+    if embedder is not None:
+        index.check_model(embedder)
     waiting, vectors = list[Reply](), list[NDArray[np.float32]]()
     for reply, vector in _embedded(index, queries, embedder):
         waiting.append(reply)

@@ -23,6 +23,7 @@ def create_app(index: PictureIndex, embedder: Embedder, settings: ServiceSetting
 
     Raises:
         MissingExtraError: If fastapi or python-multipart is not installed.
+        OtherModelError: If the model is not that of the index.
 
     Example:
         ```python
@@ -33,4 +34,5 @@ def create_app(index: PictureIndex, embedder: Embedder, settings: ServiceSetting
     require_extra("the service", ["fastapi", "uvicorn", "python_multipart"], "serve")
     from ccpml.serving.service.app import build_app
 
+    index.check_model(embedder)
     return build_app(index, embedder, settings or ServiceSettings())
