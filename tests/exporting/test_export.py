@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ccpml import EmbeddingModel, lipschitz_normalize, load_run
@@ -90,6 +91,9 @@ def test_every_format_embeds_as_the_run_does(
     assert not any(str(folder.parent).encode() in path.read_bytes() for path in elsewhere)
     monkeypatch.chdir(tmp_path)
     check_usage(found.card, target, files[0], expected[0])
+    colors = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    Image.fromarray(colors).resize((90, 60)).save(tmp_path / "color.jpg", quality=90)
+    check_usage(found.card, target, tmp_path / "color.jpg", loaded.embed([tmp_path / "color.jpg"])[0].numpy())
 
 
 def loaded_image(file: Path) -> np.ndarray:

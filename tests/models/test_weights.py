@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ccpml.models import load_weights
+from ccpml.models import create_model, load_weights
 from ccpml.models.tensor_file import write_tensors
 
 
@@ -303,3 +303,16 @@ def test_truncated_file_changes_nothing(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="cannot be read: damaged"):
             load_weights(module, path)
         assert same(module, before)
+
+
+def test_the_weights_of_a_run_load_into_its_whole_network_and_into_its_backbone(tmp_path: Path) -> None:
+    trained = create_model("small_conv", embedding_dim=8)
+    weights = {f"model.{name}": tensor for name, tensor in trained.state_dict().items()}
+    torch.save({**weights, "criterion.proxies": torch.zeros(2, 2, 8)}, tmp_path / "run.ckpt")
+    whole, backbone = create_model("small_conv", embedding_dim=8), create_model("small_conv", embedding_dim=3).backbone
+    load_weights(whole, tmp_path / "run.ckpt")
+    load_weights(backbone, tmp_path / "run.ckpt")
+    assert same(whole, trained.state_dict())
+    assert same(backbone, trained.backbone.state_dict())
+    with pytest.raises(ValueError, match=r"mis-shaped \(linear.weight"):
+        load_weights(create_model("small_conv", embedding_dim=3), tmp_path / "run.ckpt")

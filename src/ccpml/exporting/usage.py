@@ -32,12 +32,15 @@ import numpy as np
 from PIL import Image, ImageOps
 
 # ccpml scales 16 bits to 8, and lays what is transparent on white: convert such images first
-image = ImageOps.exif_transpose(Image.open("query.jpg")).convert("{mode}")
+image = Image.open("query.jpg")
+{draft}image = ImageOps.exif_transpose(image).convert("{mode}")
 side = {size} / {resize} * min(image.size)  # of the square in the middle that the model sees
 left, top = (image.width - side) / 2, (image.height - side) / 2
 image = image.resize(({size}, {size}), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
 pixels = np.array(image).reshape(1, {size}, {size}, {channels}).transpose(0, 3, 1, 2)  # uint8, (B, C, H, W)
 """
+
+_DRAFT: Final = 'image.draft("L", image.size)  # of a JPEG in color, the luminance that it has itself\n'
 
 _WITHOUT_CCPML: Final = {
     "onnx": (
@@ -62,6 +65,7 @@ def usage(description: Description, file_format: str, name: str) -> str:
     """Return Python that embeds a picture, in blocks of Markdown: with ccpml, and without it."""
     facts = {
         "mode": "L" if description.channels == 1 else "RGB",
+        "draft": _DRAFT if description.channels == 1 else "",
         "size": description.size,
         "resize": description.resize,
         "channels": description.channels,

@@ -22,7 +22,8 @@ _HEADS = ("last_linear.", "fc.", "classifier.", "head.", "linear.", "dino_head."
 _WRAPPINGS = ("state_dict", "model", "model_state_dict", "teacher")
 _COMPILED = "_orig_mod."
 _PREFIXES = ("module.", "model.", "backbone.")
-_RUN_PREFIX = "model.backbone."
+_NETWORK = "model."
+_RUN_PREFIX = f"{_NETWORK}backbone."
 _MAX_LISTED = 10
 
 
@@ -34,7 +35,8 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
     - the contents of ``state_dict``, ``model``, ``model_state_dict``, or the ``teacher`` of DINO are used;
     - ``_orig_mod.``, of compiled modules, and prefixes ``module.``, ``model.`` and ``backbone.`` of all keys (but the
       head's) are removed;
-    - the ``best.safetensors`` of a run is reduced to its backbone, without the linear layer and the proxies;
+    - of the ``best.safetensors`` of a run, an `EmbeddingModel` takes the network, and a backbone its backbone, without
+      the linear layer and the proxies;
     - the head (``last_linear.``, ``fc.``, ``classifier.``, ``head.``, ``linear.``, and the two of DINOv2) is ignored if
       the module has none;
     - ``num_batches_tracked`` may be missing, as in old files;
@@ -61,7 +63,10 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
     module = uncompiled(module)
     own, tensors = module.state_dict(), _read(expand_home(path))
     run = {key.removeprefix(_RUN_PREFIX): tensor for key, tensor in tensors.items() if key.startswith(_RUN_PREFIX)}
-    tensors = fit_vit(_remove_prefixes(run or tensors, own), module)
+    if own and all(f"{_NETWORK}{key}" in tensors for key in own):  # a run, into a whole network
+        tensors = {key: tensors[f"{_NETWORK}{key}"] for key in own}
+    else:
+        tensors = fit_vit(_remove_prefixes(run or tensors, own), module)
     if isinstance(module, Backbone):
         tensors = module.convert_weights(tensors)
     tensors = {key: tensor for key, tensor in tensors.items() if key in own or not key.startswith(_HEADS)}
