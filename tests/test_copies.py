@@ -154,7 +154,7 @@ OBJECTS: dict[str, tuple[Callable[[World], Any], Callable[[Any], Any]]] = {
     "Description": (lambda world: ExportedModel(world.onnx).description, itself),
     "Index": (lambda world: Index.open(world.index, load_run(world.run)), found_by),
     "Index, approximate": (approximate, found_by),
-    "Filter": (lambda _: Filter("label = 'a'"), repr),
+    "Filter": (lambda _: Filter.parse("label = 'a'"), repr),
     "Codes": (lambda _: Codes.build(X.numpy(), "int8"), lambda made: made.search(X.numpy(), X.numpy(), 3).indices),
     "RetrievalScores": (lambda _: evaluate(X, Y, per_query=True), repr),
     "ClusterScores": (lambda _: cluster_scores(X, Y), itself),
