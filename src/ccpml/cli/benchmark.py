@@ -16,8 +16,8 @@ from ccpml.cli.common.options import UsageError, add_resume_note, advise_to_resu
 from ccpml.cli.common.settings_parser import (
     Parsed,
     SettingsParser,
-    check_data,
     check_settings,
+    note_default_data,
     note_without_effect,
     read_yaml,
 )
@@ -121,7 +121,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Benchmark]:
     parser.option("devices", (str,), text, is_item=lambda word: _DEVICE.fullmatch(word) is not None)
     parser.option("at_once", (int,), "cells trained at the same time (default: one per device)")
     parsed = parser.parse(arguments, preset=lambda options: protocol_settings(options.protocol))
-    check_data(parsed)
+    note_default_data(parsed)
     parsed.options.files = parsed.files
     benchmark = _benchmark(parsed)
     note_without_effect(parsed, [(row.method.partition("-")[0], row.loss) for row in benchmark.rows])

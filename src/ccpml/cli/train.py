@@ -7,7 +7,13 @@ from ccpml.allocator import keep_freed_memory
 from ccpml.cli.common.hints import was_killed
 from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, add_resume_note, advise_to_resume, check_run, report_stop
-from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_data, check_settings, note_without_effect
+from ccpml.cli.common.settings_parser import (
+    Parsed,
+    SettingsParser,
+    check_settings,
+    note_default_data,
+    note_without_effect,
+)
 from ccpml.data_name import DataName
 from ccpml.interrupts import Interrupted, exit_code
 from ccpml.numbers import counted
@@ -24,7 +30,7 @@ def run(arguments: list[str]) -> int:
     if options.resume is not None:
         path = check_run(Path(options.resume))
     else:
-        check_data(parsed)
+        note_default_data(parsed)
         check_settings(settings, parsed.files)
         note_without_effect(parsed)
         path = Path(options.run or _default_path(settings))

@@ -14,7 +14,13 @@ from ccpml.artifacts import expand_home, not_found
 from ccpml.cli.common.commas import is_number
 from ccpml.cli.common.libraries import announce_libraries
 from ccpml.cli.common.options import UsageError, add_resume_note, advise_to_resume, report_stop
-from ccpml.cli.common.settings_parser import Parsed, SettingsParser, check_data, check_settings, note_without_effect
+from ccpml.cli.common.settings_parser import (
+    Parsed,
+    SettingsParser,
+    check_settings,
+    note_default_data,
+    note_without_effect,
+)
 from ccpml.data_name import DataName
 from ccpml.extras import require_extra
 from ccpml.progress import print_note
@@ -87,7 +93,7 @@ def parse(arguments: list[str]) -> tuple[Parsed, tuple[Field, ...]]:
     parser.option("startup_trials", (int,), "complete trials before the first is pruned (default: 5)", 5)
     parser.option("warmup_validations", (int,), "validations before a trial can be pruned (default: 10)", 10)
     parsed = parser.parse(arguments)
-    check_data(parsed)
+    note_default_data(parsed)
     try:
         return parsed, search_space(parsed.settings, parsed.options.search, parsed.options.preset)
     except ValueError as error:

@@ -107,13 +107,15 @@ def test_settings_that_contradict_each_other_are_not_printed(capsys: pytest.Capt
     assert not capsys.readouterr().out
 
 
-@pytest.mark.parametrize("options", [[], ["--lr", "0.01"], ["--print-config"]], ids=str)
 @pytest.mark.parametrize("verb", ["train", "tune", "benchmark"])
-def test_forgotten_data_are_named(verb: str, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([verb, *options]) == 2
-    out, error = capsys.readouterr()
-    assert not out
-    assert error.splitlines()[-1].startswith("ccpml: error: data: expected images")
+def test_data_that_may_be_forgotten_are_named(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    note = "note: no data given: glyphs are taken, which are built in"
+    for data, notes in (([], [note]), (["glyphs"], [])):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main([verb, *data, "--lr", "0.01", "--print-config"])
+        out, error = capsys.readouterr()
+        assert yaml.safe_load(out)["data"] == "glyphs"
+        assert [line for line in error.splitlines() if "no data" in line] == notes
 
 
 @pytest.mark.parametrize("verb", ["train", "tune", "benchmark"])

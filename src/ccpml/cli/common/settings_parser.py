@@ -203,7 +203,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
     def _show_config(self, parsed: Parsed) -> None:
         """Print the settings that training would use; those that differ between its runs are null unless given."""
         settings, parameters = parsed.settings, parsed.parameters
-        check_data(parsed)
+        note_default_data(parsed)
         check_settings(settings, parsed.files)
 
         from ccpml.runs.images import read_facts
@@ -231,12 +231,10 @@ def read_yaml(option: str, path: str) -> Any:
         raise UsageError(f"{option} {path}: {error}") from error
 
 
-def check_data(parsed: Parsed) -> None:
-    """Check that data are named: in the library glyphs are the default, here it is rather forgotten."""
+def note_default_data(parsed: Parsed) -> None:
+    """Note which data are taken if none are named: they may have been forgotten."""
     if "data" not in parsed.given:
-        raise UsageError(
-            "data: expected images, such as groceries (built in) or folder:photos, got none; pass them first"
-        )
+        print_note(f"no data given: {parsed.settings.data} are taken, which are built in")
 
 
 def note_without_effect(parsed: Parsed, rows: Collection[tuple[str, str]] = ()) -> None:
