@@ -89,7 +89,7 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
         OSError: [Errno 22] expected a file, got a device: '/dev/null'
     """
     try:
-        stream = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
+        stream = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 -- the caller closes it
     except OSError as error:
         if error.errno == errno.ENXIO:
             raise OSError(errno.EINVAL, "expected a file, got a socket", os.fspath(path)) from error

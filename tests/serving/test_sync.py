@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from ccpml import artifacts
-from ccpml.serving import Index, find_pictures
-from ccpml.serving.errors import SourceConflictError
+from ccpml.serving import Index, SourceConflictError, find_pictures
 from ccpml.serving.items import Picture
 from tests.serving.embedders import ColorEmbedder
 

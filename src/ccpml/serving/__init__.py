@@ -2,7 +2,14 @@
 
 from ccpml.serving.collect import Pictures, find_pictures
 from ccpml.serving.embedder import Embedder
-from ccpml.serving.errors import DamagedIndexError, IndexBusyError, NotAnIndexError, OtherModelError, QdrantError
+from ccpml.serving.errors import (
+    DamagedIndexError,
+    IndexBusyError,
+    NotAnIndexError,
+    OtherModelError,
+    QdrantError,
+    SourceConflictError,
+)
 from ccpml.serving.filters import Filter, FilterError
 from ccpml.serving.index import Index
 from ccpml.serving.interface import PictureIndex, create_index, index_exists, open_index
@@ -28,6 +35,7 @@ __all__ = [
     "QdrantIndex",
     "Query",
     "Reply",
+    "SourceConflictError",
     "ask",
     "create_index",
     "find_pictures",

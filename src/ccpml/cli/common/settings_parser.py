@@ -196,7 +196,7 @@ class SettingsParser(jsonargparse.ArgumentParser):
         return is_setting and repr(self.of_files.get(name, ("", None))[1]) != repr(value)
 
     def _files(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """Return the file of each setting whose value is from a file, and not from a flag after it."""
+        """Return the file of each setting whose value is from a file, and not from a flag."""
         same = {name for name, (_, value) in self.of_files.items() if repr(values.get(name)) == repr(value)}  # also NaN
         return {name: self.of_files[name][0] for name in same}
 
