@@ -69,16 +69,16 @@ details { margin: .5rem 0; }
 summary { cursor: pointer; color: #0b5c97; }
 @media (max-width: 640px) {
   th { white-space: normal; overflow-wrap: normal; }
+  details th, details td { padding-right: .5rem; font-size: .85rem; }
   .tiles { grid-template-columns: repeat(5, minmax(0, 1fr)); gap: .7rem .5rem; }
   .tiles li { font-size: .64rem; }
   .numbers th, .numbers td { padding: .4rem .3rem; }
   .numbers td:first-child, .numbers th:first-child { min-width: 5em; }
-  .scores tbody { display: flex; justify-content: flex-start; gap: 1rem; }
-  .scores tr { display: flex; flex-direction: column; }
-  .scores th, .scores td { padding-left: 0; }
-  .scores th, .scores td, .scores th:first-child { box-sizing: border-box; height: 2.2rem; text-align: left;
-    white-space: nowrap; }
-  .scores.compared td:first-child, .scores.compared th:first-child { height: 3.6rem; white-space: normal; }
+  .scores tbody { display: grid; grid-auto-flow: column; grid-template-rows: repeat(var(--columns), auto);
+    justify-content: start; }
+  .scores tr { display: contents; }
+  .scores th, .scores td, .scores th:first-child { padding: .3rem 1rem .3rem 0; text-align: left; white-space: nowrap; }
+  .scores.compared td:first-child, .scores.compared th:first-child { white-space: normal; }
   .dense, .dense tbody, .dense tr { display: block; }
   .dense tr { padding: .35rem 0; border-bottom: 1px solid #e0e5e9; }
   .dense tr:first-child { display: none; }
@@ -153,7 +153,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "num
     names = [text(cell) for cell in header]  # beside the values on a phone, where a row of a dense table is a block
     cells = ("".join(f'<td data-name="{n}">{text(c)}</td>' for n, c in zip(names, row, strict=True)) for row in rows)
     body = "".join(f"<tr>{row}</tr>\n" for row in cells)
-    return f'<div class="scroll"><table class="{kind}">\n<tr>{head}</tr>\n{body}</table></div>\n'
+    columns = f"--columns: {len(header)}"  # rows, where a phone shows the scores of a row below each other
+    return f'<div class="scroll"><table class="{kind}" style="{columns}">\n<tr>{head}</tr>\n{body}</table></div>\n'
 
 
 def figure(picture: Picture, caption: str) -> str:
