@@ -106,11 +106,15 @@ def test_a_run_whose_classes_never_separate_says_so(settings, tmp_path, monkeypa
         ({"method": "plain", "warmup_epochs": 9, "trained_stages": 0}, None),
         ({"method": "plain", "loss": "proxy_anchor"}, None),  # the warm-up that is chosen fits the budget
         ({"max_steps": 0, "method": "xbm", "warmup_epochs": 9}, None),
+        (
+            {"method": "plain", "loss": "triplet", "margin": -3.0},
+            "Nothing was learned: the loss was 0 in each of 2 steps",
+        ),
     ],
 )
 def test_a_run_whose_method_never_began_says_so(settings, tmp_path, changes, note):
     scores = train(settings.changed({"max_steps": 2, **changes}), tmp_path / "run", progress=False).scores()
-    notes = [text for text in scores.get("notes", []) if " never " in text]
+    notes = [text for text in scores.get("notes", []) if " never " in text or "Nothing " in text]
     assert len(notes) == (note is not None)
     assert all(text.startswith(note) for text in notes)
 

@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 
@@ -8,7 +9,11 @@ from ccpml.training import ReduceOnPlateau, Warmup
 
 def trainer(optimizer, score=0.5, step=0):
     return SimpleNamespace(
-        optimizers=[optimizer], callback_metrics={"map_at_r": score}, sanity_checking=False, global_step=step
+        optimizers=[optimizer],
+        callback_metrics={"map_at_r": score},
+        sanity_checking=False,
+        global_step=step,
+        state=SimpleNamespace(fn="fit"),
     )
 
 
@@ -61,3 +66,15 @@ def test_a_loaded_state_is_used_by_the_fit_that_loads_it_alone():
     callback.setup(None, None, "validate")
     callback.load_state_dict(first)
     assert fit()["last_epoch"] == 1
+
+
+def test_a_score_that_is_not_logged_is_an_error_and_one_outside_of_the_training_does_not_count():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    callback, now = ReduceOnPlateau(), trainer(optimizer)
+    callback.on_train_start(now, None)
+    now.state.fn = "validate"
+    callback.on_validation_end(now, None)
+    assert callback.state_dict()["last_epoch"] == 0
+    now.state.fn, now.callback_metrics = "fit", {"loss": 1.0}
+    with pytest.raises(ValueError, match="ReduceOnPlateau: expected 'map_at_r' to be logged in validation, got loss"):
+        callback.on_validation_end(now, None)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ccpml.data import ImageTable, pool_rows
 from ccpml.distributed import all_ranks, gather_rows
 from ccpml.method import MIN_SEPARATION, AlternatingProjections
+from ccpml.numbers import counted
 from ccpml.retrieval import RetrievalScores, score_intervals
 from ccpml.runs.callbacks import Recorder
 from ccpml.runs.directory import RunDirectory
@@ -30,6 +31,11 @@ __all__ = ["score_run", "score_test"]
 _FEATURES_WIN = (
     "The untouched features score better than this run, which learned from {images:,} images of {classes} classes: "
     "more classes help; until then, the features are the better embedding (head_start identity)."
+)
+
+_NO_LOSS = (
+    "Nothing was learned: the loss was 0 in each of {steps}, as nothing was outside of its margins; check their size "
+    "and sign."
 )
 
 
@@ -66,6 +72,8 @@ def score_run(
     whole = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     steps = int(recorder.rows[-1]["step"])
     notes = list(_never_began(parts, steps)) if steps else []  # the start alone is not the result of a method
+    if steps and not recorder.step_losses.any():
+        notes.append(_NO_LOSS.format(steps=counted(len(recorder.step_losses), "step")))
     features = parts.head_start.scores if parts.head_start else None
     if features and features["map_at_r"] > scores.map_at_r and features["precision_at_1"] > scores.precision_at_1:
         notes.append(_FEATURES_WIN.format(classes=splits.train.num_classes, images=len(splits.train)))

@@ -16,6 +16,9 @@ class ReduceOnPlateau(L.Callback):
     """Divide the learning rate by ten when MAP@R has not improved for ten validations (torch's defaults).
 
     Unlike Lightning's own scheduling it acts within the validation: a checkpoint right after it holds the new rate.
+
+    Raises:
+        ValueError: If a validation of the training logs no ``map_at_r``.
     """
 
     def __init__(self) -> None:
@@ -35,8 +38,13 @@ class ReduceOnPlateau(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Step with the score."""
-        score = float(trainer.callback_metrics.get("map_at_r", math.nan))
-        if self._scheduler is not None and math.isfinite(score) and not trainer.sanity_checking:
+        if self._scheduler is None or trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        if "map_at_r" not in trainer.callback_metrics:
+            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            raise ValueError(f"ReduceOnPlateau: expected 'map_at_r' to be logged in validation, got {logged}")
+        score = float(trainer.callback_metrics["map_at_r"])
+        if math.isfinite(score):
             self._scheduler.step(score)
 
     def state_dict(self) -> dict[str, Any]:
