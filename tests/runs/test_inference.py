@@ -69,6 +69,14 @@ def test_images_that_cannot_be_read_are_named(run, tmp_path):
         run.embed([None])
 
 
+def test_embeddings_that_are_not_finite_are_an_error(run, tmp_path):
+    broken = ccpml.load_run(run.path)
+    next(broken.model.parameters()).data.fill_(torch.nan)
+    message = "expected finite embeddings, got NaN or infinity for 2 of 2 images, such as image 0; the weights have div"
+    with pytest.raises(ValueError, match=message):
+        broken.embed([np.zeros((60, 41), np.uint8)] * 2)
+
+
 def test_one_image_in_place_of_several_is_refused(run):
     """The rows of an array would be taken as images, silently."""
     pixels = np.zeros((30, 40, 3), np.uint8)

@@ -16,7 +16,7 @@ from ccpml.data.threads import in_threads
 from ccpml.data.transforms import EvalTransform
 from ccpml.numbers import as_int
 
-__all__ = ["cropped_batches"]
+__all__ = ["cropped_batches", "name_of_image"]
 
 
 def cropped_batches(
@@ -53,7 +53,7 @@ def cropped_batches(
         except BadImageError as error:
             if error.name not in {"", "image"}:  # that of a file
                 raise
-            raise BadImageError(error.reason, f"image {row}") from error
+            raise BadImageError(error.reason, name_of_image(image, row)) from error
         return view.of(part).transpose(2, 0, 1)
 
     batch = list[NDArray[np.uint8]]()
@@ -65,6 +65,16 @@ def cropped_batches(
                 batch = []
     if batch:
         yield np.stack(batch)
+
+
+def name_of_image(image: Any, row: int) -> str:
+    """Return how errors name an image of several: by its path, or by its row.
+
+    Example:
+        >>> name_of_image(Path("cup.jpg"), 3), name_of_image(b"...", 3)
+        ('cup.jpg', 'image 3')
+    """
+    return str(image) if isinstance(image, str | Path) else f"image {row}"
 
 
 def _readable(image: Any) -> ImageLike:

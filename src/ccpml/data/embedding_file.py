@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -46,7 +46,7 @@ def write_embeddings(
         ValueError: If an embedding is not finite; nothing is written.
         WriteError: If the file cannot be written.
     """
-    check_finite(embeddings, table, f"{path}: not written")
+    check_finite(embeddings, table.name_of, f"{path}: not written")
     paths = [table.name_of(row) for row in range(len(table))]
     roles = [""] * len(table) if table.roles is None else table.roles.tolist()
     splits = None if split_of_class is None else [split_of_class.get(name, "") for name in table.class_names]
@@ -64,17 +64,18 @@ def write_embeddings(
     )
 
 
-def check_finite(embeddings: NDArray[np.float32], table: ImageTable, what: str) -> None:
-    """Check that the embeddings of a table, (N, d), are finite.
+def check_finite(embeddings: NDArray[np.float32], name_of: Callable[[int], str], what: str) -> None:
+    """Check that embeddings of images, (N, d), are finite.
 
     Raises:
-        ValueError: If they are not; it begins with ``what``.
+        ValueError: If they are not; it begins with ``what``, and has the name of an image by its row.
     """
     broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if len(broken):
+        found = f"{len(broken):,} of {len(embeddings):,} images, such as {name_of(int(broken[0]))}"
         raise ValueError(
-            f"{what}: expected finite embeddings, got NaN or infinity for {len(broken):,} of {len(table):,} images, "
-            f"such as {table.name_of(int(broken[0]))}; the weights have diverged or are damaged"
+            f"{what}: expected finite embeddings, got NaN or infinity for {found}; the weights have diverged or "
+            "are damaged"
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.artifacts import expand_home
-from ccpml.data.crops import cropped_batches
+from ccpml.data.crops import cropped_batches, name_of_image
 from ccpml.data.table import ImageTable
 from ccpml.exported.onnx_file import read_description
 from ccpml.exported.runtime import import_onnxruntime
@@ -95,11 +95,7 @@ class ExportedModel:
             ExportedModelError: If an embedding is not finite.
             ValueError: If an image is neither, or an array has another shape or type.
         """
-
-        def name(row: int) -> str:
-            return str(images[row]) if isinstance(images[row], str | Path) else f"image {row}"
-
-        return self._embed(images, batch_size, True, name)
+        return self._embed(images, batch_size, True, lambda row: name_of_image(images[row], row))
 
     def embed_table(
         self, table: ImageTable, progress: Callable[[int], object] | None = None, batch_size: int = _BATCH

@@ -177,3 +177,5 @@ def test_settings_out_of_range_are_named():
         (name,) = changes
         with pytest.raises(ValueError, match=rf"^{name}: expected"):
             ServiceSettings(**changes)
+    with pytest.raises(ValueError, match=r"^hosts: expected a sequence of names, got 'localhost'"):
+        ServiceSettings(hosts="localhost")  # whose letters would be names

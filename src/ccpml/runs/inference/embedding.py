@@ -76,7 +76,7 @@ def embed_normalized(run: Run, table: ImageTable) -> NDArray[np.float32]:
         ValueError: If an embedding is not finite.
     """
     embeddings: NDArray[np.float32] = lipschitz_normalize(embed_table(run, table)).numpy()
-    check_finite(embeddings, table, str(run.path))
+    check_finite(embeddings, table.name_of, str(run.path))
     return embeddings
 
 

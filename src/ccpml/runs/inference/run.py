@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ccpml.data.crops import cropped_batches
+from ccpml.data.crops import cropped_batches, name_of_image
+from ccpml.data.embedding_file import check_finite
 from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
 from ccpml.models.torch_state import torch_defaults
@@ -112,7 +113,7 @@ class Run:
 
         Raises:
             BadImageError: If an image cannot be read.
-            ValueError: If an image is neither, or an array has another shape or type.
+            ValueError: If an image is neither, an array has another shape or type, or an embedding is not finite.
         """
         batches = cropped_batches(images, transforms(self.settings)[1], channels_of(self.settings), batch_size)
         device = next(self.model.parameters()).device
@@ -120,7 +121,9 @@ class Run:
         with eval_mode(self.model), closing(batches):
             for batch in batches:  # (B, C, H, W)
                 parts.append(self.model(torch.from_numpy(batch).to(device)).float().cpu())
-        return lipschitz_normalize(torch.cat(parts))
+        embeddings = lipschitz_normalize(torch.cat(parts))
+        check_finite(embeddings.numpy(), lambda row: name_of_image(images[row], row), str(self.path))
+        return embeddings
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:

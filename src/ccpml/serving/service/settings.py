@@ -58,6 +58,8 @@ class ServiceSettings:
 
     def __post_init__(self) -> None:
         check_flags(writable=self.writable, feedback=self.feedback)
+        if isinstance(self.hosts, str) or not all(isinstance(host, str) for host in self.hosts):
+            raise ValueError(f"hosts: expected a sequence of names, got {self.hosts!r}")
         for name in ("max_bytes", "max_held_bytes", "max_pixels", "max_connections", "queue", "timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)}")
