@@ -117,8 +117,10 @@ def test_a_split_without_validation_classes_uses_a_fold() -> None:
     splits = make_splits(own(*["train"] * 8, "test", "test"))
     assert numbers(splits.validation) == [0, 1]
     assert numbers(splits.train) == [2, 3, 4, 5, 6, 7]
-    with pytest.raises(ValueError, match="test: expected at least two classes, got 0"):
+    with pytest.raises(ValueError, match=r"test: expected .* got 0 of 4; mark some as test in the split"):
         make_splits(own("train", "train", "validation", "validation"))
+    with pytest.raises(ValueError, match=r"validation: expected at least two classes or none, got 1 .*; mark more as"):
+        make_splits(own("train", "train", "validation", "test", "test"))
     with pytest.raises(ValueError, match="train: expected at least two classes, got 0"):
         make_splits(own("test", "test", "validation", "validation"))
 

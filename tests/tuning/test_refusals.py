@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from ccpml.data.sources.source import SourceNotFoundError
 from ccpml.files import WriteError
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.images import load_images
+from ccpml.runs.images import DataMovedError, load_images
 from ccpml.runs.record import RunRecord
 from ccpml.tuning.search_space import search_space
 
@@ -46,6 +47,27 @@ def test_other_data_than_those_of_the_trials_are_refused(search, tmp_path):
         StudyExistsError, match=r"trial-0000 was started with, got 1 class \(group0/class03\) with other"
     ):
         run_search(search, train=climb)
+
+
+def test_data_of_a_study_that_are_gone_are_named_with_the_study(search, tmp_path):
+    folder = toy_folder(tmp_path / "toy", per_class=2)
+    search = replace(search, base=replace(search.base, data=f"folder:{folder}", folds=2), trials=2)
+    kept, started = tmp_path / "kept", list[int]()
+
+    def lose(settings, path, watcher):
+        started.append(1)
+        folder.rename(kept)
+        raise SourceNotFoundError(f"{folder}: folder not found", "choose another path")
+
+    sentence = f"{folder}: folder not found; {search.out} was started with it: restore it, or make a link to it"
+    for _ in range(2):  # in a trial, and before it goes on
+        with pytest.raises(DataMovedError, match=re.escape(sentence)):
+            run_search(search, train=lose)
+    assert started == [1]
+    kept.rename(folder)
+    assert [result.state for result in run_search(search, train=climb)] == ["complete"] * 2
+    with pytest.raises(SourceNotFoundError, match="choose another path"):
+        run_search(replace(search, out=tmp_path / "new", base=replace(search.base, data="folder:none")))
 
 
 def test_other_settings_and_other_folders_are_refused(search, tmp_path):

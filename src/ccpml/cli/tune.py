@@ -49,6 +49,7 @@ def run(arguments: list[str]) -> int:
     from ccpml.data.class_records import MixedDataError
     from ccpml.report.tuning import draw_search
     from ccpml.runs.callbacks import Stopped
+    from ccpml.runs.images import DataMovedError
     from ccpml.tuning.results import damaged_runs, importances
     from ccpml.tuning.tune import run_search
 
@@ -58,8 +59,8 @@ def run(arguments: list[str]) -> int:
         pictures = draw_search(search, results, importance)
     except (Stopped, KeyboardInterrupt) as stopped:
         return report_stop(stopped, command, kept)
-    except (OSError, RuntimeError, MixedDataError) as error:
-        if isinstance(error, MixedDataError) or is_refused(error):
+    except (OSError, RuntimeError, MixedDataError, DataMovedError) as error:
+        if isinstance(error, MixedDataError | DataMovedError) or is_refused(error):
             add_resume_note(error, command)
         raise
     damaged = damaged_runs(search, results)
@@ -161,7 +162,8 @@ def _print_summary(
     print(f"table      {search.out / 'trials.csv'}")
     is_whole = best is not None and best.number not in damaged
     if is_whole:
-        print(f"settings   {search.out / 'best.yaml'}  (ccpml train --config {search.out / 'best.yaml'})")
+        again = ["ccpml", "train", "--config", str(search.out / "best.yaml")]
+        print(f"settings   {search.out / 'best.yaml'}  ({shlex.join(again)})")
     for picture in pictures:
         print(f"picture    {picture}")
     if best is not None and is_whole:

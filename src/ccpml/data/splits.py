@@ -80,11 +80,17 @@ def make_splits(
         raise ValueError(f"test_classes: expected several patterns, got {test_classes!r}; pass a list")
     table, splits = source.table, _splits(source, test_classes)
     train, validation, test = (np.flatnonzero(splits == s) for s in ("train", "validation", "test"))
+    has_split = source.split_of_class is not None
     for split, classes in (("train", train), ("test", test)):
         if not classes.size:
-            raise ValueError(f"{split}: expected at least two classes, got 0 of {table.num_classes}; add classes")
+            way_out = f"mark some as {split} in the split of the data" if has_split else "add classes"
+            raise ValueError(f"{split}: expected at least two classes, got 0 of {table.num_classes}; {way_out}")
     if fold is not None or not validation.size:
         train, validation = _cut_fold(np.flatnonzero(splits != "test"), folds, fold or 0)
+    elif validation.size == 1:
+        (name,) = table.subset(validation).class_names
+        way_out = "mark more as validation, or none to validate on a part of the others"
+        raise ValueError(f"validation: expected at least two classes or none, got 1 ({name!r}); {way_out}")
     return Splits(table.subset(train), table.subset(validation), table.subset(test))
 
 

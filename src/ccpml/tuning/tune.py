@@ -13,10 +13,12 @@ import torch
 from optuna.trial import TrialState
 
 from ccpml.data.class_records import DataChangedError, MixedDataError
+from ccpml.data.sources.benchmarks import BenchmarkNotFoundError
+from ccpml.data.sources.source import SourceNotFoundError
 from ccpml.files import NewerVersionError
 from ccpml.runs.callbacks import Stopped
 from ccpml.runs.directory import RunDirectory
-from ccpml.runs.images import find_images, read_facts
+from ccpml.runs.images import DataMovedError, find_images, read_facts
 from ccpml.runs.settings import ResolvedSettings
 from ccpml.system_errors import is_refused
 from ccpml.tuning.results import Result, read_results, write_results
@@ -95,14 +97,20 @@ def run_search(
         ValueError: If the storage cannot be opened.
         RuntimeError: If no trial can start.
         MixedDataError: If the data change meanwhile; the trial under way resumes once they are restored.
+        DataMovedError: If the data of a study are no longer there.
         OSError: If the system refuses, as a full disk does; the trial under way resumes.
         Stopped: After Ctrl-C.
     """
-    now = read_facts(search.base)  # before anything is written
-    study = open_study(search)
-    with storage_errors(search):
-        facts = replace(study.facts(lambda: now), digest=now.digest)
-        return _search(replace(search, facts=facts), study, watch, train)
+    try:
+        now = read_facts(search.base)  # before anything is written
+        study = open_study(search)
+        with storage_errors(search):
+            facts = replace(study.facts(lambda: now), digest=now.digest)
+            return _search(replace(search, facts=facts), study, watch, train)
+    except SourceNotFoundError as error:
+        if isinstance(error, BenchmarkNotFoundError | DataMovedError) or not (search.out / "study.yaml").is_file():
+            raise
+        raise DataMovedError.of(error, search.out) from error
 
 
 def _search(
