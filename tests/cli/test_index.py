@@ -10,7 +10,9 @@ from PIL import Image
 
 from ccpml.cli import main
 from ccpml.cli.common.hints import describe
+from ccpml.runs import load_run
 from ccpml.serving import Index
+from ccpml.serving.storage.store import Store
 
 
 @pytest.fixture
@@ -151,6 +153,36 @@ def test_a_build_that_the_system_refuses_says_how_to_resume(run, photos, tmp_pat
     assert said.endswith(" --sync")
 
 
+def test_an_index_that_another_process_makes_meanwhile_is_left_to_it(run, photos, tmp_path, capsys, monkeypatch):
+    path, create = tmp_path / "x.index", Index.create
+
+    def come_late(place, embedder):
+        create(place, embedder).close()
+        return create(place, embedder)
+
+    monkeypatch.setattr(Index, "create", come_late)
+    code, _, error = call(capsys, run, photos, "-o", path)
+    way_out = f"once that is done, bring it up to date: `ccpml index {run} {photos} -o {path} --sync`"
+    assert (code, error) == (2, f"ccpml: error: {path}: another process has made it meanwhile; {way_out}")
+    monkeypatch.setattr(Index, "create", create)
+    assert call(capsys, run, photos, "-o", path, "--sync")[0] == 0
+
+
+def test_an_index_that_appears_while_it_is_written_is_not_replaced(run, tmp_path, monkeypatch):
+    path, write = tmp_path / "x.index", Store.create
+    embedder = load_run(run)
+
+    def come_first(file, meta):
+        monkeypatch.setattr(Store, "create", write)
+        Index.create(path, embedder).close()
+        return write(file, meta)
+
+    monkeypatch.setattr(Store, "create", come_first)
+    with pytest.raises(FileExistsError, match="already exists"):
+        Index.create(path, embedder)
+    Index.open(path).close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
@@ -162,6 +194,7 @@ def test_a_build_that_the_system_refuses_says_how_to_resume(run, photos, tmp_pat
         ("{photos} {photos} -o x.index", 2, "{photos}: not a run directory"),
         ("{run} none -o x.index", 2, "none: not found; expected a folder, an image, a CSV file"),
         ("--verify none.index", 2, "none.index: not an index (not found); `ccpml index"),
+        ("--verify qdrant://localhost:6333/a", 2, "expected the directory of an index, got the address of a server"),
         ("--verify a --compact b", 2, "--verify: expected an index alone"),
         ("--remove a", 2, "--output: expected the directory of the index"),
         ("{run} {photos} --remove a -o b", 2, "--remove: expected a source and the index alone"),

@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> int:
         _check_target(options.output, options.sync)
 
     announce_libraries(needed=EMBEDDING)
-    from ccpml.serving import QdrantError, create_index, index_exists
+    from ccpml.serving import QdrantError, index_exists
     from ccpml.serving.ensemble import EnsembleEmbedder, write_members
 
     location = find_location(options.output, options.store)
@@ -58,8 +58,8 @@ def run(arguments: list[str]) -> int:
     found = _find(options)
     models = [load_model(path) for path in (options.path, *options.ensemble)]
     embedder = EnsembleEmbedder(models) if len(models) > 1 else models[0]
-    with _open(options, location, embedder) if exists else create_index(location, embedder) as index:
-        command = _command_to_resume(arguments)
+    command = _command_to_resume(arguments)
+    with _open(options, location, embedder) if exists else _create(location, embedder, command) as index:
         try:
             if exists and isinstance(embedder, EnsembleEmbedder):  # they may have moved
                 write_members(options.output, embedder)
@@ -172,6 +172,17 @@ def _open(options: argparse.Namespace, location: str, embedder: "Embedder") -> "
             f"{location}: expected the {len(members)} run{'s' if others else ''} that the index was made with "
             f"({', '.join(map(str, members))}), got {got}; pass them in this order: `{shlex.join(command)}`"
         ) from error
+
+
+def _create(location: str, embedder: "Embedder", command: list[str]) -> "PictureIndex":
+    """Create an index; if another process has just done so, say how to add to it."""
+    from ccpml.serving import create_index
+
+    try:
+        return create_index(location, embedder)
+    except FileExistsError as error:
+        add = f"once that is done, bring it up to date: `{shlex.join(['ccpml', *command])}`"
+        raise FileExistsError(f"{location}: another process has made it meanwhile; {add}") from error
 
 
 def _set_dtype(index: "PictureIndex", dtype: str) -> None:
@@ -308,7 +319,7 @@ def _verify(path: Path) -> int:
         return 0
     print(f"{path}: {len(found.problems):,} problem{'s' if len(found.problems) > 1 else ''}:")
     print("\n".join(f"  {sentence}" for sentence in found.problems))
-    mend = f"`ccpml index <run> <data> -o {path} --sync` embeds damaged pictures again; otherwise "
+    mend = f"`ccpml index <run> <data> -o {shlex.quote(str(path))} --sync` embeds damaged pictures again; otherwise "
     print(f"{mend if found.damaged else ''}restore the index from a copy, or build it again")
     return 1
 

@@ -1,6 +1,7 @@
 """``ccpml search``: find the pictures of an index that are most like others."""
 
 import argparse
+import shlex
 import sys
 from contextlib import closing, suppress
 from pathlib import Path
@@ -164,7 +165,7 @@ def _certificate(index: "PictureIndex", model: Path, precision: float | None) ->
     if precision is None:
         return certificate
     if certificate is None:
-        way_out = f"`ccpml calibrate {model}` writes one"
+        way_out = f"`ccpml calibrate {shlex.quote(str(model))}` writes one"
         if is_exported(model):
             way_out = "calibrate the run with `ccpml calibrate`, and export it again"
         raise UsageError(f"--precision: {model} has no certificate; {way_out}")

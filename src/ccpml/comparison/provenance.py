@@ -1,5 +1,6 @@
 """What tells runs apart besides their scores: settings, data, versions, and whether one searches the other's index."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,5 +89,5 @@ def _index_sentence(names: Sequence[str], runs: Sequence[Run], identities: Seque
         reason = f"embeddings have {a.embedding_dim:,} and {b.embedding_dim:,} dimensions"
     return (
         f"An index made with {first} cannot be searched with {other}, as {reason}; build one with "
-        f"`ccpml index {b.path} <pictures> -o <index>`."
+        f"`ccpml index {shlex.quote(str(b.path))} <pictures> -o <index>`."
     )

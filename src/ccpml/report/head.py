@@ -95,11 +95,10 @@ def about(settings: ResolvedSettings, scores: Mapping[str, Any]) -> str:
 def reproduce(run: RunDirectory) -> str:
     """Return the commands that train the run and write its report again."""
     path = run.path.resolve()
-    config, report = shlex.quote(str(run.settings_file.resolve())), shlex.quote(str(path))
-    again = shlex.quote(str(path.with_name(f"{path.name}-again")))
-    return page.paragraph("To train it again, or to write this report again:") + page.code(
-        f"ccpml train --config {config} --run {again}\nccpml report {report}"
-    )
+    again = path.with_name(f"{path.name}-again")
+    train = ["ccpml", "train", "--config", str(run.settings_file.resolve()), "--run", str(again)]
+    commands = f"{shlex.join(train)}\n{shlex.join(['ccpml', 'report', str(path)])}"
+    return page.paragraph("To train it again, or to write this report again:") + page.code(commands)
 
 
 def _method(settings: ResolvedSettings, scores: Mapping[str, Any]) -> str:

@@ -106,8 +106,9 @@ def find_members(index: Path, first: Path) -> list[Path]:
     found = [path if path.exists() else first.parent / path.name for path in others]
     for path, place in zip(others, found, strict=True):
         if not place.exists():
+            expected = f"{path}" if path == place else f"{path} there or at {place}"
             raise MemberNotFoundError(
-                f"{index / _MEMBERS}: expected the run {path} there or at {place}, got neither; move it there, or "
-                "write its new path into this file"
+                f"{index / _MEMBERS}: expected the run {expected}, which is not found; move it there, or write its new "
+                "path into this file"
             )
     return [first, *found]

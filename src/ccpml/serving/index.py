@@ -124,6 +124,8 @@ class Index(PictureIndex):
         except BaseException as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             if isinstance(error, OSError):
+                if path.exists():  # another process was faster
+                    raise FileExistsError(f"{path}: already exists; choose another name, or open it") from error
                 raise WriteError(error.errno, error.strerror, str(path)) from error
             raise
         return cls(path, embedder)

@@ -131,7 +131,7 @@ def test_an_ensemble_is_one_model(run, second_run, folder, tmp_path, call):
     for arguments in (("search", index, query), ("serve", index, "--port", "0")):
         code, _, err = call(*arguments)
         assert code == 2
-        assert f"{index}/ensemble.json: expected the run {tmp_path}/gone there or at {run.parent}/gone, got" in err
+        assert f"{index}/ensemble.json: expected the run {tmp_path}/gone there or at {run.parent}/gone, which" in err
     code, _, err = call("index", run, folder, "-o", tmp_path / "one.index", "--ensemble", run)
     assert code == 2
     assert f"--ensemble: expected each once, got {run} twice" in err

@@ -101,10 +101,12 @@ def check_writable_output(output: Path) -> None:
 
 def check_index(path: Path) -> None:
     """Check that a path is the directory of an index; one that is damaged is named when it is opened."""
+    if str(path).startswith("qdrant:"):
+        raise UsageError(f"{path}: expected the directory of an index, got the address of a server")
     if (path / "index.sqlite").is_file() or any(path.glob("rows.*.f32")):
         return
-    where = "<index>" if path.exists() else path
-    raise UsageError(f"{mismatch(path, 'an index', 'index.sqlite')}; `ccpml index <run> <folder> -o {where}` makes one")
+    make = "ccpml index <run> <folder> -o " + ("<index>" if path.exists() else shlex.quote(str(path)))
+    raise UsageError(f"{mismatch(path, 'an index', 'index.sqlite')}; `{make}` makes one")
 
 
 def check_run(path: Path) -> Path:

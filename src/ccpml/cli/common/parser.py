@@ -136,6 +136,7 @@ def _plain(message: str) -> str:
         if "|" in match[1]:
             return f"command: expected one of {match[1].replace('|', ', ')}, got none"
         return f"{match[1]}: expected {'values' if ',' in match[1] else 'a value'}, got none"
+    message = re.sub(r"^argument (?:-\w/)?(--[\w.-]+)(?:/--[\w.-]+)+", r"argument \1", message)  # its other spellings
     for words, ours in _WORDS.items():
         if match := re.fullmatch(words, message):
             return match.expand(ours)
@@ -161,7 +162,9 @@ _WORDS: Final = {
     r"argument (\S+): invalid Path value: (.*)": r"\1: expected a path, got \2",
     r"argument (\S+): not allowed with argument (\S+)": r"\1: expected it without \2, got both; leave out one",
     r"argument (\S+): ignored explicit argument (.*)": r"\1: expected no value, got \2",
-    r"argument (\S+): expected one argument": r"\1: expected a value, got none",
+    r"argument (\S+): expected one argument": (
+        r"\1: expected a value, got none; one that begins with a dash is written \1=<value>"
+    ),
     r"Option '(\S+)' is not accepted": r"\1: not a setting",
 }
 """Messages of argparse and jsonargparse, and ours in their place."""
