@@ -77,6 +77,15 @@ def test_blank_pictures_are_compared_by_their_color():
     assert not likeness(white, gray)
 
 
+def test_pictures_of_almost_no_contrast_are_compared_by_what_they_have(photographs):
+    faint = [Image.fromarray((np.asarray(image) // 32).astype(np.uint8)) for image in photographs]
+    pairs = [(a, b.resize(a.size)) for number, a in enumerate(faint) for b in faint[number + 1 :]]
+    assert not any(likeness(a, b) for a, b in pairs)
+    for image in faint:
+        assert likeness(image, image.copy()) == 1
+        assert likeness(image, encoded(image, "JPEG", quality=95))
+
+
 def test_files_are_read_once_and_bad_ones_are_listed(tmp_path):
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((80, 60))

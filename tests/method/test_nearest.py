@@ -1,6 +1,7 @@
 """Nearest positives: CCP compares a sample with the n nearest proxies of its class alone."""
 
 import copy
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_metric_learning import losses as pml_losses
 from pytorch_metric_learning.distances import DotProductSimilarity, LpDistance
-from torch import distributed
+from torch import distributed, nn
 
 from ccpml import (
     CCPLoss,
@@ -232,3 +233,42 @@ def test_numpy_integers_are_integers():
 def test_anything_but_a_positive_integer_raises(n):
     with pytest.raises(ValueError, match="nearest_positives: expected an integer of at least 1, got"):
         CCPLoss(ContrastiveLoss(), 3, 2, 4, nearest_positives=n)
+
+
+def constructed() -> dict[str, nn.Module]:
+    """All losses of pytorch-metric-learning that need no argument."""
+    found = {}
+    for name in sorted(dir(pml_losses)):
+        kind = getattr(pml_losses, name)
+        if isinstance(kind, type) and issubclass(kind, pml_losses.BaseMetricLossFunction):
+            with suppress(TypeError, KeyError):
+                found[name] = kind()
+    del found["BaseMetricLossFunction"]
+    return found
+
+
+THEIRS = constructed()
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_a_loss_of_another_library_leaves_out_farther_proxies_or_is_refused(name):
+    x, labels, values = torch.randn(24, 6), torch.arange(24) // 3, []
+    try:
+        CCPLoss(THEIRS[name], 8, 6, 3)
+    except ValueError as error:
+        refused = "expected a pair loss, which takes ref_emb"
+        assert refused in str(error)  # noqa: PT017  # which losses these are is not ours to say
+        return
+    for n in (None, 1):
+        torch.manual_seed(1)
+        if n is not None and name == "NCALoss":
+            with pytest.raises(ValueError, match="nearest_positives: expected None with NCALoss, which compares all"):
+                CCPLoss(THEIRS[name], 8, 6, 3, nearest_positives=n)
+            return
+        criterion = CCPLoss(THEIRS[name], 8, 6, 3, nearest_positives=n, pair_weight=0)
+        values.append(criterion(x, labels).item())
+    assert values[0] != values[1]
+
+
+def test_most_losses_of_another_library_are_tried():
+    assert len(THEIRS) >= 20

@@ -82,6 +82,24 @@ def test_outputs_do_not_depend_on_what_is_trained() -> None:
     assert torch.equal(other.eval()(images), model.eval()(images))
 
 
+@pytest.mark.parametrize("freeze", [True, False])
+def test_stages_that_are_unfrozen_later_stay_so(freeze: bool) -> None:
+    model = create_model("efficientnet_lite0", 4, trained_stages=1, freeze_batchnorm=freeze)
+    first, *_, before_last, last = stages = model.backbone.stages()
+    convolutions = [next(part for part in stage.modules() if isinstance(part, nn.Conv2d)) for stage in stages]
+    assert [part.training for part in convolutions] == [False] * 7 + [True]
+    before_last.requires_grad_(True)
+    model.eval()
+    model.train()
+    norms = [part for part in before_last.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert [part.training for part in convolutions] == [False] * 6 + [True] * 2
+    assert {norm.training for norm in norms} == {not freeze}  # statistics
+    model(torch.rand(2, 3, 64, 64)).sum().backward()
+    assert all(weight.grad is not None for weight in before_last.parameters())
+    assert all(weight.grad is not None for weight in last.parameters()) is not freeze
+    assert all(weight.grad is None for weight in first.parameters())
+
+
 def test_frozen_stages_pass_gradients_to_the_images() -> None:
     images = torch.rand(1, 3, 64, 64, requires_grad=True)
     create_model("efficientnet_lite0", 4, trained_stages=0).eval()(images).sum().backward()

@@ -68,6 +68,33 @@ def test_a_loaded_state_is_used_by_the_fit_that_loads_it_alone():
     assert fit()["last_epoch"] == 1
 
 
+def test_the_warm_up_of_a_resumed_training_begins_where_it_began():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    layer = nn.Linear(1, 1)
+
+    def is_frozen(callback, step):
+        layer.weight.grad = torch.ones(1, 1)
+        callback.on_before_optimizer_step(trainer(optimizer, step=step), None, optimizer)
+        return layer.weight.grad is None
+
+    def start(step, ckpt_path=None, state=None):
+        callback = Warmup(layer, steps=3)
+        callback.setup(None, None, "fit")
+        if state is not None:
+            callback.load_state_dict(state)
+        now = trainer(optimizer, step=step)
+        now.ckpt_path = ckpt_path
+        callback.on_train_start(now)
+        return callback
+
+    second = start(20)  # of a trainer that has made 20 steps for another module
+    assert [is_frozen(second, step) for step in (20, 22, 23)] == [True, True, False]
+    resumed = start(21, "last.ckpt", second.state_dict())
+    assert [is_frozen(resumed, step) for step in (21, 22, 23)] == [True, True, False]
+    without = start(2, "old.ckpt")  # of an earlier version
+    assert [is_frozen(without, step) for step in (2, 3)] == [True, False]
+
+
 def test_a_score_that_is_not_logged_is_an_error_and_one_outside_of_the_training_does_not_count():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     callback, now = ReduceOnPlateau(), trainer(optimizer)

@@ -14,7 +14,8 @@ _MIN_SIDE: Final = 24
 _BLOCKS: Final = 8  # per side
 _LIMIT: Final = 0.2  # of the difference of whole pictures, as a fraction of their contrast
 _BLOCK_LIMIT: Final = 0.5  # of the difference of one block
-_MIN_CONTRAST: Final = 10.0  # gray levels; pictures with less are compared as if they had this
+_MIN_CONTRAST: Final = 10.0  # gray levels; pictures with less are compared as if they had this,
+_FAINT_LIMIT: Final = 0.5  # but may not differ by more than this fraction of what they have
 
 
 def likeness(
@@ -28,8 +29,8 @@ def likeness(
     Both are reduced to the smaller size, of at most 64 pixels, or half of it if their sizes differ, so that ways of
     resizing do not matter. They are the same if the root mean square of their differences is at most a fifth of
     the contrast, and in none of 8 × 8 blocks more than half of it: so an object that moved, or a label in another
-    color, is a difference. A picture that is mirrored, rotated, in gray, or cropped by more than a few percent is
-    another one.
+    color, is a difference. Pictures with almost no contrast may differ by the noise of an encoding. A picture that is
+    mirrored, rotated, in gray, or cropped by more than a few percent is another one.
 
     Args:
         first: A picture in RGB.
@@ -55,9 +56,12 @@ def likeness(
     scale = min(1.0, side / longer)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     x, y = (np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.float32) for image in (first, second))
-    contrast = max(min(float(z.std(axis=(0, 1)).max()) for z in (x, y)), _MIN_CONTRAST)
+    faint = min(float(z.std(axis=(0, 1)).max()) for z in (x, y))
+    contrast = max(faint, _MIN_CONTRAST)
     squares = np.square(x - y).mean(axis=2) / contrast**2  # (h, w)
     difference = math.sqrt(float(squares.mean()))
+    if difference * contrast > _FAINT_LIMIT * faint:
+        return 0.0
     if difference > limit or math.sqrt(_largest_block(squares)) > _BLOCK_LIMIT * limit / _LIMIT:
         return 0.0
     return 1.0 - difference

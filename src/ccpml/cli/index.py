@@ -207,6 +207,7 @@ def _check_target(output: Path, sync: bool) -> None:
 def _find(options: argparse.Namespace) -> "Pictures":
     """Find the pictures, and print what is ignored or unusual."""
     from ccpml.data.sources.source import SourceNotFoundError, count_ignored
+    from ccpml.data.upkeep.depth import depth_note
     from ccpml.serving import find_pictures
     from ccpml.serving.collect import PicturesNotFoundError
 
@@ -216,7 +217,8 @@ def _find(options: argparse.Namespace) -> "Pictures":
         raise UsageError(f"{error}{_moved_advice(options)}") from error
     if options.output is not None:
         found = found.outside(options.output)
-    for note in found.notes:
+    dark = depth_note([one.file if one.image is None else one.image for one in found])
+    for note in (*found.notes, *([dark] if dark else [])):
         print_note(note)
     if found.ignored:
         print(f"{options.data}: ignored {', '.join(count_ignored(found.ignored))}", file=sys.stderr)

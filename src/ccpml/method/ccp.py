@@ -11,6 +11,7 @@ from ccpml.method.class_sampler import ClassSampler
 from ccpml.method.external import (
     against_batch,
     against_references,
+    check_can_ignore_pairs,
     check_pair_loss,
     joint_batch,
     normalization_of,
@@ -62,8 +63,8 @@ class CCPLoss(ClassProxies, MetricLoss):
 
     Raises:
         ValueError: If ``loss`` is no pair loss, a weight is negative or not finite, both weights are 0, a size or
-            ``nearest_positives`` is not a positive integer, ``class_rate`` is out of range, or ``group`` is given with
-            a loss of another library.
+            ``nearest_positives`` is not a positive integer, or the latter is given with NCALoss, which leaves out no
+            pair, ``class_rate`` is out of range, or ``group`` is given with a loss of another library.
 
     Example:
         >>> from ccpml import ContrastiveLoss
@@ -97,6 +98,8 @@ class CCPLoss(ClassProxies, MetricLoss):
         if not (is_finite(class_rate) and 0 < class_rate <= 1):
             raise ValueError(f"class_rate: expected a fraction in (0, 1], got {class_rate!r}")
         check_pair_loss(loss)
+        if nearest_positives is not None:
+            check_can_ignore_pairs(loss)
         check_number("pair_weight", pair_weight, least=0)
         check_number("proxy_weight", proxy_weight, least=0)
         if pair_weight == proxy_weight == 0:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,15 @@ from ccpml.pairwise.inputs import describe
 __all__ = [
     "against_batch",
     "against_references",
+    "check_can_ignore_pairs",
     "check_pair_loss",
     "joint_batch",
     "normalization_of",
     "normalized_for",
 ]
+
+_REFUSALS: Final = {"ref_not_supported", "labels_not_supported"}
+"""Functions that losses of pytorch-metric-learning call if they take no references, although their ``forward`` does."""
 
 
 def check_pair_loss(loss: object) -> None:
@@ -38,8 +42,21 @@ def check_pair_loss(loss: object) -> None:
             raise ValueError(f"loss: expected a pair loss, which takes ref_emb, got {type(part).__name__}")
 
 
+def check_can_ignore_pairs(loss: object) -> None:
+    """Check that a loss leaves out the pairs that `against_references` ignores.
+
+    Raises:
+        ValueError: If it compares all pairs, whatever ``indices_tuple`` has.
+    """
+    if any(_is(part, "NCALoss") for _, part in _weighted_losses(loss)):
+        raise ValueError("nearest_positives: expected None with NCALoss, which compares all pairs, whatever is ignored")
+
+
 def _takes_references(loss: nn.Module) -> bool:
     if isinstance(loss, ClassProxies) or not getattr(loss, "takes_references", True):
+        return False
+    code = getattr(getattr(type(loss), "compute_loss", None), "__code__", None)
+    if code is not None and _REFUSALS & {*code.co_names}:
         return False
     parameters = signature(loss.forward).parameters.values()
     return any(each.name == "ref_emb" or each.kind is Parameter.VAR_KEYWORD for each in parameters)

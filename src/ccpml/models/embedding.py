@@ -84,9 +84,12 @@ def freeze_batchnorm(module: nn.Module) -> None:
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"module: expected a module, got {module!r}")
-    for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.eval().requires_grad_(False)
+    for part in _batchnorms(module):
+        part.eval().requires_grad_(False)
+
+
+def _batchnorms(module: nn.Module) -> list[nn.Module]:
+    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
 
 class EmbeddingModel(nn.Module):
@@ -102,7 +105,8 @@ class EmbeddingModel(nn.Module):
         freeze_batchnorm: Whether every BatchNorm stays frozen, in training too.
         bias: Whether the linear layer has a bias, as [`start_head`][ccpml.start_head] needs it.
         trained_stages: Number of stages of the backbone that are trained, from the last; 0 trains the linear layer
-            alone. The stages before stay in eval mode, and no graph is built for them.
+            alone. The stages before stay in eval mode, and no graph is built for them. To train stage i later, call
+            ``model.backbone.stages()[i].requires_grad_()`` and ``model.train()``, and add its weights to the optimizer.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -145,6 +149,12 @@ class EmbeddingModel(nn.Module):
         self.register_buffer("std", torch.empty(0), persistent=False)
         _set_constants(self)
         self.register_load_state_dict_post_hook(_set_constants)  # type: ignore[no-untyped-call]  # torch's is untyped
+        if self.frozen_stages:
+            for stage in backbone.stages()[: self.frozen_stages]:
+                stage.requires_grad_(False)
+        if freeze_batchnorm:
+            for part in _batchnorms(self):
+                part.requires_grad_(False)
         if freeze_batchnorm or self.frozen_stages:
             self.train()
 
@@ -206,13 +216,15 @@ class EmbeddingModel(nn.Module):
         return maximum if self.pooling == "max" else features.mean((2, 3)) + maximum
 
     def train(self, mode: bool = True) -> "EmbeddingModel":
-        """Set the training mode; a frozen BatchNorm and frozen stages stay in eval mode."""
+        """Set the training mode; a frozen BatchNorm, and frozen stages without a weight to train, stay in eval mode."""
         super().train(mode)
         if self.frozen_stages:
             for stage in self.backbone.stages()[: self.frozen_stages]:
-                stage.eval().requires_grad_(False)
+                if not any(weight.requires_grad for weight in stage.parameters()):
+                    stage.eval()
         if self.frozen_batchnorm:
-            freeze_batchnorm(self)
+            for part in _batchnorms(self):
+                part.eval()
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EmbeddingModel":

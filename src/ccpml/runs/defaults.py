@@ -110,6 +110,7 @@ class DataFacts:
         gpu: Whether training runs on an accelerator.
         looked_at: Number of images whose headers were read, of which ``gray`` are gray, ``small`` have a shorter side
             below `SMALL_SIDE`, and ``large`` have more than `LARGE` pixels.
+        dark: A note about images of 16 bits that look dark or black; empty if there are none.
         digest: Digest of the names of all classes and images, which chooses nothing; empty if they are not known.
     """
 
@@ -127,6 +128,7 @@ class DataFacts:
     gray: int = 0
     small: int = 0
     large: int = 0
+    dark: str = ""
     digest: str = ""
 
 
@@ -184,6 +186,8 @@ def notes(settings: Mapping[str, Any], facts: DataFacts) -> list[str]:
     found, seen = [], f"{counted(facts.looked_at, 'image')} looked at"
     if facts.color and facts.gray:
         found.append(f"gray: {facts.gray:,} of {seen}; read as color")
+    if facts.dark:
+        found.append(facts.dark)
     if facts.large:
         found.append(f"more than 20 megapixels: {facts.large:,} of {seen}; `ccpml data cache` writes smaller copies")
     if facts.small and settings["image_size"] >= SMALL_SIDE:

@@ -23,6 +23,7 @@ from ccpml.data.sources.benchmarks import BenchmarkNotFoundError
 from ccpml.data.sources.source import Source, SourceNotFoundError
 from ccpml.data.splits import development_classes, split_by_name
 from ccpml.data.upkeep.check import readable_images
+from ccpml.data.upkeep.depth import depth_note
 from ccpml.data_name import DataName
 from ccpml.files import digest_of
 from ccpml.progress import print_once
@@ -173,6 +174,7 @@ def _look_at(table: ImageTable) -> dict[str, Any]:
         "gray": gray,
         "small": sum(side < SMALL_SIDE for side in sides),
         "large": sum(height * width > LARGE for height, width, _ in headers),
+        "dark": depth_note(table.images),
     }
 
 

@@ -67,14 +67,28 @@ class Warmup(L.Callback):
         if not isinstance(frozen, nn.Module):
             raise ValueError(f"frozen: expected a module, got {frozen!r}")
         self.frozen, self.steps = frozen, as_int("steps", steps)
-        self._began = 0
+        self._began: int | None = None  # the trainer's step at which this training began
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Forget what belongs to an earlier training: each fit begins again, or from the checkpoint that it loads."""
+        if stage == "fit":
+            self._began = None
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Begin to count, unless a checkpoint was loaded: a trainer goes on counting in a further fit."""
-        self._began = 0 if trainer.ckpt_path else trainer.global_step
+        if self._began is None:
+            self._began = 0 if trainer.ckpt_path else trainer.global_step
 
     def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
         """Drop the gradients of the frozen module; the optimizer then skips it, weight decay included."""
-        if trainer.global_step - self._began < self.steps:
+        if trainer.global_step - (self._began or 0) < self.steps:
             for weight in self.frozen.parameters():
                 weight.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed training needs."""
+        return {"began": self._began or 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state of a checkpoint for `on_train_start`."""
+        self._began = state_dict["began"]

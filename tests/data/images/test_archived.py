@@ -28,8 +28,8 @@ def test_images_are_those_that_were_stored(archive: Path) -> None:
         assert [read_archived(image) for image in images] == [file.read(name) for name in file.namelist()]
     assert (read_image(images[0], 3) == smooth(20, 30)).all()
     assert (read_image(images[1], 1)[:, :, 0] == smooth(7, 5, 1)).all()
-    assert read_header(images[0]) == (20, 30, False)
-    assert read_header(images[1]) == (7, 5, True)
+    assert read_header(images[0]) == (20, 30, False, False)
+    assert read_header(images[1]) == (7, 5, True, False)
 
 
 def test_an_image_pickles_without_its_contents(archive: Path) -> None:

@@ -35,7 +35,7 @@ __all__ = [
 MAX_LISTED: Final = 10
 
 _WITH_ALPHA: Final = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
-_GRAY_MODES: Final = frozenset({"1", "L", "LA", "La", "I"})
+_GRAY_MODES: Final = frozenset({"1", "L", "LA", "La"})
 
 _REDUCIBLE: Final = frozenset({"L", "RGB", "LA", "RGBA", "CMYK", "YCbCr"})
 
@@ -92,11 +92,12 @@ def first_lines(lines: Sequence[str], listed_in: Path | None) -> list[str]:
 
 
 class _Header(NamedTuple):
-    """Size of an image, and whether it is stored in gray with 1, 8 or 16 bits, with or without alpha."""
+    """Size of an image, whether it is stored in gray, with or without alpha, and that with 16 or 32 bits."""
 
     height: int
     width: int
     gray: bool
+    deep: bool = False
 
 
 class _Whole:
@@ -189,7 +190,8 @@ def read_header(source: Path | bytes | ArchivedImage, rotate: bool = True) -> _H
         # Pillow itself rotates TIFF files, and its plugins HEIF
         orientation = orientation_of(image) if rotate and image.format not in {"TIFF", "HEIF"} else 1
         size = upright_shape(image.height, image.width, orientation)
-        return _Header(*size, image.mode in _GRAY_MODES or image.mode.startswith("I;16"))
+        deep = image.mode == "I" or image.mode.startswith("I;16")
+        return _Header(*size, deep or image.mode in _GRAY_MODES, deep)
 
 
 def _contents(source: Path | str | bytes | ArchivedImage) -> tuple[str, bytes]:

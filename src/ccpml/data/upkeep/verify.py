@@ -18,6 +18,7 @@ from ccpml.data.sources.benchmarks import BenchmarkOnDisk, find_benchmark
 from ccpml.data.sources.source import Source, count_ignored, name_notes
 from ccpml.data.upkeep.check import unreadable
 from ccpml.data.upkeep.check_log import CheckLog
+from ccpml.data.upkeep.depth import depth_note
 from ccpml.data_name import DataName
 from ccpml.download import file_digest
 from ccpml.files import write_json
@@ -81,7 +82,8 @@ def verify_source(name: str, data_root: Path | str | None = None, progress: bool
     problems, notes = _look_at_cache(source, data)
     bad = _decode(images, source.folder, data, progress) + problems
     listed_in = CheckLog(source.folder, data).write_list("problems", bad)
-    ignored, notes = count_ignored(source.ignored, MAX_LISTED), [*name_notes(source), *notes]
+    ignored, dark = count_ignored(source.ignored, MAX_LISTED), depth_note(images)
+    notes = [*name_notes(source), *notes, *([dark] if dark else [])]
     return Verified(source.folder, [contents], {}, bad, listed_in, ignored, notes)
 
 

@@ -1,7 +1,7 @@
 """What a service allows: bounds of a request, permissions, and who is answered."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from ccpml.numbers import check_flags
 
@@ -58,8 +58,9 @@ class ServiceSettings:
 
     def __post_init__(self) -> None:
         check_flags(writable=self.writable, feedback=self.feedback)
-        if isinstance(self.hosts, str) or not all(isinstance(host, str) for host in self.hosts):
-            raise ValueError(f"hosts: expected a sequence of names, got {self.hosts!r}")
+        hosts: Any = self.hosts  # a text is a sequence, too
+        if isinstance(hosts, str) or not all(isinstance(host, str) for host in hosts):
+            raise ValueError(f"hosts: expected a sequence of names, got {hosts!r}")
         for name in ("max_bytes", "max_held_bytes", "max_pixels", "max_connections", "queue", "timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)}")
