@@ -27,6 +27,7 @@ from ccpml.data import (
     load_source,
     train_loader,
 )
+from ccpml.data.dataset import ended_workers
 from tests.data.image_files import encoded, smooth
 
 resource = pytest.importorskip("resource")
@@ -99,6 +100,19 @@ def test_workers_end_with_the_epoch_a_break_or_the_loader() -> None:
         assert sum(1 for _ in range(2) for _ in loader) == 18
         assert len(multiprocessing.active_children()) >= 2
         del loader
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_workers_end_with_a_block_and_start_again(persistent: bool) -> None:
+    loader, before = four_squares(persistent), set(multiprocessing.active_children())
+    for _ in range(2):
+        with ended_workers(loader, four_squares(True)):
+            assert sum(1 for _ in loader) == 9
+        assert not set(multiprocessing.active_children()) - before
+    with suppress(KeyboardInterrupt), ended_workers(loader):
+        for _ in loader:
+            raise KeyboardInterrupt
+    assert not set(multiprocessing.active_children()) - before
 
 
 def test_workers_end_with_an_exception(tmp_path: Path) -> None:

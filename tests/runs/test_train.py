@@ -1,5 +1,6 @@
 import csv
 import json
+import multiprocessing
 import shutil
 from dataclasses import replace
 
@@ -132,7 +133,9 @@ def test_the_seed_determines_the_run(settings, run, tmp_path):
 
 
 def test_the_number_of_workers_changes_nothing(settings, run, tmp_path):
+    before = set(multiprocessing.active_children())
     again = train(replace(settings, workers=2), tmp_path / "workers", progress=False)
+    assert not set(multiprocessing.active_children()) - before  # nothing is left for the garbage collector to wait for
     assert again.weights_file.read_bytes() == run.weights_file.read_bytes()
 
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ccpml.data.images.read import read_part
 from ccpml.data.sampler import Draw
@@ -25,7 +27,7 @@ from ccpml.data.transforms import EvalTransform, Transform, View
 from ccpml.interrupts import block_signals, continue_at_end_of_parent
 from ccpml.numbers import as_int
 
-__all__ = ["ImageDataset", "eval_loader", "train_loader"]
+__all__ = ["ImageDataset", "ended_workers", "eval_loader", "train_loader"]
 
 _ROW_ALONE = -1
 """Copy number of crops that are drawn for a row alone; those of draws are 0 or more."""
@@ -152,6 +154,22 @@ def eval_loader(
     rows = list(range(len(table) * rank // world_size, len(table) * (rank + 1) // world_size))
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     return train_loader(ImageDataset(table, transform, channels), batches, workers, pin_memory, persistent=True)
+
+
+@contextmanager
+def ended_workers(*loaders: DataLoader[Any]) -> Iterator[None]:
+    """Run a block that iterates loaders, and end their workers after it.
+
+    Persistent ones would live until the loaders are garbage collected, and torch then waits for 5 seconds for each of
+    them, as what tells them to end may be collected before.
+    """
+    try:
+        yield
+    finally:
+        for loader in loaders:
+            iterator, loader._iterator = loader._iterator, None
+            if isinstance(iterator, _MultiProcessingDataLoaderIter):
+                iterator._shutdown_workers()
 
 
 class _Draws:

@@ -45,11 +45,11 @@ class GeometrySet:
         self.classes = np.unique(np.linspace(0, table.num_classes - 1, count).round().astype(np.int64))
         rows = pool_rows(table.labels, _PER_CLASS, settings.seed, 0)[self.classes]
         self.table = table.select(np.unique(rows))
-        self._batches = evaluation_batches(settings, self.table, channels)
+        self.batches = evaluation_batches(settings, self.table, channels)
 
     def embed(self, module: MetricLearning, device: Any) -> Snapshot:
         """Embed the set with the current weights."""
-        embeddings, labels = embed(module, self._batches, device, forward=module.embed_again)
+        embeddings, labels = embed(module, self.batches, device, forward=module.embed_again)
         return Snapshot(lipschitz_normalize(embeddings), torch.from_numpy(self.classes)[labels])
 
     def measure(self, snapshot: Snapshot) -> dict[str, float]:

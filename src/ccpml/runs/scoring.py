@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ccpml.data import ImageTable, pool_rows
+from ccpml.data.dataset import ended_workers
 from ccpml.distributed import all_ranks, gather_rows
 from ccpml.method import MIN_SEPARATION, AlternatingProjections
 from ccpml.numbers import counted
@@ -123,7 +124,9 @@ def _never_placed(projections: AlternatingProjections) -> str:
 def _embed(parts: Parts, table: ImageTable, trainer: L.Trainer) -> tuple[Tensor, Tensor]:
     """Embed a table by the current weights, each rank its share: embeddings (N, d) and labels (N,)."""
     device = trainer.strategy.root_device
-    found = embed(parts.module.to(device), rank_batches(parts, table, trainer), device)
+    batches = rank_batches(parts, table, trainer)
+    with ended_workers(batches):
+        found = embed(parts.module.to(device), batches, device)
     embeddings, labels = (gather_rows(rows) for rows in found)
     return embeddings, labels
 

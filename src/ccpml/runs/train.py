@@ -12,6 +12,7 @@ import torch
 from ccpml.artifacts import expand_home
 from ccpml.data import ImageDataset, train_loader
 from ccpml.data.class_records import MixedDataError
+from ccpml.data.dataset import ended_workers
 from ccpml.data.sources.source import SourceNotFoundError
 from ccpml.data_name import DataName
 from ccpml.files import WriteError, digest_of, remove_leftovers_below
@@ -229,14 +230,11 @@ def _fit_and_test(training: Training, run: RunDirectory, parts: Parts, test: boo
     settings, splits, trainer = parts.settings, parts.images.splits, training.trainer
     dataset = ImageDataset(splits.train, transforms(settings)[0], parts.images.channels, settings.seed)
     pinned = trainer.strategy.root_device.type == "cuda"
-    with quiet():
-        trainer.fit(
-            parts.module,
-            train_loader(dataset, parts.batches, workers(settings, splits.train), pinned, persistent=True),
-            rank_batches(parts, splits.validation, trainer),
-            ckpt_path=run.state_file if run.state_file.is_file() else None,
-            weights_only=True,
-        )
+    batches = train_loader(dataset, parts.batches, workers(settings, splits.train), pinned, persistent=True)
+    validation, state = rank_batches(parts, splits.validation, trainer), run.state_file
+    with quiet(), ended_workers(batches, validation, parts.geometry.batches):
+        ckpt_path = state if state.is_file() else None
+        trainer.fit(parts.module, batches, validation, ckpt_path=ckpt_path, weights_only=True)
     if not test:
         return
     if training.progress and trainer.is_global_zero:
