@@ -8,9 +8,11 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from PIL import Image
 from safetensors.torch import load_file
 
+from ccpml import evaluate
 from ccpml.data.class_records import DataChangedError
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.inference import embed_run, evaluate_run, load_run
@@ -337,3 +339,13 @@ def test_a_run_without_weights_is_named(settings, tmp_path):
     run = RunDirectory.create(tmp_path / "run", settings.resolved())
     with pytest.raises(FileNotFoundError, match="no weights yet"):
         load_run(run.path).embed([])
+
+
+@pytest.mark.parametrize("method", ["plain", "ccp"])
+def test_weights_that_a_callback_averages_for_the_validation_are_those_that_are_kept(settings, tmp_path, method):
+    averaging = EMAWeightAveraging(use_buffers=True, decay=0.5)
+    changed = settings.changed({"method": method, "validate_every": 3, "max_steps": 9})
+    run = train(changed, tmp_path / "run", progress=False, callbacks=[averaging])
+    with np.load(run.embeddings / "validation.npz") as file:
+        kept = evaluate(torch.from_numpy(file["embeddings"]), torch.from_numpy(file["labels"]))
+    assert kept.map_at_r == pytest.approx(run.scores()["validation"]["map_at_r"], abs=1e-6)

@@ -58,3 +58,30 @@ def test_two_ranks_train_as_one_process_does(tmp_path, sharded):
         assert rank_scores == pytest.approx(scores, rel=1e-6)
         for part in ("state_dict", "optimizer_states", "callbacks"):
             torch.testing.assert_close(rank_checkpoint[part], checkpoint[part], rtol=1e-6, atol=1e-9)
+
+
+QUIET = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+
+
+def scored(count, stage, listed):
+    """The scores of the first images, half of which are queries, as Lightning deals them out to the ranks."""
+    data = TensorDataset(X[:count], LABELS[:count])
+    module = MetricLearning(nn.Flatten(), TripletMarginLoss(0.1), lr=0.0, is_query=torch.arange(count) < count // 2)
+    ranks = {}
+    if distributed.is_initialized():
+        os.environ |= {"LOCAL_RANK": str(distributed.get_rank()), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        ranks = {"devices": distributed.get_world_size(), "strategy": "ddp"}
+    trainer = L.Trainer(accelerator="cpu", precision="64-true", **QUIET, **ranks)
+    loader = DataLoader(data, batch_size=4)
+    getattr(trainer, stage)(module, [loader] if listed else loader, verbose=False)
+    scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return scores, None if module.validation is None else module.validation[1]
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+@pytest.mark.parametrize("count", [40, 41])
+def test_images_that_lightning_deals_out_are_scored_as_on_one_rank(count, stage):
+    scores, labels = scored(count, stage, False)
+    for rank_scores, rank_labels in run_on_ranks(scored, 2, count, stage, count == 40):
+        assert rank_scores == pytest.approx(scores, rel=1e-9)
+        assert labels is rank_labels or torch.equal(rank_labels, labels)

@@ -240,12 +240,18 @@ class Recorder(L.Callback):
 
 
 class Checkpoints(L.Callback):
-    """Write the best weights and the state to resume from after each validation. The recorder runs before this one."""
+    """Write the best weights and the state to resume from after each validation. The recorder runs before this one.
 
-    def __init__(self, run: RunDirectory, recorder: Recorder, stop_request: StopRequest) -> None:
+    With ``copies`` the weights are copied when a validation begins, as further callbacks may average weights, and put
+    the others back before its end.
+    """
+
+    def __init__(self, run: RunDirectory, recorder: Recorder, stop_request: StopRequest, copies: bool = False) -> None:
         self.run = run
         self.recorder = recorder
         self.stop_request = stop_request
+        self.copies = copies
+        self._scored: dict[str, torch.Tensor] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember the digest of the run's record."""
@@ -278,6 +284,18 @@ class Checkpoints(L.Callback):
             differ = f"scores may differ in the last digits; OMP_NUM_THREADS={before} gives those of an unbroken run"
             print_note(f"{self.run.path}: {threads}: {differ}")
 
+    def on_validation_batch_start(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Copy the weights that are about to be scored."""
+        if self.copies and batch_idx == 0:
+            self._scored = {name: weight.detach().clone() for name, weight in pl_module.state_dict().items()}
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write both, the state last: a run killed in between resumes from the previous state."""
         self._save_best(trainer, pl_module)
@@ -288,7 +306,8 @@ class Checkpoints(L.Callback):
 
     def _save_best(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.recorder.improved:
-            weights = module.state_dict()  # collective where proxies are sharded
+            # Collective where proxies are sharded.
+            weights = module.state_dict() if self._scored is None else self._scored
             if trainer.is_global_zero:
                 write_tensors(self.run.weights_file, weights, {"record": self.record})
 

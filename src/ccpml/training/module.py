@@ -3,10 +3,12 @@
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Adam, Optimizer
+from torch.utils.data import DistributedSampler
 
 from ccpml.distributed import all_ranks, all_reduce_sum, gather_batch, gather_rows, world_size
 from ccpml.method import CCPLoss, lipschitz_normalize
@@ -52,7 +54,8 @@ class MetricLearning(L.LightningModule):
     ``test_map_at_r`` and so on; ``trainer.predict`` returns the embeddings of each batch.
 
     On several ranks (Lightning's ``strategy="ddp"``) each rank loads its part of each batch and of the validation
-    images, in the order of the ranks. The loss is that of the joined batch, and queries are shared.
+    images, in the order of the ranks; validation images that Lightning's own sampler deals out are put in their order,
+    each once. The loss is that of the joined batch, and queries are shared.
 
     Args:
         model: Network from images to embeddings (B, d).
@@ -140,7 +143,8 @@ class MetricLearning(L.LightningModule):
         if self._trainer is not None and self.trainer.sanity_checking:
             self._outputs.clear()
             return
-        for name, score in self.score_validation(*self._joined_outputs()).items():
+        scores, self.validation = self._score(*self._joined_outputs(), "val_dataloaders")
+        for name, score in scores.items():
             self.log(name, score, sync_dist=world_size() > 1)  # the same on each rank
 
     def on_test_epoch_start(self) -> None:
@@ -154,7 +158,7 @@ class MetricLearning(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Score the whole test set; the embeddings of the last validation are kept."""
-        for name, score in self._score(*self._joined_outputs())[0].items():
+        for name, score in self._score(*self._joined_outputs(), "test_dataloaders")[0].items():
             self.log(f"test_{name}", score, sync_dist=world_size() > 1)  # the same on each rank
 
     def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
@@ -173,14 +177,36 @@ class MetricLearning(L.LightningModule):
         self._outputs.clear()
         return embeddings, labels
 
-    def _score(self, embeddings: Tensor, labels: Tensor) -> tuple[dict[str, float], tuple[Tensor, Tensor]]:
-        """Score embeddings (n, d) of this rank with those of the others; return these too."""
+    def _score(
+        self, embeddings: Tensor, labels: Tensor, loaders: str = ""
+    ) -> tuple[dict[str, float], tuple[Tensor, Tensor]]:
+        """Score embeddings (n, d) of this rank with those of the others; return these too.
+
+        They are in the order of the images, of which each is there once, also where the samplers of the trainer's
+        ``loaders`` have dealt them out to the ranks in turn and repeated some.
+        """
+        own = self._own_rows(loaders, len(labels)) if loaders and world_size() > 1 else None
         embeddings, labels = gather_rows(embeddings), gather_rows(labels)
+        if own is not None:
+            rows = np.unique(gather_rows(own).cpu().numpy(), return_index=True)[1]
+            embeddings, labels = embeddings[rows], labels[rows]
         if not torch.isfinite(embeddings).all():
             raise ValueError("embeddings: expected finite values, the training has diverged; try a lower learning rate")
         scores = evaluate_with_roles(embeddings, labels, self.is_query, group=all_ranks())
         names = "map_at_r", "precision_at_1", "r_precision"
         return {name: getattr(scores, name) for name in names}, (embeddings, labels)
+
+    def _own_rows(self, loaders: str, count: int) -> Tensor | None:
+        """Return which images a `DistributedSampler` gave to this rank, (n,); None if there is none.
+
+        Lightning gives one to each loader, unless it is told not to.
+        """
+        given = getattr(self.trainer, loaders)
+        (loader,) = given if isinstance(given, list | tuple) else [given]  # Lightning refuses several for this module
+        sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+        if not isinstance(sampler, DistributedSampler):
+            return None
+        return torch.tensor(list(sampler)[:count], device=self.device)
 
     def configure_model(self) -> None:
         """Shard the proxies if requested, and have DDP ignore shards and what ranks keep equal by themselves."""
