@@ -126,6 +126,8 @@ def test_answers_within_a_certified_distance(search, index, run):
         assert (code, [hit["certified_precision"] for hit in reply["hits"]]) == (0, [0.9, 0.9])
         hits = json.loads(search("--id", "3", "--json")[1])["queries"][0]["hits"]
         assert [hit["certified_precision"] for hit in hits] == [0.9] * 2 + [0.8] * 3 + [None] * 5
+        reranked = search("--id", "3", "--json", "--rerank", "k-reciprocal")[1]
+        assert "certified_precision" not in reranked  # which are not the nearest
         code, _, err = search("--id", "3", "--precision", "0.95")
         assert (code, err.splitlines()[-1]) == (
             2, "ccpml: error: --precision: expected one that is certified (0.8, 0.9), got 0.95"
@@ -144,6 +146,10 @@ def test_answers_within_a_certified_distance(search, index, run):
         ("--id 3 -k 0", "-k: expected a number of answers of at least 1, got 0"),
         ("--id 999", "--id: {index}: no item has the id 999"),
         ("--id 3 --precision 2", "--precision: expected a number between 0 and 1, got 2"),
+        (
+            "--id 3 --precision 0.9 --rerank k-reciprocal",
+            "--precision: certified for the nearest pictures, which --rerank replaces; leave out one",
+        ),
         ("--id 3 --precision 0.9", "--precision: {run} has no certificate; `ccpml calibrate {run}` writes one"),
         ("--id 3 --where labl='a'", "--where: labl: unknown field; the index has id, path, label, width, height; .*"),
         ("--id 3 --where label=mug", "--where: filter: expected a value after =, got mug at character 7; .*: 'mug'"),

@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> int:
         _check_ids(index, options.id)
         queries = find_queries(options.queries, options.id, options.together, options.data_root)
         model = options.run or index.model_path
-        certificate = _certificate(index, model, options.precision)
+        certificate = None if options.rerank else _certificate(index, model, options.precision)
     embedder = None
     if any(query.pictures for query in queries):
         embedder = load_model_of(options.index, find_model(index, options.run))
@@ -110,6 +110,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         raise UsageError("expected pictures to search for, or --id; see ccpml search --help")
     if options.precision is not None and not 0 < options.precision < 1:
         raise UsageError(f"--precision: expected a number between 0 and 1, got {options.precision:g}")
+    if options.precision is not None and options.rerank:
+        raise UsageError("--precision: certified for the nearest pictures, which --rerank replaces; leave out one")
     check_scan_options(options)
     return options
 

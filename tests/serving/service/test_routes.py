@@ -14,6 +14,8 @@ from starlette.testclient import TestClient
 
 from ccpml.calibration import Certificate
 from ccpml.serving import Index
+from ccpml.serving.search.reranked import Reranked
+from ccpml.serving.search.scan import Exact
 from ccpml.serving.service import ServiceSettings, create_app
 from tests.serving.embedders import ColorEmbedder
 from tests.serving.service.conftest import LOCAL, encoded
@@ -190,6 +192,13 @@ def test_a_precision_becomes_the_distance_that_is_certified_for_it(certified, to
     refused = search(certified, content, precision=0.95)
     assert refused.status_code == 422
     assert refused.json()["detail"] == "precision: expected at most 0.9, as certified, got 0.95"
+
+
+def test_hits_that_are_ranked_again_have_no_certified_precision(certified, index, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "scan", Reranked(Exact(), "k-reciprocal"))
+    service = create_app(index, ColorEmbedder(path=tmp_path)).state.service
+    assert service.certificate is None
+    assert service.note == "certified precisions are of the nearest hits; these are ranked again"
 
 
 def test_a_certificate_of_other_weights_or_a_damaged_one_is_named_and_not_used(tmp_path, index):

@@ -20,6 +20,7 @@ from ccpml.serving.filters import FilterError
 from ccpml.serving.interface import PictureIndex
 from ccpml.serving.items import Hit, Item, Picture, Summary
 from ccpml.serving.search.queries import mean_vector
+from ccpml.serving.search.reranked import Reranked
 from ccpml.serving.service.drift import Drift
 from ccpml.serving.service.feedback import Feedback, RecentQueries, feedback_paths
 from ccpml.serving.service.metrics import Metrics
@@ -77,6 +78,8 @@ class Service:
         self.metrics, self.drift = Metrics(), Drift()
         self.recent, self.feedback = RecentQueries(), Feedback(index.path)
         self.certificate, self.note = _read_certificate(embedder)
+        if self.certificate and isinstance(getattr(index, "scan", None), Reranked):
+            self.certificate, self.note = None, "certified precisions are of the nearest hits; these are ranked again"
         self._writing = threading.Lock()
         self._pictures = index.path.absolute() / "pictures"
         if settings.writable and self._pictures.is_dir():
