@@ -143,3 +143,18 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"{name}: expected a folder, got a broken link"):
             load_folder(tmp_path / name)
     assert path_kind(tmp_path / "none") == path_kind(tmp_path / "loop.txt" / "x") == ""
+
+
+def test_a_pointer_of_git_lfs_is_told_from_damage(tmp_path):
+    """As a clone without `git lfs pull` has it in place of weights and images."""
+    file = tmp_path / "best.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1052136\n")
+    advice = "a pointer of Git LFS, not the (file|image); `git lfs pull` fetches it"
+    for read in (
+        lambda path: check_readable(path, "restore it"),
+        read_arrays,
+        read_tensors,
+        lambda x: read_image(x, 3),
+    ):
+        with pytest.raises(ValueError, match=f"{file}: {advice}"):
+            read(file)

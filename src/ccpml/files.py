@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DESCRIPTION_FORMAT",
+    "LFS_POINTER",
     "NewerVersionError",
     "NoSpaceError",
     "WriteError",
@@ -51,6 +52,7 @@ __all__ = [
     "write_yaml",
 ]
 
+LFS_POINTER: Final = b"version https://git-lfs"  # how a file begins that Git LFS leaves in place of another
 _MAX_NAME: Final = 255  # bytes, on the usual file systems
 _SPACE_MARGIN = 16 * 2**20
 _FOLDER_VERSION = 2  # of the files that describe the folders of benchmarks and studies; the first has no digest
@@ -268,7 +270,7 @@ def check_version(file: Path, found: Any, newest: int) -> None:
 
 
 def check_readable(file: Path, way_out: str) -> None:
-    """Check that a file can be opened; a pipe, whose reader would wait for ever, is not.
+    """Check that a file can be opened, and is none that stands for it; a pipe's reader would wait for ever.
 
     Raises:
         ValueError: If it cannot; it ends with what to do.
@@ -276,7 +278,9 @@ def check_readable(file: Path, way_out: str) -> None:
     try:
         if path_kind(file) in {"a named pipe", "a socket", "a device"}:
             raise ValueError(f"{file}: {not_found(file)}; {way_out}")
-        file.open("rb").close()
+        with file.open("rb") as opened:
+            if opened.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise ValueError(f"{file}: a pointer of Git LFS, not the file; `git lfs pull` fetches it")
     except FileNotFoundError as error:
         raise ValueError(f"{file}: not found; {way_out}") from error
     except OSError as error:

@@ -80,6 +80,18 @@ def test_a_class_that_was_trained_on_is_never_scored_as_unseen(
         evaluate_run(run.path, f"folder:{folder / 'group0'}")
 
 
+def test_data_that_cannot_be_read_here_are_not_to_be_restored(
+    copied: tuple[RunDirectory, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, folder = copied
+    monkeypatch.setattr("ccpml.data.images.formats.pillow_formats", lambda: ("PNG",))  # neither HEIC nor AVIF
+    image = next((folder / TESTED[0]).iterdir())
+    image.rename(image.with_suffix(".heic"))
+    expected = r"with other images.*; 1 file cannot be read here: pip install pi-heif, or restore them, or start"
+    with pytest.raises(DataChangedError, match=expected):
+        evaluate_run(run.path)
+
+
 def test_a_class_that_was_trained_on_is_known_by_its_files(
     copied: tuple[RunDirectory, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -349,3 +349,16 @@ def test_weights_that_a_callback_averages_for_the_validation_are_those_that_are_
     with np.load(run.embeddings / "validation.npz") as file:
         kept = evaluate(torch.from_numpy(file["embeddings"]), torch.from_numpy(file["labels"]))
     assert kept.map_at_r == pytest.approx(run.scores()["validation"]["map_at_r"], abs=1e-6)
+
+
+def test_a_run_is_not_resumed_without_the_state_of_a_callback(settings, tmp_path, capsys):
+    settings = settings.changed({"validate_every": 3, "max_steps": 9})
+    whole = train(settings, tmp_path / "whole", progress=False, callbacks=[EMAWeightAveraging(decay=0.5)])
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        train(settings, tmp_path / "cut", progress=False, callbacks=[_StopAt(5), EMAWeightAveraging(decay=0.5)])
+    with pytest.raises(ValueError, match=r"cut: expected the callbacks it was trained with \(EMAWeight.*, _StopAt\)"):
+        resume(tmp_path / "cut", progress=False)
+    capsys.readouterr()
+    resumed = resume(tmp_path / "cut", progress=False, callbacks=[EMAWeightAveraging(decay=0.5)])
+    assert "cut: trained with the callbacks _StopAt until now, and now without, so the" in capsys.readouterr().err
+    assert resumed.weights_file.read_bytes() == whole.weights_file.read_bytes()

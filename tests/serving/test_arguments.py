@@ -104,7 +104,11 @@ def test_pictures_are_checked_when_they_are_made():
     assert Picture("a.png").path == Path("a.png")
     with pytest.raises(ValueError, match="label: expected a text, got 3"):
         Picture(Path("a"), label=3)
-    for value in (np.nan, float("inf"), np.float64("nan"), Path("a"), np.zeros(2)):
+    for name in (1, "", None):
+        with pytest.raises(ValueError, match="metadata: expected texts as names, not empty, got"):
+            Picture(Path("a"), metadata={name: 1})
+    assert Picture(Path("a"), metadata={"x": np.float32(1), "y": None, "z": True}).metadata["x"] == 1
+    for value in (np.nan, float("inf"), np.float64("nan"), Path("a"), np.zeros(2), ["a"], {"b": 1}, ("c",), b"d"):
         with pytest.raises(ValueError, match="metadata: expected texts, finite numbers, True, False or None, got"):
             Picture(Path("a"), metadata={"x": value})
     with pytest.raises(ValueError, match="image: expected the contents of a file or an array, got Image"):

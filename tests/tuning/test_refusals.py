@@ -4,6 +4,7 @@ import errno
 import math
 import re
 import sqlite3
+import sys
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,7 @@ import optuna
 from ccpml.tuning.results import damaged_runs
 from ccpml.tuning.study import StudyExistsError
 from ccpml.tuning.tune import run_search
+from tests.damage.states import bound_by_permissions
 from tests.toy import toy_folder
 from tests.tuning.climbing import climb
 
@@ -47,6 +49,25 @@ def test_other_data_than_those_of_the_trials_are_refused(search, tmp_path):
         StudyExistsError, match=r"trial-0000 was started with, got 1 class \(group0/class03\) with other"
     ):
         run_search(search, train=climb)
+
+
+def test_a_folder_that_may_not_be_written_is_named_with_the_reason(search, tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    with bound_by_permissions():
+        for out in (closed, closed / "study"):
+            with pytest.raises(WriteError, match="Permission denied") as caught:
+                run_search(replace(search, out=out), train=climb)
+            assert str(caught.value.filename).startswith(str(out))
+
+
+def test_a_driver_that_is_not_installed_is_the_reason(search, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    message = (
+        "storage postgresql://localhost/x: the driver of its database is not installed; install one, such as psycopg"
+    )
+    with pytest.raises(ValueError, match=message):
+        run_search(replace(search, storage="postgresql://localhost/x"), train=climb)
 
 
 def test_data_of_a_study_that_are_gone_are_named_with_the_study(search, tmp_path):

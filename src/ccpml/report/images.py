@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ccpml.data import load_source, read_image
+from ccpml.data.images.formats import READ_HEIF
 from ccpml.data.images.read import ImageLike
 from ccpml.data_name import DataName
 
@@ -49,7 +50,8 @@ class Images:
             return ""
         count, (name, reason) = len(self.missing), next(iter(self.missing.items()))
         what = "an image is missing here:" if count == 1 else f"{count:,} images are missing here, such as"
-        return f"{what} {name}: {reason}; restore {'it' if count == 1 else 'them'}"
+        way_out = "" if READ_HEIF in reason else f"; restore {'it' if count == 1 else 'them'}"
+        return f"{what} {name}: {reason}{way_out}"
 
     def _find(self, name: str) -> ImageLike:
         return self._built_in.get(name, Path(name))

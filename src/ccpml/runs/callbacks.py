@@ -6,6 +6,8 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -28,6 +30,9 @@ __all__ = ["Checkpoints", "Progress", "Recorder", "ReseedEachEpoch", "RestoreSig
 
 _THREADS_KEY = "ccpml_threads"
 """Key of the training state that holds the number of CPU threads, on which the last bits depend."""
+
+_CALLBACKS_KEY = "ccpml_callbacks"
+"""Key of the training state that holds the names of the callbacks of others, without which the result would differ."""
 
 COLUMNS = (
     *("step", "seconds", "loss", "map_at_r", "precision_at_1", "r_precision", "instance", "strength", "separation"),
@@ -242,15 +247,18 @@ class Recorder(L.Callback):
 class Checkpoints(L.Callback):
     """Write the best weights and the state to resume from after each validation. The recorder runs before this one.
 
-    With ``copies`` the weights are copied when a validation begins, as further callbacks may average weights, and put
-    the others back before its end.
+    ``further`` are the callbacks of others. They may average weights, and put others back before the end of a
+    validation, so the weights are copied when it begins.
     """
 
-    def __init__(self, run: RunDirectory, recorder: Recorder, stop_request: StopRequest, copies: bool = False) -> None:
+    def __init__(
+        self, run: RunDirectory, recorder: Recorder, stop_request: StopRequest, further: Sequence[L.Callback] = ()
+    ) -> None:
         self.run = run
         self.recorder = recorder
         self.stop_request = stop_request
-        self.copies = copies
+        others = [type(one) for one in further if not type(one).__module__.startswith("ccpml.")]
+        self.further = sorted(kind.__qualname__ for kind in others)
         self._scored: dict[str, torch.Tensor] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -272,11 +280,22 @@ class Checkpoints(L.Callback):
         """Add the digest of the record, and mark the epoch as completed, or Lightning would resume within it."""
         checkpoint[RECORD_KEY] = self.record
         checkpoint[_THREADS_KEY] = torch.get_num_threads()
+        checkpoint[_CALLBACKS_KEY] = self.further
         for progress in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
             progress["completed"] = progress["processed"]
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note that results on a CPU can differ, if the number of threads does; earlier states do not have it."""
+        """Note what can make results differ: other callbacks, of which those with a state must be there, or threads.
+
+        Earlier states have neither.
+        """
+        if missing := sorted((Counter(checkpoint.get(_CALLBACKS_KEY, ())) - Counter(self.further)).elements()):
+            names, way_out = ", ".join(missing), "pass them to ccpml.runs.train.resume(path, callbacks=[...])"
+            if any(key.startswith(name) for key in checkpoint["callbacks"] for name in missing):
+                raise ValueError(f"{self.run.path}: expected the callbacks it was trained with ({names}); {way_out}")
+            if trainer.is_global_zero:
+                text = f"trained with the callbacks {names} until now, and now without, so the result may differ"
+                print_note(f"{self.run.path}: {text}; {way_out}")
         now = torch.get_num_threads()
         before = checkpoint.get(_THREADS_KEY, now)
         if before != now and trainer.is_global_zero and trainer.strategy.root_device.type == "cpu":
@@ -293,7 +312,7 @@ class Checkpoints(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Copy the weights that are about to be scored."""
-        if self.copies and batch_idx == 0:
+        if self.further and batch_idx == 0:
             self._scored = {name: weight.detach().clone() for name, weight in pl_module.state_dict().items()}
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

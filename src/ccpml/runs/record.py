@@ -9,8 +9,10 @@ from typing import Any, Final, get_args
 
 from ccpml.data import Source, SplitName
 from ccpml.data.class_records import ClassRecord, DataChangedError, DataChanges, class_records, find_changes
+from ccpml.data.images.formats import unread_suffixes
 from ccpml.data.sources.source import read_label
 from ccpml.files import NewerVersionError, check_readable, check_version, digest_of, load_json, write_text
+from ccpml.numbers import counted
 from ccpml.runs.values import INCIDENTAL, differences
 
 __all__ = ["RunRecord", "read_fingerprint", "write_fingerprint"]
@@ -131,10 +133,11 @@ class RunRecord:
         """
         changes = self.changes(source)
         if changes:
-            raise DataChangedError(
-                f"{data}: expected the data that {run} was started with, got {changes}; restore them, or start a "
-                "new run"
-            )
+            way_out, commands = "restore them, or start a new run", unread_suffixes()
+            unread = [suffix for each in source.ignored if (suffix := each.path.suffix.lower()) in commands]
+            if unread:
+                way_out = f"{counted(len(unread), 'file')} cannot be read here: {commands[unread[0]]}, or {way_out}"
+            raise DataChangedError(f"{data}: expected the data that {run} was started with, got {changes}; {way_out}")
 
 
 def write_fingerprint(file: Path, fingerprint: str, record: RunRecord) -> None:

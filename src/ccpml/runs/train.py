@@ -140,7 +140,7 @@ def resume(
 
     Raises:
         FileNotFoundError: If ``path`` is not a run directory.
-        ValueError: If its files are damaged, or the data have changed.
+        ValueError: If its files are damaged, the data have changed, or callbacks are missing that it was started with.
         Stopped: After Ctrl-C.
     """
     check_flags(progress=progress, test=test, features=features)

@@ -55,7 +55,7 @@ class Training:
         ]
         callbacks += [Progress(recorder, settings.total_steps)] if progress and epochs else []
         logging = Logging(run, settings, recorder)
-        callbacks += [*further, Checkpoints(run, recorder, stop_request, bool(further)), logging]
+        callbacks += [*further, Checkpoints(run, recorder, stop_request, further), logging]
         with quiet():
             return cls(
                 _trainer(settings, max(1, epochs), callbacks, logging), recorder, stop_request, logging, progress

@@ -1,6 +1,6 @@
 """What an index holds and returns."""
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,11 +51,13 @@ class Picture:
             raise ValueError(f"image: expected the contents of a file or an array, got {type(self.image).__name__}")
         if self.metadata:
             values = {name: plain_number(value) for name, value in self.metadata.items()}
-            try:
-                json.dumps(values, allow_nan=False)
-            except (TypeError, ValueError) as error:
-                expected = "expected texts, finite numbers, True, False or None"
-                raise ValueError(f"metadata: {expected}, got {values!r} ({error})") from None
+            for name, value in values.items():
+                if not (isinstance(name, str) and name):
+                    raise ValueError(f"metadata: expected texts as names, not empty, got {name!r}")
+                plain = value is None or isinstance(value, str | bool | int | float)
+                if not plain or (isinstance(value, float) and not math.isfinite(value)):
+                    expected = "expected texts, finite numbers, True, False or None"
+                    raise ValueError(f"metadata: {expected}, got {value!r} for {name}")
             object.__setattr__(self, "metadata", values)
 
     @property

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+from ccpml.data.images.formats import unread_suffixes
 from ccpml.data.images.read import BadImageError
 from ccpml.numbers import counted
 from ccpml.serving.collect import Pictures, is_lost
@@ -67,6 +69,7 @@ class _Sync:
         self.damaged = dict[str, int]()  # ids of items that are not what was written, by path
         self.lost_items = dict[str, list[Known]]()  # of other sources that are no longer there, by SHA-256
         self.known = self._read_known()
+        self._keep_unread()
         self.vanished = dict[str, list[int]]()  # ids of items of this source whose files are gone, by SHA-256
         for path, known in self.known.items():
             if path not in self.listed and path not in self.unavailable:
@@ -100,6 +103,15 @@ class _Sync:
             return
         if cause.errno != errno.ENOENT or not path.parent.exists():  # as on a disk that was unplugged meanwhile
             self.unavailable.add(str(path))
+
+    def _keep_unread(self) -> None:
+        """List pictures whose files are there, but not among the images here, as nothing installed reads them."""
+        commands = unread_suffixes()
+        for path in sorted(self.known.keys() - self.listed.keys()):
+            command = commands.get(Path(path).suffix.lower())
+            if command and os.path.lexists(path):
+                self.unavailable.add(path)
+                self.result.skipped.append(BadImageError(f"stays, as it cannot be read here: {command}", path))
 
     def _read_known(self) -> dict[str, Known]:
         """Return the items that are of this source or whose path is listed, by path; note those that are damaged.

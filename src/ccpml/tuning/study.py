@@ -25,6 +25,7 @@ from ccpml.runs.defaults import DataFacts
 from ccpml.runs.loggers.quiet import quiet
 from ccpml.runs.settings import Settings
 from ccpml.runs.values import differences, portable
+from ccpml.system_errors import check_writable
 from ccpml.tuning.search_space import Choices, Field, Range
 
 __all__ = ["Search", "SeededSampler", "Study", "StudyExistsError", "open_study", "storage_errors", "suggest"]
@@ -126,9 +127,11 @@ def open_study(search: Search) -> Study:
     Raises:
         StudyExistsError: If ``out`` holds something else, or the study has other settings.
         ValueError: If the storage cannot be opened.
+        WriteError: If the folder ``out`` cannot be written.
     """
     _read_folder_id(search)
     _check_database(search)
+    check_writable(search.out / "study.yaml")
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if search.pruner == "median":
         pruner = optuna.pruners.MedianPruner(n_startup_trials=search.startup_trials)
@@ -157,6 +160,9 @@ def open_study(search: Search) -> Study:
             if search.storage is None:
                 _check_system(search.out)
             url = _without_password(search.url)
+            if isinstance(error, ImportError):
+                way_out = "install one, such as psycopg2-binary for PostgreSQL or mysqlclient for MySQL"
+                raise ValueError(f"storage {url}: the driver of its database is not installed; {way_out}") from error
             raise ValueError(
                 f"storage {url}: cannot be opened ({_reason(error, search)}); check its address"
             ) from error

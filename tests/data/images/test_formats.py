@@ -49,6 +49,14 @@ def test_heic_without_a_plugin_is_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_plugin")
+def test_heic_is_told_by_its_contents(tmp_path: Path) -> None:
+    heic = b"\0\0\0\x18ftypheic" + bytes(40)
+    with pytest.raises(BadImageError, match=r"^HEIC, which is read after pip install pi-heif"):
+        read_image(heic, 3)
+    assert formats.unread_suffixes()[".heic"] == "pip install pi-heif"
+
+
+@pytest.mark.usefixtures("no_plugin")
 def test_heic_with_a_plugin_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin that reads our own format stands for the real one, which is no dependency."""
     Image.init()

@@ -266,7 +266,7 @@ def test_wandb_and_mlflow_offline(settings, tmp_path, monkeypatch, capfd):
     settings = settings.changed({"logger": "wandb,mlflow"})
     stopped(settings, path)
     before = json.loads((path / "loggers.json").read_text())["loggers"]
-    run = resume(path, progress=False)
+    run = resume(path, progress=False, callbacks=[StopAt(100)])
     after = read_places(run.loggers_file)
     for name in ("wandb", "mlflow"):
         assert after[name] == {**before[name], "step": 6}

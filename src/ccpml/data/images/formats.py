@@ -6,12 +6,18 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Final
 
-__all__ = ["image_suffixes", "pillow_formats"]
+__all__ = ["READ_HEIF", "image_suffixes", "is_unread_heif", "pillow_formats", "unread_suffixes"]
 
 # Pillow reads many more, some of which start other programs (EPS). MPO, a JPEG with more images, comes with JPEG.
 _FORMATS: Final = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM")
 _SUFFIXES: Final = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".mpo")
+_OPTIONAL: Final = {"AVIF": (".avif",), "HEIF": (".heic", ".heif")}
 _HEIF_PLUGINS: Final = ("pi_heif", "pillow_heif")
+_HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+READ_HEIF: Final = "pip install pi-heif"
+"""The command after which HEIC is read."""
+
+_COMMANDS: Final = {"AVIF": "pip install --upgrade pillow", "HEIF": READ_HEIF}
 
 
 @cache
@@ -28,5 +34,20 @@ def pillow_formats() -> tuple[str, ...]:
 @cache
 def image_suffixes() -> frozenset[str]:
     """Return the suffixes of image files, in lower case."""
-    more = {"AVIF": (".avif",), "HEIF": (".heic", ".heif")}
-    return frozenset(_SUFFIXES).union(*(more.get(name, ()) for name in pillow_formats()))
+    return frozenset(_SUFFIXES).union(*(_OPTIONAL.get(name, ()) for name in pillow_formats()))
+
+
+def unread_suffixes() -> dict[str, str]:
+    """Return the suffixes of image files that nothing installed here reads, with the command after which they are."""
+    missing = _OPTIONAL.keys() - set(pillow_formats())
+    return {suffix: _COMMANDS[name] for name in sorted(missing) for suffix in _OPTIONAL[name]}
+
+
+def is_unread_heif(start: bytes) -> bool:
+    """Whether a file that begins so is HEIC, and nothing that is installed reads it.
+
+    Example:
+        >>> is_unread_heif(b"GIF89a")
+        False
+    """
+    return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS and "HEIF" not in pillow_formats()

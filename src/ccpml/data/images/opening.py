@@ -14,7 +14,8 @@ from typing import BinaryIO, Final
 from PIL import Image, UnidentifiedImageError
 
 from ccpml.artifacts import open_file
-from ccpml.data.images.formats import pillow_formats
+from ccpml.data.images.formats import READ_HEIF, is_unread_heif, pillow_formats
+from ccpml.files import LFS_POINTER
 
 __all__ = ["MAX_PIXELS", "is_large", "open_image"]
 
@@ -61,4 +62,8 @@ def _identified(file: BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
                 return image
         except (SyntaxError, IndexError, TypeError, struct.error):  # so plugins say that it is of another format
             continue
-    raise UnidentifiedImageError("not an image of a known format")
+    if LFS_POINTER.startswith(start) and start:
+        raise UnidentifiedImageError("a pointer of Git LFS, not the image; `git lfs pull` fetches it")
+    if is_unread_heif(start):
+        raise UnidentifiedImageError(f"HEIC, which is read after {READ_HEIF}")
+    raise UnidentifiedImageError("not an image of a known format, or damaged header")

@@ -232,7 +232,7 @@ def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     except BadImageError as error:
         raise BadImageError(error.reason, name) from None
     except UnidentifiedImageError as error:
-        raise BadImageError("not an image of a known format, or damaged header", name) from error
+        raise BadImageError(str(error), name) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImageError(_too_large(error), name) from error
     except OSError as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
 
+from ccpml.data.images.formats import unread_suffixes
 from ccpml.data.table import ImageTable
 from ccpml.progress import printable
 
@@ -28,7 +29,6 @@ _MAX_SUFFIXES: Final = 10
 _LONG: Final = 60  # characters of a name
 _SPLIT_FOLDERS: Final = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 _SPLIT_ORDER: Final = "tr va te"
-_HEIF_SUFFIXES: Final = (".heic", ".heif")
 
 
 def read_label(text: str) -> str:
@@ -107,7 +107,8 @@ def count_ignored(ignored: Iterable[Ignored], max_listed: int = 3) -> list[str]:
     paths: dict[str, list[Path]] = {}
     for path, kind in sorted(ignored, key=lambda x: (x.kind.startswith("folder"), x)):
         paths.setdefault(kind, []).append(path)
-    suffixes = [kind for kind in paths if kind.startswith("file") and not kind.endswith(_HEIF_SUFFIXES)]
+    unread = unread_suffixes()
+    suffixes = [kind for kind in paths if kind.startswith("file") and not kind.endswith(tuple(unread))]
     if len(suffixes) > _MAX_SUFFIXES:
         rare = sorted(suffixes, key=lambda kind: -len(paths[kind]))[_MAX_SUFFIXES - 1 :]
         merged = [path for kind in rare for path in paths.pop(kind)]
@@ -115,7 +116,8 @@ def count_ignored(ignored: Iterable[Ignored], max_listed: int = 3) -> list[str]:
     phrases = []
     for kind, found in paths.items():
         names = ", ".join(map(str, found[:max_listed])) + (", …" if len(found) > max_listed else "")
-        advice = "; to read them, pip install pi-heif" if kind.endswith(_HEIF_SUFFIXES) else ""
+        command = next((unread[suffix] for suffix in unread if kind.endswith(suffix)), "")
+        advice = f"; to read them, {command}" if command else ""
         phrases.append(f"{len(found):,} {kind.format(s='s' if len(found) > 1 else '')} ({names}{advice})")
     return phrases
 

@@ -4,7 +4,7 @@ import hashlib
 import io
 from typing import Final, NamedTuple
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ccpml.data.images.opening import open_image
 from ccpml.data.images.orientation import jpeg_orientation, upright_shape
@@ -47,6 +47,8 @@ def check_upload(content: bytes, max_pixels: int) -> Upload:
             width, height, kind = image.width, image.height, image.format or ""
     except Image.DecompressionBombError as error:
         raise RefusedError(413, f"picture: {limit}, got far more") from error
+    except UnidentifiedImageError as error:
+        raise RefusedError(422, f"picture: {error}") from error
     except Exception as error:  # damaged headers make Pillow raise almost anything
         raise_shortage(error)
         raise RefusedError(422, "picture: not an image of a known format, or damaged header") from error
