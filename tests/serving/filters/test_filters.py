@@ -22,6 +22,7 @@ from ccpml.serving.filters.tree import (
     Not,
     OneOf,
     Or,
+    name_of_key,
     unknown_field,
 )
 from ccpml.serving.storage.schema import FIELDS_OF_METADATA
@@ -279,6 +280,14 @@ def test_the_largest_filters_are_within_the_limits_of_sqlite():
     assert passing(Filter.parse(nested), db) == []
     assert passing(Filter.parse("(id=2 or " * MAX_DEPTH + "a=1" + ")" * MAX_DEPTH), db) == [1]
     assert passing(Filter.parse("a in (" + "1," * 9_000 + "1)"), db) == [1]
+
+
+@pytest.mark.parametrize("key", ["price", "id", "width", "metadata.price", "list price", "label", "metadata"])
+def test_the_listed_name_of_a_key_finds_it(key):
+    (name,) = [part for part in str(unknown_field(Field("labl", True), [key])).split(", ") if key in part][-1:]
+    name = name.partition(";")[0]
+    assert name == name_of_key(key)
+    assert Filter.parse(f"`{name}` is null").root.field == Field(key, True)
 
 
 def test_an_unknown_field_is_named_with_those_of_the_index():

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,18 @@ def test_health_counts_the_changes_of_the_index(connect):
     client.delete("/api/items/1")
     after = client.get("/health").json()
     assert (before["status"], after["items"], after["generation"]) == ("ready", 19, before["generation"] + 1)
+
+
+def test_columns_named_as_fields_of_the_index_are_listed_as_a_filter_finds_them(tmp_path, toy_pictures):
+    pictures = [replace(each, metadata={"id": 4000 + n, "width": "wide"}) for n, each in enumerate(toy_pictures)]
+    with Index.create(tmp_path / "own.index", ColorEmbedder()) as own:
+        own.add(pictures)
+        with TestClient(create_app(own, ColorEmbedder()), base_url="http://localhost") as client:
+            fields = client.get("/api/info").json()["fields"]
+            assert fields == ["label", "width", "height", "metadata.id", "metadata.width"]
+            content = pictures[0].path.read_bytes()
+            hits = search(client, content, where="`metadata.id` = 4003 and metadata.width = 'wide'").json()["hits"]
+            assert [hit["metadata"]["id"] for hit in hits] == [4003]
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ __all__ = [
     "UnknownFieldError",
     "Value",
     "in_all_forms",
+    "name_of_key",
     "unknown_field",
 ]
 
@@ -187,6 +188,16 @@ class Filter:
         return _sql(in_all_forms(self.root))
 
 
+def name_of_key(key: str) -> str:
+    """Return the name by which a filter finds a key of metadata.
+
+    Example:
+        >>> name_of_key("price"), name_of_key("id")
+        ('price', 'metadata.id')
+    """
+    return f"metadata.{key}" if key in FIELDS or key.startswith("metadata.") else key
+
+
 def unknown_field(field: Field, keys: Collection[str]) -> UnknownFieldError:
     """Return the error about a field that no item has.
 
@@ -194,7 +205,7 @@ def unknown_field(field: Field, keys: Collection[str]) -> UnknownFieldError:
         field: The field.
         keys: Keys of metadata that items have.
     """
-    listed = [*FIELDS, *sorted(keys)]
+    listed = [*FIELDS, *sorted(map(name_of_key, keys))]
     more = f", and {len(listed) - MAX_LISTED} more" if len(listed) > MAX_LISTED else ""
     return UnknownFieldError(
         f"{field.name}: unknown field; the index has {', '.join(listed[:MAX_LISTED])}{more}; text is written in quotes"

@@ -14,6 +14,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
 from ccpml.serving.errors import QdrantError
+from ccpml.serving.filters.tree import name_of_key
 from ccpml.serving.service.forms import read_form
 from ccpml.serving.service.metrics import gauge
 from ccpml.serving.service.pool import WorkPool
@@ -116,7 +117,7 @@ def info(request: Request) -> Info:
     return Info(
         items=summary.items,
         labels=summary.labels,
-        fields=["label", "width", "height", *summary.columns],
+        fields=["label", "width", "height", *map(name_of_key, summary.columns)],
         examples=summary.examples,
         embedding_dim=service.index.embedding_dim,
         model=service.embedder.path.name,
