@@ -3,6 +3,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from ccpml.data import ImageTable
 
@@ -47,6 +49,8 @@ def test_paths() -> None:
     assert table.name_of(1) == str(Path("y/2.png"))
     assert table.subset([1]).images == (Path("y/2.png"),)
     assert table.numbers is None
+    texts = ImageTable(["x/1.png", "y/2.png"], np.array([0, 1]), ("x", "y"))
+    assert texts.images == (Path("x/1.png"), Path("y/2.png"))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +68,12 @@ def test_paths() -> None:
         ({"images": np.zeros((3, 4, 4, 2), np.uint8)}, "expected uint8"),
         ({"images": np.zeros((3, 0, 4), np.uint8)}, "at least one pixel"),
         ({"images": ()}, "images: expected at least one, got 0"),
+        (
+            {"images": [np.zeros((4, 4), np.uint8)] * 3},
+            "expected paths, or one array of all images.*; got ndarray at 0",
+        ),
+        ({"images": [Path("a"), Path("b"), Image.new("L", (4, 4))]}, "got Image at 2"),
+        ({"images": torch.zeros(3, 4, 4, dtype=torch.uint8)}, "got Tensor at 0"),
         ({"numbers": np.array([1])}, "numbers: expected 3 integers"),
     ],
 )

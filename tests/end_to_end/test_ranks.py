@@ -159,6 +159,20 @@ def test_torchrun_starts_the_ranks_itself(folder, two_ranks, tmp_path):
     assert numbers(path) == numbers(two_ranks)
 
 
+def test_ctrl_c_in_the_terminal_of_torchrun_says_how_to_resume(folder, tmp_path):
+    """The terminal signals all processes, and torchrun passes it on to the ranks, which would take it for a second."""
+    path = tmp_path / "run"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--"]
+    train = [*torchrun, *begin(folder, path, ranks=2, max_steps=9999)[2:]]
+    process = subprocess.Popen(train, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for_rows(path, 2, process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=300)
+    assert "stopping after this step (Ctrl-C again to stop at once)" in error
+    assert "; resume with: ccpml train --resume" in error
+    assert "ccpml: error" not in error
+
+
 def test_a_batch_that_ranks_cannot_share_fails_before_anything_is_written(folder, tmp_path):
     run = begin(folder, tmp_path / "run", ranks=3)
     failed = subprocess.run(run, check=False, capture_output=True, text=True)

@@ -161,6 +161,18 @@ class _StopAt(L.Callback):
             raise RuntimeError("stopped by the test")
 
 
+@pytest.mark.parametrize("method", ["plain", "ccp"])
+def test_double_precision_resumes_bit_for_bit(settings, tmp_path, method):
+    settings = settings.changed({"precision": "64-true", "max_steps": 10, "method": method})
+    whole = train(settings, tmp_path / "whole", progress=False)
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        train(settings, tmp_path / "cut", progress=False, callbacks=[_StopAt(5)])
+    cut = resume(tmp_path / "cut", progress=False)
+    assert cut.weights_file.read_bytes() == whole.weights_file.read_bytes()
+    weights = load_file(cut.weights_file).values()
+    assert {weight.dtype for weight in weights if weight.is_floating_point()} == {torch.float64}
+
+
 @pytest.mark.parametrize("schedule", ["plateau", "constant"])
 def test_schedules_resume_bit_for_bit(settings, tmp_path, schedule):
     changes = {"lr_schedule": schedule, "head_lr_factor": 5.0, "max_steps": 10}

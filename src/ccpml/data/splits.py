@@ -118,7 +118,7 @@ def _splits(source: Source, test_classes: Sequence[str] | None) -> NDArray[np.st
     if source.split_of_class is None:
         return np.where(_is_test(source.table.class_names, test_classes), "test", "train")
     if test_classes is not None:
-        raise ValueError("test_classes: not supported for data with their own split")
+        raise ValueError("test_classes: not supported for data with their own split; leave out one of them")
     return np.array([source.split_of_class[name] for name in source.table.class_names])
 
 

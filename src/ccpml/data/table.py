@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -63,7 +63,7 @@ class ImageTable:
             numbers = np.arange(len(self.images)) if self.numbers is None else self.numbers
             object.__setattr__(self, "numbers", _int64("numbers", numbers, len(self.images)))
         else:
-            object.__setattr__(self, "images", tuple(self.images))
+            object.__setattr__(self, "images", tuple(map(_stored, range(len(self.images)), self.images)))
             object.__setattr__(self, "numbers", None)
         if not len(self.images):
             raise ValueError("images: expected at least one, got 0")
@@ -172,6 +172,16 @@ class ImageTable:
             numbers=None if self.numbers is None else self.numbers[rows],
             rotate=self.rotate,
         )
+
+
+def _stored(row: int, image: Any) -> StoredImage:
+    """Return an image that is not in memory; a text is a path."""
+    if isinstance(image, str):
+        return Path(image)
+    if not isinstance(image, Path | PackedImage | ArchivedImage):
+        expected = "expected paths, or one array of all images, uint8 (N, H, W) or (N, H, W, 3)"
+        raise ValueError(f"images: {expected}; got {type(image).__name__} at {row}")
+    return image
 
 
 def _is_absolute(image: StoredImage) -> bool:

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import lightning as L
 import numpy as np
@@ -24,12 +24,16 @@ from ccpml.numbers import counted
 from ccpml.progress import print_note, progress_bar
 from ccpml.runs.directory import RECORD_KEY, RunDirectory
 from ccpml.runs.geometry import GeometrySet, Snapshot, picture_classes, set_geometry
+from ccpml.runs.processes import by_torchrun
 from ccpml.training import CCPCallback, MetricLearning, embed
 
 __all__ = ["Checkpoints", "Progress", "Recorder", "ReseedEachEpoch", "RestoreSigterm", "StopRequest", "Stopped"]
 
 _THREADS_KEY = "ccpml_threads"
 """Key of the training state that holds the number of CPU threads, on which the last bits depend."""
+
+_PASSED_ON: Final = 1.0
+"""Seconds within which torchrun passes on to the ranks a signal that the terminal has sent them, too."""
 
 _CALLBACKS_KEY = "ccpml_callbacks"
 """Key of the training state that holds the names of the callbacks of others, without which the result would differ."""
@@ -57,6 +61,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal = 0  # number of the one received
+        self._signaled = 0.0  # when
         self.training = False  # whether steps are being made, the last of which would be lost
 
     def __enter__(self) -> "StopRequest":
@@ -71,8 +76,10 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _handle_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal and by_torchrun() and time.monotonic() - self._signaled < _PASSED_ON:
+            return
         stop_now = self.signal or not self.training
-        self.signal = number
+        self.signal, self._signaled = number, time.monotonic()
         if number == signal.SIGHUP:  # the system and the shell may both send it
             signal.signal(number, signal.SIG_IGN)
         if stop_now:

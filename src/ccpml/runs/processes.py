@@ -23,10 +23,12 @@ from ccpml.interrupts import PARENT, block_signals, ending_signals
 from ccpml.progress import announce
 
 __all__ = [
+    "by_torchrun",
     "is_main_process",
     "launch_rank",
     "local_and_node_counts",
     "lost_contact",
+    "main_process_handles_signals",
     "other_ranks",
     "process_group_cleanup",
     "report_ready",
@@ -42,9 +44,26 @@ _END = b"\0"
 """What ends the watch over signals, none of which has this number."""
 
 
+def by_torchrun() -> bool:
+    """Whether torchrun has started the ranks."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+@contextmanager
+def main_process_handles_signals() -> Iterator[None]:
+    """Ignore signals in another rank that torchrun has started: it ends with the main process, which saves."""
+    handled = by_torchrun() and threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (ending_signals() if handled else ())}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def launch_rank() -> int:
     """Return the rank as which this process was started; 0 for a process alone."""
-    return int(os.environ["RANK"] if _by_torchrun() else os.environ.get(RANK, "0"))
+    return int(os.environ["RANK"] if by_torchrun() else os.environ.get(RANK, "0"))
 
 
 def is_main_process() -> bool:
@@ -54,7 +73,7 @@ def is_main_process() -> bool:
 
 def local_and_node_counts(ranks: int) -> tuple[int, int]:
     """Return the number of processes on this machine and of machines; torchrun's own numbers take precedence."""
-    if not _by_torchrun():
+    if not by_torchrun():
         return ranks, 1
     local = int(os.environ["LOCAL_WORLD_SIZE"])
     return local, int(os.environ["WORLD_SIZE"]) // local
@@ -73,7 +92,7 @@ def other_ranks(run: Path, ranks: int, threads: int, features: bool = True) -> I
     Raises:
         RuntimeError: If another rank failed; it prints its error to standard error.
     """
-    if ranks == 1 or _by_torchrun():
+    if ranks == 1 or by_torchrun():
         with process_group_cleanup():
             yield
         return
@@ -268,10 +287,6 @@ def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
     for process in processes:
         process.kill()
         process.wait()
-
-
-def _by_torchrun() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def _free_port() -> int:

@@ -27,7 +27,13 @@ from ccpml.runs.images import DataMovedError, find_images, load_images, read_fac
 from ccpml.runs.loggers.names import check_installed
 from ccpml.runs.loggers.quiet import quiet
 from ccpml.runs.parts import Parts
-from ccpml.runs.processes import is_main_process, other_ranks, process_group_cleanup, report_ready
+from ccpml.runs.processes import (
+    is_main_process,
+    main_process_handles_signals,
+    other_ranks,
+    process_group_cleanup,
+    report_ready,
+)
 from ccpml.runs.record import RunRecord, write_fingerprint
 from ccpml.runs.scoring import score_run, score_test
 from ccpml.runs.settings import ResolvedSettings, Settings
@@ -204,7 +210,7 @@ def _run(training: Training, run: RunDirectory, parts: Parts, test: bool, featur
     if not is_main_process():
         torch.set_num_threads(threads)
         report_ready()
-        with process_group_cleanup():
+        with process_group_cleanup(), main_process_handles_signals():
             _fit_and_test(training, run, parts, test)
         return
     try:
@@ -213,7 +219,8 @@ def _run(training: Training, run: RunDirectory, parts: Parts, test: bool, featur
             remove_leftovers_below(run.path)
             _fit_and_test(training, run, parts, test)
     except RuntimeError as error:
-        if not training.stop_request.signal or not str(error).startswith(("DataLoader worker", "training stopped")):
+        lost = ranks > 1 or str(error).startswith(("DataLoader worker", "training stopped"))  # a worker, another rank
+        if not (training.stop_request.signal and lost):
             raise
         stopped = Stopped("stopped at once", training.stop_request.signal)  # which ended its workers or other ranks too
     except OSError as error:

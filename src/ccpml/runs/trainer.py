@@ -56,6 +56,8 @@ class Training:
         callbacks += [Progress(recorder, settings.total_steps)] if progress and epochs else []
         logging = Logging(run, settings, recorder)
         callbacks += [*further, Checkpoints(run, recorder, stop_request, further), logging]
+        if settings.precision == "64-true":  # as Lightning does, but only after it has loaded the state
+            parts.module.double()
         with quiet():
             return cls(
                 _trainer(settings, max(1, epochs), callbacks, logging), recorder, stop_request, logging, progress
