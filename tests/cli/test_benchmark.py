@@ -48,6 +48,20 @@ def test_a_table_and_a_longer_one(finished: Path, folder: Path, tmp_path: Path, 
     assert list(out.glob("*.png"))
 
 
+def test_rows_that_are_not_in_the_table_are_noted(
+    finished: Path, folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    shutil.copytree(out / "cells" / "contrastive-ccp", out / "cells" / "triplet-ccp")
+    assert main(table(folder, out, "--methods", "ccp")) == 0
+    note = "finished runs that are not in this table: triplet-ccp; name all rows to add them"
+    assert f"note: {out}: {note}" in capsys.readouterr().err
+    shutil.rmtree(out / "cells" / "triplet-ccp")
+    assert main(table(folder, out, "--methods", "ccp")) == 0
+    assert "not in this table" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("file", ["table.md", "timings.json", "table.png"])
 def test_a_full_disk_after_the_last_cell_says_how_to_resume(
     finished: Path, folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, file: str

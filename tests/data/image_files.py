@@ -1,6 +1,8 @@
 """Images for the tests of this folder."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -30,3 +32,14 @@ def touch(root: Path, *names: str) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
+
+
+def png_16_bit_rgb(value: int) -> bytes:
+    """Return a PNG of 2 × 2 pixels in color with 16 bits, which Pillow does not write."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    row = b"\0" + struct.pack(">3H", value, value, value) * 2
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 2)) + chunk(b"IEND", b"")

@@ -191,6 +191,24 @@ def test_missing_images_are_counted(ccp: RunDirectory) -> None:
     )
 
 
+def test_a_report_with_its_images_is_kept_where_they_are_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run")
+    write_report(run, keep=True)  # the first one is written, whatever is missing
+    assert "missing here" in capsys.readouterr().err
+    pictures = {file: file.read_bytes() for file in (run.path / "pictures").iterdir()}
+    run.report_file.write_text("the page of another machine")
+    problems = list[str]()
+    assert write_report(run, problems, keep=True) == run.report_file
+    assert run.report_file.read_text() == "the page of another machine"
+    assert {file: file.read_bytes() for file in (run.path / "pictures").iterdir()} == pictures
+    assert "left as it was, with its images; `ccpml report` writes it without them" in capsys.readouterr().err
+    assert problems
+    write_report(run)
+    assert run.report_file.read_text() != "the page of another machine"
+
+
 def test_only_runs_with_projections_mention_proxies(ccp: RunDirectory, plain: RunDirectory) -> None:
     with_proxies, without = ("".join(read(run).texts) for run in (ccp, plain))
     for text in ("Training samples and proxies", "Squares are", "radius of its proxies", "radius of the proxies"):

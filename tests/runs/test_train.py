@@ -296,7 +296,7 @@ def test_errors_are_raised_before_anything_is_written(settings, folder, run, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_unreadable_images_are_named_or_left_out(tmp_path):
+def test_unreadable_images_are_named_or_left_out(tmp_path, capsys):
     folder = toy_folder(tmp_path / "toy")
     bad = next(folder.rglob("3.png"))
     bad.write_bytes(bad.read_bytes()[:100])
@@ -306,6 +306,12 @@ def test_unreadable_images_are_named_or_left_out(tmp_path):
     run = train(replace(settings, skip_bad_images=True), tmp_path / "run", progress=False)
     (left_out,) = run.scores()["images_left_out"]
     assert left_out.startswith(str(bad))
+    evaluate_run(run.path)
+    assert "so the scores are of other images" not in capsys.readouterr().err
+    shutil.copy(next(each for each in bad.parent.iterdir() if each != bad), bad)  # repaired
+    evaluate_run(run.path)
+    note = "1 image left out as unreadable when it was scored, and 0 now, so the scores are of other images"
+    assert note in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changes", [{"image_size": 20}, {"device": "cuda:7"}])

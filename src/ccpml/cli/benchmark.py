@@ -69,6 +69,7 @@ def run(arguments: list[str]) -> int:
         raise
     print((benchmark.out / "table.md").read_text(encoding="utf-8"))
     print("\n".join(map(str, paths)))
+    _note_others(benchmark)
     for problem in progress.repeated:
         print_note(f"{problem}; the run was scored again")
     problems = [f"failed: {title}: {reason}" for title, reason in progress.failed.items()]
@@ -78,6 +79,17 @@ def run(arguments: list[str]) -> int:
     if problems:
         print("ccpml: run the same command again to retry what failed or is missing", file=sys.stderr)
     return 1 if problems else 0
+
+
+def _note_others(benchmark: Benchmark) -> None:
+    """Note rows of the folder that have finished runs and are not in the table."""
+    from ccpml.data.images.read import MAX_LISTED
+
+    rows = {row.name for row in benchmark.rows}
+    others = sorted({file.parts[-3] for file in benchmark.out.glob("cells/*/*/scores.json")} - rows)
+    if others:
+        names = ", ".join(others[:MAX_LISTED]) + (", …" if len(others) > MAX_LISTED else "")
+        print_note(f"{benchmark.out}: finished runs that are not in this table: {names}; name all rows to add them")
 
 
 def _write(benchmark: Benchmark, results: "Sequence[RowResult]") -> list[Path]:

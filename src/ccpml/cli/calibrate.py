@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
     from ccpml.runs.directory import RunDirectory
 
     announce("writing the report")
-    report = write_report(RunDirectory.open(path))
+    report = write_report(RunDirectory.open(path), keep=True)
     if not as_json:
         print(f"report       {report}")
     return 0 if promised else 1

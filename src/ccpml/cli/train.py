@@ -58,7 +58,7 @@ def run(arguments: list[str]) -> int:
             return 0
         announce("writing the report")
         trained, problems = RunDirectory(path), list[str]()
-        report = write_report(trained, problems)
+        report = write_report(trained, problems, keep=True)
     except (Stopped, KeyboardInterrupt) as stopped:
         if not settings_file.is_file():  # nothing to resume
             raise Interrupted(exit_code(stopped) - 128) from stopped

@@ -14,7 +14,7 @@ from ccpml.system_errors import check_writable
 __all__ = ["write_report"]
 
 
-def write_report(run: RunDirectory, problems: list[str] | None = None) -> Path:
+def write_report(run: RunDirectory, problems: list[str] | None = None, *, keep: bool = False) -> Path:
     """Write ``report.html`` and its pictures (``pictures/*.png``) into the directory of a finished run.
 
     The page contains its pictures and loads nothing from elsewhere. An existing report is replaced, and its pictures
@@ -24,6 +24,7 @@ def write_report(run: RunDirectory, problems: list[str] | None = None) -> Path:
         run: A finished run.
         problems: If given, a sentence is added for each part that is left out, and for data that have changed. They
             stand at the end of the page, and are printed on standard error.
+        keep: Whether to leave an existing report as it is if images are missing now, which it shows.
 
     Returns:
         The page.
@@ -43,6 +44,9 @@ def write_report(run: RunDirectory, problems: list[str] | None = None) -> Path:
         print_note(problem)
     if problems is not None:
         problems += report.problems
+    if keep and report.images.missing and run.report_file.is_file():
+        print_note(f"{run.report_file}: left as it was, with its images; `ccpml report` writes it without them")
+        return run.report_file
     folder = run.path / "pictures"
     for picture in report.pictures:
         picture.write(folder)

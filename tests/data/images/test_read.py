@@ -1,7 +1,5 @@
 import errno
 import io
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ccpml.data.images.read import BadImageError, read_header, read_image
-from tests.data.image_files import encoded, smooth
+from tests.data.image_files import encoded, png_16_bit_rgb, smooth
 
 COLOR = smooth(40, 60)
 GRAY = smooth(40, 60, 1)
@@ -81,19 +79,13 @@ def test_one_bit() -> None:
 
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
     wide = np.linspace(0, 65535, 40 * 60).astype(np.uint16).reshape(40, 60)
+    inverse = io.BytesIO()
+    Image.fromarray(65535 - wide).save(inverse, "TIFF", tiffinfo={262: 0})  # 0 is white
+    assert (read_image(inverse.getvalue(), 1)[:, :, 0] == np.round(wide / 257)).all()
     expected = np.round(wide / 257).astype(np.uint8)[:, :, None]
     for kind in ("PNG", "TIFF", "PPM"):
         assert np.array_equal(read_image(encoded(Image.fromarray(wide), kind), 1), expected)
     assert np.array_equal(read_image(encoded(Image.fromarray(wide), "PNG"), 3), np.repeat(expected, 3, 2))
-
-
-def png_16_bit_rgb(value: int) -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    row = b"\0" + struct.pack(">3H", value, value, value) * 2
-    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 2)) + chunk(b"IEND", b"")
 
 
 def test_sixteen_bit_color_is_scaled() -> None:

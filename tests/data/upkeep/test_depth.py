@@ -10,12 +10,19 @@ from ccpml.cli import main
 from ccpml.data.upkeep.depth import depth_note
 from ccpml.runs.images import read_facts
 from ccpml.runs.settings import Settings
+from tests.data.image_files import png_16_bit_rgb
 from tests.toy import toy_folder
 
 
 def save(path: Path, white: int, dtype: type = np.uint16) -> Path:
     Image.fromarray(np.linspace(0, white, 64).reshape(8, 8).astype(dtype)).save(path)
     return path
+
+
+def test_colors_of_16_bits_are_looked_at_too(tmp_path):
+    (tmp_path / "a.png").write_bytes(png_16_bit_rgb(4095))
+    assert "whose brightest pixel is 15" in depth_note([tmp_path / "a.png"])
+    assert depth_note([png_16_bit_rgb(40000)]) == ""
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from ccpml.system_errors import SHARED_MEMORY, is_out_of_memory, message_of, sho
 
 HINTS = {
     "BadImageError": "restore or repair it",
-    "BenchmarkExistsError": "choose another --out, or pass the settings that it started with",
+    "BenchmarkExistsError": "choose another --out, restore what is missing, or pass the settings that it started with",
     "BenchmarkNotFoundError": "pass --data-root, or download it with `ccpml data fetch`",
     "CacheError": "`ccpml data cache` builds it again",
     "DataChangedError": "`ccpml evaluate <run> <data>` scores other data",

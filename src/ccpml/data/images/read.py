@@ -35,7 +35,8 @@ __all__ = [
 MAX_LISTED: Final = 10
 
 _WITH_ALPHA: Final = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
-_GRAY_MODES: Final = frozenset({"1", "L", "LA", "La"})
+_PHOTOMETRIC: Final = 262  # tag of TIFF: what 0 means
+_GRAY_MODES: Final = frozenset({"1", "L", "LA", "La", "I"})
 
 _REDUCIBLE: Final = frozenset({"L", "RGB", "LA", "RGBA", "CMYK", "YCbCr"})
 
@@ -187,11 +188,12 @@ def read_header(source: Path | bytes | ArchivedImage, rotate: bool = True) -> _H
     """
     name, file = (str(source), source) if isinstance(source, Path) else _contents(source)
     with _opened(file if isinstance(file, Path) else io.BytesIO(file), name) as image:
+        gray = image.mode in _GRAY_MODES or image.mode.startswith("I;16")
+        # What is decoded tells of colors, which Pillow itself scales; it is known until the EXIF data are read.
+        deep = image.mode == "I" or image.mode.startswith("I;16") or ";16" in str(getattr(image, "tile", ""))
         # Pillow itself rotates TIFF files, and its plugins HEIF
         orientation = orientation_of(image) if rotate and image.format not in {"TIFF", "HEIF"} else 1
-        size = upright_shape(image.height, image.width, orientation)
-        deep = image.mode == "I" or image.mode.startswith("I;16")
-        return _Header(*size, deep or image.mode in _GRAY_MODES, deep)
+        return _Header(*upright_shape(image.height, image.width, orientation), gray, deep)
 
 
 def _contents(source: Path | str | bytes | ArchivedImage) -> tuple[str, bytes]:
@@ -268,7 +270,8 @@ def _convert_pillow(image: Image.Image, channels: int, rotate: bool) -> NDArray[
     orientation = orientation_of(image) if rotate else 1
     image = _halved(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
-        image = Image.fromarray(_from_16_bits(np.asarray(image)))
+        pixels = _from_16_bits(np.asarray(image))
+        image = Image.fromarray(255 - pixels if _is_white_zero(image) else pixels)
     elif image.mode == "F":
         raise BadImageError("pixels are floating-point numbers of unknown range")
     elif image.mode in _WITH_ALPHA or "transparency" in image.info:
@@ -284,6 +287,12 @@ def _convert_pillow(image: Image.Image, channels: int, rotate: bool) -> NDArray[
 def _halved(image: Image.Image) -> Image.Image:
     """Return a large image at half its size, before its copies need several times its memory, if its mode allows."""
     return image.reduce(2) if is_large(image.height, image.width) and image.mode in _REDUCIBLE else image
+
+
+def _is_white_zero(image: Image.Image) -> bool:
+    """Whether 0 is white in a TIFF of 16 bits, as of scanners; for 8 bits Pillow knows it."""
+    tags: Any = getattr(image, "tag_v2", {})
+    return bool(tags.get(_PHOTOMETRIC) == 0)
 
 
 def _from_16_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:

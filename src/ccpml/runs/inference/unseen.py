@@ -16,6 +16,7 @@ from ccpml.data.sources.source import Source
 from ccpml.data.splits import check_scorable
 from ccpml.data.upkeep.check import readable_images
 from ccpml.data_name import DataName
+from ccpml.numbers import counted
 from ccpml.progress import PATIENCE, print_note, progress_bar
 from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import cached_side, load_images
@@ -54,6 +55,7 @@ def unseen_images(
         with suppress(ValueError):  # of a lost or damaged digest, without which nothing can be compared
             if note := images.cache_note(RunDirectory(run.path).fingerprint()):
                 print_note(f"{run.path}: {note}; scores may differ a little from its own")
+        _note_left_out(run, len(images.bad))
         return images.splits.test
     source = read_source(data, data_root or settings.data_root or None, allow_partial, cached_side(settings))
     note_changes(run, record, source, data)
@@ -68,6 +70,15 @@ def unseen_images(
     if table.num_classes == 1:
         print_note(f"{data}: 1 class, of which every answer is right: scores need at least two")
     return table
+
+
+def _note_left_out(run: Run, count: int) -> None:
+    """Note that other images are read than when the run was scored, if their number differs."""
+    with suppress(FileNotFoundError, ValueError):  # of scores that are not there, or damaged
+        before = len(RunDirectory(run.path).scores()["images_left_out"])
+        if before != count:
+            text = f"{counted(before, 'image')} left out as unreadable when it was scored, and {count:,} now"
+            print_note(f"{run.path}: {text}, so the scores are of other images")
 
 
 def note_changes(run: Run, record: RunRecord, source: Source, data: str) -> None:
