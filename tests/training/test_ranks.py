@@ -6,7 +6,7 @@ import lightning as L
 import pytest
 import torch
 from torch import distributed, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from ccpml import CCPCallback, CCPLoss, TripletMarginLoss
 from ccpml.distributed import own_rank, world_size
@@ -63,7 +63,7 @@ def test_two_ranks_train_as_one_process_does(tmp_path, sharded):
 QUIET = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
 
 
-def scored(count, stage, listed):
+def scored(count, stage, listed, sampler=None):
     """The scores of the first images, half of which are queries, as Lightning deals them out to the ranks."""
     data = TensorDataset(X[:count], LABELS[:count])
     module = MetricLearning(nn.Flatten(), TripletMarginLoss(0.1), lr=0.0, is_query=torch.arange(count) < count // 2)
@@ -72,10 +72,22 @@ def scored(count, stage, listed):
         os.environ |= {"LOCAL_RANK": str(distributed.get_rank()), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         ranks = {"devices": distributed.get_world_size(), "strategy": "ddp"}
     trainer = L.Trainer(accelerator="cpu", precision="64-true", **QUIET, **ranks)
-    loader = DataLoader(data, batch_size=4)
+    loader = DataLoader(data, batch_size=4, sampler=sampler)
     getattr(trainer, stage)(module, [loader] if listed else loader, verbose=False)
     scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return scores, None if module.validation is None else module.validation[1]
+
+
+def refused():
+    try:
+        scored(40, "validate", False, SubsetRandomSampler(range(40)))
+    except ValueError as error:
+        return str(error)
+
+
+def test_a_random_sampler_whose_order_differs_between_the_ranks_is_refused():
+    for text in run_on_ranks(refused, 2):
+        assert text.startswith("val_dataloaders: expected images in one order, got a random sampler")
 
 
 @pytest.mark.parametrize("stage", ["validate", "test"])

@@ -206,7 +206,14 @@ class MetricLearning(L.LightningModule):
         sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
         if not isinstance(sampler, DistributedSampler):
             return None
-        return torch.tensor(list(sampler)[:count], device=self.device)
+        with torch.random.fork_rng(devices=[]):
+            rows, again = list(sampler), list(sampler)
+        if not gather_rows(torch.tensor([rows == again], device=self.device)).all():
+            raise ValueError(
+                f"{loaders}: expected images in one order, got a random sampler, of which each rank draws its own; pass a "
+                "Subset of the data instead"
+            )
+        return torch.tensor(rows[:count], device=self.device)
 
     def configure_model(self) -> None:
         """Shard the proxies if requested, and have DDP ignore shards and what ranks keep equal by themselves."""

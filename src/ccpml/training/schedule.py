@@ -69,6 +69,11 @@ class Warmup(L.Callback):
         self.frozen, self.steps = frozen, as_int("steps", steps)
         self._began: int | None = None  # the trainer's step at which this training began
 
+    @property
+    def state_key(self) -> str:
+        """Name of the state in a checkpoint, as a trainer may have several of these."""
+        return self._generate_state_key(steps=self.steps, weights=sum(one.numel() for one in self.frozen.parameters()))
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Forget what belongs to an earlier training: each fit begins again, or from the checkpoint that it loads."""
         if stage == "fit":
