@@ -209,10 +209,8 @@ class MetricLearning(L.LightningModule):
         with torch.random.fork_rng(devices=[]):
             rows, again = list(sampler), list(sampler)
         if not gather_rows(torch.tensor([rows == again], device=self.device)).all():
-            raise ValueError(
-                f"{loaders}: expected images in one order, got a random sampler, of which each rank draws its own; pass a "
-                "Subset of the data instead"
-            )
+            got = "a random sampler, of which each rank draws its own"
+            raise ValueError(f"{loaders}: expected images in one order, got {got}; pass a Subset of the data instead")
         return torch.tensor(rows[:count], device=self.device)
 
     def configure_model(self) -> None:

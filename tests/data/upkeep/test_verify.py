@@ -201,3 +201,15 @@ def test_a_cache_that_training_would_refuse_is_a_problem(tmp_path: Path) -> None
         (problem,) = verify_source(name, tmp_path, progress=False).problems
         assert "cache cannot be used" in problem
         assert f"{image} has changed" in problem
+
+
+def test_a_flipped_bit_in_the_cache_is_a_problem(tmp_path: Path) -> None:
+    folder = toy_folder(tmp_path / "toy")
+    build_cache(f"folder:{folder}", tmp_path, side=8, progress=False)
+    (pack,) = folder.parent.rglob("pixels-*.bin")
+    content = bytearray(pack.read_bytes())
+    content[len(content) // 2] ^= 1
+    pack.write_bytes(content)
+    (problem,) = verify_source(f"folder:{folder}", progress=False).problems
+    assert problem.startswith(f"cannot be read from the cache: {folder}")
+    assert "is damaged (wrong checksum of this image); build the cache again, or remove" in problem

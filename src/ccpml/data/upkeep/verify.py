@@ -12,6 +12,7 @@ import numpy as np
 
 from ccpml.data.images.cache import side_of_cache, use_cache
 from ccpml.data.images.cache_index import CacheError
+from ccpml.data.images.packed import PackedImage
 from ccpml.data.images.read import MAX_LISTED
 from ccpml.data.loading import read_source
 from ccpml.data.sources.benchmarks import BenchmarkOnDisk, find_benchmark
@@ -79,7 +80,7 @@ def verify_source(name: str, data_root: Path | str | None = None, progress: bool
         bad = [f"cannot be read: {table.name_of(row)}: {why}" for row, why in enumerate(reasons) if why is not None]
         return Verified(None, [contents], {}, bad)
     images = [image for image in table.images if isinstance(image, Path)]
-    problems, notes = _look_at_cache(source, data)
+    problems, notes = _look_at_cache(source, data, progress)
     bad = _decode(images, source.folder, data, progress) + problems
     listed_in = CheckLog(source.folder, data).write_list("problems", bad)
     ignored, dark = count_ignored(source.ignored, MAX_LISTED), depth_note(images)
@@ -103,7 +104,7 @@ def _verify_benchmark(name: DataName, data_root: Path | str | None, progress: bo
     ]
     notes: list[str] = []
     if not problems:
-        problems, notes = _look_at_cache(read_source(str(name), data_root), name)
+        problems, notes = _look_at_cache(read_source(str(name), data_root), name, progress)
     if not problems:
         with suppress(OSError):  # a folder that is not writable, as CheckLog.opened has reported
             write_json(memory, checksums)
@@ -118,13 +119,18 @@ def _decode(paths: Sequence[Path], folder: Path, name: DataName, progress: bool)
     return [f"cannot be read: {path}: {why}" for path, why in zip(paths, reasons, strict=True) if why is not None]
 
 
-def _look_at_cache(source: Source, name: DataName) -> tuple[list[str], list[str]]:
+def _look_at_cache(source: Source, name: DataName, progress: bool) -> tuple[list[str], list[str]]:
     """Return why the cache of a set, if it has one, cannot be used by a training, or else for which it can be."""
     try:
-        use_cache(source, name)
+        cached = use_cache(source, name)
         side = side_of_cache(source, name)
     except CacheError as error:
         return [str(error)], []
+    if cached is not source:
+        packed = [image for image in cached.table.images if isinstance(image, PackedImage)]
+        reasons = zip(packed, unreadable(packed, progress), strict=True)
+        if bad := [f"cannot be read from the cache: {image.path}: {why}" for image, why in reasons if why is not None]:
+            return bad, []
     return [], [] if side is None else [f"cached with a shorter side of {side}; runs that need more read the files"]
 
 
