@@ -186,7 +186,12 @@ def test_an_index_that_appears_while_it_is_written_is_not_replaced(run, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        ("{run} {photos} -o {photos}", 2, "--output: {photos} already exists; --sync brings an index up to date, or"),
+        ("{run} {photos} -o {photos}", 2, "{photos}: not an index (index.sqlite not found)"),
+        (
+            "{run} gone/**/*.jpg -o x.index",
+            2,
+            "gone/**/*.jpg: gone: folder not found; expected the folder of the pattern",
+        ),
         ("{run} {photos} -o {photos} --sync", 2, "{photos}: not an index (index.sqlite not found)"),
         ("{run} {photos}", 2, "--output: expected the directory of the index"),
         ("{run}", 2, "expected a run and data"),

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from ccpml.report import write_report
 from ccpml.report.contents import Report
 from ccpml.runs.train import resume, train
+from ccpml.training import MetricLearning
 from tests.toy import quick_settings, toy_folder
 
 
@@ -30,7 +31,8 @@ def test_the_plain_loss_is_trained_until_the_proxies_are_placed(run, settings, t
     assert [row["instance"] for row in rows][:3] == [-1, 0, 0]  # 3 steps are rounded up to the validation at step 4
     assert "proxy_spread" not in rows[0]
     assert rows[1]["proxy_spread"] > 0
-    assert "notes" not in run.scores()
+    (note,) = run.scores()["notes"]  # the toy classes are learned in the first steps
+    assert note == "The best weights, of step 2, are of the plain loss: the first proxies were placed at step 4."
     with np.load(run.instances / "000.npz") as first:
         assert first["step"] == 4
     plain = train(replace(settings, method="plain"), tmp_path / "plain", progress=False).metrics()
@@ -117,6 +119,41 @@ def test_a_run_whose_method_never_began_says_so(settings, tmp_path, changes, not
     notes = [text for text in scores.get("notes", []) if " never " in text or "Nothing " in text]
     assert len(notes) == (note is not None)
     assert all(text.startswith(note) for text in notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"projections.warm_start": 4}, "are of the plain loss: the first proxies were placed at step 4."),
+        ({"method": "xbm", "memory_start": 4}, "are of the plain loss: the memory was compared with after step 4"),
+        (
+            {"method": "plain", "warmup_epochs": 1},
+            "are of the 3 of warmup_epochs 1, in which the backbone is not trained.",
+        ),
+        ({"projections.warm_start": "never"}, None),
+        ({"method": "plain"}, None),
+    ],
+)
+def test_best_weights_that_are_older_than_the_method_are_told(settings, tmp_path, monkeypatch, changes, note):
+    scores = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
+    monkeypatch.setattr(MetricLearning, "_score", falling(MetricLearning._score, scores))
+    changes = {"max_steps": 12, "validate_every": 2, "patience": 9, **changes}
+    found = train(settings.changed(changes), tmp_path / "run", progress=False).scores()
+    assert found["validation"]["step"] == 2
+    expected = [] if note is None else [f"The best weights, of step 2, {note}"]
+    notes = [text for text in found.get("notes", []) if text.startswith("The best weights")]
+    assert len(notes) == len(expected)
+    assert all(text.startswith(start) for text, start in zip(notes, expected, strict=True))
+
+
+def falling(score, values):
+    """A score of the validation that is best at first."""
+
+    def scored(self, *arguments):
+        scores, joined = score(self, *arguments)
+        return {**scores, "map_at_r": next(values)}, joined
+
+    return scored
 
 
 def test_the_report_marks_where_the_proxies_were_placed(run):

@@ -55,7 +55,7 @@ def test_csv_files_have_metadata_and_missing_images_are_skipped(photos):
         ("notes.txt", "notes.txt: expected a folder, an image, .*; got another file"),
         ("folder:none", "none: folder not found"),
         ("csv:none.csv", "none.csv: file not found"),
-        ("none/*.jpg", r"none/\*.jpg: no images found"),
+        ("none/*.jpg", r"none/\*.jpg: none: folder not found; expected the folder of the pattern"),
         ("folder:", "unknown data"),
     ],
 )

@@ -195,12 +195,10 @@ def _set_dtype(index: "PictureIndex", dtype: str) -> None:
 
 
 def _check_target(output: Path, sync: bool) -> None:
-    if output.exists() and not sync:
-        raise UsageError(
-            f"--output: {output} already exists; --sync brings an index up to date, or choose another name"
-        )
     if output.exists():
         check_index(output)
+        if not sync:
+            raise UsageError(f"--output: {output} already exists; --sync brings it up to date, or choose another name")
     check_writable_output(output / "index.sqlite")
 
 

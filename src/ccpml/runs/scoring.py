@@ -72,7 +72,7 @@ def score_run(
         write_embeddings(run.embeddings / f"{name}.npz", embedded[name], table)
     whole = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     steps = int(recorder.rows[-1]["step"])
-    notes = list(_never_began(parts, steps)) if steps else []  # the start alone is not the result of a method
+    notes = list(_not_begun(parts, recorder, steps)) if steps else []  # the start alone is not the result of a method
     if steps and not recorder.step_losses.any():
         notes.append(_NO_LOSS.format(steps=counted(len(recorder.step_losses), "step")))
     features = parts.head_start.scores if parts.head_start else None
@@ -98,18 +98,39 @@ def score_run(
     run.write_scores(content)
 
 
-def _never_began(parts: Parts, steps: int) -> Iterator[str]:
-    """Return sentences about a run that ended before its method, or the training of its backbone, began."""
-    settings = parts.settings
+def _not_begun(parts: Parts, recorder: Recorder, steps: int) -> Iterator[str]:
+    """Return sentences about a run whose method, or the training of its backbone, began after its best weights."""
+    settings, best = parts.settings, recorder.best_step
+    if not best:
+        yield "The best weights are those of the start, before the first step of the training."
+        return
+    of_plain_loss = f"The best weights, of step {best:,}, are of the plain loss"
     if parts.ccp and parts.ccp.projections.waiting:
         yield _never_placed(parts.ccp.projections)
-    if settings.method == "xbm" and steps <= max(1, settings.memory_start):  # a first step has nothing in memory
+    elif parts.ccp and best <= (placed := _step_of_first_proxies(recorder)):
+        yield f"{of_plain_loss}: the first proxies were placed at step {placed:,}."
+    start = max(1, settings.memory_start)  # a first step has nothing in memory
+    if settings.method == "xbm" and steps <= start:
         ended = f"it ended at step {steps:,}, and memory_start is {settings.memory_start:,}"
         yield f"The memory was never compared with, and the run trained the plain loss: {ended}."
+    elif settings.method == "xbm" and best <= start:
+        yield f"{of_plain_loss}: the memory was compared with after step {start:,} (memory_start)."
     frozen = max((each.steps for each in parts.schedules if isinstance(each, Warmup)), default=0)
-    if steps <= frozen and settings.trained_stages != 0:
-        ended = f"it ended at step {steps:,} of the {frozen:,} of warmup_epochs {settings.warmup_epochs}"
+    of_warmup = f"the {frozen:,} of warmup_epochs {settings.warmup_epochs}"
+    if settings.trained_stages == 0 or best > frozen:
+        return
+    if steps <= frozen:
+        ended = f"it ended at step {steps:,} of {of_warmup}"
         yield f"The backbone was never trained, but the embedding layer alone: {ended}."
+    else:
+        yield f"The best weights, of step {best:,}, are of {of_warmup}, in which the backbone is not trained."
+
+
+def _step_of_first_proxies(recorder: Recorder) -> int:
+    """Return the step after whose validation the first proxies were placed; 0 if that was before training."""
+    waited = [row["step"] for row in recorder.rows if row["instance"] < 0]
+    placed = [row["step"] for row in recorder.rows if row["instance"] >= 0]
+    return int(placed[0]) if waited else 0
 
 
 def _never_placed(projections: AlternatingProjections) -> str:

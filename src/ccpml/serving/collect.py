@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from ccpml.artifacts import artifact_kind, expand_home, path_kind
+from ccpml.artifacts import artifact_kind, expand_home, not_found, path_kind
 from ccpml.data.images.formats import image_suffixes
 from ccpml.data.images.packed import PackedImage
 from ccpml.data.loading import read_source
@@ -182,6 +182,8 @@ def _pattern(pattern: str, data: str) -> Pictures:
     fixed = next((number for number, part in enumerate(parts[:-1]) if _MAGIC.search(part)), len(parts) - 1)
     root, suffixes = Path(*parts[:fixed]), image_suffixes()
     found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 -- absolute ones too
+    if not found and is_lost(f"glob:{Path(pattern).absolute()}"):
+        raise PicturesNotFoundError(f"{data}: {root}: {not_found(root, 'folder')}; expected the folder of the pattern")
     files = [file for file in found if file.is_file()]
     images = [file for file in files if file.suffix.lower() in suffixes]
     if not images:
