@@ -108,14 +108,33 @@ def exit_at_signals() -> None:
 class block_signals:  # noqa: N801 -- a context manager; contextlib would delay the first line
     """Block the signals of a terminal to all its processes, SIGINT and SIGHUP, until the end of the block.
 
-    In processes that are started within, they are blocked until `raise_at_signals` is called.
+    In processes that are started within, they are blocked until `raise_at_signals` is called. Another thread may take a
+    signal, as that of a notebook; its handler, which Python runs in the main thread, is called at the end of the block.
     """
 
     def __enter__(self) -> None:
         self._before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_TERMINAL)
+        self._noted, self._handlers = list[int](), dict[int, "Callable[[int, FrameType | None], Any]"]()
+        for one in _OF_TERMINAL:
+            handler = signal.getsignal(one)
+            if callable(handler):
+                try:
+                    signal.signal(one, self._note)
+                except ValueError:  # this is not the main thread
+                    return
+                self._handlers[one] = handler
 
     def __exit__(self, *error: object) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
+        try:
+            for one, handler in self._handlers.items():
+                signal.signal(one, handler)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
+        for number in self._noted:
+            signal.raise_signal(number)
+
+    def _note(self, number: int, frame: "FrameType | None") -> None:
+        self._noted.append(number)
 
 
 def continue_at_end_of_parent() -> None:

@@ -3,6 +3,8 @@
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -164,3 +166,35 @@ os.kill(os.getpid(), signal.SIGKILL)
     # It returns when the child has closed its end of the pipe, too.
     ended = subprocess.run([sys.executable, "-c", parent], stderr=subprocess.PIPE, check=False, timeout=60)
     assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, b"")
+
+
+def test_a_signal_that_another_thread_takes_waits_for_the_end_of_the_block():
+    taken, order = [], []
+    before = signal.signal(signal.SIGINT, lambda number, _: taken.append((number, list(order))))
+    try:
+        with block_signals():
+            thread = threading.Thread(target=signal.pthread_kill, args=(own_thread(), signal.SIGINT))
+            thread.start()
+            thread.join()
+            order.append("block")
+            assert taken == []
+        assert taken == [(signal.SIGINT, ["block"])]
+        signal.raise_signal(signal.SIGINT)
+        assert len(taken) == 2
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def own_thread():
+    """A thread that does not block signals, as the kernel of a notebook has; the system gives it the signal."""
+    started = threading.Event()
+
+    def wait():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        started.set()
+        time.sleep(0.5)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    started.wait()
+    return thread.ident

@@ -110,6 +110,8 @@ def test_the_run_may_have_moved(search, index, query, run, tmp_path, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == f"ccpml: error: {tmp_path}/copy.index: {gone}"
     assert main(["search", str(tmp_path / "copy.index"), "--id", "3"]) == 0
     assert f"note: {tmp_path}/gone: run not found; if it has moved, pass --run for its" in capsys.readouterr().err
+    assert main(["search", str(tmp_path / "copy.index"), "--id", "3", "--precision", "0.9"]) == 2
+    assert f"--precision: {tmp_path}/gone: run not found; if it has moved, pass --run" in capsys.readouterr().err
     (tmp_path / "gone").mkdir()  # a folder that is no run has no certificate either
     assert main(["search", str(tmp_path / "copy.index"), "--id", "3"]) == 0
     assert f"note: {tmp_path}/gone: run not found; if it has moved, pass --run for its" in capsys.readouterr().err

@@ -90,6 +90,12 @@ def test_data_that_cannot_be_read_here_are_not_to_be_restored(
     expected = r"with other images.*; 1 file cannot be read here: pip install pi-heif, or restore them, or start"
     with pytest.raises(DataChangedError, match=expected):
         evaluate_run(run.path)
+    image.with_suffix(".heic").rename(image)
+    (folder / TESTED[1] / "9.heic").write_bytes(b"")  # in a class that has not changed
+    evaluate_run(run.path)
+    image.rename(image.with_name("9.png"))
+    with pytest.raises(DataChangedError, match=r"with other images.*; restore them, or start a new run"):
+        evaluate_run(run.path)
 
 
 def test_a_class_that_was_trained_on_is_known_by_its_files(

@@ -2,6 +2,7 @@ import csv
 import json
 import multiprocessing
 import shutil
+import threading
 from dataclasses import replace
 
 import lightning as L
@@ -367,6 +368,31 @@ def test_weights_that_a_callback_averages_for_the_validation_are_those_that_are_
     with np.load(run.embeddings / "validation.npz") as file:
         kept = evaluate(torch.from_numpy(file["embeddings"]), torch.from_numpy(file["labels"]))
     assert kept.map_at_r == pytest.approx(run.scores()["validation"]["map_at_r"], abs=1e-6)
+
+
+class _TrainWithin(L.Callback):
+    def __init__(self, settings, path):
+        self.settings, self.path, self.error = settings, path, None
+
+    def on_train_start(self, *_):
+        def second():
+            try:
+                train(self.settings, self.path, progress=False)
+            except RuntimeError as error:
+                self.error = str(error)
+
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+
+
+def test_two_trainings_at_once_in_a_process_are_refused(settings, run, tmp_path):
+    second = _TrainWithin(settings, tmp_path / "second")
+    first = train(settings, tmp_path / "first", progress=False, callbacks=[second])
+    assert second.error.startswith("another training runs in this process; start a process for each")
+    assert not (tmp_path / "second").exists()
+    assert first.weights_file.read_bytes() == run.weights_file.read_bytes()
+    train(settings, tmp_path / "second", progress=False)
 
 
 def test_a_run_is_not_resumed_without_the_state_of_a_callback(settings, tmp_path, capsys):

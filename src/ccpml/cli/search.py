@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ccpml.serving import Embedder, Hit, PictureIndex, Query, Reply
     from ccpml.serving.search.answers import Printer
 
+_NO_RUN: Final = "run not found; if it has moved, pass --run for its certificate"
 _MONTAGE_QUERIES: Final = 50
 _MONTAGE_ANSWERS: Final = 20
 _OPERATORS: Final = frozenset({"=", "!=", "is", "in", "not", "like", "contains", "and", "or"})
@@ -54,8 +55,8 @@ def run(arguments: list[str]) -> int:
     embedder = None
     if any(query.pictures for query in queries):
         embedder = load_model_of(options.index, find_model(index, options.run))
-    elif certificate is None and not ((model / "experiment.yaml").is_file() or is_exported(model)):
-        print_note(f"{model}: run not found; if it has moved, pass --run for its certificate")
+    elif certificate is None and not _has_model(model):
+        print_note(f"{model}: {_NO_RUN}")
     with open_index(location, embedder) as index:
         use_scan(index, options)
         return _search(index, embedder, queries, options, certificate)
@@ -167,6 +168,8 @@ def _certificate(index: "PictureIndex", model: Path, precision: float | None) ->
     if precision is None:
         return certificate
     if certificate is None:
+        if not _has_model(model):
+            raise UsageError(f"--precision: {model}: {_NO_RUN}")
         way_out = f"`ccpml calibrate {shlex.quote(str(model))}` writes one"
         if is_exported(model):
             way_out = "calibrate the run with `ccpml calibrate`, and export it again"
@@ -175,6 +178,10 @@ def _certificate(index: "PictureIndex", model: Path, precision: float | None) ->
         known = ", ".join(f"{p:g}" for p in sorted(certificate.distances)) or "none"
         raise UsageError(f"--precision: expected one that is certified ({known}), got {precision:g}")
     return certificate
+
+
+def _has_model(model: Path) -> bool:
+    return (model / "experiment.yaml").is_file() or is_exported(model)
 
 
 def _search(

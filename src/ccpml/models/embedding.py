@@ -84,12 +84,9 @@ def freeze_batchnorm(module: nn.Module) -> None:
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"module: expected a module, got {module!r}")
-    for part in _batchnorms(module):
-        part.eval().requires_grad_(False)
-
-
-def _batchnorms(module: nn.Module) -> list[nn.Module]:
-    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval().requires_grad_(False)
 
 
 class EmbeddingModel(nn.Module):
@@ -152,9 +149,6 @@ class EmbeddingModel(nn.Module):
         if self.frozen_stages:
             for stage in backbone.stages()[: self.frozen_stages]:
                 stage.requires_grad_(False)
-        if freeze_batchnorm:
-            for part in _batchnorms(self):
-                part.requires_grad_(False)
         if freeze_batchnorm or self.frozen_stages:
             self.train()
 
@@ -223,8 +217,7 @@ class EmbeddingModel(nn.Module):
                 if not any(weight.requires_grad for weight in stage.parameters()):
                     stage.eval()
         if self.frozen_batchnorm:
-            for part in _batchnorms(self):
-                part.eval()
+            freeze_batchnorm(self)
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EmbeddingModel":

@@ -134,7 +134,9 @@ class RunRecord:
         changes = self.changes(source)
         if changes:
             way_out, commands = "restore them, or start a new run", unread_suffixes()
-            unread = [suffix for each in source.ignored if (suffix := each.path.suffix.lower()) in commands]
+            changed = {*changes.missing, *changes.other_images}
+            ignored = [each.path for each in source.ignored if read_label(each.path.parent.as_posix()) in changed]
+            unread = [suffix for path in ignored if (suffix := path.suffix.lower()) in commands]
             if unread:
                 way_out = f"{counted(len(unread), 'file')} cannot be read here: {commands[unread[0]]}, or {way_out}"
             raise DataChangedError(f"{data}: expected the data that {run} was started with, got {changes}; {way_out}")

@@ -3,7 +3,8 @@
 import errno
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import lightning as L
@@ -43,6 +44,22 @@ from ccpml.system_errors import check_writable
 __all__ = ["resume", "train"]
 
 
+_running = dict[int, object]()  # by process, as forked ones have a copy
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Refuse a second training at the same time: torch's generators and settings are those of the process."""
+    token = object()
+    if _running.setdefault(os.getpid(), token) is not token:
+        raise RuntimeError("another training runs in this process; start a process for each, or one after the other")
+    try:
+        yield
+    finally:
+        del _running[os.getpid()]
+
+
+@_alone()
 @torch_defaults()
 def train(
     settings: Settings,
@@ -76,6 +93,7 @@ def train(
         ValueError: If the data or the settings cannot be used, before training starts or anything is written.
         FileExistsError: If something exists at ``path``.
         MissingExtraError: If the package of a logger is not installed.
+        RuntimeError: If another training runs in this process.
         LoggerError: If a logger cannot be opened, before training starts. One that fails later is a note.
         Stopped: After Ctrl-C; `resume` continues the run.
 
@@ -123,6 +141,7 @@ def train(
     return RunDirectory(home)
 
 
+@_alone()
 @torch_defaults()
 def resume(
     path: str | os.PathLike[str],

@@ -1,16 +1,22 @@
 """Verdicts: on the disk when acknowledged, and read by training as data."""
 
 import csv
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 from ccpml.data import load_source
+from ccpml.serving import Index
 from ccpml.serving.items import Item
+from ccpml.serving.service import ServiceSettings, create_app
 from ccpml.serving.service.feedback import Feedback, RecentQueries, Verdict, read_verdicts, table_of
 from ccpml.serving.service.refused import RefusedError
 from ccpml.serving.service.uploads import Upload, check_upload
-from tests.serving.service.conftest import encoded
+from tests.serving.embedders import ColorEmbedder
+from tests.serving.service.conftest import LOCAL, encoded
 
 
 def gray(shade: int) -> bytes:
@@ -36,6 +42,54 @@ def test_right_answers_become_data_that_training_reads(connect, index):
     assert labels == ["class1"] * 4
     assert (index.path / "pictures" / f"{answer['query']['hash']}.png").read_bytes() == gray(90)
     assert [name.rpartition("/")[2] for name in names[1:]] == ["1-0.png", "1-2.png", "1-1.png"]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for label in ("cup", "mug"):
+        for number in range(3):
+            file = tmp_path / "photos" / label / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(gray(60 + 80 * (label == "mug") + number))
+    return tmp_path / "photos"
+
+
+def rows_of(path):
+    with (path / "feedback.csv").open(newline="") as stream:
+        return {tuple(row) for row in list(csv.reader(stream))[1:]}
+
+
+def test_the_table_follows_pictures_that_move_and_labels_that_are_corrected(photos, tmp_path, capsys):
+    with Index.create(tmp_path / "own.index", ColorEmbedder()) as own:
+        own.sync(photos.as_posix())
+        client = TestClient(create_app(own, ColorEmbedder(), ServiceSettings(feedback=True)), base_url=LOCAL)
+        judge(client, 1, "right", query_id=2)
+        judge(client, 5, "right", query_id=6)
+        moved = photos.rename(tmp_path / "disk")
+        (moved / "mug").rename(moved / "glass")
+        capsys.readouterr()
+        judge(client, 1, "wrong", query_id=5)  # before the index knows
+        assert "feedback.csv: 4 pictures not found, such as " in capsys.readouterr().err
+        own.sync(moved.as_posix())
+        judge(client, 1, "wrong", query_id=6)
+        cups = {(f"{moved}/cup/{number}.png", "cup") for number in (0, 1)}
+        assert rows_of(own.path) == cups | {(f"{moved}/glass/{number}.png", "glass") for number in (1, 2)}
+        assert len(load_source(f"csv:{own.path / 'feedback.csv'}").table) == 4
+
+
+def test_pictures_of_the_service_are_found_in_a_copied_index_that_may_not_be_written(photos, tmp_path):
+    with Index.create(tmp_path / "own.index", ColorEmbedder()) as own:
+        own.sync(photos.as_posix())
+        app = create_app(own, ColorEmbedder(), ServiceSettings(writable=True))
+        files = {"picture": encoded(np.full((20, 30, 3), (200, 30, 30), np.uint8))}
+        added = TestClient(app, base_url=LOCAL).post("/api/items", files=files, data={"label": "red"}).json()["id"]
+    shutil.copytree(own.path, tmp_path / "copy.index")
+    own.path.rename(tmp_path / "old.index")
+    with Index.open(tmp_path / "copy.index", ColorEmbedder()) as copy:
+        client = TestClient(create_app(copy, ColorEmbedder(), ServiceSettings(feedback=True)), base_url=LOCAL)
+        judge(client, added, "right", query_id=1)
+        (own_row,) = (row for row in rows_of(copy.path) if row[1] == "red" and row[0].startswith("pictures/"))
+        assert (copy.path / own_row[0]).is_file()
 
 
 def test_a_later_verdict_replaces_the_one_before(connect, index):
@@ -94,8 +148,15 @@ def item(key: int, path: str, label: str = "mug") -> Item:
     return Item(key, path, label, {}, "0" * 64, "0" * 16, 30, 20)
 
 
+def without_items(folder):
+    def item(key):
+        raise KeyError(key)
+
+    return SimpleNamespace(path=folder, version=0, item=item)
+
+
 def test_a_line_that_was_cut_off_is_written_over(tmp_path):
-    feedback = Feedback(tmp_path)
+    feedback = Feedback(without_items(tmp_path))
     feedback.record(item(1, "/a.png"), item(2, "/b.png"), "right", now=0)
     whole = (tmp_path / "verdicts.csv").read_bytes()
     for cut in range(1, 20):
@@ -110,13 +171,13 @@ def test_a_line_that_was_cut_off_is_written_over(tmp_path):
 
 @pytest.mark.parametrize("label", ["a,b", 'say "mug"', "two\nlines", "=1+1", "ü", ""])
 def test_labels_of_any_kind_survive(tmp_path, label):
-    Feedback(tmp_path).record(item(1, "/a.png", label), item(2, "/b.png", label), "right")
+    Feedback(without_items(tmp_path)).record(item(1, "/a.png", label), item(2, "/b.png", label), "right")
     (verdict,) = read_verdicts((tmp_path / "verdicts.csv").read_bytes())
     assert verdict.label == (" ".join(label.splitlines()) or "item-2")
 
 
 def test_two_processes_write_whole_lines(tmp_path):
-    first, second = Feedback(tmp_path), Feedback(tmp_path)
+    first, second = (Feedback(without_items(tmp_path)) for _ in range(2))
     for number in range(5):
         first.record(item(1, "/a.png"), item(number, "/b.png"), "right")
         assert second.record(item(2, "/a.png"), item(number, "/b.png"), "wrong") == 2 * number + 2

@@ -14,7 +14,10 @@ from typing import Final, NamedTuple
 from filelock import FileLock, Timeout
 
 from ccpml.files import WriteError, write_bytes
+from ccpml.numbers import counted
+from ccpml.progress import print_note
 from ccpml.serving.items import Item
+from ccpml.serving.picture_index import PictureIndex
 from ccpml.serving.service.refused import RefusedError
 from ccpml.serving.service.uploads import Upload
 
@@ -23,6 +26,7 @@ __all__ = ["FEEDBACK_FILE", "VERDICTS_FILE", "Feedback", "RecentQueries", "Verdi
 FEEDBACK_FILE: Final = "feedback.csv"
 VERDICTS_FILE: Final = "verdicts.csv"
 
+_DIGEST: Final = 64  # characters of a SHA-256
 _MAX_LOG_BYTES: Final = 50_000_000
 
 
@@ -87,14 +91,17 @@ class Feedback:
 
     ``verdicts.csv`` has a line for each verdict, and is only appended to; a verdict is on the disk when it is
     acknowledged. ``feedback.csv`` follows from it: path and label of the queries and hits of verdicts that are right,
-    as ``csv:`` data. A verdict about the same query and hit replaces the one before.
+    as ``csv:`` data. A verdict about the same query and hit replaces the one before. Items that have moved since, or
+    have another label, are written as they are in the index now; pictures that are not found are left out, with a note.
 
     Args:
-        folder: Directory of the index.
+        index: The index.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, index: PictureIndex) -> None:
+        self._index, self._folder = index, index.path
+        self._items, self._version = dict[int, Item | None](), -1  # of the index at that version
+        self._missing = 0  # pictures that were left out of the table written last
 
     def record(self, query: Item | Upload, hit: Item, verdict: str, now: float | None = None) -> int:
         """Record a verdict; return the number of verdicts.
@@ -113,11 +120,11 @@ class Feedback:
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
         with self._locked():
             if isinstance(query, Item):
-                name, path = str(query.id), self._relative(query.path)
+                name, path = str(query.id), self._path_of(query)
             else:
                 name, path = query.digest, self._keep(query) if verdict == "right" else ""
             label = hit.label or f"item-{hit.id}"
-            line = Verdict(moment, name, path, str(hit.id), self._relative(hit.path), label, verdict)
+            line = Verdict(moment, name, path, str(hit.id), self._path_of(hit), label, verdict)
             verdicts = self._append(line)
             self._write_table(verdicts)
             return len(verdicts)
@@ -141,10 +148,40 @@ class Feedback:
             write_bytes(file, upload.content)
         return f"pictures/{file.name}"
 
-    def _relative(self, path: str) -> str:
-        """Return a path in the directory of the index as relative, so that the index can be moved with its feedback."""
-        folder = self._folder.absolute()
-        return Path(path).relative_to(folder).as_posix() if Path(path).is_relative_to(folder) else path
+    def _path_of(self, item: Item) -> str:
+        """Return the path of an item, relative if it is in the directory of the index, which may be moved.
+
+        A picture that came through the service is there, although the index may name the place before the move.
+        """
+        path, folder = Path(item.path), self._folder.absolute()
+        own = folder / "pictures" / path.name
+        if path.stem == item.content_hash and path.parent.name == own.parent.name and own.is_file():
+            path = own
+        return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else item.path
+
+    def _find(self, key: int) -> Item | None:
+        """Return an item of the index as it is now, None if there is none."""
+        if self._version != self._index.version:
+            self._items, self._version = {}, self._index.version
+        if key not in self._items:
+            try:
+                self._items[key] = self._index.item(key)
+            except KeyError:
+                self._items[key] = None
+        return self._items[key]
+
+    def _now(self, verdict: Verdict) -> Verdict:
+        """Return a verdict with the paths and the label that its items have now."""
+        for name, key in (("path", verdict.id), ("query_path", verdict.query)):
+            item = self._find(int(key)) if len(key) < _DIGEST and key.isdecimal() else None
+            if item is None:  # it was removed, or is a picture by the digest of its content
+                continue
+            before, now = getattr(verdict, name), self._path_of(item)
+            if now == before or not (self._folder / before).is_file():
+                verdict = verdict._replace(**{name: now})
+                if name == "path" and item.label:
+                    verdict = verdict._replace(label=item.label)
+        return verdict
 
     def _append(self, line: Verdict) -> list[Verdict]:
         """Append to the log, behind its last whole line; return all of it."""
@@ -170,8 +207,12 @@ class Feedback:
         return read_verdicts(whole + added)
 
     def _write_table(self, verdicts: Sequence[Verdict]) -> None:
-        rows = [row for row in table_of(verdicts) if (self._folder / row[0]).is_file()]
-        file = self._folder / FEEDBACK_FILE
+        found = table_of(map(self._now, verdicts))
+        rows = [row for row in found if (self._folder / row[0]).is_file()]
+        file, missing = self._folder / FEEDBACK_FILE, [path for path, _ in found if path not in dict(rows)]
+        if len(missing) > self._missing:
+            print_note(f"{file}: {counted(len(missing), 'picture')} not found, such as {missing[-1]}, are left out")
+        self._missing = len(missing)
         if rows:
             write_bytes(file, _text([("path", "label"), *rows]))
         else:  # a table without rows is no data

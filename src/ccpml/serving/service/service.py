@@ -76,7 +76,7 @@ class Service:
     def __init__(self, index: PictureIndex, embedder: Embedder, settings: ServiceSettings) -> None:
         self.index, self.embedder, self.settings = index, embedder, settings
         self.metrics, self.drift = Metrics(), Drift()
-        self.recent, self.feedback = RecentQueries(), Feedback(index.path)
+        self.recent, self.feedback = RecentQueries(), Feedback(index)
         self.certificate, self.note = _read_certificate(embedder)
         if self.certificate and isinstance(getattr(index, "scan", None), Reranked):
             self.certificate, self.note = None, "certified precisions are of the nearest hits; these are ranked again"
