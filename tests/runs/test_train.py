@@ -9,11 +9,9 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from PIL import Image
 from safetensors.torch import load_file
 
-from ccpml import evaluate
 from ccpml.data.class_records import DataChangedError
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.inference import embed_run, evaluate_run, load_run
@@ -360,16 +358,6 @@ def test_a_run_without_weights_is_named(settings, tmp_path):
         load_run(run.path).embed([])
 
 
-@pytest.mark.parametrize("method", ["plain", "ccp"])
-def test_weights_that_a_callback_averages_for_the_validation_are_those_that_are_kept(settings, tmp_path, method):
-    averaging = EMAWeightAveraging(use_buffers=True, decay=0.5)
-    changed = settings.changed({"method": method, "validate_every": 3, "max_steps": 9})
-    run = train(changed, tmp_path / "run", progress=False, callbacks=[averaging])
-    with np.load(run.embeddings / "validation.npz") as file:
-        kept = evaluate(torch.from_numpy(file["embeddings"]), torch.from_numpy(file["labels"]))
-    assert kept.map_at_r == pytest.approx(run.scores()["validation"]["map_at_r"], abs=1e-6)
-
-
 class _TrainWithin(L.Callback):
     def __init__(self, settings, path):
         self.settings, self.path, self.error = settings, path, None
@@ -393,16 +381,3 @@ def test_two_trainings_at_once_in_a_process_are_refused(settings, run, tmp_path)
     assert not (tmp_path / "second").exists()
     assert first.weights_file.read_bytes() == run.weights_file.read_bytes()
     train(settings, tmp_path / "second", progress=False)
-
-
-def test_a_run_is_not_resumed_without_the_state_of_a_callback(settings, tmp_path, capsys):
-    settings = settings.changed({"validate_every": 3, "max_steps": 9})
-    whole = train(settings, tmp_path / "whole", progress=False, callbacks=[EMAWeightAveraging(decay=0.5)])
-    with pytest.raises(RuntimeError, match="stopped by the test"):
-        train(settings, tmp_path / "cut", progress=False, callbacks=[_StopAt(5), EMAWeightAveraging(decay=0.5)])
-    with pytest.raises(ValueError, match=r"cut: expected the callbacks it was trained with \(EMAWeight.*, _StopAt\)"):
-        resume(tmp_path / "cut", progress=False)
-    capsys.readouterr()
-    resumed = resume(tmp_path / "cut", progress=False, callbacks=[EMAWeightAveraging(decay=0.5)])
-    assert "cut: trained with the callbacks _StopAt until now, and now without, so the" in capsys.readouterr().err
-    assert resumed.weights_file.read_bytes() == whole.weights_file.read_bytes()

@@ -1,0 +1,48 @@
+"""Callbacks of others in a run: what they average is kept, and a run is resumed with those that have a state."""
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+
+from ccpml import evaluate
+from ccpml.runs.train import resume, train
+from tests.toy import quick_settings, toy_folder
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    return quick_settings(data=f"folder:{toy_folder(tmp_path_factory.mktemp('toy'))}")
+
+
+class _StopAt(L.Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step:
+            raise RuntimeError("stopped by the test")
+
+
+@pytest.mark.parametrize("method", ["plain", "ccp"])
+def test_weights_that_a_callback_averages_for_the_validation_are_those_that_are_kept(settings, tmp_path, method):
+    averaging = EMAWeightAveraging(use_buffers=True, decay=0.5)
+    changed = settings.changed({"method": method, "validate_every": 3, "max_steps": 9})
+    run = train(changed, tmp_path / "run", progress=False, callbacks=[averaging])
+    with np.load(run.embeddings / "validation.npz") as file:
+        kept = evaluate(torch.from_numpy(file["embeddings"]), torch.from_numpy(file["labels"]))
+    assert kept.map_at_r == pytest.approx(run.scores()["validation"]["map_at_r"], abs=1e-6)
+
+
+def test_a_run_is_not_resumed_without_the_state_of_a_callback(settings, tmp_path, capsys):
+    settings = settings.changed({"validate_every": 3, "max_steps": 9})
+    whole = train(settings, tmp_path / "whole", progress=False, callbacks=[EMAWeightAveraging(decay=0.5)])
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        train(settings, tmp_path / "cut", progress=False, callbacks=[_StopAt(5), EMAWeightAveraging(decay=0.5)])
+    with pytest.raises(ValueError, match=r"cut: expected the callbacks it was trained with \(EMAWeight.*, _StopAt\)"):
+        resume(tmp_path / "cut", progress=False)
+    capsys.readouterr()
+    resumed = resume(tmp_path / "cut", progress=False, callbacks=[EMAWeightAveraging(decay=0.5)])
+    assert "cut: trained with the callbacks _StopAt until now, and now without, so the" in capsys.readouterr().err
+    assert resumed.weights_file.read_bytes() == whole.weights_file.read_bytes()
