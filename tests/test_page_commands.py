@@ -88,7 +88,7 @@ def test_commands_run(page, example, few_groceries, tmp_path, monkeypatch, capsy
     shutil.copytree(example, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("CCPML_QDRANT_API_KEY", "")
-    monkeypatch.setattr("ccpml.report.write_report", lambda run, *_: run.path / "report.html")  # has tests of its own
+    monkeypatch.setattr("ccpml.report.write_report", lambda run, *_, **__: run.path / "report.html")
     commands = page_commands(DOCS / page)
     if ["ccpml", "train", "folder:photos"] in commands:
         shutil.rmtree(RUN)

@@ -9,6 +9,7 @@ import pytest
 
 from ccpml.cli import main
 from ccpml.cli.benchmark import parse
+from ccpml.files import load_yaml
 from tests.cli.conftest import FLAGS
 
 pytestmark = pytest.mark.usefixtures("preloaded")
@@ -103,7 +104,12 @@ def test_damaged_cells_are_trained_again(finished: Path, folder: Path, tmp_path:
 def test_an_ablation(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "out"
     assert main(table(folder, out, "--losses", "ms", "--ablation", "projections.strength=0,1e-4")) == 0
-    assert "MS-CCP (projections.strength=0.0001)" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "MS-CCP (projections.strength=0.0001)" in captured.out
+    note = "multi_similarity-ccp: all values have the same validation score, so that none is better; train longer"
+    assert note in captured.err  # two steps, without a projection
+    assert load_yaml(out / "best.yaml") == {}
+    assert parse(table(folder, out, "--row-settings", str(out / "best.yaml"))[1:])[1].rows
     assert list(out.glob("*.png"))
     assert json.loads((out / "table.json").read_text())["ablation"] == "projections.strength"
 

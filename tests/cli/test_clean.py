@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from ccpml.cleaning.found import CleanedData
 from ccpml.cli import main
 from ccpml.data.sources.csv_file import load_csv
+from ccpml.runs.directory import RunDirectory
 
 
 @pytest.fixture
@@ -64,9 +65,20 @@ def test_what_is_found_is_written(
     source = load_csv(output / "cleaned.csv")
     assert len(source.table) == 60
     assert source.split_of_class is not None
-    monkeypatch.setattr("ccpml.report.write_report", lambda run, *_: run.path / "report.html")  # has tests of its own
+    monkeypatch.setattr("ccpml.report.write_report", lambda run, *_, **__: run.path / "report.html")
     flags = [*flags, "--max-steps=2"]
     assert main(["train", f"csv:{output / 'cleaned.csv'}", *flags, "--run", str(tmp_path / "again")]) == 0
+
+
+def test_classes_that_the_run_was_trained_on_are_known_by_their_files(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    renamed = shutil.copytree(photos, tmp_path / "renamed")
+    for name, split in RunDirectory(run).record().split_of_class.items():
+        if split == "train":
+            (renamed / name).rename(renamed / f"{name} as it is called now")
+    assert main(["clean", str(run), f"folder:{renamed}", "-o", str(tmp_path / "found")]) == 0
+    assert "The run was trained on 3 of the 12 classes" in capsys.readouterr().out
 
 
 def test_metadata_of_a_table_stay(run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +91,7 @@ def test_metadata_of_a_table_stay(run: Path, photos: Path, tmp_path: Path, monke
     with Path("found/cleaned.csv").open(encoding="utf-8", newline="") as file:
         cleaned = list(csv.DictReader(file))
     assert 0 < len(cleaned) < len(files)
-    assert [*cleaned[0]] == ["path", "label", "Price"]
+    assert [*cleaned[0]] == ["path", "label", "split", "role", "Price"]  # the run knows the files
     assert all(row["Price"] == Path(row["path"]).stem for row in cleaned)
 
 

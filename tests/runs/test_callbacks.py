@@ -7,6 +7,8 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from ccpml import evaluate
+from ccpml.runs.defaults import DataFacts
+from ccpml.runs.directory import RunDirectory
 from ccpml.runs.train import resume, train
 from tests.toy import quick_settings, toy_folder
 
@@ -46,3 +48,15 @@ def test_a_run_is_not_resumed_without_the_state_of_a_callback(settings, tmp_path
     resumed = resume(tmp_path / "cut", progress=False, callbacks=[EMAWeightAveraging(decay=0.5)])
     assert "cut: trained with the callbacks _StopAt until now, and now without, so the" in capsys.readouterr().err
     assert resumed.weights_file.read_bytes() == whole.weights_file.read_bytes()
+
+
+@pytest.mark.parametrize("start", [train, lambda settings, path, **options: resume(path, **options)])
+def test_callbacks_that_other_ranks_would_not_have_are_refused(settings, tmp_path, start):
+    on_ranks = settings.changed({"ranks": 2, "max_steps": 2})
+    RunDirectory.create(tmp_path / "begun", on_ranks.resolved(DataFacts()))
+    path = tmp_path / "new" if start is train else tmp_path / "begun"
+    with pytest.raises(
+        ValueError, match="callbacks: expected none with 2 ranks, got _StopAt, which the other ranks would"
+    ):
+        start(on_ranks, path, progress=False, callbacks=[_StopAt(1)])
+    assert not (tmp_path / "new").exists()

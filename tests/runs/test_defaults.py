@@ -166,3 +166,9 @@ def test_unusual_images_are_counted() -> None:
 def test_a_validation_without_errors_is_saturated() -> None:
     assert is_saturated({"validation": {"map_at_r": 1.0}})
     assert not is_saturated({"validation": {"map_at_r": 0.9}})
+
+
+@pytest.mark.parametrize(("ranks", "classes", "expected"), [(3, 4, 3), (2, 5, 4), (2, 3, 2), (1, 3, 3)])
+def test_a_batch_of_few_classes_is_shared_by_the_ranks(ranks, classes, expected):
+    resolved = Settings(data="folder:x", ranks=ranks).resolved(DataFacts(train_classes=classes, classes=2 * classes))
+    assert resolved.classes_per_batch == expected

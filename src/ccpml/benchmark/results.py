@@ -201,10 +201,14 @@ def _spreads(scores: Iterable[Scores]) -> dict[str, Spread]:
 
 
 def best_settings(results: Sequence[RowResult]) -> dict[str, dict[str, Any]]:
-    """Return the settings of each loss and method that are best on the validation classes, for `with_row_settings`."""
+    """Return the settings of each loss and method that are best on the validation classes, for `with_row_settings`.
+
+    Where several have been tried and all have the same score, as they changed nothing, there are none.
+    """
     tried: dict[str, list[tuple[float, dict[str, Any]]]] = {}
     for result in results:
         if result.validation is not None:
             name = replace(result.row, variant="").name
             tried.setdefault(name, []).append((result.validation.mean, dict(result.row.changes)))
-    return {name: max(pairs, key=lambda pair: pair[0])[1] for name, pairs in tried.items()}
+    tied = {name for name, pairs in tried.items() if len(pairs) > 1 and len({score for score, _ in pairs}) == 1}
+    return {name: max(pairs, key=lambda pair: pair[0])[1] for name, pairs in tried.items() if name not in tied}

@@ -21,9 +21,10 @@ from ccpml.data.sources.source import Source, count_ignored
 from ccpml.data_name import DataName
 from ccpml.numbers import check_flags
 from ccpml.progress import announce, progress_bar
-from ccpml.runs.directory import RunDirectory, RunRecord
+from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import cached_side
 from ccpml.runs.inference import Run, embed_normalized, open_weights
+from ccpml.runs.inference.unseen import splits_by_files
 
 __all__ = ["clean_run", "default_output"]
 
@@ -84,7 +85,8 @@ def clean_run(
     tables, facts, bad = _read(sources, names)
     pictures, count = Collection(tables), len(tables[0])
     class_names, labels = _labels(tables[0], len(pictures))
-    splits, run_splits, whose = _splits(record, sources[0], [class_names[y] if y >= 0 else "" for y in labels[:count]])
+    of_run = {**record.split_of_class, **splits_by_files(tables[0], run, record)}
+    splits, run_splits, whose = _splits(of_run, sources[0], [class_names[y] if y >= 0 else "" for y in labels[:count]])
     problems = _search(run, pictures, facts, labels, class_names, whose, min_score)
     roles = [""] * count if tables[0].roles is None else tables[0].roles.tolist()
     excluded = find_excluded([pictures.path(row) for row in range(count)], labels[:count], class_names)
@@ -101,7 +103,7 @@ def clean_run(
         unreadable=bad,
         problems=problems,
         cleaned=clean(problems, labels[:count], splits, roles, drop, relabel, excluded),
-        seen=[name for name in class_names if record.split_of_class.get(name) == "train"],
+        seen=[name for name in class_names if of_run.get(name) == "train"],
     )
     announce("writing the results")
     write_results(found, output)
@@ -109,7 +111,7 @@ def clean_run(
 
 
 def _splits(
-    record: RunRecord, source: Source, names: Sequence[str]
+    split_of_class: Mapping[str, str], source: Source, names: Sequence[str]
 ) -> tuple[list[str], list[str], dict[str, list[str]]]:
     """Return the splits of the N pictures of the data, (N,), by the names of their labels, empty for none.
 
@@ -117,7 +119,7 @@ def _splits(
         The splits of the data, or else of the run; those of the run; and those in which leaks are looked for, by whose
         they are.
     """
-    of_run = [record.split_of_class.get(name, "") if name else "" for name in names]
+    of_run = [split_of_class.get(name, "") if name else "" for name in names]
     own = source.split_of_class
     if own is None:
         return of_run, of_run, {"the run": of_run}

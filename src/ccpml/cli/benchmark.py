@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,7 +103,10 @@ def _write(benchmark: Benchmark, results: "Sequence[RowResult]") -> list[Path]:
     paths = write_outputs(benchmark, results)
     if benchmark.ablation:
         paths.append(benchmark.out / "best.yaml")
-        write_yaml(paths[-1], best_settings(results))
+        best = best_settings(results)
+        write_yaml(paths[-1], best)
+        for name in sorted({replace(result.row, variant="").name for result in results if result.validation} - {*best}):
+            print_note(f"{name}: all values have the same validation score, so that none is better; train longer")
     return [*paths, (draw_ablation if benchmark.ablation else draw_table)(benchmark, results, benchmark.out)]
 
 

@@ -162,7 +162,8 @@ def _certificate(index: "PictureIndex", model: Path, precision: float | None) ->
         certificate = find_certificate(model, index.fingerprint)
     except CertificateError as error:
         if precision is None:
-            print_note(f"{error}; until then, answers have no certified precision")
+            index_is_older = ", or build the index again if that is of others" * ("weights in use" in str(error))
+            print_note(f"{error}{index_is_older}; until then, answers have no certified precision")
             return None
         raise UsageError(f"--precision: {error}") from error
     if precision is None:

@@ -27,7 +27,16 @@ from ccpml.runs.geometry import GeometrySet, Snapshot, picture_classes, set_geom
 from ccpml.runs.processes import by_torchrun
 from ccpml.training import CCPCallback, MetricLearning, embed
 
-__all__ = ["Checkpoints", "Progress", "Recorder", "ReseedEachEpoch", "RestoreSigterm", "StopRequest", "Stopped"]
+__all__ = [
+    "Checkpoints",
+    "Progress",
+    "Recorder",
+    "ReseedEachEpoch",
+    "RestoreSigterm",
+    "StopRequest",
+    "Stopped",
+    "names_of_others",
+]
 
 _THREADS_KEY = "ccpml_threads"
 """Key of the training state that holds the number of CPU threads, on which the last bits depend."""
@@ -251,6 +260,12 @@ class Recorder(L.Callback):
             write_arrays(self.run.instances / f"{self._instance:03d}.npz", **arrays)
 
 
+def names_of_others(callbacks: Sequence[L.Callback]) -> list[str]:
+    """Return the names of callbacks that are not ours, in alphabetical order."""
+    others = [type(one) for one in callbacks if not type(one).__module__.startswith("ccpml.")]
+    return sorted(kind.__qualname__ for kind in others)
+
+
 class Checkpoints(L.Callback):
     """Write the best weights and the state to resume from after each validation. The recorder runs before this one.
 
@@ -264,8 +279,7 @@ class Checkpoints(L.Callback):
         self.run = run
         self.recorder = recorder
         self.stop_request = stop_request
-        others = [type(one) for one in further if not type(one).__module__.startswith("ccpml.")]
-        self.further = sorted(kind.__qualname__ for kind in others)
+        self.further = names_of_others(further)
         self._scored: dict[str, torch.Tensor] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -310,16 +324,9 @@ class Checkpoints(L.Callback):
             differ = f"scores may differ in the last digits; OMP_NUM_THREADS={before} gives those of an unbroken run"
             print_note(f"{self.run.path}: {threads}: {differ}")
 
-    def on_validation_batch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Copy the weights that are about to be scored."""
-        if self.further and batch_idx == 0:
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Copy the weights that are about to be scored, on all ranks, as it is collective where proxies are sharded."""
+        if self.further:
             self._scored = {name: weight.detach().clone() for name, weight in pl_module.state_dict().items()}
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -235,8 +235,9 @@ def _loss(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
     """A batch that suits the loss and has no more classes than there are."""
     suits = dict(_PROXY_LOSS if LOSSES[settings["loss"]].has_proxies else _PAIR_LOSS)
     ranks, most = settings["ranks"], facts.train_classes
-    if suits["classes_per_batch"] > most >= 2 * ranks:
-        yield Choice({"classes_per_batch": most - most % ranks}, f"there are {most} training classes")
+    fitting = most - most % ranks
+    if suits["classes_per_batch"] > most and fitting >= 2:
+        yield Choice({"classes_per_batch": fitting}, f"there are {most} training classes")
     yield Choice(suits)
 
 

@@ -21,7 +21,7 @@ from ccpml.models.torch_state import torch_defaults
 from ccpml.numbers import check_flags
 from ccpml.progress import announce, print_note
 from ccpml.runs.build import check_device, check_memory, check_weights, transforms, workers
-from ccpml.runs.callbacks import Stopped
+from ccpml.runs.callbacks import Stopped, names_of_others
 from ccpml.runs.defaults import notes
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import DataMovedError, find_images, load_images, read_facts
@@ -29,6 +29,7 @@ from ccpml.runs.loggers.names import check_installed
 from ccpml.runs.loggers.quiet import quiet
 from ccpml.runs.parts import Parts
 from ccpml.runs.processes import (
+    by_torchrun,
     is_main_process,
     main_process_handles_signals,
     other_ranks,
@@ -79,7 +80,8 @@ def train(
         path: The run directory; nothing may exist there.
         progress: Whether to show the chosen settings and a line of progress on standard error.
         test: Whether to score the test classes at the end. Without it the run is unfinished, and `resume` tests it.
-        callbacks: Further Lightning callbacks. They run after ours, except the one that writes checkpoints.
+        callbacks: Further Lightning callbacks. They run after ours, except the one that writes checkpoints. Several
+            ranks have them only if torchrun starts them.
         chosen: Reasons of settings that were chosen before this call, for the report.
         features: Whether to score the untouched features of initial weights too, in a pass over the test images.
         data_digest: Digest of the data that other runs are trained on, with which this one is compared, as `read_facts`
@@ -106,6 +108,7 @@ def train(
     check_flags(progress=progress, test=test, features=features)
     if not isinstance(settings, Settings):
         raise ValueError(f"settings: expected Settings, got {type(settings).__name__}")
+    _check_callbacks(callbacks, settings.ranks)
     path = expand_home(path)
     home = path.absolute()
     if is_main_process():
@@ -173,6 +176,7 @@ def resume(
     home = run.path.absolute()
     if not run.finished:
         settings, state = run.settings(), run.check_state()
+        _check_callbacks(callbacks, settings.ranks)
         check_installed(settings.loggers())
         if is_main_process():
             check_writable(run.scores_file)
@@ -195,6 +199,13 @@ def _write_record(run: RunDirectory, parts: Parts) -> None:
     record = RunRecord(parts.settings.flat(), parts.images.classes, digest_of(run.choices()))
     write_fingerprint(run.images_file, parts.images.fingerprint(), record)
     record.write(run.record_file)
+
+
+def _check_callbacks(callbacks: Sequence[L.Callback], ranks: int) -> None:
+    """Raise ValueError if other ranks, which this process starts, do not have the callbacks of this one."""
+    if ranks > 1 and not by_torchrun() and (names := names_of_others(callbacks)):
+        got = f"{', '.join(names)}, which the other ranks would not have"
+        raise ValueError(f"callbacks: expected none with {ranks} ranks, got {got}; start the ranks by torchrun")
 
 
 def _print(chosen: Mapping[str, Sequence[str]]) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 from ccpml.artifacts import read_file
 from ccpml.data import ImageTable, PackedImage
 from ccpml.data.class_records import listed_classes
 from ccpml.data.loading import read_source
-from ccpml.data.sources.source import Source
+from ccpml.data.sources.source import Source, SplitName
 from ccpml.data.splits import check_scorable
 from ccpml.data.upkeep.check import readable_images
 from ccpml.data_name import DataName
@@ -22,7 +22,7 @@ from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import cached_side, load_images
 from ccpml.runs.inference.run import Run
 
-__all__ = ["SeenClassesError", "leave_out_seen", "note_changes", "unseen_images"]
+__all__ = ["SeenClassesError", "leave_out_seen", "note_changes", "splits_by_files", "unseen_images"]
 
 
 class SeenClassesError(ValueError):
@@ -108,6 +108,16 @@ def leave_out_seen(table: ImageTable, run: Run, data: str, all_classes: bool) ->
     what = "scored too" if all_classes else "left out"
     print_note(f"{data}: the run was trained on or chosen by {known}; {what}")
     return table if all_classes else table.subset(unseen)
+
+
+def splits_by_files(table: ImageTable, run: Run, record: RunRecord) -> dict[str, str]:
+    """Return the split of classes of a run that have other names in a table, by these names; their files tell."""
+    known, found = {y for y, name in enumerate(table.class_names) if name in record.classes}, dict[str, str]()
+    for split in get_args(SplitName):
+        names = {name for name, entry in record.classes.items() if entry.split == split}
+        for label in _known_by_files(table, known, _SeenFiles.of(run, record, names)):
+            found.setdefault(table.class_names[label], split)
+    return found
 
 
 def _known_by_files(table: ImageTable, known: set[int], seen: "_SeenFiles") -> list[int]:
