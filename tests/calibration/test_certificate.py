@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,20 @@ def test_a_damaged_certificate_is_one_sentence(change: dict[str, object], tmp_pa
     with pytest.raises(CertificateError, match="calibrate the run again") as caught:
         Certificate.read(tmp_path)
     assert str(caught.value).startswith(str(file))
+
+
+def test_a_certificate_that_was_read_and_changed_is_written_as_it_is_now(tmp_path: Path) -> None:
+    details = {"data": "folder:x", "ladder": [{"precision": 0.5, "distance": 1.0}]}
+    read = Certificate.read(Certificate("0" * 64, 0.95, {0.8: 0.7}, details=details).write(tmp_path))
+    assert read.distances == {0.8: 0.7}
+    whole = {**read.details, "ladder": details["ladder"]}
+    withdrawn = replace(read, distances={0.9: 0.1}, confidence=0.9, details=whole)
+    again = Certificate.read(withdrawn.write(tmp_path))
+    assert (again.distances, again.confidence, again.details["data"]) == ({0.9: 0.1}, 0.9, "folder:x")
+    for distances in ({0.5: 5.0}, {0.5: float("nan")}):
+        with pytest.raises(CertificateError, match="not a certificate"):
+            replace(read, distances=distances).write(tmp_path)
+    assert Certificate.read(tmp_path) == again
 
 
 def test_a_promise_that_was_changed_is_not_believed(tmp_path: Path) -> None:

@@ -153,6 +153,13 @@ def test_the_order_of_the_pictures_does_not_matter(clusters):
         }
 
 
+def test_names_of_classes_may_be_an_array(clusters):
+    embeddings, labels = clusters[:2]
+    names = [f"class {number}" for number in range(int(np.max(labels)) + 1)]
+    given = [find_problems(embeddings, labels, class_names=kind) for kind in (names, np.array(names))]
+    assert repr(given[0]) == repr(given[1])
+
+
 def test_labels_may_be_any_numbers(clusters):
     """Such as those of products: an array of as many counts as the largest label filled the memory."""
     x, labels = clusters

@@ -60,3 +60,11 @@ def test_callbacks_that_other_ranks_would_not_have_are_refused(settings, tmp_pat
     ):
         start(on_ranks, path, progress=False, callbacks=[_StopAt(1)])
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("given", ["Timer", 3, None])
+def test_what_is_no_callback_is_named_before_anything_is_written(settings, tmp_path, given):
+    for wrong, got in ((given, repr(given)), (_StopAt, r"the class _StopAt; pass _StopAt\(\)")):
+        with pytest.raises(ValueError, match=f"callbacks: expected Lightning callbacks, got {got}"):
+            train(settings, tmp_path / "run", progress=False, callbacks=[wrong])
+    assert not (tmp_path / "run").exists()

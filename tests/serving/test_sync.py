@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from ccpml import artifacts
-from ccpml.data.images import formats
 from ccpml.serving import Index, SourceConflictError, find_pictures
 from ccpml.serving.items import Picture
 from tests.serving.embedders import ColorEmbedder
@@ -110,30 +109,6 @@ def test_files_that_are_no_images_any_more_are_removed_and_those_that_cannot_be_
     assert counts(result) == (0, 0, 0, 2, 3)
     assert [Path(error.name).name for error in result.skipped] == ["1.png", "3.png", "5.png"]
     assert set(by_name(index)) == {"0.png", "2.png", "4.png", "5.png"}
-
-
-@pytest.mark.parametrize("kind", ["folder", "pattern"])
-def test_pictures_that_cannot_be_read_here_stay(kind, photos, embedder, tmp_path, monkeypatch):
-    """As HEIC, in an environment without a plugin for it."""
-    data = str(photos) if kind == "folder" else f"{photos}/**/*"
-    monkeypatch.setattr("ccpml.data.images.formats._SUFFIXES", (".png", ".heic"))
-    formats.image_suffixes.cache_clear()
-    heic = photos / "class0" / "0.heic"
-    (photos / "class0" / "0.png").rename(heic)
-    with Index.create(tmp_path / "h.index", embedder) as index:
-        index.sync(data)
-        monkeypatch.undo()
-        monkeypatch.setattr("ccpml.data.images.formats.pillow_formats", lambda: formats._FORMATS)
-        formats.image_suffixes.cache_clear()
-        for _ in range(2):
-            done = index.sync(data)
-            assert (done.removed, done.unchanged, len(index)) == (0, 5, 6)
-            (error,) = done.skipped
-            assert str(error) == f"{heic}: stays, as it cannot be read here: pip install pi-heif"
-        heic.unlink()
-        assert (index.sync(data).removed, len(index)) == (1, 5)
-    monkeypatch.undo()
-    formats.image_suffixes.cache_clear()
 
 
 def test_pictures_whose_folder_is_gone_in_the_middle_stay(index, photos, embedder, monkeypatch):

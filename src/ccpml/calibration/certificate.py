@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -148,14 +148,23 @@ class Certificate:
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the certificate into a run directory, whole or not at all, in place of an older one; return the file.
 
+        Where ``details`` say something else than the other attributes, as those of a certificate that was read and
+        changed, the others hold.
+
         Raises:
+            CertificateError: If a number is out of range.
             WriteError: If it cannot be written.
         """
         file, answers = expand_home(path) / CERTIFICATE_FILE, plain_number(self.answers)
         head = {"format": _FORMAT, "fingerprint": self.fingerprint, "confidence": plain_number(self.confidence)}
         rows = [(plain_number(p), plain_number(self.distances[p])) for p in self.precisions]
         promises = [{"precision": p, "distance": distance} for p, distance in rows]
-        content = json.loads(json.dumps({**head, "answers": answers, "promises": promises, **self.details}))
+        own = {**head, "answers": answers, "promises": promises}
+        content = json.loads(json.dumps({**own, **self.details}))
+        if replace(Certificate.from_content(content, str(file)), details=self.details) != self:
+            others = {name: value for name, value in self.details.items() if name != "ladder"}
+            content = json.loads(json.dumps({**others, **own}))
+            Certificate.from_content(content, str(file))
         write_json(file, {**content, "digest": digest_of(content)})
         return file
 

@@ -146,7 +146,7 @@ def find_problems(
     largest = int(y.max())
     if 0 < len(class_names) <= largest:
         raise ValueError(f"class_names: expected one for each of {largest + 1} labels, got {len(class_names)}")
-    names = {label: class_names[label] if class_names else str(label) for label in np.unique(y[y >= 0]).tolist()}
+    names = {label: class_names[label] if len(class_names) else str(label) for label in np.unique(y[y >= 0]).tolist()}
     exact = np.arange(count) if content_hashes is None else group_equal(content_hashes, order)
     leaders = np.unique(exact)
     near = find_neighbors(x, leaders, exact, NEIGHBORS, progress)

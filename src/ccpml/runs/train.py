@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import lightning as L
 import torch
@@ -201,8 +202,12 @@ def _write_record(run: RunDirectory, parts: Parts) -> None:
     record.write(run.record_file)
 
 
-def _check_callbacks(callbacks: Sequence[L.Callback], ranks: int) -> None:
-    """Raise ValueError if other ranks, which this process starts, do not have the callbacks of this one."""
+def _check_callbacks(callbacks: Sequence[Any], ranks: int) -> None:
+    """Raise ValueError if they are no callbacks, or other ranks, which this process starts, would not have them."""
+    for one in callbacks:
+        if not isinstance(one, L.Callback):
+            got = f"the class {one.__name__}; pass {one.__name__}()" if isinstance(one, type) else repr(one)
+            raise ValueError(f"callbacks: expected Lightning callbacks, got {got}")
     if ranks > 1 and not by_torchrun() and (names := names_of_others(callbacks)):
         got = f"{', '.join(names)}, which the other ranks would not have"
         raise ValueError(f"callbacks: expected none with {ranks} ranks, got {got}; start the ranks by torchrun")

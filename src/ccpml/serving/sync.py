@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ccpml.data.images.formats import unread_suffixes
+from ccpml.data.images.formats import READ_HEIF, unread_suffixes
 from ccpml.data.images.read import BadImageError
 from ccpml.numbers import counted
 from ccpml.serving.collect import Pictures, is_lost
@@ -99,14 +99,16 @@ class _Sync:
         """List an image that cannot be read; its item stays if the file, or its whole folder, is unavailable now."""
         self.result.skipped.append(error)
         cause, path = error.__cause__, picture.file
+        if READ_HEIF in error.reason:  # an image still, which nothing installed reads
+            self.unavailable.add(str(path))
         if not isinstance(cause, OSError) or cause.errno is None:  # Pillow's have no number
             return
         if cause.errno != errno.ENOENT or not path.parent.exists():  # as on a disk that was unplugged meanwhile
             self.unavailable.add(str(path))
 
     def _keep_unread(self) -> None:
-        """List pictures whose files are there, but not among the images here, as nothing installed reads them."""
-        commands = unread_suffixes()
+        """List pictures whose files are there, but not among a folder's images, as nothing installed reads them."""
+        commands = {} if self.source.startswith("csv:") else unread_suffixes()  # a table lists them all
         for path in sorted(self.known.keys() - self.listed.keys()):
             command = commands.get(Path(path).suffix.lower())
             if command and os.path.lexists(path):

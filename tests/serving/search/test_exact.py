@@ -102,3 +102,11 @@ def test_queries_are_checked():
         check_queries([[np.nan, 0.0]], 2)
     with pytest.raises(ValueError, match="k: expected"):
         nearest_rows(np.ones((1, 2), np.float32), np.ones((1, 2), np.float32), -1, NONE)
+
+
+@pytest.mark.parametrize("name", ["removed", "passing"])
+def test_a_mask_in_place_of_row_numbers_is_refused(name):
+    rows, mask = np.eye(4, dtype=np.float32), np.array([True, False, True, False])
+    selection = {"removed": np.array([], np.int64), name: mask}
+    with pytest.raises(ValueError, match=rf"{name}: expected row numbers, got bool; pass np\.flatnonzero\(mask\)"):
+        nearest_rows(rows[:1], rows, 1, **selection)

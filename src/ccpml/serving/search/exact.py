@@ -63,7 +63,7 @@ def nearest_rows(
 
     Raises:
         NotFiniteError: If there are not k rows with a finite distance.
-        ValueError: If k is no integer of at least 0.
+        ValueError: If k is no integer of at least 0, or rows are given by a mask.
 
     Example:
         >>> rows = np.float32([[0, 0], [0, 1], [0, 3], [0, 1]])
@@ -72,6 +72,11 @@ def nearest_rows(
         ([[0, 1, 3]], [[0.0, 1.0, 1.0]])
     """
     k = as_int("k", k, 0)
+    for name, numbers in (("removed", removed), ("passing", passing)):
+        if numbers is not None and len(numbers) and not np.issubdtype(np.asarray(numbers).dtype, np.integer):
+            raise ValueError(
+                f"{name}: expected row numbers, got {np.asarray(numbers).dtype}; pass np.flatnonzero(mask)"
+            )
     rows = np.asarray(rows)  # a memory map as a plain array, whose slices are cheap
     total = len(rows) - len(removed) if passing is None else len(passing)
     k = min(k, total)

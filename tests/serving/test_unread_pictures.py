@@ -1,0 +1,67 @@
+"""Pictures of an index that nothing installed here reads, as HEIC without a plugin: they stay."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccpml.data.images import formats
+from ccpml.serving import Index
+from tests.serving.embedders import ColorEmbedder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number in range(6):
+        file = tmp_path / "photos" / f"class{number % 2}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 30, 3), 40 * number, np.uint8)).save(file)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def embedder():
+    return ColorEmbedder()
+
+
+@pytest.mark.parametrize("kind", ["folder", "pattern"])
+def test_pictures_that_cannot_be_read_here_stay(kind, photos, embedder, tmp_path, monkeypatch):
+    """As HEIC, in an environment without a plugin for it."""
+    data = str(photos) if kind == "folder" else f"{photos}/**/*"
+    monkeypatch.setattr("ccpml.data.images.formats._SUFFIXES", (".png", ".heic"))
+    formats.image_suffixes.cache_clear()
+    heic = photos / "class0" / "0.heic"
+    (photos / "class0" / "0.png").rename(heic)
+    with Index.create(tmp_path / "h.index", embedder) as index:
+        index.sync(data)
+        monkeypatch.undo()
+        monkeypatch.setattr("ccpml.data.images.formats.pillow_formats", lambda: formats._FORMATS)
+        formats.image_suffixes.cache_clear()
+        for _ in range(2):
+            done = index.sync(data)
+            assert (done.removed, done.unchanged, len(index)) == (0, 5, 6)
+            (error,) = done.skipped
+            assert str(error) == f"{heic}: stays, as it cannot be read here: pip install pi-heif"
+        heic.unlink()
+        assert (index.sync(data).removed, len(index)) == (1, 5)
+    monkeypatch.undo()
+    formats.image_suffixes.cache_clear()
+
+
+def test_a_table_says_which_pictures_that_cannot_be_read_here_stay(photos, embedder, tmp_path, monkeypatch):
+    monkeypatch.setattr("ccpml.data.images.formats.pillow_formats", lambda: formats._FORMATS)
+    heic = [photos / "class0" / f"{number}.heic" for number in (0, 2)]
+    for file in heic:
+        file.with_suffix(".png").rename(file)
+    files = sorted(photos.glob("*/*"))
+    table = tmp_path / "list.csv"
+    table.write_text("path\n" + "\n".join(map(str, files)))
+    with Index.create(tmp_path / "t.index", embedder) as index:
+        index.sync(str(table))  # their contents are PNG so far
+        assert len(index) == 6
+        heic[0].write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+        table.write_text("path\n" + "\n".join(str(file) for file in files if file != heic[1]))
+        done = index.sync(str(table))
+        (error,) = done.skipped
+        assert "HEIC, which is read after pip install pi-heif" in str(error)
+        assert done.removed == 1  # that which is not in the table any more
+        assert sorted(item.path for item in index.items()) == sorted(str(file) for file in files if file != heic[1])
