@@ -62,6 +62,10 @@ def test_notes_of_the_runs_are_above_the_tables(tmp_path: Path) -> None:
         if cell.row.method == "xbm" and (cell.row.loss == "triplet" or cell.fold == 0):
             file = cell.path / "scores.json"
             file.write_text(json.dumps({**json.loads(file.read_text()), "notes": ["The memory was never used."]}))
+        if cell.row.name == "contrastive":
+            file = cell.path / "scores.json"
+            note = f"The best weights, of step {10 * cell.fold + 1:,}, are of the plain loss."
+            file.write_text(json.dumps({**json.loads(file.read_text()), "notes": [note]}))
         if cell.row.loss == "triplet":
             (cell.path / "choices.json").write_text(json.dumps({"chosen": [], "notes": ["gray: 3 of 9 images"]}))
     write_outputs(made, collect_results(made, progress=False))
@@ -69,6 +73,8 @@ def test_notes_of_the_runs_are_above_the_tables(tmp_path: Path) -> None:
     assert f"- {expected}" in (made.out / "table.md").read_text()
     assert f"% {expected}" in (made.out / "table.tex").read_text()
     assert "Triplet (4 of 4 models), Triplet-XBM (4 of 4 models): gray: 3 of 9" in (made.out / "table.md").read_text()
+    merged = "of step 1, are of the plain loss. (the first; others have other numbers)"
+    assert f"- C2 (4 of 4 models): The best weights, {merged}" in (made.out / "table.md").read_text()
 
 
 def test_comparison_with_the_paper(tmp_path: Path) -> None:

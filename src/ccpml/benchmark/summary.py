@@ -1,5 +1,6 @@
 """What the tables of a benchmark show, in sentences: data, protocol, deviations, settings, provenance."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -119,13 +120,20 @@ def _differences_from_paper(benchmark: Benchmark) -> dict[str, Any]:
 
 
 def _describe_notes(results: Sequence[RowResult]) -> list[str]:
-    """Return the notes of the runs, such as that a method never began, each with the rows that it concerns."""
-    rows: dict[str, list[str]] = {}
+    """Return the notes of the runs, such as that a method never began, each with the rows that it concerns.
+
+    Notes that differ in their numbers alone are one, with the numbers of the first.
+    """
+    rows, texts = dict[str, list[str]](), dict[str, list[str]]()
     for result in results:
-        notes = Counter(note for cell in result.cells for note in _notes_of(cell))
-        for note, count in notes.items():
-            rows.setdefault(note, []).append(f"{result.row.title} ({count} of {counted(len(result.cells), 'model')})")
-    return [f"{', '.join(titles)}: {note}" for note, titles in rows.items()]
+        notes = [note for cell in result.cells for note in _notes_of(cell)]
+        kinds = [re.sub(r"\d[\d.,]*", "#", note) for note in notes]
+        for note, kind in zip(notes, kinds, strict=True):
+            texts.setdefault(kind, []).append(note)
+        for kind, count in Counter(kinds).items():
+            rows.setdefault(kind, []).append(f"{result.row.title} ({count} of {counted(len(result.cells), 'model')})")
+    others = {kind: " (the first; others have other numbers)" * (len({*found}) > 1) for kind, found in texts.items()}
+    return [f"{', '.join(titles)}: {texts[kind][0]}{others[kind]}" for kind, titles in rows.items()]
 
 
 def _notes_of(cell: CellResult) -> list[str]:
