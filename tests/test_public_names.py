@@ -28,6 +28,7 @@ def test_every_public_name_can_be_imported(name):
 
 OF_RUNS = [
     "train",
+    "resume",
     "load_run",
     "Run",
     "Index",

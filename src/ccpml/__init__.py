@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ccpml.retrieval import ClusterScores, RetrievalScores, cluster_scores, evaluate, nearest_neighbors
     from ccpml.runs.inference import Run, load_run
     from ccpml.runs.settings import Settings
-    from ccpml.runs.train import train
+    from ccpml.runs.train import resume, train
     from ccpml.serving import Index
     from ccpml.training import CCPCallback, EmbeddingPool, pooled_features
 
@@ -75,6 +75,7 @@ __all__ = [
     "load_run",
     "nearest_neighbors",
     "pooled_features",
+    "resume",
     "start_head",
     "train",
 ]
@@ -93,7 +94,7 @@ _MODULES = {
     **dict.fromkeys(["cluster_scores", "evaluate", "nearest_neighbors"], "retrieval"),
     **dict.fromkeys(["Run", "load_run"], "runs.inference"),
     "Settings": "runs.settings",
-    "train": "runs.train",
+    **dict.fromkeys(["resume", "train"], "runs.train"),
     "Index": "serving",
     **dict.fromkeys(["CCPCallback", "EmbeddingPool", "pooled_features"], "training"),
 }

@@ -48,7 +48,7 @@ def progress_bar(
     total, it shows the number of steps and the rate.
     Work that ends within ``delay`` seconds shows nothing.
     """
-    terminal = sys.stderr.isatty()
+    terminal = sys.stderr is not None and sys.stderr.isatty()
     return tqdm(
         over,
         total=total,

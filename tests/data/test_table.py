@@ -108,3 +108,8 @@ def test_classes_are_ordered_by_first_appearance() -> None:
     assert table.roles is not None
     assert table.roles.tolist() == ["query", "", "", "gallery"]
     assert ImageTable.from_classes(paths, ["a"] * 4, [""] * 4).roles is None
+
+
+def test_a_mask_of_classes_is_refused(table: ImageTable) -> None:
+    with pytest.raises(ValueError, match="class_ids: expected integers, got bool"):
+        table.subset(np.array([True, False, True]))

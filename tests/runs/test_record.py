@@ -14,6 +14,7 @@ from ccpml.report import write_report
 from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import load_images, read_facts
 from ccpml.runs.inference import SeenClassesError, embed_run, evaluate_run, load_run, write_embeddings
+from ccpml.runs.record import seen_by_weights
 from ccpml.runs.train import resume, train
 from tests.data.image_files import touch
 from tests.toy import quick_settings, toy_folder
@@ -293,3 +294,36 @@ def test_names_of_classes_in_another_form_of_unicode_are_the_same(tmp_path: Path
     old = RunRecord({}, {"cafe\u0301": found["caf\u00e9"], "tea": found["tea"]})  # as an older ccpml has recorded it
     assert not old.changes(source)
     assert old.split_of_class == {"caf\u00e9": "test", "tea": "test"}
+
+
+def test_classes_that_initial_weights_were_trained_on_are_noted(trained: Path, tmp_path: Path) -> None:
+    weights = str(trained / "run" / "checkpoints" / "best.safetensors")
+    before = RunDirectory(trained / "run").record().split_of_class
+    trained_on = next(name for name, split in before.items() if split == "train")
+    chosen_by = next(name for name, split in before.items() if split == "validation")
+    tested = next(name for name, split in before.items() if split == "test")
+
+    def note(**splits: list[str]) -> str:
+        classes = {name: ClassRecord(split, 2, "") for split, names in splits.items() for name in names}
+        return seen_by_weights(weights, classes)
+
+    assert note(train=[trained_on], validation=[chosen_by], test=[tested]) == ""
+    begin = (
+        f"{trained / 'run'}, whose weights it starts from, was trained on or chosen by classes of the same names as "
+    )
+    expected = f"1 class ({chosen_by}) for test and 1 class ({trained_on}) for validation: these are not unseen"
+    assert note(test=[chosen_by, tested], validation=[trained_on]) == begin + expected
+    assert seen_by_weights("imagenet", {}) == seen_by_weights(str(tmp_path / "a.safetensors"), {}) == ""
+
+
+def test_a_run_from_weights_that_have_seen_its_test_classes_says_so(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = str(trained / "run" / "checkpoints" / "best.safetensors")
+    settings = quick_settings(data=f"folder:{trained / 'toy'}", max_steps=1, weights=weights)
+    same = train(settings, tmp_path / "same", test=False)
+    assert not any("starts from" in text for text in same.choices()["notes"])
+    capsys.readouterr()
+    other = train(settings.changed({"test_classes": "group0/*"}), tmp_path / "other", test=False)
+    assert "whose weights it starts from, was trained on or chosen by classes" in capsys.readouterr().err
+    assert "4 classes (group0/class00, " in other.choices()["notes"][-1]

@@ -130,6 +130,8 @@ class ImageTable:
         Raises:
             ValueError: If ``class_ids`` is empty, or a class is repeated or unknown.
         """
+        if np.asarray(class_ids).dtype.kind not in "iu" and len(class_ids):
+            raise ValueError(f"class_ids: expected integers, got {np.asarray(class_ids).dtype}")
         ids = np.asarray(class_ids, dtype=np.int64)
         if ids.size == 0 or np.unique(ids).size != ids.size:
             raise ValueError(f"class_ids: expected one or more distinct classes, got {ids.tolist()}")

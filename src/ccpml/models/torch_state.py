@@ -1,7 +1,7 @@
 """State of torch in the process, which belongs to the caller of the library."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 
@@ -11,6 +11,8 @@ __all__ = ["torch_defaults"]
 @contextmanager
 def torch_defaults() -> Iterator[None]:
     """Run a block with torch's own default device and dtype; then restore what the caller had, whatever the block set.
+
+    Neither the caller's autocast nor his inference mode holds within.
 
     Also restored are the random generators, from which every new network draws its first weights (those of GPUs if they
     have been used before), and the number of threads.
@@ -28,8 +30,16 @@ def torch_defaults() -> Iterator[None]:
     on_cpu = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
     try:
         torch.set_default_dtype(torch.float32)
-        with on_cpu, torch.random.fork_rng(devices):
+        with on_cpu, torch.random.fork_rng(devices), torch.inference_mode(False), _without_autocast():
             yield
     finally:
         torch.set_default_dtype(dtype)
         torch.set_num_threads(threads)
+
+
+def _without_autocast() -> ExitStack:
+    stack = ExitStack()
+    for kind in ("cpu", *(["cuda"] if torch.cuda.is_initialized() else [])):  # type: ignore[no-untyped-call]
+        if torch.is_autocast_enabled(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack

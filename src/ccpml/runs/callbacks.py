@@ -311,7 +311,7 @@ class Checkpoints(L.Callback):
         Earlier states have neither.
         """
         if missing := sorted((Counter(checkpoint.get(_CALLBACKS_KEY, ())) - Counter(self.further)).elements()):
-            names, way_out = ", ".join(missing), "pass them to ccpml.runs.train.resume(path, callbacks=[...])"
+            names, way_out = ", ".join(missing), "pass them to ccpml.resume(path, callbacks=[...])"
             if any(key.startswith(name) for key in checkpoint["callbacks"] for name in missing):
                 raise ValueError(f"{self.run.path}: expected the callbacks it was trained with ({names}); {way_out}")
             if trainer.is_global_zero:

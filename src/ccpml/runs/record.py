@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from ccpml.data import Source, SplitName
-from ccpml.data.class_records import ClassRecord, DataChangedError, DataChanges, class_records, find_changes
+from ccpml.data.class_records import (
+    ClassRecord,
+    DataChangedError,
+    DataChanges,
+    class_records,
+    find_changes,
+    listed_classes,
+)
 from ccpml.data.images.formats import unread_suffixes
 from ccpml.data.sources.source import read_label
 from ccpml.files import NewerVersionError, check_readable, check_version, digest_of, load_json, write_text
 from ccpml.numbers import counted
 from ccpml.runs.values import INCIDENTAL, differences
 
-__all__ = ["RunRecord", "read_fingerprint", "write_fingerprint"]
+__all__ = ["RunRecord", "read_fingerprint", "seen_by_weights", "write_fingerprint"]
 
 VERSION: Final = 1
 """Version of the files of a run; increase it when an older ccpml would misread one of them."""
@@ -140,6 +147,29 @@ class RunRecord:
             if unread:
                 way_out = f"{counted(len(unread), 'file')} cannot be read here: {commands[unread[0]]}, or {way_out}"
             raise DataChangedError(f"{data}: expected the data that {run} was started with, got {changes}; {way_out}")
+
+
+def seen_by_weights(weights: str, classes: Mapping[str, ClassRecord]) -> str:
+    """Return a note about classes that initial weights, if they are of a run, were trained on; empty if there are none.
+
+    Args:
+        weights: Setting of a run.
+        classes: Those of the new run, by name.
+    """
+    run = Path(weights).parent.parent  # of checkpoints/best.safetensors
+    file = run / "record.json"
+    if weights in {"none", "imagenet"} or not file.is_file():
+        return ""
+    try:
+        before = RunRecord.read(file).split_of_class
+    except ValueError:  # damaged
+        return ""
+    found = []
+    for split, splits_before in (("test", {"train", "validation"}), ("validation", {"train"})):
+        names = [name for name, entry in classes.items() if entry.split == split and before.get(name) in splits_before]
+        found += [f"{listed_classes(names)} for {split}"] if names else []
+    what = "was trained on or chosen by classes of the same names as"
+    return f"{run}, whose weights it starts from, {what} {' and '.join(found)}: these are not unseen" if found else ""
 
 
 def write_fingerprint(file: Path, fingerprint: str, record: RunRecord) -> None:

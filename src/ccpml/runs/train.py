@@ -37,7 +37,7 @@ from ccpml.runs.processes import (
     process_group_cleanup,
     report_ready,
 )
-from ccpml.runs.record import RunRecord, write_fingerprint
+from ccpml.runs.record import RunRecord, seen_by_weights, write_fingerprint
 from ccpml.runs.scoring import score_run, score_test
 from ccpml.runs.settings import ResolvedSettings, Settings
 from ccpml.runs.trainer import Training, rank_batches
@@ -94,7 +94,7 @@ def train(
     Raises:
         MixedDataError: If the data are not those of ``data_digest``, before anything is written.
         ValueError: If the data or the settings cannot be used, before training starts or anything is written.
-        FileExistsError: If something exists at ``path``.
+        FileExistsError: If something exists at ``path``; [`resume`][ccpml.resume] goes on with a run.
         MissingExtraError: If the package of a logger is not installed.
         RuntimeError: If another training runs in this process.
         LoggerError: If a logger cannot be opened, before training starts. One that fails later is a note.
@@ -136,6 +136,10 @@ def train(
     if shown:
         _print(choices)
     parts = Parts.build(resolved, load_images(resolved, shown, source=source))
+    if seen := seen_by_weights(resolved.weights, parts.images.classes):
+        choices["notes"].append(seen)
+        if shown:
+            print_note(seen)
     run = RunDirectory(path)
     training = Training.set_up(run, parts, progress, callbacks)
     if is_main_process():
@@ -169,8 +173,14 @@ def resume(
 
     Raises:
         FileNotFoundError: If ``path`` is not a run directory.
+        RuntimeError: If another training runs in this process.
         ValueError: If its files are damaged, the data have changed, or callbacks are missing that it was started with.
         Stopped: After Ctrl-C.
+
+    Example:
+        ```python
+        run = resume("runs/photos")  # as it is, since it is finished
+        ```
     """
     check_flags(progress=progress, test=test, features=features)
     run = RunDirectory.open(path)

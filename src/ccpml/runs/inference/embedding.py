@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ccpml.artifacts import expand_home
 from ccpml.data import ImageTable
+from ccpml.data.dataset import ended_workers
 from ccpml.data.embedding_file import check_finite
 from ccpml.data.embedding_file import write_embeddings as write_file
 from ccpml.data.loading import read_source
@@ -84,5 +85,5 @@ def embed_table(run: Run, table: ImageTable) -> Tensor:
     """Embed a table by the best weights of a run, with a progress bar; not normalized, float32 (N, d), on the CPU."""
     device = available_device(run.settings.device)
     batches = evaluation_batches(run.settings, table, channels_of(run.settings))
-    with progress_bar(len(table), "image", "embedding") as bar:
+    with progress_bar(len(table), "image", "embedding") as bar, ended_workers(batches):
         return embed(run.model.to(device), batches, device, bar.update)[0]
