@@ -71,6 +71,7 @@ def test_nearest_positives_up_to_all():
     [
         (("color", ["c2"]), "ablation: expected one of strength"),
         (("seed=1,2", ["c2"]), "ablation: 'seed' is not a setting of a row$"),
+        (("method=plain,ccp", ["c2"]), "ablation: method is not a setting of a row; choose the methods of the rows"),
         (("pool_sz=1,2", ["c2"]), r"ablation: 'pool_sz' is not a setting of a row; did you mean pool_size\?$"),
         (("lr=1e-3,1e-3", ["c2"]), "ablation: expected each value once"),
         (("lr=fast", ["c2"]), "lr: expected float or null, got 'fast'"),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from ccpml.cli import main
+from tests.damage.states import bound_by_permissions
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,16 @@ def test_wrong_options_are_one_sentence_and_exit_code_2(serve, index, tmp_path):
         assert code == 2, arguments
         assert re.search(rf"^ccpml: error: .*{sentence}", err, re.MULTILINE), err
         assert len([line for line in err.splitlines() if not line.endswith("...")]) == 1
+
+
+def test_feedback_needs_an_index_that_can_be_written(serve, index, tmp_path):
+    copy = shutil.copytree(index, tmp_path / "closed.index")
+    copy.chmod(0o555)
+    with bound_by_permissions():
+        code, err = serve(copy, "--feedback", "--port", "0")
+    copy.chmod(0o755)
+    assert code == 1
+    assert f"ccpml: error: {copy}/verdicts.csv: cannot be written (Permission denied)" in err
 
 
 def test_a_port_in_use_is_named_before_most_libraries_are_loaded(serve, index):

@@ -53,3 +53,13 @@ def test_a_benchmark_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pixels = read_image(image, channels=3)
         assert min(pixels.shape[:2]) <= 32
     assert not load_source("inshop", tmp_path, side=33).table.packed
+
+
+def test_wrong_arguments_of_a_cache_are_named(tmp_path: Path) -> None:
+    folder = toy_folder(tmp_path / "toy")
+    for side in (0, 32.5, "32", None, True):
+        with pytest.raises(ValueError, match="side: expected an integer of at least 1"):
+            build_cache(f"folder:{folder}", side=side, progress=False)
+    with pytest.raises(ValueError, match="data_root: expected a folder, got 32"):
+        build_cache(f"folder:{folder}", 32, progress=False)
+    assert build_cache(f"folder:{folder}", side=np.int64(16), progress=False).is_dir()

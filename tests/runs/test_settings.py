@@ -1,5 +1,6 @@
 import inspect
 
+import numpy as np
 import pytest
 
 from ccpml.losses import LOSSES
@@ -215,3 +216,9 @@ def test_wrong_options_of_the_projections_are_named(values, message):
     if isinstance(values, dict):
         with pytest.raises(ValueError, match=f"^{message}$"):
             Settings().changed({f"projections.{name}": value for name, value in values.items()})
+
+
+def test_names_of_classes_may_be_texts_of_numpy():
+    settings = Settings(test_classes=[np.str_("a"), np.str_("b/*")])
+    assert [type(pattern) for pattern in settings.test_patterns()] == [str, str]
+    assert {type(pattern) for pattern in settings.resolved().test_classes} == {str}

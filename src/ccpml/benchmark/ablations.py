@@ -57,6 +57,8 @@ def _parse(ablation: str) -> dict[str, Any]:
     if ablation in ABLATIONS:
         return dict(read_preset("ablations")[ablation])
     name, _, texts = ablation.partition("=")
+    if name == "method":
+        raise ValueError("ablation: method is not a setting of a row; choose the methods of the rows instead")
     if texts:
         check_row_setting("ablation", name)
     else:

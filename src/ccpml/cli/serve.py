@@ -16,6 +16,7 @@ from ccpml.cli.common.scan_options import add_scan_options, check_scan_options, 
 from ccpml.extras import require_extra
 from ccpml.numbers import counted
 from ccpml.progress import announce, print_note
+from ccpml.system_errors import check_writable
 
 if TYPE_CHECKING:
     import socket
@@ -37,6 +38,8 @@ def run(arguments: list[str]) -> int:
     if options.index is not None:
         check_index(Path(options.index))
     require_extra("serve", ["fastapi", "uvicorn", "python_multipart"], "serve")
+    if options.feedback and options.index is not None:
+        check_writable(Path(options.index) / "verdicts.csv")
     announce_libraries(needed=EMBEDDING)
     from ccpml.serving.service.listen import AddressError, listen
 

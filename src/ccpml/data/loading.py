@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 from ccpml.data.images.cache import pack_source, use_cache
 from ccpml.data.sources.source import Source
 from ccpml.data_name import DATA_KINDS, DataName
-from ccpml.numbers import check_flags
+from ccpml.numbers import as_int, check_flags
 
 __all__ = ["build_cache", "load_source", "read_source"]
 
@@ -77,7 +77,9 @@ def build_cache(
         ValueError: If the set cannot be used, an image cannot be read, or the cache cannot be written.
     """
     check_flags(allow_partial=allow_partial, progress=progress)
-    data = DataName.parse(name)
+    data, side = DataName.parse(name), as_int("side", side, 1)
+    if data_root is not None and not isinstance(data_root, str | Path):
+        raise ValueError(f"data_root: expected a folder, got {data_root!r}")
     return pack_source(_load(data, data_root, allow_partial), data, side, progress)
 
 

@@ -217,7 +217,7 @@ class Settings:
         """Return the shell patterns of the test classes; empty for the data's own split."""
         if isinstance(self.test_classes, str):
             return [pattern.strip() for pattern in self.test_classes.split(",") if pattern.strip()]
-        return list(self.test_classes or [])
+        return [str(pattern) for pattern in self.test_classes or []]  # NumPy's texts are no YAML
 
     def choices(self, facts: DataFacts | None = None) -> list[Choice]:
         """Return the settings that are chosen because they were left open, with the reasons."""

@@ -62,6 +62,7 @@ def test_items_are_no_answers_to_themselves_and_the_same_pictures_are(index, pho
     assert by_id.label == item.label
     assert by_picture.label == ""
     assert by_id.thumbnails == [index.thumbnail(5)]
+    assert [reply.hits for reply in ask(index, (Query(ids=[key]) for key in (5,)), 4)] == [by_id.hits]
 
 
 def test_unreadable_pictures_are_named_and_the_others_answered(index, photos, tmp_path, monkeypatch):

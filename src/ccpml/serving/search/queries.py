@@ -1,6 +1,6 @@
 """Queries of a search: pictures, items of the index, or several pictures of one thing."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -99,7 +99,7 @@ def find_queries(
 
 def ask(
     index: PictureIndex,
-    queries: Sequence[Query],
+    queries: Iterable[Query],
     k: int = 10,
     where: Filter | str | None = None,
     embedder: Embedder | None = None,
@@ -111,7 +111,7 @@ def ask(
 
     Args:
         index: The index.
-        queries: The queries.
+        queries: The queries; an iterator of them is read first.
         k: Number of items.
         where: A filter; see `Filter`.
         embedder: The model of the index; it may be None if all queries are items.
@@ -124,7 +124,7 @@ def ask(
     if embedder is not None:
         index.check_model(embedder)
     waiting, vectors = list[Reply](), list[NDArray[np.float32]]()
-    for reply, vector in _embedded(index, queries, embedder):
+    for reply, vector in _embedded(index, list(queries), embedder):
         waiting.append(reply)
         vectors.append(vector)
         if len(waiting) == _QUERIES:
