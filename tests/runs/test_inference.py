@@ -77,6 +77,16 @@ def test_embeddings_that_are_not_finite_are_an_error(run, tmp_path):
         broken.embed([np.zeros((60, 41), np.uint8)] * 2)
 
 
+def test_a_network_that_is_first_used_in_inference_mode_can_be_trained_later(run):
+    own = ccpml.load_run(run.path)
+    with torch.inference_mode():
+        embeddings = own.embed([np.zeros((60, 41), np.uint8)])
+    model = own.model.requires_grad_(True)
+    model(torch.rand(2, 1, 32, 32)).sum().backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+    assert torch.equal(embeddings, run.embed([np.zeros((60, 41), np.uint8)]))
+
+
 def test_one_image_in_place_of_several_is_refused(run):
     """The rows of an array would be taken as images, silently."""
     pixels = np.zeros((30, 40, 3), np.uint8)

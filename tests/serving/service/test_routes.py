@@ -212,6 +212,12 @@ def test_hits_that_are_ranked_again_have_no_certified_precision(certified, index
     service = create_app(index, ColorEmbedder(path=tmp_path)).state.service
     assert service.certificate is None
     assert service.note == "certified precisions are of the nearest hits; these are ranked again"
+    with TestClient(create_app(index, ColorEmbedder(path=tmp_path)), base_url=LOCAL) as client:
+        refused = search(client, PICTURE, precision=0.8)
+    assert (refused.status_code, refused.json()["detail"]) == (
+        422,
+        "precision: hits are ranked again here, and have no certified one",
+    )
 
 
 def test_a_certificate_of_other_weights_or_a_damaged_one_is_named_and_not_used(tmp_path, index):

@@ -133,7 +133,7 @@ class Service:
         limits = [] if question.max_distance is None else [question.max_distance]
         if question.precision is not None:
             if self.certificate is None:
-                raise RefusedError(422, "precision: the model has no certificate, which `ccpml calibrate` makes")
+                raise RefusedError(422, f"precision: {self._why_uncertified()}")
             distance = self.certificate.distance_for(question.precision)
             if distance is None:
                 most = max(self.certificate.distances, default=None)
@@ -141,6 +141,14 @@ class Service:
                 raise RefusedError(422, f"precision: {known}, got {question.precision:g}")
             limits.append(distance)
         return min(limits, default=None)
+
+    def _why_uncertified(self) -> str:
+        """Return why no hit has a certified precision, without names of files, which are no concern of clients."""
+        if isinstance(getattr(self.index, "scan", None), Reranked):
+            return "hits are ranked again here, and have no certified one"
+        if self.note:
+            return "the certificate of the model cannot be used; the log of the service says why"
+        return "the model has no certificate, which `ccpml calibrate` makes"
 
     def _precision(self, hit: Hit) -> float | None:
         """Return the certified precision of a hit; None where the certificate does not reach."""
