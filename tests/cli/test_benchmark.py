@@ -215,3 +215,10 @@ def test_wrong_usage(
 def test_settings_that_change_nothing_in_any_row_are_noted(methods: str, notes: list[str], capsys: Capture) -> None:
     parse(["glyphs", "--losses=c2", f"--methods={methods}", "--proxies-per-class=4", "--memory-batches=3", "--lr=0.1"])
     assert capsys.readouterr().err.splitlines() == [f"note: {note}" for note in notes]
+
+
+def test_a_setting_that_is_given_beside_its_sweep_is_noted(capsys: Capture) -> None:
+    parse(["glyphs", "--losses=c2", "--methods=ccp", "--ablation", "lr=1e-3,1e-2", "--lr=0.5", "--weight-decay=0.1"])
+    assert capsys.readouterr().err.splitlines() == ["note: lr: without effect as it varies"]
+    parse(["glyphs", "--losses=c2", "--methods=plain", "--variant", "low:method=plain,lr=1e-3", "--lr=0.5"])
+    assert capsys.readouterr().err == ""  # the first row has it

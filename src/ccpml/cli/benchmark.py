@@ -140,7 +140,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Benchmark]:
     note_default_data(parsed)
     parsed.options.files = parsed.files
     benchmark = _benchmark(parsed)
-    note_without_effect(parsed, [(row.method.partition("-")[0], row.loss) for row in benchmark.rows])
+    varied = set.intersection(*({*dict(row.changes)} for row in benchmark.rows))
+    note_without_effect(parsed, [(row.method.partition("-")[0], row.loss) for row in benchmark.rows], varied)
     return parsed.options, benchmark
 
 

@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
     """Search settings: train trials, write their table, the best settings and pictures."""
     parsed, space = parse(arguments)
     check_settings(parsed.settings, parsed.files)
-    note_without_effect(parsed)
+    note_without_effect(parsed, varied=[field.name for field in space])
     require_extra("tune", ["optuna"], "tune")
     command, kept = ["tune", *arguments], f"finished trials are kept in {_folder(parsed)}; "
     advise_to_resume(command, _folder(parsed) / "study.yaml", kept)

@@ -65,7 +65,7 @@ def _values(
         flag, equals, value = argument.partition("=")
         if flag in options:
             first = at + 1 if equals else at + 2
-            words = [word.strip(",") for word in arguments[first:]]
+            words = [word.strip(",") for word in takewhile(lambda word: not word.startswith("--"), arguments[first:])]
             yield flag, [value] if equals else list(arguments[at + 1 : first]), list(takewhile(options[flag], words))
 
 

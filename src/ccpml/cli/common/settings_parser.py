@@ -237,16 +237,18 @@ def note_default_data(parsed: Parsed) -> None:
         print_note(f"no data given: {parsed.settings.data} are taken, which are built in")
 
 
-def note_without_effect(parsed: Parsed, rows: Collection[tuple[str, str]] = ()) -> None:
+def note_without_effect(parsed: Parsed, rows: Collection[tuple[str, str]] = (), varied: Collection[str] = ()) -> None:
     """Note the flags that change nothing with the method and the loss; a file may list all settings.
 
     Args:
         parsed: The command line.
         rows: Method and loss of each row, if there are several.
+        varied: Settings that each row or trial has a value of its own for.
     """
     settings, defaults, names = parsed.settings, Settings().flat(), dict[str, list[str]]()
     for name, value in parsed.given.items():
         where = [without_effect(name, *row) for row in rows or [(settings.method, settings.loss)]]
+        where = ["as it varies"] if name in varied else where
         if all(where) and name not in parsed.files and value != defaults.get(name):
             names.setdefault(where[0] if len(set(where)) == 1 else "in all rows", []).append(name)
     for text, changed in names.items():
