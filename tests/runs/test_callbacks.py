@@ -1,6 +1,5 @@
 """Callbacks of others in a run: what they average is kept, and a run is resumed with those that have a state."""
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -10,21 +9,13 @@ from ccpml import evaluate
 from ccpml.runs.defaults import DataFacts
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.train import resume, train
+from tests.runs.stopping import StopAt
 from tests.toy import quick_settings, toy_folder
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     return quick_settings(data=f"folder:{toy_folder(tmp_path_factory.mktemp('toy'))}")
-
-
-class _StopAt(L.Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step == self.step:
-            raise RuntimeError("stopped by the test")
 
 
 @pytest.mark.parametrize("method", ["plain", "ccp"])
@@ -41,12 +32,12 @@ def test_a_run_is_not_resumed_without_the_state_of_a_callback(settings, tmp_path
     settings = settings.changed({"validate_every": 3, "max_steps": 9})
     whole = train(settings, tmp_path / "whole", progress=False, callbacks=[EMAWeightAveraging(decay=0.5)])
     with pytest.raises(RuntimeError, match="stopped by the test"):
-        train(settings, tmp_path / "cut", progress=False, callbacks=[_StopAt(5), EMAWeightAveraging(decay=0.5)])
-    with pytest.raises(ValueError, match=r"cut: expected the callbacks it was trained with \(EMAWeight.*, _StopAt\)"):
+        train(settings, tmp_path / "cut", progress=False, callbacks=[StopAt(5), EMAWeightAveraging(decay=0.5)])
+    with pytest.raises(ValueError, match=r"cut: expected the callbacks it was trained with \(EMAWeight.*, StopAt\)"):
         resume(tmp_path / "cut", progress=False)
     capsys.readouterr()
     resumed = resume(tmp_path / "cut", progress=False, callbacks=[EMAWeightAveraging(decay=0.5)])
-    assert "cut: trained with the callbacks _StopAt until now, and now without, so the" in capsys.readouterr().err
+    assert "cut: trained with the callbacks StopAt until now, and now without, so the" in capsys.readouterr().err
     assert resumed.weights_file.read_bytes() == whole.weights_file.read_bytes()
 
 
@@ -56,15 +47,15 @@ def test_callbacks_that_other_ranks_would_not_have_are_refused(settings, tmp_pat
     RunDirectory.create(tmp_path / "begun", on_ranks.resolved(DataFacts()))
     path = tmp_path / "new" if start is train else tmp_path / "begun"
     with pytest.raises(
-        ValueError, match="callbacks: expected none with 2 ranks, got _StopAt, which the other ranks would"
+        ValueError, match="callbacks: expected none with 2 ranks, got StopAt, which the other ranks would"
     ):
-        start(on_ranks, path, progress=False, callbacks=[_StopAt(1)])
+        start(on_ranks, path, progress=False, callbacks=[StopAt(1)])
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("given", ["Timer", 3, None])
 def test_what_is_no_callback_is_named_before_anything_is_written(settings, tmp_path, given):
-    for wrong, got in ((given, repr(given)), (_StopAt, r"the class _StopAt; pass _StopAt\(\)")):
+    for wrong, got in ((given, repr(given)), (StopAt, r"the class StopAt; pass StopAt\(\)")):
         with pytest.raises(ValueError, match=f"callbacks: expected Lightning callbacks, got {got}"):
             train(settings, tmp_path / "run", progress=False, callbacks=[wrong])
     assert not (tmp_path / "run").exists()

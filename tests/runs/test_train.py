@@ -16,6 +16,7 @@ from ccpml.data.class_records import DataChangedError
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.inference import embed_run, evaluate_run, load_run
 from ccpml.runs.train import resume, train
+from tests.runs.stopping import StopAt
 from tests.toy import quick_settings, toy_folder, toy_images
 
 
@@ -151,21 +152,12 @@ def test_steps_are_rounded_up_to_a_validation(settings, tmp_path):
     assert train(replace(settings, max_steps=3), tmp_path / "run", progress=False).scores()["steps"] == 4
 
 
-class _StopAt(L.Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step == self.step:
-            raise RuntimeError("stopped by the test")
-
-
 @pytest.mark.parametrize("method", ["plain", "ccp"])
 def test_double_precision_resumes_bit_for_bit(settings, tmp_path, method):
     settings = settings.changed({"precision": "64-true", "max_steps": 10, "method": method})
     whole = train(settings, tmp_path / "whole", progress=False)
     with pytest.raises(RuntimeError, match="stopped by the test"):
-        train(settings, tmp_path / "cut", progress=False, callbacks=[_StopAt(5)])
+        train(settings, tmp_path / "cut", progress=False, callbacks=[StopAt(5)])
     cut = resume(tmp_path / "cut", progress=False)
     assert cut.weights_file.read_bytes() == whole.weights_file.read_bytes()
     weights = load_file(cut.weights_file).values()
@@ -178,7 +170,7 @@ def test_schedules_resume_bit_for_bit(settings, tmp_path, schedule):
     settings = settings.changed(changes)
     whole = train(settings, tmp_path / "whole", progress=False)
     with pytest.raises(RuntimeError, match="stopped by the test"):
-        train(settings, tmp_path / "cut", progress=False, callbacks=[_StopAt(5)])
+        train(settings, tmp_path / "cut", progress=False, callbacks=[StopAt(5)])
     cut = resume(tmp_path / "cut", progress=False)
     assert cut.weights_file.read_bytes() == whole.weights_file.read_bytes()
     states = [torch.load(run.state_file, weights_only=True) for run in (whole, cut)]
@@ -259,7 +251,7 @@ def test_a_run_is_resumed_on_another_device(settings, tmp_path, method, first, t
     settings = settings.changed({"method": method, "memory_start": 0, "device": first})
     whole = train(settings, tmp_path / "whole", progress=False)
     with pytest.raises(RuntimeError, match="stopped by the test"):
-        train(settings, tmp_path / "cut", progress=False, callbacks=[_StopAt(5)])
+        train(settings, tmp_path / "cut", progress=False, callbacks=[StopAt(5)])
     file = tmp_path / "cut" / "experiment.yaml"
     file.write_text(file.read_text().replace(f"device: {first}", f"device: {then}"))
     cut = resume(tmp_path / "cut", progress=False)

@@ -4,9 +4,9 @@ import itertools
 import json
 import math
 import shutil
+import time
 from importlib.util import find_spec
 
-import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
@@ -18,6 +18,7 @@ from ccpml.runs.loggers.callback import read_places
 from ccpml.runs.loggers.logger import LoggerError, _one_line
 from ccpml.runs.train import resume, train
 from tests.damage.states import bound_by_permissions
+from tests.runs.stopping import StopAt
 from tests.toy import quick_settings, toy_folder
 
 STEPS = [1, 2, 3, 4, 5, 6]
@@ -31,15 +32,6 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def settings(folder):
     return quick_settings(data=f"folder:{folder}", logger="tensorboard,csv")
-
-
-class StopAt(L.Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step == self.step:
-            raise RuntimeError("stopped by the test")
 
 
 class Memory(loggers.RunLogger):
@@ -78,6 +70,7 @@ def memory(monkeypatch):
 def stopped(settings, path, step=5):
     with pytest.raises(RuntimeError, match="stopped by the test"):
         train(settings, path, progress=False, callbacks=[StopAt(step)])
+    time.sleep(1 - time.time() % 1)  # names of event files have the second, then a number that sorts as a text
 
 
 def scalars(path):
