@@ -153,6 +153,13 @@ def test_a_build_that_the_system_refuses_says_how_to_resume(run, photos, tmp_pat
     assert said.endswith(" --sync")
 
 
+def test_an_index_that_is_there_is_brought_up_to_date_if_asked(run, photos, tmp_path, capsys):
+    call(capsys, run, photos, "-o", tmp_path / "x.index")
+    code, _, error = call(capsys, run, photos, "-o", tmp_path / "x.index")
+    way_out = "--sync brings it up to date, or choose another name"
+    assert (code, error) == (2, f"ccpml: error: --output: {tmp_path}/x.index already exists; {way_out}")
+
+
 def test_an_index_that_another_process_makes_meanwhile_is_left_to_it(run, photos, tmp_path, capsys, monkeypatch):
     path, create = tmp_path / "x.index", Index.create
 
@@ -186,7 +193,7 @@ def test_an_index_that_appears_while_it_is_written_is_not_replaced(run, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        ("{run} {photos} -o {photos}", 2, "{photos}: not an index (index.sqlite not found)"),
+        ("{run} {photos} -o {photos}", 2, "--output: {photos} already exists and is no index; choose another name"),
         (
             "{run} gone/**/*.jpg -o x.index",
             2,

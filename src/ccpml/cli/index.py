@@ -19,6 +19,7 @@ from ccpml.cli.common.options import (
     check_index,
     check_writable_output,
     find_location,
+    is_index,
     report_stop,
 )
 from ccpml.cli.common.parser import Parser
@@ -195,10 +196,11 @@ def _set_dtype(index: "PictureIndex", dtype: str) -> None:
 
 
 def _check_target(output: Path, sync: bool) -> None:
+    if output.exists() and not sync:
+        state = "; --sync brings it up to date, or" if is_index(output) else " and is no index;"
+        raise UsageError(f"--output: {output} already exists{state} choose another name")
     if output.exists():
         check_index(output)
-        if not sync:
-            raise UsageError(f"--output: {output} already exists; --sync brings it up to date, or choose another name")
     check_writable_output(output / "index.sqlite")
 
 

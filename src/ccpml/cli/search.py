@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> int:
     embedder = None
     if any(query.pictures for query in queries):
         embedder = load_model_of(options.index, find_model(index, options.run))
-    elif certificate is None and not _has_model(model):
+    elif certificate is None and not options.rerank and not _has_model(model):
         print_note(f"{model}: {_NO_RUN}")
     with open_index(location, embedder) as index:
         use_scan(index, options)

@@ -99,11 +99,16 @@ def check_writable_output(output: Path) -> None:
         raise UsageError(f"--output: {error}") from error
 
 
+def is_index(path: Path) -> bool:
+    """Whether a path is the directory of an index, perhaps a damaged one."""
+    return (path / "index.sqlite").is_file() or any(path.glob("rows.*.f32"))
+
+
 def check_index(path: Path) -> None:
     """Check that a path is the directory of an index; one that is damaged is named when it is opened."""
     if str(path).startswith("qdrant:"):
         raise UsageError(f"{path}: expected the directory of an index, got the address of a server")
-    if (path / "index.sqlite").is_file() or any(path.glob("rows.*.f32")):
+    if is_index(path):
         return
     make = "ccpml index <run> <folder> -o " + ("<index>" if path.exists() else shlex.quote(str(path)))
     raise UsageError(f"{mismatch(path, 'an index', 'index.sqlite')}; `{make}` makes one")
