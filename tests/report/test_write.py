@@ -203,7 +203,10 @@ def test_a_report_with_its_images_is_kept_where_they_are_gone(
     assert write_report(run, problems, keep=True) == run.report_file
     assert run.report_file.read_text() == "the page of another machine"
     assert {file: file.read_bytes() for file in (run.path / "pictures").iterdir()} == pictures
-    assert "left as it was, with its images; `ccpml report` writes it without them" in capsys.readouterr().err
+    assert (
+        "left as it was, with its images and without what is new; `ccpml report` writes it again"
+        in capsys.readouterr().err
+    )
     assert problems
     write_report(run)
     assert run.report_file.read_text() != "the page of another machine"

@@ -311,8 +311,13 @@ def test_classes_that_initial_weights_were_trained_on_are_noted(trained: Path, t
     begin = (
         f"{trained / 'run'}, whose weights it starts from, was trained on or chosen by classes of the same names as "
     )
-    expected = f"1 class ({chosen_by}) for test and 1 class ({trained_on}) for validation: these are not unseen"
-    assert note(test=[chosen_by, tested], validation=[trained_on]) == begin + expected
+    expected = f"1 class ({chosen_by}) for test and 1 class ({trained_on}) for validation: {{}} these are not unseen"
+    assert note(test=[chosen_by, tested], validation=[trained_on]) == begin + expected.format("if they are the same,")
+    same = RunDirectory(trained / "run").record().classes
+    known = {
+        name: same[name]._replace(split=split) for name, split in ((chosen_by, "test"), (trained_on, "validation"))
+    }
+    assert seen_by_weights(weights, known).endswith("for validation: these are not unseen")
     assert seen_by_weights("imagenet", {}) == seen_by_weights(str(tmp_path / "a.safetensors"), {}) == ""
 
 

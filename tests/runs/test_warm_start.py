@@ -130,6 +130,7 @@ def test_a_run_whose_method_never_began_says_so(settings, tmp_path, changes, not
             {"method": "plain", "warmup_epochs": 1},
             "are of the 3 of warmup_epochs 1, in which the backbone is not trained.",
         ),
+        ({"projections.warm_start": 2}, "are of the plain loss: the first proxies were placed at step 2."),
         ({"projections.warm_start": "never"}, None),
         ({"method": "plain"}, None),
     ],

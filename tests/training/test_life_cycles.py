@@ -312,7 +312,7 @@ def test_a_warm_up_is_that_of_each_fit_of_a_trainer():
     run = trainer(epochs=1)
     for epochs in (1, 2):
         module = Module()
-        run.callbacks[:] = trainer(Warmup(module.net[0], 2), Warmup(module.net, 1), ccp(), epochs=1).callbacks
+        run.callbacks[:] = trainer(Warmup(module.net[0], 2), Warmup(module.net[0], 2), ccp(), epochs=1).callbacks
         before = module.net[0].weight.clone()
         run.fit_loop.max_epochs = epochs
         run.fit(module)  # of two steps

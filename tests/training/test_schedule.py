@@ -81,7 +81,7 @@ def test_the_warm_up_of_a_resumed_training_begins_where_it_began():
         callback = Warmup(layer, steps=3)
         callback.setup(None, None, "fit")
         if state is not None:
-            callback.load_state_dict(state)
+            callback.on_load_checkpoint(None, None, state)
         now = trainer(optimizer, step=step)
         now.ckpt_path = ckpt_path
         callback.on_train_start(now)
@@ -89,7 +89,9 @@ def test_the_warm_up_of_a_resumed_training_begins_where_it_began():
 
     second = start(20)  # of a trainer that has made 20 steps for another module
     assert [is_frozen(second, step) for step in (20, 22, 23)] == [True, True, False]
-    resumed = start(21, "last.ckpt", second.state_dict())
+    saved = {}
+    second.on_save_checkpoint(None, None, saved)
+    resumed = start(21, "last.ckpt", saved)
     assert [is_frozen(resumed, step) for step in (21, 22, 23)] == [True, True, False]
     without = start(2, "old.ckpt")  # of an earlier version
     assert [is_frozen(without, step) for step in (2, 3)] == [True, False]

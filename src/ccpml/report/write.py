@@ -45,7 +45,8 @@ def write_report(run: RunDirectory, problems: list[str] | None = None, *, keep: 
     if problems is not None:
         problems += report.problems
     if keep and report.images.missing and run.report_file.is_file():
-        print_note(f"{run.report_file}: left as it was, with its images; `ccpml report` writes it without them")
+        kept = f"{run.report_file}: left as it was, with its images and without what is new"
+        print_note(f"{kept}; `ccpml report` writes it again, without these images")
         return run.report_file
     folder = run.path / "pictures"
     for picture in report.pictures:

@@ -161,15 +161,20 @@ def seen_by_weights(weights: str, classes: Mapping[str, ClassRecord]) -> str:
     if weights in {"none", "imagenet"} or not file.is_file():
         return ""
     try:
-        before = RunRecord.read(file).split_of_class
+        before = RunRecord.read(file).classes
     except ValueError:  # damaged
         return ""
-    found = []
+    found, same = list[str](), list[bool]()
     for split, splits_before in (("test", {"train", "validation"}), ("validation", {"train"})):
-        names = [name for name, entry in classes.items() if entry.split == split and before.get(name) in splits_before]
+        names = [name for name, entry in classes.items() if entry.split == split and name in before]
+        names = [name for name in names if before[name].split in splits_before]
         found += [f"{listed_classes(names)} for {split}"] if names else []
+        same += [before[name][1:] == classes[name][1:] for name in names]
     what = "was trained on or chosen by classes of the same names as"
-    return f"{run}, whose weights it starts from, {what} {' and '.join(found)}: these are not unseen" if found else ""
+    if not found:
+        return ""
+    unseen = "these are not unseen" if all(same) else "if they are the same, these are not unseen"
+    return f"{run}, whose weights it starts from, {what} {' and '.join(found)}: {unseen}"
 
 
 def write_fingerprint(file: Path, fingerprint: str, record: RunRecord) -> None:

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 from ccpml.data import ImageTable, pool_rows
 from ccpml.data.dataset import ended_workers
 from ccpml.distributed import all_ranks, gather_rows
+from ccpml.files import read_arrays
 from ccpml.method import MIN_SEPARATION, AlternatingProjections
 from ccpml.numbers import counted
 from ccpml.retrieval import RetrievalScores, score_intervals
@@ -128,9 +130,9 @@ def _not_begun(parts: Parts, recorder: Recorder, steps: int) -> Iterator[str]:
 
 def _step_of_first_proxies(recorder: Recorder) -> int:
     """Return the step after whose validation the first proxies were placed; 0 if that was before training."""
-    waited = [row["step"] for row in recorder.rows if row["instance"] < 0]
-    placed = [row["step"] for row in recorder.rows if row["instance"] >= 0]
-    return int(placed[0]) if waited else 0
+    with suppress(ValueError):  # of a file that was lost or damaged
+        return int(read_arrays(recorder.run.instances / "000.npz", ["step"], "")["step"])
+    return 0
 
 
 def _never_placed(projections: AlternatingProjections) -> str:

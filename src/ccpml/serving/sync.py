@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ccpml.data.images.formats import READ_HEIF, unread_suffixes
+from ccpml.data.images.formats import unread_suffixes
+from ccpml.data.images.opening import NOT_HERE
 from ccpml.data.images.read import BadImageError
 from ccpml.numbers import counted
 from ccpml.serving.collect import Pictures, is_lost
@@ -99,7 +100,7 @@ class _Sync:
         """List an image that cannot be read; its item stays if the file, or its whole folder, is unavailable now."""
         self.result.skipped.append(error)
         cause, path = error.__cause__, picture.file
-        if READ_HEIF in error.reason:  # an image still, which nothing installed reads
+        if error.reason in NOT_HERE:
             self.unavailable.add(str(path))
         if not isinstance(cause, OSError) or cause.errno is None:  # Pillow's have no number
             return

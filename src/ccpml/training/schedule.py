@@ -1,7 +1,7 @@
 """Schedules: the learning rate, and which weights are trained."""
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import lightning as L
 from torch import nn
@@ -10,6 +10,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ccpml.numbers import as_int
 
 __all__ = ["ReduceOnPlateau", "Warmup"]
+
+
+_BEGAN_KEY: Final = "ccpml_warmup_began"
 
 
 class ReduceOnPlateau(L.Callback):
@@ -69,11 +72,6 @@ class Warmup(L.Callback):
         self.frozen, self.steps = frozen, as_int("steps", steps)
         self._began: int | None = None  # the trainer's step at which this training began
 
-    @property
-    def state_key(self) -> str:
-        """Name of the state in a checkpoint, as a trainer may have several of these."""
-        return self._generate_state_key(steps=self.steps, weights=sum(one.numel() for one in self.frozen.parameters()))
-
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Forget what belongs to an earlier training: each fit begins again, or from the checkpoint that it loads."""
         if stage == "fit":
@@ -90,10 +88,10 @@ class Warmup(L.Callback):
             for weight in self.frozen.parameters():
                 weight.grad = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed training needs."""
-        return {"began": self._began or 0}
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the step at which the training began, which is that of all warm-ups of a trainer."""
+        checkpoint[_BEGAN_KEY] = self._began or 0
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state of a checkpoint for `on_train_start`."""
-        self._began = state_dict["began"]
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep that step for `on_train_start`."""
+        self._began = checkpoint.get(_BEGAN_KEY)

@@ -77,6 +77,19 @@ def test_the_table_follows_pictures_that_move_and_labels_that_are_corrected(phot
         assert len(load_source(f"csv:{own.path / 'feedback.csv'}").table) == 4
 
 
+def test_another_picture_under_the_old_name_does_not_take_the_place_of_one_that_was_renamed(photos, tmp_path):
+    with Index.create(tmp_path / "own.index", ColorEmbedder()) as own:
+        own.sync(photos.as_posix())
+        client = TestClient(create_app(own, ColorEmbedder(), ServiceSettings(feedback=True)), base_url=LOCAL)
+        judge(client, 1, "right", query_id=2)
+        (photos / "cup" / "1.png").rename(photos / "mug" / "old_1.png")
+        own.sync(photos.as_posix())
+        (photos / "cup" / "1.png").write_bytes(gray(250))
+        own.sync(photos.as_posix())
+        judge(client, 4, "wrong", query_id=5)
+        assert rows_of(own.path) == {(f"{photos}/cup/0.png", "cup"), (f"{photos}/mug/old_1.png", "mug")}
+
+
 def test_pictures_of_the_service_are_found_in_a_copied_index_that_may_not_be_written(photos, tmp_path):
     with Index.create(tmp_path / "own.index", ColorEmbedder()) as own:
         own.sync(photos.as_posix())

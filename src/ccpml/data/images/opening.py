@@ -17,7 +17,13 @@ from ccpml.artifacts import open_file
 from ccpml.data.images.formats import READ_HEIF, is_unread_heif, pillow_formats
 from ccpml.files import LFS_POINTER
 
-__all__ = ["MAX_PIXELS", "is_large", "open_image"]
+__all__ = ["MAX_PIXELS", "NOT_HERE", "is_large", "open_image"]
+
+NOT_HERE: Final = (
+    "a pointer of Git LFS, not the image; `git lfs pull` fetches it",
+    f"HEIC, which is read after {READ_HEIF}",
+)
+"""Reasons why an image cannot be read here that say nothing against it."""
 
 MAX_PIXELS: Final = 250_000_000
 """Pixels of the largest image that is read. Phones take photographs of 200 million."""
@@ -63,7 +69,7 @@ def _identified(file: BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
         except (SyntaxError, IndexError, TypeError, struct.error):  # so plugins say that it is of another format
             continue
     if LFS_POINTER.startswith(start) and start:
-        raise UnidentifiedImageError("a pointer of Git LFS, not the image; `git lfs pull` fetches it")
+        raise UnidentifiedImageError(NOT_HERE[0])
     if is_unread_heif(start):
-        raise UnidentifiedImageError(f"HEIC, which is read after {READ_HEIF}")
+        raise UnidentifiedImageError(NOT_HERE[1])
     raise UnidentifiedImageError("not an image of a known format, or damaged header")

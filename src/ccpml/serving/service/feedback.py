@@ -18,6 +18,7 @@ from ccpml.numbers import counted
 from ccpml.progress import print_note
 from ccpml.serving.items import Item
 from ccpml.serving.picture_index import PictureIndex
+from ccpml.serving.qdrant.address import is_address
 from ccpml.serving.service.refused import RefusedError
 from ccpml.serving.service.uploads import Upload
 
@@ -92,7 +93,8 @@ class Feedback:
     ``verdicts.csv`` has a line for each verdict, and is only appended to; a verdict is on the disk when it is
     acknowledged. ``feedback.csv`` follows from it: path and label of the queries and hits of verdicts that are right,
     as ``csv:`` data. A verdict about the same query and hit replaces the one before. Items that have moved since, or
-    have another label, are written as they are in the index now; pictures that are not found are left out, with a note.
+    have another label, are written as they are in the index now, if that is in a directory; pictures that are not found
+    are left out, with a note.
 
     Args:
         index: The index.
@@ -101,6 +103,7 @@ class Feedback:
     def __init__(self, index: PictureIndex) -> None:
         self._index, self._folder = index, index.path
         self._items, self._version = dict[int, Item | None](), -1  # of the index at that version
+        self._follows = not is_address(str(index))  # a server would be asked for each item
         self._missing = 0  # pictures that were left out of the table written last
 
     def record(self, query: Item | Upload, hit: Item, verdict: str, now: float | None = None) -> int:
@@ -173,11 +176,12 @@ class Feedback:
     def _now(self, verdict: Verdict) -> Verdict:
         """Return a verdict with the paths and the label that its items have now."""
         for name, key in (("path", verdict.id), ("query_path", verdict.query)):
-            item = self._find(int(key)) if len(key) < _DIGEST and key.isdecimal() else None
+            is_item = self._follows and len(key) < _DIGEST and key.isdecimal()
+            item = self._find(int(key)) if is_item else None
             if item is None:  # it was removed, or is a picture by the digest of its content
                 continue
-            before, now = getattr(verdict, name), self._path_of(item)
-            if now == before or not (self._folder / before).is_file():
+            now = self._path_of(item)
+            if (self._folder / now).is_file() or now == getattr(verdict, name):
                 verdict = verdict._replace(**{name: now})
                 if name == "path" and item.label:
                     verdict = verdict._replace(label=item.label)
@@ -209,7 +213,8 @@ class Feedback:
     def _write_table(self, verdicts: Sequence[Verdict]) -> None:
         found = table_of(map(self._now, verdicts))
         rows = [row for row in found if (self._folder / row[0]).is_file()]
-        file, missing = self._folder / FEEDBACK_FILE, [path for path, _ in found if path not in dict(rows)]
+        file, there = self._folder / FEEDBACK_FILE, dict(rows)
+        missing = [path for path, _ in found if path not in there]
         if len(missing) > self._missing:
             print_note(f"{file}: {counted(len(missing), 'picture')} not found, such as {missing[-1]}, are left out")
         self._missing = len(missing)
