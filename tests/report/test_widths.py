@@ -16,6 +16,7 @@ SETTINGS = {
     "test_classes": "['" + "Golden-Delicious', '" * 9 + "']",
     "data": "folder:/home/somebody/" + "photographs/" * 12,
 }
+CUT_OFF = """() => [...document.querySelectorAll(".scroll")].filter(box => box.scrollWidth > box.clientWidth).length"""
 OVERLAPPED = """() => [...document.querySelectorAll("th, td")].filter(cell => {
   const range = document.createRange(); range.selectNodeContents(cell);
   const text = range.getBoundingClientRect(), box = cell.getBoundingClientRect();
@@ -38,6 +39,8 @@ def test_no_text_of_a_table_is_cut_off_or_over_another(browser, tmp_path, width)
     features = {**SCORES, "dimensions": 2048}
     body = score_table({"test": SCORES, "features": features}) + page.facts([("best on validation", "MAP@R " * 40)])
     body += page.details("All settings", page.facts(SETTINGS.items()))
+    heads = ("promised", "distance", "absent, accepted", "present, rejected")
+    body += page.table(heads, [("0.95", "0.412", "0.021 (0.05)", "0.34 (0.48)")] * 3, "numbers dense")
     file = tmp_path / "report.html"
     file.write_text(page.document("a run", body), encoding="utf-8")
     with browser.new_context(viewport={"width": width, "height": 800}) as context:
@@ -46,3 +49,4 @@ def test_no_text_of_a_table_is_cut_off_or_over_another(browser, tmp_path, width)
         opened.evaluate("() => document.querySelectorAll('details').forEach(each => { each.open = true; })")
         assert opened.evaluate("() => document.documentElement.scrollWidth") <= width
         assert opened.evaluate(OVERLAPPED) == []
+        assert opened.evaluate(CUT_OFF) == 0

@@ -73,14 +73,15 @@ def scored(count, stage, listed, sampler=None):
         ranks = {"devices": distributed.get_world_size(), "strategy": "ddp"}
     trainer = L.Trainer(accelerator="cpu", precision="64-true", **QUIET, **ranks)
     loader = DataLoader(data, batch_size=4, sampler=sampler)
-    getattr(trainer, stage)(module, [loader] if listed else loader, verbose=False)
+    given = {None: loader, list: [loader], dict: {"val": loader}}[listed]
+    getattr(trainer, stage)(module, given, verbose=False)
     scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return scores, None if module.validation is None else module.validation[1]
 
 
 def refused():
     try:
-        scored(40, "validate", False, SubsetRandomSampler(range(40)))
+        scored(40, "validate", None, SubsetRandomSampler(range(40)))
     except ValueError as error:
         return str(error)
 
@@ -93,7 +94,7 @@ def test_a_random_sampler_whose_order_differs_between_the_ranks_is_refused():
 @pytest.mark.parametrize("stage", ["validate", "test"])
 @pytest.mark.parametrize("count", [40, 41])
 def test_images_that_lightning_deals_out_are_scored_as_on_one_rank(count, stage):
-    scores, labels = scored(count, stage, False)
-    for rank_scores, rank_labels in run_on_ranks(scored, 2, count, stage, count == 40):
+    scores, labels = scored(count, stage, None)
+    for rank_scores, rank_labels in run_on_ranks(scored, 2, count, stage, list if count == 40 else dict):
         assert rank_scores == pytest.approx(scores, rel=1e-9)
         assert labels is rank_labels or torch.equal(rank_labels, labels)

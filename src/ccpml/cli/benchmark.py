@@ -106,9 +106,8 @@ def _write(benchmark: Benchmark, results: "Sequence[RowResult]") -> list[Path]:
         best = best_settings(results)
         write_yaml(paths[-1], best)
         for name in sorted({replace(result.row, variant="").name for result in results if result.validation} - {*best}):
-            print_note(
-                f"{name}: all values have the same validation score, so that none is better; train longer, or on more classes"
-            )
+            why = "all values have the same validation score, so that none is better"
+            print_note(f"{name}: {why}; train longer, or on more classes")
     return [*paths, (draw_ablation if benchmark.ablation else draw_table)(benchmark, results, benchmark.out)]
 
 

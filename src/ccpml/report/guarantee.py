@@ -70,7 +70,7 @@ def guarantee_parts(certificate: Certificate, figure: str) -> Iterator[str]:
         "of another kind, or about queries whose class is not in the gallery."
     )
     head = ("promised", "within", "calibration", "check", "answered")
-    yield page.table(head, [_promise(row) for row in details["promises"]])
+    yield page.table(head, [_promise(row) for row in details["promises"]], "numbers dense")
     short = [row for row in details["promises"] if row["distance"] is None]
     if short:
         yield page.listing(_shortage(row, details["classes"]) for row in short)
@@ -94,7 +94,7 @@ def guarantee_parts(certificate: Certificate, figure: str) -> Iterator[str]:
         (f"{r['probability']:g}", _number(r["distance"]), *(_bounded(r, name) for name in errors))
         for r in details["rejections"]
     ]
-    yield page.table(("promised", "distance", "absent, accepted", "present, rejected"), rejections)
+    yield page.table(("promised", "distance", "absent, accepted", "present, rejected"), rejections, "numbers dense")
     yield from _proxies(details["training"], confidence)
 
 
@@ -114,6 +114,7 @@ def _proxies(training: Mapping[str, Any], confidence: str) -> Iterator[str]:
     yield page.table(
         ("", "covering radius", "same class violates", "other classes violate"),
         [(_PROXIES[n], *(_bounded(row, column) for column in columns)) for n, row in training["measured"].items()],
+        "numbers dense",
     )
     terms = training["terms"]
     yield page.paragraph(

@@ -86,7 +86,7 @@ summary { cursor: pointer; color: #0b5c97; }
     white-space: normal; overflow-wrap: anywhere; }
   .dense td::before { content: attr(data-name); color: #52606d; overflow-wrap: anywhere; }
   .dense td:first-child { font-weight: 600; }
-  .dense td:first-child::before { content: none; }
+  .dense.compared td:first-child::before { content: none; }
   .numbers.dense td { padding: .1rem 0; }
 }
 @media print {

@@ -202,8 +202,9 @@ class MetricLearning(L.LightningModule):
         Lightning gives one to each loader, unless it is told not to.
         """
         given = getattr(self.trainer, loaders)
-        (loader,) = given if isinstance(given, list | tuple) else [given]  # Lightning refuses several for this module
-        sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+        if isinstance(given, dict | list | tuple):  # of one, as Lightning refuses several for this module
+            (given,) = given.values() if isinstance(given, dict) else given
+        sampler = getattr(getattr(given, "batch_sampler", None), "sampler", None)
         if not isinstance(sampler, DistributedSampler):
             return None
         with torch.random.fork_rng(devices=[]):

@@ -87,7 +87,7 @@ def test_another_picture_under_the_old_name_does_not_take_the_place_of_one_that_
         (photos / "cup" / "1.png").write_bytes(gray(250))
         own.sync(photos.as_posix())
         judge(client, 4, "wrong", query_id=5)
-        assert rows_of(own.path) == {(f"{photos}/cup/0.png", "cup"), (f"{photos}/mug/old_1.png", "mug")}
+        assert rows_of(own.path) == {(f"{photos}/cup/0.png", "cup"), (f"{photos}/mug/old_1.png", "cup")}  # as its hit
 
 
 def test_pictures_of_the_service_are_found_in_a_copied_index_that_may_not_be_written(photos, tmp_path):
