@@ -13,6 +13,7 @@ from ccpml.cli import main
 from ccpml.data.images.read import read_header, read_image
 from ccpml.data.sources.csv_file import load_csv
 from ccpml.data.sources.folder import load_folder
+from ccpml.exported.onnx_file import read_description
 from ccpml.files import check_readable, read_arrays
 from ccpml.models.tensor_file import read_tensors
 from ccpml.models.weights import load_weights
@@ -155,6 +156,8 @@ def test_a_pointer_of_git_lfs_is_told_from_damage(tmp_path):
         lambda path: read_arrays(path, ["a"], "restore it"),
         read_tensors,
         lambda path: read_image(path, 3),
+        load_csv,
+        read_description,
     )
     for read in readers:
         with pytest.raises(ValueError, match=f"{file}: {advice}"):

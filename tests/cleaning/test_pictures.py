@@ -74,6 +74,8 @@ def test_different_photographs_are_not_the_same(photographs):
 def test_blank_pictures_are_compared_by_their_color():
     white, gray = (Image.new("RGB", (40, 40), (value,) * 3) for value in (255, 250))
     assert likeness(white, white) == 1
+    plain = Image.new("RGB", (40, 40), (200, 30, 50))
+    assert likeness(plain, encoded(plain, "JPEG", quality=75)) > 0.8
     assert not likeness(white, gray)
 
 

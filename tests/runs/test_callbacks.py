@@ -59,3 +59,9 @@ def test_what_is_no_callback_is_named_before_anything_is_written(settings, tmp_p
         with pytest.raises(ValueError, match=f"callbacks: expected Lightning callbacks, got {got}"):
             train(settings, tmp_path / "run", progress=False, callbacks=[wrong])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("given", [StopAt(1), None, iter([])])
+def test_callbacks_are_a_list(settings, tmp_path, given):
+    with pytest.raises(ValueError, match=r"callbacks: expected several Lightning callbacks, got .*; pass a list"):
+        train(settings, tmp_path / "run", progress=False, callbacks=given)

@@ -16,6 +16,8 @@ _LIMIT: Final = 0.2  # of the difference of whole pictures, as a fraction of the
 _BLOCK_LIMIT: Final = 0.5  # of the difference of one block
 _MIN_CONTRAST: Final = 10.0  # gray levels; pictures with less are compared as if they had this,
 _FAINT_LIMIT: Final = 0.5  # but may not differ by more than this fraction of what they have
+_PLAIN: Final = 0.1  # gray levels; pictures of one color have less
+_NOISE: Final = 1.5  # gray levels by which an encoding changes a color
 
 
 def likeness(
@@ -56,11 +58,11 @@ def likeness(
     scale = min(1.0, side / longer)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     x, y = (np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.float32) for image in (first, second))
-    faint = min(float(z.std(axis=(0, 1)).max()) for z in (x, y))
+    faint, other_contrast = sorted(float(z.std(axis=(0, 1)).max()) for z in (x, y))
     contrast = max(faint, _MIN_CONTRAST)
     squares = np.square(x - y).mean(axis=2) / contrast**2  # (h, w)
     difference = math.sqrt(float(squares.mean()))
-    if difference * contrast > _FAINT_LIMIT * faint:
+    if difference * contrast > (_NOISE if other_contrast < _PLAIN else _FAINT_LIMIT * faint):
         return 0.0
     if difference > limit or math.sqrt(_largest_block(squares)) > _BLOCK_LIMIT * limit / _LIMIT:
         return 0.0

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from ccpml.artifacts import not_found, path_kind
 from ccpml.exported.description import DESCRIPTION_KEY, Description, DescriptionError
+from ccpml.files import LFS_POINTER
 
 __all__ = ["add_description", "content_digest", "is_onnx", "read_description"]
 
@@ -48,6 +49,8 @@ def read_description(path: Path) -> Description:
     if path_kind(path) not in {"", "a file"}:
         raise DescriptionError(f"{path}: {not_found(path)}; pass the .onnx file of an export")
     content = path.read_bytes()
+    if content.startswith(LFS_POINTER):
+        raise DescriptionError(f"{path}: a pointer of Git LFS, not the file; `git lfs pull` fetches it")
     try:
         fields = list(_fields(content))
         metadata = dict(_entry(content[field.content : field.end]) for field in fields if field.number == _METADATA)

@@ -212,8 +212,10 @@ def _write_record(run: RunDirectory, parts: Parts) -> None:
     record.write(run.record_file)
 
 
-def _check_callbacks(callbacks: Sequence[Any], ranks: int) -> None:
+def _check_callbacks(callbacks: Any, ranks: int) -> None:
     """Raise ValueError if they are no callbacks, or other ranks, which this process starts, would not have them."""
+    if not isinstance(callbacks, Sequence):
+        raise ValueError(f"callbacks: expected several Lightning callbacks, got {callbacks!r}; pass a list")
     for one in callbacks:
         if not isinstance(one, L.Callback):
             got = f"the class {one.__name__}; pass {one.__name__}()" if isinstance(one, type) else repr(one)

@@ -8,6 +8,7 @@ from typing import Final
 
 from ccpml.artifacts import artifact_kind, expand_home, not_found
 from ccpml.data.sources.source import SourceNotFoundError
+from ccpml.files import check_readable
 from ccpml.progress import PATIENCE, printable, progress_bar
 from ccpml.system_errors import advice
 
@@ -35,6 +36,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """
     if not file.is_file():
         raise SourceNotFoundError(f"{file}: {not_found(file)}", "restore it, or choose another path")
+    check_readable(file, "restore it, or choose another path")
     line, rows = 1, 0
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:

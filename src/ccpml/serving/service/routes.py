@@ -243,6 +243,8 @@ def _metadata(text: str) -> dict[str, str | int | float | bool | None]:
         value = None
     if not isinstance(value, dict) or not all(map(_is_plain, value.values())):
         raise RefusedError(422, "metadata: expected a JSON object of text, finite numbers, true, false and null")
+    if "" in value:
+        raise RefusedError(422, "metadata: expected a name for each value, got an empty one")
     return value
 
 
