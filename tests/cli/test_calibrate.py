@@ -54,6 +54,8 @@ def test_too_few_classes_say_how_many_would_do(own: Path, capsys: pytest.Capture
     assert "a precision of 0.8 cannot be promised from 6 classes; about" in captured.err
     assert all(row["classes_needed"] > 6 for row in written["promises"])
     assert "certificate.json keeps what was measured\nwriting the report" in captured.err
+    assert main(["calibrate", str(own)]) == 1  # nor has the certificate before any promise
+    assert "certificate.json keeps what was measured\n" in capsys.readouterr().err
 
 
 def test_no_promise_is_lost_without_a_word(own: Path, many: str, capsys: pytest.CaptureFixture[str]) -> None:

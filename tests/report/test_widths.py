@@ -4,7 +4,7 @@ import pytest
 
 from ccpml.report import page
 from ccpml.report.head import test_scores as score_table
-from tests.serving.service.browser import CHROMIUM
+from tests.serving.service.browser import CHROMIUM, launched
 
 pytest.importorskip("playwright", reason="Playwright is a tool of development")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -26,12 +26,8 @@ OVERLAPPED = """() => [...document.querySelectorAll("th, td")].filter(cell => {
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("width", [360, 375, 390, 1280])

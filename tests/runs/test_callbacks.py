@@ -1,5 +1,6 @@
 """Callbacks of others in a run: what they average is kept, and a run is resumed with those that have a state."""
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -65,3 +66,15 @@ def test_what_is_no_callback_is_named_before_anything_is_written(settings, tmp_p
 def test_callbacks_are_a_list(settings, tmp_path, given):
     with pytest.raises(ValueError, match=r"callbacks: expected several Lightning callbacks, got .*; pass a list"):
         train(settings, tmp_path / "run", progress=False, callbacks=given)
+
+
+class EMA(L.Callback):
+    """One without a state, whose name is the beginning of another's."""
+
+
+def test_a_callback_is_known_by_its_whole_name(settings, tmp_path, capsys):
+    settings, averaging = settings.changed({"validate_every": 3, "max_steps": 9}), EMAWeightAveraging(decay=0.5)
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        train(settings, tmp_path / "cut", progress=False, callbacks=[StopAt(5), EMA(), averaging])
+    resume(tmp_path / "cut", progress=False, callbacks=[EMAWeightAveraging(decay=0.5)])
+    assert "trained with the callbacks EMA, StopAt until now, and now without" in capsys.readouterr().err

@@ -126,11 +126,13 @@ def _describe_notes(results: Sequence[RowResult]) -> list[str]:
     """
     rows, texts = dict[str, list[str]](), dict[str, list[str]]()
     for result in results:
-        notes = [note for cell in result.cells for note in _notes_of(cell)]
-        kinds = [re.sub(r"\d[\d.,]*", "#", note) for note in notes]
-        for note, kind in zip(notes, kinds, strict=True):
-            texts.setdefault(kind, []).append(note)
-        for kind, count in Counter(kinds).items():
+        models = Counter[str]()
+        for cell in result.cells:
+            notes = {note: re.sub(r"\d[\d.,]*", "#", note) for note in _notes_of(cell)}
+            for note, kind in notes.items():
+                texts.setdefault(kind, []).append(note)
+            models.update(dict.fromkeys(notes.values(), 1))
+        for kind, count in models.items():
             rows.setdefault(kind, []).append(f"{result.row.title} ({count} of {counted(len(result.cells), 'model')})")
     others = {kind: " (the first; others have other numbers)" * (len({*found}) > 1) for kind, found in texts.items()}
     return [f"{', '.join(titles)}: {texts[kind][0]}{others[kind]}" for kind, titles in rows.items()]

@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
     promised = any(row["distance"] is not None for row in details["promises"])
     if not promised:
         shortage = _shortage(details["promises"][0], details)
-        is_kept = former is not None and _read(path) == former
+        is_kept = former is not None and former.precisions and _read(path) == former
         kept = f"its promises from {former.details.get('data')}" if former and is_kept else "what was measured"
         print(f"ccpml: {details['data']}: {shortage}; {file} keeps {kept}", file=sys.stderr)
     _note_what_is_lost(former, _read(path), file)

@@ -312,7 +312,8 @@ class Checkpoints(L.Callback):
         """
         if missing := sorted((Counter(checkpoint.get(_CALLBACKS_KEY, ())) - Counter(self.further)).elements()):
             names, way_out = ", ".join(missing), "pass them to ccpml.resume(path, callbacks=[...])"
-            if any(key.startswith(name) for key in checkpoint["callbacks"] for name in missing):
+            with_state = {key.partition("{")[0] for key in checkpoint["callbacks"]}  # arguments may follow the name
+            if with_state & {*missing}:
                 raise ValueError(f"{self.run.path}: expected the callbacks it was trained with ({names}); {way_out}")
             if trainer.is_global_zero:
                 text = f"trained with the callbacks {names} until now, and now without, so the result may differ"

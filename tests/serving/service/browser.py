@@ -23,6 +23,17 @@ AUDIT = Path(__file__).with_name("audit.js").read_text(encoding="utf-8")
 """Return what is wrong with contrast, names and landmarks, and the number of texts that were looked at."""
 
 
+@contextmanager
+def launched():
+    """Start Chromium without a window; yield it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
 def drawn(color, seed: int, size=(60, 48)) -> bytes:
     """A picture of one color with noise, a PNG."""
     rng = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ import pytest
 from ccpml.calibration import Certificate
 from ccpml.serving.service.page import read_page
 from tests.serving.embedders import ColorEmbedder
-from tests.serving.service.browser import AUDIT, CHROMIUM, COLORS, draw_index, drawn, serving
+from tests.serving.service.browser import AUDIT, CHROMIUM, COLORS, draw_index, drawn, launched, serving
 
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH")
 TOKEN = "drawn-pictures-token"
@@ -29,12 +29,8 @@ def site(files):
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ class Feedback:
         if key not in self._items:
             try:
                 self._items[key] = self._index.item(key)
-            except KeyError:
+            except (KeyError, OverflowError):  # there is none, or the log was edited
                 self._items[key] = None
         return self._items[key]
 
