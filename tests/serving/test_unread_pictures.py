@@ -38,7 +38,8 @@ def test_pictures_that_cannot_be_read_here_stay(kind, photos, embedder, tmp_path
         formats.image_suffixes.cache_clear()
         for _ in range(2):
             done = index.sync(data)
-            assert (done.removed, done.unchanged, len(index)) == (0, 5, 6)
+            assert (done.removed, done.unchanged, done.kept, len(index)) == (0, 5, 1, 6)
+            assert str(done).endswith(", 5 unchanged, 1 kept, which cannot be read now")
             (error,) = done.skipped
             assert str(error) == f"{heic}: stays, as it cannot be read here: pip install pi-heif"
         heic.unlink()
@@ -74,5 +75,5 @@ def test_pictures_that_git_lfs_has_not_fetched_stay(photos, embedder, tmp_path):
         for file in photos.glob("*/*"):
             file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1052136\n")
         done = index.sync(photos.as_posix())
-        assert (done.removed, len(done.skipped), index.items()) == (0, 6, before)
+        assert (done.removed, done.kept, len(done.skipped), index.items()) == (0, 6, 6, before)
         assert "git lfs pull" in str(done.skipped[0])

@@ -290,6 +290,7 @@ def _list_skipped(index: "PictureIndex", skipped: "list[BadImageError]", total: 
     """Print unreadable images, and write all to a file in the index if there are many."""
     from ccpml.data.images.read import MAX_LISTED, BadImage, BadImagesError, first_lines
     from ccpml.files import write_text
+    from ccpml.numbers import counted
 
     file = index.path / "unreadable.txt"
     if not keep:
@@ -302,8 +303,7 @@ def _list_skipped(index: "PictureIndex", skipped: "list[BadImageError]", total: 
     else:
         file.unlink(missing_ok=True)
     if lines:
-        images = "unreadable image" + ("s" if len(lines) > 1 else "")
-        print("\n".join([f"left out {len(lines):,} {images}:", *first_lines(lines, file)]), file=sys.stderr)
+        print("\n".join([f"could not read {counted(len(lines), 'image')}:", *first_lines(lines, file)]), file=sys.stderr)
 
 
 def _verify(path: Path) -> int:

@@ -28,8 +28,6 @@ SCORES: Final = {
 """The compared scores and their titles, as `evaluate` reports them."""
 
 _RECALLS: Final = (1, 2, 4, 8)
-_SAMPLES: Final = 9999
-_SEED: Final = 0
 
 Verdict = Literal["better", "worse", "not distinguishable", "equal"]
 
@@ -92,7 +90,7 @@ def compare_tables(
         The estimates of each run, K, and the differences of each other run from the reference, K − 1; by score.
     """
     values = np.stack([*tables, *(table - tables[0] for table in tables[1:])])  # (2 K − 1, S, Q)
-    bootstrap = class_bootstrap(values.reshape(-1, values.shape[-1]), labels, samples=_SAMPLES, seed=_SEED)
+    bootstrap = class_bootstrap(values.reshape(-1, values.shape[-1]), labels)
     means = np.nanmean(values, axis=-1)  # (2 K − 1, S)
     count, names = len(tables), tuple(SCORES)
     single, paired = (_ends(bootstrap, bounds, means.shape) for bounds in ((0, 1), (-1, 1)))

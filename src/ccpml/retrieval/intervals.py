@@ -17,6 +17,7 @@ from ccpml.retrieval.inputs import as_numbers, as_unmasked
 __all__ = [
     "LEVEL",
     "MIN_CLASSES",
+    "SAMPLES",
     "ClassBootstrap",
     "PairedDifference",
     "class_bootstrap",
@@ -31,6 +32,9 @@ LEVEL: Final = 0.95
 
 MIN_CLASSES: Final = 10
 """Number of classes from which on the intervals hold as often as they say; see ``docs/compare.md``."""
+
+SAMPLES: Final = 9999
+"""Samples of the bootstrap, for all that is reported, so that a score has one interval."""
 
 _CHUNK: Final = 2**22
 """Draws of a class that are held at a time."""
@@ -109,7 +113,7 @@ class PairedDifference(NamedTuple):
 
 
 def class_bootstrap(
-    values: npt.ArrayLike, labels: npt.ArrayLike, *, samples: int = 1999, seed: int = 0
+    values: npt.ArrayLike, labels: npt.ArrayLike, *, samples: int = SAMPLES, seed: int = 0
 ) -> ClassBootstrap | None:
     """Draw classes with replacement, and return the studentized deviations of the means of scores over queries.
 
@@ -183,7 +187,7 @@ def class_interval(
     labels: npt.ArrayLike,
     *,
     level: float = LEVEL,
-    samples: int = 1999,
+    samples: int = SAMPLES,
     seed: int = 0,
     bounds: tuple[float, float] = _UNBOUNDED,
 ) -> tuple[float, float] | None:
@@ -227,7 +231,7 @@ def paired_difference(
     labels: npt.ArrayLike,
     *,
     level: float = LEVEL,
-    samples: int = 9999,
+    samples: int = SAMPLES,
     seed: int = 0,
     bounds: tuple[float, float] = _UNBOUNDED,
 ) -> PairedDifference | None:

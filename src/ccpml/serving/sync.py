@@ -31,8 +31,9 @@ __all__ = ["Synced", "sync"]
 class Synced:
     """What a synchronization has done: number of pictures of each kind, and the images that cannot be read.
 
-    ``relabeled`` are those of the unchanged ones whose label or metadata are others now. ``lost`` has the number of
-    items that stay in the index although their source is no longer there, by source.
+    ``relabeled`` are those of the unchanged ones whose label or metadata are others now. ``kept`` are those that cannot
+    be read now, but are there, or are on a disk that is not. ``lost`` has the number of items that stay in the index
+    although their source is no longer there, by source.
     """
 
     added: int = 0
@@ -42,12 +43,14 @@ class Synced:
     unchanged: int = 0
     relabeled: int = 0
     mended: int = 0
+    kept: int = 0
     skipped: list[BadImageError] = field(default_factory=list)
     lost: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         counts = {name: getattr(self, name) for name in ("added", "changed", "renamed", "removed", "unchanged")}
-        counts |= {"mended": self.mended} if self.mended else {}
+        some = {"mended": self.mended, "kept, which cannot be read now": self.kept}
+        counts |= {name: count for name, count in some.items() if count}
         text = ", ".join(f"{count:,} {name}" for name, count in counts.items())
         return f"{text}; labels or metadata of {self.relabeled:,} are others now" if self.relabeled else text
 
@@ -84,6 +87,7 @@ class _Sync:
         twins = self._embed(self._update_unchanged(), self._is_known)
         self._embed(twins, None)
         self.result.removed += self.writer.remove(key for ids in (*self.vanished.values(), self.lost) for key in ids)
+        self.result.kept = len(self.unavailable & (self.known.keys() | self.damaged.keys()))
         return self.result
 
     def _look_at(self, picture: Picture) -> None:

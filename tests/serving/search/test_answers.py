@@ -81,6 +81,11 @@ def test_csv_has_a_column_for_each_of_metadata(capsys):
     assert rows[2]["path"] == HITS[2].item.path
 
 
+def test_columns_of_csv_have_the_names_by_which_filters_find_them(capsys):
+    header = printed(CsvAnswers(None, ["width", "rank", "price"]), capsys).splitlines()[0]
+    assert header == "query,rank,distance,id,path,label,metadata.width,metadata.rank,price"
+
+
 def test_certified_precisions_are_those_of_answers_that_the_certificate_covers(capsys):
     certificate = Certificate("0" * 64, 0.95, {0.8: 0.6, 0.9: 0.1}, answers=2)
     lines = printed(TextAnswers(certificate, "no answer"), capsys).splitlines()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from rich.cells import cell_len, set_cell_size
 
+from ccpml.serving.filters.tree import name_of_key
+
 if TYPE_CHECKING:
     from ccpml.calibration import Certificate
     from ccpml.serving import Hit, Query, Reply
@@ -129,7 +131,7 @@ class CsvAnswers:
         self._certificate, self._columns = certificate, columns
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
         own = ["query", "rank", "distance", *(["certified_precision"] if certificate else []), "id", "path", "label"]
-        self._writer.writerow([*own, *(f"metadata.{name}" if name in own else name for name in columns)])
+        self._writer.writerow([*own, *(f"metadata.{name}" if name in own else name_of_key(name) for name in columns)])
 
     def reply(self, reply: "Reply") -> None:
         """Print the answers to a query."""
