@@ -4,12 +4,13 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 
 from ccpml import evaluate
 from ccpml.runs.defaults import DataFacts
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.train import resume, train
+from ccpml.training import ReduceOnPlateau
 from tests.runs.stopping import StopAt
 from tests.toy import quick_settings, toy_folder
 
@@ -40,6 +41,24 @@ def test_a_run_is_not_resumed_without_the_state_of_a_callback(settings, tmp_path
     resumed = resume(tmp_path / "cut", progress=False, callbacks=[EMAWeightAveraging(decay=0.5)])
     assert "cut: trained with the callbacks StopAt until now, and now without, so the" in capsys.readouterr().err
     assert resumed.weights_file.read_bytes() == whole.weights_file.read_bytes()
+
+
+def test_callbacks_of_this_library_count_as_those_of_others_do(settings, tmp_path):
+    settings = settings.changed({"validate_every": 3, "max_steps": 9})
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        train(settings, tmp_path / "cut", progress=False, callbacks=[StopAt(5), ReduceOnPlateau()])
+    with pytest.raises(ValueError, match=r"expected the callbacks it was trained with \(ReduceOnPlateau, StopAt\)"):
+        resume(tmp_path / "cut", progress=False)
+    with pytest.raises(ValueError, match="callbacks: expected none with 2 ranks, got ReduceOnPlateau, which"):
+        train(settings.changed({"ranks": 2}), tmp_path / "ranks", progress=False, callbacks=[ReduceOnPlateau()])
+
+
+@pytest.mark.parametrize("one", [ModelCheckpoint(), RichProgressBar()])
+def test_callbacks_whose_work_a_run_does_itself_are_refused_by_name(settings, tmp_path, one):
+    expected = f"callbacks: expected none that saves or shows what a run does itself, got {type(one).__name__}; leave"
+    with pytest.raises(ValueError, match=expected):
+        train(settings, tmp_path / "run", progress=False, callbacks=[one])
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("start", [train, lambda settings, path, **options: resume(path, **options)])

@@ -29,6 +29,7 @@ from ccpml.training import CCPCallback, MetricLearning, embed
 
 __all__ = [
     "Checkpoints",
+    "Observer",
     "Progress",
     "Recorder",
     "ReseedEachEpoch",
@@ -45,7 +46,7 @@ _PASSED_ON: Final = 1.0
 """Seconds within which torchrun passes on to the ranks a signal that the terminal has sent them, too."""
 
 _CALLBACKS_KEY = "ccpml_callbacks"
-"""Key of the training state that holds the names of the callbacks of others, without which the result would differ."""
+"""Key of the training state that holds the names of the callbacks of a caller, without which the result would differ."""
 
 COLUMNS = (
     *("step", "seconds", "loss", "map_at_r", "precision_at_1", "r_precision", "instance", "strength", "separation"),
@@ -260,16 +261,19 @@ class Recorder(L.Callback):
             write_arrays(self.run.instances / f"{self._instance:03d}.npz", **arrays)
 
 
+class Observer(L.Callback):
+    """A callback that changes nothing in the training it watches, so that the result is the same without it."""
+
+
 def names_of_others(callbacks: Sequence[L.Callback]) -> list[str]:
-    """Return the names of callbacks that are not ours, in alphabetical order."""
-    others = [type(one) for one in callbacks if not type(one).__module__.startswith("ccpml.")]
-    return sorted(kind.__qualname__ for kind in others)
+    """Return the names of callbacks that may change the training, in alphabetical order."""
+    return sorted(type(one).__qualname__ for one in callbacks if not isinstance(one, Observer))
 
 
 class Checkpoints(L.Callback):
     """Write the best weights and the state to resume from after each validation. The recorder runs before this one.
 
-    ``further`` are the callbacks of others. They may average weights, and put others back before the end of a
+    ``further`` are the callbacks of a caller. They may average weights, and put others back before the end of a
     validation, so the weights are copied when it begins.
     """
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 
 from ccpml.artifacts import expand_home
 from ccpml.data import ImageDataset, train_loader
@@ -220,6 +221,9 @@ def _check_callbacks(callbacks: Any, ranks: int) -> None:
         if not isinstance(one, L.Callback):
             got = f"the class {one.__name__}; pass {one.__name__}()" if isinstance(one, type) else repr(one)
             raise ValueError(f"callbacks: expected Lightning callbacks, got {got}")
+        if isinstance(one, ModelCheckpoint | ProgressBar):
+            got = f"{type(one).__name__}; leave it out"
+            raise ValueError(f"callbacks: expected none that saves or shows what a run does itself, got {got}")
     if ranks > 1 and not by_torchrun() and (names := names_of_others(callbacks)):
         got = f"{', '.join(names)}, which the other ranks would not have"
         raise ValueError(f"callbacks: expected none with {ranks} ranks, got {got}; start the ranks by torchrun")

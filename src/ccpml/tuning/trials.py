@@ -15,6 +15,7 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
+from ccpml.runs.callbacks import Observer
 from ccpml.tuning.study import Search, Study, suggest
 
 __all__ = ["ClaimedTrial", "Watcher", "claim_trial"]
@@ -27,7 +28,7 @@ MAX_DEATHS = 3
 """Processes that may die after the same step of a trial before it fails."""
 
 
-class Watcher(L.Callback):
+class Watcher(Observer):
     """Report the validations of a trial to its study, and stop a trial that is pruned.
 
     Attributes:
