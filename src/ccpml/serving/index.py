@@ -277,6 +277,11 @@ class Index(PictureIndex):
             raise self._missing(key)
         return found[1]
 
+    def at(self, path: str) -> Item | None:
+        """Return the item of an image file by its whole path; None if there is none."""
+        with self._store.snapshot() as snapshot:
+            return snapshot.at(path)
+
     def items(self, after: int = 0, limit: int = -1) -> list[Item]:
         """Return up to ``limit`` items with ids above ``after``, by id; all if it is negative."""
         with self._store.snapshot() as snapshot:

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -88,6 +89,27 @@ def test_another_picture_under_the_old_name_does_not_take_the_place_of_one_that_
         own.sync(photos.as_posix())
         judge(client, 4, "wrong", query_id=5)
         assert rows_of(own.path) == {(f"{photos}/cup/0.png", "cup"), (f"{photos}/mug/old_1.png", "cup")}  # as its hit
+
+
+@pytest.mark.parametrize("label", ["cup", "bowl"])
+def test_a_file_whose_contents_were_replaced_has_the_label_of_the_new_item(photos, tmp_path, label):
+    table = tmp_path / "list.csv"
+    files = sorted(photos.glob("*/*.png"))
+    labels = {file: file.parent.name for file in files}
+    table.write_text("path,label\n" + "".join(f"{file},{name}\n" for file, name in labels.items()))
+    with Index.create(tmp_path / "own.index", ColorEmbedder()) as own:
+        own.sync(f"csv:{table}")
+        client = TestClient(create_app(own, ColorEmbedder(), ServiceSettings(feedback=True)), base_url=LOCAL)
+        hit, query, *_ = own.items()
+        judge(client, hit.id, "right", query_id=query.id)
+        for item, value in ((hit, 250), (query, 251)):
+            Path(item.path).write_bytes(gray(value))
+            labels[Path(item.path)] = label
+        table.write_text("path,label\n" + "".join(f"{file},{name}\n" for file, name in labels.items()))
+        assert own.sync(f"csv:{table}").changed == 2
+        third, fourth = own.items()[2:4]
+        judge(client, third.id, "wrong", query_id=fourth.id)
+        assert rows_of(own.path) == {(hit.path, label), (query.path, label)}
 
 
 def test_pictures_of_the_service_are_found_in_a_copied_index_that_may_not_be_written(photos, tmp_path):

@@ -16,9 +16,9 @@ from filelock import FileLock, Timeout
 from ccpml.files import WriteError, write_bytes
 from ccpml.numbers import counted
 from ccpml.progress import print_note
+from ccpml.serving.index import Index
 from ccpml.serving.items import Item
 from ccpml.serving.picture_index import PictureIndex
-from ccpml.serving.qdrant.address import is_address
 from ccpml.serving.service.refused import RefusedError
 from ccpml.serving.service.uploads import Upload
 
@@ -93,8 +93,8 @@ class Feedback:
     ``verdicts.csv`` has a line for each verdict, and is only appended to; a verdict is on the disk when it is
     acknowledged. ``feedback.csv`` follows from it: path and label of the queries and hits of verdicts that are right,
     as ``csv:`` data. A verdict about the same query and hit replaces the one before. Items that have moved since, or
-    have another label, are written as they are in the index now, if that is in a directory; pictures that are not found
-    are left out, with a note.
+    have another label, are written as they are in the index now, if that is in a directory, and files whose contents
+    were replaced have the label of the new item; pictures that are not found are left out, with a note.
 
     Args:
         index: The index.
@@ -102,8 +102,7 @@ class Feedback:
 
     def __init__(self, index: PictureIndex) -> None:
         self._index, self._folder = index, index.path
-        self._items, self._version = dict[int, Item | None](), -1  # of the index at that version
-        self._follows = not is_address(str(index))  # a server would be asked for each item
+        self._items, self._version = dict[int | str, Item | None](), -1  # by id or path, of the index at that version
         self._missing = 0  # pictures that were left out of the table written last
 
     def record(self, query: Item | Upload, hit: Item, verdict: str, now: float | None = None) -> int:
@@ -162,13 +161,15 @@ class Feedback:
             path = own
         return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else item.path
 
-    def _find(self, key: int) -> Item | None:
-        """Return an item of the index as it is now, None if there is none."""
+    def _find(self, key: int | str) -> Item | None:
+        """Return the item of an id or a path in the index as it is now; None if there is none, or it is on a server."""
+        if not isinstance(self._index, Index):  # a server would be asked for each item
+            return None
         if self._version != self._index.version:
             self._items, self._version = {}, self._index.version
         if key not in self._items:
             try:
-                self._items[key] = self._index.item(key)
+                self._items[key] = self._index.item(key) if isinstance(key, int) else self._index.at(key)
             except (KeyError, OverflowError):  # there is none, or the log was edited
                 self._items[key] = None
         return self._items[key]
@@ -176,8 +177,7 @@ class Feedback:
     def _now(self, verdict: Verdict) -> Verdict:
         """Return a verdict with the paths and the label that its items have now."""
         for name, key in (("path", verdict.id), ("query_path", verdict.query)):
-            is_item = self._follows and len(key) < _DIGEST and key.isdecimal()
-            item = self._find(int(key)) if is_item else None
+            item = self._find(int(key)) if _is_id(key) else None
             if item is None:  # it was removed, or is a picture by the digest of its content
                 continue
             now = self._path_of(item)
@@ -186,6 +186,20 @@ class Feedback:
                 if name == "path" and item.label:
                     verdict = verdict._replace(label=item.label)
         return verdict
+
+    def _replaced(self, verdicts: Iterable[Verdict]) -> dict[str, str]:
+        """Return the labels of files by path that are other items now than those that were judged.
+
+        Whoever replaces the contents of a file, by another picture or by a retouched one, makes it a new item.
+        """
+        labels = dict[str, str]()
+        for verdict in verdicts:
+            for path, key in ((verdict.path, verdict.id), (verdict.query_path, verdict.query)):
+                if path and _is_id(key) and self._find(int(key)) is None:
+                    item = self._find(str(self._folder.absolute() / path))
+                    if item is not None and item.label:
+                        labels[path] = item.label
+        return labels
 
     def _append(self, line: Verdict) -> list[Verdict]:
         """Append to the log, behind its last whole line; return all of it."""
@@ -211,8 +225,8 @@ class Feedback:
         return read_verdicts(whole + added)
 
     def _write_table(self, verdicts: Sequence[Verdict]) -> None:
-        found = table_of(map(self._now, verdicts))
-        rows = [row for row in found if (self._folder / row[0]).is_file()]
+        found, replaced = table_of(map(self._now, verdicts)), self._replaced(verdicts)
+        rows = [(path, replaced.get(path, label)) for path, label in found if (self._folder / path).is_file()]
         file, there = self._folder / FEEDBACK_FILE, dict(rows)
         missing = [path for path, _ in found if path not in there]
         if len(missing) > self._missing:
@@ -222,6 +236,11 @@ class Feedback:
             write_bytes(file, _text([("path", "label"), *rows]))
         else:  # a table without rows is no data
             file.unlink(missing_ok=True)
+
+
+def _is_id(key: str) -> bool:
+    """Whether a query or hit of the log is an item, and not a picture by the digest of its content."""
+    return len(key) < _DIGEST and key.isdecimal()
 
 
 def feedback_paths(folder: Path) -> set[str]:

@@ -75,6 +75,11 @@ class Snapshot:
         found = self._db.execute(f"SELECT row, {ITEM} FROM items WHERE id = ? AND NOT removed", (key,)).fetchone()
         return None if found is None else (found[0], item_of(found[1:]))
 
+    def at(self, path: str) -> Item | None:
+        """Return the item of a file; None if there is none."""
+        found = self._db.execute(f"SELECT {ITEM} FROM items WHERE path = ? AND NOT removed", (path,)).fetchone()
+        return None if found is None else item_of(found)
+
     def thumbnail(self, key: int) -> bytes | None:
         """Return the thumbnail of an id, a JPEG; None if it is absent or removed."""
         if not -(2**63) <= (key := as_int("id", key)) < 2**63:
