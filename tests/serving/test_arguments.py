@@ -107,6 +107,8 @@ def test_pictures_are_checked_when_they_are_made():
     for name in (1, "", None):
         with pytest.raises(ValueError, match="metadata: expected texts as names, not empty, got"):
             Picture(Path("a"), metadata={name: 1})
+    with pytest.raises(ValueError, match=r"metadata: expected names that UTF-8 can write, got 'a\\udc80'"):
+        Picture(Path("a"), metadata={"a\udc80": 1})
     assert Picture(Path("a"), metadata={"x": np.float32(1), "y": None, "z": True}).metadata["x"] == 1
     for value in (np.nan, float("inf"), np.float64("nan"), Path("a"), np.zeros(2), ["a"], {"b": 1}, ("c",), b"d"):
         with pytest.raises(ValueError, match="metadata: expected texts, finite numbers, True, False or None, got"):

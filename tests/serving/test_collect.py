@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ccpml.data.images import formats
 from ccpml.serving import find_pictures
 from ccpml.serving.embedding import embed_pictures
 from tests.serving.embedders import ColorEmbedder
@@ -65,6 +66,20 @@ def test_data_that_are_not_found(data, message, tmp_path, monkeypatch):
         Path(name).write_text("text")
     with pytest.raises(ValueError, match=message):
         find_pictures(data)
+
+
+@pytest.mark.parametrize("name", ["phone/*.heic", "phone/1.HEIC"])
+def test_pictures_that_nothing_installed_reads_are_named_with_what_reads_them(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("ccpml.data.images.formats.pillow_formats", lambda: ("JPEG", "PNG"))
+    formats.image_suffixes.cache_clear()
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "1.HEIC").write_bytes(b"")
+    (tmp_path / "phone" / "2.heic").write_bytes(b"")
+    try:
+        with pytest.raises(ValueError, match=r"got 1 file with suffix .heic \(.*to read them, pip install pi-heif\)"):
+            find_pictures(f"{tmp_path}/{name}")
+    finally:
+        formats.image_suffixes.cache_clear()
 
 
 def test_groceries_are_read_from_their_archive():

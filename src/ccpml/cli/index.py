@@ -303,7 +303,9 @@ def _list_skipped(index: "PictureIndex", skipped: "list[BadImageError]", total: 
     else:
         file.unlink(missing_ok=True)
     if lines:
-        print("\n".join([f"could not read {counted(len(lines), 'image')}:", *first_lines(lines, file)]), file=sys.stderr)
+        print(
+            "\n".join([f"could not read {counted(len(lines), 'image')}:", *first_lines(lines, file)]), file=sys.stderr
+        )
 
 
 def _verify(path: Path) -> int:

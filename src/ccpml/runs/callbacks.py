@@ -46,7 +46,7 @@ _PASSED_ON: Final = 1.0
 """Seconds within which torchrun passes on to the ranks a signal that the terminal has sent them, too."""
 
 _CALLBACKS_KEY = "ccpml_callbacks"
-"""Key of the training state that holds the names of the callbacks of a caller, without which the result would differ."""
+"""Key of the training state that holds the names of a caller's callbacks, without which the result would differ."""
 
 COLUMNS = (
     *("step", "seconds", "loss", "map_at_r", "precision_at_1", "r_precision", "instance", "strength", "separation"),

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from ccpml.artifacts import artifact_kind, expand_home, not_found, path_kind
-from ccpml.data.images.formats import image_suffixes
+from ccpml.data.images.formats import image_suffixes, unread_suffixes
 from ccpml.data.images.packed import PackedImage
 from ccpml.data.loading import read_source
 from ccpml.data.sources.folder import load_folder
-from ccpml.data.sources.source import Ignored, Source, read_label
+from ccpml.data.sources.source import Ignored, Source, count_ignored, read_label
 from ccpml.data_name import DATA_KINDS, DataName, known_names
 from ccpml.numbers import counted
 from ccpml.serving.csv_pictures import read_csv_pictures
@@ -151,7 +151,7 @@ def _folder(path: Path) -> Pictures:
 def _file(path: Path, data: str) -> Pictures:
     if path.suffix.lower() == ".csv":
         return _csv(path)
-    if path.suffix.lower() in image_suffixes():
+    if path.suffix.lower() in {*image_suffixes(), *unread_suffixes()}:
         return _pattern(glob.escape(str(path)), data)
     raise _no_pictures(path, data)
 
@@ -186,17 +186,17 @@ def _pattern(pattern: str, data: str) -> Pictures:
         raise PicturesNotFoundError(f"{data}: {root}: {not_found(root, 'folder')}; expected the folder of the pattern")
     files = [file for file in found if file.is_file()]
     images = [file for file in files if file.suffix.lower() in suffixes]
-    if not images:
-        raise ValueError(
-            f"{data}: no images found; expected files with suffix {' '.join(sorted(suffixes))}, got "
-            f"{counted(len(files), 'other file')} and {counted(len(found) - len(files), 'folder')}"
-            f"{'; a pattern for the files in folders ends in /*' if _MAGIC.search(pattern) else ''}"
-        )
     ignored = [
         Ignored(file, f"file{{s}} with suffix {file.suffix.lower()}" if file.suffix else "file{s} without suffix")
         for file in files
         if file.suffix.lower() not in suffixes
     ]
+    if not images:
+        got = "; ".join([*count_ignored(ignored), counted(len(found) - len(files), "folder")])
+        raise ValueError(
+            f"{data}: no images found; expected files with suffix {' '.join(sorted(suffixes))}, got {got}"
+            f"{'; a pattern for the files in folders ends in /*' if _MAGIC.search(pattern) else ''}"
+        )
     labels = [read_label(file.parent.relative_to(root).as_posix()) for file in images]
     pictures = [Picture(file, "" if label == "." else label) for file, label in zip(images, labels, strict=True)]
     return Pictures(f"glob:{Path(pattern).absolute()}", pictures, ignored)

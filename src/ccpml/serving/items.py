@@ -1,10 +1,11 @@
 """What an index holds and returns."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,10 @@ from numpy.typing import NDArray
 from ccpml.data.images.archived import ArchivedImage
 from ccpml.numbers import plain_number
 
-__all__ = ["Hit", "Item", "Metadata", "Picture", "Summary"]
+__all__ = ["HALVES", "Hit", "Item", "Metadata", "Picture", "Summary"]
+
+HALVES: Final = re.compile("[\ud800-\udfff]")
+"""Halves of characters (surrogates), which JSON can write, and UTF-8 and databases cannot."""
 
 #: Further columns of a picture, such as its price.
 Metadata: TypeAlias = Mapping[str, str | int | float | bool | None]
@@ -54,6 +58,8 @@ class Picture:
             for name, value in values.items():
                 if not (isinstance(name, str) and name):
                     raise ValueError(f"metadata: expected texts as names, not empty, got {name!r}")
+                if HALVES.search(name):
+                    raise ValueError(f"metadata: expected names that UTF-8 can write, got {name!r}")
                 plain = value is None or isinstance(value, str | bool | int | float)
                 if not plain or (isinstance(value, float) and not math.isfinite(value)):
                     expected = "expected texts, finite numbers, True, False or None"

@@ -166,12 +166,22 @@ def test_nothing_can_be_changed_unless_allowed(connect, index):
 
 @pytest.mark.parametrize(
     "metadata",
-    ["[1]", "{", '{"a": {"b": 1}}', '{"a": NaN}', '{"a": 1e999}', '{"a": 9223372036854775808}', '"x"', '{"": 1}'],
+    [
+        "[1]",
+        "{",
+        '{"a": {"b": 1}}',
+        '{"a": NaN}',
+        '{"a": 1e999}',
+        '{"a": 9223372036854775808}',
+        '"x"',
+        '{"": 1}',
+        r'{"a\ud800": 1}',
+    ],
 )
 def test_metadata_that_is_no_object_of_plain_values_is_refused(connect, index, metadata):
     response = connect(writable=True).post("/api/items", files={"picture": PICTURE}, data={"metadata": metadata})
     assert response.status_code == 422
-    assert response.json()["detail"].startswith(("metadata: expected a JSON object", "metadata: expected a name"))
+    assert response.json()["detail"].startswith("metadata: expected ")
     assert len(index) == 20
 
 

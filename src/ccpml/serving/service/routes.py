@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from ccpml.serving.errors import QdrantError
 from ccpml.serving.filters.tree import name_of_key
+from ccpml.serving.items import HALVES
 from ccpml.serving.service.forms import read_form
 from ccpml.serving.service.metrics import gauge
 from ccpml.serving.service.pool import WorkPool
@@ -245,6 +246,8 @@ def _metadata(text: str) -> dict[str, str | int | float | bool | None]:
         raise RefusedError(422, "metadata: expected a JSON object of text, finite numbers, true, false and null")
     if "" in value:
         raise RefusedError(422, "metadata: expected a name for each value, got an empty one")
+    if any(map(HALVES.search, value)):
+        raise RefusedError(422, "metadata: expected names that UTF-8 can write, got half of a character")
     return value
 
 
