@@ -1,6 +1,7 @@
 """Lightning on two ranks trains as on one, with all proxies on each rank or sharded."""
 
 import os
+from functools import partial
 
 import lightning as L
 import pytest
@@ -63,15 +64,16 @@ def test_two_ranks_train_as_one_process_does(tmp_path, sharded):
 QUIET = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
 
 
-def scored(count, stage, listed, sampler=None):
+def scored(count, stage, listed, sampler=None, roles=True, **options):
     """The scores of the first images, half of which are queries, as Lightning deals them out to the ranks."""
     data = TensorDataset(X[:count], LABELS[:count])
-    module = MetricLearning(nn.Flatten(), TripletMarginLoss(0.1), lr=0.0, is_query=torch.arange(count) < count // 2)
+    is_query = torch.arange(count) < count // 2 if roles else None
+    module = MetricLearning(nn.Flatten(), TripletMarginLoss(0.1), lr=0.0, is_query=is_query)
     ranks = {}
     if distributed.is_initialized():
         os.environ |= {"LOCAL_RANK": str(distributed.get_rank()), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         ranks = {"devices": distributed.get_world_size(), "strategy": "ddp"}
-    trainer = L.Trainer(accelerator="cpu", precision="64-true", **QUIET, **ranks)
+    trainer = L.Trainer(accelerator="cpu", precision="64-true", **QUIET, **ranks, **options)
     loader = DataLoader(data, batch_size=4, sampler=sampler)
     given = {None: loader, list: [loader], dict: {"val": loader}}[listed]
     getattr(trainer, stage)(module, given, verbose=False)
@@ -98,3 +100,13 @@ def test_images_that_lightning_deals_out_are_scored_as_on_one_rank(count, stage)
     for rank_scores, rank_labels in run_on_ranks(scored, 2, count, stage, list if count == 40 else dict):
         assert rank_scores == pytest.approx(scores, rel=1e-9)
         assert labels is rank_labels or torch.equal(rank_labels, labels)
+
+
+@pytest.mark.parametrize("roles", [True, False])
+def test_images_that_nothing_deals_out_count_once(roles):
+    """Each rank embeds all of them, so that each image would find its own copy at distance 0."""
+    options = {"roles": roles, "use_distributed_sampler": False}
+    scores, labels = scored(41, "validate", None, **options)
+    for rank_scores, rank_labels in run_on_ranks(partial(scored, **options), 2, 41, "validate", None):
+        assert rank_scores == pytest.approx(scores, rel=1e-9)
+        assert torch.equal(rank_labels, labels)

@@ -29,6 +29,7 @@ __all__ = [
     "local_and_node_counts",
     "lost_contact",
     "main_process_handles_signals",
+    "main_process_stops",
     "other_ranks",
     "process_group_cleanup",
     "report_ready",
@@ -49,11 +50,16 @@ def by_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+_left_to_main = list[int]()
+"""Signals that came to this rank, which the main process handles."""
+
+
 @contextmanager
 def main_process_handles_signals() -> Iterator[None]:
-    """Ignore signals in another rank that torchrun has started: it ends with the main process, which saves."""
+    """Only note signals in another rank that torchrun has started: it ends with the main process, which saves."""
     handled = by_torchrun() and threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (ending_signals() if handled else ())}
+    numbers = ending_signals() if handled else ()
+    before = {number: signal.signal(number, lambda got, _: _left_to_main.append(got)) for number in numbers}
     try:
         yield
     finally:
@@ -131,6 +137,11 @@ def process_group_cleanup() -> Iterator[None]:
         if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
             atexit.register(gc.collect)  # threads end with the last reference, which a traceback may hold
+
+
+def main_process_stops() -> bool:
+    """Whether a signal came that the main process handles, so that an error of this rank, if any, follows from it."""
+    return bool(_left_to_main)
 
 
 def lost_contact(error: BaseException) -> bool:

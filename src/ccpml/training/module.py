@@ -55,7 +55,8 @@ class MetricLearning(L.LightningModule):
 
     On several ranks (Lightning's ``strategy="ddp"``) each rank loads its part of each batch and of the validation
     images, in the order of the ranks; validation images that Lightning's own sampler deals out are put in their order,
-    each once. The loss is that of the joined batch, and queries are shared.
+    each once, and images that each rank has loaded, as nothing deals them out, count once. The loss is that of the
+    joined batch, and queries are shared.
 
     Args:
         model: Network from images to embeddings (B, d).
@@ -190,6 +191,8 @@ class MetricLearning(L.LightningModule):
         if own is not None:
             rows = np.unique(gather_rows(own).cpu().numpy(), return_index=True)[1]
             embeddings, labels = embeddings[rows], labels[rows]
+        elif loaders and self._are_the_same(embeddings, labels):
+            embeddings, labels = (rows[: len(rows) // world_size()] for rows in (embeddings, labels))
         if not torch.isfinite(embeddings).all():
             raise ValueError("embeddings: expected finite values, the training has diverged; try a lower learning rate")
         scores = evaluate_with_roles(embeddings, labels, self.is_query, group=all_ranks())
@@ -213,6 +216,16 @@ class MetricLearning(L.LightningModule):
             got = "a random sampler, of which each rank draws its own"
             raise ValueError(f"{loaders}: expected images in one order, got {got}; pass a Subset of the data instead")
         return torch.tensor(rows[:count], device=self.device)
+
+    def _are_the_same(self, embeddings: Tensor, labels: Tensor) -> bool:
+        """Whether all ranks have embedded all images, as no sampler dealt them out: rows of the ranks, joined, (N,)."""
+        ranks, (count, rest) = world_size(), divmod(len(labels), world_size())
+        if ranks == 1 or rest or not count or (self.is_query is not None and len(self.is_query) != count):
+            return False
+        (first, *others), (known, *more) = embeddings.split(count), labels.split(count)
+        return all(torch.equal(known, each) for each in more) and all(
+            torch.allclose(first, each, rtol=1e-3) for each in others
+        )
 
     def configure_model(self) -> None:
         """Shard the proxies if requested, and have DDP ignore shards and what ranks keep equal by themselves."""
