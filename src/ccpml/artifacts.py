@@ -15,6 +15,7 @@ __all__ = [
     "open_file",
     "output_kind",
     "path_kind",
+    "plain_path",
     "read_file",
     "read_short_text",
 ]
@@ -46,6 +47,25 @@ def expand_home(path: str | os.PathLike[str], name: str = "path") -> Path:
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f"{name}: expected a path, got {path!r}")
     return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises an error without the path
+
+
+def plain_path(path: Path) -> Path:
+    """Return an absolute path without ``..``, so that a file has one name; a link before a ``..`` is resolved.
+
+    Example:
+        >>> plain_path(Path("/dev/shm/../null"))
+        PosixPath('/dev/null')
+    """
+    absolute = path.absolute()
+    if ".." not in absolute.parts:
+        return absolute
+    plain = Path(absolute.anchor)
+    for part in absolute.parts[1:]:
+        if part != "..":
+            plain /= part
+        else:
+            plain = (plain.resolve() if plain.is_symlink() else plain).parent
+    return plain
 
 
 def path_kind(path: Path) -> str:

@@ -74,10 +74,10 @@ def progress_to(bar: "tqdm[Any]") -> Callable[[int, int], None]:
 
 
 def printable(text: str) -> str:
-    r"""Escape control characters, such as those of file names: a terminal would obey them, and lines would break.
+    r"""Escape what file names may hold: control characters, which a terminal would obey, and bytes that are no text.
 
     Example:
         >>> printable("a\nb.png")
         'a\\nb.png'
     """
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: repr(found[0])[1:-1], text)

@@ -265,9 +265,17 @@ def test_a_loss_of_another_library_leaves_out_farther_proxies_or_is_refused(name
             with pytest.raises(ValueError, match="nearest_positives: expected None with NCALoss, which compares all"):
                 CCPLoss(THEIRS[name], 8, 6, 3, nearest_positives=n)
             return
-        criterion = CCPLoss(THEIRS[name], 8, 6, 3, nearest_positives=n, pair_weight=0)
-        values.append(criterion(x, labels).item())
+        criterion = CCPLoss(copy.deepcopy(THEIRS[name]), 8, 6, 3, nearest_positives=n, pair_weight=0)
+        loss = criterion(x, labels)
+        loss.backward()
+        assert criterion.proxies.grad is not None  # a loss that takes references, but compares the batch alone
+        values.append(loss.item())
     assert values[0] != values[1]
+
+
+def test_a_loss_that_never_reads_its_references_is_refused():
+    with pytest.raises(ValueError, match="expected a pair loss, which takes ref_emb, got ThresholdConsistentMarginLos"):
+        CCPLoss(pml_losses.ThresholdConsistentMarginLoss(), 8, 6, 3)
 
 
 def test_most_losses_of_another_library_are_tried():

@@ -139,6 +139,39 @@ class Doubled(EmbeddingModel):
         return 2 * super().forward(images)
 
 
+class PooledTwice(EmbeddingModel):
+    def pooled(self, images: Tensor) -> Tensor:
+        return 2 * super().pooled(images)
+
+
+def flip_backbone(model: EmbeddingModel) -> None:
+    forward = model.backbone.forward
+    model.backbone.forward = lambda images: forward(images).flip(1)
+
+
+def hook_backbone(model: EmbeddingModel) -> None:
+    model.backbone.register_forward_hook(lambda module, args, output: output.flip(1))
+
+
+def replace_class(model: EmbeddingModel) -> None:
+    kind = type(model.backbone)
+    model.backbone.__class__ = type("Flipped", (kind,), {"forward": lambda self, x: kind.forward(self, x).flip(1)})
+
+
+@pytest.mark.parametrize("change", [flip_backbone, hook_backbone, replace_class, None])
+def test_a_backbone_is_called_as_it_is(change) -> None:
+    model = frozen_model()
+    if change is None:
+        model = PooledTwice(model.backbone, 8, trained_stages=2).eval()
+    again = RepeatedEmbedding(model)
+    before = again(IMAGES)
+    if change is not None:
+        change(model)
+        assert not torch.equal(model(IMAGES), before)
+    for _ in range(2):
+        assert torch.equal(again(IMAGES), model(IMAGES))
+
+
 def test_a_forward_or_hook_of_the_model_is_called() -> None:
     model = frozen_model()
     doubled = Doubled(model.backbone, 8, trained_stages=2).eval()

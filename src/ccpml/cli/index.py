@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccpml.artifacts import expand_home
+from ccpml.artifacts import expand_home, plain_path
 from ccpml.cli.common.commas import check_single
 from ccpml.cli.common.libraries import EMBEDDING, announce_libraries
 from ccpml.cli.common.models import MODEL_HELP, check_model, is_model, load_model
@@ -279,7 +279,7 @@ def _full_name(data: str) -> str:
     from ccpml.serving.collect import is_pattern, source_name
 
     if is_pattern(data):
-        return f"glob:{expand_home(data).absolute()}"
+        return f"glob:{plain_path(expand_home(data))}"
     if not DataName.is_valid(data):
         data = f"{'csv' if data.lower().endswith('.csv') else 'folder'}:{data}"
     name = DataName.parse(data)

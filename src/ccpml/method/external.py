@@ -1,7 +1,9 @@
 """Any pair loss as ℓ: ours, and those and the wrappers of pytorch-metric-learning."""
 
+import dis
 from collections.abc import Callable
 from inspect import Parameter, signature
+from types import CodeType
 from typing import Any, Final
 
 import torch
@@ -56,10 +58,18 @@ def _takes_references(loss: nn.Module) -> bool:
     if isinstance(loss, ClassProxies) or not getattr(loss, "takes_references", True):
         return False
     code = getattr(getattr(type(loss), "compute_loss", None), "__code__", None)
-    if code is not None and _REFUSALS & {*code.co_names}:
+    if code is not None and (_REFUSALS & {*code.co_names} or _ignores(code, "ref_emb")):
         return False
     parameters = signature(loss.forward).parameters.values()
     return any(each.name == "ref_emb" or each.kind is Parameter.VAR_KEYWORD for each in parameters)
+
+
+def _ignores(code: CodeType, name: str) -> bool:
+    """Whether a function has an argument that it never reads, and is no abstract one."""
+    used = (one.argval for one in dis.get_instructions(code))  # from Python 3.13 on, several at a time
+    read = any(name == each or (isinstance(each, tuple) and name in each) for each in used)
+    abstract = "NotImplementedError" in code.co_names  # of a class whose ``forward`` does all
+    return name in code.co_varnames[: code.co_argcount] and not read and not abstract
 
 
 def normalization_of(loss: nn.Module) -> Callable[[Tensor], Tensor]:

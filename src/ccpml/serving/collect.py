@@ -1,14 +1,13 @@
 """The pictures of some data, found by a folder, a CSV file, a pattern or the name of a set of images."""
 
 import glob
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from ccpml.artifacts import artifact_kind, expand_home, not_found, path_kind
+from ccpml.artifacts import artifact_kind, expand_home, not_found, path_kind, plain_path
 from ccpml.data.images.formats import image_suffixes, unread_suffixes
 from ccpml.data.images.packed import PackedImage
 from ccpml.data.loading import read_source
@@ -52,7 +51,7 @@ class Pictures:
 
     def outside(self, folder: Path) -> "Pictures":
         """Return the same without what is in a folder, such as the files of an index in the folder it is made of."""
-        own = {folder.absolute(), folder.resolve()}
+        own = {plain_path(folder), folder.resolve()}
         kind, _, root = self.source.partition(":")
         base = Path(root) if kind == "folder" else Path.cwd()  # of the ignored files
         return replace(
@@ -110,7 +109,7 @@ def source_name(kind: str, path: Path) -> str:
 
     A link is not resolved: one that is switched to the next release stays the same source.
     """
-    return f"{kind}:{os.path.abspath(path)}"  # noqa: PTH100  # without .., which Path.absolute keeps
+    return f"{kind}:{plain_path(path)}"
 
 
 def is_pattern(data: str) -> bool:
@@ -182,7 +181,7 @@ def _pattern(pattern: str, data: str) -> Pictures:
     fixed = next((number for number, part in enumerate(parts[:-1]) if _MAGIC.search(part)), len(parts) - 1)
     root, suffixes = Path(*parts[:fixed]), image_suffixes()
     found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 -- absolute ones too
-    if not found and is_lost(f"glob:{Path(pattern).absolute()}"):
+    if not found and is_lost(f"glob:{plain_path(Path(pattern))}"):
         raise PicturesNotFoundError(f"{data}: {root}: {not_found(root, 'folder')}; expected the folder of the pattern")
     files = [file for file in found if file.is_file()]
     images = [file for file in files if file.suffix.lower() in suffixes]
@@ -199,4 +198,4 @@ def _pattern(pattern: str, data: str) -> Pictures:
         )
     labels = [read_label(file.parent.relative_to(root).as_posix()) for file in images]
     pictures = [Picture(file, "" if label == "." else label) for file, label in zip(images, labels, strict=True)]
-    return Pictures(f"glob:{Path(pattern).absolute()}", pictures, ignored)
+    return Pictures(f"glob:{plain_path(Path(pattern))}", pictures, ignored)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ccpml.artifacts import expand_home, mismatch
+from ccpml.artifacts import expand_home, mismatch, plain_path
 from ccpml.files import WriteError, remove_leftovers, temporary_path
 from ccpml.numbers import as_int
 from ccpml.serving.collect import Pictures, find_pictures
@@ -63,7 +63,7 @@ class Index(PictureIndex):
     """
 
     def __init__(self, path: Path, embedder: Embedder | None) -> None:
-        self.path, self._name = path.absolute(), str(path)
+        self.path, self._name = plain_path(path), str(path)
         self._store = Store(self.path / _DATABASE)
         try:
             with self._store.snapshot() as snapshot:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ccpml.artifacts import plain_path
 from ccpml.data.images.archived import ArchivedImage
 from ccpml.numbers import plain_number
 
@@ -33,7 +34,8 @@ class Picture:
         image: The image, if it is not in the file: contents of a file, an archived image, or pixels, uint8 (H, W),
             (H, W, 1) or (H, W, 3).
         where: File and line that list it, for errors; empty if none does.
-        file: The path, absolute when the picture is made, as its file may be read in another working directory.
+        file: The path, absolute and without ``..`` when the picture is made, as its file may be read in another working
+            directory.
 
     Raises:
         ValueError: If an attribute is of another type, or JSON has no such metadata, as NaN.
@@ -48,7 +50,7 @@ class Picture:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
-        object.__setattr__(self, "file", self.path.absolute())
+        object.__setattr__(self, "file", plain_path(self.path))
         if not isinstance(self.label, str):
             raise ValueError(f"label: expected a text, got {self.label!r}")
         if not isinstance(self.image, bytes | ArchivedImage | np.ndarray | None):

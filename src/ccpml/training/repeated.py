@@ -4,7 +4,7 @@ import hashlib
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ccpml.method.host_counts import version_of
 from ccpml.models import EmbeddingModel, StagedBackbone
@@ -19,8 +19,8 @@ class RepeatedEmbedding:
 
     The features are kept by the content of the images, and dropped when a weight of the frozen stages changes, so that
     the embeddings are those of the model bit for bit. On a GPU, in mixed precision, for other backbones than a
-    `StagedBackbone`, without frozen stages, and where the model has a ``forward`` or hooks of its own, the model is
-    called as it is.
+    `StagedBackbone`, without frozen stages, and where the model or its backbone has a ``forward`` or hooks of its own,
+    or the model ``pooled``, the model is called as it is.
 
     Args:
         model: The model, called in eval mode and without gradients.
@@ -63,8 +63,8 @@ class RepeatedEmbedding:
         return (
             model.frozen_stages > 0
             and isinstance(model.backbone, StagedBackbone)
-            and getattr(model.forward, "__func__", None) is EmbeddingModel.forward
-            and not (model._forward_hooks or model._forward_pre_hooks)
+            and _is_called_alone(model, EmbeddingModel, "forward", "pooled")
+            and _is_called_alone(model.backbone, StagedBackbone, "forward")
             and not (model.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
             and images.device.type == "cpu"
         )
@@ -78,6 +78,12 @@ class RepeatedEmbedding:
         if weights != self._weights:
             self._features.clear()
             self._bytes, self._weights = 0, weights
+
+
+def _is_called_alone(module: nn.Module, kind: type[nn.Module], *methods: str) -> bool:
+    """Whether a call of a module runs the methods of its kind, without hooks, so that their parts can be run instead."""
+    ours = (getattr(getattr(module, name), "__func__", None) is getattr(kind, name) for name in methods)
+    return all(ours) and not (module._forward_hooks or module._forward_pre_hooks)
 
 
 def _digest(images: Tensor) -> bytes:

@@ -1,6 +1,7 @@
 """Verdicts: on the disk when acknowledged, and read by training as data."""
 
 import csv
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,7 +71,7 @@ def test_the_table_follows_pictures_that_move_and_labels_that_are_corrected(phot
         (moved / "mug").rename(moved / "glass")
         capsys.readouterr()
         judge(client, 1, "wrong", query_id=5)  # before the index knows
-        assert "feedback.csv: 4 pictures not found, such as " in capsys.readouterr().err
+        assert "feedback.csv: leaves out 4 pictures (not found, or " in capsys.readouterr().err
         own.sync(moved.as_posix())
         judge(client, 1, "wrong", query_id=6)
         cups = {(f"{moved}/cup/{number}.png", "cup") for number in (0, 1)}
@@ -89,6 +90,32 @@ def test_another_picture_under_the_old_name_does_not_take_the_place_of_one_that_
         own.sync(photos.as_posix())
         judge(client, 4, "wrong", query_id=5)
         assert rows_of(own.path) == {(f"{photos}/cup/0.png", "cup"), (f"{photos}/mug/old_1.png", "cup")}  # as its hit
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"two\nlines.png"])
+def test_a_picture_whose_name_a_table_cannot_hold_is_left_out(photos, tmp_path, capsys, name):
+    (photos / "cup" / os.fsdecode(name)).write_bytes(gray(250))
+    with Index.create(tmp_path / "own.index", ColorEmbedder()) as own:
+        own.sync(photos.as_posix())
+        (odd,) = (item for item in own.items() if item.path.encode(errors="surrogateescape").endswith(name))
+        client = TestClient(create_app(own, ColorEmbedder(), ServiceSettings(feedback=True)), base_url=LOCAL)
+        other = next(item for item in own.items() if item.id != odd.id)
+        judge(client, odd.id, "right", query_id=other.id)
+        assert "feedback.csv: leaves out 1 picture (not found, or of a name" in capsys.readouterr().err
+        assert [path for path, _ in rows_of(own.path)] == [other.path]
+
+
+def test_a_label_that_was_cleared_is_none_any_more(photos, tmp_path):
+    table, files = tmp_path / "list.csv", sorted(photos.glob("*/*.png"))
+    labels = [file.parent.name for file in files]
+    with Index.create(tmp_path / "own.index", ColorEmbedder()) as own:
+        for first in (labels[0], ""):
+            rows = zip(files, [first, *labels[1:]], strict=True)
+            table.write_text("path,label\n" + "".join(f"{file},{label}\n" for file, label in rows))
+            own.sync(f"csv:{table}")
+            client = TestClient(create_app(own, ColorEmbedder(), ServiceSettings(feedback=True)), base_url=LOCAL)
+            judge(client, 1, "right", query_id=4)
+        assert rows_of(own.path) == {(str(files[0]), "item-1"), (str(files[3]), "item-1")}
 
 
 @pytest.mark.parametrize("label", ["cup", "bowl"])

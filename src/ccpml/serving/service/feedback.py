@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -29,6 +30,7 @@ VERDICTS_FILE: Final = "verdicts.csv"
 
 _DIGEST: Final = 64  # characters of a SHA-256
 _MAX_LOG_BYTES: Final = 50_000_000
+_UNWRITABLE: Final = re.compile("[\ud800-\udfff\r\n]")  # in a path: bytes that are no UTF-8, and line breaks
 
 
 class Verdict(NamedTuple):
@@ -125,8 +127,7 @@ class Feedback:
                 name, path = str(query.id), self._path_of(query)
             else:
                 name, path = query.digest, self._keep(query) if verdict == "right" else ""
-            label = hit.label or f"item-{hit.id}"
-            line = Verdict(moment, name, path, str(hit.id), self._path_of(hit), label, verdict)
+            line = Verdict(moment, name, path, str(hit.id), self._path_of(hit), _label_of(hit), verdict)
             verdicts = self._append(line)
             self._write_table(verdicts)
             return len(verdicts)
@@ -183,8 +184,8 @@ class Feedback:
             now = self._path_of(item)
             if (self._folder / now).is_file() or now == getattr(verdict, name):
                 verdict = verdict._replace(**{name: now})
-                if name == "path" and item.label:
-                    verdict = verdict._replace(label=item.label)
+                if name == "path":
+                    verdict = verdict._replace(label=_label_of(item))
         return verdict
 
     def _replaced(self, verdicts: Iterable[Verdict]) -> dict[str, str]:
@@ -226,16 +227,23 @@ class Feedback:
 
     def _write_table(self, verdicts: Sequence[Verdict]) -> None:
         found, replaced = table_of(map(self._now, verdicts)), self._replaced(verdicts)
-        rows = [(path, replaced.get(path, label)) for path, label in found if (self._folder / path).is_file()]
+        written = [row for row in found if not _UNWRITABLE.search(row[0])]
+        rows = [(path, replaced.get(path, label)) for path, label in written if (self._folder / path).is_file()]
         file, there = self._folder / FEEDBACK_FILE, dict(rows)
         missing = [path for path, _ in found if path not in there]
         if len(missing) > self._missing:
-            print_note(f"{file}: {counted(len(missing), 'picture')} not found, such as {missing[-1]}, are left out")
+            why = "not found, or of a name that a table cannot hold"
+            print_note(f"{file}: leaves out {counted(len(missing), 'picture')} ({why}), such as {missing[-1]}")
         self._missing = len(missing)
         if rows:
             write_bytes(file, _text([("path", "label"), *rows]))
         else:  # a table without rows is no data
             file.unlink(missing_ok=True)
+
+
+def _label_of(item: Item) -> str:
+    """Return the label of an item; one without is a class of its own."""
+    return item.label or f"item-{item.id}"
 
 
 def _is_id(key: str) -> bool:
