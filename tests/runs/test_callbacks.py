@@ -4,7 +4,16 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelCheckpoint,
+    RichProgressBar,
+)
 
 from ccpml import evaluate
 from ccpml.runs.defaults import DataFacts
@@ -53,9 +62,27 @@ def test_callbacks_of_this_library_count_as_those_of_others_do(settings, tmp_pat
         train(settings.changed({"ranks": 2}), tmp_path / "ranks", progress=False, callbacks=[ReduceOnPlateau()])
 
 
-@pytest.mark.parametrize("one", [ModelCheckpoint(), RichProgressBar()])
-def test_callbacks_whose_work_a_run_does_itself_are_refused_by_name(settings, tmp_path, one):
-    expected = f"callbacks: expected none that saves or shows what a run does itself, got {type(one).__name__}; leave"
+def test_a_training_that_a_callback_has_ended_does_not_go_on_when_it_is_resumed(settings, tmp_path):
+    settings = settings.changed({"validate_every": 2, "max_steps": 12, "patience": 9})
+    stops = lambda: EarlyStopping("map_at_r", mode="max", min_delta=2.0, patience=1)  # noqa: E731  # no score gains 2
+    whole = train(settings, tmp_path / "whole", progress=False, callbacks=[stops()])
+    train(settings, tmp_path / "cut", progress=False, callbacks=[stops()], test=False)
+    resumed = resume(tmp_path / "cut", progress=False, callbacks=[stops()])
+    assert whole.scores()["steps"] == 4
+    for name in ("map_at_r", "steps", "best_step", "test"):
+        assert resumed.scores().get(name) == whole.scores().get(name)
+    assert resumed.weights_file.read_bytes() == whole.weights_file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        *(ModelCheckpoint(), RichProgressBar(), GradientAccumulationScheduler({0: 2}), LearningRateFinder()),
+        *(BatchSizeFinder(), BackboneFinetuning()),
+    ],
+)
+def test_callbacks_for_what_a_run_does_itself_are_refused_by_name(settings, tmp_path, one):
+    expected = f"callbacks: expected none for what a run does itself, or by its settings, got {type(one).__name__}; lea"
     with pytest.raises(ValueError, match=expected):
         train(settings, tmp_path / "run", progress=False, callbacks=[one])
     assert not (tmp_path / "run").exists()

@@ -51,7 +51,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(run, tmp_path, monkeypatch, save
         if trainer.global_step == saved + 1:
             raise Interruption
 
-    monkeypatch.setattr("ccpml.runs.callbacks.Progress.on_train_batch_end", interrupt)
+    monkeypatch.setattr("ccpml.runs.loggers.progress.Progress.on_train_batch_end", interrupt)
     with pytest.raises(Interruption):
         train(run.settings(), tmp_path / "run")
     monkeypatch.undo()

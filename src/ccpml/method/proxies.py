@@ -1,5 +1,6 @@
 """Proxies of classes, on one rank or sharded over the ranks of a process group."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -116,6 +117,13 @@ class ClassProxies(nn.Module):
                     for name, value in states[key].items()
                 }
         return {**state, "state": states}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ClassProxies":
+        """Copy all but the process group, which is shared, as a weight average copies the module it averages."""
+        memo[id(self.group)] = self.group
+        copied = memo[id(self)] = self.__class__.__new__(self.__class__)
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

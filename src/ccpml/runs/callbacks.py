@@ -1,4 +1,4 @@
-"""What a run writes while it trains: metrics, instances, checkpoints, and a line of progress."""
+"""What a run writes while it trains: metrics, instances and checkpoints."""
 
 import csv
 import io
@@ -14,14 +14,15 @@ from typing import Any, Final
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 from tqdm import tqdm
 
 from ccpml.files import write_arrays, write_text
 from ccpml.interrupts import ending_signals
-from ccpml.method import MIN_SEPARATION, lipschitz_normalize
+from ccpml.method import lipschitz_normalize
 from ccpml.models.tensor_file import write_tensors
 from ccpml.numbers import counted
-from ccpml.progress import print_note, progress_bar
+from ccpml.progress import print_note
 from ccpml.runs.directory import RECORD_KEY, RunDirectory
 from ccpml.runs.geometry import GeometrySet, Snapshot, picture_classes, set_geometry
 from ccpml.runs.processes import by_torchrun
@@ -30,7 +31,6 @@ from ccpml.training import CCPCallback, MetricLearning, embed
 __all__ = [
     "Checkpoints",
     "Observer",
-    "Progress",
     "Recorder",
     "ReseedEachEpoch",
     "RestoreSigterm",
@@ -44,6 +44,9 @@ _THREADS_KEY = "ccpml_threads"
 
 _PASSED_ON: Final = 1.0
 """Seconds within which torchrun passes on to the ranks a signal that the terminal has sent them, too."""
+
+_ENDED_KEY = "ccpml_ended"
+"""Key of the training state that holds whether the training had ended, as a callback may decide."""
 
 _CALLBACKS_KEY = "ccpml_callbacks"
 """Key of the training state that holds the names of a caller's callbacks, without which the result would differ."""
@@ -270,7 +273,7 @@ def names_of_others(callbacks: Sequence[L.Callback]) -> list[str]:
     return sorted(type(one).__qualname__ for one in callbacks if not isinstance(one, Observer))
 
 
-class Checkpoints(L.Callback):
+class Checkpoints(Checkpoint):  # so that Lightning runs it after those that stop a training
     """Write the best weights and the state to resume from after each validation. The recorder runs before this one.
 
     ``further`` are the callbacks of a caller. They may average weights, and put others back before the end of a
@@ -285,10 +288,12 @@ class Checkpoints(L.Callback):
         self.stop_request = stop_request
         self.further = names_of_others(further)
         self._scored: dict[str, torch.Tensor] | None = None
+        self._ended = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember the digest of the run's record."""
+        """Remember the digest of the run's record; stop at once if a callback had ended the training."""
         self.record = self.run.record().digest
+        trainer.should_stop |= self._ended
         self._save_best(trainer, pl_module)  # the start, if it was scored
         self.stop_request.training = True
 
@@ -305,7 +310,7 @@ class Checkpoints(L.Callback):
         """Add the digest of the record, and mark the epoch as completed, or Lightning would resume within it."""
         checkpoint[RECORD_KEY] = self.record
         checkpoint[_THREADS_KEY] = torch.get_num_threads()
-        checkpoint[_CALLBACKS_KEY] = self.further
+        checkpoint |= {_CALLBACKS_KEY: self.further, _ENDED_KEY: trainer.should_stop}
         for progress in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
             progress["completed"] = progress["processed"]
 
@@ -314,6 +319,7 @@ class Checkpoints(L.Callback):
 
         Earlier states have neither.
         """
+        self._ended = checkpoint.get(_ENDED_KEY, False)
         if missing := sorted((Counter(checkpoint.get(_CALLBACKS_KEY, ())) - Counter(self.further)).elements()):
             names, way_out = ", ".join(missing), "pass them to ccpml.resume(path, callbacks=[...])"
             with_state = {key.partition("{")[0] for key in checkpoint["callbacks"]}  # arguments may follow the name
@@ -352,47 +358,3 @@ class Checkpoints(L.Callback):
     def _stopped(self, trainer: L.Trainer) -> Stopped:
         where = f"stopped after step {trainer.global_step:,}, saved at step {self.recorder.saved_step:,}"
         return Stopped(where, self.stop_request.signal)
-
-
-class Progress(L.Callback):
-    """Show one line: steps, rate, time left, loss, score, instance and covering radius."""
-
-    def __init__(self, recorder: Recorder, total: int) -> None:
-        self.recorder = recorder
-        self.total = total
-        self._bar: tqdm[Any] | None = None
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Create the progress bar."""
-        if trainer.is_global_zero:
-            self._bar = progress_bar(self.total, "step", initial=trainer.global_step)
-            self.on_validation_end()
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Count the step."""
-        if self._bar is not None:
-            self._bar.update()
-
-    def teardown(self, *_: Any, stage: str = "") -> None:
-        """Close the progress bar; a message after it starts on its own line."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def on_exception(self, *_: Any) -> None:
-        """Close the progress bar."""
-        self.teardown()
-
-    def on_validation_end(self, *_: Any) -> None:
-        """Show the new numbers."""
-        if self._bar is None or not self.recorder.rows:
-            return
-        row = self.recorder.rows[-1]
-        parts = [f"loss {row['loss']:.3f}"] if "loss" in row else []
-        parts += [f"MAP@R {row['map_at_r']:.3f} (best {self.recorder.best_score:.3f})"]
-        if "separation" in row:
-            parts.append(f"separation {row['separation']:.2f} of {MIN_SEPARATION}")
-        if "instance" in row:
-            parts.append("no proxies yet" if row["instance"] < 0 else f"instance {row['instance']:.0f}")
-        parts.append(f"radius {row.get('proxy_covering_radius', row['train_covering_radius']):.3f}")
-        self._bar.set_postfix_str(", ".join(parts), refresh=False)

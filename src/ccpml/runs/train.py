@@ -10,7 +10,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelCheckpoint,
+    ProgressBar,
+)
 
 from ccpml.artifacts import expand_home
 from ccpml.data import ImageDataset, train_loader
@@ -46,6 +53,12 @@ from ccpml.system_errors import check_writable
 
 __all__ = ["resume", "train"]
 
+
+_OF_A_RUN = (
+    *(BackboneFinetuning, BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder),
+    *(ModelCheckpoint, ProgressBar),
+)
+"""Callbacks of Lightning that do what a run does itself, or count the steps otherwise."""
 
 _running = dict[int, object]()  # by process, as forked ones have a copy
 
@@ -221,9 +234,9 @@ def _check_callbacks(callbacks: Any, ranks: int) -> None:
         if not isinstance(one, L.Callback):
             got = f"the class {one.__name__}; pass {one.__name__}()" if isinstance(one, type) else repr(one)
             raise ValueError(f"callbacks: expected Lightning callbacks, got {got}")
-        if isinstance(one, ModelCheckpoint | ProgressBar):
+        if isinstance(one, _OF_A_RUN):
             got = f"{type(one).__name__}; leave it out"
-            raise ValueError(f"callbacks: expected none that saves or shows what a run does itself, got {got}")
+            raise ValueError(f"callbacks: expected none for what a run does itself, or by its settings, got {got}")
     if ranks > 1 and not by_torchrun() and (names := names_of_others(callbacks)):
         got = f"{', '.join(names)}, which the other ranks would not have"
         raise ValueError(f"callbacks: expected none with {ranks} ranks, got {got}; start the ranks by torchrun")

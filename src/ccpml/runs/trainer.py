@@ -16,9 +16,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from ccpml.data import ImageTable
 from ccpml.files import write_bytes
 from ccpml.runs.build import check_device, evaluation_batches
-from ccpml.runs.callbacks import Checkpoints, Progress, Recorder, ReseedEachEpoch, RestoreSigterm, StopRequest
+from ccpml.runs.callbacks import Checkpoints, Recorder, ReseedEachEpoch, RestoreSigterm, StopRequest
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.loggers.callback import Logging
+from ccpml.runs.loggers.progress import Progress
 from ccpml.runs.loggers.quiet import quiet
 from ccpml.runs.parts import Parts
 from ccpml.runs.processes import local_and_node_counts
@@ -87,7 +88,6 @@ def _trainer(settings: ResolvedSettings, epochs: int, callbacks: list[L.Callback
         callbacks=callbacks,
         logger=logging.loggers or False,
         num_sanity_val_steps=0,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,

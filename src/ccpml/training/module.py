@@ -222,7 +222,7 @@ class MetricLearning(L.LightningModule):
         ranks, (count, rest) = world_size(), divmod(len(labels), world_size())
         if ranks == 1 or rest or not count or (self.is_query is not None and len(self.is_query) != count):
             return False
-        (first, *others), (known, *more) = embeddings.split(count), labels.split(count)
+        (first, *others), (known, *more) = torch.split(embeddings, count), torch.split(labels, count)
         return all(torch.equal(known, each) for each in more) and all(
             torch.allclose(first, each, rtol=1e-3) for each in others
         )

@@ -81,7 +81,7 @@ class RepeatedEmbedding:
 
 
 def _is_called_alone(module: nn.Module, kind: type[nn.Module], *methods: str) -> bool:
-    """Whether a call of a module runs the methods of its kind, without hooks, so that their parts can be run instead."""
+    """Whether a call of a module runs the methods of its kind, without hooks, so that their parts can run instead."""
     ours = (getattr(getattr(module, name), "__func__", None) is getattr(kind, name) for name in methods)
     return all(ours) and not (module._forward_hooks or module._forward_pre_hooks)
 

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
 
 from ccpml.files import check_readable, check_version, load_json, write_json
 from ccpml.runs.callbacks import Recorder, Stopped
@@ -19,7 +20,7 @@ __all__ = ["Logging"]
 _VERSION = 1
 
 
-class Logging(L.Callback):
+class Logging(Checkpoint):  # so that Lightning runs it after what writes checkpoints
     """Log losses of steps and scores of validations once they are saved; as a context manager, open the loggers.
 
     What is not saved is not logged, as a resumed run makes those steps again. What a logger lacks, because it is new or
