@@ -37,15 +37,17 @@ def serve(capsys, monkeypatch):
 
 
 def test_wrong_options_are_one_sentence_and_exit_code_2(serve, index, tmp_path):
-    empty, short = tmp_path / "empty", tmp_path / "short"
+    empty, short, letters = tmp_path / "empty", tmp_path / "short", tmp_path / "letters"
     empty.write_text("\n")
     short.write_text("secret\n")
+    letters.write_text("sésame-ünïcode-token", encoding="utf-8")
     for arguments, sentence in (
         ((tmp_path / "none",), r"none: not an index \(not found\); `ccpml index"),
         ((index, "--host", "0.0.0.0"), r"--host: 0\.0\.0\.0 can be reached from other machines, and no token is set;"),
         ((index, "--port", "70000"), r"--port: expected 0 to 65535, got 70000"),
         ((index, "--token-file", tmp_path / "none"), r"--token-file: \S+none cannot be read \(No such file"),
         ((index, "--token-file", empty), r"--token-file: \S+empty is empty"),
+        ((index, "--token-file", letters), r"--token-file or CCPML_TOKEN: expected ASCII characters, as headers"),
         ((index, "--token-file", short), r"--token-file or CCPML_TOKEN: expected at least 16 characters, got 6;"),
         ((index, "--max-k", "0"), r"--max-k: expected 1 to 1000, got 0"),
         ((index, "--workers", "0"), r"--workers: expected 1 to 1024, got 0"),

@@ -126,3 +126,25 @@ def test_a_checkpoint_of_other_classes_changes_nothing(tmp_path):
     other.projections.observe(0.5)
     other.save(tmp_path / "four.pt")
     run_on_ranks(load_a_foreign_checkpoint, 2, tmp_path / "four.pt")
+
+
+def averaged():
+    """Sharded proxies beside their average, which a copy of the module holds."""
+    training = Training()
+    average = torch.optim.swa_utils.AveragedModel(
+        training.criterion, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5)
+    )
+    assert average.module.group is training.criterion.group
+    before = training.criterion.proxies.detach().clone()
+    training.train(1)
+    average.update_parameters(training.criterion)
+    training.train(1)
+    average.update_parameters(training.criterion)
+    assert not torch.equal(average.module.proxies, before)
+    return average.module.state_dict()["proxies"]
+
+
+def test_an_average_of_sharded_proxies_is_that_of_all():
+    expected = averaged()
+    for found in run_on_ranks(averaged, 2):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

@@ -1,5 +1,6 @@
 """What the caller has set in torch changes nothing within, and is there afterwards."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -26,3 +27,14 @@ def test_autocast_and_inference_mode_of_the_caller_change_nothing() -> None:
     with torch.no_grad():
         assert torch.equal(trained(), expected)
         assert not torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
+def test_autocast_of_a_device_that_is_not_in_use_yet_ends_too(kind: str) -> None:
+    torch.set_autocast_enabled(kind, True)
+    try:
+        with torch_defaults():
+            assert not torch.is_autocast_enabled(kind)
+        assert torch.is_autocast_enabled(kind)
+    finally:
+        torch.set_autocast_enabled(kind, False)

@@ -121,7 +121,7 @@ class ClassProxies(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> "ClassProxies":
         """Copy all but the process group, which is shared, as a weight average copies the module it averages."""
         memo[id(self.group)] = self.group
-        copied = memo[id(self)] = self.__class__.__new__(self.__class__)
+        copied = memo[id(self)] = type(self).__new__(type(self))
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return copied
 

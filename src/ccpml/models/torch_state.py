@@ -39,7 +39,7 @@ def torch_defaults() -> Iterator[None]:
 
 def _without_autocast() -> ExitStack:
     stack = ExitStack()
-    for kind in ("cpu", *(["cuda"] if torch.cuda.is_initialized() else [])):  # type: ignore[no-untyped-call]
+    for kind in ("cpu", "cuda", "mps"):
         if torch.is_autocast_enabled(kind):
             stack.enter_context(torch.autocast(kind, enabled=False))
     return stack

@@ -153,7 +153,7 @@ class SearchFields(BaseModel):
         None, description="only hits up to this distance"
     )
     precision: Annotated[_Precision | SkipJsonSchema[None], BeforeValidator(_no_empty)] = Field(
-        None, description="only hits whose certified precision is at least this"
+        None, description="only hits within the distance that is certified for this precision"
     )
     hide_duplicates: bool = Field(False, description="leave out hits that look like one of a better rank")
 

@@ -69,6 +69,11 @@ class ServiceSettings:
                 raise ValueError(f"{name}: expected 1 to {limit}, got {getattr(self, name)}")
         if self.rate is not None and not self.rate > 0:
             raise ValueError(f"rate: expected a number above 0, got {self.rate}")
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
+            raise ValueError(
+                "token: expected ASCII characters, as headers carry no others, got others; `openssl rand -hex 32` "
+                "prints one"
+            )
         if self.token is not None and len(self.token) < 16:
             raise ValueError(
                 f"token: expected at least 16 characters, got {len(self.token)}; `openssl rand -hex 32` prints one"
