@@ -5,6 +5,7 @@ import pytest
 
 from ccpml.benchmark.protocol import Benchmark, Row, protocol_settings
 from ccpml.benchmark.rows import table_rows, variant_rows, with_row_settings
+from ccpml.benchmark.summary import summarize
 from ccpml.losses import find_loss
 from ccpml.runs.defaults import DataFacts
 from ccpml.runs.settings import Settings
@@ -115,6 +116,14 @@ def test_rows_may_have_settings_of_their_own():
     rows = with_row_settings(table_rows(["c2"], ["plain", "ccp"]), settings)
     assert [dict(row.changes) for row in rows] == [{}, {"lr": 0.003, "projections.rewind": True}]
     assert [row.title for row in rows] == ["C2", "C2-CCP"]
+
+
+def test_tables_name_settings_of_single_rows():
+    plain, ccp = Row("multi_similarity", "plain"), Row("multi_similarity", "ccp", changes={"lr": 0.01})
+    variant = Row("multi_similarity", "ccp", "hi", {"lr": 0.1, "proxies_per_class": 2})
+    facts = " ".join(summarize(benchmark((plain, ccp, variant)), []))
+    assert "Settings of single rows: MS-CCP: lr 0.01; MS-CCP (hi): lr 0.1, proxies_per_class 2. The others" in facts
+    assert "single rows" not in " ".join(summarize(benchmark((plain,)), []))
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,17 @@ def test_rows_that_are_not_in_the_table_are_noted(
     note = "finished runs that are not in this table: triplet-ccp; name all rows to add them"
     assert f"note: {out}: {note}" in capsys.readouterr().err
     shutil.rmtree(out / "cells" / "triplet-ccp")
+    for cell in (out / "cells" / "contrastive-ccp").glob("repeat0-fold*/"):
+        shutil.copytree(cell, cell.with_name(cell.name.replace("repeat0", "repeat1")))
     assert main(table(folder, out, "--methods", "ccp")) == 0
-    assert "not in this table" not in capsys.readouterr().err
+    note = f"note: {out}: the table has 1 repeat, and finished runs are there of 2; --repeats 2 adds them"
+    assert note in capsys.readouterr().err
+    for cell in (out / "cells" / "contrastive-ccp").glob("repeat1-fold*/"):
+        shutil.rmtree(cell)
+    assert main(table(folder, out, "--methods", "ccp")) == 0
+    error = capsys.readouterr().err
+    assert "not in this table" not in error
+    assert "finished runs" not in error
 
 
 @pytest.mark.parametrize("file", ["table.md", "timings.json", "table.png"])

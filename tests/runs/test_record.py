@@ -216,6 +216,22 @@ def test_lost_weights_say_how_to_get_them_again(copied: tuple[RunDirectory, Path
     assert run.weights_file.read_bytes() == weights
 
 
+def test_a_run_whose_training_state_is_lost_says_that_it_starts_again(
+    copied: tuple[RunDirectory, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = copied
+    weights = run.weights_file.read_bytes()
+    run.scores_file.unlink()
+    run.state_file.unlink()
+    resume(run.path, progress=False)
+    note = f"note: {run.state_file}: not found, so the run starts again from the beginning\n"
+    assert capsys.readouterr().err.count(note) == 1
+    assert run.weights_file.read_bytes() == weights
+    run.scores_file.unlink()
+    resume(run.path, progress=False)
+    assert "starts again" not in capsys.readouterr().err
+
+
 def test_files_of_another_run_are_refused(copied: tuple[RunDirectory, Path], trained: Path, tmp_path: Path) -> None:
     run, folder = copied
     other = train(quick_settings(data=f"folder:{folder}", lr=0.1, max_steps=2), tmp_path / "other", progress=False)

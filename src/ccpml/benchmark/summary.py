@@ -41,6 +41,7 @@ def summarize(benchmark: Benchmark, results: Sequence[RowResult]) -> list[str]:
             "Gain: difference in MAP@R to the plain loss of the same repeat. Won: repeats in which it is positive. "
             "p: two-sided paired t-test over repeats, – where it is undefined."
         )
+    facts += _describe_row_settings(benchmark)
     other = _differences_from_paper(benchmark)
     if other:
         listed = ", ".join(f"{name} {value}" for name, value in other.items())
@@ -106,6 +107,13 @@ def _describe_deviations(benchmark: Benchmark) -> list[str]:
             "authors do. They share models, so it is too small for an error bar."
         )
     return facts
+
+
+def _describe_row_settings(benchmark: Benchmark) -> list[str]:
+    """Name the settings of single rows, which are not those of the others; those of an ablation are its titles."""
+    changes = {} if benchmark.ablation else {row.title: row.changes for row in benchmark.rows if row.changes}
+    rows = (f"{row}: {', '.join(f'{name} {value}' for name, value in own.items())}" for row, own in changes.items())
+    return [f"Settings of single rows: {'; '.join(rows)}. The others have those of all."] if changes else []
 
 
 def _differences_from_paper(benchmark: Benchmark) -> dict[str, Any]:

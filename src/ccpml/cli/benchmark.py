@@ -24,6 +24,7 @@ from ccpml.cli.common.settings_parser import (
 )
 from ccpml.data_name import DataName
 from ccpml.losses import LOSSES
+from ccpml.numbers import counted
 from ccpml.progress import announce, print_note
 from ccpml.runs.defaults import FOLDS, RUN_SETTINGS
 from ccpml.system_errors import is_refused
@@ -83,14 +84,20 @@ def run(arguments: list[str]) -> int:
 
 
 def _note_others(benchmark: Benchmark) -> None:
-    """Note rows of the folder that have finished runs and are not in the table."""
+    """Note rows and repeats of the folder that have finished runs and are not in the table."""
     from ccpml.data.images.read import MAX_LISTED
 
     rows = {row.name for row in benchmark.rows}
-    others = sorted({file.parts[-3] for file in benchmark.out.glob("cells/*/*/scores.json")} - rows)
+    finished = [file.parts[-3:-1] for file in benchmark.out.glob("cells/*/*/scores.json")]
+    others = sorted({row for row, _ in finished} - rows)
     if others:
         names = ", ".join(others[:MAX_LISTED]) + (", …" if len(others) > MAX_LISTED else "")
         print_note(f"{benchmark.out}: finished runs that are not in this table: {names}; name all rows to add them")
+    numbers = (re.match(r"repeat([0-9]+)-fold", cell) for row, cell in finished if row in rows)
+    repeats = 1 + max((int(number[1]) for number in numbers if number), default=-1)
+    if repeats > benchmark.repeats:
+        shown = f"the table has {counted(benchmark.repeats, 'repeat')}, and finished runs are there of {repeats:,}"
+        print_note(f"{benchmark.out}: {shown}; --repeats {repeats} adds them")
 
 
 def _write(benchmark: Benchmark, results: "Sequence[RowResult]") -> list[Path]:

@@ -205,6 +205,8 @@ def resume(
         check_installed(settings.loggers())
         if is_main_process():
             check_writable(run.scores_file)
+            if state is None and run.weights_file.exists():
+                print_note(f"{run.state_file}: not found, so the run starts again from the beginning")
         record = run.record() if state is not None or run.record_file.exists() else None
         try:
             images = load_images(settings, progress and is_main_process(), record, run.path)
