@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ccpml import AlternatingProjections, CCPCallback, CCPLoss, TripletMarginLoss
-from ccpml.training import Warmup
+from ccpml import AlternatingProjections, CCPCallback, CCPLoss, ProjectionOptions, TripletMarginLoss
+from ccpml.training import ReduceOnPlateau, Warmup
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning:lightning", "ignore::FutureWarning:torch", "ignore::FutureWarning:lightning"
@@ -345,10 +345,17 @@ def test_training_without_validation_is_an_error():
     limited = trainer(ccp())
     limited.limit_val_batches = 0
     for run, module in ((trainer(ccp()), Blind()), (trainer(ccp()), Empty()), (limited, Module())):
-        with pytest.raises(
-            RuntimeError, match="expected validation, whose 'map_at_r' decides when to project, got none"
-        ):
+        expected = "expected validation, whose 'map_at_r' decides when to project, got none"
+        with pytest.raises(RuntimeError, match=expected):
             run.fit(module)
+    with pytest.raises(RuntimeError, match="ReduceOnPlateau: expected validation, whose 'map_at_r' decides when the"):
+        trainer(ReduceOnPlateau()).fit(Blind())
+
+
+@pytest.mark.parametrize("monitor", [ProjectionOptions(patience=2), 3, None])
+def test_a_monitor_that_is_no_name_is_refused(monitor):
+    with pytest.raises(ValueError, match="monitor: expected the name of a logged score, got "):
+        CCPCallback(lambda module, draw: None, monitor)
 
 
 def test_a_training_that_ends_before_its_first_validation_warns():

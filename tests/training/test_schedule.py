@@ -14,6 +14,8 @@ def trainer(optimizer, score=0.5, step=0):
         sanity_checking=False,
         global_step=step,
         state=SimpleNamespace(fn="fit"),
+        enable_validation=True,
+        num_val_batches=[1],
     )
 
 

@@ -13,6 +13,7 @@ from ccpml.method import AlternatingProjections, CCPLoss
 from ccpml.method.separation import MAX_CLASSES
 from ccpml.options import ProjectionOptions
 from ccpml.training.embed import eval_mode
+from ccpml.training.schedule import check_validates
 
 __all__ = ["CCPCallback"]
 
@@ -41,7 +42,8 @@ class CCPCallback(L.Callback):
             With more than 256 classes, a ``warm_start="auto"`` measures those of ``pool.sample(module, draw)``, if it
             has that method.
         monitor: Name of the logged score to maximize.
-        options: Options of the projections.
+        options: Options of the projections. Steps of a ``warm_start`` are those of ``trainer.global_step``, to which
+            each optimizer adds its own.
         fields: Fields of `ProjectionOptions`, instead of ``options``.
 
     Attributes:
@@ -70,6 +72,8 @@ class CCPCallback(L.Callback):
     ) -> None:
         if not callable(pool):
             raise ValueError(f"pool: expected a function of module and draw, such as EmbeddingPool, got {pool!r}")
+        if not isinstance(monitor, str):
+            raise ValueError(f"monitor: expected the name of a logged score, got {monitor!r}")
         self.pool = pool
         self.monitor = monitor
         self.options = ProjectionOptions.of(options, fields)
@@ -98,12 +102,7 @@ class CCPCallback(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin the first instance or wait, unless a checkpoint was loaded in which that was done."""
-        batches = trainer.num_val_batches
-        if not trainer.enable_validation or (batches and not any(batches)):
-            raise RuntimeError(
-                f"CCPCallback: expected validation, whose {self.monitor!r} decides when to project, got none; "
-                "pass a validation loader to fit"
-            )
+        check_validates(trainer, "CCPCallback", self.monitor, "when to project")
         self._check_optimizers(trainer.optimizers)
         self._first_step, self._validated = trainer.global_step, False
         self._trained, self._stepped = False, False

@@ -9,10 +9,24 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ccpml.numbers import as_int
 
-__all__ = ["ReduceOnPlateau", "Warmup"]
+__all__ = ["ReduceOnPlateau", "Warmup", "check_validates"]
 
 
 _BEGAN_KEY: Final = "ccpml_warmup_began"
+
+
+def check_validates(trainer: L.Trainer, callback: str, monitor: str, decides: str) -> None:
+    """Check that a fit has a validation, whose score a callback needs.
+
+    Raises:
+        RuntimeError: If it has none.
+    """
+    batches = trainer.num_val_batches
+    if not trainer.enable_validation or (batches and not any(batches)):
+        raise RuntimeError(
+            f"{callback}: expected validation, whose {monitor!r} decides {decides}, got none; "
+            "pass a validation loader to fit"
+        )
 
 
 class ReduceOnPlateau(L.Callback):
@@ -22,6 +36,7 @@ class ReduceOnPlateau(L.Callback):
 
     Raises:
         ValueError: If a validation of the training logs no ``map_at_r``.
+        RuntimeError: If there is no validation.
     """
 
     def __init__(self) -> None:
@@ -35,6 +50,7 @@ class ReduceOnPlateau(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Create the scheduler of the optimizer, with the state of a loaded checkpoint."""
+        check_validates(trainer, "ReduceOnPlateau", "map_at_r", "when the rate is reduced")
         self._scheduler = ReduceLROnPlateau(trainer.optimizers[0], mode="max", factor=0.1, patience=10)
         if self._state:
             self._scheduler.load_state_dict(self._state)
@@ -63,7 +79,8 @@ class Warmup(L.Callback):
     """Freeze a module for the first steps.
 
     Baselines with proxies start with one pass through the training images in which the pretrained backbone is frozen,
-    so that only the embedding layer and the proxies are trained.
+    so that only the embedding layer and the proxies are trained. Steps are those of ``trainer.global_step``, to which
+    each optimizer adds its own.
     """
 
     def __init__(self, frozen: nn.Module, steps: int) -> None:
