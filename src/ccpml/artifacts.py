@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 __all__ = [
+    "MODEL_READERS",
     "artifact_kind",
     "expand_home",
     "mismatch",
@@ -19,6 +20,13 @@ __all__ = [
     "read_file",
     "read_short_text",
 ]
+
+MODEL_READERS: Final = {
+    ".onnx": "ExportedModel opens it",
+    ".pt2": "torch.export.load opens it",
+    ".safetensors": "EmbeddingModel.from_pretrained opens it",
+}
+"""What opens an exported model in Python, by the suffix of its file."""
 
 _KINDS: Final = {
     stat.S_IFREG: "a file",

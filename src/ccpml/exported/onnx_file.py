@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ccpml.artifacts import not_found, path_kind
+from ccpml.artifacts import MODEL_READERS, not_found, path_kind
 from ccpml.exported.description import DESCRIPTION_KEY, Description, DescriptionError
 from ccpml.files import LFS_POINTER
 
@@ -48,6 +48,8 @@ def read_description(path: Path) -> Description:
     """
     if path_kind(path) not in {"", "a file"}:
         raise DescriptionError(f"{path}: {not_found(path)}; pass the .onnx file of an export")
+    if path.suffix in MODEL_READERS.keys() - {".onnx"}:
+        raise DescriptionError(f"{path}: expected an ONNX file; {MODEL_READERS[path.suffix]}")
     content = path.read_bytes()
     if content.startswith(LFS_POINTER):
         raise DescriptionError(f"{path}: a pointer of Git LFS, not the file; `git lfs pull` fetches it")

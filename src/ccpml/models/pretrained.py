@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor
 
-from ccpml.artifacts import expand_home
+from ccpml.artifacts import MODEL_READERS, expand_home
 from ccpml.extras import require_extra
 from ccpml.files import DESCRIPTION_FORMAT, NewerVersionError, check_readable
 from ccpml.models.tensor_file import read_tensors
@@ -42,8 +42,9 @@ def _load(file: Path, config_file: Path | None = None) -> "EmbeddingModel":
         raise ValueError(f"{config_file.parent}: expected an exported model, got a run; load_run opens it")
     config = {} if config_file is None else _read_config(config_file)
     if file.suffix != ".safetensors":
+        way_out = MODEL_READERS.get(file.suffix, _WAY_OUT)
         raise ValueError(
-            f"{file}: expected a .safetensors file, or a folder with {WEIGHTS_FILE} and {CONFIG_FILE}; {_WAY_OUT}"
+            f"{file}: expected a .safetensors file, or a folder with {WEIGHTS_FILE} and {CONFIG_FILE}; {way_out}"
         )
     tensors, metadata = read_tensors(file, _WAY_OUT)
     facts: Mapping[str, Any] = config or metadata
