@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ccpml import evaluate
 from ccpml.retrieval import nearest_neighbors
 from ccpml.retrieval.neighbors import ExactSearch
 
@@ -36,6 +37,25 @@ def test_exact_search_equals_brute_force():
     for k in (1, 5, 39):
         indices = ExactSearch(points).nearest(torch.arange(40), k)
         np.testing.assert_array_equal(indices.numpy(), brute_force(points, k=k)[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [3, 64, 130])
+def test_copies_are_in_the_order_of_their_indices_wherever_they_stand_in_the_product(d, dtype):
+    """A matrix product rounds equal columns differently, so that their labels would be in an order by chance."""
+    generator = torch.Generator().manual_seed(d)
+    queries, gallery = torch.randn(60, d, generator=generator).to(dtype), torch.randn(211, d, generator=generator)
+    gallery = gallery[torch.randint(150, (211,), generator=generator)].to(dtype)
+    gallery[7], gallery[100] = 0.0, -0.0
+    labels, classes = torch.randint(3, (60,), generator=generator), torch.randint(3, (211,), generator=generator)
+    _, expected = brute_force(queries, gallery, 40)
+    found = [nearest_neighbors(queries, gallery, k=40, chunk_elements=count)[1] for count in (1, 3000, 2**23)]
+    for indices in found:
+        np.testing.assert_array_equal(indices, expected)
+    scores = [evaluate(queries, labels, gallery, classes, chunk_elements=count) for count in (1, 3000, 2**23)]
+    assert scores[0] == scores[1] == scores[2]
+    within = nearest_neighbors(gallery, k=40)[1]
+    np.testing.assert_array_equal(within, brute_force(gallery, None, 40)[1])
 
 
 def test_whole_gallery_is_sorted():

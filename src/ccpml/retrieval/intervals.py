@@ -213,7 +213,7 @@ def class_interval(
     Example:
         >>> low, high = class_interval([0.1, 0.3, 0.2, 0.4, 0.4, 0.7, 0.5, 0.6], [0, 0, 1, 1, 2, 3, 4, 5])
         >>> round(low, 2), round(high, 2)
-        (0.09, 0.61)
+        (0.09, 0.63)
 
     Source: see `class_bootstrap`.
     """

@@ -82,6 +82,7 @@ class ExactSearch:
         self.queries, self.gallery, self.scale = _condition(queries, gallery)
         self.available = len(self.gallery) - self.within
         self._bias = -squared_lengths(self.gallery)
+        self._copies, self._originals = _copies(self.gallery)
         self._scores = self._bias.new_empty(0, len(self.gallery))
 
     def rows_per_chunk(self, elements: int, elements_per_row: int) -> int:
@@ -94,6 +95,8 @@ class ExactSearch:
             self._scores = self._bias.new_empty(len(rows), len(self.gallery))
         scores = self._scores[: len(rows)]
         torch.addmm(self._bias, self.queries[rows], self.gallery.T, alpha=2, out=scores)
+        if len(self._copies):  # rounding depends on the place in the product
+            scores.index_copy_(1, self._copies, scores.index_select(1, self._originals))
         if self.within:
             scores.scatter_(1, rows[:, None], -torch.inf)
         return _top_k(scores, k)
@@ -109,6 +112,25 @@ class ExactSearch:
 def squared_lengths(vectors: Tensor) -> Tensor:
     """Return |v|² of vectors (N, d), shape (N,), without a copy of all of them."""
     return torch.cat([part.square().sum(dim=1) for part in torch.split(vectors, _ROWS_PER_PART)])
+
+
+def _copies(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which of the vectors (N, d) equal one before them, and the first that each of these equals, (M,) both."""
+    kind = torch.int32 if vectors.dtype == torch.float32 else torch.int64
+    weights = torch.randint(2**31, vectors.shape[1:], generator=torch.Generator().manual_seed(0)).to(vectors.device)
+    codes = []
+    for part in torch.split(vectors, _ROWS_PER_PART):
+        bits = (part + 0.0).view(kind).long()  # -0.0 equals 0.0
+        codes.append(((bits ^ (bits >> 32)) * weights).sum(dim=1))  # the last bits of a float32 are 0 in float64
+    sorted_codes, order = torch.cat(codes).sort(stable=True)
+    again = sorted_codes[1:] == sorted_codes[:-1]
+    starts = torch.arange(len(order), device=order.device)
+    starts[1:][again] = 0
+    copies, originals = order[1:][again], order[starts.cummax(dim=0).values][1:][again]
+    parts = zip(torch.split(copies, _ROWS_PER_PART), torch.split(originals, _ROWS_PER_PART), strict=True)
+    equal = [(vectors[i] == vectors[j]).all(dim=1) for i, j in parts]
+    kept = torch.cat(equal) if equal else again[:0]
+    return copies[kept], originals[kept]
 
 
 def _top_k(scores: Tensor, k: int) -> Tensor:
