@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
 
     if options.resume is not None and (run := RunDirectory.open(path)).finished:
         run.scores()
-        print(f"{path}: already finished; its report is written again", flush=True)
+        print(f"{path}: already finished", flush=True)
     try:
         if options.resume is None:
             train.train(settings, path)

@@ -12,7 +12,7 @@ __all__ = ["torch_defaults"]
 def torch_defaults() -> Iterator[None]:
     """Run a block with torch's own default device and dtype; then restore what the caller had, whatever the block set.
 
-    Neither the caller's autocast nor his inference mode holds within.
+    Neither the autocast nor the inference mode of the caller holds within.
 
     Also restored are the random generators, from which every new network draws its first weights (those of GPUs if they
     have been used before), and the number of threads.

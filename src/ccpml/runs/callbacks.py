@@ -332,7 +332,9 @@ class Checkpoints(Checkpoint):  # so that Lightning runs it after those that sto
         before = checkpoint.get(_THREADS_KEY, now)
         if before != now and trainer.is_global_zero and trainer.strategy.root_device.type == "cpu":
             threads = f"trained with {counted(before, 'thread')} until now, and now with {now}"
-            differ = f"scores may differ in the last digits; OMP_NUM_THREADS={before} gives those of an unbroken run"
+            given = self.run.settings().threads != "auto"
+            way_out = f"threads: {before} in {self.run.settings_file}" if given else f"OMP_NUM_THREADS={before}"
+            differ = f"scores may differ in the last digits; {way_out} gives those of an unbroken run"
             print_note(f"{self.run.path}: {threads}: {differ}")
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
