@@ -46,7 +46,7 @@ _PASSED_ON: Final = 1.0
 """Seconds within which torchrun passes on to the ranks a signal that the terminal has sent them, too."""
 
 _ENDED_KEY = "ccpml_ended"
-"""Key of the training state that holds whether the training had ended, as a callback may decide."""
+"""Key of the training state that holds whether a caller's callback had ended the training."""
 
 _CALLBACKS_KEY = "ccpml_callbacks"
 """Key of the training state that holds the names of a caller's callbacks, without which the result would differ."""
@@ -310,7 +310,8 @@ class Checkpoints(Checkpoint):  # so that Lightning runs it after those that sto
         """Add the digest of the record, and mark the epoch as completed, or Lightning would resume within it."""
         checkpoint[RECORD_KEY] = self.record
         checkpoint[_THREADS_KEY] = torch.get_num_threads()
-        checkpoint |= {_CALLBACKS_KEY: self.further, _ENDED_KEY: trainer.should_stop}
+        ended = trainer.should_stop and bool(self.further)  # by patience, it is decided again
+        checkpoint |= {_CALLBACKS_KEY: self.further, _ENDED_KEY: ended}
         for progress in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
             progress["completed"] = progress["processed"]
 
