@@ -117,7 +117,8 @@ def squared_lengths(vectors: Tensor) -> Tensor:
 def _copies(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Return which of the vectors (N, d) equal one before them, and the first that each of these equals, (M,) both."""
     kind = torch.int32 if vectors.dtype == torch.float32 else torch.int64
-    weights = torch.randint(2**31, vectors.shape[1:], generator=torch.Generator().manual_seed(0)).to(vectors.device)
+    generator = torch.Generator("cpu").manual_seed(0)
+    weights = torch.randint(2**31, vectors.shape[1:], generator=generator, device="cpu").to(vectors.device)
     codes = []
     for part in torch.split(vectors, _ROWS_PER_PART):
         bits = (part + 0.0).view(kind).long()  # -0.0 equals 0.0
