@@ -78,6 +78,16 @@ def test_notes_of_the_runs_are_above_the_tables(tmp_path: Path) -> None:
     assert f"- C2 (4 of 4 models): The best weights, {merged}" in (made.out / "table.md").read_text()
 
 
+def test_notes_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make_benchmark(tmp_path / "out", ["c2"], ["plain"])
+    file = next(made.cells()).path / "choices.json"
+    file.write_text("{")
+    write_outputs(made, collect_results(made, progress=False))
+    (note,) = (line for line in capsys.readouterr().err.splitlines() if "choices.json" in line)
+    assert note.startswith(f"note: {file}: damaged (")
+    assert note.endswith(", and the table does not show its notes")
+
+
 def test_comparison_with_the_paper(tmp_path: Path) -> None:
     made = make_benchmark(tmp_path / "out", data="cub", folds=4, repeats=1)
     results = collect_results(made, progress=False)

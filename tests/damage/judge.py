@@ -25,6 +25,9 @@ OUTPUTS: Final = {
     "tune": re.compile(r"^study/"),
     "search-montage": re.compile(r"^out\.png$"),
     "cache": re.compile(r"^images/\.ccpml-cache/"),
+    "sync": re.compile(r"^index/"),
+    "sync-ensemble": re.compile(r"^ensemble/"),
+    "sync-small": re.compile(r"^small/"),
 }
 """What a verb writes also when it names a damaged file: its tables and pages say so, or it repairs what it finds."""
 

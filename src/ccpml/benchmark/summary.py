@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from ccpml.benchmark.ablations import ablation_title
@@ -11,6 +10,7 @@ from ccpml.benchmark.paper import paper_scores
 from ccpml.benchmark.protocol import Benchmark
 from ccpml.benchmark.results import CellResult, RowResult
 from ccpml.numbers import counted
+from ccpml.progress import print_note
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.settings import Settings
 from ccpml.runs.values import INCIDENTAL
@@ -149,8 +149,10 @@ def _describe_notes(results: Sequence[RowResult]) -> list[str]:
 def _notes_of(cell: CellResult) -> list[str]:
     """Return the notes of a run: those about its images and settings, and those about its result."""
     chosen = list[str]()
-    with suppress(ValueError, OSError):  # damaged or lost, which its own verbs say
+    try:
         chosen = RunDirectory(cell.cell.path).choices()["notes"]
+    except (ValueError, OSError) as error:
+        print_note(f"{error}, and the table does not show its notes")
     return [*chosen, *cell.scores.get("notes", ())]
 
 

@@ -223,9 +223,9 @@ class MetricLearning(L.LightningModule):
         if ranks == 1 or rest or not count or (self.is_query is not None and len(self.is_query) != count):
             return False
         (first, *others), (known, *more) = torch.split(embeddings, count), torch.split(labels, count)
-        return all(torch.equal(known, each) for each in more) and all(
-            torch.allclose(first, each, rtol=1e-3) for each in others
-        )
+        near = (first - first.mean(dim=0)).norm(dim=1).mean() / 100  # ranks may round differently
+        same = all(bool(((first - each).norm(dim=1) <= near).all()) for each in others)
+        return same and all(torch.equal(known, each) for each in more)
 
     def configure_model(self) -> None:
         """Shard the proxies if requested, and have DDP ignore shards and what ranks keep equal by themselves."""
