@@ -58,16 +58,16 @@ def expand_home(path: str | os.PathLike[str], name: str = "path") -> Path:
 
 
 def plain_path(path: Path) -> Path:
-    """Return an absolute path without ``..``, so that a file has one name; a link before a ``..`` is resolved.
+    """Return an absolute path without ``..`` and ``//``, so that a file has one name; a link before ``..`` is resolved.
 
     Example:
         >>> plain_path(Path("/dev/shm/../null"))
         PosixPath('/dev/null')
     """
     absolute = path.absolute()
-    if ".." not in absolute.parts:
+    if ".." not in absolute.parts and absolute.anchor != "//":
         return absolute
-    plain = Path(absolute.anchor)
+    plain = Path("/" if absolute.anchor == "//" else absolute.anchor)
     for part in absolute.parts[1:]:
         if part != "..":
             plain /= part

@@ -113,5 +113,11 @@ def test_pictures_are_checked_when_they_are_made():
     for value in (np.nan, float("inf"), np.float64("nan"), Path("a"), np.zeros(2), ["a"], {"b": 1}, ("c",), b"d"):
         with pytest.raises(ValueError, match="metadata: expected texts, finite numbers, True, False or None, got"):
             Picture(Path("a"), metadata={"x": value})
+    for metadata in (None, [("a", 1)], "a", 3):
+        with pytest.raises(ValueError, match="metadata: expected names and values, got "):
+            Picture(Path("a"), metadata=metadata)
+    for shape, dtype in (((8, 8, 3), float), ((8, 8), np.int64), ((1, 3, 8, 8), np.uint8), ((8, 8, 4), np.uint8)):
+        with pytest.raises(ValueError, match=r"image: expected uint8 \(H, W\), \(H, W, 1\) or \(H, W, 3\), got "):
+            Picture(Path("a"), image=np.zeros(shape, dtype))
     with pytest.raises(ValueError, match="image: expected the contents of a file or an array, got Image"):
         Picture(Path("a"), image=Image.new("L", (4, 4)))

@@ -365,7 +365,13 @@ def test_a_file_has_one_name_however_its_path_is_written(photos, tmp_path, monke
     table.write_text(f"path,label,price\n{rows}")
     (tmp_path / "link").symlink_to(files[0].parent)
     monkeypatch.chdir(table.parent)
-    ways = f"../{photos.name}/*/*.png", "../link/../*/*.png", f"{tmp_path}/tables/../{photos.name}/*/*.png", str(table)
+    ways = (
+        f"../{photos.name}/*/*.png",
+        "../link/../*/*.png",
+        f"{tmp_path}/tables/../{photos.name}/*/*.png",
+        f"/{photos}/*/*.png",
+        str(table),
+    )
     with Index.create(tmp_path / "tables" / ".." / "own.index", ColorEmbedder()) as index:
         assert index.path == tmp_path / "own.index"
         index.sync(photos.as_posix())

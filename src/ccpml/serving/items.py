@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ccpml.artifacts import plain_path
 from ccpml.data.images.archived import ArchivedImage
+from ccpml.data.images.read import check_pixels
 from ccpml.numbers import plain_number
 
 __all__ = ["HALVES", "Hit", "Item", "Metadata", "Picture", "Summary"]
@@ -55,6 +56,10 @@ class Picture:
             raise ValueError(f"label: expected a text, got {self.label!r}")
         if not isinstance(self.image, bytes | ArchivedImage | np.ndarray | None):
             raise ValueError(f"image: expected the contents of a file or an array, got {type(self.image).__name__}")
+        if isinstance(self.image, np.ndarray):
+            check_pixels(self.image)
+        if not isinstance(self.metadata, Mapping):
+            raise ValueError(f"metadata: expected names and values, got {self.metadata!r}")
         if self.metadata:
             values = {name: plain_number(value) for name, value in self.metadata.items()}
             for name, value in values.items():

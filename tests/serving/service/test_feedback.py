@@ -118,6 +118,21 @@ def test_a_label_that_was_cleared_is_none_any_more(photos, tmp_path):
         assert rows_of(own.path) == {(str(files[0]), "item-1"), (str(files[3]), "item-1")}
 
 
+@pytest.mark.parametrize("label", ["bowl", ""])
+def test_a_picture_that_is_added_again_with_another_label_stays_with_its_query(photos, tmp_path, label):
+    with Index.create(tmp_path / "own.index", ColorEmbedder()) as own:
+        own.sync(photos.as_posix())
+        settings = ServiceSettings(feedback=True, writable=True)
+        client = TestClient(create_app(own, ColorEmbedder(), settings), base_url=LOCAL)
+        for each in ("mug", label):
+            files = {"picture": gray(250)}
+            added = client.post("/api/items", files=files, data={"label": each}).json()["id"]
+            judge(client, added if each == "mug" else 3, "right" if each == "mug" else "wrong", query_id=1)
+        rows = rows_of(own.path)
+        assert {name for _, name in rows} == {label or f"item-{added}"}
+        assert len(rows) == 2
+
+
 @pytest.mark.parametrize("label", ["cup", "bowl"])
 def test_a_file_whose_contents_were_replaced_has_the_label_of_the_new_item(photos, tmp_path, label):
     table = tmp_path / "list.csv"

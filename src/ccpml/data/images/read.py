@@ -306,12 +306,22 @@ def _from_16_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     return scaled.astype(np.uint8)
 
 
-def _convert_array(array: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    if array.ndim == 2:
-        array = array[:, :, None]
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in {1, 3} or 0 in array.shape:
+def check_pixels(array: NDArray[Any]) -> None:
+    """Check that an array is an image.
+
+    Raises:
+        BadImageError: If it is not uint8 of shape (H, W), (H, W, 1) or (H, W, 3).
+    """
+    is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in {1, 3})
+    if array.dtype != np.uint8 or not is_image or 0 in array.shape:
         expected = "expected uint8 (H, W), (H, W, 1) or (H, W, 3)"
         raise BadImageError(f"{expected}, got {array.dtype} {array.shape}", "image")
+
+
+def _convert_array(array: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    check_pixels(array)
+    if array.ndim == 2:
+        array = array[:, :, None]
     if array.shape[2] == channels:
         return array
     if channels == 3:

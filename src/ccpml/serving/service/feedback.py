@@ -30,6 +30,7 @@ VERDICTS_FILE: Final = "verdicts.csv"
 
 _DIGEST: Final = 64  # characters of a SHA-256
 _MAX_LOG_BYTES: Final = 50_000_000
+_OF_A_CLIENT: Final = re.compile(rf"pictures/[0-9a-f]{{{_DIGEST}}}\.\w+")
 _UNWRITABLE: Final = re.compile("[\ud800-\udfff\r\n]")  # in a path: bytes that are no UTF-8, and line breaks
 
 
@@ -178,7 +179,7 @@ class Feedback:
     def _now(self, verdict: Verdict) -> Verdict:
         """Return a verdict with the paths and the label that its items have now."""
         for name, key in (("path", verdict.id), ("query_path", verdict.query)):
-            item = self._find(int(key)) if _is_id(key) else None
+            item = self._item_now(key, getattr(verdict, name))
             if item is None:  # it was removed, or is a picture by the digest of its content
                 continue
             now = self._path_of(item)
@@ -188,6 +189,13 @@ class Feedback:
                     verdict = verdict._replace(label=_label_of(item))
         return verdict
 
+    def _item_now(self, key: str, path: str) -> Item | None:
+        """Return what a query or hit of the log is in the index now: its item, or the one with the same contents."""
+        item = self._find(int(key)) if _is_id(key) else None
+        if item is None and _is_id(key) and _OF_A_CLIENT.fullmatch(path):  # named by its contents, and added again
+            item = self._find(str(self._folder.absolute() / path))
+        return item
+
     def _replaced(self, verdicts: Iterable[Verdict]) -> dict[str, str]:
         """Return the labels of files by path that are other items now than those that were judged.
 
@@ -196,10 +204,10 @@ class Feedback:
         labels = dict[str, str]()
         for verdict in verdicts:
             for path, key in ((verdict.path, verdict.id), (verdict.query_path, verdict.query)):
-                if path and _is_id(key) and self._find(int(key)) is None:
+                if path and _is_id(key) and self._item_now(key, path) is None:
                     item = self._find(str(self._folder.absolute() / path))
-                    if item is not None and item.label:
-                        labels[path] = item.label
+                    if item is not None and (item.label or verdict.label != f"item-{verdict.id}"):
+                        labels[path] = _label_of(item)
         return labels
 
     def _append(self, line: Verdict) -> list[Verdict]:
