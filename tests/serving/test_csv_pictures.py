@@ -59,6 +59,7 @@ def test_types_of_columns(tmp_path):
         ("path,label\n,b\n", "line 2: path is empty"),
         ("path,label\na,b\na\0,b\n", r"line 3: not valid CSV \(null character\)"),
         ("path\na.jpg\n\na.jpg\n", r"line 4: \S+/a.jpg is listed before \(line 2\)"),
+        ("path\na.jpg\nsub/../a.jpg\n", r"line 3: \S+/a.jpg is listed before \(line 2\)"),
         ('path\n"a\n', "not valid CSV"),
         ("path\nb.jpg\na\0.jpg\n", r"line 3: not valid CSV \(null character\)"),
     ],

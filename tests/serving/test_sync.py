@@ -381,3 +381,9 @@ def test_a_file_has_one_name_however_its_path_is_written(photos, tmp_path, monke
         assert [item.id for item in index.items()] == before
         assert {item.path for item in index.items()} == set(map(str, files))
         assert all("price" in item.metadata for item in index.items())
+        first = index.items()[0]
+        assert index.at(f"../{files[0].relative_to(tmp_path)}") == index.at(files[0]) == index.at(first.path) == first
+        odd = write(photos / "class0" / os.fsdecode(b"caf\xe9.png"), 9)
+        index.add([odd])
+        assert index.at(odd).path == str(odd)
+        assert index.at("nothing.png") is None

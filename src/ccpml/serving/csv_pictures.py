@@ -65,7 +65,7 @@ def read_csv_pictures(file: Path) -> tuple[list[Picture], list[str]]:
         path = path_of(file.parent, row["path"])
         label = read_label(row.get("label", ""))
         pictures.append(Picture(path, label, metadata, where=f"{file}, line {line}"))
-    _check_distinct(file, [(line, str(picture.path)) for (line, _), picture in zip(rows, pictures, strict=True)])
+    _check_distinct(file, [(line, str(picture.file)) for (line, _), picture in zip(rows, pictures, strict=True)])
     return pictures, notes
 
 

@@ -277,10 +277,11 @@ class Index(PictureIndex):
             raise self._missing(key)
         return found[1]
 
-    def at(self, path: str) -> Item | None:
-        """Return the item of an image file by its whole path; None if there is none."""
+    def at(self, path: str | os.PathLike[str]) -> Item | None:
+        """Return the item of an image file, or of the name of an image that is in none; None if there is none."""
+        name = expand_home(path)
         with self._store.snapshot() as snapshot:
-            return snapshot.at(path)
+            return snapshot.at(str(plain_path(name))) or snapshot.at(str(name))
 
     def items(self, after: int = 0, limit: int = -1) -> list[Item]:
         """Return up to ``limit`` items with ids above ``after``, by id; all if it is negative."""

@@ -106,3 +106,16 @@ def test_another_model_than_that_of_the_index_is_refused(index):
         with pytest.raises(OtherModelError, match="expected the model that the index was made with"):
             use()
     assert index.items(limit=1), "it is not closed"
+
+
+def test_pictures_of_a_query_may_come_from_an_iterator_and_what_is_no_query_is_named(index, photos):
+    files = sorted(photos.glob("*/*.png"))[:2]
+    (reply,) = ask(index, [Query(Picture(file) for file in files)], 2, embedder=EMBEDDER)
+    (expected,) = ask(index, [Query([Picture(file) for file in files])], 2, embedder=EMBEDDER)
+    assert reply.hits == expected.hits != []
+    for wrong in (files, [str(files[0])], Picture(files[0]), files[0], 3):
+        with pytest.raises(ValueError, match=r"pictures: expected (several )?pictures, got "):
+            Query(wrong)
+    for wrong in (["q.jpg"], files, [Picture(files[0])], Query(ids=[1]), "q.jpg"):
+        with pytest.raises(ValueError, match=r"queries: expected (several )?queries, got "):
+            next(ask(index, wrong, embedder=EMBEDDER))

@@ -34,10 +34,20 @@ class Query:
     Attributes:
         pictures: Pictures that are not in the index, or need not be.
         ids: Items of the index, which are no answers to this query.
+
+    Raises:
+        ValueError: If ``pictures`` are none.
     """
 
     pictures: Sequence[Picture] = ()
     ids: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        pictures = as_tuple("pictures", self.pictures, "several pictures")  # an iterator would be read once
+        for picture in pictures:
+            if not isinstance(picture, Picture):
+                raise ValueError(f"pictures: expected pictures, got {picture!r}; pass Picture(path) of each")
+        object.__setattr__(self, "pictures", pictures)
 
 
 @dataclass(eq=False)
@@ -120,11 +130,16 @@ def ask(
         KeyError: If an item is not in the index.
         FilterError: If the filter cannot be understood, or names a field that no item has.
         OtherModelError: If the embedder is not the model of the index.
+        ValueError: If ``queries`` are none.
     """
     if embedder is not None:
         index.check_model(embedder)
+    queries = as_tuple("queries", queries, "several queries")
+    for query in queries:
+        if not isinstance(query, Query):
+            raise ValueError(f"queries: expected queries, got {query!r}; pass Query([Picture(path)]) of each")
     waiting, vectors = list[Reply](), list[NDArray[np.float32]]()
-    for reply, vector in _embedded(index, list(queries), embedder):
+    for reply, vector in _embedded(index, queries, embedder):
         waiting.append(reply)
         vectors.append(vector)
         if len(waiting) == _QUERIES:

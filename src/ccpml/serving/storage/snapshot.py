@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ccpml.numbers import as_int
 from ccpml.serving.items import Item
-from ccpml.serving.storage.schema import FIELDS_OF_METADATA, ITEM, item_of
+from ccpml.serving.storage.schema import FIELDS_OF_METADATA, ITEM, item_of, text_to_store
 
 __all__ = ["Snapshot"]
 
@@ -77,7 +77,8 @@ class Snapshot:
 
     def at(self, path: str) -> Item | None:
         """Return the item of a file; None if there is none."""
-        found = self._db.execute(f"SELECT {ITEM} FROM items WHERE path = ? AND NOT removed", (path,)).fetchone()
+        query = f"SELECT {ITEM} FROM items WHERE path = ? AND NOT removed"
+        found = self._db.execute(query, (text_to_store(path),)).fetchone()
         return None if found is None else item_of(found)
 
     def thumbnail(self, key: int) -> bytes | None:
