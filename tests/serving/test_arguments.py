@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from qdrant_client import QdrantClient
 
-from ccpml.serving import FilterError, Index, Picture, QdrantIndex, find_queries
+from ccpml.serving import FilterError, Index, OtherModelError, Picture, QdrantIndex, find_queries
 from ccpml.serving.ensemble import EnsembleEmbedder
 from tests.serving.changes import EMBEDDER, picture
+from tests.serving.embedders import ColorEmbedder
 
 pytestmark = pytest.mark.filterwarnings("ignore:(Local mode|Payload indexes):UserWarning")
 
@@ -58,6 +59,18 @@ def test_numbers_of_numpy_in_metadata_are_numbers(index):
 def test_an_ensemble_of_paths_is_refused():
     with pytest.raises(ValueError, match="embedder: expected a model, such as load_run returns, got 'runs/a'"):
         EnsembleEmbedder(["runs/a", "runs/b"])
+
+
+def test_one_model_in_place_of_several_says_which_are_expected(tmp_path):
+    both = EnsembleEmbedder([ColorEmbedder(2), ColorEmbedder(3)])
+    Index.create(tmp_path / "both.index", both).close()
+    file = tmp_path / "both.index" / "ensemble.json"
+    expected = f"both.index: expected all models .*, got runs/colors alone; pass an EnsembleEmbedder of .* {file} names"
+    with pytest.raises(OtherModelError, match=expected):
+        Index.open(tmp_path / "both.index", both.runs[0])
+    file.unlink()
+    with pytest.raises(OtherModelError, match=f"{file}: not found, although .* several models; restore it from a copy"):
+        Index.open(tmp_path / "both.index", both.runs[0])
 
 
 def test_what_are_no_numbers_is_refused_by_name(index):

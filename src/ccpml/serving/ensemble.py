@@ -12,9 +12,9 @@ from ccpml.files import check_readable, load_json, write_json
 from ccpml.reranking import join
 from ccpml.serving.embedder import Embedder, check_embedder
 
-__all__ = ["EnsembleEmbedder", "MemberNotFoundError", "find_members", "read_members", "write_members"]
+__all__ = ["MEMBERS_FILE", "EnsembleEmbedder", "MemberNotFoundError", "find_members", "read_members", "write_members"]
 
-_MEMBERS: Final = "ensemble.json"
+MEMBERS_FILE: Final = "ensemble.json"
 
 
 class MemberNotFoundError(FileNotFoundError):
@@ -68,7 +68,7 @@ def write_members(index: Path, model: EnsembleEmbedder) -> None:
     Raises:
         WriteError: If it cannot be written.
     """
-    write_json(index / _MEMBERS, {"runs": [str(run.path.resolve()) for run in model.runs]})
+    write_json(index / MEMBERS_FILE, {"runs": [str(run.path.resolve()) for run in model.runs]})
 
 
 def read_members(index: Path) -> list[Path]:
@@ -77,7 +77,7 @@ def read_members(index: Path) -> list[Path]:
     Raises:
         ValueError: If the file that names them is damaged or cannot be read.
     """
-    file = index / _MEMBERS
+    file = index / MEMBERS_FILE
     if not file.exists():
         return []
     check_readable(file, "build the index again")
@@ -108,7 +108,7 @@ def find_members(index: Path, first: Path) -> list[Path]:
         if not place.exists():
             expected = f"{path}" if path == place else f"{path} there or at {place}"
             raise MemberNotFoundError(
-                f"{index / _MEMBERS}: expected the run {expected}, which is not found; move it there, or write its new "
-                "path into this file"
+                f"{index / MEMBERS_FILE}: expected the run {expected}, which is not found; move it there, or write its "
+                "new path into this file"
             )
     return [first, *found]

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from ccpml.numbers import as_int
 from ccpml.serving.collect import Pictures
 from ccpml.serving.embedder import Embedder, check_embedder
+from ccpml.serving.ensemble import MEMBERS_FILE
 from ccpml.serving.errors import OtherModelError
 from ccpml.serving.filters import Filter
 from ccpml.serving.index_writer import Added, IndexWriter
@@ -210,9 +211,13 @@ class PictureIndex(ABC):
         if embedder.fingerprint == self.fingerprint:
             return
         if embedder.path == self.model_path and embedder.embedding_dim < self.embedding_dim:
+            file = self.path / MEMBERS_FILE
+            if file.exists():
+                alone = f"got {embedder.path} alone; pass an EnsembleEmbedder of those that {file} names"
+                raise OtherModelError(f"{self}: expected all models that the index was made with, {alone}")
             raise OtherModelError(
-                f"{self}: made with several models, which its file ensemble.json no longer names; restore the file "
-                "from a copy, or bring the index up to date with all of them, which writes it again"
+                f"{file}: not found, although the index was made with several models; restore it from a copy, or bring "
+                "the index up to date with all of them, which writes it again"
             )
         raise OtherModelError(
             f"{self}: expected the model that the index was made with ({self.model_path}), got other weights or "
