@@ -47,7 +47,7 @@ def test_wrong_options_are_one_sentence_and_exit_code_2(serve, index, tmp_path):
         ((index, "--port", "70000"), r"--port: expected 0 to 65535, got 70000"),
         ((index, "--token-file", tmp_path / "none"), r"--token-file: \S+none cannot be read \(No such file"),
         ((index, "--token-file", empty), r"--token-file: \S+empty is empty"),
-        ((index, "--token-file", letters), r"--token-file or CCPML_TOKEN: expected ASCII characters, as headers"),
+        ((index, "--token-file", letters), r"--token-file or CCPML_TOKEN: expected printable ASCII characters"),
         ((index, "--token-file", short), r"--token-file or CCPML_TOKEN: expected at least 16 characters, got 6;"),
         ((index, "--max-k", "0"), r"--max-k: expected 1 to 1000, got 0"),
         ((index, "--workers", "0"), r"--workers: expected 1 to 1024, got 0"),

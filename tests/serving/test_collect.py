@@ -82,6 +82,18 @@ def test_pictures_that_nothing_installed_reads_are_named_with_what_reads_them(na
         formats.image_suffixes.cache_clear()
 
 
+def test_pictures_of_an_index_are_left_out_of_its_data_by_any_way_there(tmp_path):
+    for name in ("photos/a.png", "photos/p.index/pictures/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "current").symlink_to(tmp_path / "photos")
+    for folder in ("photos", "current"):
+        for place in (tmp_path / "photos" / "p.index", tmp_path / "current" / ".." / "photos" / "p.index"):
+            found = find_pictures(f"{tmp_path}/{folder}/**/*.png")
+            assert len(found) == 2
+            assert [one.path.name for one in found.outside(place)] == ["a.png"]
+
+
 def test_groceries_are_read_from_their_archive():
     found = find_pictures("groceries")
     (batch,) = embed_pictures(ColorEmbedder(), found.pictures[:3])

@@ -51,13 +51,18 @@ class Pictures:
 
     def outside(self, folder: Path) -> "Pictures":
         """Return the same without what is in a folder, such as the files of an index in the folder it is made of."""
-        own = {plain_path(folder), folder.resolve()}
+        own, places = folder.resolve(), dict[Path, Path]()
         kind, _, root = self.source.partition(":")
         base = Path(root) if kind == "folder" else Path.cwd()  # of the ignored files
+
+        def is_outside(path: Path) -> bool:
+            place = places.get(path.parent) or places.setdefault(path.parent, path.parent.resolve())  # without links
+            return not (place == own or own in place.parents or (path.name == own.name and place == own.parent))
+
         return replace(
             self,
-            pictures=[one for one in self if not own & set(one.file.parents)],
-            ignored=[one for one in self.ignored if not own & {base / one.path, *(base / one.path).parents}],
+            pictures=[one for one in self if is_outside(one.file)],
+            ignored=[one for one in self.ignored if is_outside(base / one.path)],
         )
 
 

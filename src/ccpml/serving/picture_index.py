@@ -210,7 +210,7 @@ class PictureIndex(ABC):
         check_embedder(embedder)
         if embedder.fingerprint == self.fingerprint:
             return
-        if embedder.path == self.model_path and embedder.embedding_dim < self.embedding_dim:
+        if embedder.path.absolute() == self.model_path and embedder.embedding_dim < self.embedding_dim:
             file = self.path / MEMBERS_FILE
             if file.exists():
                 alone = f"got {embedder.path} alone; pass an EnsembleEmbedder of those that {file} names"

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from ccpml.serving.service import ServiceSettings
@@ -172,10 +173,27 @@ def test_a_length_that_is_too_large_is_refused_before_the_body_is_read():
     assert results == []
 
 
-def test_settings_out_of_range_are_named():
-    for changes in ({"max_k": 0}, {"max_k": 2000}, {"token": "short"}, {"rate": 0}, {"timeout": -1.0}, {"workers": 0}):
-        (name,) = changes
-        with pytest.raises(ValueError, match=rf"^{name}: expected"):
-            ServiceSettings(**changes)
+WRONG = {
+    **dict.fromkeys(("max_bytes", "max_held_bytes", "max_pixels", "queue"), (0, -1, 1.5, "5", None, True)),
+    **dict.fromkeys(("max_k", "max_pictures", "workers"), (0, 2000, 1.5, "5", None, True)),
+    **{name: (0, -1.0, float("nan"), "5", True) for name in ("timeout", "rate")},
+    "token": (
+        "short",
+        b"0123456789abcdef",
+        3,
+        "0123456789abcdef ",
+        " 0123456789abcdef",
+        "0123456789\tabcdef",
+        "é" * 16,
+    ),
+}
+
+
+def test_settings_of_another_kind_or_out_of_range_are_named():
+    for name, values in WRONG.items():
+        for value in values:
+            with pytest.raises(ValueError, match=rf"^{name}: expected"):
+                ServiceSettings(**{name: value})
+    assert ServiceSettings(max_k=np.int64(5), rate=np.float32(2), timeout=3).max_k == 5
     with pytest.raises(ValueError, match=r"^hosts: expected a sequence of names, got 'localhost'"):
         ServiceSettings(hosts="localhost")  # whose letters would be names

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ccpml.numbers import check_flags
+from ccpml.numbers import as_int, check_flags, is_finite
 
 __all__ = ["MAX_K", "MAX_PICTURES", "MAX_WHERE", "ServiceSettings"]
 
@@ -61,20 +61,27 @@ class ServiceSettings:
         hosts: Any = self.hosts  # a text is a sequence, too
         if isinstance(hosts, str) or not all(isinstance(host, str) for host in hosts):
             raise ValueError(f"hosts: expected a sequence of names, got {hosts!r}")
-        for name in ("max_bytes", "max_held_bytes", "max_pixels", "max_connections", "queue", "timeout"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)}")
+        for name in ("max_bytes", "max_held_bytes", "max_pixels", "max_connections", "queue"):
+            object.__setattr__(self, name, as_int(name, getattr(self, name), 1))
         for name, limit in (("max_k", MAX_K), ("max_pictures", MAX_PICTURES), ("workers", _MAX_WORKERS)):
+            object.__setattr__(self, name, as_int(name, getattr(self, name)))
             if not 1 <= getattr(self, name) <= limit:
                 raise ValueError(f"{name}: expected 1 to {limit}, got {getattr(self, name)}")
-        if self.rate is not None and not self.rate > 0:
-            raise ValueError(f"rate: expected a number above 0, got {self.rate}")
-        if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
+        for name in ("timeout", "rate"):
+            value: Any = getattr(self, name)
+            if not ((name == "rate" and value is None) or (is_finite(value) and value > 0)):
+                raise ValueError(f"{name}: expected a number above 0, got {value}")
+        token: Any = self.token
+        if token is None:
+            return
+        if not isinstance(token, str):
+            raise ValueError(f"token: expected a text, got {type(token).__name__}")
+        if not (token.isascii() and token.isprintable() and token == token.strip()):
             raise ValueError(
-                "token: expected ASCII characters, as headers carry no others, got others; `openssl rand -hex 32` "
-                "prints one"
+                "token: expected printable ASCII characters without spaces around them, as headers carry no others; "
+                "`openssl rand -hex 32` prints one"
             )
-        if self.token is not None and len(self.token) < 16:
+        if len(token) < 16:
             raise ValueError(
-                f"token: expected at least 16 characters, got {len(self.token)}; `openssl rand -hex 32` prints one"
+                f"token: expected at least 16 characters, got {len(token)}; `openssl rand -hex 32` prints one"
             )
