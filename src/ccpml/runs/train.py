@@ -95,8 +95,9 @@ def train(
         path: The run directory; nothing may exist there.
         progress: Whether to show the chosen settings and a line of progress on standard error.
         test: Whether to score the test classes at the end. Without it the run is unfinished, and `resume` tests it.
-        callbacks: Further Lightning callbacks. They run after ours, except the one that writes checkpoints. Several
-            ranks have them only if torchrun starts them.
+        callbacks: Further Lightning callbacks. They run after ours, except those that write checkpoints and logs.
+            Several ranks have them only if torchrun starts them. Those that do what a run does itself or by its
+            settings are refused, such as ``ModelCheckpoint`` and ``LearningRateFinder``.
         chosen: Reasons of settings that were chosen before this call, for the report.
         features: Whether to score the untouched features of initial weights too, in a pass over the test images.
         data_digest: Digest of the data that other runs are trained on, with which this one is compared, as `read_facts`
