@@ -51,9 +51,11 @@ def test_another_file_is_refused(content: bytes, tmp_path: Path):
         read_description(tmp_path / "m.onnx")
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt2"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt2", ".PT2"])
 def test_another_format_is_refused_with_what_opens_it(suffix: str, tmp_path: Path):
     file = tmp_path / f"m{suffix}"
+    with pytest.raises(FileNotFoundError):
+        read_description(file)
     file.write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     with pytest.raises(DescriptionError, match=rf"m{suffix}: expected an ONNX file; \S+ opens it$"):
         read_description(file)

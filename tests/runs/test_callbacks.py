@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelCheckpoint,
+    OnExceptionCheckpoint,
     RichProgressBar,
 )
 
@@ -72,6 +73,20 @@ def test_a_training_that_a_callback_has_ended_does_not_go_on_when_it_is_resumed(
     for name in ("map_at_r", "steps", "best_step", "test"):
         assert resumed.scores().get(name) == whole.scores().get(name)
     assert resumed.weights_file.read_bytes() == whole.weights_file.read_bytes()
+
+
+class Failing(L.Callback):
+    """One that fails before the first step."""
+
+    def on_train_start(self, trainer, pl_module):
+        raise RuntimeError("its own error")
+
+
+def test_a_state_that_a_callback_saves_before_the_first_step_hides_no_error(settings, tmp_path):
+    callbacks = [OnExceptionCheckpoint(tmp_path / "states"), Failing()]
+    with pytest.raises(RuntimeError, match="its own error"):
+        train(settings, tmp_path / "run", progress=False, callbacks=callbacks)
+    assert list((tmp_path / "states").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -354,36 +354,3 @@ def test_pictures_of_a_source_that_exists_or_whose_files_do_are_not_taken_for_mo
         table.unlink()  # its pictures are still there
         result = index.sync(str(shutil.copytree(photos, tmp_path / "another")))
         assert (counts(result), result.lost) == ((6, 0, 0, 0, 0), {f"csv:{table}": 6})
-
-
-def test_a_file_has_one_name_however_its_path_is_written(photos, tmp_path, monkeypatch):
-    """As of a table in a folder of its own: its pictures are those of the folder, and not further ones."""
-    table = tmp_path / "tables" / "list.csv"
-    table.parent.mkdir()
-    files = sorted(photos.glob("*/*.png"))
-    rows = "".join(f"../{file.relative_to(tmp_path)},{file.parent.name},{n}\n" for n, file in enumerate(files))
-    table.write_text(f"path,label,price\n{rows}")
-    (tmp_path / "link").symlink_to(files[0].parent)
-    monkeypatch.chdir(table.parent)
-    ways = (
-        f"../{photos.name}/*/*.png",
-        "../link/../*/*.png",
-        f"{tmp_path}/tables/../{photos.name}/*/*.png",
-        f"/{photos}/*/*.png",
-        str(table),
-    )
-    with Index.create(tmp_path / "tables" / ".." / "own.index", ColorEmbedder()) as index:
-        assert index.path == tmp_path / "own.index"
-        index.sync(photos.as_posix())
-        before = [item.id for item in index.items()]
-        for data in ways:
-            assert counts(index.sync(find_pictures(data))) == (0, 0, 0, 0, len(files)), data
-        assert [item.id for item in index.items()] == before
-        assert {item.path for item in index.items()} == set(map(str, files))
-        assert all("price" in item.metadata for item in index.items())
-        first = index.items()[0]
-        assert index.at(f"../{files[0].relative_to(tmp_path)}") == index.at(files[0]) == index.at(first.path) == first
-        odd = write(photos / "class0" / os.fsdecode(b"caf\xe9.png"), 9)
-        index.add([odd])
-        assert index.at(odd).path == str(odd)
-        assert index.at("nothing.png") is None

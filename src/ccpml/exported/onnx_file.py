@@ -48,9 +48,9 @@ def read_description(path: Path) -> Description:
     """
     if path_kind(path) not in {"", "a file"}:
         raise DescriptionError(f"{path}: {not_found(path)}; pass the .onnx file of an export")
-    if path.suffix in MODEL_READERS.keys() - {".onnx"}:
-        raise DescriptionError(f"{path}: expected an ONNX file; {MODEL_READERS[path.suffix]}")
-    content = path.read_bytes()
+    content, reader = path.read_bytes(), MODEL_READERS.get(path.suffix.lower(), "")
+    if reader and not is_onnx(path):
+        raise DescriptionError(f"{path}: expected an ONNX file; {reader}")
     if content.startswith(LFS_POINTER):
         raise DescriptionError(f"{path}: a pointer of Git LFS, not the file; `git lfs pull` fetches it")
     try:

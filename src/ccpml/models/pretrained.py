@@ -42,7 +42,7 @@ def _load(file: Path, config_file: Path | None = None) -> "EmbeddingModel":
         raise ValueError(f"{config_file.parent}: expected an exported model, got a run; load_run opens it")
     config = {} if config_file is None else _read_config(config_file)
     if file.suffix != ".safetensors":
-        way_out = MODEL_READERS.get(file.suffix, _WAY_OUT)
+        way_out = MODEL_READERS.get(file.suffix.lower(), _WAY_OUT)
         raise ValueError(
             f"{file}: expected a .safetensors file, or a folder with {WEIGHTS_FILE} and {CONFIG_FILE}; {way_out}"
         )

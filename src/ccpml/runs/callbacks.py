@@ -290,9 +290,12 @@ class Checkpoints(Checkpoint):  # so that Lightning runs it after those that sto
         self._scored: dict[str, torch.Tensor] | None = None
         self._ended = False
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember the digest of the run's record; stop at once if a callback had ended the training."""
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Remember the digest of the run's record, as a callback may save the state from here on."""
         self.record = self.run.record().digest
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop at once if a callback had ended the training."""
         trainer.should_stop |= self._ended
         self._save_best(trainer, pl_module)  # the start, if it was scored
         self.stop_request.training = True

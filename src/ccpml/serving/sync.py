@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ccpml.artifacts import plain_path
 from ccpml.data.images.formats import unread_suffixes
 from ccpml.data.images.opening import NOT_HERE
 from ccpml.data.images.read import BadImageError
@@ -25,6 +26,8 @@ from ccpml.serving.storage.schema import metadata_text
 from ccpml.serving.storage.transaction import Facts
 
 __all__ = ["Synced", "sync"]
+
+_KINDS = "folder:", "csv:", "glob:"  # of sources
 
 
 @dataclass
@@ -70,6 +73,7 @@ class _Sync:
         self.unavailable = set[str]()  # paths of files that exist but cannot be looked at now
         for picture in found:
             self._look_at(picture)
+        self.plain = list[tuple[int, Facts]]()  # items whose path or source is written otherwise now
         self.damaged = dict[str, int]()  # ids of items that are not what was written, by path
         self.lost_items = dict[str, list[Known]]()  # of other sources that are no longer there, by SHA-256
         self.known = self._read_known()
@@ -84,6 +88,7 @@ class _Sync:
     def run(self) -> Synced:
         """Do it."""
         self._check_other_sources()
+        self.writer.update(self.plain)
         twins = self._embed(self._update_unchanged(), self._is_known)
         self._embed(twins, None)
         self.result.removed += self.writer.remove(key for ids in (*self.vanished.values(), self.lost) for key in ids)
@@ -127,11 +132,14 @@ class _Sync:
         """
         found, damaged = dict[str, Known](), self.writer.damaged()
         for known in self.writer.known():
-            if known.facts.path in self.listed or known.facts.source == self.source:
+            facts = known.facts._replace(path=_plain(known.facts.path), source=_plain(known.facts.source))
+            if facts.path in self.listed or facts.source == self.source:
+                if facts != known.facts:  # of an earlier version
+                    self.plain.append((known.id, facts))
                 if known.id in damaged:
-                    self.damaged[known.facts.path] = known.id
+                    self.damaged[facts.path] = known.id
                 else:
-                    found[known.facts.path] = known
+                    found[facts.path] = known._replace(facts=facts)
             elif self.is_lost(known.facts.source):
                 self.result.lost[known.facts.source] += 1
                 if known.id not in damaged and not os.path.lexists(known.facts.path):
@@ -239,6 +247,12 @@ class _Sync:
         ids = {path: known.id for path, known in self.known.items()} | self.damaged
         self.result.removed += self.writer.remove(ids[path] for path in paths & ids.keys())
         self.progress(len(batch.new) + len(batch.skipped))
+
+
+def _plain(name: str) -> str:
+    """Return a path or source without ``..``, which earlier versions have kept; see `plain_path`."""
+    kind, colon, path = name.partition(":") if name.startswith(_KINDS) else ("", "", name)
+    return f"{kind}{colon}{plain_path(Path(path))}" if "/../" in path else name
 
 
 def _is_relabeled(own: Facts, new: Facts) -> bool:
