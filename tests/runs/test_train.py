@@ -369,7 +369,7 @@ class _TrainWithin(L.Callback):
 def test_two_trainings_at_once_in_a_process_are_refused(settings, run, tmp_path):
     second = _TrainWithin(settings, tmp_path / "second")
     first = train(settings, tmp_path / "first", progress=False, callbacks=[second])
-    assert second.error.startswith("another training runs in this process; start a process for each")
+    assert second.error.startswith("another training runs in this process; train one after the other, or in spawned")
     assert not (tmp_path / "second").exists()
     assert first.weights_file.read_bytes() == run.weights_file.read_bytes()
     train(settings, tmp_path / "second", progress=False)

@@ -68,7 +68,7 @@ def _alone() -> Iterator[None]:
     """Refuse a second training at the same time: torch's generators and settings are those of the process."""
     token = object()
     if _running.setdefault(os.getpid(), token) is not token:
-        raise RuntimeError("another training runs in this process; start a process for each, or one after the other")
+        raise RuntimeError("another training runs in this process; train one after the other, or in spawned processes")
     try:
         yield
     finally:
