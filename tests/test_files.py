@@ -72,6 +72,16 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         write_text(tmp_path / "file" / "x.txt", "")
 
 
+def test_a_link_to_nothing_in_the_way_of_a_file_is_named(tmp_path):
+    """As to a disk that is not there now."""
+    (tmp_path / "disk").symlink_to(tmp_path / "none")
+    for name in ("disk/x.txt", "disk/a/b/x.txt"):
+        with pytest.raises(
+            WriteError, match=r"x\.txt: cannot be written, as .*/disk links to nothing; restore what it"
+        ):
+            write_text(tmp_path / name, "a")
+
+
 def test_a_lock_is_exclusive_until_its_process_ends(tmp_path):
     path = tmp_path / "x.lock"
     with held_by_another_process(path) as process:

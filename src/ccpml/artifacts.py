@@ -72,7 +72,7 @@ def plain_path(path: Path) -> Path:
         if part != "..":
             plain /= part
         else:
-            plain = (plain.resolve() if plain.is_symlink() else plain).parent
+            plain = (Path(os.path.realpath(plain)) if plain.is_symlink() else plain).parent
     return plain
 
 

@@ -88,8 +88,19 @@ class WriteError(OSError):
     """A file cannot be written. Of what was there before, nothing is lost."""
 
     def __str__(self) -> str:
+        if link := _link_to_nothing(self):
+            why = f"as {link} links to nothing; restore what it links to, or remove it"
+            return f"{self.filename}: cannot be written, {why}"
         refused = f"{self.filename}: cannot be written ({self.strerror})"
         return f"{in_words(self) if self.errno == errno.ENOMEM else refused}{advice(self)}"
+
+
+def _link_to_nothing(error: OSError) -> Path | None:
+    """Return the link, in the path of an error of the system, whose target is not there, such as a disk; if any."""
+    if error.errno not in {errno.EEXIST, errno.ENOENT} or not isinstance(error.filename, str):
+        return None
+    path = Path(error.filename)
+    return next((each for each in (path, *path.parents) if each.is_symlink() and not each.exists()), None)
 
 
 def is_writable(folder: Path) -> bool:

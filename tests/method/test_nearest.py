@@ -273,7 +273,21 @@ def test_a_loss_of_another_library_leaves_out_farther_proxies_or_is_refused(name
     assert values[0] != values[1]
 
 
+class OfTheBatchAlone(nn.Module):
+    def forward(self, embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None):
+        return torch.cdist(embeddings, embeddings).mean()
+
+
+class OfAllArguments(nn.Module):
+    def forward(self, embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None):
+        given = {name: value for name, value in locals().items() if name in {"embeddings", "ref_emb"}}
+        return torch.cdist(given["embeddings"], given["ref_emb"]).mean()
+
+
 def test_a_loss_that_never_reads_its_references_is_refused():
+    CCPLoss(OfAllArguments(), 8, 6, 3)
+    with pytest.raises(ValueError, match="expected a pair loss, which takes ref_emb, got OfTheBatchAlone"):
+        CCPLoss(OfTheBatchAlone(), 8, 6, 3)
     with pytest.raises(ValueError, match="expected a pair loss, which takes ref_emb, got ThresholdConsistentMarginLos"):
         CCPLoss(pml_losses.ThresholdConsistentMarginLoss(), 8, 6, 3)
 

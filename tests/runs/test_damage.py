@@ -43,6 +43,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return train(settings, root / "run", progress=False)
 
 
+def test_instances_of_another_run_are_named(trained: RunDirectory) -> None:
+    file = trained.instances / "000.npz"
+    assert Instance.read(file, trained.record().digest).title == Instance.read(file).title
+    with pytest.raises(ValueError, match=r"000\.npz: of another run; restore it from a copy"):
+        Instance.read(file, "0" * 64)
+
+
 def files_of(run: RunDirectory) -> dict[Path, str]:
     """Return the files of a run, and the key of what reads each."""
     others = {"report.html", "pictures", "tensorboard", ".lock"}

@@ -1,9 +1,11 @@
+import glob
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ccpml.artifacts import plain_path
 from ccpml.data.images import formats
 from ccpml.serving import find_pictures
 from ccpml.serving.embedding import embed_pictures
@@ -92,6 +94,29 @@ def test_pictures_of_an_index_are_left_out_of_its_data_by_any_way_there(tmp_path
             found = find_pictures(f"{tmp_path}/{folder}/**/*.png")
             assert len(found) == 2
             assert [one.path.name for one in found.outside(place)] == ["a.png"]
+
+
+PATTERNS = ["**/*.png", "**", "a/**/*.png", "*/**/*.png", "**/b/*.png", "**/b/**/*", "**/**/*.png"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_two_stars_stand_for_any_folders_but_no_loop_of_links(tmp_path, pattern):
+    for name in ("1.png", "a/2.png", "a/b/3.png", "b/4.png", "b/[c]/5.png", ".hidden/6.png", "a/b/b/7.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    whole = f"{tmp_path}/{pattern}"
+    files = {Path(name) for name in glob.glob(whole, recursive=True) if Path(name).is_file()}  # noqa: PTH207
+    expected = sorted(plain_path(name) for name in files)
+    assert sorted(one.file for one in find_pictures(whole)) == expected
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "b" / "round").symlink_to(tmp_path / "b")
+    (tmp_path / "a" / "b" / "all").symlink_to(tmp_path)
+    found = {one.file.resolve() for one in find_pictures(whole)}
+    assert found >= {*expected}
+    assert len(find_pictures(whole)) < 60
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "b" / "[c]")  # no loop: followed, as by the shell
+    assert link / "5.png" in {one.file for one in find_pictures(f"{tmp_path}/**/*.png")}
 
 
 def test_groceries_are_read_from_their_archive():

@@ -70,3 +70,13 @@ def test_an_index_whose_names_have_dots_from_an_earlier_version_goes_on(photos, 
         assert {item.path for item in index.items()} == set(map(str, files))
         assert list(index.sources()) == [find_pictures(data).source]
         assert embedder.count == len(files) + 1
+
+
+def test_a_row_behind_a_link_to_itself_is_left_out(photos, tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    table = tmp_path / "list.csv"
+    table.write_text("path\nphotos/class0/0.png\nloop/../photos/class0/2.png\nloop/x.png\n")
+    with Index.create(tmp_path / "own.index", ColorEmbedder()) as index:
+        done = index.sync(str(table))
+        assert done.added + len(done.skipped) == 3
+        assert any("loop" in str(error) for error in done.skipped)

@@ -57,9 +57,10 @@ def check_can_ignore_pairs(loss: object) -> None:
 def _takes_references(loss: nn.Module) -> bool:
     if isinstance(loss, ClassProxies) or not getattr(loss, "takes_references", True):
         return False
-    code = getattr(getattr(type(loss), "compute_loss", None), "__code__", None)
-    if code is not None and (_REFUSALS & {*code.co_names} or _ignores(code, "ref_emb")):
-        return False
+    methods = (getattr(type(loss), name, None) for name in ("compute_loss", "forward"))
+    for code in (getattr(method, "__code__", None) for method in methods):
+        if code is not None and (_REFUSALS & {*code.co_names} or _ignores(code, "ref_emb")):
+            return False
     parameters = signature(loss.forward).parameters.values()
     return any(each.name == "ref_emb" or each.kind is Parameter.VAR_KEYWORD for each in parameters)
 
@@ -68,8 +69,8 @@ def _ignores(code: CodeType, name: str) -> bool:
     """Whether a function has an argument that it never reads, and is no abstract one."""
     used = (one.argval for one in dis.get_instructions(code))  # from Python 3.13 on, several at a time
     read = any(name == each or (isinstance(each, tuple) and name in each) for each in used)
-    abstract = "NotImplementedError" in code.co_names  # of a class whose ``forward`` does all
-    return name in code.co_varnames[: code.co_argcount] and not read and not abstract
+    others = {"NotImplementedError", "locals"} & {*code.co_names}  # of a class whose ``forward`` does all; all of them
+    return name in code.co_varnames[: code.co_argcount] and not read and not others
 
 
 def normalization_of(loss: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -1,6 +1,5 @@
 """Exported weights: a file or a folder that ``ccpml export`` wrote, or such a folder on the Hugging Face hub."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from ccpml.artifacts import MODEL_READERS, expand_home
 from ccpml.extras import require_extra
-from ccpml.files import DESCRIPTION_FORMAT, NewerVersionError, check_readable
+from ccpml.files import DESCRIPTION_FORMAT, NewerVersionError, check_readable, load_json
 from ccpml.models.tensor_file import read_tensors
 from ccpml.models.torch_state import torch_defaults
 
@@ -58,8 +57,8 @@ def _load(file: Path, config_file: Path | None = None) -> "EmbeddingModel":
 def _read_config(file: Path) -> dict[str, Any]:
     check_readable(file, _WAY_OUT)
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        config = load_json(file)
+    except ValueError as error:
         raise ValueError(f"{file}: damaged ({error}); {_WAY_OUT}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{file}: expected the description of an exported model; {_WAY_OUT}")

@@ -73,7 +73,7 @@ class Report:
 
     def instance(self, file: Path) -> Instance | None:
         """Read an instance; None, noted in ``problems``, if it cannot be read."""
-        return self._read(lambda: Instance.read(file))
+        return self._read(lambda: Instance.read(file, self.run.record().digest))
 
     def _read(self, read: Callable[[], T]) -> T | None:
         try:

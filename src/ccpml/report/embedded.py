@@ -60,14 +60,16 @@ class Instance:
     following: NDArray[np.float32] | None = None  # proxies of the next instance, (c, K, d)
 
     @classmethod
-    def read(cls, path: Path) -> "Instance":
-        """Read the record of an instance that training left.
+    def read(cls, path: Path, run: str = "") -> "Instance":
+        """Read what training left of an instance; ``run`` is the digest of the record of its run, if it is known.
 
         Raises:
-            ValueError: If the file is missing or damaged.
+            ValueError: If the file is missing, damaged, or of another run.
         """
         names, way_out = ("step", "classes", "class_names", "samples", "labels", "next"), "restore it from a copy"
         arrays = read_arrays(path, names, way_out)
+        if run not in {"", str(arrays.get("record", run))}:  # earlier files have none
+            raise ValueError(f"{path}: of another run; {way_out}")
         number, step = int(path.stem), int(arrays["step"])
         samples, classes = arrays["samples"], arrays["classes"]
         counts = {len(classes), len(arrays["class_names"]), len(arrays["next"])}

@@ -250,6 +250,7 @@ class Recorder(L.Callback):
         shown = picture_classes(snapshot.labels)
         samples, names = torch.isin(snapshot.labels, shown), np.array(self.geometry.table.class_names)
         arrays: dict[str, Any] = {
+            "record": self.run.record().digest,
             "step": trainer.global_step,
             "classes": shown.numpy(),
             "class_names": names[np.searchsorted(self.geometry.classes, shown.numpy())],

@@ -1,8 +1,10 @@
 """The pictures of some data, found by a folder, a CSV file, a pattern or the name of a set of images."""
 
 import glob
+import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -56,7 +58,9 @@ class Pictures:
         base = Path(root) if kind == "folder" else Path.cwd()  # of the ignored files
 
         def is_outside(path: Path) -> bool:
-            place = places.get(path.parent) or places.setdefault(path.parent, path.parent.resolve())  # without links
+            if path.parent not in places:
+                places[path.parent] = Path(os.path.realpath(path.parent))
+            place = places[path.parent]
             return not (place == own or own in place.parents or (path.name == own.name and place == own.parent))
 
         return replace(
@@ -180,12 +184,34 @@ def _pictures(source: Source) -> list[Picture]:
     return found
 
 
+def _matches(pattern: Path) -> set[Path]:
+    """Return what a pattern matches; ``**`` stands for any folders, but does not go round a loop of links."""
+    if "**" not in pattern.parts:
+        return {Path(name) for name in glob.glob(str(pattern))}  # noqa: PTH207 -- absolute ones too
+    at = pattern.parts.index("**")
+    rest = pattern.parts[at + 1 :] or ("*",)
+    folders = (each for root in _matches(Path(*pattern.parts[:at])) for each in _folders(root, ()))
+    return {found for each in folders for found in _matches(Path(glob.escape(str(each)), *rest))}
+
+
+def _folders(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    """Yield a folder and those below it; ``above`` are the real paths of those through which it was reached."""
+    real = os.path.realpath(folder)
+    if real in above or not folder.is_dir():
+        return
+    yield folder
+    with suppress(OSError):  # of a folder that cannot be listed, as glob does
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+        for name in names:
+            yield from _folders(folder / name, (*above, real))
+
+
 def _pattern(pattern: str, data: str) -> Pictures:
     """Return the images that a pattern matches; labels are folders below the last one that is not a pattern."""
     parts = Path(pattern).parts
     fixed = next((number for number, part in enumerate(parts[:-1]) if _MAGIC.search(part)), len(parts) - 1)
     root, suffixes = Path(*parts[:fixed]), image_suffixes()
-    found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 -- absolute ones too
+    found = sorted(_matches(Path(pattern)))
     if not found and is_lost(f"glob:{plain_path(Path(pattern))}"):
         raise PicturesNotFoundError(f"{data}: {root}: {not_found(root, 'folder')}; expected the folder of the pattern")
     files = [file for file in found if file.is_file()]

@@ -1,6 +1,7 @@
 """A CSV file that lists images, their classes and, optionally, their splits and roles."""
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, get_args
@@ -81,8 +82,8 @@ def read_other_columns(file: Path) -> tuple[list[str], dict[Path, list[str]]]:
 
 def _real_paths(paths: Sequence[Path]) -> list[Path]:
     """Return the paths without links; each folder is looked at once."""
-    folders = {folder: folder.resolve() for folder in {path.parent for path in paths}}
-    return [path.resolve() if path.is_symlink() else folders[path.parent] / path.name for path in paths]
+    folders = {folder: Path(os.path.realpath(folder)) for folder in {path.parent for path in paths}}  # also of loops
+    return [Path(os.path.realpath(path)) if path.is_symlink() else folders[path.parent] / path.name for path in paths]
 
 
 def _read_csv(file: Path, labeled: bool) -> tuple[list[_Row], list[str]]:
