@@ -97,7 +97,8 @@ def judge(name: str, state: str, verb: str, whole: Outcome, now: Outcome) -> str
     if now.code == 1 and not _has_way_out(now.text):
         return f"no way out: {last}"
     written = OUTPUTS.get(verb)
-    if "out/checkpoints/last.ckpt" in now.changed:  # a training that had begun can be resumed
+    begun = "out/checkpoints/last.ckpt" in now.changed or re.search(r"; then resume with: .*/out$", last)
+    if begun:  # a training, which can be resumed
         written = re.compile("^out/")
     others = [file for file in now.changed if not WRITTEN.search(file) and not is_damaged(file)]
     if now.code == 0:  # it may write what it writes without damage

@@ -38,9 +38,9 @@ OPTIONAL: Final = re.compile(
     r"|^run/scores\.json (missing|dangling) resume-finished"  # the run is unfinished without, and is finished
     r"|^run/experiment\.yaml (cut|flipped|digit|swapped) train-config"  # a file of settings has no digest
     r"|^small/scan\.json (missing|dangling) "  # an index without it is scanned in rows of float32
-    r"|^images/\.ccpml-cache/(folder/)? (missing|dangling|empty) train"  # without a cache, files are read
+    r"|^images/\.ccpml-cache/(folder/)? (missing|dangling|empty) (train|check)"  # without a cache, files are read
     r"|^images/group.* swapped "  # contents of images are not compared
-    r"|^images/group.* serve"  # an explanation is of the kept thumbnail, and says so in its field source
+    r"|^images/(group.*)? \w+ serve"  # an explanation is of the kept thumbnail, and says so in its field source
     r"|^run/checkpoints/best\.safetensors swapped train-weights"  # other weights are as good
     r"|^\w+/tensorboard/\S+ dangling "  # TensorBoard writes through the link
     r"|^benchmark/cells/([^/]+/){0,2} (missing|empty|dangling) "  # cells that are not there are trained
