@@ -221,12 +221,13 @@ def test_a_run_whose_training_state_is_lost_says_that_it_starts_again(
 ) -> None:
     run, _ = copied
     weights = run.weights_file.read_bytes()
-    run.scores_file.unlink()
-    run.state_file.unlink()
-    resume(run.path, progress=False)
-    note = f"note: {run.state_file}: not found, so the run starts again from the beginning\n"
-    assert capsys.readouterr().err.count(note) == 1
-    assert run.weights_file.read_bytes() == weights
+    for lost in (run.state_file, run.weights_file.parent):
+        run.scores_file.unlink()
+        lost.unlink() if lost.is_file() else shutil.rmtree(lost)
+        resume(run.path, progress=False)
+        note = f"note: {run.state_file}: not found, so the run starts again from the beginning\n"
+        assert capsys.readouterr().err.count(note) == 1
+        assert run.weights_file.read_bytes() == weights
     run.scores_file.unlink()
     resume(run.path, progress=False)
     assert "starts again" not in capsys.readouterr().err

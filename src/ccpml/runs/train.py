@@ -206,7 +206,7 @@ def resume(
         check_installed(settings.loggers())
         if is_main_process():
             check_writable(run.scores_file)
-            if state is None and run.weights_file.exists():
+            if state is None and _was_validated(run):
                 print_note(f"{run.state_file}: not found, so the run starts again from the beginning")
         record = run.record() if state is not None or run.record_file.exists() else None
         try:
@@ -220,6 +220,12 @@ def resume(
             _write_record(run, parts)
         _run(Training.set_up(run, parts, progress, callbacks), run, parts, test, features)
     return RunDirectory(home)
+
+
+def _was_validated(run: RunDirectory) -> bool:
+    """Whether a run had a validation, as its weights or its metrics tell."""
+    rows = run.metrics_file.read_bytes().count(b"\n") if run.metrics_file.is_file() else 0
+    return run.weights_file.exists() or rows > 1  # beside the names of the columns
 
 
 def _write_record(run: RunDirectory, parts: Parts) -> None:
