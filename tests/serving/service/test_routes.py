@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from ccpml.calibration import Certificate
 from ccpml.serving import Index
+from ccpml.serving.ensemble import EnsembleEmbedder
 from ccpml.serving.search.reranked import Reranked
 from ccpml.serving.search.scan import Exact
 from ccpml.serving.service import ServiceSettings, create_app
@@ -205,6 +206,16 @@ def test_a_precision_becomes_the_distance_that_is_certified_for_it(certified, to
     refused = search(certified, content, precision=0.95)
     assert refused.status_code == 422
     assert refused.json()["detail"] == "precision: expected at most 0.9, as certified, got 0.95"
+
+
+def test_hits_of_several_models_have_no_certified_precision(tmp_path, toy_pictures):
+    both = EnsembleEmbedder([ColorEmbedder(2), ColorEmbedder(3)])
+    with Index.create(tmp_path / "both.index", both) as index:
+        index.add(toy_pictures[:3])
+        with TestClient(create_app(index, both), base_url=LOCAL) as client:
+            refused = search(client, toy_pictures[0].path.read_bytes(), precision=0.8)
+    assert refused.status_code == 422
+    assert refused.json()["detail"].startswith("precision: hits are of several models together, which have no")
 
 
 def test_hits_that_are_ranked_again_have_no_certified_precision(certified, index, tmp_path, monkeypatch):

@@ -146,6 +146,8 @@ class Service:
         """Return why no hit has a certified precision, without names of files, which are no concern of clients."""
         if isinstance(getattr(self.index, "scan", None), Reranked):
             return "hits are ranked again here, and have no certified one"
+        if isinstance(self.embedder, EnsembleEmbedder):
+            return "hits are of several models together, which have no certified one; leave it out"
         if self.note:
             return "the certificate of the model cannot be used; the log of the service says why"
         return "the model has no certificate, which `ccpml calibrate` makes"
