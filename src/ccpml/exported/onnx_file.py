@@ -49,10 +49,10 @@ def read_description(path: Path) -> Description:
     if path_kind(path) not in {"", "a file"}:
         raise DescriptionError(f"{path}: {not_found(path)}; pass the .onnx file of an export")
     content, reader = path.read_bytes(), MODEL_READERS.get(path.suffix.lower(), "")
-    if reader and not is_onnx(path):
-        raise DescriptionError(f"{path}: expected an ONNX file; {reader}")
     if content.startswith(LFS_POINTER):
         raise DescriptionError(f"{path}: a pointer of Git LFS, not the file; `git lfs pull` fetches it")
+    if reader and not is_onnx(path):
+        raise DescriptionError(f"{path}: expected an ONNX file; {reader}")
     try:
         fields = list(_fields(content))
         metadata = dict(_entry(content[field.content : field.end]) for field in fields if field.number == _METADATA)
