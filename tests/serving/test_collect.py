@@ -111,6 +111,8 @@ def test_two_stars_stand_for_any_folders_but_no_loop_of_links(tmp_path, pattern)
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "b" / "round").symlink_to(tmp_path / "b")
     (tmp_path / "a" / "b" / "all").symlink_to(tmp_path)
+    (tmp_path / "a" / "itself").symlink_to(tmp_path / "a" / "itself")
+    (tmp_path / "b" / "nothing").symlink_to(tmp_path / "none")
     found = {one.file.resolve() for one in find_pictures(whole)}
     assert found >= {*expected}
     assert len(find_pictures(whole)) < 60

@@ -200,10 +200,14 @@ def _folders(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
     if real in above or not folder.is_dir():
         return
     yield folder
+    names = list[str]()
     with suppress(OSError):  # of a folder that cannot be listed, as glob does
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-        for name in names:
-            yield from _folders(folder / name, (*above, real))
+        others = (
+            entry for entry in os.scandir(folder) if not entry.is_file(follow_symlinks=False)
+        )  # folders and links
+        names = sorted(entry.name for entry in others if not entry.name.startswith("."))
+    for name in names:
+        yield from _folders(folder / name, (*above, real))
 
 
 def _pattern(pattern: str, data: str) -> Pictures:

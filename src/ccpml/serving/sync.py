@@ -250,9 +250,9 @@ class _Sync:
 
 
 def _plain(name: str) -> str:
-    """Return a path or source without ``..``, which earlier versions have kept; see `plain_path`."""
+    """Return a path or source without ``..`` and ``//``, which earlier versions have kept; see `plain_path`."""
     kind, colon, path = name.partition(":") if name.startswith(_KINDS) else ("", "", name)
-    return f"{kind}{colon}{plain_path(Path(path))}" if "/../" in path else name
+    return f"{kind}{colon}{plain_path(Path(path))}" if "/../" in path or path.startswith("//") else name
 
 
 def _is_relabeled(own: Facts, new: Facts) -> bool:
