@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from ccpml.runs import processes
+
 # atexit calls the last registered function first, so threads are counted after `process_group_cleanup` is done.
 FAILING = """
 import atexit
@@ -44,3 +46,12 @@ def test_no_thread_of_the_group_is_left_after_a_failure(tmp_path):
     before, after = finished.stdout.splitlines()
     assert int(before.split()[0]) > 0
     assert after == "0"
+
+
+def test_readers_that_ended_at_a_signal_of_torchrun_are_told_from_those_that_were_killed(monkeypatch):
+    ended = RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly")
+    killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    assert not processes.readers_were_told_to_end(ended)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    assert processes.readers_were_told_to_end(ended)
+    assert not processes.readers_were_told_to_end(killed)

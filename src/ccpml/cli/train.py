@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> int:
     from ccpml.runs import train
     from ccpml.runs.callbacks import Stopped
     from ccpml.runs.directory import RunDirectory
-    from ccpml.runs.processes import is_main_process, lost_contact, main_process_stops
+    from ccpml.runs.processes import is_main_process, lost_contact, readers_were_told_to_end
 
     if options.resume is not None and (run := RunDirectory.open(path)).finished:
         run.scores()
@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> int:
             raise Interrupted(exit_code(stopped) - 128) from stopped
         return report_stop(stopped, resume)
     except (OSError, BadImageError, RuntimeError) as error:
-        if not is_main_process() and (lost_contact(error) or main_process_stops()):  # the main process says why
+        if not is_main_process() and (lost_contact(error) or readers_were_told_to_end(error)):  # main says why
             return 1
         other = isinstance(error, RuntimeError | FileExistsError | FileNotFoundError)
         if (not other or was_killed(error) or is_refused(error)) and settings_file.is_file():

@@ -29,9 +29,9 @@ __all__ = [
     "local_and_node_counts",
     "lost_contact",
     "main_process_handles_signals",
-    "main_process_stops",
     "other_ranks",
     "process_group_cleanup",
+    "readers_were_told_to_end",
     "report_ready",
 ]
 
@@ -50,16 +50,11 @@ def by_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-_left_to_main = list[int]()
-"""Signals that came to this rank, which the main process handles."""
-
-
 @contextmanager
 def main_process_handles_signals() -> Iterator[None]:
-    """Only note signals in another rank that torchrun has started: it ends with the main process, which saves."""
+    """Ignore signals in another rank that torchrun has started: it ends with the main process, which saves."""
     handled = by_torchrun() and threading.current_thread() is threading.main_thread()
-    numbers = ending_signals() if handled else ()
-    before = {number: signal.signal(number, lambda got, _: _left_to_main.append(got)) for number in numbers}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (ending_signals() if handled else ())}
     try:
         yield
     finally:
@@ -139,9 +134,9 @@ def process_group_cleanup() -> Iterator[None]:
             atexit.register(gc.collect)  # threads end with the last reference, which a traceback may hold
 
 
-def main_process_stops() -> bool:
-    """Whether a signal came that the main process handles, so that an error of this rank, if any, follows from it."""
-    return bool(_left_to_main)
+def readers_were_told_to_end(error: BaseException) -> bool:
+    """Whether the processes that read images have ended themselves, at a SIGTERM that torchrun passes on to all."""
+    return by_torchrun() and str(error).startswith("DataLoader worker") and "exited unexpectedly" in str(error)
 
 
 def lost_contact(error: BaseException) -> bool:
