@@ -1,4 +1,5 @@
 import glob
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ from PIL import Image
 from ccpml.artifacts import plain_path
 from ccpml.data.images import formats
 from ccpml.serving import find_pictures
+from ccpml.serving.collect import is_lost
 from ccpml.serving.embedding import embed_pictures
+from tests.damage.states import bound_by_permissions
 from tests.serving.embedders import ColorEmbedder
 
 
@@ -119,6 +122,37 @@ def test_two_stars_stand_for_any_folders_but_no_loop_of_links(tmp_path, pattern)
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "b" / "[c]")  # no loop: followed, as by the shell
     assert link / "5.png" in {one.file for one in find_pictures(f"{tmp_path}/**/*.png")}
+
+
+@pytest.mark.parametrize("pattern", ["**/*.png", "*/*.png", "*/b/*.png", "*/b/2.png"])
+@pytest.mark.parametrize("mode", [0, 0o400, 0o100])
+def test_a_folder_that_does_not_say_what_is_in_it_is_an_error_of_a_pattern(tmp_path, pattern, mode):
+    for name in ("open/b/1.png", "closed/b/2.png", "closed/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    closed, data = tmp_path / "closed", f"{tmp_path}/{pattern}"
+    whole = found(data)
+    closed.chmod(mode)
+    try:
+        with bound_by_permissions():
+            if mode == 0o100 and "**" not in pattern and pattern != "*/*.png":  # nothing is listed there
+                assert found(data) == whole
+            else:
+                with pytest.raises(ValueError, match=r"closed: cannot be read \(Permission denied\); change its perm"):
+                    find_pictures(data)
+    finally:
+        closed.chmod(0o700)
+
+
+def test_characters_of_patterns_in_the_name_of_one_file_stand_for_themselves(tmp_path):
+    for name in ("[1]/p*.png", "[1]/pq.png", "1/p*.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    assert found(tmp_path / "[1]" / "p*.png") == {(f"{tmp_path}/[1]/p*.png", "")}
+    source = find_pictures(f"{tmp_path}/[1]/p*.png").source
+    assert not is_lost(source)
+    shutil.rmtree(tmp_path / "[1]")
+    assert is_lost(source)
 
 
 def test_groceries_are_read_from_their_archive():

@@ -1,10 +1,10 @@
 """The pictures of some data, found by a folder, a CSV file, a pattern or the name of a set of images."""
 
+import fnmatch
 import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -19,10 +19,14 @@ from ccpml.data_name import DATA_KINDS, DataName, known_names
 from ccpml.numbers import counted
 from ccpml.serving.csv_pictures import read_csv_pictures
 from ccpml.serving.items import Picture
+from ccpml.system_errors import unreadable
 
 __all__ = ["Pictures", "PicturesNotFoundError", "find_pictures", "is_lost", "is_pattern", "source_name"]
 
 _MAGIC: Final = re.compile(r"[*?\[]")
+
+_ESCAPED: Final = re.compile(r"\[([*?\[])\]")
+"""A character of patterns that stands for itself, as `glob.escape` writes it."""
 
 
 class PicturesNotFoundError(ValueError):
@@ -142,9 +146,7 @@ def is_lost(source: str) -> bool:
     kind, _, path = source.partition(":")
     if kind not in {"folder", "csv", "glob"}:
         return False
-    place = Path(path)
-    if kind == "glob" and (fixed := next((each for each in place.parents if not _MAGIC.search(str(each))), None)):
-        place = fixed
+    place = _split(path)[0] if kind == "glob" else Path(path)
     try:
         return not path_kind(place)
     except OSError:  # a folder above it is closed
@@ -184,14 +186,38 @@ def _pictures(source: Source) -> list[Picture]:
     return found
 
 
-def _matches(pattern: Path) -> set[Path]:
-    """Return what a pattern matches; ``**`` stands for any folders, but does not go round a loop of links."""
-    if "**" not in pattern.parts:
-        return {Path(name) for name in glob.glob(str(pattern))}  # noqa: PTH207 -- absolute ones too
-    at = pattern.parts.index("**")
-    rest = pattern.parts[at + 1 :] or ("*",)
-    folders = (each for root in _matches(Path(*pattern.parts[:at])) for each in _folders(root, ()))
-    return {found for each in folders for found in _matches(Path(glob.escape(str(each)), *rest))}
+def _is_magic(part: str) -> bool:
+    """Whether a part of a pattern stands for more than one name."""
+    return bool(_MAGIC.search(_ESCAPED.sub("", part)))
+
+
+def _split(pattern: str) -> tuple[Path, Sequence[str]]:
+    """Return the folder above all that is a pattern, or above the name of a file, and the parts below it."""
+    parts = Path(pattern).parts
+    fixed = next((number for number, part in enumerate(parts[:-1]) if _is_magic(part)), len(parts) - 1)
+    return Path(*(_ESCAPED.sub(r"\1", part) for part in parts[:fixed])), parts[fixed:]
+
+
+def _matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Yield what the parts of a pattern match below a folder, some perhaps twice; hidden names only if asked for.
+
+    ``**`` stands for any folders, but does not go round a loop of links. Unlike those of `glob`, folders that cannot be
+    listed are errors: what is in them would seem to be gone.
+
+    Raises:
+        OSError: If the system does not say what is in a folder.
+    """
+    if not parts:
+        yield folder
+    elif parts[0] == "**":
+        for each in _folders(folder, ()):
+            yield from _matches(each, parts[1:] or ("*",))
+    elif _is_magic(parts[0]):
+        for name in fnmatch.filter((entry.name for entry in _entries(folder)), parts[0]):
+            if parts[0].startswith(".") or not name.startswith("."):
+                yield from _matches(folder / name, parts[1:])
+    elif path_kind(place := folder / _ESCAPED.sub(r"\1", parts[0])):
+        yield from _matches(place, parts[1:])
 
 
 def _folders(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
@@ -200,25 +226,31 @@ def _folders(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
     if real in above or not folder.is_dir():
         return
     yield folder
-    names = list[str]()
-    with suppress(OSError):  # of a folder that cannot be listed, as glob does
-        others = (
-            entry for entry in os.scandir(folder) if not entry.is_file(follow_symlinks=False)
-        )  # folders and links
-        names = sorted(entry.name for entry in others if not entry.name.startswith("."))
-    for name in names:
+    others = (entry for entry in _entries(folder) if not entry.is_file(follow_symlinks=False))  # folders and links
+    for name in sorted(entry.name for entry in others if not entry.name.startswith(".")):
         yield from _folders(folder / name, (*above, real))
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, in any order; nothing if it is none."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return list(entries)
 
 
 def _pattern(pattern: str, data: str) -> Pictures:
     """Return the images that a pattern matches; labels are folders below the last one that is not a pattern."""
-    parts = Path(pattern).parts
-    fixed = next((number for number, part in enumerate(parts[:-1]) if _MAGIC.search(part)), len(parts) - 1)
-    root, suffixes = Path(*parts[:fixed]), image_suffixes()
-    found = sorted(_matches(Path(pattern)))
-    if not found and is_lost(f"glob:{plain_path(Path(pattern))}"):
+    (root, parts), suffixes = _split(pattern), image_suffixes()
+    if not path_kind(root):
         raise PicturesNotFoundError(f"{data}: {root}: {not_found(root, 'folder')}; expected the folder of the pattern")
-    files = [file for file in found if file.is_file()]
+    try:
+        found = sorted({*_matches(root, parts)})
+        files = [file for file in found if file.is_file()]
+    except OSError as error:
+        place = Path(error.filename)
+        closed = place if os.path.lexists(place) else place.parent  # a folder that does not say what is in it
+        raise ValueError(f"{data}: {unreadable(closed, error, 'check the disk')}") from error
     images = [file for file in files if file.suffix.lower() in suffixes]
     ignored = [
         Ignored(file, f"file{{s}} with suffix {file.suffix.lower()}" if file.suffix else "file{s} without suffix")
