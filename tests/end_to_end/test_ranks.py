@@ -1,6 +1,7 @@
 """A run on two ranks equals that of one process, with sharded proxies too; it ends, fails and resumes as one."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -83,6 +84,30 @@ def test_two_ranks_equal_one_process(folder, tmp_path, options, variants):
             with np.load(one) as arrays, np.load(other) as expected_arrays:
                 assert arrays.files == expected_arrays.files
                 np.testing.assert_allclose(arrays["next"], expected_arrays["next"], rtol=1e-6, atol=1e-9)
+
+
+PRUNED = """
+import json, sys
+from ccpml import Settings, resume, train
+from ccpml.runs.callbacks import Observer
+
+class Pruner(Observer):
+    def on_validation_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.global_step >= 6
+
+settings = Settings().changed(json.loads(sys.argv[1]))
+run = train(settings, sys.argv[2], progress=False, test=False, callbacks=[Pruner()])
+print(run.metrics()[-1]["step"], run.finished)
+print(resume(run.path, progress=False).finished)
+"""
+
+
+def test_a_trial_that_the_main_process_alone_prunes_ends_on_all_ranks_and_is_not_tested(folder, two_ranks, tmp_path):
+    settings, path = json.dumps({**SETTINGS, "data": f"folder:{folder}", "ranks": 2}), tmp_path / "run"
+    python = [sys.executable, "-c", PRUNED, settings, path]
+    finished = subprocess.run(python, check=True, capture_output=True, text=True)
+    assert finished.stdout.split() == ["6.0", "False", "True"]
+    assert numbers(path) == numbers(two_ranks)  # resumed, it is as if nothing had been
 
 
 @pytest.mark.parametrize("options", [{"ranks": 2}, SHARDED], ids=["two_ranks", "sharded"])

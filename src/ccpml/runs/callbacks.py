@@ -348,7 +348,11 @@ class Checkpoints(Checkpoint):  # so that Lightning runs it after those that sto
             self._scored = {name: weight.detach().clone() for name, weight in pl_module.state_dict().items()}
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write both, the state last: a run killed in between resumes from the previous state."""
+        """Write both, the state last: a run killed in between resumes from the previous state.
+
+        Whether to stop is as on the main process, which alone may have observers.
+        """
+        trainer.should_stop = trainer.strategy.broadcast(trainer.should_stop)
         self._save_best(trainer, pl_module)
         trainer.save_checkpoint(self.run.state_file)  # collective; only the main process writes, by StateFile
         self.recorder.saved_step = trainer.global_step

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,13 +81,14 @@ def local_and_node_counts(ranks: int) -> tuple[int, int]:
 
 
 @contextmanager
-def other_ranks(run: Path, ranks: int, threads: int, features: bool = True) -> Iterator[None]:
+def other_ranks(run: Path, ranks: int, threads: int, test: bool = True, features: bool = True) -> Iterator[None]:
     """Run the other ranks of a training while the block, in the main process, trains; end them afterwards.
 
     Args:
         run: Run directory with the settings.
         ranks: Number of ranks, including the main process.
         threads: CPU threads per rank.
+        test: Whether they take part in scoring the test classes.
         features: Whether they take part in scoring untouched features.
 
     Raises:
@@ -98,7 +99,7 @@ def other_ranks(run: Path, ranks: int, threads: int, features: bool = True) -> I
             yield
         return
     with _environment(ranks, threads):
-        processes, ready = _start(run, ranks, features)
+        processes, ready = _start(run, ranks, {"test": test, "features": features})
         try:
             _wait_until_ready(processes, ready)
             with _exit_if_a_rank_dies(processes), _end_at_second_signal(processes), process_group_cleanup():
@@ -165,9 +166,10 @@ def _environment(ranks: int, threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _start(run: Path, ranks: int, features: bool) -> "tuple[list[subprocess.Popen[bytes]], int]":
+def _start(run: Path, ranks: int, takes_part: Mapping[str, bool]) -> "tuple[list[subprocess.Popen[bytes]], int]":
     """Start the other ranks; return them, and the end of a pipe from which each sends a byte once it is ready."""
-    command = [sys.executable, "-m", "ccpml.runs.rank", str(run), *([] if features else ["no-features"])]
+    left_out = (f"no-{part}" for part, taken in takes_part.items() if not taken)
+    command = [sys.executable, "-m", "ccpml.runs.rank", str(run), *left_out]
     ready, theirs = os.pipe()
     common = {**os.environ, PARENT: str(os.getpid()), READY: str(theirs)}
     own = ({RANK: str(rank), "LOCAL_RANK": str(rank)} for rank in range(1, ranks))

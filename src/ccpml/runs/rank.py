@@ -1,4 +1,4 @@
-"""One of the other ranks of a training on several devices: ``python -m ccpml.runs.rank <run> [no-features]``."""
+"""One of the other ranks of a training on several devices: ``python -m ccpml.runs.rank <run> [no-test] [no-features]``."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from pathlib import Path
 from ccpml.interrupts import exit_with_parent
 
 
-def main(path: Path, features: bool) -> int:
+def main(path: Path, test: bool, features: bool) -> int:
     """Train with the main process, which writes and decides when to stop; return 0, or 1 for a failure.
 
     The main process has blocked SIGINT and SIGHUP for this one: it handles them, and ends this process.
@@ -19,7 +19,7 @@ def main(path: Path, features: bool) -> int:
     from ccpml.runs.train import resume
 
     try:
-        resume(path, progress=False, features=features)
+        resume(path, progress=False, test=test, features=features)
     except Exception as error:
         if lost_contact(error):  # the main process has ended, or reports why this one has
             return 1
@@ -30,4 +30,4 @@ def main(path: Path, features: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), "no-features" not in sys.argv[2:]))
+    sys.exit(main(Path(sys.argv[1]), *(part not in sys.argv[2:] for part in ("no-test", "no-features"))))

@@ -287,7 +287,7 @@ def _run(training: Training, run: RunDirectory, parts: Parts, test: bool, featur
             _fit_and_test(training, run, parts, test)
         return
     try:
-        others = other_ranks(run.path, ranks, threads, test and features)
+        others = other_ranks(run.path, ranks, threads, test, features)
         with run.locked(), training.logging, others, training.stop_request:
             remove_leftovers_below(run.path)
             _fit_and_test(training, run, parts, test)
