@@ -273,8 +273,30 @@ def test_a_loss_of_another_library_leaves_out_farther_proxies_or_is_refused(name
     assert values[0] != values[1]
 
 
+@pytest.mark.parametrize("name", [*THEIRS, "CCPLoss"])
+def test_a_compiled_loss_is_refused_as_the_loss_is(name):
+    def outcome(loss, **options):
+        try:
+            return str(CCPLoss(loss, 8, 6, 3, **options))
+        except ValueError as error:
+            return str(error)
+
+    loss = THEIRS.get(name) or CCPLoss(ContrastiveLoss(), 8, 6, 3)
+    compiled = torch.compile(loss, backend="eager")
+    for options in ({}, {"nearest_positives": 1}):
+        assert outcome(compiled, **options) == outcome(loss, **options)
+        several = [pml_losses.MultipleLosses([pml_losses.ContrastiveLoss(), each]) for each in (compiled, loss)]
+        refused = [outcome(each, **options) for each in several]
+        assert refused[0] == refused[1] or "CCPLoss(" in refused[0] and "CCPLoss(" in refused[1]
+
+
 class OfTheBatchAlone(nn.Module):
     def forward(self, embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None):
+        return torch.cdist(embeddings, embeddings).mean()
+
+
+class OfNamesAlone(nn.Module):
+    def forward(self, embeddings, labels, indices_tuple=None, *, ref_emb=None, ref_labels=None):
         return torch.cdist(embeddings, embeddings).mean()
 
 
@@ -286,8 +308,9 @@ class OfAllArguments(nn.Module):
 
 def test_a_loss_that_never_reads_its_references_is_refused():
     CCPLoss(OfAllArguments(), 8, 6, 3)
-    with pytest.raises(ValueError, match="expected a pair loss, which takes ref_emb, got OfTheBatchAlone"):
-        CCPLoss(OfTheBatchAlone(), 8, 6, 3)
+    for loss in (OfTheBatchAlone(), OfNamesAlone()):
+        with pytest.raises(ValueError, match=f"expected a pair loss, which takes ref_emb, got {type(loss).__name__}"):
+            CCPLoss(loss, 8, 6, 3)
     with pytest.raises(ValueError, match="expected a pair loss, which takes ref_emb, got ThresholdConsistentMarginLos"):
         CCPLoss(pml_losses.ThresholdConsistentMarginLoss(), 8, 6, 3)
 

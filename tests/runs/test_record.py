@@ -231,6 +231,14 @@ def test_a_run_whose_training_state_is_lost_says_that_it_starts_again(
     run.scores_file.unlink()
     resume(run.path, progress=False)
     assert "starts again" not in capsys.readouterr().err
+    run.scores_file.unlink()  # stopped before its first validation, after its start was scored: no state was there
+    run.state_file.unlink()
+    names, *_ = run.metrics_file.read_text().splitlines()
+    columns = names.split(",")
+    start = {"step": "0", "map_at_r": "0.5"}
+    run.metrics_file.write_text(f"{names}\n{','.join(start.get(name, '') for name in columns)}\n")
+    resume(run.path, progress=False)
+    assert "starts again" not in capsys.readouterr().err
 
 
 def test_files_of_another_run_are_refused(copied: tuple[RunDirectory, Path], trained: Path, tmp_path: Path) -> None:

@@ -68,6 +68,50 @@ def test_roles_that_are_no_mask_are_refused(is_query):
         evaluate_with_roles(torch.randn(4, 2), torch.tensor([0, 0, 1, 1]), is_query)
 
 
+@pytest.mark.parametrize(("is_query", "got"), [([True] * 4, "queries alone"), ([False] * 4, "no query")])
+def test_roles_that_leave_no_gallery_or_no_query_are_refused(is_query, got):
+    with pytest.raises(ValueError, match=f"is_query: expected queries and images of a gallery, got {got}"):
+        evaluate_with_roles(torch.randn(4, 2), torch.tensor([0, 0, 1, 1]), torch.tensor(is_query))
+
+
+def test_roles_are_checked_before_a_training():
+    with pytest.raises(ValueError, match=r"is_query: expected torch.bool \(N,\), one for each image, got "):
+        make(is_query=np.ones(4, bool))
+
+
+X, Y = torch.randn(8, 5), torch.arange(8) % 4
+
+
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [
+        ([X, Y, Y], "list of Tensor, Tensor, Tensor"),
+        ([X], "list of Tensor"),
+        ({"image": X, "label": Y}, "dict"),
+        ([X, ["a"] * 8], "list of Tensor, list"),
+    ],
+)
+def test_batches_that_are_no_pairs_are_refused(batch, got):
+    module = make()
+    steps = {"train": module.training_step, "val": module.validation_step, "test": module.test_step}
+    for name, step in steps.items():
+        with pytest.raises(ValueError, match=f"{name}_dataloaders: expected pairs of tensors, .*, got {got}$"):
+            step(batch, 0)
+
+
+@pytest.mark.parametrize(
+    ("batch", "got"), [({"image": X}, "dict"), ([], "list of "), (["a", X], "list of str, Tensor")]
+)
+def test_what_are_no_images_is_not_embedded(batch, got):
+    with pytest.raises(ValueError, match=f"dataloaders: expected images, alone or before their labels, got {got}"):
+        make().predict_step(batch, 0)
+
+
+def test_images_alone_or_before_anything_are_embedded():
+    for batch in (X, [X], (X, Y, Y)):
+        assert make().predict_step(batch, 0).shape == make()(X).shape
+
+
 def test_what_an_interrupted_validation_left_is_not_scored():
     module, x, y = make(), torch.randn(8, 5), torch.arange(8) % 4
     module.validation_step((x + 1, y), 0)  # and no end of the epoch

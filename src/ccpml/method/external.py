@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ccpml.distributed import gather_batch
-from ccpml.method.checks import check_loss
+from ccpml.method.checks import check_loss, uncompiled
 from ccpml.method.metric_loss import MetricLoss
 from ccpml.method.normalize import lipschitz_normalize
 from ccpml.method.pair_loss import PairLoss
@@ -70,7 +70,8 @@ def _ignores(code: CodeType, name: str) -> bool:
     used = (one.argval for one in dis.get_instructions(code))  # from Python 3.13 on, several at a time
     read = any(name == each or (isinstance(each, tuple) and name in each) for each in used)
     others = {"NotImplementedError", "locals"} & {*code.co_names}  # of a class whose ``forward`` does all; all of them
-    return name in code.co_varnames[: code.co_argcount] and not read and not others
+    arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return name in arguments and not read and not others
 
 
 def normalization_of(loss: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -156,7 +157,8 @@ def _pairs_without(labels: Tensor, ref_labels: Tensor, ignored: Tensor) -> Indic
 
 
 def _weighted_losses(loss: Any, weight: float = 1.0) -> list[tuple[float, nn.Module]]:
-    """Return the losses within wrappers, ours and those of pytorch-metric-learning, with their weights."""
+    """Return the losses within wrappers, ours, torch's and those of pytorch-metric-learning, with their weights."""
+    loss = uncompiled(loss)
     if _is(loss, "MultipleLosses"):
         parts = loss.losses.items() if isinstance(loss.losses, nn.ModuleDict) else enumerate(loss.losses)
         return [one for key, part in parts for one in _weighted_losses(part, weight * loss.weights[key])]

@@ -223,9 +223,9 @@ def resume(
 
 
 def _was_validated(run: RunDirectory) -> bool:
-    """Whether a run had a validation, as its weights or its metrics tell."""
-    rows = run.metrics_file.read_bytes().count(b"\n") if run.metrics_file.is_file() else 0
-    return run.weights_file.exists() or rows > 1  # beside the names of the columns
+    """Whether a run had a validation after its start, as its metrics tell; its weights may be those of the start."""
+    last = run.last_metrics()
+    return last.get("step", 1) > 0 if last else run.weights_file.exists()
 
 
 def _write_record(run: RunDirectory, parts: Parts) -> None:

@@ -10,7 +10,7 @@ from ccpml.distributed import gather_rows
 from ccpml.method.checks import uncompiled
 from ccpml.models import EmbeddingModel
 
-__all__ = ["embed", "eval_mode", "pooled_features"]
+__all__ = ["embed", "eval_mode", "images_and_labels", "in_words", "pooled_features"]
 
 
 @contextmanager
@@ -57,10 +57,7 @@ def embed(
     forward = module if forward is None else forward
     with eval_mode(module):
         for batch in batches:
-            pair = batch if isinstance(batch, list | tuple) else ()
-            if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
-                raise ValueError(f"batches: expected pairs of tensors, images and labels, got {_in_words(batch)}")
-            images, classes = pair
+            images, classes = images_and_labels(batch, "batches")
             if len(images) != len(classes):
                 raise ValueError(
                     f"batches: expected a label for each of {len(images)} images, got {len(classes)} labels"
@@ -117,7 +114,19 @@ class _Pooled(nn.Module):
         return self.model.pooled(images)
 
 
-def _in_words(batch: object) -> str:
+def images_and_labels(batch: object, name: str) -> tuple[Tensor, Tensor]:
+    """Return the two parts of a batch, (B, C, H, W) and (B,); ``name`` is what it came from.
+
+    Raises:
+        ValueError: If it has others.
+    """
+    pair = batch if isinstance(batch, list | tuple) else ()
+    if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
+        raise ValueError(f"{name}: expected pairs of tensors, images and labels, got {in_words(batch)}")
+    return pair[0], pair[1]
+
+
+def in_words(batch: object) -> str:
     """Return the type of a batch, and those of its parts if it has some in order."""
     parts = f" of {', '.join(type(part).__name__ for part in batch)}" if isinstance(batch, list | tuple) else ""
     return f"{type(batch).__name__}{parts}"

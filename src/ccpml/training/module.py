@@ -17,6 +17,7 @@ from ccpml.models import EmbeddingModel
 from ccpml.numbers import check_flags, is_finite
 from ccpml.pairwise.inputs import describe
 from ccpml.retrieval import RetrievalScores, evaluate
+from ccpml.training.embed import images_and_labels, in_words
 from ccpml.training.repeated import RepeatedEmbedding
 
 __all__ = ["MetricLearning", "evaluate_with_roles"]
@@ -39,6 +40,9 @@ def evaluate_with_roles(
     if not (isinstance(is_query, Tensor) and is_query.dtype == torch.bool and is_query.shape == embeddings.shape[:1]):
         expected = f"torch.bool ({len(embeddings)},), one for each image"  # integers would be taken as rows
         raise ValueError(f"is_query: expected {expected}, got {describe(is_query)}")
+    if is_query.all() or not is_query.any():
+        got = "no query" if is_query.numel() and not is_query.any() else "queries alone"
+        raise ValueError(f"is_query: expected queries and images of a gallery, got {got}")
     gallery = ~is_query
     return evaluate(embeddings[is_query], labels[is_query], embeddings[gallery], labels[gallery], **options)
 
@@ -95,6 +99,8 @@ class MetricLearning(L.LightningModule):
     ) -> None:
         super().__init__()
         check_flags(shard_proxies=shard_proxies)
+        if is_query is not None and not (isinstance(is_query, Tensor) and is_query.dtype == torch.bool):
+            raise ValueError(f"is_query: expected torch.bool (N,), one for each image, got {describe(is_query)}")
         for name, part in (("model", model), ("criterion", criterion)):
             if not isinstance(part, nn.Module):
                 raise ValueError(f"{name}: expected a module, got {part!r}")
@@ -126,7 +132,7 @@ class MetricLearning(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss of a batch."""
-        images, labels = batch
+        images, labels = images_and_labels(batch, "train_dataloaders")
         loss: Tensor = self.criterion(*gather_batch(self(images), labels))
         return loss
 
@@ -136,7 +142,7 @@ class MetricLearning(L.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Embed a batch."""
-        images, labels = batch
+        images, labels = images_and_labels(batch, "val_dataloaders")
         self._outputs.append((self.embed_again(images).float(), labels))
 
     def on_validation_epoch_end(self) -> None:
@@ -154,7 +160,7 @@ class MetricLearning(L.LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Embed a batch, which comes once: nothing of it is kept as of those of a validation."""
-        images, labels = batch
+        images, labels = images_and_labels(batch, "test_dataloaders")
         self._outputs.append((self(images).float(), labels))
 
     def on_test_epoch_end(self) -> None:
@@ -164,7 +170,10 @@ class MetricLearning(L.LightningModule):
 
     def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
         """Embed a batch of images, with labels or without: float32 (B, d)."""
-        embeddings: Tensor = self(batch if isinstance(batch, Tensor) else batch[0])
+        images = batch[0] if isinstance(batch, list | tuple) and batch else batch
+        if not isinstance(images, Tensor):
+            raise ValueError(f"dataloaders: expected images, alone or before their labels, got {in_words(batch)}")
+        embeddings: Tensor = self(images)
         return embeddings.float()
 
     def score_validation(self, embeddings: Tensor, labels: Tensor) -> dict[str, float]:
