@@ -146,11 +146,18 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
     assert path_kind(tmp_path / "none") == path_kind(tmp_path / "loop.txt" / "x") == ""
 
 
-def test_a_pointer_of_git_lfs_is_told_from_damage(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "name", "command"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1052136\n", "Git LFS", "git lfs pull"),
+        ("/annex/objects/SHA256E-s1052136--4d7a.jpg\n", "git-annex", "git annex get"),
+    ],
+)
+def test_a_pointer_to_another_file_is_told_from_damage(tmp_path, content, name, command):
     """As a clone without `git lfs pull` has it in place of weights and images."""
     file = tmp_path / "best.safetensors"
-    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1052136\n")
-    advice = "a pointer of Git LFS, not the (file|image); `git lfs pull` fetches it"
+    file.write_text(content)
+    advice = f"a pointer of {name}, not the (file|image); `{command}` fetches it"
     readers = (
         lambda path: check_readable(path, "restore it"),
         lambda path: read_arrays(path, ["a"], "restore it"),

@@ -17,6 +17,7 @@ __all__ = [
     "output_kind",
     "path_kind",
     "plain_path",
+    "pointer",
     "read_file",
     "read_short_text",
 ]
@@ -27,6 +28,12 @@ MODEL_READERS: Final = {
     ".safetensors": "EmbeddingModel.from_pretrained opens it",
 }
 """What opens an exported model in Python, by the suffix of its file."""
+
+_POINTERS: Final = {
+    b"version https://git-lfs": ("Git LFS", "git lfs pull"),
+    b"/annex/objects/": ("git-annex", "git annex get"),
+}
+"""How files begin that stand for others: what has left them, and what fetches the others."""
 
 _KINDS: Final = {
     stat.S_IFREG: "a file",
@@ -102,6 +109,17 @@ def not_found(path: Path, expected: str = "file") -> str:
     """
     found = artifact_kind(path).replace("another", "a")
     return f"expected a {expected}, got {found}" if found else f"{expected} not found"
+
+
+def pointer(start: bytes, expected: str = "file") -> str:
+    """Return that a file stands for another, by its first 32 bytes or more; empty if it does not.
+
+    Example:
+        >>> pointer(b"version https://git-lfs.github.com/spec/v1"), pointer(b"GIF89a")
+        ('a pointer of Git LFS, not the file; `git lfs pull` fetches it', '')
+    """
+    found = (by for begins, by in _POINTERS.items() if start.startswith(begins))
+    return next((f"a pointer of {name}, not the {expected}; `{command}` fetches it" for name, command in found), "")
 
 
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 from filelock import FileLock, Timeout
 
-from ccpml.artifacts import not_found, path_kind, read_short_text
+from ccpml.artifacts import not_found, path_kind, pointer, read_short_text
 from ccpml.numbers import size_text
 from ccpml.system_errors import WriteError, raise_shortage, unreadable
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DESCRIPTION_FORMAT",
-    "LFS_POINTER",
     "NewerVersionError",
     "NoSpaceError",
     "WriteError",
@@ -52,7 +51,6 @@ __all__ = [
     "write_yaml",
 ]
 
-LFS_POINTER: Final = b"version https://git-lfs"  # how a file begins that Git LFS leaves in place of another
 _MAX_NAME: Final = 255  # bytes, on the usual file systems
 _SPACE_MARGIN = 16 * 2**20
 _FOLDER_VERSION = 2  # of the files that describe the folders of benchmarks and studies; the first has no digest
@@ -279,8 +277,8 @@ def check_readable(file: Path, way_out: str) -> None:
         if path_kind(file) in {"a named pipe", "a socket", "a device"}:
             raise ValueError(f"{file}: {not_found(file)}; {way_out}")
         with file.open("rb") as opened:
-            if opened.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise ValueError(f"{file}: a pointer of Git LFS, not the file; `git lfs pull` fetches it")
+            if found := pointer(opened.read(32)):
+                raise ValueError(f"{file}: {found}")
     except FileNotFoundError as error:
         raise ValueError(f"{file}: not found; {way_out}") from error
     except OSError as error:

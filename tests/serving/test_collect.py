@@ -145,10 +145,13 @@ def test_a_folder_that_does_not_say_what_is_in_it_is_an_error_of_a_pattern(tmp_p
 
 
 def test_characters_of_patterns_in_the_name_of_one_file_stand_for_themselves(tmp_path):
-    for name in ("[1]/p*.png", "[1]/pq.png", "1/p*.png"):
+    for name in ("[1]/p*.png", "[1]/pq.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     assert found(tmp_path / "[1]" / "p*.png") == {(f"{tmp_path}/[1]/p*.png", "")}
+    with pytest.raises(ValueError, match=r"no images found.*; for the folder \[1\] write \[\[\]1\]$"):
+        find_pictures(f"{tmp_path}/[1]/*")
+    assert len(find_pictures(f"{tmp_path}/[[]1]/*")) == 2
     source = find_pictures(f"{tmp_path}/[1]/p*.png").source
     assert not is_lost(source)
     shutil.rmtree(tmp_path / "[1]")

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ccpml.artifacts import MODEL_READERS, not_found, path_kind
+from ccpml.artifacts import MODEL_READERS, not_found, path_kind, pointer
 from ccpml.exported.description import DESCRIPTION_KEY, Description, DescriptionError
-from ccpml.files import LFS_POINTER
 
 __all__ = ["add_description", "content_digest", "is_onnx", "read_description"]
 
@@ -49,8 +48,8 @@ def read_description(path: Path) -> Description:
     if path_kind(path) not in {"", "a file"}:
         raise DescriptionError(f"{path}: {not_found(path)}; pass the .onnx file of an export")
     content, reader = path.read_bytes(), MODEL_READERS.get(path.suffix.lower(), "")
-    if content.startswith(LFS_POINTER):
-        raise DescriptionError(f"{path}: a pointer of Git LFS, not the file; `git lfs pull` fetches it")
+    if found := pointer(content):
+        raise DescriptionError(f"{path}: {found}")
     if reader and not is_onnx(path):
         raise DescriptionError(f"{path}: expected an ONNX file; {reader}")
     try:

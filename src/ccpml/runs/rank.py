@@ -1,4 +1,4 @@
-"""One of the other ranks of a training on several devices: ``python -m ccpml.runs.rank <run> [no-test] [no-features]``."""
+"""One of the other ranks of a training: ``python -m ccpml.runs.rank <run> [no-test] [no-features]``."""
 
 import os
 import signal

@@ -239,6 +239,15 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return list(entries)
 
 
+def _brackets(pattern: str) -> str:
+    """Return how to write the name of a folder that looks like a part of a pattern, as the end of a sentence."""
+    parts = Path(pattern).parts
+    for number, part in enumerate(parts):
+        if _is_magic(part) and path_kind(Path(*parts[: number + 1])) == "a folder":
+            return f"; for the folder {part} write {glob.escape(part)}"
+    return ""
+
+
 def _pattern(pattern: str, data: str) -> Pictures:
     """Return the images that a pattern matches; labels are folders below the last one that is not a pattern."""
     (root, parts), suffixes = _split(pattern), image_suffixes()
@@ -261,7 +270,7 @@ def _pattern(pattern: str, data: str) -> Pictures:
         got = "; ".join([*count_ignored(ignored), counted(len(found) - len(files), "folder")])
         raise ValueError(
             f"{data}: no images found; expected files with suffix {' '.join(sorted(suffixes))}, got {got}"
-            f"{'; a pattern for the files in folders ends in /*' if _MAGIC.search(pattern) else ''}"
+            f"{'; a pattern for the files in folders ends in /*' if _MAGIC.search(pattern) else ''}{_brackets(pattern)}"
         )
     labels = [read_label(file.parent.relative_to(root).as_posix()) for file in images]
     pictures = [Picture(file, "" if label == "." else label) for file, label in zip(images, labels, strict=True)]

@@ -13,7 +13,7 @@ from typing import Any
 
 from ccpml.artifacts import plain_path
 from ccpml.data.images.formats import unread_suffixes
-from ccpml.data.images.opening import NOT_HERE
+from ccpml.data.images.opening import is_here
 from ccpml.data.images.read import BadImageError
 from ccpml.numbers import counted
 from ccpml.serving.collect import Pictures, is_lost
@@ -109,7 +109,7 @@ class _Sync:
         """List an image that cannot be read; its item stays if the file, or its whole folder, is unavailable now."""
         self.result.skipped.append(error)
         cause, path = error.__cause__, picture.file
-        if error.reason in NOT_HERE:
+        if not is_here(error.reason):
             self.unavailable.add(str(path))
         if not isinstance(cause, OSError) or cause.errno is None:  # Pillow's have no number
             return

@@ -101,6 +101,14 @@ def test_a_broken_body_is_named(connect, sentence):
     assert response.json()["detail"].lower().startswith(sentence.lower())
 
 
+def test_true_and_false_are_no_numbers(connect):
+    client = connect()
+    for fields in ({"id": True}, {"id": 1, "k": True}, {"id": 1, "max_distance": True}, {"id": 1, "precision": False}):
+        name, value = [*fields.items()][-1]
+        detail = f"{name}: expected a number, got {str(value).lower()}"
+        assert client.post("/api/search", json=fields).json() == {"detail": detail}
+
+
 def test_deeply_nested_json_is_refused(connect):
     client, kind = connect(), {"Content-Type": "application/json"}
     for depth, status in ((30_000, 422), (50_000, 413)):

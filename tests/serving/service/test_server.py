@@ -31,7 +31,16 @@ TIMEOUT = 1.5
 @pytest.fixture(scope="module")
 def live(toy_index):
     """Port and process of a service with a short time for clients, and few connections."""
-    settings = {"timeout": TIMEOUT, "max_connections": 12}
+    yield from started(toy_index, {"timeout": TIMEOUT, "max_connections": 12})
+
+
+@pytest.fixture
+def patient(toy_index):
+    """Port and process of a service that gives its clients time."""
+    yield from started(toy_index, {})
+
+
+def started(toy_index, settings):
     command = [sys.executable, "-m", "tests.serving.service.live", str(toy_index), json.dumps(settings)]
     root = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])}
@@ -165,6 +174,28 @@ def test_a_signal_ends_the_service_cleanly(live):
         assert received(connection).startswith(b"HTTP/1.1 200 ")
     output, errors = process.communicate(timeout=300)
     assert (process.returncode, output, errors) == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_clients_that_still_send_are_told_that_the_service_stops(patient, number):
+    """After 10 seconds at one signal; at once at a second Ctrl-C, of which the service speaks."""
+    port, process = patient
+    with connected(port) as connection:
+        connection.sendall(HEAD + b"Content-Length: 100000\r\n\r\n--x\r\n")
+        time.sleep(0.5)
+        process.send_signal(number)
+        if number == signal.SIGINT:
+            assert (
+                process.stderr.readline() == "waiting for the requests under way (Ctrl-C again to stop at once) ...\n"
+            )
+            process.send_signal(number)
+        answer = received(connection)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert answer.endswith(b'{"detail":"the service is stopping; try again in a moment"}')
+    output, errors = process.communicate(timeout=300)
+    assert (process.returncode, output) == (0, "stopped\n")
+    assert "Traceback" not in errors
+    assert errors.count("\n") <= 2
 
 
 def test_a_port_in_use_is_named():

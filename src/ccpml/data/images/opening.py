@@ -13,22 +13,22 @@ from typing import BinaryIO, Final
 
 from PIL import Image, UnidentifiedImageError
 
-from ccpml.artifacts import open_file
+from ccpml.artifacts import open_file, pointer
 from ccpml.data.images.formats import READ_HEIF, is_unread_heif, pillow_formats
-from ccpml.files import LFS_POINTER
 
-__all__ = ["MAX_PIXELS", "NOT_HERE", "is_large", "open_image"]
+__all__ = ["MAX_PIXELS", "is_here", "is_large", "open_image"]
 
-NOT_HERE: Final = (
-    "a pointer of Git LFS, not the image; `git lfs pull` fetches it",
-    f"HEIC, which is read after {READ_HEIF}",
-)
-"""Reasons why an image cannot be read here that say nothing against it."""
+_UNREAD_HEIF: Final = f"HEIC, which is read after {READ_HEIF}"
 
 MAX_PIXELS: Final = 250_000_000
 """Pixels of the largest image that is read. Phones take photographs of 200 million."""
 
 _LARGE: Final = 89_478_485  # Pillow's limit
+
+
+def is_here(reason: str) -> bool:
+    """Whether the reason why an image cannot be read says something against it, and not that it is elsewhere."""
+    return not reason.startswith(("a pointer of ", _UNREAD_HEIF))
 
 
 def is_large(height: int, width: int) -> bool:
@@ -55,7 +55,7 @@ def open_image(file: Path | io.BytesIO, formats: tuple[str, ...] | None = None) 
 
 def _identified(file: BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
     """Return the image in a file, as ``Image.open`` does without looking at its size."""
-    start = file.read(16)
+    start = file.read(32)
     for name in formats or pillow_formats():
         if name not in Image.OPEN:
             Image.init()
@@ -68,8 +68,8 @@ def _identified(file: BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
                 return image
         except (SyntaxError, IndexError, TypeError, struct.error):  # so plugins say that it is of another format
             continue
-    if LFS_POINTER.startswith(start) and start:
-        raise UnidentifiedImageError(NOT_HERE[0])
+    if found := pointer(start, "image"):
+        raise UnidentifiedImageError(found)
     if is_unread_heif(start):
-        raise UnidentifiedImageError(NOT_HERE[1])
+        raise UnidentifiedImageError(_UNREAD_HEIF)
     raise UnidentifiedImageError("not an image of a known format, or damaged header")

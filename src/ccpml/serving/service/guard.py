@@ -94,13 +94,13 @@ class Guard:
             return
         if scope["method"] == "HEAD":  # as GET; the server sends no body
             scope = {**scope, "method": "GET"}
-        start, status = time.perf_counter(), 500
+        start, status, has_begun = time.perf_counter(), 500, False
         body = _Body(self, receive)
 
         async def send_checked(message: Message) -> None:
-            nonlocal status
+            nonlocal status, has_begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, has_begun = message["status"], True
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
@@ -117,6 +117,10 @@ class Guard:
                 await response(scope, receive, send_checked)
             else:
                 await self._app(scope, body.receive, send_checked)
+        except asyncio.CancelledError:  # the service is stopped, and waits no longer
+            if not has_begun:
+                response = JSONResponse({"detail": "the service is stopping; try again in a moment"}, 503)
+                await response(scope, receive, send_checked)
         finally:
             self._held -= body.size
             route = getattr(scope.get("route"), "path", "other")

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
 
 from ccpml.serving.items import Item
 from ccpml.serving.service.settings import MAX_K, MAX_WHERE
@@ -26,7 +27,17 @@ __all__ = [
 ]
 
 _MAX_ID = 2**63 - 1
-Id = Annotated[int, Field(ge=1, le=_MAX_ID, description="number of an item", examples=[1])]
+
+
+def _no_flag(value: Any) -> Any:
+    """Refuse true and false, which pydantic takes for 1 and 0."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", f"expected a number, got {str(value).lower()}")
+    return value
+
+
+Number = BeforeValidator(_no_flag)
+Id = Annotated[int, Field(ge=1, le=_MAX_ID, description="number of an item", examples=[1]), Number]
 
 
 def _in_utf8(value: Any) -> Any:
@@ -135,8 +146,8 @@ def _no_empty(value: Any) -> Any:
     return None if value == "" else value
 
 
-_Distance = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
-_Precision = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+_Distance = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), Number]
+_Precision = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), Number]
 
 
 class SearchFields(BaseModel):
@@ -147,7 +158,7 @@ class SearchFields(BaseModel):
     id: Annotated[Id | SkipJsonSchema[None], BeforeValidator(_no_empty)] = Field(
         None, description="search by an item of the index"
     )
-    k: Annotated[int, Field(ge=1, le=MAX_K)] = Field(20, description="number of hits")
+    k: Annotated[int, Field(ge=1, le=MAX_K), Number] = Field(20, description="number of hits")
     where: str = Field("", max_length=MAX_WHERE, description="a filter", examples=["label = 'mug' and price < 20"])
     max_distance: Annotated[_Distance | SkipJsonSchema[None], BeforeValidator(_no_empty)] = Field(
         None, description="only hits up to this distance"

@@ -14,6 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ccpml.interrupts import ending_signals
+from ccpml.progress import announce
 from ccpml.serving.service.settings import ServiceSettings
 from ccpml.system_errors import is_shortage, message_of
 
@@ -54,6 +55,15 @@ class _Server(uvicorn.Server):
         with self.capture_signals():
             async with app.router.lifespan_context(app):
                 await super().serve(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End after the requests under way; say so where that takes a while."""
+        text = "waiting for the requests under way (Ctrl-C again to stop at once)"
+        told = asyncio.get_running_loop().call_later(1, announce, text)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            told.cancel()
 
     def _log_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log an error of the loop; a shortage every ten seconds, as asyncio meets it 2,048 times a second."""
