@@ -131,6 +131,10 @@ def test_few_classes_shrink_batches_and_folds() -> None:
     assert resolved(few, loss="proxy_anchor", method="plain").classes_per_batch == 4
     assert resolved(few, ranks=2, method="plain").classes_per_batch == 4
     assert resolved(photos(train_classes=5), ranks=2).classes_per_batch == 4
+    assert resolved(photos(train_classes=50), ranks=3).classes_per_batch == 6
+    assert resolved(photos(train_classes=50), ranks=16).classes_per_batch == 16
+    choices = Settings(data="folder:photos", ranks=3).choices(photos(train_classes=50))
+    assert "classes_per_batch 6: each of 3 ranks has as many" in map(str, choices)
     said = " ".join(map(str, Settings(data="folder:photos").choices(few)))
     assert "classes_per_batch 4: there are 4 training classes" in said
     assert "folds 3: " in said

@@ -109,7 +109,10 @@ def test_too_few_classes_are_an_error_that_names_the_minimum(tmp_path: Path) -> 
     folder = write_photos(tmp_path / "photos", classes=6)
     with pytest.raises(ValueError, match="expected at least 4 classes, got 3, as 3 of the 6 are for testing; add"):
         read_facts(Settings(data=f"folder:{folder}"))
-    assert read_facts(Settings(data=f"folder:{folder}", test_classes="class04,class05")).train_classes == 2
+    two = Settings(data=f"folder:{folder}", test_classes="class04,class05")
+    assert read_facts(two).train_classes == 2
+    with pytest.raises(ValueError, match="ranks: expected at most 2, .* training classes, got 3; choose fewer, or add"):
+        read_facts(two.changed({"ranks": 3}))
 
 
 def test_own_validation_classes_need_no_folds(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import ccpml
-from ccpml.runs.inference import Run, embed_run
+from ccpml.runs.inference import Run, embed_run, evaluate_run
 from ccpml.runs.train import train
 from tests.toy import quick_settings, toy_folder
 
@@ -35,6 +35,15 @@ def test_embeddings_are_those_of_the_run_s_own_evaluation(run):
     arrays = [np.array(Image.open(path)) for path in paths]
     torch.testing.assert_close(run.embed(arrays), expected)
     torch.testing.assert_close(run.embed([Image.open(path) for path in paths]), expected)
+
+
+def test_the_autocast_of_the_caller_changes_no_embedding_and_no_score(run):
+    images = [np.random.default_rng(seed).integers(0, 255, (28, 28), np.uint8) for seed in range(4)]
+    expected, scores = run.embed(images), evaluate_run(run.path).scores.map_at_r
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(run.embed(images), expected)
+        assert evaluate_run(run.path).scores.map_at_r == scores
+        assert torch.is_autocast_enabled("cpu")
 
 
 def test_the_fingerprint_covers_weights_and_preprocessing_and_nothing_else(run):

@@ -122,7 +122,8 @@ def test_patterns_come_from_a_string_or_a_list():
             {"loss": "multi_similarity", "loss_parameters": {"alpha": 0.0}},
             "alpha: expected a finite number > 0",
         ),
-        ({"fold": 4}, r"fold: expected one of folds = 4, 0\.\.3, got 4"),
+        ({"fold": 4}, r"fold: expected one of 4 folds or fewer, 0\.\.3, got 4"),
+        ({"fold": 3, "folds": 3}, r"fold: expected one of folds = 3, 0\.\.2, got 3"),
         ({"folds": 1}, "folds: expected at least 2, got 1"),
         ({"device": "quantum"}, "device: expected auto, cpu, cuda, cuda:<number> or mps, got 'quantum'"),
         (

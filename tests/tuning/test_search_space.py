@@ -86,7 +86,7 @@ def test_wrong_fields_are_refused(text, message):
         ({"method": "plain"}, ["proxy_lr_factor=1..10"], "on multi_similarity with method plain, which has no proxies"),
         ({"pool_size": 12}, ["proxies_per_class=1..16"], "at most pool_size = 12, got 16"),
         ({}, ["pool_size=4..24"], "at most pool_size = 4, got 8"),
-        ({}, ["fold=0..4"], "search fold: expected one of folds = 4, 0..3, got 4"),
+        ({}, ["fold=0..4"], "search fold: expected one of 4 folds or fewer, 0..3, got 4"),
         ({}, ["seed=0..99999999999"], "seed: expected 0..2147483647"),
     ],
 )

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 
-__all__ = ["torch_defaults"]
+__all__ = ["torch_defaults", "without_autocast"]
 
 
 @contextmanager
@@ -30,14 +30,21 @@ def torch_defaults() -> Iterator[None]:
     on_cpu = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
     try:
         torch.set_default_dtype(torch.float32)
-        with on_cpu, torch.random.fork_rng(devices), torch.inference_mode(False), _without_autocast():
+        with on_cpu, torch.random.fork_rng(devices), torch.inference_mode(False), without_autocast():
             yield
     finally:
         torch.set_default_dtype(dtype)
         torch.set_num_threads(threads)
 
 
-def _without_autocast() -> ExitStack:
+def without_autocast() -> ExitStack:
+    """Return a context in which the caller's autocast does not hold.
+
+    Example:
+        >>> with torch.autocast("cpu"), without_autocast():
+        ...     (torch.ones(1, 2) @ torch.ones(2, 1)).dtype
+        torch.float32
+    """
     stack = ExitStack()
     for kind in ("cpu", "cuda", "mps"):
         if torch.is_autocast_enabled(kind):

@@ -232,12 +232,16 @@ def _has_paper(settings: Mapping[str, Any]) -> bool:
 
 
 def _loss(settings: Mapping[str, Any], facts: DataFacts) -> Iterator[Choice]:
-    """A batch that suits the loss and has no more classes than there are."""
+    """A batch that suits the loss, has no more classes than there are, and as many on each rank."""
     suits = dict(_PROXY_LOSS if LOSSES[settings["loss"]].has_proxies else _PAIR_LOSS)
     ranks, most = settings["ranks"], facts.train_classes
-    fitting = most - most % ranks
-    if suits["classes_per_batch"] > most and fitting >= 2:
-        yield Choice({"classes_per_batch": fitting}, f"there are {most} training classes")
+    fitting = max(ranks, min(suits["classes_per_batch"], most) // ranks * ranks)
+    if fitting != suits["classes_per_batch"] and 2 <= fitting <= most:
+        few = suits["classes_per_batch"] > most
+        yield Choice(
+            {"classes_per_batch": fitting},
+            f"there are {most} training classes" if few else f"each of {ranks} ranks has as many",
+        )
     yield Choice(suits)
 
 

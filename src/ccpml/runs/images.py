@@ -136,6 +136,9 @@ def read_facts(settings: Settings, source: Source | None = None) -> DataFacts:
             more += ", or choose fewer for testing"
         raise ValueError(f"training and validation: expected at least {MIN_CLASSES} classes, got {got}; {more}")
     splits = make_splits(source, tests, settings.folds or fitting_folds(classes), fold)
+    if settings.ranks > splits.train.num_classes:
+        most = f"at most {splits.train.num_classes}, as each takes other training classes"
+        raise ValueError(f"ranks: expected {most}, got {settings.ranks}; choose fewer, or add classes")
     kind = settings.device.partition(":")[0]
     return DataFacts(
         classes=classes,

@@ -175,7 +175,8 @@ class Settings:
             raise ValueError(f"max_steps: {expected}; pass one of them")
         folds = self.folds or FOLDS
         if self.fold != "auto" and not 0 <= self.fold < folds:
-            raise ValueError(f"fold: expected one of folds = {folds}, 0..{folds - 1}, got {self.fold}")
+            expected = f"one of folds = {folds}" if self.folds else f"one of {folds} folds or fewer"
+            raise ValueError(f"fold: expected {expected}, 0..{folds - 1}, got {self.fold}")
         if self.ranks > 1 and ":" in self.device:
             raise ValueError(f"device: expected a kind of device, for {self.ranks} ranks, got {self.device}")
         if self.shard_proxies and (self.method != "ccp" or self.ranks == 1):

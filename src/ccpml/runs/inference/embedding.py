@@ -17,6 +17,7 @@ from ccpml.data.loading import read_source
 from ccpml.data.upkeep.check import readable_images
 from ccpml.method import lipschitz_normalize
 from ccpml.numbers import check_flags
+from ccpml.models.torch_state import without_autocast
 from ccpml.progress import progress_bar
 from ccpml.runs.build import available_device, evaluation_batches
 from ccpml.runs.directory import RunDirectory
@@ -85,5 +86,5 @@ def embed_table(run: Run, table: ImageTable) -> Tensor:
     """Embed a table by the best weights of a run, with a progress bar; not normalized, float32 (N, d), on the CPU."""
     device = available_device(run.settings.device)
     batches = evaluation_batches(run.settings, table, channels_of(run.settings))
-    with progress_bar(len(table), "image", "embedding") as bar, ended_workers(batches):
+    with progress_bar(len(table), "image", "embedding") as bar, ended_workers(batches), without_autocast():
         return embed(run.model.to(device), batches, device, bar.update)[0]

@@ -19,7 +19,7 @@ from ccpml.data.crops import cropped_batches, name_of_image
 from ccpml.data.embedding_file import check_finite
 from ccpml.method import lipschitz_normalize
 from ccpml.models import EmbeddingModel
-from ccpml.models.torch_state import torch_defaults
+from ccpml.models.torch_state import torch_defaults, without_autocast
 from ccpml.progress import print_note
 from ccpml.runs.build import available_device, build_model, transforms
 from ccpml.runs.directory import RunDirectory
@@ -101,7 +101,7 @@ class Run:
         return self.settings.embedding_dim
 
     def embed(self, images: Sequence[Path | str | bytes | NDArray[np.uint8]], batch_size: int = 128) -> Tensor:
-        """Embed images as the run's own evaluation does; EXIF rotations are applied.
+        """Embed images as the run's own evaluation does, whatever autocast the caller has; EXIF rotations are applied.
 
         Args:
             images: Paths of image files, contents of files, or arrays: uint8, (H, W), (H, W, 1) or (H, W, 3) in RGB,
@@ -118,7 +118,7 @@ class Run:
         batches = cropped_batches(images, transforms(self.settings)[1], channels_of(self.settings), batch_size)
         device = next(self.model.parameters()).device
         parts = [torch.empty(0, self.settings.embedding_dim, dtype=torch.float32, device="cpu")]
-        with eval_mode(self.model), closing(batches):
+        with eval_mode(self.model), without_autocast(), closing(batches):
             for batch in batches:  # (B, C, H, W)
                 parts.append(self.model(torch.from_numpy(batch).to(device)).float().cpu())
         embeddings = lipschitz_normalize(torch.cat(parts))
