@@ -111,7 +111,9 @@ def test_too_few_classes_are_an_error_that_names_the_minimum(tmp_path: Path) -> 
         read_facts(Settings(data=f"folder:{folder}"))
     two = Settings(data=f"folder:{folder}", test_classes="class04,class05")
     assert read_facts(two).train_classes == 2
-    with pytest.raises(ValueError, match="ranks: expected at most 2, .* training classes, got 3; choose fewer, or add"):
+    with pytest.raises(
+        ValueError, match=r"ranks: expected at most 2, .* training classes, got 3; choose fewer, or add"
+    ):
         read_facts(two.changed({"ranks": 3}))
 
 

@@ -189,6 +189,20 @@ def test_a_search_ends_if_no_trial_can_start(search):
     assert [one.state for one in results] == ["failed"] * 3 + ["complete"]
 
 
+def test_the_runs_of_a_study_that_moved_are_named_where_they_are(search):
+    def train(settings, path, watcher):
+        path.mkdir()
+        return climb(settings, path, watcher)
+
+    run_search(replace(search, trials=2), train=train)
+    search.out.rename(search.out.with_name("moved"))
+    moved = replace(search, out=search.out.with_name("moved"), trials=3)
+    run_search(moved, train=climb)  # this one trains without a folder
+    with (moved.out / "trials.csv").open(newline="") as file:
+        runs = [row["run"] for row in csv.DictReader(file)]
+    assert runs == [str(moved.path(number)) for number in range(3)]
+
+
 def test_contradicting_values_are_pruned_with_a_reason(search):
     space = search_space(search.base, ["fold=0..4", "folds=2..5"])
     results = run_search(replace(search, space=space, trials=8), train=lambda settings, path, watcher: 0.5)

@@ -41,7 +41,7 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(?::(\d+))?")
 def run(arguments: list[str]) -> int:
     """Train the cells of a table or an ablation, and write it."""
     options, benchmark = parse(arguments)
-    check_settings(benchmark.base, options.files)
+    check_settings(benchmark.base, options.files, benchmark.out / "benchmark.yaml")
 
     command, kept = ["benchmark", *arguments], f"finished runs are kept in {benchmark.out}; "
     advise_to_resume(command, benchmark.out / "benchmark.yaml", kept)

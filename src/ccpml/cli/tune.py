@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def run(arguments: list[str]) -> int:
     """Search settings: train trials, write their table, the best settings and pictures."""
     parsed, space = parse(arguments)
-    check_settings(parsed.settings, parsed.files)
+    check_settings(parsed.settings, parsed.files, _folder(parsed) / "study.yaml")
     note_without_effect(parsed, varied=[field.name for field in space])
     require_extra("tune", ["optuna"], "tune")
     command, kept = ["tune", *arguments], f"finished trials are kept in {_folder(parsed)}; "

@@ -114,7 +114,9 @@ def write_results(search: Search, results: Sequence[Result]) -> None:
     for result in results:
         values = [result.values.get(name, "") for name in names]
         measured = ["" if value is None else value for value in (result.score, result.seconds)]
-        writer.writerow([result.number, result.state, *values, *measured, result.host, result.run, result.reason])
+        here = search.path(result.number)  # where a study that has moved has it now
+        run = str(here.absolute()) if here.is_dir() else result.run
+        writer.writerow([result.number, result.state, *values, *measured, result.host, run, result.reason])
     write_text(search.out / "trials.csv", text.getvalue())
     best = best_of(results)
     if best is not None:

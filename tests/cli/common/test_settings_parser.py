@@ -240,3 +240,14 @@ def test_what_a_file_names_is_checked_and_the_file_is_named(content: str, messag
     with pytest.raises(UsageError) as caught:
         check_settings(parsed.settings, {})
     assert str(caught.value).startswith(message)
+
+
+def test_data_that_have_moved_from_under_a_study_may_be_linked(tmp_path: Path) -> None:
+    parsed = train.parse(["folder:nowhere"])
+    for started in (False, True):
+        if started:
+            (tmp_path / "study.yaml").touch()
+        with pytest.raises(UsageError) as caught:
+            check_settings(parsed.settings, parsed.files, tmp_path / "study.yaml")
+        way_out = f"; to go on with {tmp_path}, restore it, or make a link to it there if it has moved" * started
+        assert str(caught.value) == f"folder:nowhere: folder not found{way_out}"

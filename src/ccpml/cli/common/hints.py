@@ -7,7 +7,10 @@ from ccpml.system_errors import SHARED_MEMORY, is_out_of_memory, message_of, sho
 
 HINTS = {
     "BadImageError": "restore or repair it",
-    "BenchmarkExistsError": "choose another --out, restore what is missing, or pass the settings that it started with",
+    "BenchmarkExistsError": (
+        "choose another --out, restore what is missing, make a link to data that have moved, or pass the settings that "
+        "it started with"
+    ),
     "BenchmarkNotFoundError": "pass --data-root, or download it with `ccpml data fetch`",
     "CacheError": "`ccpml data cache` builds it again",
     "DataChangedError": "`ccpml evaluate <run> <data>` scores other data",
@@ -18,7 +21,7 @@ HINTS = {
     "RunExistsError": "resume it with `ccpml train --resume <run>`, or choose another directory with --run",
     "SeenClassesError": "--all-classes scores them",
     "SkippableImagesError": "--skip-bad-images leaves them out",
-    "StudyExistsError": "choose another --out or --study",
+    "StudyExistsError": "choose another --out or --study, or make a link to data that have moved",
     "UnknownDataRootError": "or pass --data-root",
     "UnfinishedRunError": "resume it with `ccpml train --resume <run>`",
 }

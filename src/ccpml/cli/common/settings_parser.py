@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Callable, Collection, Mapping
 from inspect import getdoc
+from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple, NoReturn
 
@@ -255,11 +256,20 @@ def note_without_effect(parsed: Parsed, rows: Collection[tuple[str, str]] = (), 
         print_note(f"{', '.join(changed)}: without effect {text}")
 
 
-def check_settings(settings: Settings, files: Mapping[str, str]) -> None:
-    """Check what settings name, before heavy imports and long work; ``files`` are those that give some of them."""
+def check_settings(settings: Settings, files: Mapping[str, str], started: Path | None = None) -> None:
+    """Check what settings name, before heavy imports and long work.
+
+    Args:
+        settings: The settings.
+        files: The files that give some of them.
+        started: The file that a study or benchmark of these settings has in its folder once it is started.
+    """
     try:
         check_data_root(settings.data, settings.data_root)
     except UsageError as error:
+        if started is not None and started.is_file():
+            way_out = f"to go on with {started.parent}, restore it, or make a link to it there if it has moved"
+            error = UsageError(f"{error}; {way_out}")
         raise _with_file(error, "data_root" if str(error).startswith("--data-root") else "data", files) from error
     weights = settings.weights
     try:

@@ -16,8 +16,8 @@ from ccpml.data.embedding_file import write_embeddings as write_file
 from ccpml.data.loading import read_source
 from ccpml.data.upkeep.check import readable_images
 from ccpml.method import lipschitz_normalize
-from ccpml.numbers import check_flags
 from ccpml.models.torch_state import without_autocast
+from ccpml.numbers import check_flags
 from ccpml.progress import progress_bar
 from ccpml.runs.build import available_device, evaluation_batches
 from ccpml.runs.directory import RunDirectory
