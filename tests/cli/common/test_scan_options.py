@@ -132,6 +132,10 @@ def test_an_ensemble_is_one_model(run, second_run, folder, tmp_path, call):
         code, _, err = call(*arguments)
         assert code == 2
         assert f"{index}/ensemble.json: expected the run {tmp_path}/gone there or at {run.parent}/gone, which" in err
+    (index / "ensemble.json").write_text(json.dumps({"runs": [str(run), str(second_run)]}))
+    code, _, err = call("search", index, query, "--run", second_run)
+    assert code == 2
+    assert f"--run: expected the first model of {index}, or none if it is where it was, got {second_run}, ano" in err
     code, _, err = call("index", run, folder, "-o", tmp_path / "one.index", "--ensemble", run)
     assert code == 2
     assert f"--ensemble: expected each once, got {run} twice" in err

@@ -67,5 +67,8 @@ def load_model_of(index: str | Path | None, path: Path) -> "Embedder":
         members = [path] if index is None else find_members(Path(index), path)
     except MemberNotFoundError as error:
         raise UsageError(str(error)) from error
+    if any(member.resolve() == path.resolve() for member in members[1:]):
+        expected = f"the first model of {index}, or none if it is where it was"
+        raise UsageError(f"--run: expected {expected}, got {path}, another model of it; ensemble.json has its place")
     models = [load_model(check_model(member)) for member in members]
     return EnsembleEmbedder(models) if len(models) > 1 else models[0]
