@@ -61,6 +61,7 @@ def test_what_is_found_is_written(
     page = (output / "index.html").read_text(encoding="utf-8")
     assert page.count("<img ") > 10
     assert "http" not in page.replace("http-equiv", "")
+    assert "ccpml train csv:cleaned.csv" in page
     assert {path: path.read_bytes() for path in photos.rglob("*.png")} == before
     source = load_csv(output / "cleaned.csv")
     assert len(source.table) == 60
@@ -79,6 +80,17 @@ def test_classes_that_the_run_was_trained_on_are_known_by_their_files(
             (renamed / name).rename(renamed / f"{name} as it is called now")
     assert main(["clean", str(run), f"folder:{renamed}", "-o", str(tmp_path / "found")]) == 0
     assert "The run was trained on 3 of the 12 classes" in capsys.readouterr().out
+
+
+def test_what_has_no_class_to_train_on_is_not_advised_to_be_trained_on(run: Path, photos: Path, tmp_path: Path) -> None:
+    splits = RunDirectory(run).record().split_of_class
+    for name, split in splits.items():
+        if split == "train":
+            shutil.rmtree(photos / name)
+    assert main(["clean", str(run), f"folder:{photos}", "-o", str(tmp_path / "found")]) == 0
+    page = (tmp_path / "found" / "index.html").read_text(encoding="utf-8")
+    assert "cleaned.csv has no class to train on, as none here is for training." in page
+    assert "ccpml train csv:" not in page
 
 
 def test_metadata_of_a_table_stay(run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,5 +246,10 @@ def _rules(found: CleanedData) -> Iterator[str]:
     relabeled = f", {changed:,} with another label" if changed else ""
     yield page.paragraph(f"{count - left:,} of {count:,} pictures stay{relabeled}. No file of the data was changed.")
     yield page.listing(RULES)
-    yield page.paragraph("findings.csv has all findings, with the file of each picture. To train on what stays:")
+    findings = "findings.csv has all findings, with the file of each picture."
+    splits = [split for split, fate in zip(found.splits, fates, strict=True) if not fate.startswith("left out")]
+    if all(splits) and "train" not in splits:
+        yield page.paragraph(f"{findings} cleaned.csv has no class to train on, as none here is for training.")
+        return
+    yield page.paragraph(f"{findings} To train on what stays:")
     yield page.code("ccpml train csv:cleaned.csv")
