@@ -93,11 +93,13 @@ def test_unreadable_pictures_are_named_and_others_answered(search, query, tmp_pa
     found = json.loads(out)
     assert (code, [reply["hits"] is None for reply in found["queries"]]) == (1, [True, False])
     assert [Path(bad["path"]).name for bad in found["unreadable"]] == ["bad.png"]
-    assert "ccpml: error: 1 of 2 pictures cannot be read:" in err
+    assert "ccpml: error: 1 of 2 pictures cannot be read; restore or repair them, or leave them out:" in err
     assert Image.open(io.BytesIO((tmp_path / "new.png").read_bytes())).size[0] > 1000
     code, out, err = search(tmp_path / "bad.png")
     assert (code, out) == (1, "")
-    assert err.endswith(f"ccpml: error: {tmp_path}/bad.png: not an image of a known format, or damaged header\n")
+    assert err.endswith(
+        f"ccpml: error: {tmp_path}/bad.png: not an image of a known format, or damaged header; restore or repair it\n"
+    )
 
 
 def test_the_run_may_have_moved(search, index, query, run, tmp_path, capsys):

@@ -32,10 +32,7 @@ OUTPUTS: Final = {
 """What a verb writes also when it names a damaged file: its tables and pages say so, or it repairs what it finds."""
 
 
-_PLAIN: Final = (
-    r"expected column names|, line \d+|pictures cannot be read:\n"
-    r"|\.png: (not an image|cannot be (decoded|opened)|the file)"
-)
+_PLAIN: Final = r"expected column names|, line \d+|\.png: (not an image|cannot be (decoded|opened)|the file)"
 """Messages that say what to do without a second sentence: the line of a table, and the pictures of a query."""
 
 _OF_LIBRARIES: Final = r"weights_only|pickle|Errno|Error:|has no attribute|must be str|\bNoneType\b|codec can't"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ccpml.cli.common.commas import check_single, is_number_only
+from ccpml.cli.common.hints import hint_for
 from ccpml.cli.common.libraries import EMBEDDING, announce_libraries
 from ccpml.cli.common.models import find_model, is_exported, load_model_of
 from ccpml.cli.common.options import UsageError, add_store, check_data_root, check_index, find_location
@@ -268,7 +269,7 @@ def _report(skipped: "list[BadImageError]", total: int) -> int:
     if not skipped:
         return 0
     lines = [printable(f"{error.name}: {error.reason}") for error in skipped]
-    title = f"{len(lines):,} of {total:,} pictures cannot be read:"
-    text = lines[0] if total == 1 else "\n".join([title, *first_lines(lines, None)])
+    title = f"{len(lines):,} of {total:,} pictures cannot be read; restore or repair them, or leave them out:"
+    text = f"{lines[0]}{hint_for(skipped[0])}" if total == 1 else "\n".join([title, *first_lines(lines, None)])
     print(f"ccpml: error: {text}", file=sys.stderr)
     return 1
