@@ -252,6 +252,27 @@ def test_other_callbacks_and_hooks(tmp_path, around, mode):
         compare(module, callback, expected, weights=not averaged)
 
 
+@pytest.mark.parametrize("finder", [False, True])
+def test_warm_starts_of_a_further_fit_begin_with_it_also_after_a_search_of_the_learning_rate(tmp_path, finder):
+    """The search restores a checkpoint that it made before the first step."""
+    callback, warmup, before = ccp("warm start"), Warmup(nn.Identity(), 3), list[tuple[int, int]]()
+
+    class Watch(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            if callback.projections.waiting:
+                before.append((callback._began, warmup._began))
+
+    search = [LearningRateFinder(num_training_steps=4, update_attr=False)] * finder
+    run = trainer(callback, warmup, Watch(), *search, epochs=4, root=tmp_path)
+    run.fit(Module())
+    steps = run.global_step
+    run.fit_loop.max_epochs = 8
+    run.fit(Module(seed=1))
+    waited = len(before) // 2
+    assert before == [(0, 0)] * waited + [(steps, steps)] * waited
+    assert waited > 3
+
+
 @pytest.mark.filterwarnings("ignore:CCPCallback. the training ended before the first proxies")  # with a warm start
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("hook", ["on_fit_start", "on_train_batch_start"])

@@ -86,7 +86,7 @@ def test_the_warm_up_of_a_resumed_training_begins_where_it_began():
             callback.on_load_checkpoint(None, None, state)
         now = trainer(optimizer, step=step)
         now.ckpt_path = ckpt_path
-        callback.on_train_start(now)
+        callback.on_train_start(now, None)
         return callback
 
     second = start(20)  # of a trainer that has made 20 steps for another module

@@ -13,12 +13,12 @@ from ccpml.method import AlternatingProjections, CCPLoss
 from ccpml.method.separation import MAX_CLASSES
 from ccpml.options import ProjectionOptions
 from ccpml.training.embed import eval_mode
-from ccpml.training.schedule import check_validates
+from ccpml.training.schedule import StepCounter, check_validates
 
 __all__ = ["CCPCallback"]
 
 
-class CCPCallback(L.Callback):
+class CCPCallback(StepCounter):
     """Alternating projections in a Lightning training, of your own module or of `ccpml.training.MetricLearning`.
 
     The module holds a `CCPLoss` as a submodule, gives its parameters to an optimizer, and logs a validation score. The
@@ -83,14 +83,14 @@ class CCPCallback(L.Callback):
         self._stage = ""  # of the trainer: fit, validate, ...
         self._loaded: dict[str, Any] = {}  # state loaded other than by a fit; no training uses it
         self._first_step, self._validated = 0, False  # of this fit
-        self._began: int | None = None  # the trainer's step at which this training began, once it is known
         self._last_score: Tensor | None = None  # logged before this validation
         self._trained, self._stepped = False, False  # a batch; an optimizer that Lightning knows of
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Forget what belongs to an earlier training: each fit begins again, or from the checkpoint that it loads."""
+        super().setup(trainer, pl_module, stage)
         if stage == "fit" or pl_module is not self._module:
-            self.converged, self._loaded, self._began = None, {}, None
+            self.converged, self._loaded = None, {}
             vars(self).pop("projections", None)
         self._module, self._stage = pl_module, stage
 
@@ -102,12 +102,11 @@ class CCPCallback(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin the first instance or wait, unless a checkpoint was loaded in which that was done."""
+        super().on_train_start(trainer, pl_module)
         check_validates(trainer, "CCPCallback", self.monitor, "when to project")
         self._check_optimizers(trainer.optimizers)
         self._first_step, self._validated = trainer.global_step, False
         self._trained, self._stepped = False, False
-        if self._began is None:  # a trainer goes on counting in a further fit, which is another training
-            self._began = 0 if trainer.ckpt_path else trainer.global_step
         if not (self.projections.started or self.projections.waiting):
             self._start_when_ready(trainer, pl_module)
 
@@ -182,7 +181,6 @@ class CCPCallback(L.Callback):
         return {
             "projections": self.projections.state_dict(),
             "converged": None if self.converged is None else self.projections.criterion.gather_classes(self.converged),
-            "began": self._began or 0,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -197,7 +195,6 @@ class CCPCallback(L.Callback):
             raise ValueError(f"CCPCallback: expected the state of a CCPCallback, got none for {missing}")
         projections, converged = self._find_projections(), state_dict["converged"]
         projections.load_state_dict(state_dict["projections"])
-        self._began = state_dict.get("began", 0)
         self.converged = None if converged is None else projections.criterion.own_classes(converged)
 
     def _find_projections(self) -> AlternatingProjections:
@@ -232,7 +229,7 @@ class CCPCallback(L.Callback):
         of_some, many = getattr(self.pool, "sample", None), self.projections.criterion.num_classes > MAX_CLASSES
         sample = partial(self._in_eval_mode, of_some, module, 0) if of_some is not None and many else None
         pool = partial(self._in_eval_mode, self.pool, module, 0)
-        self.projections.start_when_ready(pool, trainer.global_step - (self._began or 0), sample)
+        self.projections.start_when_ready(pool, self.steps_made(trainer), sample)
 
     @staticmethod
     def _in_eval_mode(pool: Callable[[L.LightningModule, int], Tensor], module: L.LightningModule, draw: int) -> Tensor:

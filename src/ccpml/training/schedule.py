@@ -9,10 +9,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ccpml.numbers import as_int
 
-__all__ = ["ReduceOnPlateau", "Warmup", "check_validates"]
+__all__ = ["ReduceOnPlateau", "StepCounter", "Warmup", "check_validates"]
 
 
-_BEGAN_KEY: Final = "ccpml_warmup_began"
+_BEGAN_KEY: Final = "ccpml_began"
 
 
 def check_validates(trainer: L.Trainer, callback: str, monitor: str, decides: str) -> None:
@@ -75,7 +75,40 @@ class ReduceOnPlateau(L.Callback):
         self._state = state_dict
 
 
-class Warmup(L.Callback):
+class StepCounter(L.Callback):
+    """Count the steps of a training. A trainer goes on counting in a further fit, which is another training."""
+
+    _began: int | None = None  # the trainer's step at which this training began, once it is known
+    _restored = False  # from a checkpoint of such a callback, by this fit
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Forget what belongs to an earlier training: each fit begins again, or from the checkpoint that it loads."""
+        if stage == "fit":
+            self._began, self._restored = None, False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin to count, unless a checkpoint was loaded in which that was done."""
+        if self._began is None:
+            is_other = trainer.ckpt_path and not self._restored  # a training without such callbacks goes on
+            self._began = 0 if is_other else trainer.global_step
+
+    def steps_made(self, trainer: L.Trainer) -> int:
+        """Return the number of steps of this training."""
+        return trainer.global_step - (self._began or 0)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the step at which the training began, which all callbacks of a trainer share; None before the first step.
+
+        A search of the learning rate makes a checkpoint then, and restores it.
+        """
+        checkpoint[_BEGAN_KEY] = self._began
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep that step for `on_train_start`."""
+        self._began, self._restored = checkpoint.get(_BEGAN_KEY), _BEGAN_KEY in checkpoint
+
+
+class Warmup(StepCounter):
     """Freeze a module for the first steps.
 
     Baselines with proxies start with one pass through the training images in which the pretrained backbone is frozen,
@@ -87,28 +120,9 @@ class Warmup(L.Callback):
         if not isinstance(frozen, nn.Module):
             raise ValueError(f"frozen: expected a module, got {frozen!r}")
         self.frozen, self.steps = frozen, as_int("steps", steps)
-        self._began: int | None = None  # the trainer's step at which this training began
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Forget what belongs to an earlier training: each fit begins again, or from the checkpoint that it loads."""
-        if stage == "fit":
-            self._began = None
-
-    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Begin to count, unless a checkpoint was loaded: a trainer goes on counting in a further fit."""
-        if self._began is None:
-            self._began = 0 if trainer.ckpt_path else trainer.global_step
 
     def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
         """Drop the gradients of the frozen module; the optimizer then skips it, weight decay included."""
-        if trainer.global_step - (self._began or 0) < self.steps:
+        if self.steps_made(trainer) < self.steps:
             for weight in self.frozen.parameters():
                 weight.grad = None
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the step at which the training began, which is that of all warm-ups of a trainer."""
-        checkpoint[_BEGAN_KEY] = self._began or 0
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep that step for `on_train_start`."""
-        self._began = checkpoint.get(_BEGAN_KEY)
