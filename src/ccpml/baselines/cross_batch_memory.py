@@ -26,7 +26,8 @@ class CrossBatchMemory(HostCounts, MetricLoss):
     ℓ is any pair loss: one of ours, or one of pytorch-metric-learning that takes ``ref_emb`` (which is called with
     φ-normalized vectors).
 
-    All state is in buffers of fixed shape, so a checkpoint resumes exactly. The memory is float32 (float64 after
+    All state is in buffers of fixed shape, so a checkpoint resumes exactly. Write them by `load_state_dict` or by
+    ``copy_``: of ``.data.copy_`` torch keeps no count, and the steps and sizes would not be read again. The memory is float32 (float64 after
     ``double()``), also for embeddings of lower precision.
 
     Args:
