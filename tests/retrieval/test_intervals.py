@@ -181,10 +181,12 @@ def test_masked_text_and_infinite_scores_are_refused():
         "reference": lambda x: paired_difference(VALUES, x, CLASSES),
     }
     for name, call in calls.items():
-        for bad in (masked, ["a"] * 12, np.where(VALUES > 0.5, np.inf, VALUES)):
+        for bad in (masked, ["a"] * 12, np.where(VALUES > 0.5, np.inf, VALUES), VALUES * 1j, VALUES * 1e300):
             with pytest.raises(ValueError, match=f"^{name}: expected "):
                 call(bad)
     with pytest.raises(ValueError, match="values: expected finite"):  # their difference is NaN
         paired_difference(np.full(12, np.inf), np.full(12, np.inf), CLASSES)
     with pytest.raises(ValueError, match="labels: expected all values, got a masked array"):
         class_interval(VALUES, np.ma.masked_array(CLASSES, CLASSES == 1))
+    with pytest.raises(ValueError, match="labels: expected classes of one type"):
+        class_interval(VALUES, ["a", None] * 6)

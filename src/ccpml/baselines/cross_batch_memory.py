@@ -27,8 +27,8 @@ class CrossBatchMemory(HostCounts, MetricLoss):
     φ-normalized vectors).
 
     All state is in buffers of fixed shape, so a checkpoint resumes exactly. Write them by `load_state_dict` or by
-    ``copy_``: of ``.data.copy_`` torch keeps no count, and the steps and sizes would not be read again. The memory is float32 (float64 after
-    ``double()``), also for embeddings of lower precision.
+    ``copy_``: of ``.data.copy_`` torch keeps no count, and the steps and sizes would not be read again. The memory is
+    float32 (float64 after ``double()``), also for embeddings of lower precision.
 
     Args:
         loss: The pair loss ℓ.

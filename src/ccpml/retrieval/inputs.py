@@ -14,6 +14,8 @@ __all__ = ["ArrayLike", "Progress", "as_embeddings", "as_labels", "as_numbers", 
 
 ArrayLike = Tensor | npt.NDArray[Any]
 
+_LARGEST = 1e150  # a score whose square is finite
+
 Progress = Callable[[int, int], None]
 """Called with the number of steps done and of all steps."""
 
@@ -68,18 +70,22 @@ def as_numbers(name: str, value: Tensor | npt.ArrayLike) -> npt.NDArray[np.float
     """Return numbers, NaN among them, as float64 of the same shape.
 
     Raises:
-        ValueError: If some are no numbers, masked or infinite.
+        ValueError: If some are no real numbers, masked, infinite, or so large that their squares are.
     """
     if isinstance(value, Tensor):
         check_has_values(name, value)
-        value = value.detach().to("cpu", torch.float64).numpy()
+        value = value.detach().to("cpu", torch.complex128 if value.is_complex() else torch.float64).numpy()
     array = as_unmasked(name, value)
+    if array.dtype.kind == "c":
+        raise ValueError(f"{name}: expected real numbers, got {array.dtype}")
     try:
         numbers = array.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: expected numbers ({error})") from None
     if np.isinf(numbers).any():
         raise ValueError(f"{name}: expected finite numbers, or NaN for queries that do not count, got infinity")
+    if np.nanmax(np.abs(numbers), initial=0.0) > _LARGEST:
+        raise ValueError(f"{name}: expected numbers up to {_LARGEST:g}, as they are squared; divide them first")
     return numbers
 
 

@@ -287,6 +287,11 @@ def _as_classes(labels: npt.ArrayLike) -> npt.NDArray[Any]:
         raise ValueError(f"labels: expected shape (Q,), got {classes.shape}")
     if classes.dtype.kind == "f" and np.isnan(classes).any():
         raise ValueError("labels: expected the class of each query, got NaN")
+    if classes.dtype.kind == "O":
+        try:
+            np.unique(classes)
+        except TypeError as error:  # None beside texts
+            raise ValueError(f"labels: expected classes of one type ({error})") from None
     return classes
 
 
