@@ -100,9 +100,32 @@ def test_pictures_of_an_index_are_left_out_of_its_data_by_any_way_there(tmp_path
 
 
 PATTERNS = ["**/*.png", "**", "a/**/*.png", "*/**/*.png", "**/b/*.png", "**/b/**/*", "**/**/*.png"]
+PATTERNS += [
+    "*.png",
+    "a/*",
+    "[ab]/*.png",
+    "?/[0-4].png",
+    "[!a]/*",
+    "*/[[]c]/*",
+    "a/./*.png",
+    "a/../b/*",
+    "*/../[12].p*",
+]
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("pattern", [*PATTERNS, ".*/*.png", "b/../.hidden/*"])
+def test_patterns_match_what_glob_matches(tmp_path, pattern):
+    for name in ("1.png", "a/2.png", "a/b/3.png", "b/4.png", "b/[c]/5.png", ".hidden/6.png", "a/b/.7.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    whole = f"{tmp_path}/{pattern}"
+    files = {Path(name) for name in glob.glob(whole, recursive=True) if Path(name).is_file()}  # noqa: PTH207
+    found = [*find_pictures(whole)]
+    assert sorted(one.file for one in found) == sorted({plain_path(name) for name in files})
+    assert not any(".." in one.label for one in found)
+
+
+@pytest.mark.parametrize("pattern", [pattern for pattern in PATTERNS if "**" in pattern])
 def test_two_stars_stand_for_any_folders_but_no_loop_of_links(tmp_path, pattern):
     for name in ("1.png", "a/2.png", "a/b/3.png", "b/4.png", "b/[c]/5.png", ".hidden/6.png", "a/b/b/7.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -254,7 +254,10 @@ def _pattern(pattern: str, data: str) -> Pictures:
     if not path_kind(root):
         raise PicturesNotFoundError(f"{data}: {root}: {not_found(root, 'folder')}; expected the folder of the pattern")
     try:
-        found = sorted({*_matches(root, parts)})
+        matches = {*_matches(root, parts)}
+        if ".." in parts:  # by which a file has several names
+            root, matches = plain_path(root), {plain_path(each) for each in matches}
+        found = sorted(matches)
         files = [file for file in found if file.is_file()]
     except OSError as error:
         place = Path(error.filename)
@@ -272,6 +275,7 @@ def _pattern(pattern: str, data: str) -> Pictures:
             f"{data}: no images found; expected files with suffix {' '.join(sorted(suffixes))}, got {got}"
             f"{'; a pattern for the files in folders ends in /*' if _MAGIC.search(pattern) else ''}{_brackets(pattern)}"
         )
-    labels = [read_label(file.parent.relative_to(root).as_posix()) for file in images]
+    folders = [file.parent if file.is_relative_to(root) else root for file in images]
+    labels = [read_label(folder.relative_to(root).as_posix()) for folder in folders]
     pictures = [Picture(file, "" if label == "." else label) for file, label in zip(images, labels, strict=True)]
     return Pictures(f"glob:{plain_path(Path(pattern))}", pictures, ignored)
