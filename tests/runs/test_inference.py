@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 import ccpml
 from ccpml.runs.inference import Run, embed_run, evaluate_run
@@ -116,6 +116,22 @@ def test_images_of_pillow_whose_pixels_are_no_colors_are_refused(run, mode):
     image = image.convert("LAB") if mode == "LAB" else image.convert(mode)
     with pytest.raises(ValueError, match=f"image 1: expected one of Pillow in mode L or RGB, got {mode}; convert"):
         run.embed([np.zeros((30, 40), np.uint8), image])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_images_of_pillow_with_a_rotation_are_refused_and_taken_upright(run, tmp_path, mode):
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(pixels).convert(mode).save(tmp_path / "phone.png", exif=exif)
+    opened, expected = Image.open(tmp_path / "phone.png"), run.embed([tmp_path / "phone.png"])
+    for image in (opened, opened.convert("L"), opened.rotate(270, expand=True)):  # of which none has forgotten it
+        with pytest.raises(
+            ValueError, match=r"image 0: an image of Pillow with an EXIF rotation; pass PIL\.ImageOps\."
+        ):
+            run.embed([image])
+    torch.testing.assert_close(run.embed([ImageOps.exif_transpose(opened)]), expected)
+    torch.testing.assert_close(run.embed([np.asarray(opened.rotate(270, expand=True))]), expected)
 
 
 def test_images_without_labels_are_embedded(run, tmp_path):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from ccpml.data.images.archived import ArchivedImage
+from ccpml.data.images.orientation import orientation_of
 from ccpml.data.images.packed import PackedImage
 from ccpml.data.images.read import BadImageError, ImageLike, read_part
 from ccpml.data.threads import in_threads
@@ -26,7 +27,7 @@ def cropped_batches(
 
     Args:
         images: Paths of image files, contents of files, images of a table, or arrays: uint8, (H, W), (H, W, 1) or
-            (H, W, 3) in RGB, such as images of Pillow in mode L or RGB.
+            (H, W, 3) in RGB, such as images of Pillow in mode L or RGB that are upright.
         transform: Crop and resize.
         channels: C, 1 for gray or 3 for RGB.
         batch_size: B; the last batch may be smaller.
@@ -49,7 +50,7 @@ def cropped_batches(
     def read(numbered: tuple[int, Any]) -> NDArray[np.uint8]:
         row, image = numbered
         try:
-            part, view = read_part(_readable(image), channels, transform.view, transform.min_size, rotate)
+            part, view = read_part(_readable(image, rotate), channels, transform.view, transform.min_size, rotate)
         except BadImageError as error:
             if error.name not in {"", "image"}:  # that of a file
                 raise
@@ -77,7 +78,7 @@ def name_of_image(image: Any, row: int) -> str:
     return str(image) if isinstance(image, str | Path) else f"image {row}"
 
 
-def _readable(image: Any) -> ImageLike:
+def _readable(image: Any, rotate: bool) -> ImageLike:
     if isinstance(image, str | Path | bytes | np.ndarray | PackedImage | ArchivedImage):
         return image
     if not hasattr(image, "__array_interface__"):
@@ -85,6 +86,9 @@ def _readable(image: Any) -> ImageLike:
     # Pixels of other modes are numbers of colors, or inverse.
     if isinstance(image, Image) and image.mode not in {"L", "RGB"}:
         raise BadImageError(f"expected one of Pillow in mode L or RGB, got {image.mode}; convert it")
+    # Its pixels may have been turned already; only Pillow's own function forgets the rotation then.
+    if isinstance(image, Image) and rotate and orientation_of(image) != 1:
+        raise BadImageError("an image of Pillow with an EXIF rotation; pass PIL.ImageOps.exif_transpose(image)")
     array: NDArray[np.uint8] = np.asarray(image)
     return array
 

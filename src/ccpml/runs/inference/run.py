@@ -105,7 +105,7 @@ class Run:
 
         Args:
             images: Paths of image files, contents of files, or arrays: uint8, (H, W), (H, W, 1) or (H, W, 3) in RGB,
-                such as images of Pillow in mode L or RGB.
+                such as images of Pillow in mode L or RGB that are upright.
             batch_size: Images embedded at a time.
 
         Returns:
