@@ -10,7 +10,9 @@ from ccpml.interrupts import interruption
 from ccpml.numbers import size_text
 
 __all__ = [
+    "REFUSED",
     "SHARED_MEMORY",
+    "RefusedError",
     "WriteError",
     "advice",
     "check_writable",
@@ -24,6 +26,9 @@ __all__ = [
     "shortage_in_words",
     "unreadable",
 ]
+
+REFUSED: Final = 3
+"""Exit code of a process that the system refuses what any other would need too, such as space on a full disk."""
 
 _NUMBERS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 
@@ -82,6 +87,10 @@ def unreadable(file: Path, error: OSError, way_out: str) -> str:
     """
     way_out = "change its permissions" if isinstance(error, PermissionError) else way_out
     return f"{file}: cannot be read ({error.strerror or error}); {way_out}"
+
+
+class RefusedError(RuntimeError):
+    """Another process has ended with `REFUSED`."""
 
 
 class WriteError(OSError):
@@ -160,6 +169,8 @@ def is_refused(error: BaseException) -> bool:
         >>> is_refused(OSError(28, "No space left on device")), is_refused(FileExistsError(17, "File exists"))
         (True, False)
     """
+    if isinstance(error, RefusedError):
+        return True
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _NUMBERS or error.errno in _REFUSED
     return not isinstance(error, ValueError) and _OTHERS.search(str(error)) is not None  # as libraries say it

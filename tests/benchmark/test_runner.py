@@ -14,18 +14,17 @@ import yaml
 from filelock import FileLock
 
 from ccpml.benchmark import cell_process, runner
-from ccpml.benchmark.cell_process import REFUSED
 from ccpml.benchmark.prepare import BenchmarkExistsError, prepare_benchmark
 from ccpml.benchmark.protocol import Benchmark, Row
 from ccpml.benchmark.results import collect_results
 from ccpml.benchmark.rows import table_rows
-from ccpml.benchmark.runner import Progress, RefusedError, run_cells
+from ccpml.benchmark.runner import Progress, run_cells
 from ccpml.data.class_records import ClassRecord
 from ccpml.files import WriteError, write_yaml
 from ccpml.interrupts import interruption
 from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import load_images, read_facts
-from ccpml.system_errors import message_of
+from ccpml.system_errors import REFUSED, RefusedError, message_of
 from tests.benchmark.finished import make_benchmark, make_cell
 from tests.toy import quick_settings, toy_folder
 

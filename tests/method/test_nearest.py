@@ -300,6 +300,12 @@ class OfNamesAlone(nn.Module):
         return torch.cdist(embeddings, embeddings).mean()
 
 
+class Decorated(nn.Module):
+    @torch.autocast("cpu", enabled=False)
+    def forward(self, embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None):
+        return torch.cdist(embeddings, embeddings).mean()
+
+
 class OfAllArguments(nn.Module):
     def forward(self, embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None):
         given = {name: value for name, value in locals().items() if name in {"embeddings", "ref_emb"}}
@@ -308,7 +314,7 @@ class OfAllArguments(nn.Module):
 
 def test_a_loss_that_never_reads_its_references_is_refused():
     CCPLoss(OfAllArguments(), 8, 6, 3)
-    for loss in (OfTheBatchAlone(), OfNamesAlone()):
+    for loss in (OfTheBatchAlone(), OfNamesAlone(), Decorated()):
         with pytest.raises(ValueError, match=f"expected a pair loss, which takes ref_emb, got {type(loss).__name__}"):
             CCPLoss(loss, 8, 6, 3)
     with pytest.raises(ValueError, match="expected a pair loss, which takes ref_emb, got ThresholdConsistentMarginLos"):

@@ -1,11 +1,16 @@
-"""Threads of a process group end before the interpreter does."""
+"""Threads of a process group end before the interpreter does; what ended a rank is known by its exit code."""
 
+import errno
+import signal
 import subprocess
 import sys
+from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from ccpml.runs import processes
+from ccpml.runs import processes, rank
+from ccpml.system_errors import REFUSED, RefusedError, WriteError, is_refused, message_of
 
 # atexit calls the last registered function first, so threads are counted after `process_group_cleanup` is done.
 FAILING = """
@@ -55,3 +60,28 @@ def test_readers_that_ended_at_a_signal_of_torchrun_are_told_from_those_that_wer
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     assert processes.readers_were_told_to_end(ended)
     assert not processes.readers_were_told_to_end(killed)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "kind"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), REFUSED, RefusedError),
+        (WriteError(errno.ENOSPC, "No space left on device", "last.ckpt"), REFUSED, RefusedError),
+        (ValueError("no images"), 1, RuntimeError),
+    ],
+)
+def test_what_the_system_refuses_another_rank_is_told_from_its_other_errors(monkeypatch, capsys, error, code, kind):
+    """A search of settings or a benchmark then ends, and spends no trial and no cell."""
+    monkeypatch.setattr("ccpml.runs.rank.exit_with_parent", lambda: None)
+    monkeypatch.setattr("ccpml.runs.train.resume", mock.Mock(side_effect=error))
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    assert rank.main(Path("run"), test=True, features=True) == code
+    said = capsys.readouterr().err
+    assert said == f"ccpml: rank 0: {message_of(error)}\n"
+    assert "Errno" not in said
+    with pytest.raises(
+        RuntimeError, match=rf"rank 1 failed \(exit code {code}\); its error, if any, is printed"
+    ) as caught:
+        processes._check_exit_codes([mock.Mock(poll=lambda: code)])
+    assert type(caught.value) is kind
+    assert is_refused(caught.value) == (kind is RefusedError)

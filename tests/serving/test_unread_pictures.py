@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ccpml.data.images import formats
-from ccpml.serving import Index
+from ccpml.serving import Index, find_pictures
 from tests.serving.embedders import ColorEmbedder
 
 
@@ -84,3 +84,36 @@ def test_pictures_that_git_has_not_fetched_stay(photos, embedder, tmp_path, poin
         done = index.sync(photos.as_posix())
         assert (done.removed, done.kept, len(done.skipped), index.items()) == (0, 6, 6, before)
         assert command in str(done.skipped[0])
+
+
+@pytest.mark.parametrize("kind", ["folder", "pattern", "table"])
+def test_pictures_whose_links_lead_nowhere_for_now_stay(photos, embedder, tmp_path, kind):
+    """As git-annex leaves them, whose files are links into its store."""
+    store = tmp_path / "store"
+    store.mkdir()
+    files = sorted(photos.glob("*/*"))
+    for number, file in enumerate(files):
+        file.rename(store / str(number))
+        file.symlink_to(store / str(number))
+    table = tmp_path / "t.csv"
+    table.write_text("path\n" + "\n".join(map(str, files)))
+    data = {"folder": str(photos), "pattern": f"{photos}/*/*", "table": str(table)}[kind]
+    with Index.create(tmp_path / "g.index", embedder) as index:
+        index.sync(data)
+        before = index.items()
+        (store / "0").rename(tmp_path / "dropped")
+        done = index.sync(data)
+        assert (done.removed, done.kept, len(done.skipped), index.items()) == (0, 1, 1, before)
+        assert str(files[0]) in str(done.skipped[0])
+        (tmp_path / "dropped").rename(store / "0")
+        assert (index.sync(data).unchanged, index.items()) == (6, before)
+        files[0].unlink()
+        assert (index.sync(data).removed, len(index)) == (1, 5)
+
+
+def test_broken_links_that_a_pattern_matches_are_counted(photos):
+    for name in ("a.png", "b.png"):
+        (photos / name).symlink_to("nowhere")
+    assert [each.kind for each in find_pictures(f"{photos}/**/*.png").ignored] == ["broken link{s}"] * 2
+    with pytest.raises(ValueError, match=r"no images found; .*, got 2 broken links \(.*a\.png, .*b\.png\); 0 folders"):
+        find_pictures(f"{photos}/?.png")

@@ -5,10 +5,7 @@ import sys
 from pathlib import Path
 
 from ccpml.interrupts import exit_code, exit_with_parent, raise_at_signals
-from ccpml.system_errors import is_refused, message_of
-
-REFUSED = 3
-"""Exit code where the system refuses what any other cell would need too, such as space on a full disk."""
+from ccpml.system_errors import REFUSED, is_refused, message_of
 
 
 def main(settings: Path, path: Path) -> int:

@@ -14,18 +14,14 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 
-from ccpml.benchmark.cell_process import REFUSED
 from ccpml.benchmark.prepare import check_run
 from ccpml.benchmark.protocol import Benchmark, Cell
 from ccpml.files import NewerVersionError, WriteError, write_json, write_text
 from ccpml.interrupts import PARENT, Interrupted, block_signals, ending_signals, raise_interrupted
 from ccpml.runs.directory import RunDirectory
+from ccpml.system_errors import REFUSED, RefusedError
 
-__all__ = ["Progress", "RefusedError", "RunningCell", "run_cells"]
-
-
-class RefusedError(OSError):
-    """The system refuses a cell what any other would need too, such as space on a full disk."""
+__all__ = ["Progress", "RunningCell", "run_cells"]
 
 
 @dataclass

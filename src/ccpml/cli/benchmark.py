@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
     announce_libraries()
     from ccpml.benchmark.live_table import LiveTable
     from ccpml.benchmark.prepare import prepare_benchmark
-    from ccpml.benchmark.runner import RefusedError, run_cells
+    from ccpml.benchmark.runner import run_cells
 
     devices = _devices(options.devices or benchmark.base.device)
     at_once = options.at_once or len(devices)
@@ -66,7 +66,7 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt as stopped:
         return report_stop(stopped, command, kept)
     except (OSError, RuntimeError) as error:
-        if isinstance(error, RefusedError) or is_refused(error):
+        if is_refused(error):
             add_resume_note(error, command)
         raise
     print((benchmark.out / "table.md").read_text(encoding="utf-8"))

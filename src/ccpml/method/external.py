@@ -2,7 +2,7 @@
 
 import dis
 from collections.abc import Callable
-from inspect import Parameter, signature
+from inspect import Parameter, signature, unwrap
 from types import CodeType
 from typing import Any, Final
 
@@ -58,7 +58,7 @@ def _takes_references(loss: nn.Module) -> bool:
     if isinstance(loss, ClassProxies) or not getattr(loss, "takes_references", True):
         return False
     methods = (getattr(type(loss), name, None) for name in ("compute_loss", "forward"))
-    for code in (getattr(method, "__code__", None) for method in methods):
+    for code in (getattr(unwrap(method), "__code__", None) for method in methods if method is not None):
         if code is not None and (_REFUSALS & {*code.co_names} or _ignores(code, "ref_emb")):
             return False
     parameters = signature(loss.forward).parameters.values()

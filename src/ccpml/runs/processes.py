@@ -21,6 +21,7 @@ from torch import distributed
 
 from ccpml.interrupts import PARENT, block_signals, ending_signals
 from ccpml.progress import announce
+from ccpml.system_errors import REFUSED, RefusedError
 
 __all__ = [
     "by_torchrun",
@@ -269,11 +270,12 @@ def _end_at_second_signal(processes: "list[subprocess.Popen[bytes]]") -> Iterato
 
 
 def _check_exit_codes(processes: "list[subprocess.Popen[bytes]]") -> None:
-    """Raise RuntimeError if a process has failed."""
+    """Raise RuntimeError if a process has failed; it is RefusedError if the system has refused it something."""
     codes = {rank: process.poll() for rank, process in enumerate(processes, 1)}
     failed = ", ".join(f"rank {rank} {_ended(code)}" for rank, code in codes.items() if code)
     if failed:
-        raise RuntimeError(f"training stopped: {failed}; its error, if any, is printed above")
+        kind = RefusedError if REFUSED in codes.values() else RuntimeError
+        raise kind(f"training stopped: {failed}; its error, if any, is printed above")
 
 
 def _ended(code: int) -> str:

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 from ccpml.interrupts import exit_with_parent
+from ccpml.system_errors import REFUSED, is_refused, message_of
 
 
 def main(path: Path, test: bool, features: bool) -> int:
-    """Train with the main process, which writes and decides when to stop; return 0, or 1 for a failure.
+    """Train with the main process, which writes and decides when to stop; return 0, or 1 or `REFUSED` for a failure.
 
     The main process has blocked SIGINT and SIGHUP for this one: it handles them, and ends this process.
     """
@@ -23,9 +24,9 @@ def main(path: Path, test: bool, features: bool) -> int:
     except Exception as error:
         if lost_contact(error):  # the main process has ended, or reports why this one has
             return 1
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = " ".join(message_of(error).split()) or type(error).__name__
         print(f"ccpml: rank {launch_rank()}: {message}", file=sys.stderr)
-        return 1
+        return REFUSED if is_refused(error) else 1
     return 0
 
 

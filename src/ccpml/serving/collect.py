@@ -269,8 +269,9 @@ def _pattern(pattern: str, data: str) -> Pictures:
         for file in files
         if file.suffix.lower() not in suffixes
     ]
+    ignored += [Ignored(place, "broken link{s}") for place in found if place.is_symlink() and not place.exists()]
     if not images:
-        got = "; ".join([*count_ignored(ignored), counted(len(found) - len(files), "folder")])
+        got = "; ".join([*count_ignored(ignored), counted(sum(place.is_dir() for place in found), "folder")])
         raise ValueError(
             f"{data}: no images found; expected files with suffix {' '.join(sorted(suffixes))}, got {got}"
             f"{'; a pattern for the files in folders ends in /*' if _MAGIC.search(pattern) else ''}{_brackets(pattern)}"

@@ -113,17 +113,22 @@ class _Sync:
             self.unavailable.add(str(path))
         if not isinstance(cause, OSError) or cause.errno is None:  # Pillow's have no number
             return
-        if cause.errno != errno.ENOENT or not path.parent.exists():  # as on a disk that was unplugged meanwhile
+        # As on a disk that was unplugged meanwhile, or what git-annex has dropped.
+        if cause.errno != errno.ENOENT or not path.parent.exists() or path.is_symlink():
             self.unavailable.add(str(path))
 
     def _keep_unread(self) -> None:
-        """List pictures whose files are there, but not among a folder's images, as nothing installed reads them."""
-        commands = {} if self.source.startswith("csv:") else unread_suffixes()  # a table lists them all
+        """List pictures that are there, but not among a folder's images: what nothing here reads, and dead links."""
+        if self.source.startswith("csv:"):  # a table lists them all
+            return
+        commands = unread_suffixes()
         for path in sorted(self.known.keys() - self.listed.keys()):
-            command = commands.get(Path(path).suffix.lower())
-            if command and os.path.lexists(path):
+            reason = commands.get(Path(path).suffix.lower(), "")
+            if os.path.islink(path) and not os.path.exists(path):  # noqa: PTH110, PTH114 -- of many texts
+                reason = "a link to nothing, as git-annex leaves it"
+            if reason and os.path.lexists(path):
                 self.unavailable.add(path)
-                self.result.skipped.append(BadImageError(f"stays, as it cannot be read here: {command}", path))
+                self.result.skipped.append(BadImageError(f"stays, as it cannot be read here: {reason}", path))
 
     def _read_known(self) -> dict[str, Known]:
         """Return the items that are of this source or whose path is listed, by path; note those that are damaged.

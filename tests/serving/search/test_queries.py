@@ -119,3 +119,6 @@ def test_pictures_of_a_query_may_come_from_an_iterator_and_what_is_no_query_is_n
     for wrong in (["q.jpg"], files, [Picture(files[0])], Query(ids=[1]), "q.jpg"):
         with pytest.raises(ValueError, match=r"queries: expected (several )?queries, got "):
             next(ask(index, wrong, embedder=EMBEDDER))
+    for k in (True, -1, 2.5):
+        with pytest.raises(ValueError, match="k: expected an integer of at least 0, got "):
+            next(ask(index, [Query(ids=[1])], k))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ccpml.artifacts import expand_home
 from ccpml.data.images.read import BadImageError
 from ccpml.data.sources.source import count_ignored
-from ccpml.numbers import as_tuple, check_flags
+from ccpml.numbers import as_int, as_tuple, check_flags
 from ccpml.progress import print_once
 from ccpml.serving.collect import find_pictures
 from ccpml.serving.embedder import Embedder
@@ -130,8 +130,9 @@ def ask(
         KeyError: If an item is not in the index.
         FilterError: If the filter cannot be understood, or names a field that no item has.
         OtherModelError: If the embedder is not the model of the index.
-        ValueError: If ``queries`` are none.
+        ValueError: If ``queries`` are none, or ``k`` is no integer of at least 0.
     """
+    k = as_int("k", k, 0)
     if embedder is not None:
         index.check_model(embedder)
     queries = as_tuple("queries", queries, "several queries")
