@@ -111,6 +111,26 @@ def test_pictures_whose_links_lead_nowhere_for_now_stay(photos, embedder, tmp_pa
         assert (index.sync(data).removed, len(index)) == (1, 5)
 
 
+@pytest.mark.parametrize("kind", ["folder", "pattern", "table"])
+def test_pictures_below_a_link_to_a_disk_that_is_away_stay(photos, embedder, tmp_path, kind):
+    files = sorted(photos.glob("*/*"))
+    away = files[0].parent
+    away.rename(tmp_path / "disk")
+    away.symlink_to(tmp_path / "disk")
+    table = tmp_path / "t.csv"
+    table.write_text("path\n" + "\n".join(map(str, files)))
+    data = {"folder": str(photos), "pattern": f"{photos}/*/*", "table": str(table)}[kind]
+    with Index.create(tmp_path / "g.index", embedder) as index:
+        index.sync(data)
+        before = index.items()
+        (tmp_path / "disk").rename(tmp_path / "unplugged")
+        done = index.sync(data)
+        count = sum(file.parent == away for file in files)
+        assert (done.removed, done.kept, len(done.skipped), index.items()) == (0, count, count, before)
+        away.unlink()
+        assert index.sync(data).removed == (0 if kind == "table" else count)
+
+
 def test_broken_links_that_a_pattern_matches_are_counted(photos):
     for name in ("a.png", "b.png"):
         (photos / name).symlink_to("nowhere")

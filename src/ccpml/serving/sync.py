@@ -123,10 +123,10 @@ class _Sync:
             return
         commands = unread_suffixes()
         for path in sorted(self.known.keys() - self.listed.keys()):
-            reason = commands.get(Path(path).suffix.lower(), "")
-            if os.path.islink(path) and not os.path.exists(path):  # noqa: PTH110, PTH114 -- of many texts
-                reason = "a link to nothing, as git-annex leaves it"
-            if reason and os.path.lexists(path):
+            reason = commands.get(Path(path).suffix.lower(), "") if os.path.lexists(path) else ""
+            if link := _dead_link(path):
+                reason = f"{'it' if link == path else link} links to nothing"
+            if reason:
                 self.unavailable.add(path)
                 self.result.skipped.append(BadImageError(f"stays, as it cannot be read here: {reason}", path))
 
@@ -252,6 +252,14 @@ class _Sync:
         ids = {path: known.id for path, known in self.known.items()} | self.damaged
         self.result.removed += self.writer.remove(ids[path] for path in paths & ids.keys())
         self.progress(len(batch.new) + len(batch.skipped))
+
+
+def _dead_link(path: str) -> str:
+    """Return the file, or the folder above it, that links to nothing: to a disk, or what git-annex has dropped."""
+    if os.path.lexists(path):
+        return "" if os.path.exists(path) else path  # noqa: PTH110 -- of many texts
+    above = os.path.dirname(path)  # noqa: PTH120
+    return "" if above == path else _dead_link(above)
 
 
 def _plain(name: str) -> str:
