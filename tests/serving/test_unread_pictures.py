@@ -86,6 +86,13 @@ def test_pictures_that_git_has_not_fetched_stay(photos, embedder, tmp_path, poin
         assert command in str(done.skipped[0])
 
 
+def named_by(kind, photos):
+    """The pictures of a folder as a name of data of each kind."""
+    table = photos.with_name("t.csv")
+    table.write_text("path\n" + "\n".join(map(str, sorted(photos.glob("*/*")))))
+    return {"folder": str(photos), "pattern": f"{photos}/*/*", "table": str(table)}[kind]
+
+
 @pytest.mark.parametrize("kind", ["folder", "pattern", "table"])
 def test_pictures_whose_links_lead_nowhere_for_now_stay(photos, embedder, tmp_path, kind):
     """As git-annex leaves them, whose files are links into its store."""
@@ -95,9 +102,7 @@ def test_pictures_whose_links_lead_nowhere_for_now_stay(photos, embedder, tmp_pa
     for number, file in enumerate(files):
         file.rename(store / str(number))
         file.symlink_to(store / str(number))
-    table = tmp_path / "t.csv"
-    table.write_text("path\n" + "\n".join(map(str, files)))
-    data = {"folder": str(photos), "pattern": f"{photos}/*/*", "table": str(table)}[kind]
+    data = named_by(kind, photos)
     with Index.create(tmp_path / "g.index", embedder) as index:
         index.sync(data)
         before = index.items()
@@ -117,9 +122,7 @@ def test_pictures_below_a_link_to_a_disk_that_is_away_stay(photos, embedder, tmp
     away = files[0].parent
     away.rename(tmp_path / "disk")
     away.symlink_to(tmp_path / "disk")
-    table = tmp_path / "t.csv"
-    table.write_text("path\n" + "\n".join(map(str, files)))
-    data = {"folder": str(photos), "pattern": f"{photos}/*/*", "table": str(table)}[kind]
+    data = named_by(kind, photos)
     with Index.create(tmp_path / "g.index", embedder) as index:
         index.sync(data)
         before = index.items()
