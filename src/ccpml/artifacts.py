@@ -10,6 +10,7 @@ from typing import BinaryIO, Final
 __all__ = [
     "MODEL_READERS",
     "artifact_kind",
+    "dead_link",
     "expand_home",
     "mismatch",
     "not_found",
@@ -98,6 +99,16 @@ def path_kind(path: Path) -> str:
         return "a broken link" if path.is_symlink() else ""
     except ValueError:  # a null character, which no path has
         return ""
+
+
+def dead_link(path: Path) -> Path | None:
+    """Return the link to nothing by which a path leads nowhere, itself or a folder above it, such as to a lost disk.
+
+    Example:
+        >>> dead_link(Path("/dev/null")), dead_link(Path("/no/such"))
+        (None, None)
+    """
+    return next((each for each in (path, *path.parents) if each.is_symlink() and not each.exists()), None)
 
 
 def not_found(path: Path, expected: str = "file") -> str:

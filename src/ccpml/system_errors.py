@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+from ccpml.artifacts import dead_link
 from ccpml.interrupts import interruption
 from ccpml.numbers import size_text
 
@@ -108,8 +109,7 @@ def _link_to_nothing(error: OSError) -> Path | None:
     """Return the link, in the path of an error of the system, whose target is not there, such as a disk; if any."""
     if error.errno not in {errno.EEXIST, errno.ENOENT} or not isinstance(error.filename, str):
         return None
-    path = Path(error.filename)
-    return next((each for each in (path, *path.parents) if each.is_symlink() and not each.exists()), None)
+    return dead_link(Path(error.filename))
 
 
 def is_writable(folder: Path) -> bool:

@@ -25,6 +25,12 @@ def photos(tmp_path):
     return tmp_path
 
 
+def write(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(folder / name)
+
+
 def found(data):
     return {(str(picture.path), picture.label) for picture in find_pictures(str(data))}
 
@@ -88,9 +94,7 @@ def test_pictures_that_nothing_installed_reads_are_named_with_what_reads_them(na
 
 
 def test_pictures_of_an_index_are_left_out_of_its_data_by_any_way_there(tmp_path):
-    for name in ("photos/a.png", "photos/p.index/pictures/b.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    write(tmp_path, "photos/a.png", "photos/p.index/pictures/b.png")
     (tmp_path / "current").symlink_to(tmp_path / "photos")
     for folder in ("photos", "current"):
         for place in (tmp_path / "photos" / "p.index", tmp_path / "current" / ".." / "photos" / "p.index"):
@@ -115,9 +119,7 @@ PATTERNS += [
 
 @pytest.mark.parametrize("pattern", [*PATTERNS, ".*/*.png", "b/../.hidden/*"])
 def test_patterns_match_what_glob_matches(tmp_path, pattern):
-    for name in ("1.png", "a/2.png", "a/b/3.png", "b/4.png", "b/[c]/5.png", ".hidden/6.png", "a/b/.7.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    write(tmp_path, "1.png", "a/2.png", "a/b/3.png", "b/4.png", "b/[c]/5.png", ".hidden/6.png", "a/b/.7.png")
     whole = f"{tmp_path}/{pattern}"
     files = {Path(name) for name in glob.glob(whole, recursive=True) if Path(name).is_file()}  # noqa: PTH207
     found = [*find_pictures(whole)]
@@ -127,9 +129,7 @@ def test_patterns_match_what_glob_matches(tmp_path, pattern):
 
 @pytest.mark.parametrize("pattern", [pattern for pattern in PATTERNS if "**" in pattern])
 def test_two_stars_stand_for_any_folders_but_no_loop_of_links(tmp_path, pattern):
-    for name in ("1.png", "a/2.png", "a/b/3.png", "b/4.png", "b/[c]/5.png", ".hidden/6.png", "a/b/b/7.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    write(tmp_path, "1.png", "a/2.png", "a/b/3.png", "b/4.png", "b/[c]/5.png", ".hidden/6.png", "a/b/b/7.png")
     whole = f"{tmp_path}/{pattern}"
     files = {Path(name) for name in glob.glob(whole, recursive=True) if Path(name).is_file()}  # noqa: PTH207
     expected = sorted(plain_path(name) for name in files)
@@ -150,9 +150,7 @@ def test_two_stars_stand_for_any_folders_but_no_loop_of_links(tmp_path, pattern)
 @pytest.mark.parametrize("pattern", ["**/*.png", "*/*.png", "*/b/*.png", "*/b/2.png"])
 @pytest.mark.parametrize("mode", [0, 0o400, 0o100])
 def test_a_folder_that_does_not_say_what_is_in_it_is_an_error_of_a_pattern(tmp_path, pattern, mode):
-    for name in ("open/b/1.png", "closed/b/2.png", "closed/2.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    write(tmp_path, "open/b/1.png", "closed/b/2.png", "closed/2.png")
     closed, data = tmp_path / "closed", f"{tmp_path}/{pattern}"
     whole = found(data)
     closed.chmod(mode)
@@ -168,9 +166,7 @@ def test_a_folder_that_does_not_say_what_is_in_it_is_an_error_of_a_pattern(tmp_p
 
 
 def test_characters_of_patterns_in_the_name_of_one_file_stand_for_themselves(tmp_path):
-    for name in ("[1]/p*.png", "[1]/pq.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    write(tmp_path, "[1]/p*.png", "[1]/pq.png")
     assert found(tmp_path / "[1]" / "p*.png") == {(f"{tmp_path}/[1]/p*.png", "")}
     with pytest.raises(ValueError, match=r"no images found.*; for the folder \[1\] write \[\[\]1\]$"):
         find_pictures(f"{tmp_path}/[1]/*")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from ccpml.artifacts import artifact_kind, expand_home, not_found, path_kind, plain_path
+from ccpml.artifacts import artifact_kind, dead_link, expand_home, not_found, path_kind, plain_path
 from ccpml.data.images.formats import image_suffixes, unread_suffixes
 from ccpml.data.images.packed import PackedImage
 from ccpml.data.loading import read_source
@@ -257,8 +257,7 @@ def _pattern(pattern: str, data: str) -> Pictures:
         matches = {*_matches(root, parts)}
         if ".." in parts:  # by which a file has several names
             root, matches = plain_path(root), {plain_path(each) for each in matches}
-        found = sorted(matches)
-        files = [file for file in found if file.is_file()]
+        files = sorted(file for file in matches if file.is_file())
     except OSError as error:
         place = Path(error.filename)
         closed = place if os.path.lexists(place) else place.parent  # a folder that does not say what is in it
@@ -269,9 +268,10 @@ def _pattern(pattern: str, data: str) -> Pictures:
         for file in files
         if file.suffix.lower() not in suffixes
     ]
-    ignored += [Ignored(place, "broken link{s}") for place in found if place.is_symlink() and not place.exists()]
+    others = sorted(matches - {*files})
+    ignored += [Ignored(place, "broken link{s}") for place in others if dead_link(place) == place]
     if not images:
-        got = "; ".join([*count_ignored(ignored), counted(sum(place.is_dir() for place in found), "folder")])
+        got = "; ".join([*count_ignored(ignored), counted(sum(place.is_dir() for place in others), "folder")])
         raise ValueError(
             f"{data}: no images found; expected files with suffix {' '.join(sorted(suffixes))}, got {got}"
             f"{'; a pattern for the files in folders ends in /*' if _MAGIC.search(pattern) else ''}{_brackets(pattern)}"

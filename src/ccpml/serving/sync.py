@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ccpml.artifacts import plain_path
+from ccpml.artifacts import dead_link, plain_path
 from ccpml.data.images.formats import unread_suffixes
 from ccpml.data.images.opening import is_here
 from ccpml.data.images.read import BadImageError
@@ -124,8 +124,8 @@ class _Sync:
         commands = unread_suffixes()
         for path in sorted(self.known.keys() - self.listed.keys()):
             reason = commands.get(Path(path).suffix.lower(), "") if os.path.lexists(path) else ""
-            if link := _dead_link(path):
-                reason = f"{'it' if link == path else link} links to nothing"
+            if not os.path.exists(path) and (link := dead_link(Path(path))):  # noqa: PTH110 -- of many texts
+                reason = f"{'it' if str(link) == path else link} links to nothing"
             if reason:
                 self.unavailable.add(path)
                 self.result.skipped.append(BadImageError(f"stays, as it cannot be read here: {reason}", path))
@@ -252,14 +252,6 @@ class _Sync:
         ids = {path: known.id for path, known in self.known.items()} | self.damaged
         self.result.removed += self.writer.remove(ids[path] for path in paths & ids.keys())
         self.progress(len(batch.new) + len(batch.skipped))
-
-
-def _dead_link(path: str) -> str:
-    """Return the file, or the folder above it, that links to nothing: to a disk, or what git-annex has dropped."""
-    if os.path.lexists(path):
-        return "" if os.path.exists(path) else path  # noqa: PTH110 -- of many texts
-    above = os.path.dirname(path)  # noqa: PTH120
-    return "" if above == path else _dead_link(above)
 
 
 def _plain(name: str) -> str:

@@ -251,3 +251,6 @@ def test_data_that_have_moved_from_under_a_study_may_be_linked(tmp_path: Path) -
             check_settings(parsed.settings, parsed.files, tmp_path / "study.yaml")
         way_out = f"; to go on with {tmp_path}, restore it, or make a link to it there if it has moved" * started
         assert str(caught.value) == f"folder:nowhere: folder not found{way_out}"
+    with pytest.raises(UsageError) as caught:  # no link helps
+        check_settings(train.parse(["cub"]).settings, {}, tmp_path / "study.yaml")
+    assert str(caught.value) == "cub: folder not given; pass --data-root or set CCPML_DATA"

@@ -18,6 +18,10 @@ class UsageError(Exception):
     """The command line is wrong: exit code 2."""
 
 
+class DataNotFoundError(UsageError):
+    """There are no data where the command line says."""
+
+
 def add_data_options(parser: argparse.ArgumentParser, *names: str) -> None:
     """Add some of the options of verbs that read images."""
     texts = {
@@ -59,14 +63,14 @@ def check_data(data: str) -> None:
         raise UsageError(error) from error
     path = expand_home(name.path)
     if name.path and not (path.is_dir() if name.kind == "folder" else path.is_file()):
-        raise UsageError(f"{data}: {not_found(path, 'folder' if name.kind == 'folder' else 'file')}")
+        raise DataNotFoundError(f"{data}: {not_found(path, 'folder' if name.kind == 'folder' else 'file')}")
 
 
 def check_data_root(data: str, data_root: str | None) -> None:
     """Check that data are well named and exist; those of a benchmark, in a folder that is given."""
     check_data(data)
     if DataName.parse(data).is_benchmark and not expand_home(root := find_data_root(data, data_root)).is_dir():
-        raise UsageError(f"{'--data-root' if data_root else 'CCPML_DATA'}: folder {root} not found")
+        raise DataNotFoundError(f"{'--data-root' if data_root else 'CCPML_DATA'}: folder {root} not found")
 
 
 def check_data_of_run(data: str | None, data_root: str | None) -> None:

@@ -15,7 +15,7 @@ import yaml
 from ccpml.artifacts import artifact_kind, expand_home, not_found
 from ccpml.backbones import WEIGHT_SUFFIXES, known_backbones
 from ccpml.cli.common.commas import check_commas, is_free_text
-from ccpml.cli.common.options import UsageError, check_data_root
+from ccpml.cli.common.options import DataNotFoundError, UsageError, check_data_root
 from ccpml.cli.common.parser import check_empty, check_extra, parser_error
 from ccpml.data_name import DataName, known_names
 from ccpml.files import load_yaml
@@ -267,7 +267,7 @@ def check_settings(settings: Settings, files: Mapping[str, str], started: Path |
     try:
         check_data_root(settings.data, settings.data_root)
     except UsageError as error:
-        if started is not None and started.is_file():
+        if isinstance(error, DataNotFoundError) and started is not None and started.is_file():
             way_out = f"to go on with {started.parent}, restore it, or make a link to it there if it has moved"
             error = UsageError(f"{error}; {way_out}")
         raise _with_file(error, "data_root" if str(error).startswith("--data-root") else "data", files) from error

@@ -36,8 +36,8 @@ def _no_flag(value: Any) -> Any:
     return value
 
 
-Number = BeforeValidator(_no_flag)
-Id = Annotated[int, Field(ge=1, le=_MAX_ID, description="number of an item", examples=[1]), Number]
+_Number = BeforeValidator(_no_flag)
+Id = Annotated[int, Field(ge=1, le=_MAX_ID, description="number of an item", examples=[1]), _Number]
 
 
 def _in_utf8(value: Any) -> Any:
@@ -146,8 +146,8 @@ def _no_empty(value: Any) -> Any:
     return None if value == "" else value
 
 
-_Distance = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), Number]
-_Precision = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), Number]
+_Distance = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), _Number]
+_Precision = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), _Number]
 
 
 class SearchFields(BaseModel):
@@ -158,7 +158,7 @@ class SearchFields(BaseModel):
     id: Annotated[Id | SkipJsonSchema[None], BeforeValidator(_no_empty)] = Field(
         None, description="search by an item of the index"
     )
-    k: Annotated[int, Field(ge=1, le=MAX_K), Number] = Field(20, description="number of hits")
+    k: Annotated[int, Field(ge=1, le=MAX_K), _Number] = Field(20, description="number of hits")
     where: str = Field("", max_length=MAX_WHERE, description="a filter", examples=["label = 'mug' and price < 20"])
     max_distance: Annotated[_Distance | SkipJsonSchema[None], BeforeValidator(_no_empty)] = Field(
         None, description="only hits up to this distance"
