@@ -108,7 +108,8 @@ def dead_link(path: Path) -> Path | None:
         >>> dead_link(Path("/dev/null")), dead_link(Path("/no/such"))
         (None, None)
     """
-    return next((each for each in (path, *path.parents) if each.is_symlink() and not each.exists()), None)
+    places = (path, *path.parents)  # of which closed ones make those of `Path` raise errors
+    return next((each for each in places if os.path.islink(each) and not os.path.exists(each)), None)  # noqa: PTH110, PTH114
 
 
 def not_found(path: Path, expected: str = "file") -> str:
