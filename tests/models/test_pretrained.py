@@ -96,6 +96,12 @@ def test_a_path_that_does_not_exist_is_not_downloaded(
         EmbeddingModel.from_pretrained(name)
 
 
+def test_a_revision_of_files_is_refused(folder: Path) -> None:
+    for name in (folder, str(folder / WEIGHTS_FILE)):
+        with pytest.raises(ValueError, match=r"^revision: expected None for the file or folder .*, got 'v1'; leave"):
+            EmbeddingModel.from_pretrained(name, revision="v1")
+
+
 def test_damage_is_named(folder: Path) -> None:
     file, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
     content, text = file.read_bytes(), config.read_text()

@@ -16,7 +16,7 @@ def write(tmp_path, text):
 def test_types_of_columns(tmp_path):
     text = "Path,LABEL,count,price,sold,code,note,big\n"
     text += "a.jpg,mug,3,7.50,true,007,4,12345678901234567890123\n"
-    text += '/b.jpg,"cup, blue",-4,1e2,FALSE,12,four,1\n'
+    text += '/b.jpg,"cup, blue",-4,1.0e2,FALSE,12,four,1\n'
     text += "c.jpg,,,,,,,\n"
     pictures, notes = read_csv_pictures(write(tmp_path, text))
     assert [picture.path for picture in pictures] == [tmp_path / "a.jpg", Path("/b.jpg"), tmp_path / "c.jpg"]
@@ -43,6 +43,22 @@ def test_types_of_columns(tmp_path):
         f"{file}: column note: expected numbers only or text only, got 4 (line 2) and four (line 3); all are kept as "
         "text"
     ]
+
+
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        (["12E4", "5541"], ["12E4", "5541"]),  # numbers of articles
+        (["12E4", "3e7"], ["12E4", "3e7"]),
+        (["1e-05", "1e+20", "3"], [1e-05, 1e20, 3.0]),  # as pandas writes them
+        (["1.20E+05", "1.2e5", ".5e1"], [1.2e5, 1.2e5, 5.0]),
+    ],
+)
+def test_codes_are_no_numbers(tmp_path, cells, values):
+    rows = "".join(f"{number}.jpg,{cell}\n" for number, cell in enumerate(cells))
+    pictures, notes = read_csv_pictures(write(tmp_path, f"path,code\n{rows}"))
+    assert [picture.metadata["code"] for picture in pictures] == values
+    assert bool(notes) == ("5541" in cells)
 
 
 @pytest.mark.parametrize(

@@ -161,12 +161,13 @@ class EmbeddingModel(nn.Module):
         Args:
             name: A folder or a ``.safetensors`` file that ``ccpml export`` wrote; if neither exists, ``user/name`` of
                 a model on the Hugging Face hub, which is downloaded once (needs the extra ``hub``).
-            revision: Branch, tag or commit on the hub; None is the default branch.
+            revision: Branch, tag or commit on the hub; None is the default branch. Files have none.
 
         Raises:
             FileNotFoundError: If nothing of that name exists.
             ImportError: If the model is on the hub, and huggingface_hub is not installed.
-            ValueError: If the files are damaged, of another program, or cannot be downloaded.
+            ValueError: If the files are damaged or of another program, cannot be downloaded, or are here and have no
+                ``revision``.
 
         Example:
             ```python

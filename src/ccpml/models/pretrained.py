@@ -27,6 +27,8 @@ _WAY_OUT: Final = "export the run again, or download the model again"
 def load_pretrained(name: Path | str, revision: str | None = None) -> "EmbeddingModel":
     """Build the network of an exported model, with its weights, in eval mode; see `EmbeddingModel.from_pretrained`."""
     path = expand_home(name, "name")
+    if revision is not None and path.exists():
+        raise ValueError(f"revision: expected None for the file or folder {name}, got {revision!r}; leave it out")
     if path.is_dir():
         return _load(path / WEIGHTS_FILE, path / CONFIG_FILE)
     if path.exists():

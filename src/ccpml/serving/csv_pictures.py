@@ -17,7 +17,9 @@ _Value: TypeAlias = str | int | float | bool | None
 
 _KNOWN: Final = ("path", "label")
 _INTEGER: Final = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")  # fits into 64 bits; 007 is a name
-_DECIMAL: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_DECIMAL: Final = re.compile(  # 12E4 is a name, unlike 1.2E5, 1e+20 and 1e-05
+    r"[+-]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[0-9]+([eE][+-][0-9]+)?)"
+)
 _BOOLEAN: Final = {"true": True, "false": False}
 
 
