@@ -23,7 +23,7 @@ from ccpml.serving.picture_index import PictureIndex
 from ccpml.serving.service.refused import RefusedError
 from ccpml.serving.service.uploads import Upload
 
-__all__ = ["FEEDBACK_FILE", "VERDICTS_FILE", "Feedback", "RecentQueries", "Verdict", "feedback_paths", "table_of"]
+__all__ = ["FEEDBACK_FILE", "VERDICTS_FILE", "Feedback", "RecentQueries", "Verdict", "is_in_feedback", "table_of"]
 
 FEEDBACK_FILE: Final = "feedback.csv"
 VERDICTS_FILE: Final = "verdicts.csv"
@@ -107,6 +107,7 @@ class Feedback:
         self._index, self._folder = index, index.path
         self._items, self._version = dict[int | str, Item | None](), -1  # by id or path, of the index at that version
         self._missing = 0  # pictures that were left out of the table written last
+        self._unread = 0  # lines of the log that could not be read the last time
 
     def record(self, query: Item | Upload, hit: Item, verdict: str, now: float | None = None) -> int:
         """Record a verdict; return the number of verdicts.
@@ -213,12 +214,12 @@ class Feedback:
     def _append(self, line: Verdict) -> list[Verdict]:
         """Append to the log, behind its last whole line; return all of it."""
         file = self._folder / VERDICTS_FILE
-        known = file.read_bytes() if file.exists() else b""
-        if len(known) > _MAX_LOG_BYTES:
-            raise RefusedError(507, "the log of verdicts is full")
-        whole = known[: known.rfind(b"\n") + 1]
-        added = _text([line] if whole else [Verdict._fields, line])
         try:
+            known = file.read_bytes() if file.exists() else b""
+            if len(known) > _MAX_LOG_BYTES:
+                raise RefusedError(507, "the log of verdicts is full")
+            whole = known[: known.rfind(b"\n") + 1]
+            added = _text([line] if whole else [Verdict._fields, line])
             number = os.open(file, os.O_WRONLY | os.O_CREAT, 0o666)
             try:
                 os.ftruncate(number, len(whole))
@@ -231,7 +232,11 @@ class Feedback:
                 os.close(number)
         except OSError as error:
             raise WriteError(error.errno, error.strerror, str(file)) from error
-        return read_verdicts(whole + added)
+        verdicts, unread = read_verdicts(whole + added)
+        if unread > self._unread:
+            print_note(f"{file}: leaves out {counted(unread, 'line')} of another form; restore them from a copy")
+        self._unread = unread
+        return verdicts
 
     def _write_table(self, verdicts: Sequence[Verdict]) -> None:
         found, replaced = table_of(map(self._now, verdicts)), self._replaced(verdicts)
@@ -259,19 +264,29 @@ def _is_id(key: str) -> bool:
     return len(key) < _DIGEST and key.isdecimal()
 
 
-def feedback_paths(folder: Path) -> set[str]:
-    """Return the paths in the table of an index, as they are written there."""
-    file = folder / FEEDBACK_FILE
-    if not file.is_file():
-        return set()
-    with file.open(encoding="utf-8", newline="") as stream:
-        return {row[0] for row in csv.reader(stream) if row}
+def is_in_feedback(folder: Path, path: str) -> bool:
+    """Whether the table of an index names a picture in its directory; a table that cannot be read may."""
+    try:
+        return path.encode() in (folder / FEEDBACK_FILE).read_bytes()  # also where a program has written it otherwise
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
-def read_verdicts(content: bytes) -> list[Verdict]:
-    """Return the lines of a log; those that are not whole are left out."""
-    lines = csv.reader(io.StringIO(content.decode("utf-8", "replace"), newline=""))
-    return [Verdict(*line) for line in list(lines)[1:] if len(line) == len(Verdict._fields)]
+def read_verdicts(content: bytes) -> tuple[list[Verdict], int]:
+    """Return the verdicts of a log, each in a line, and the number of lines that are none."""
+    lines = content.decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
+    rows = [row for line in lines if line and (row := _cells(line)) != list(Verdict._fields)]
+    verdicts = [Verdict(*row) for row in rows if len(row) == len(Verdict._fields) and row[-1] in {"right", "wrong"}]
+    return verdicts, len(rows) - len(verdicts)
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:  # it is damaged
+        return []
 
 
 def table_of(verdicts: Iterable[Verdict]) -> list[tuple[str, str]]:

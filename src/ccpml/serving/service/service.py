@@ -22,7 +22,7 @@ from ccpml.serving.items import Hit, Item, Picture, Summary
 from ccpml.serving.search.queries import mean_vector
 from ccpml.serving.search.reranked import Reranked
 from ccpml.serving.service.drift import Drift
-from ccpml.serving.service.feedback import Feedback, RecentQueries, feedback_paths
+from ccpml.serving.service.feedback import Feedback, RecentQueries, is_in_feedback
 from ccpml.serving.service.metrics import Metrics
 from ccpml.serving.service.refused import RefusedError
 from ccpml.serving.service.settings import ServiceSettings
@@ -230,7 +230,7 @@ class Service:
             if not self.index.remove([key]):
                 raise RefusedError(404, f"id: no item {key}")
             file = self._pictures / path.rpartition("/")[2]
-            if str(file) == path and f"pictures/{file.name}" not in feedback_paths(self.index.path):
+            if str(file) == path and not is_in_feedback(self.index.path, f"pictures/{file.name}"):
                 with suppress(OSError):
                     file.unlink()
 
