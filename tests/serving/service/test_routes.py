@@ -137,9 +137,19 @@ def test_a_thumbnail_is_a_small_jpeg_that_browsers_keep(connect):
     client = connect()
     response = client.get("/api/items/1/thumbnail")
     assert Image.open(io.BytesIO(response.content)).size == (32, 32)
-    assert response.headers["cache-control"] == "private, max-age=86400"
-    again = client.get("/api/items/1/thumbnail", headers={"If-None-Match": response.headers["etag"]})
+    again = client.get("/api/items/1/thumbnail", headers={"If-None-Match": f'"other", {response.headers["etag"]}'})
     assert (again.status_code, again.content) == (304, b"")
+
+
+def test_a_browser_does_not_show_thumbnails_of_an_index_that_was_served_before(tmp_path, connect, toy_pictures):
+    earlier = connect().get("/api/items/1/thumbnail")
+    assert "no-cache" in earlier.headers["cache-control"]
+    with Index.create(tmp_path / "other.index", ColorEmbedder()) as other:
+        other.add(toy_pictures[::-1])
+        with TestClient(create_app(other, ColorEmbedder(), ServiceSettings()), base_url=LOCAL) as client:
+            now = client.get("/api/items/1/thumbnail", headers={"If-None-Match": earlier.headers["etag"]})
+    assert now.status_code == 200
+    assert now.content != earlier.content
 
 
 def test_the_page_may_load_nothing_from_elsewhere(connect):

@@ -1,6 +1,7 @@
 """The routes."""
 
 import asyncio
+import hashlib
 import json
 import math
 import time
@@ -198,8 +199,9 @@ def item(request: Request, id: Annotated[Id, PathParameter()]) -> StoredItem:  #
 def thumbnail(request: Request, id: Annotated[Id, PathParameter()]) -> Response:  # noqa: A002  # the name in the path
     """Return a small picture of an item, a JPEG of at most 256 pixels."""
     content = _service(request).thumbnail(id)
-    headers = {"Cache-Control": "private, max-age=86400", "ETag": f'"{id}"'}
-    if request.headers.get("if-none-match") == headers["ETag"]:
+    # Another index may be served at this address next, with other pictures for the same ids: a browser has to ask.
+    headers = {"Cache-Control": "private, no-cache", "ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"'}
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     return Response(content, media_type="image/jpeg", headers=headers)
 
