@@ -303,6 +303,9 @@ def test_a_token_is_asked_for_and_thumbnails_are_fetched_with_it(files, browser,
         page.fill("#token-value", "another-token-altogether")
         page.keyboard.press("Enter")
         page.wait_for_selector("#token-problem:visible")
+        page.fill("#token-value", f"{TOKEN[:3]}\u2026")  # as copied from where it was shortened
+        page.click("#token button")
+        page.wait_for_selector("#token-problem:has-text('copy it again')")
         page.fill("#token-value", TOKEN)
         page.keyboard.press("Enter")
         page.wait_for_function("() => document.querySelectorAll('.card img[src^=blob]').length > 3")
