@@ -40,4 +40,4 @@ def kill_and_check(folder: Path, chance: random.Random, seed: int, seconds: floa
 
 
 def _has_tail(leftovers: list[str]) -> bool:
-    return any("bytes left" in sentence for sentence in leftovers)
+    return any("interrupted writer" in sentence for sentence in leftovers)

@@ -41,7 +41,9 @@ def test_types_of_columns(tmp_path):
     file = tmp_path / "shop.csv"
     assert notes == [
         f"{file}: column note: expected numbers only or text only, got 4 (line 2) and four (line 3); all are kept as "
-        "text"
+        "text",
+        f"{file}: column big: expected numbers of 64 bits only or text only, got 1 (line 3) and "
+        "12345678901234567890123 (line 2); all are kept as text",
     ]
 
 

@@ -202,3 +202,22 @@ def test_an_index_in_place_of_the_one_that_was_opened_is_not_touched(tmp_path, m
         assert not path.exists()
     with Index.open(moved, EMBEDDER) as index:
         assert state_of(index) == dict.fromkeys(range(9), 1)
+
+
+@pytest.mark.parametrize("kind", ["add", "remove", "compact"])
+def test_an_index_that_another_process_changes_meanwhile_is_verified_as_it_was(tmp_path, kind):
+    path = tmp_path / "x.index"
+    with Index.create(path, EMBEDDER) as index:
+        change(index, "add", range(9), 1)
+        change(index, "remove", [3], 2)
+    done = []
+
+    def change_once(rows):
+        if not done:
+            done.append(kind)
+            with Index.open(path, EMBEDDER) as other:
+                change(other, kind, [5], 3)
+
+    with Index.open(path) as index:
+        assert index.verify(change_once) == (8, [], [], set())
+    assert done

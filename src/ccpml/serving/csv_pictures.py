@@ -16,10 +16,11 @@ __all__ = ["read_csv_pictures"]
 _Value: TypeAlias = str | int | float | bool | None
 
 _KNOWN: Final = ("path", "label")
-_INTEGER: Final = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")  # fits into 64 bits; 007 is a name
+_INTEGER: Final = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")  # fits into 64 bits
 _DECIMAL: Final = re.compile(  # 12E4 is a name, unlike 1.2E5, 1e+20 and 1e-05
     r"[+-]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[0-9]+([eE][+-][0-9]+)?)"
 )
+_PADDED: Final = re.compile(r"[+-]?0[0-9]")  # 007 is a name
 _BOOLEAN: Final = {"true": True, "false": False}
 
 
@@ -99,14 +100,13 @@ def _typed(cells: Sequence[tuple[int, str]]) -> tuple[list[_Value], str]:
         if filled and all(fits(text) for _, text in filled):
             return [parse(text) if text else None for _, text in cells], ""
     number = _first(filled, _is_number)
-    other = _first(filled, lambda text: not _DECIMAL.fullmatch(text))
+    other = _first(filled, lambda text: not _DECIMAL.fullmatch(text)) or _first(filled, _is_beyond)
     mixed = ""
     if number and other:
         (line, text), (place, name) = number, other
-        mixed = (
-            f"expected numbers only or text only, got {text} (line {line}) and {name[:40]} (line {place}); all are "
-            "kept as text"
-        )
+        kinds = "numbers of 64 bits only" if _is_beyond(name) else "numbers only"
+        got = f"got {text} (line {line}) and {name[:40]} (line {place})"
+        mixed = f"expected {kinds} or text only, {got}; all are kept as text"
     return [text or None for _, text in cells], mixed
 
 
@@ -119,9 +119,14 @@ def _is_integer(text: str) -> bool:
 
 
 def _is_number(text: str) -> bool:
-    if not _DECIMAL.fullmatch(text) or re.match(r"[+-]?0[0-9]", text):
+    if not _DECIMAL.fullmatch(text) or _PADDED.match(text):
         return False
     return math.isfinite(float(text)) and (not text.lstrip("+-").isdigit() or _is_integer(text))
+
+
+def _is_beyond(text: str) -> bool:
+    """Whether a number is too large or has too many digits."""
+    return bool(_DECIMAL.fullmatch(text)) and not _is_number(text) and not _PADDED.match(text)
 
 
 def _is_boolean(text: str) -> bool:

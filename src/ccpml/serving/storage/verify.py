@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -23,7 +24,8 @@ class Verified(NamedTuple):
     Attributes:
         items: Number of items.
         problems: A sentence for each thing that is wrong.
-        leftovers: A sentence for each thing that an interrupted writer has left, and that the next one removes.
+        leftovers: A sentence for each thing that an interrupted writer has left, and that the next one removes; one at
+            work may have written it, too.
         damaged: Ids of items that differ from their checksums, which the next `Index.sync` embeds again.
     """
 
@@ -43,7 +45,9 @@ def verify(folder: Path, views: Views, progress: Callable[[int], Any] | None = N
             *_thumbnails(view),
         ]
         damaged = damaged_items(view) if problems else set()
-        return Verified(view.snapshot.num_items, problems, list(_leftovers(folder, view)), damaged)
+        count = view.snapshot.num_items
+    with views.now() as view:  # another process may have changed the index meanwhile
+        return Verified(count, problems, list(_leftovers(folder, view)), damaged)
 
 
 def damaged_items(view: View) -> set[int]:
@@ -134,7 +138,12 @@ def _leftovers(folder: Path, view: View) -> Iterator[str]:
     current = rows_file(folder, view.snapshot.generation)
     for file in sorted(folder.glob("rows.*.f32")):
         if file != current:
-            yield f"{file.name}: left by an interrupted compaction; the next change removes it"
-    size, used = current.stat().st_size, view.rows.nbytes
+            yield f"{file.name}: being written now, or left by an interrupted compaction for the next change to remove"
+    size, used = view.rows.nbytes, view.rows.nbytes
+    with suppress(FileNotFoundError):  # compacted just now
+        size = current.stat().st_size
     if size > used:
-        yield f"{current.name}: {size - used:,} bytes left by an interrupted writer; the next change removes them"
+        yield (
+            f"{current.name}: {size - used:,} bytes are being written now, or were left by an interrupted writer, in "
+            "which case the next change removes them"
+        )
