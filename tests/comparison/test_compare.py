@@ -121,12 +121,30 @@ def test_classes_of_other_names_are_matched_by_their_files(roles, tmp_path):
     assert found.versus[0].differences == expected.versus[0].differences
 
 
+def test_classes_that_are_not_matched_by_their_files_are_named(tmp_path):
+    """As those of a folder, and of a table of its pictures from which `clean` has dropped some."""
+    first = make_run(tmp_path / "first", NAMES, folder=str(tmp_path))
+    second = make_run(tmp_path / "second", NAMES, folder=str(tmp_path), missing=["class03/1.png", "class05/0.png"])
+    rename(second, {})
+    found = compare_runs([first, second])
+    assert found.classes == 10
+    assert found.notes[1:] == [
+        f"left out 2 classes (class03, class05) of {first}, {second}, as not all runs have exactly their files in a "
+        "class that none has seen"
+    ]
+
+
 def test_files_of_classes_that_a_run_has_seen_are_not_matched(tmp_path):
     first = make_run(tmp_path / "first", NAMES, folder=str(tmp_path))
     second = make_run(tmp_path / "second", NAMES, (NAMES[0],), folder=str(tmp_path))
     rename(second, {name: f"set/{name}" for name in NAMES[1:]})
     kept = [name for name in NAMES if name != NAMES[0]]
-    assert compare_runs([first, second]).classes == len(kept)
+    found = compare_runs([first, second])
+    assert found.classes == len(kept)
+    assert found.notes[1:] == [
+        f"left out 1 class (class00) of {first}, {second}, as not all runs have exactly their files in a class that "
+        "none has seen"
+    ]
     third = make_run(tmp_path / "third", NAMES, folder=str(tmp_path / "moved"))
     rename(third, {name: f"set/{name}" for name in NAMES})
     with pytest.raises(NoCommonClassesError, match=f"of which the data of {third} have none of that name"):

@@ -99,9 +99,10 @@ def _kept(runs: Sequence[Run]) -> UnseenImages:
         if left_out:
             notes.append(f"{left_out:,} images that not all runs have were left out")
     except NoCommonClassesError:
-        rows, notes = match_by_files(embedded, records), [_MATCHED]
+        rows = match_by_files(embedded, records)
         if not rows[0].size:
             raise
+        notes = [_MATCHED, *_left_out([run.path for run in runs], embedded, rows)]
     if not rows[0].size:
         raise NoCommonClassesError(
             f"{', '.join(str(run.path) for run in runs)}: expected test images that all runs have, got none"
@@ -142,6 +143,18 @@ def _common_classes(
             f"{'; '.join(notes)}"
         )
     return common, notes
+
+
+def _left_out(paths: Sequence[Path], embedded: Sequence[Embedded], rows: Sequence[NDArray[np.int64]]) -> list[str]:
+    """Return a note on the classes of each run without rows; one for runs that lack classes of the same names."""
+    runs_of = dict[tuple[str, ...], list[Path]]()
+    for path, each, own in zip(paths, embedded, rows, strict=True):
+        labels = np.setdiff1d(each.labels, each.labels[own])
+        runs_of.setdefault(tuple(each.class_names[label] for label in labels), []).append(path)
+    reason = "as not all runs have exactly their files in a class that none has seen"
+    return [
+        f"left out {listed_classes(list(names))} of {_listed(own)}, {reason}" for names, own in runs_of.items() if names
+    ]
 
 
 def _listed(paths: Sequence[Path]) -> str:
