@@ -4,7 +4,8 @@ import pytest
 
 from ccpml.data import load_csv, load_folder
 from ccpml.data.sources.source import name_notes
-from tests.data.image_files import touch
+from ccpml.data.upkeep.check import SkippableImagesError, check_images
+from tests.data.image_files import encoded, smooth, touch
 
 
 def csv_of(folder: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -57,7 +58,11 @@ def test_two_columns(images: Path) -> None:
         ("path,label\n0.png,\n", "line 2: label is empty"),
         ("path,label\n,a\n", "line 2: path is empty"),
         ("path,label\n0.png,a\na\0.png,a\n", r"line 3: not valid CSV \(null character\)"),
-        ("path,label\n0.png,a\nnone.png,a\n", "line 3: image .*none.png not found; paths are relative"),
+        (
+            "path,label\nno/0.png,a\nno/1.png,a\n",
+            "line 2: image .*no/0.png not found, nor any other; paths are relative",
+        ),
+        ("path,label\n0.png,a\nsub,a\n", "line 3: image .*sub: expected a file, got a folder"),
         ("path,label\n0.png,a\n0.png,a\n", r"line 3: .*0.png is listed before \(.*line 2\)"),
         ("path,label,split\n0.png,a,train\n1.png,b,\n", "line 3: split: expected .* got nothing"),
         ("path,label,split\n0.png,a,dev\n", "line 2: split: expected .* got 'dev'"),
@@ -91,6 +96,19 @@ def test_errors_name_the_line(images: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         load_csv(file)
     assert str(file) in str(caught.value)
+
+
+def test_images_that_are_not_found_are_listed_with_those_that_cannot_be_read(images: Path) -> None:
+    for name in ("0.png", "1.png"):
+        (images / name).write_bytes(encoded(smooth(8, 8), "PNG"))
+    names = ["0.png", "none.png", "1.png", "2.png"]
+    table = load_csv(csv_of(images, "path,label\n" + "".join(f"{name},{name}\n" for name in names))).table
+    assert table.class_names == tuple(names)  # so that no class moves to another split
+    left, bad = check_images(table, skip_bad=True, progress=False)
+    assert left.class_names == ("0.png", "1.png")
+    assert [Path(each.name).name for each in bad] == ["none.png", "2.png"]
+    with pytest.raises(SkippableImagesError, match=r"2 of 4 images cannot be read"):
+        check_images(table, progress=False)
 
 
 def test_invalid_encoding_and_missing_file(images: Path) -> None:

@@ -20,7 +20,10 @@ _SPLITS: Final[Mapping[str, SplitName]] = {"val": "validation", **{name: name fo
 
 
 class _Row(NamedTuple):
-    """A row of a CSV file; ``where`` names file and line for errors, ``written`` is the label as it is there."""
+    """A row of a CSV file; ``where`` names file and line for errors, ``written`` is the label as it is there.
+
+    ``found`` is whether the image is there.
+    """
 
     where: str
     path: Path
@@ -28,6 +31,7 @@ class _Row(NamedTuple):
     written: str
     split: SplitName | None
     role: str
+    found: bool
 
 
 def load_csv(file: Path | str, labeled: bool = True) -> Source:
@@ -38,7 +42,8 @@ def load_csv(file: Path | str, labeled: bool = True) -> Source:
     (or val) or test; a class belongs to exactly one, since the test classes must not be seen in training. ``role`` is
     query or gallery, for all images of a split or for none, and never in train. Other columns are ignored, but not one
     that is spelled almost like a missing one of these. Labels are compared in Unicode's form NFC. Classes and images
-    keep the order of the file. The encoding is UTF-8, with or without a byte order mark.
+    keep the order of the file. The encoding is UTF-8, with or without a byte order mark. Images that are not found are
+    listed like others that cannot be read, unless none is found.
 
     Args:
         file: CSV file.
@@ -50,6 +55,9 @@ def load_csv(file: Path | str, labeled: bool = True) -> Source:
     check_flags(labeled=labeled)
     file = expand_home(file)
     rows, notes = _read_csv(file, labeled)
+    if not any(row.found for row in rows):
+        where = f"{rows[0].where}: image {rows[0].path}"
+        raise ValueError(f"{where} not found, nor any other; paths are relative to the folder of the CSV file")
     splits = ((row.label, repr(row.label), row.split, row.where) for row in rows if row.label)
     check_one_split(splits, "put each class in one split only")
     real = _real_paths([row.path for row in rows])  # other spellings and links are the same image
@@ -148,12 +156,10 @@ def _row(fields: list[str], header: list[str], where: str, folder: Path, labeled
         found = path_kind(path)
     except OSError as error:  # the name is too long, or a folder is closed
         raise ValueError(f"{where}: image {path}: cannot be opened ({error.strerror}){advice(error)}") from error
-    if found != "a file":
-        if found:
-            raise ValueError(f"{where}: image {path}: {not_found(path)}; restore it, or remove the row")
-        raise ValueError(f"{where}: image {path} not found; paths are relative to the folder of the CSV file")
+    if found not in {"a file", ""}:
+        raise ValueError(f"{where}: image {path}: {not_found(path)}; restore it, or remove the row")
     label = cell.get("label", "")
-    return _Row(where, path, read_label(label), label, split, role)
+    return _Row(where, path, read_label(label), label, split, role, bool(found))
 
 
 def _check_roles(rows: list[_Row]) -> None:
