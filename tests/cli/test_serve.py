@@ -53,6 +53,10 @@ def test_wrong_options_are_one_sentence_and_exit_code_2(serve, index, tmp_path):
         ((index, "--workers", "0"), r"--workers: expected 1 to 1024, got 0"),
         ((index, "--workers", "99999999"), r"--workers: expected 1 to 1024, got 99999999"),
         ((index, "--timeout", "0"), r"--timeout: expected a number above 0, got 0\.0"),
+        (
+            (index, "--allow-host", "https://a.example/"),
+            r"--allow-host: expected names without scheme, port and \*, .*a\.e",
+        ),
         ((index, "--run", tmp_path), r"not a run directory"),
     ):
         code, err = serve(*arguments, *(() if "--port" in arguments else ("--port", "0")))

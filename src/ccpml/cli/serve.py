@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> int:
 def _settings(options: argparse.Namespace, token: str | None) -> "ServiceSettings":
     from ccpml.serving.service import ServiceSettings
 
-    hosts = tuple(name.lower() for name in options.allow_host or ())
+    hosts = tuple(options.allow_host or ())
     bounds = {name: getattr(options, name) for name in _BOUNDS if getattr(options, name) is not None}
     try:
         return ServiceSettings(
@@ -67,7 +67,9 @@ def _settings(options: argparse.Namespace, token: str | None) -> "ServiceSetting
         )
     except ValueError as error:
         name, _, rest = str(error).partition(":")
-        flag = "--token-file or CCPML_TOKEN" if name == "token" else f"--{name.replace('_', '-')}"
+        flag = {"token": "--token-file or CCPML_TOKEN", "hosts": "--allow-host"}.get(
+            name, f"--{name.replace('_', '-')}"
+        )
         raise UsageError(f"{flag}:{rest}") from error
 
 

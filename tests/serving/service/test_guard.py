@@ -195,5 +195,16 @@ def test_settings_of_another_kind_or_out_of_range_are_named():
             with pytest.raises(ValueError, match=rf"^{name}: expected"):
                 ServiceSettings(**{name: value})
     assert ServiceSettings(max_k=np.int64(5), rate=np.float32(2), timeout=3).max_k == 5
-    with pytest.raises(ValueError, match=r"^hosts: expected a sequence of names, got 'localhost'"):
+    with pytest.raises(ValueError, match=r"^hosts: expected several names, got localhost alone"):
         ServiceSettings(hosts="localhost")  # whose letters would be names
+    for name in (
+        "https://pics.example.com/",
+        "pics.example.com:8443",
+        "*",
+        "*.example.com",
+        "::1",
+        "",
+        "bücher.example",
+    ):
+        with pytest.raises(ValueError, match=r"^hosts: expected names without scheme, port and \*, such as .*, got '"):
+            ServiceSettings(hosts=("localhost", name))  # it would never match

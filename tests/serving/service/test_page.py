@@ -316,6 +316,14 @@ def test_a_token_is_asked_for_and_thumbnails_are_fetched_with_it(files, browser,
 
 
 @in_browser
+def test_a_filter_that_is_not_understood_is_shown_on_a_narrow_screen(site, open_page):
+    page = open_page(f"{site}#id=1&where=prize%20%3C%202", viewport={"width": 390, "height": 844})
+    page.wait_for_selector("#where-problem:has-text('prize'):visible")
+    assert page.input_value("#where") == "prize < 2"
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+@in_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_narrow_screen_has_no_sideways_scrolling_and_every_text_is_legible(site, open_page, scheme):
     page = open_page(f"{site}#id=1", viewport={"width": 390, "height": 844}, color_scheme=scheme)

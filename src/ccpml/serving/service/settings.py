@@ -1,9 +1,10 @@
 """What a service allows: bounds of a request, permissions, and who is answered."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ccpml.numbers import as_int, check_flags, is_finite
+from ccpml.numbers import as_int, as_tuple, check_flags, is_finite
 
 __all__ = ["MAX_K", "MAX_PICTURES", "MAX_WHERE", "ServiceSettings"]
 
@@ -16,6 +17,7 @@ MAX_PICTURES: Final = 16
 MAX_WHERE: Final = 1000
 """Most characters of a filter."""
 
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]")  # others are in no header
 _MAX_WORKERS: Final = 1024  # threads, all of which start with the service
 
 
@@ -58,9 +60,7 @@ class ServiceSettings:
 
     def __post_init__(self) -> None:
         check_flags(writable=self.writable, feedback=self.feedback)
-        hosts: Any = self.hosts  # a text is a sequence, too
-        if isinstance(hosts, str) or not all(isinstance(host, str) for host in hosts):
-            raise ValueError(f"hosts: expected a sequence of names, got {hosts!r}")
+        object.__setattr__(self, "hosts", tuple(map(_host, as_tuple("hosts", self.hosts, "several names"))))
         for name in ("max_bytes", "max_held_bytes", "max_pixels", "max_connections", "queue"):
             object.__setattr__(self, name, as_int(name, getattr(self, name), 1))
         for name, limit in (("max_k", MAX_K), ("max_pictures", MAX_PICTURES), ("workers", _MAX_WORKERS)):
@@ -85,3 +85,11 @@ class ServiceSettings:
             raise ValueError(
                 f"token: expected at least 16 characters, got {len(token)}; `openssl rand -hex 32` prints one"
             )
+
+
+def _host(name: Any) -> str:
+    """Return a name as it is compared with the header ``Host``, whose port is left out."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        expected = "expected names without scheme, port and *, such as pictures.example.com or [::1]"
+        raise ValueError(f"hosts: {expected}, got {name!r}")
+    return name.lower()
