@@ -58,7 +58,7 @@ LOGGERS = ("PIL", "lightning.fabric", "lightning.pytorch", "matplotlib", "onnxru
 
 def process_state() -> dict[str, Any]:
     """What a call could leave changed, as values that can be compared."""
-    cudnn = torch.backends.cudnn
+    cudnn, products = torch.backends.cudnn, (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
     return {
         "threads": torch.get_num_threads(),
         "torch's generator": torch.get_rng_state().tolist(),
@@ -69,6 +69,7 @@ def process_state() -> dict[str, Any]:
         "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "deterministic": (torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark),
         "precision of products": (torch.get_float32_matmul_precision(), cudnn.allow_tf32),
+        "precision of each kind": [getattr(each, "fp32_precision", None) for each in products],
         "anomaly detection": torch.is_anomaly_enabled(),
         "sharing": torch.multiprocessing.get_sharing_strategy(),
         "filters of warnings": list(warnings.filters),

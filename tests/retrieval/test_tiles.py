@@ -1,5 +1,7 @@
 """few_nearest against ranking all distances in float64."""
 
+from pkgutil import resolve_name
+
 import numpy as np
 import pytest
 import torch
@@ -99,6 +101,41 @@ def test_independent_of_matmul_precision_and_autocast(setting):
         assert torch.get_float32_matmul_precision() == setting
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+PRECISIONS = ("", ".mkldnn", ".mkldnn.matmul", ".cuda.matmul")
+"""Parts of torch.backends with a setting of their own since torch 2.9, or else that above."""
+
+
+@pytest.fixture
+def precision():
+    """Set the precision of a part, or return it; torch's older functions refuse to read some of these."""
+    if not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("torch 2.9 is the first with these settings")
+
+    def setting(part, *values):
+        of = resolve_name(f"torch.backends{part}")
+        for value in values:
+            of.fp32_precision = value
+        return of.fp32_precision
+
+    for part in PRECISIONS:
+        setting(part, "none")
+    yield setting
+    for part in PRECISIONS:
+        setting(part, "none")
+
+
+@pytest.mark.parametrize("part", PRECISIONS)
+def test_independent_of_the_newer_settings_of_precision_which_stay(precision, part):
+    precision(part, "bf16" if "mkldnn" in part else "tf32")
+    before = list(map(precision, PRECISIONS))
+    assert_exact(unit(100, dim=64))
+    assert list(map(precision, PRECISIONS)) == before
+    precision(part, "none")
+    assert_exact(unit(100, dim=64))
+    precision("", "tf32")
+    assert list(map(precision, PRECISIONS)) == ["tf32"] * 4  # it is still followed
 
 
 @pytest.mark.parametrize("sizes", [(1100, None), (2049, None), (5, 2100), (1500, 260)])

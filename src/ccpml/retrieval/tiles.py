@@ -9,6 +9,7 @@ Shapes: Q queries, G gallery vectors, d dimensions, h × s a tile, b side of a b
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,13 +83,32 @@ def few_nearest(
 @contextmanager
 def _full_precision(device: str) -> Iterator[None]:
     """Multiply in true float32, whatever the settings of the training: the error bounds rely on it."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device, enabled=False), torch.no_grad():
+    with _ieee_products(), torch.autocast(device, enabled=False), torch.no_grad():
+        yield
+
+
+@contextmanager
+def _ieee_products() -> Iterator[None]:
+    """Set what decides on the precision of products within the block, whichever way it was set before."""
+    if not hasattr(torch.backends, "fp32_precision"):  # before torch 2.9, whose older functions refuse newer settings
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
             yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+        return
+    backends: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    settings = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for backend, setting in zip(backends, settings, strict=True):
+            backend.fp32_precision = "none"  # that of torch.backends, which the backend then follows as before
+            if backend.fp32_precision != setting:
+                backend.fp32_precision = setting
 
 
 class _Tiles:
