@@ -64,7 +64,7 @@ def test_features_equal_the_published_graph(pretrained: EfficientNetLite0, size:
     expected = published_graph(pretrained.state_dict(), images)
     assert expected.max() > 1
     assert expected.shape[2:] == tuple(-(-side // 32) for side in size)
-    torch.testing.assert_close(pretrained(images), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pretrained(images), expected, rtol=1e-4, atol=5e-5)  # 1.6e-5 on some processors
 
 
 @pytest.mark.parametrize("size", [(128, 128), (160, 160), (224, 224), (227, 193)])
