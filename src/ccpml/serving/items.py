@@ -1,6 +1,7 @@
 """What an index holds and returns."""
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from ccpml.data.images.archived import ArchivedImage
 from ccpml.data.images.read import check_pixels
 from ccpml.numbers import plain_number
 
-__all__ = ["HALVES", "Hit", "Item", "Metadata", "Picture", "Summary"]
+__all__ = ["HALVES", "Hit", "Item", "Metadata", "Picture", "Summary", "own_picture"]
+
+_OWN: Final = "pictures"
 
 HALVES: Final = re.compile("[\ud800-\udfff]")
 """Halves of characters (surrogates), which JSON can write, and UTF-8 and databases cannot."""
@@ -50,6 +53,8 @@ class Picture:
     file: Path = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.path, str | os.PathLike):
+            raise ValueError(f"path: expected a path, got {self.path!r}")
         object.__setattr__(self, "path", Path(self.path))
         object.__setattr__(self, "file", plain_path(self.path))
         if not isinstance(self.label, str):
@@ -119,3 +124,17 @@ class Summary(NamedTuple):
     labels: int
     columns: list[str]
     examples: list[int]
+
+
+def own_picture(index: Path, path: str, content_hash: str) -> str:
+    """Return where an image file is: one that clients have added is in the index, which may have been moved since.
+
+    Args:
+        index: The directory of the index, absolute.
+        path: Where the file was when it was added.
+        content_hash: SHA-256 of its contents, by which such a file is named.
+    """
+    if content_hash not in path:  # as of nearly all
+        return path
+    before, now = Path(path), index / _OWN / Path(path).name
+    return str(now) if (before.stem, before.parent.name) == (content_hash, _OWN) and now.is_file() else path

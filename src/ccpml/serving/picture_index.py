@@ -17,7 +17,7 @@ from ccpml.serving.ensemble import MEMBERS_FILE
 from ccpml.serving.errors import OtherModelError
 from ccpml.serving.filters import Filter
 from ccpml.serving.index_writer import Added, IndexWriter
-from ccpml.serving.items import Hit, Item, Picture, Summary
+from ccpml.serving.items import Hit, Item, Picture, Summary, own_picture
 from ccpml.serving.sync import Synced
 
 __all__ = ["PictureIndex", "as_ids"]
@@ -164,10 +164,9 @@ class PictureIndex(ABC):
         """
         changes = []
         for known in self._writer.known():
-            path, file = Path(known.facts.path), folder / Path(known.facts.path).name
-            own = not known.facts.source and path.stem == known.content_hash and path.parent.name == folder.name
-            if own and path != file and file.is_file():
-                changes.append((known.id, known.facts._replace(path=str(file))))
+            now = own_picture(folder.parent, known.facts.path, known.content_hash)
+            if not known.facts.source and now != known.facts.path:
+                changes.append((known.id, known.facts._replace(path=now)))
         if changes:
             with self._writer.lock():
                 self._writer.update(changes)

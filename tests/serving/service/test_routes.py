@@ -123,6 +123,8 @@ def test_pictures_of_an_index_that_was_moved_or_copied_are_still_its_own(connect
     if not kept:
         shutil.rmtree(index.path / "pictures")
     with Index.open(place, ColorEmbedder()) as copy:
+        found = [copy.item(first), copy.items(first)[0], copy.search(copy.vectors([second]), k=1)[0][0].item]
+        assert {Path(item.path).parent for item in found} == {place / "pictures"}  # also where no service has begun
         with TestClient(create_app(copy, ColorEmbedder(), ServiceSettings(writable=True)), base_url=LOCAL) as other:
             assert {Path(copy.item(key).path).parent for key in (first, second)} == {place / "pictures"}
             assert other.delete(f"/api/items/{second}").status_code == 204

@@ -18,7 +18,7 @@ from ccpml.files import WriteError, write_bytes
 from ccpml.numbers import counted
 from ccpml.progress import print_note
 from ccpml.serving.index import Index
-from ccpml.serving.items import Item
+from ccpml.serving.items import Item, own_picture
 from ccpml.serving.picture_index import PictureIndex
 from ccpml.serving.service.refused import RefusedError
 from ccpml.serving.service.uploads import Upload
@@ -158,10 +158,8 @@ class Feedback:
 
         A picture that came through the service is there, although the index may name the place before the move.
         """
-        path, folder = Path(item.path), self._folder.absolute()
-        own = folder / "pictures" / path.name
-        if path.stem == item.content_hash and path.parent.name == own.parent.name and own.is_file():
-            path = own
+        folder = self._folder.absolute()
+        path = Path(own_picture(folder, item.path, item.content_hash))
         return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else item.path
 
     def _find(self, key: int | str) -> Item | None:
@@ -218,8 +216,10 @@ class Feedback:
             known = file.read_bytes() if file.exists() else b""
             if len(known) > _MAX_LOG_BYTES:
                 raise RefusedError(507, "the log of verdicts is full")
-            whole = known[: known.rfind(b"\n") + 1]
+            whole = _without_torn_line(known)
             added = _text([line] if whole else [Verdict._fields, line])
+            if whole and not whole.endswith(b"\n"):
+                added = b"\n" + added
             number = os.open(file, os.O_WRONLY | os.O_CREAT, 0o666)
             try:
                 os.ftruncate(number, len(whole))
@@ -280,6 +280,14 @@ def read_verdicts(content: bytes) -> tuple[list[Verdict], int]:
     rows = [row for line in lines if line and (row := _cells(line)) != list(Verdict._fields)]
     verdicts = [Verdict(*row) for row in rows if len(row) == len(Verdict._fields) and row[-1] in {"right", "wrong"}]
     return verdicts, len(rows) - len(verdicts)
+
+
+def _without_torn_line(content: bytes) -> bytes:
+    """Return a log without its last line if writing that was interrupted; others may lack the end of the line only."""
+    start = content.rfind(b"\n") + 1
+    last = content[start:]
+    is_ours = last[:1].isdigit() or ",".join(Verdict._fields).encode().startswith(last)
+    return content[:start] if is_ours and not read_verdicts(last)[0] else content
 
 
 def _cells(line: str) -> list[str]:

@@ -4,9 +4,10 @@ import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
-from ccpml.serving.items import Item
+from ccpml.serving.items import Item, own_picture
 
 __all__ = [
     "FIELDS",
@@ -113,7 +114,8 @@ def checksum_of_facts(facts: Sequence[str | bytes | int]) -> int:
     return zlib.crc32(b"\0".join(parts))
 
 
-def item_of(values: Sequence[Any]) -> Item:
-    """Return the item of the columns `ITEM`."""
-    key, path, label, metadata, *rest = values
-    return Item(key, text_of(path), text_of(label), json.loads(metadata), *rest)
+def item_of(values: Sequence[Any], folder: Path) -> Item:
+    """Return the item of the columns `ITEM` of an index in a folder."""
+    key, path, label, metadata, content_hash, *rest = values
+    place = own_picture(folder, text_of(path), content_hash)
+    return Item(key, place, text_of(label), json.loads(metadata), content_hash, *rest)

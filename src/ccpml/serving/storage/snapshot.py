@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ __all__ = ["Snapshot"]
 
 
 class Snapshot:
-    """One state of the database.
+    """One state of the database of an index in a folder.
 
     Attributes:
         generation: Number of the file of rows.
@@ -25,8 +26,8 @@ class Snapshot:
         num_items: Number of items.
     """
 
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
+    def __init__(self, db: sqlite3.Connection, folder: Path) -> None:
+        self._db, self._folder = db, folder
         query = "SELECT generation, version, num_rows, num_items FROM state"
         self.generation, self.version, self.num_rows, self.num_items = map(int, db.execute(query).fetchone())
 
@@ -60,26 +61,26 @@ class Snapshot:
         """Return the items of some rows."""
         wanted = json.dumps([int(row) for row in rows])
         query = f"SELECT row, {ITEM} FROM items WHERE row IN (SELECT value FROM json_each(?))"
-        return {row: item_of(rest) for row, *rest in self._db.execute(query, (wanted,))}
+        return {row: item_of(rest, self._folder) for row, *rest in self._db.execute(query, (wanted,))}
 
     def items(self, after: int = 0, limit: int = -1) -> list[Item]:
         """Return up to ``limit`` items with ids above ``after``, by id; all if it is negative."""
         query = f"SELECT {ITEM} FROM items WHERE NOT removed AND id > ? ORDER BY id LIMIT ?"
         bounds = as_int("after", after), as_int("limit", limit)
-        return [item_of(values) for values in self._db.execute(query, bounds)]
+        return [item_of(values, self._folder) for values in self._db.execute(query, bounds)]
 
     def find(self, key: int) -> tuple[int, Item] | None:
         """Return the row and the item of an id; None if it is absent or removed."""
         if not -(2**63) <= (key := as_int("id", key)) < 2**63:  # one of NumPy is no integer to SQLite
             return None
         found = self._db.execute(f"SELECT row, {ITEM} FROM items WHERE id = ? AND NOT removed", (key,)).fetchone()
-        return None if found is None else (found[0], item_of(found[1:]))
+        return None if found is None else (found[0], item_of(found[1:], self._folder))
 
     def at(self, path: str) -> Item | None:
         """Return the item of a file; None if there is none."""
         query = f"SELECT {ITEM} FROM items WHERE path = ? AND NOT removed"
         found = self._db.execute(query, (text_to_store(path),)).fetchone()
-        return None if found is None else item_of(found)
+        return None if found is None else item_of(found, self._folder)
 
     def thumbnail(self, key: int) -> bytes | None:
         """Return the thumbnail of an id, a JPEG; None if it is absent or removed."""

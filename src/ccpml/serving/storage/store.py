@@ -58,7 +58,7 @@ class Store:
         try:
             with self._named_errors():
                 db.execute("BEGIN")
-                yield Snapshot(db)
+                yield Snapshot(db, self.file.parent.absolute())
         finally:
             with suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
@@ -82,7 +82,7 @@ class Store:
             db = self._opened_writer()
             db.execute("BEGIN IMMEDIATE")
             try:
-                change = Transaction(db)
+                change = Transaction(db, self.file.parent.absolute())
                 yield change
                 change.finish()
                 db.execute("COMMIT")
