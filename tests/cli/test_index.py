@@ -206,7 +206,12 @@ def test_an_index_that_appears_while_it_is_written_is_not_replaced(run, tmp_path
         ("{photos} {photos} -o x.index", 2, "{photos}: not a run directory"),
         ("{run} none -o x.index", 2, "none: not found; expected a folder, an image, a CSV file"),
         ("--verify none.index", 2, "none.index: not an index (not found); `ccpml index"),
-        ("--verify qdrant://localhost:6333/a", 2, "expected the directory of an index, got the address of a server"),
+        ("--verify qdrant://localhost:6333/a", 2, "of a server; pass --store qdrant://localhost:6333/a"),
+        (
+            "{run} {photos} -o qdrants://host/a",
+            2,
+            "qdrants://host/a: expected the directory of an index, got the address",
+        ),
         ("--verify a --compact b", 2, "--verify: expected an index alone"),
         ("--remove a", 2, "--output: expected the directory of the index"),
         ("{run} {photos} --remove a -o b", 2, "--remove: expected a source and the index alone"),

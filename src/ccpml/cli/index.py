@@ -17,6 +17,7 @@ from ccpml.cli.common.options import (
     check_data_root,
     check_each_once,
     check_index,
+    check_no_address,
     check_writable_output,
     find_location,
     is_index,
@@ -196,6 +197,7 @@ def _set_dtype(index: "PictureIndex", dtype: str) -> None:
 
 
 def _check_target(output: Path, sync: bool) -> None:
+    check_no_address(output)
     if output.exists() and not sync:
         state = "; --sync brings it up to date, or" if is_index(output) else " and is no index;"
         raise UsageError(f"--output: {output} already exists{state} choose another name")

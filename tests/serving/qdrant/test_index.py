@@ -126,6 +126,8 @@ def test_a_field_that_no_item_has_is_refused(pictures, queries, client):
         index.add(pictures[:2])
         with pytest.raises(FilterError, match=r"prize: unknown field; the index has .*price"):
             index.search(queries, where=Filter.parse("prize < 3"))
+        with pytest.raises(FilterError, match="qdrant orders no texts"):
+            index.check_fields(Filter.parse("label < 'm'"))
         other = QdrantIndex.open(ADDRESS, EMBEDDER, client)
         index.add([Picture(pictures[3].path, "", {"size": 3})])
         assert len(other.search(queries, where=Filter.parse("size = 3"))[0]) == 1  # what others added is known

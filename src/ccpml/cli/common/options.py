@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from collections import Counter
@@ -108,10 +109,18 @@ def is_index(path: Path) -> bool:
     return (path / "index.sqlite").is_file() or any(path.glob("rows.*.f32"))
 
 
+def check_no_address(path: Path) -> None:
+    """Check that a path of an index is not the address of a collection, of which a path has lost a slash."""
+    if address := re.match(r"(qdrants?):/+(.*)", str(path)):
+        given = "://".join(address.groups())
+        raise UsageError(
+            f"{given}: expected the directory of an index, got the address of a server; pass --store {given}"
+        )
+
+
 def check_index(path: Path) -> None:
     """Check that a path is the directory of an index; one that is damaged is named when it is opened."""
-    if str(path).startswith("qdrant:"):
-        raise UsageError(f"{path}: expected the directory of an index, got the address of a server")
+    check_no_address(path)
     if is_index(path):
         return
     make = "ccpml index <run> <folder> -o " + ("<index>" if path.exists() else shlex.quote(str(path)))

@@ -255,10 +255,11 @@ class QdrantIndex(PictureIndex):
                 yield answer.points
 
     def check_fields(self, where: Filter) -> None:
-        """Check that items have the fields of a filter; those of an empty index could have any.
+        """Check that items have the fields of a filter, and that a server takes it; an empty index could have any.
 
         Raises:
-            UnknownFieldError: If no item has one of them.
+            UnknownFieldError: If no item has one of the fields.
+            FilterError: If the server does not compare so.
         """
         names = [field.name for field in where.fields() if field.is_metadata]
         if not set(names) <= self._writer.columns:
@@ -266,6 +267,7 @@ class QdrantIndex(PictureIndex):
         for field in where.fields():
             if field.is_metadata and field.name not in self._writer.columns and len(self):
                 raise unknown_field(field, self._writer.columns)
+        qdrant_filter(where)
 
     def item(self, key: int) -> Item:
         """Return an item.
