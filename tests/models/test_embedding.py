@@ -107,7 +107,7 @@ def test_pooling_equals_numpy(pooling: Pooling, pooled: "np.ufunc") -> None:
 
 def test_embeddings_are_not_normalized_and_have_no_bias() -> None:
     model = EmbeddingModel(Echo(InputConvention(1, 32, mean=(0.0,), std=(1.0,))), 4)
-    images = torch.rand(3, 1, 5, 5)
+    images = torch.rand(3, 1, 5, 5) / 2
     torch.testing.assert_close(model(2 * images), 2 * model(images))
     assert model.linear.bias is None
 
@@ -210,3 +210,45 @@ def test_the_linear_layer_can_be_replaced(head):
     model.linear = head
     model.load_state_dict(model.double().state_dict())
     assert model(torch.rand(2, 1, 32, 32)).dtype == model.mean.dtype == torch.float64
+
+
+class Wrong(Backbone):
+    """Return something else than features (B, 5, h, w)."""
+
+    convention, out_channels = RGB, 5
+
+    def __init__(self, features: object) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features  # type: ignore[return-value]  # wrong on purpose
+
+
+@pytest.mark.parametrize(
+    ("features", "got"),
+    [
+        (torch.zeros(2, 5), r"torch.float32 \(2, 5\)"),  # pooled, as networks for classification are
+        (torch.zeros(2, 7, 3, 3), r"torch.float32 \(2, 7, 3, 3\)"),
+        ((torch.zeros(2, 5, 3, 3),), "tuple"),
+    ],
+)
+def test_features_of_another_shape_are_named(features: object, got: str) -> None:
+    with pytest.raises(ValueError, match=rf"^backbone: expected features \(B, 5, h, w\), got {got}"):
+        EmbeddingModel(Wrong(features), 4)(torch.zeros(2, 3, 32, 32))
+
+
+@pytest.mark.parametrize(("name", "values"), [("mean", (0.5, 0.5)), ("std", (0.2, 0.2, float("nan"))), ("mean", 0.5)])
+def test_a_convention_has_numbers_for_each_channel(name: str, values: object) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}: expected (1 or 3 finite numbers|a number for each channel), got"):
+        InputConvention(3, 32, **{name: values})  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_images_out_of_range_are_warned_of() -> None:
+    model = create_model("small_conv", 4, channels=3).eval()
+    images = torch.rand(2, 3, 32, 32)
+    model(images * 1.2 - 0.1)  # as resizing may overshoot
+    with pytest.warns(UserWarning, match=r"images: expected values in \[0, 1\], got .* to 255; divide by 255, or pass"):
+        model(torch.linspace(0, 255, 2 * 3 * 32 * 32).view(2, 3, 32, 32))
+    with pytest.warns(UserWarning, match=r"got -.*; leave out Normalize, as the model has its own"):
+        model((images - 0.45) / 0.225)

@@ -1,5 +1,6 @@
 """The embedding model: backbone → pooling → linear → embedding."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
-from ccpml.numbers import as_int, check_flags
+from ccpml.numbers import as_int, as_tuple, check_flags, is_finite
 from ccpml.pairwise.inputs import describe
 
 __all__ = ["Backbone", "EmbeddingModel", "InputConvention", "Pooling", "StagedBackbone", "freeze_batchnorm"]
 
 Pooling = Literal["avg", "max", "avg+max"]
+
+_OVERSHOOT: Final = 0.5  # of resizing and noise
 
 _REQUIRED: Final = ("convention", "out_channels")
 """Attributes of a backbone."""
@@ -32,6 +35,10 @@ class InputConvention:
 
     def __post_init__(self) -> None:
         check_flags(bgr=self.bgr)
+        for name in ("mean", "std"):
+            values = as_tuple(name, getattr(self, name), "a number for each channel")
+            if len(values) not in {1, self.channels} or not all(map(is_finite, values)):
+                raise ValueError(f"{name}: expected 1 or {self.channels} finite numbers, got {values}")
 
 
 class Backbone(nn.Module):
@@ -183,7 +190,7 @@ class EmbeddingModel(nn.Module):
         """Embed images (B, C, H, W), RGB or gray, uint8 or floating point in [0, 1]: embeddings (B, d).
 
         Raises:
-            ValueError: On a wrong shape or dtype.
+            ValueError: On a wrong shape or dtype, of the images or of the features of the backbone.
         """
         embeddings: Tensor = self.linear(self.pooled(images))
         return embeddings
@@ -205,6 +212,9 @@ class EmbeddingModel(nn.Module):
 
     def _pool(self, features: Tensor) -> Tensor:
         """Pool features (B, F, h, w) over positions: (B, F)."""
+        expected = self.backbone.out_channels
+        if not isinstance(features, Tensor) or features.ndim != 4 or features.shape[1] != expected:
+            raise ValueError(f"backbone: expected features (B, {expected}, h, w), got {describe(features)}")
         if self.pooling == "avg":
             return features.mean((2, 3))
         maximum = features.amax((2, 3))
@@ -238,6 +248,7 @@ class EmbeddingModel(nn.Module):
         if images.dtype == torch.uint8:  # one copy, then in place: allocation is the cost
             images = images.to(self.mean.dtype).div_(255)
         else:
+            _check_range(images)
             images = images.to(self.mean.dtype, copy=True)
         if convention.scale != 1:
             images = images.mul_(convention.scale)
@@ -246,6 +257,18 @@ class EmbeddingModel(nn.Module):
         if convention.bgr:
             images = images.flip(1)
         return images.sub_(self.mean).div_(self.std)
+
+
+def _check_range(images: Tensor) -> None:
+    """Warn of floating-point images far out of [0, 1]; on an accelerator, and in a graph, nothing is checked."""
+    in_graph = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    in_graph = in_graph or torch._C._are_functorch_transforms_active()
+    if images.device.type != "cpu" or in_graph or not images.numel():
+        return
+    low, high = (float(value) for value in images.detach().aminmax())
+    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
+        way_out = "divide by 255, or pass uint8" if low >= 0 else "leave out Normalize, as the model has its own"
+        warnings.warn(f"images: expected values in [0, 1], got {low:.3g} to {high:.3g}; {way_out}", stacklevel=2)
 
 
 def _num_frozen(backbone: Backbone, trained_stages: int | Literal["all"]) -> int:
