@@ -78,6 +78,9 @@ def gather_batch(embeddings: Tensor, labels: Tensor, group: Any = None) -> tuple
         >>> embeddings.shape
         torch.Size([4, 2])
     """
+    for name, value in (("embeddings", embeddings), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name}: expected a tensor, got {type(value).__name__}")
     if len(embeddings) != len(labels):
         raise ValueError(f"labels: expected {len(embeddings)}, one for each embedding, got {len(labels)}")
     if world_size(group) == 1:

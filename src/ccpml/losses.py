@@ -272,7 +272,7 @@ def find_loss(name: str) -> str:
         >>> find_loss("c2")
         'contrastive'
     """
-    for full, entry in LOSSES.items():
+    for full, entry in LOSSES.items() if isinstance(name, str) else ():  # not a loss itself
         if name == full or (entry.short_name and name.lower() == entry.short_name):
             return full
     raise ValueError(f"loss: expected one of {known_losses()}, got {name!r}")

@@ -1,11 +1,25 @@
-"""Numbers of NumPy and PyTorch, and lists, as arguments, and numbers in texts. Imports neither library."""
+"""Numbers of NumPy and PyTorch, and lists, as arguments, and numbers in texts. Imports neither library at once."""
 
 import math
 import operator
 import os
-from typing import Any
+from collections.abc import Container
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["as_int", "as_tuple", "check_flags", "counted", "is_finite", "plain_number", "size_text"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "as_int",
+    "as_tuple",
+    "check_flags",
+    "counted",
+    "is_finite",
+    "is_one_of",
+    "plain_array",
+    "plain_number",
+    "size_text",
+]
 
 
 def as_int(name: str, value: Any, least: int | None = None) -> int:
@@ -32,6 +46,32 @@ def as_int(name: str, value: Any, least: int | None = None) -> int:
     if number is None or (least is not None and number < least):
         raise ValueError(f"{name}: expected an integer{bound}, got {value!r}")
     return number
+
+
+def plain_array(name: str, values: Any, expected: str) -> "NDArray[Any]":
+    """Return values as an array of any type and shape.
+
+    Args:
+        name: Name of the argument, for messages.
+        values: The values.
+        expected: What they are, for messages.
+
+    Raises:
+        ValueError: If they are none of an array.
+
+    Example:
+        >>> plain_array("labels", [0, 1, 1], "integers").shape
+        (3,)
+        >>> plain_array("labels", [[0], [0, 1]], "integers")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: labels: expected integers, got list (setting an array element with a sequence...
+    """
+    import numpy as np
+
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of several lengths; tensors that have no array
+        raise ValueError(f"{name}: expected {expected}, got {type(values).__name__} ({error})") from None
 
 
 def as_tuple(name: str, values: Any, expected: str) -> tuple[Any, ...]:
@@ -71,6 +111,16 @@ def is_finite(value: Any) -> bool:
         return not isinstance(value, bool | str) and math.isfinite(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # no number, or several
         return False
+
+
+def is_one_of(value: Any, choices: Container[Any]) -> bool:
+    """Whether a value is one of some texts, or None if that is one of them; arrays and lists are none.
+
+    Example:
+        >>> is_one_of("raw", ("raw", "lipschitz")), is_one_of(["raw"], ("raw", "lipschitz")), is_one_of(None, (None,))
+        (True, False, True)
+    """
+    return (value is None or isinstance(value, str)) and value in choices
 
 
 def plain_number(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from ccpml.numbers import is_finite, plain_number
+from ccpml.numbers import is_finite, is_one_of, plain_number
 
 __all__ = ["ProjectionOptions"]
 
@@ -54,11 +54,11 @@ class ProjectionOptions:
             ("min_delta", ">= 0", is_finite(self.min_delta) and self.min_delta >= 0),
             ("rewind", "True or False", isinstance(self.rewind, bool)),
             ("reset_proxy_state", "True or False", isinstance(self.reset_proxy_state, bool)),
-            ("space", "'raw' or 'lipschitz'", self.space in ("raw", "lipschitz")),
+            ("space", "'raw' or 'lipschitz'", is_one_of(self.space, ("raw", "lipschitz"))),
             (
                 "warm_start",
                 "'auto', 'never' or a number of steps",
-                is_steps or self.warm_start in ("auto", "never", None),
+                is_steps or is_one_of(self.warm_start, ("auto", "never", None)),
             ),
         ):
             if not valid:

@@ -153,5 +153,5 @@ def test_roles_are_kept_in_test_and_dropped_in_train() -> None:
 
 def test_patterns_are_several() -> None:
     """The letters of one would be patterns, too."""
-    with pytest.raises(ValueError, match=r"test_classes: expected several patterns, got 'a/\*'; pass a list"):
+    with pytest.raises(ValueError, match=r"test_classes: expected several patterns, got a/\* alone; pass a list"):
         split_classes(table_of(8), "a/*")

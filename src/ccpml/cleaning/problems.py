@@ -1,6 +1,6 @@
 """Problems of a set of pictures: copies, leaks, label errors, outliers, badly covered classes."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -12,7 +12,7 @@ from ccpml.cleaning.cover import Additions, ClassCover, choose_additions, measur
 from ccpml.cleaning.labels import MIN_CLASS, NEIGHBORS, Votes, count_votes
 from ccpml.cleaning.neighbors import Neighbors, find_neighbors
 from ccpml.cleaning.outliers import Isolation, measure_isolation
-from ccpml.numbers import as_int, is_finite
+from ccpml.numbers import as_int, as_tuple, is_finite, plain_array
 from ccpml.reranking.vectors import as_rows
 
 __all__ = ["KINDS", "Finding", "Problems", "find_problems"]
@@ -136,14 +136,15 @@ def find_problems(
     centers, count = as_int("centers", centers, 1), len(x)
     if not (is_finite(min_score) and 0.5 <= min_score < 1):
         raise ValueError(f"min_score: expected a number in [0.5, 1), got {min_score!r}")
-    order = np.arange(count) if ranks is None else np.asarray(ranks)
+    order = np.arange(count) if ranks is None else np.atleast_1d(plain_array("ranks", ranks, "numbers"))
     if not isinstance(splits, Mapping | None):
         raise ValueError(f"splits: expected those of each picture by name, got {type(splits).__name__}")
     of_pictures = {"content_hashes": content_hashes, "perceptual_hashes": perceptual_hashes, "ranks": order}
     for name, values in (*of_pictures.items(), *(splits or {}).items()):
-        if values is not None and len(values) != count:
-            raise ValueError(f"{name}: expected one for each of {count} pictures, got {len(values)}")
-    largest = int(y.max())
+        length = count if values is None else len(values) if isinstance(values, Sized) else "one value"
+        if length != count:
+            raise ValueError(f"{name}: expected one for each of {count} pictures, got {length}")
+    largest, class_names = int(y.max()), as_tuple("class_names", class_names, "names")
     if 0 < len(class_names) <= largest:
         raise ValueError(f"class_names: expected one for each of {largest + 1} labels, got {len(class_names)}")
     names = {label: class_names[label] if len(class_names) else str(label) for label in np.unique(y[y >= 0]).tolist()}
@@ -194,7 +195,7 @@ def _checked(embeddings: ArrayLike, labels: ArrayLike | None) -> tuple[NDArray[n
         raise ValueError("embeddings: expected at least one, got none")
     if np.ma.is_masked(labels):
         raise ValueError("labels: expected all values, got a masked array; pass -1 for those that are masked")
-    y = np.full(len(x), -1) if labels is None else np.asarray(labels)
+    y = np.full(len(x), -1) if labels is None else plain_array("labels", labels, "integers")
     if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer) or y.min() < -1:
         raise ValueError(f"labels: expected {len(x)} integers from -1, got {y.dtype} of shape {y.shape}")
     return x, y.astype(np.int64)

@@ -22,10 +22,10 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from ccpml.data.images.read import read_part
 from ccpml.data.sampler import Draw
 from ccpml.data.seeds import CROPS, generator
-from ccpml.data.table import ImageTable
+from ccpml.data.table import ImageTable, check_table
 from ccpml.data.transforms import EvalTransform, Transform, View
 from ccpml.interrupts import block_signals, continue_at_end_of_parent
-from ccpml.numbers import as_int
+from ccpml.numbers import as_int, check_flags
 
 __all__ = ["ImageDataset", "ended_workers", "eval_loader", "train_loader"]
 
@@ -60,8 +60,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, table: ImageTable, transform: Transform, channels: int, seed: int = 0) -> None:
-        if not isinstance(table, ImageTable):
-            raise ValueError(f"table: expected an ImageTable, got {type(table).__name__}")
+        check_table("table", table)
         if not isinstance(transform, Transform):
             raise ValueError(f"transform: expected a TrainTransform or EvalTransform, got {type(transform).__name__}")
         self.table = table.absolute()
@@ -117,6 +116,7 @@ def train_loader(
         persistent: Whether to keep the workers for the next iteration.
     """
     workers = as_int("workers", workers, 0)
+    check_flags(pin_memory=pin_memory, persistent=persistent)
     return _Loader(
         dataset,
         batch_sampler=_Draws(dataset, batches),
@@ -151,6 +151,7 @@ def eval_loader(
     batch_size, world_size = as_int("batch_size", batch_size, 1), as_int("world_size", world_size, 1)
     if as_int("rank", rank) not in range(world_size):
         raise ValueError(f"rank: expected 0..{world_size - 1}, got {rank}")
+    check_table("table", table)
     rows = list(range(len(table) * rank // world_size, len(table) * (rank + 1) // world_size))
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     return train_loader(ImageDataset(table, transform, channels), batches, workers, pin_memory, persistent=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.data.seeds import CLASSES, POOL, SAMPLES, generator
-from ccpml.numbers import as_int
+from ccpml.numbers import as_int, as_tuple, plain_array
 
 __all__ = ["BatchRange", "ClassBalancedBatches", "Draw", "in_chunks", "pool_draws", "pool_rows"]
 
@@ -66,7 +66,7 @@ class ClassBalancedBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        labels = np.asarray(labels)
+        labels = plain_array("labels", labels, "integers")
         ends = np.cumsum(_class_sizes(labels))
         self._rows = np.split(np.argsort(labels, kind="stable"), ends[:-1])  # of each class
         classes_per_batch = as_int("classes_per_batch", classes_per_batch, 1)
@@ -176,7 +176,7 @@ def pool_rows(labels: Sequence[int] | NDArray[np.int64], per_class: int, seed: i
         [0, 0, 0]
     """
     per_class, seed, draw = as_int("per_class", per_class, 1), as_int("seed", seed), as_int("draw", draw, 0)
-    labels = np.asarray(labels)
+    labels = plain_array("labels", labels, "integers")
     sizes = _class_sizes(labels)
     # A single shuffle suffices for repeated classes: their last, incomplete repetition is still a random choice.
     rows = np.lexsort((generator(POOL, seed, draw).random(len(labels)), labels)).astype(np.int64)
@@ -199,7 +199,7 @@ def pool_draws(labels: Sequence[int] | NDArray[np.int64], per_class: int, seed: 
 
 def in_chunks(draws: Sequence[Draw], size: int) -> list[list[Draw]]:
     """Cut draws into batches; the last may be smaller."""
-    size = as_int("size", size, 1)
+    size, draws = as_int("size", size, 1), as_tuple("draws", draws, "draws")
     return [list(draws[start : start + size]) for start in range(0, len(draws), size)]
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.data.sources.source import Source, SplitName, listed_names, read_label
-from ccpml.data.table import ImageTable
-from ccpml.numbers import as_int
+from ccpml.data.table import ImageTable, check_table
+from ccpml.numbers import as_int, as_tuple
 
 __all__ = ["Splits", "check_scorable", "development_classes", "make_splits", "split_by_name"]
 
@@ -41,6 +41,7 @@ class Splits:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         seen: dict[str, str] = {}
         for split, table in parts.items():
+            check_table(split, table)
             for name in table.class_names:
                 if name in seen:
                     raise ValueError(f"class {name!r}: expected in one split, got {seen[name]} and {split}")
@@ -76,8 +77,10 @@ def make_splits(
     if not isinstance(source, Source):
         raise ValueError(f"source: expected what load_source returns, got {source!r}")
     folds, fold = as_int("folds", folds), None if fold is None else as_int("fold", fold)
-    if isinstance(test_classes, str):
-        raise ValueError(f"test_classes: expected several patterns, got {test_classes!r}; pass a list")
+    if test_classes is not None:
+        test_classes = as_tuple("test_classes", test_classes, "several patterns")
+        if others := [each for each in test_classes if not isinstance(each, str)]:
+            raise ValueError(f"test_classes: expected texts, got {others[0]!r}")
     table, splits = source.table, _splits(source, test_classes)
     train, validation, test = (np.flatnonzero(splits == s) for s in ("train", "validation", "test"))
     has_split = source.split_of_class is not None

@@ -10,14 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from ccpml.data.images.archived import ArchivedImage
 from ccpml.data.images.packed import PackedImage
-from ccpml.numbers import check_flags
+from ccpml.numbers import as_tuple, check_flags, plain_array
 
-__all__ = ["ImageTable", "StoredImage"]
+__all__ = ["ImageTable", "StoredImage", "check_table"]
 
 #: An image that is not in memory.
 StoredImage: TypeAlias = Path | PackedImage | ArchivedImage
 
 _ROLES = ("", "query", "gallery")
+_PATHS = "paths, or one array of all images, uint8 (N, H, W) or (N, H, W, 3)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +64,12 @@ class ImageTable:
             numbers = np.arange(len(self.images)) if self.numbers is None else self.numbers
             object.__setattr__(self, "numbers", _int64("numbers", numbers, len(self.images)))
         else:
-            object.__setattr__(self, "images", tuple(map(_stored, range(len(self.images)), self.images)))
+            images = as_tuple("images", self.images, _PATHS)
+            object.__setattr__(self, "images", tuple(map(_stored, range(len(images)), images)))
             object.__setattr__(self, "numbers", None)
         if not len(self.images):
             raise ValueError("images: expected at least one, got 0")
-        object.__setattr__(self, "class_names", tuple(self.class_names))
+        object.__setattr__(self, "class_names", _texts("class_names", self.class_names))
         object.__setattr__(self, "labels", _int64("labels", self.labels, len(self.images)))
         _check_classes(self.labels, self.class_names)
         if self.roles is not None:
@@ -85,9 +87,11 @@ class ImageTable:
             roles: Role of each image, (N,), or nothing.
             name: Name of the set.
         """
+        classes, roles = _texts("classes", classes), _texts("roles", roles)
         label_of = {class_name: label for label, class_name in enumerate(dict.fromkeys(classes))}
         labels = np.array([label_of[class_name] for class_name in classes], dtype=np.int64)
-        return cls(tuple(images), labels, tuple(label_of), np.array(roles) if any(roles) else None, name)
+        paths = as_tuple("images", images, _PATHS)
+        return cls(paths, labels, tuple(label_of), np.array(roles) if any(roles) else None, name)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -130,9 +134,10 @@ class ImageTable:
         Raises:
             ValueError: If ``class_ids`` is empty, or a class is repeated or unknown.
         """
-        if np.asarray(class_ids).dtype.kind not in "iu" and len(class_ids):
-            raise ValueError(f"class_ids: expected integers, got {np.asarray(class_ids).dtype}")
-        ids = np.asarray(class_ids, dtype=np.int64)
+        ids = plain_array("class_ids", class_ids, "integers")
+        if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
+            raise ValueError(f"class_ids: expected integers, got {ids.dtype} of shape {ids.shape}")
+        ids = ids.astype(np.int64)
         if ids.size == 0 or np.unique(ids).size != ids.size:
             raise ValueError(f"class_ids: expected one or more distinct classes, got {ids.tolist()}")
         if ids.min() < 0 or ids.max() >= self.num_classes:
@@ -151,13 +156,15 @@ class ImageTable:
         Raises:
             ValueError: If no row is selected, or a row or the length of the mask is invalid.
         """
-        chosen = np.asarray(rows)
+        chosen = plain_array("rows", rows, "row numbers, or a mask")
         if chosen.dtype == np.bool_:
             if chosen.shape != (len(self),):
                 raise ValueError(f"rows: expected a mask of {len(self)} booleans, got shape {chosen.shape}")
             chosen = np.flatnonzero(chosen)
         if chosen.size == 0:
             raise ValueError("rows: expected at least one, got 0")
+        if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
+            raise ValueError(f"rows: expected row numbers, or a mask, got {chosen.dtype} of shape {chosen.shape}")
         if chosen.min() < 0 or chosen.max() >= len(self):
             raise ValueError(f"rows: expected 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
         ids, labels = np.unique(self.labels[chosen], return_inverse=True)
@@ -181,9 +188,29 @@ def _stored(row: int, image: Any) -> StoredImage:
     if isinstance(image, str):
         return Path(image)
     if not isinstance(image, Path | PackedImage | ArchivedImage):
-        expected = "expected paths, or one array of all images, uint8 (N, H, W) or (N, H, W, 3)"
-        raise ValueError(f"images: {expected}; got {type(image).__name__} at {row}")
+        raise ValueError(f"images: expected {_PATHS}; got {type(image).__name__} at {row}")
     return image
+
+
+def _texts(what: str, names: Any) -> tuple[str, ...]:
+    """Return several names; a number, or the NaN that pandas has in place of a missing text, is none."""
+    found = as_tuple(what, names, "several texts")
+    for place, name in enumerate(found):
+        if not isinstance(name, str):
+            raise ValueError(f"{what}: expected texts, got {name!r} at {place}; leave it out, or make it a text")
+    return found
+
+
+def check_table(name: str, table: object) -> None:
+    """Check that an argument is a table.
+
+    Raises:
+        ValueError: If it is another thing, such as the `Source` that has one.
+    """
+    if not isinstance(table, ImageTable):
+        has_one = isinstance(getattr(table, "table", None), ImageTable)
+        way_out = "; pass its table" if has_one else ""
+        raise ValueError(f"{name}: expected an ImageTable, got {type(table).__name__}{way_out}")
 
 
 def _is_absolute(image: StoredImage) -> bool:
@@ -209,7 +236,7 @@ def _check_pixels(images: NDArray[np.uint8]) -> None:
 
 
 def _int64(what: str, values: ArrayLike, length: int) -> NDArray[np.int64]:
-    array = np.asarray(values)
+    array = plain_array(what, values, f"{length} integers")
     if array.shape != (length,) or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"{what}: expected {length} integers, got {array.dtype} of shape {array.shape}")
     return array.astype(np.int64)
@@ -231,7 +258,7 @@ def _check_classes(labels: NDArray[np.int64], class_names: tuple[str, ...]) -> N
 
 
 def _checked_roles(roles: NDArray[np.str_], length: int) -> NDArray[np.str_]:
-    array = np.asarray(roles, dtype=np.str_)
+    array = plain_array("roles", roles, f"{length} texts").astype(np.str_)
     if array.shape != (length,):
         raise ValueError(f"roles: expected {length}, one for each image, got shape {array.shape}")
     unknown = set(np.unique(array).tolist()) - set(_ROLES)

@@ -8,6 +8,7 @@ from torch import Tensor
 from ccpml.method.checks import check_call, check_values
 from ccpml.method.metric_loss import NORMALIZED_LENGTH, MetricLoss, working_dtype
 from ccpml.method.normalize import l2_normalize, lipschitz_normalize
+from ccpml.numbers import is_one_of
 from ccpml.pairwise.engine import ReferenceSet, pair_loss
 from ccpml.pairwise.equation import FastEquation, PairEquation
 from ccpml.pairwise.indices import Indices, check_indices, indexed_pair_loss
@@ -50,7 +51,7 @@ class PairLoss(MetricLoss, PairEquation):
 
     def __init__(self, normalize: Normalization = "lipschitz") -> None:
         super().__init__()
-        if normalize not in ("lipschitz", "l2", None):
+        if not is_one_of(normalize, ("lipschitz", "l2", None)):
             raise ValueError(f"normalize: expected 'lipschitz', 'l2' or None, got {normalize!r}")
         self.normalize = normalize
 

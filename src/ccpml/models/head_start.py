@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ccpml.distributed import all_gather
 from ccpml.method.checks import check_embeddings, check_labels, check_number
-from ccpml.numbers import as_int
+from ccpml.numbers import as_int, is_one_of
 from ccpml.pairwise.inputs import check_finite
 
 __all__ = ["HeadStart", "closed_form_head", "start_head"]
@@ -96,7 +96,7 @@ def closed_form_head(
     check_number("length", length, above=0)
     if shrinkage != "auto":
         check_number("shrinkage", shrinkage, above=0)
-    if kind not in ("whitening", "pca"):
+    if not is_one_of(kind, ("whitening", "pca")):
         raise ValueError(f"kind: expected 'whitening' or 'pca', got {kind!r}")
     features = features.detach()
     if features.device.type == "mps":  # no float64

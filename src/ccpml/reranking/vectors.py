@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ccpml.numbers import as_tuple, plain_array
+
 __all__ = ["as_array", "as_numbers", "as_own", "as_rows", "check_finite", "join", "normalize"]
 
 
@@ -41,7 +43,7 @@ def join(embeddings: Sequence[ArrayLike]) -> NDArray[np.float32]:
 
     Source: Musgrave et al., ECCV 2020, section 4.1 (concatenation); φ as above.
     """
-    parts = [normalize(part) for part in embeddings]
+    parts = [normalize(part) for part in as_tuple("embeddings", embeddings, "those of each model")]
     if not parts or len({len(part) for part in parts}) > 1:
         raise ValueError(f"embeddings: expected the same images of each model, got {[len(part) for part in parts]}")
     return normalize(np.concatenate(parts, axis=1))
@@ -114,10 +116,7 @@ def as_numbers(name: str, vectors: ArrayLike) -> NDArray[Any]:
     """
     if np.ma.is_masked(vectors):
         raise ValueError(f"{name}: expected all values, got a masked array; pass those that are not masked")
-    try:
-        rows = np.asarray(vectors)
-    except (TypeError, ValueError, RuntimeError) as error:  # rows of several lengths; tensors that have no array
-        raise ValueError(f"{name}: expected an array of numbers, got {type(vectors).__name__} ({error})") from None
+    rows = plain_array(name, vectors, "an array of numbers")
     if rows.dtype.kind not in "fiu":
         raise ValueError(f"{name}: expected an array of numbers, got {rows.dtype} of {rows.shape}")
     return rows

@@ -37,14 +37,15 @@ def check_ranges(values: Mapping[str, Any]) -> None:
     for names, expected, valid in _RANGES:
         for name in names.split():
             value = values[name]
-            if value not in (None, "auto") and not _is_valid(value, valid):
+            left_open = value is None or (isinstance(value, str) and value == "auto")
+            if not left_open and not _is_valid(value, valid):
                 raise ValueError(f"{name}: expected {expected}, got {value!r}")
 
 
 def _is_valid(value: object, valid: Any) -> bool:
     try:
         return bool(valid(value))
-    except TypeError:  # a text, say, which cannot be compared with a number
+    except (TypeError, ValueError, RuntimeError):  # a text, or an array, which cannot be compared with a number
         return False
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_type_hints
 
 from ccpml.backbones import find_backbone
 from ccpml.losses import LOSSES, METHODS, find_loss, parameter_names
-from ccpml.numbers import plain_number
+from ccpml.numbers import is_one_of, plain_number
 from ccpml.options import ProjectionOptions
 from ccpml.runs.defaults import FOLDS, Choice, DataFacts, choose
 from ccpml.runs.loggers.names import logger_names
@@ -193,14 +193,15 @@ class Settings:
 
     def _check_loss(self) -> None:
         object.__setattr__(self, "loss", find_loss(self.loss))  # the full name of a short one
-        if self.method not in METHODS:
+        if not is_one_of(self.method, METHODS):
             raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}")
         entry = LOSSES[self.loss]
         if self.method not in entry.methods:
             expected = f"expected plain for {self.loss}, which has proxies of its own"
             raise ValueError(f"method: {expected}, got {self.method}")
         for name, others in (("samples_per_class", "pairs of a class"), ("classes_per_batch", "pairs of two classes")):
-            if getattr(self, name) == 1 and self.method == "plain" and not entry.has_proxies:
+            value = getattr(self, name)
+            if isinstance(value, int) and value == 1 and self.method == "plain" and not entry.has_proxies:
                 expected = f"expected at least 2, as {self.loss} alone learns from {others} in the batch, got 1"
                 raise ValueError(f"{name}: {expected}; method ccp and losses that have proxies take 1")
         for name, value in self.loss_parameters.items():

@@ -55,6 +55,10 @@ def embed(
     """
     embeddings, labels = [], []
     forward = module if forward is None else forward
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"module: expected a network, got {type(module).__name__}")
+    if not isinstance(batches, Iterable):
+        raise ValueError(f"batches: expected pairs of images and labels, got {type(batches).__name__}")
     with eval_mode(module):
         for batch in batches:
             images, classes = images_and_labels(batch, "batches")

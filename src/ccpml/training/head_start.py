@@ -15,6 +15,7 @@ from ccpml.distributed import all_ranks
 from ccpml.method.checks import uncompiled
 from ccpml.method.metric_loss import NORMALIZED_LENGTH
 from ccpml.models import EmbeddingModel, start_head
+from ccpml.numbers import is_one_of
 from ccpml.progress import progress_bar
 from ccpml.training.embed import pooled_features
 from ccpml.training.module import MetricLearning, evaluate_with_roles
@@ -43,8 +44,8 @@ class HeadStartCallback(L.Callback):
         scores: Scores of the untouched features, with ``dimensions``; None without ``test``.
 
     Raises:
-        ValueError: If ``kind`` is none of these; when a training starts, if its module is not a `MetricLearning` of an
-            `EmbeddingModel`, or its embedding layer does not suit the kind.
+        ValueError: If ``kind`` is none of these, or ``train`` no function; when a training starts, if its module is not
+            a `MetricLearning` of an `EmbeddingModel`, or its embedding layer does not suit the kind.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class HeadStartCallback(L.Callback):
         is_query: Tensor | None = None,
         progress: bool = True,
     ) -> None:
-        if kind not in ("whitening", "pca", "identity", "random"):
+        if not is_one_of(kind, ("whitening", "pca", "identity", "random")):
             raise ValueError(f"kind: expected 'whitening', 'pca', 'identity' or 'random', got {kind!r}")
+        if not callable(train):
+            raise ValueError(f"train: expected a function of batches, got {type(train).__name__}")
         self.kind, self.train, self.test, self.is_query, self.progress = kind, train, test, is_query, progress
         self.scores: dict[str, Any] | None = None
         self._resumed = False

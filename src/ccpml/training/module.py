@@ -34,6 +34,8 @@ def evaluate_with_roles(
     Raises:
         ValueError: If ``is_query`` has another dtype or shape, or as in `evaluate`.
     """
+    if not isinstance(embeddings, Tensor):
+        raise ValueError(f"embeddings: expected a tensor, got {type(embeddings).__name__}")
     embeddings = lipschitz_normalize(embeddings)
     if is_query is None:
         return evaluate(embeddings, labels, **options)

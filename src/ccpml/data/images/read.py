@@ -163,7 +163,7 @@ def read_part(
         >>> view.of(pixels).shape
         (8, 8, 3)
     """
-    if channels not in {1, 3}:
+    if as_int("channels", channels) not in {1, 3}:
         raise ValueError(f"channels: expected 1 (gray) or 3 (RGB), got {channels}")
     if isinstance(source, np.ndarray | PackedImage):
         pixels = _convert_array(source if isinstance(source, np.ndarray) else _unpacked(source), channels)
@@ -198,6 +198,8 @@ def read_header(source: Path | bytes | ArchivedImage, rotate: bool = True) -> _H
 
 def _contents(source: Path | str | bytes | ArchivedImage) -> tuple[str, bytes]:
     """Return the name of an image and the contents of its file."""
+    if not isinstance(source, bytes | str | Path | ArchivedImage):
+        raise ValueError(f"source: expected a path, contents or an array, got {type(source).__name__}")
     name = "" if isinstance(source, bytes) else source.name if isinstance(source, ArchivedImage) else str(source)
     try:
         if isinstance(source, bytes):

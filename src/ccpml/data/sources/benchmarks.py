@@ -18,7 +18,7 @@ from ccpml.data.sources.layouts import read_cub, read_inshop, read_sop
 from ccpml.data.sources.source import Source, SourceNotFoundError, check_distinct, check_one_split
 from ccpml.data.table import ImageTable
 from ccpml.data_name import BENCHMARKS
-from ccpml.numbers import check_flags
+from ccpml.numbers import check_flags, is_one_of
 
 __all__ = [
     "BenchmarkNotFoundError",
@@ -176,7 +176,7 @@ def find_benchmark(name: str, data_root: Path | str | None = None) -> BenchmarkO
         BenchmarkNotFoundError: If there is no such benchmark in the data root.
         ValueError: If there is no such benchmark at all, or its index is invalid.
     """
-    if name not in _BENCHMARKS:
+    if not is_one_of(name, _BENCHMARKS):
         raise ValueError(f"benchmark: expected {', '.join(BENCHMARKS)}, got {name!r}")
     folder = _folder(name, _root(name, data_root))
     index = _BENCHMARKS[name].read(folder)
@@ -201,10 +201,10 @@ def _folder(name: str, root: Path) -> Path:
 
 
 def _root(name: str, data_root: Path | str | None) -> Path:
-    given = os.fspath(data_root) if data_root is not None else os.environ.get("CCPML_DATA", "")
-    if not given:
+    given = os.environ.get("CCPML_DATA", "") if data_root is None else data_root
+    if is_one_of(given, ("",)):
         raise UnknownDataRootError(f"{name}: data root unknown; set CCPML_DATA to the folder that holds it")
-    root = expand_home(given)
+    root = expand_home(given, "data_root")
     if not root.is_dir():
         origin = "data root" if data_root is not None else "CCPML_DATA"
         raise BenchmarkNotFoundError(f"{root}: {not_found(root, 'folder')} ({origin})")

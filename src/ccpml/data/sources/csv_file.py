@@ -53,7 +53,7 @@ def load_csv(file: Path | str, labeled: bool = True) -> Source:
         ValueError: If the file is invalid; the message names the line and what to change.
     """
     check_flags(labeled=labeled)
-    file = expand_home(file)
+    file = expand_home(file, "file")
     rows, notes = _read_csv(file, labeled)
     if not any(row.found for row in rows):
         where = f"{rows[0].where}: image {rows[0].path}"

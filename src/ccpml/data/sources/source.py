@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
 
 from ccpml.data.images.formats import unread_suffixes
-from ccpml.data.table import ImageTable
+from ccpml.data.table import ImageTable, check_table
 from ccpml.progress import printable
 
 __all__ = [
@@ -89,7 +89,10 @@ class Source:
     notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        check_table("table", self.table)
         if self.split_of_class is not None:
+            if not isinstance(self.split_of_class, Mapping):
+                raise ValueError(f"split_of_class: expected splits by class name, got {self.split_of_class!r}")
             for name in self.table.class_names:
                 if name and self.split_of_class.get(name) not in get_args(SplitName):
                     raise ValueError(f"class {name!r}: expected a split (train, validation or test), got none")

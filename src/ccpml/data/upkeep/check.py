@@ -9,7 +9,7 @@ from ccpml.data.images.archived import ArchivedImage
 from ccpml.data.images.packed import PackedImage
 from ccpml.data.images.read import BadImage, BadImageError, BadImagesError, first_lines, read_header, read_image
 from ccpml.data.sources.source import Source, count_ignored, name_notes
-from ccpml.data.table import ImageTable, StoredImage
+from ccpml.data.table import ImageTable, StoredImage, check_table
 from ccpml.data.threads import in_threads
 from ccpml.data.upkeep.check_log import CheckLog
 from ccpml.data_name import DataName
@@ -43,6 +43,7 @@ def check_images(
         SkippableImagesError: If images cannot be read and ``skip_bad`` is false.
         BadImagesError: If no image can be read.
     """
+    check_table("table", table)
     check_flags(skip_bad=skip_bad, progress=progress)
     if isinstance(table.images, np.ndarray) or all(isinstance(x, PackedImage | ArchivedImage) for x in table.images):
         return table, []
@@ -85,6 +86,7 @@ def all_gray(table: ImageTable) -> bool:
     Raises:
         BadImageError: If a header cannot be read.
     """
+    check_table("table", table)
     if isinstance(table.images, np.ndarray):
         return table.images.ndim == 3
     return all(x.channels == 1 if isinstance(x, PackedImage) else read_header(x).gray for x in table.images)

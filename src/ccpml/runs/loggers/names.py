@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ccpml.extras import require_extra
+from ccpml.numbers import as_tuple
 
 __all__ = ["LOGGERS", "check_installed", "logger_names"]
 
@@ -26,8 +27,9 @@ def logger_names(value: str | Sequence[str]) -> tuple[str, ...]:
         >>> logger_names("tensorboard, wandb"), logger_names("none")
         (('tensorboard', 'wandb'), ())
     """
-    expected = f"expected none, or one or more of {', '.join(LOGGERS)}"
-    parts: Sequence[object] = value.split(",") if isinstance(value, str) else value
+    known = f"none, or one or more of {', '.join(LOGGERS)}"
+    expected = f"expected {known}"
+    parts = value.split(",") if isinstance(value, str) else as_tuple("logger", value, known)
     names = [str(part).strip() for part in parts]
     if names == ["none"]:
         return ()

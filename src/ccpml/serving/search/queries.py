@@ -36,7 +36,7 @@ class Query:
         ids: Items of the index, which are no answers to this query.
 
     Raises:
-        ValueError: If ``pictures`` are none.
+        ValueError: If ``pictures`` are none, or ``ids`` are not several.
     """
 
     pictures: Sequence[Picture] = ()
@@ -48,6 +48,7 @@ class Query:
             if not isinstance(picture, Picture):
                 raise ValueError(f"pictures: expected pictures, got {picture!r}; pass Picture(path) of each")
         object.__setattr__(self, "pictures", pictures)
+        object.__setattr__(self, "ids", as_tuple("ids", self.ids, "several numbers of items"))
 
 
 @dataclass(eq=False)
