@@ -98,7 +98,8 @@ def _ieee_products() -> Iterator[None]:
         finally:
             torch.set_float32_matmul_precision(before)
         return
-    backends: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    every: Any = torch.backends  # typed as older ones are
+    backends = every.cuda.matmul, every.mkldnn.matmul
     settings = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"
