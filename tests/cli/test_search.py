@@ -11,6 +11,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -44,6 +45,13 @@ def _set_fact(index, key, value):
 @pytest.fixture(scope="module")
 def query(folder):
     return folder / "group1" / "class06" / "3.png"
+
+
+def test_a_query_that_looks_black_is_noted(search, tmp_path):
+    Image.fromarray(np.full((32, 32), 4000, np.uint16)).save(tmp_path / "12-bits.png")
+    code, _, err = search(tmp_path / "12-bits.png")
+    assert code == 0
+    assert "note: images of 16 bits: 1 of 1 image looked at, whose brightest pixel is 1" in err
 
 
 def test_a_picture_of_the_index_is_found_at_distance_0(search, query, folder):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ccpml.data import EvalTransform, TrainTransform, read_image
+from ccpml.data import Draw, EvalTransform, ImageDataset, ImageTable, TrainTransform, read_image
 from tests.data.image_files import encoded, smooth
 
 sides = st.integers(1, 400)
@@ -117,6 +117,12 @@ def test_the_default_proportion_is_that_of_the_paper() -> None:
     assert EvalTransform(224).side == 253
     assert EvalTransform(64).side == 72
     assert EvalTransform(64, resize=64).side == 64
+
+
+def test_crops_of_one_pixel_become_tensors() -> None:
+    table = ImageTable(np.zeros((2, 9, 9, 3), np.uint8), np.array([0, 1]), ("a", "b"))
+    dataset = ImageDataset(table, TrainTransform(1), 3)
+    assert {tuple(dataset[Draw(epoch, 0)][0].shape) for epoch in range(9)} == {(3, 1, 1)}  # flipped ones too
 
 
 @settings(max_examples=60, deadline=None)

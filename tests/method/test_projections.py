@@ -45,8 +45,8 @@ def test_pull_golden(golden):
     strengths = sorted({key.split("/")[0] for key in file if key.startswith("lambda_")})
     assert {"lambda_0", "lambda_0.0002"} <= set(strengths)
     model = nn.ParameterList([nn.Parameter(torch.tensor(file[f"anchor_{i}"]).double()) for i in range(4)])
-    criterion = CCPLoss(ContrastiveLoss(), 20, 12, 1).double()
     for name in strengths:
+        criterion = CCPLoss(ContrastiveLoss(), 20, 12, 1).double()
         projections = AlternatingProjections(model, criterion, strength=float(name.removeprefix("lambda_")))
         for i in range(4):
             model[i].data = torch.tensor(file[f"anchor_{i}"]).double()

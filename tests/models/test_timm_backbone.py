@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ccpml.extras import MissingExtraError
 from ccpml.models import EmbeddingModel, TimmBackbone, create_model
 
 
@@ -319,7 +320,9 @@ def test_model_that_always_pools(models: dict[str, nn.Module]) -> None:
 
 def test_missing_timm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(RuntimeError, match=r"pip install timm \(the extra timm of ccpml\), with a torchvision built"):
+    with pytest.raises(
+        MissingExtraError, match=r"pip install timm \(the extra timm of ccpml\), with a torchvision built"
+    ):
         create_model("timm:resnet18")
 
 

@@ -56,6 +56,12 @@ def test_numbers_of_numpy_in_metadata_are_numbers(index):
     assert index.search(VECTOR, 1, "count = 3 and price < 2")[0][0].item.id == key
 
 
+@pytest.mark.parametrize("given", [{"label": "a\0"}, {"metadata": {"a": "b\0c"}}, {"metadata": {"a\0b": 1}}])
+def test_text_that_filters_would_see_cut_is_refused(given):
+    with pytest.raises(ValueError, match=rf"^{next(iter(given))}: expected .*(without NUL|that UTF-8 can write), got"):
+        Picture("a.png", **given)
+
+
 def test_an_ensemble_of_paths_is_refused():
     with pytest.raises(ValueError, match="embedder: expected a model, such as load_run returns, got 'runs/a'"):
         EnsembleEmbedder(["runs/a", "runs/b"])

@@ -44,6 +44,7 @@ def run(arguments: list[str]) -> int:
         if query in BENCHMARKS and not Path(query).exists():
             check_data_root(query, options.data_root)
     announce_libraries(needed=EMBEDDING)
+    from ccpml.data.upkeep.depth import depth_note
     from ccpml.serving import find_queries, open_index
 
     location = find_location(options.index, options.store)
@@ -54,7 +55,9 @@ def run(arguments: list[str]) -> int:
         model = options.run or index.model_path
         certificate = None if options.rerank else _certificate(index, model, options.precision)
     embedder = None
-    if any(query.pictures for query in queries):
+    if pictures := [one for query in queries for one in query.pictures]:
+        if dark := depth_note([one.file if one.image is None else one.image for one in pictures]):
+            print_note(dark)
         embedder = load_model_of(options.index, find_model(index, options.run))
     elif certificate is None and not options.rerank and not _has_model(model):
         print_note(f"{model}: {_NO_RUN}")

@@ -62,7 +62,7 @@ class View:
             uint8, (size, size, C).
         """
         result = self._cut(image) if self.cut else self._resized(image)
-        return result[:, ::-1] if self.flip else result
+        return result[:, ::-1] if self.flip and self.size > 1 else result  # a single pixel would keep its stride
 
     def _cut(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         import torch  # only for crops of training: serving needs none

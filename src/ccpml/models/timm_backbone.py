@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ccpml.extras import install_advice
+from ccpml.extras import MissingExtraError, install_advice
 from ccpml.models.embedding import Backbone, InputConvention
 from ccpml.numbers import check_flags
 
@@ -27,6 +27,7 @@ class TimmBackbone(Backbone):
         pretrained: Whether to load the weights that timm publishes under that name, from its cache or downloaded.
 
     Raises:
+        MissingExtraError: If timm is not installed.
         RuntimeError: If timm cannot be imported.
         ValueError: If timm has no such model or weights, cannot return features before pooling, or cannot build the
             model for that size; from ``forward``, if images are not of that size.
@@ -46,7 +47,9 @@ class TimmBackbone(Backbone):
             import timm.data
         except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
             hint = f"{install_advice(['timm'], 'timm')}, with a torchvision built for the same torch"
-            raise RuntimeError(f"timm: cannot be imported ({error}); {hint}") from error
+            is_missing = isinstance(error, ModuleNotFoundError) and error.name == "timm"
+            kind = MissingExtraError if is_missing else RuntimeError
+            raise kind(f"timm: cannot be imported ({error}); {hint}") from error
         self.name = name
         config = _pretrained_config(timm, name)
         size = {"img_size": image_size} if image_size is not None and config and config.fixed_input_size else {}

@@ -272,7 +272,7 @@ def _pattern(pattern: str, data: str) -> Pictures:
     ignored += [Ignored(place, "broken link{s}") for place in others if dead_link(place) == place]
     if not images:
         got = "; ".join([*count_ignored(ignored), counted(sum(place.is_dir() for place in others), "folder")])
-        raise ValueError(
+        raise PicturesNotFoundError(
             f"{data}: no images found; expected files with suffix {' '.join(sorted(suffixes))}, got {got}"
             f"{'; a pattern for the files in folders ends in /*' if _MAGIC.search(pattern) else ''}{_brackets(pattern)}"
         )

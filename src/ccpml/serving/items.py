@@ -16,12 +16,12 @@ from ccpml.data.images.archived import ArchivedImage
 from ccpml.data.images.read import check_pixels
 from ccpml.numbers import plain_number
 
-__all__ = ["HALVES", "Hit", "Item", "Metadata", "Picture", "Summary", "own_picture"]
+__all__ = ["UNKEPT", "Hit", "Item", "Metadata", "Picture", "Summary", "own_picture"]
 
 _OWN: Final = "pictures"
 
-HALVES: Final = re.compile("[\ud800-\udfff]")
-"""Halves of characters (surrogates), which JSON can write, and UTF-8 and databases cannot."""
+UNKEPT: Final = re.compile("[\0\ud800-\udfff]")
+"""Characters that JSON can write, and names in a database cannot have: NUL, and halves of characters (surrogates)."""
 
 #: Further columns of a picture, such as its price.
 Metadata: TypeAlias = Mapping[str, str | int | float | bool | None]
@@ -59,6 +59,8 @@ class Picture:
         object.__setattr__(self, "file", plain_path(self.path))
         if not isinstance(self.label, str):
             raise ValueError(f"label: expected a text, got {self.label!r}")
+        if "\0" in self.label:
+            raise ValueError(f"label: expected a text without NUL, got {self.label!r}")
         if not isinstance(self.image, bytes | ArchivedImage | np.ndarray | None):
             raise ValueError(f"image: expected the contents of a file or an array, got {type(self.image).__name__}")
         if isinstance(self.image, np.ndarray):
@@ -70,8 +72,10 @@ class Picture:
             for name, value in values.items():
                 if not (isinstance(name, str) and name):
                     raise ValueError(f"metadata: expected texts as names, not empty, got {name!r}")
-                if HALVES.search(name):
+                if UNKEPT.search(name):
                     raise ValueError(f"metadata: expected names that UTF-8 can write, got {name!r}")
+                if isinstance(value, str) and "\0" in value:
+                    raise ValueError(f"metadata: expected texts without NUL, got {value!r} for {name}")
                 plain = value is None or isinstance(value, str | bool | int | float)
                 if not plain or (isinstance(value, float) and not math.isfinite(value)):
                     expected = "expected texts, finite numbers, True, False or None"

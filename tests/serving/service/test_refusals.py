@@ -184,12 +184,26 @@ def test_nothing_can_be_changed_unless_allowed(connect, index):
         '"x"',
         '{"": 1}',
         r'{"a\ud800": 1}',
+        r'{"a\u0000b": 1}',
+        r'{"a": "b\u0000c"}',
     ],
 )
 def test_metadata_that_is_no_object_of_plain_values_is_refused(connect, index, metadata):
     response = connect(writable=True).post("/api/items", files={"picture": PICTURE}, data={"metadata": metadata})
     assert response.status_code == 422
     assert response.json()["detail"].startswith("metadata: expected ")
+    assert len(index) == 20
+
+
+def test_what_is_not_used_is_refused(connect, index):
+    client = connect(writable=True)
+    response = client.post("/api/search?k=3", files={"picture": PICTURE})
+    assert (response.status_code, response.json()["detail"]) == (
+        422,
+        "k: expected in the body of the request, got it in the address",
+    )
+    response = client.post("/api/items", files={"picture": PICTURE}, data={"label": "a\0b"})
+    assert (response.status_code, response.json()["detail"]) == (422, "label: expected text without NUL")
     assert len(index) == 20
 
 

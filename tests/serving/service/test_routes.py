@@ -226,6 +226,7 @@ def test_hits_of_several_models_have_no_certified_precision(tmp_path, toy_pictur
         index.add(toy_pictures[:3])
         with TestClient(create_app(index, both), base_url=LOCAL) as client:
             refused = search(client, toy_pictures[0].path.read_bytes(), precision=0.8)
+            assert client.get("/api/info").json()["model"] == "colors + colors"
     assert refused.status_code == 422
     assert refused.json()["detail"].startswith("precision: hits are of several models together, which have no")
 

@@ -162,8 +162,8 @@ _WORDS: Final = {
     r"argument (\S+): invalid Path value: (.*)": r"\1: expected a path, got \2",
     r"argument (\S+): not allowed with argument (\S+)": r"\1: expected it without \2, got both; leave out one",
     r"argument (\S+): ignored explicit argument (.*)": r"\1: expected no value, got \2",
-    r"argument (\S+): expected one argument": (
-        r"\1: expected a value, got none; one that begins with a dash is written \1=<value>"
+    r"argument (\S+/)?(\S+): expected one argument": (
+        r"\1\2: expected a value, got none; one that begins with a dash is written \2=<value>"
     ),
     r"Option '(\S+)' is not accepted": r"\1: not a setting",
 }

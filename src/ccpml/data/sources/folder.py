@@ -46,7 +46,7 @@ def load_folder(path: Path | str, labeled: bool = True) -> Source:
     if not found.images:
         suffixes = " ".join(sorted(image_suffixes()))
         got = "; ".join(count_ignored(found.ignored)) or "an empty folder"
-        raise ValueError(f"{root}: no images found; expected files with suffix {suffixes}, got {got}")
+        raise SourceNotFoundError(f"{root}: no images found; expected files with suffix {suffixes}, got {got}")
     if labeled and root in found.images:
         raise ValueError(
             f"{root}: expected images in subfolders, one for each class, got {found.images[root][0].name} in the "

@@ -42,6 +42,8 @@ async def read_form(request: Request, model: type[M], settings: ServiceSettings)
     Raises:
         RefusedError: If the body is something else, or a field is wrong.
     """
+    if name := next(iter(request.query_params), None):
+        raise RefusedError(422, f"{_shown(name)}: expected in the body of the request, got it in the address")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         return _checked(model, await _json(request), settings), []

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from ccpml.serving.errors import QdrantError
 from ccpml.serving.filters.tree import name_of_key
-from ccpml.serving.items import HALVES
+from ccpml.serving.items import UNKEPT
 from ccpml.serving.service.forms import read_form
 from ccpml.serving.service.metrics import gauge
 from ccpml.serving.service.pool import WorkPool
@@ -122,7 +122,7 @@ def info(request: Request) -> Info:
         fields=["label", "width", "height", *map(name_of_key, summary.columns)],
         examples=summary.examples,
         embedding_dim=service.index.embedding_dim,
-        model=service.embedder.path.name,
+        model=" + ".join(run.path.name for run in getattr(service.embedder, "runs", [service.embedder])),
         max_k=settings.max_k,
         max_bytes=settings.max_bytes,
         max_pictures=settings.max_pictures,
@@ -220,6 +220,8 @@ async def add(request: Request) -> StoredItem:
     fields, pictures = await read_form(request, AddFields, service.settings)
     if len(pictures) != 1:
         raise RefusedError(422, f"picture: expected one file, got {len(pictures)}")
+    if "\0" in fields.label:
+        raise RefusedError(422, "label: expected text without NUL")
     metadata = _metadata(fields.metadata)
     added = await _work(request, partial(service.add, pictures[0], fields.label, metadata))
     return StoredItem.model_validate(StoredItem.fields_of(added))
@@ -248,8 +250,8 @@ def _metadata(text: str) -> dict[str, str | int | float | bool | None]:
         raise RefusedError(422, "metadata: expected a JSON object of text, finite numbers, true, false and null")
     if "" in value:
         raise RefusedError(422, "metadata: expected a name for each value, got an empty one")
-    if any(map(HALVES.search, value)):
-        raise RefusedError(422, "metadata: expected names that UTF-8 can write, got half of a character")
+    if any(map(UNKEPT.search, value)) or any(isinstance(each, str) and "\0" in each for each in value.values()):
+        raise RefusedError(422, "metadata: expected text that UTF-8 can write, got NUL or half of a character")
     return value
 
 

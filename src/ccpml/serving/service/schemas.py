@@ -76,7 +76,7 @@ class Info(BaseModel):
     items: int
     labels: int = Field(description="number of distinct labels")
     embedding_dim: int
-    model: Text = Field(description="name of the run")
+    model: Text = Field(description="name of the run, or of those of an ensemble")
     fields: list[Text] = Field(description="columns that a filter can name")
     max_k: int
     max_bytes: int
