@@ -1,13 +1,10 @@
-"""Numbers of NumPy and PyTorch, and lists, as arguments, and numbers in texts. Imports neither library at once."""
+"""Numbers of NumPy and PyTorch, and lists, as arguments, and numbers in texts. Imports neither library."""
 
 import math
 import operator
 import os
 from collections.abc import Container
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from typing import Any
 
 __all__ = [
     "as_int",
@@ -16,7 +13,6 @@ __all__ = [
     "counted",
     "is_finite",
     "is_one_of",
-    "plain_array",
     "plain_number",
     "size_text",
 ]
@@ -46,32 +42,6 @@ def as_int(name: str, value: Any, least: int | None = None) -> int:
     if number is None or (least is not None and number < least):
         raise ValueError(f"{name}: expected an integer{bound}, got {value!r}")
     return number
-
-
-def plain_array(name: str, values: Any, expected: str) -> "NDArray[Any]":
-    """Return values as an array of any type and shape.
-
-    Args:
-        name: Name of the argument, for messages.
-        values: The values.
-        expected: What they are, for messages.
-
-    Raises:
-        ValueError: If they are none of an array.
-
-    Example:
-        >>> plain_array("labels", [0, 1, 1], "integers").shape
-        (3,)
-        >>> plain_array("labels", [[0], [0, 1]], "integers")  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        ValueError: labels: expected integers, got list (setting an array element with a sequence...
-    """
-    import numpy as np
-
-    try:
-        return np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:  # rows of several lengths; tensors that have no array
-        raise ValueError(f"{name}: expected {expected}, got {type(values).__name__} ({error})") from None
 
 
 def as_tuple(name: str, values: Any, expected: str) -> tuple[Any, ...]:

@@ -12,7 +12,8 @@ from ccpml.cleaning.cover import Additions, ClassCover, choose_additions, measur
 from ccpml.cleaning.labels import MIN_CLASS, NEIGHBORS, Votes, count_votes
 from ccpml.cleaning.neighbors import Neighbors, find_neighbors
 from ccpml.cleaning.outliers import Isolation, measure_isolation
-from ccpml.numbers import as_int, as_tuple, is_finite, plain_array
+from ccpml.data.arrays import plain_array
+from ccpml.numbers import as_int, as_tuple, is_finite
 from ccpml.reranking.vectors import as_rows
 
 __all__ = ["KINDS", "Finding", "Problems", "find_problems"]

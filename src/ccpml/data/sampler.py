@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ccpml.data.arrays import plain_array
 from ccpml.data.seeds import CLASSES, POOL, SAMPLES, generator
-from ccpml.numbers import as_int, as_tuple, plain_array
+from ccpml.numbers import as_int, as_tuple
 
 __all__ = ["BatchRange", "ClassBalancedBatches", "Draw", "in_chunks", "pool_draws", "pool_rows"]
 

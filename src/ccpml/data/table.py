@@ -8,9 +8,10 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ccpml.data.arrays import plain_array
 from ccpml.data.images.archived import ArchivedImage
 from ccpml.data.images.packed import PackedImage
-from ccpml.numbers import as_tuple, check_flags, plain_array
+from ccpml.numbers import as_tuple, check_flags
 
 __all__ = ["ImageTable", "StoredImage", "check_table"]
 

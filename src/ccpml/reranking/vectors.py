@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ccpml.numbers import as_tuple, plain_array
+from ccpml.numbers import as_tuple
 
 __all__ = ["as_array", "as_numbers", "as_own", "as_rows", "check_finite", "join", "normalize"]
 
@@ -116,7 +116,10 @@ def as_numbers(name: str, vectors: ArrayLike) -> NDArray[Any]:
     """
     if np.ma.is_masked(vectors):
         raise ValueError(f"{name}: expected all values, got a masked array; pass those that are not masked")
-    rows = plain_array(name, vectors, "an array of numbers")
+    try:
+        rows = np.asarray(vectors)
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of several lengths; tensors that have no array
+        raise ValueError(f"{name}: expected an array of numbers, got {type(vectors).__name__} ({error})") from None
     if rows.dtype.kind not in "fiu":
         raise ValueError(f"{name}: expected an array of numbers, got {rows.dtype} of {rows.shape}")
     return rows

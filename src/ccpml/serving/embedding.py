@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ccpml.data.images.read import BadImageError
 from ccpml.data.threads import in_threads
-from ccpml.serving.embedder import Embedder
+from ccpml.serving.embedder import Embedder, embed_checked
 from ccpml.serving.items import Picture
 from ccpml.serving.pictures import Content, Digest, NewItem, content_hash, digest, read_picture
 
@@ -107,19 +107,8 @@ def _vectors(
     if not new:
         return []
     try:
-        found = embedder.embed([content.content for _, content, _ in new])
+        return list(embed_checked(embedder, [content.content for _, content, _ in new]))
     except BadImageError as error:
         if len(new) > 1:
             return [_vectors(embedder, [one])[0] for one in new]
         return [BadImageError(error.reason, new[0][0].name)]
-    vectors = np.ascontiguousarray(found, dtype=np.float32)  # (B, d)
-    expected = (len(new), embedder.embedding_dim)
-    if vectors.shape != expected:
-        raise ValueError(f"{embedder.path}: expected embeddings of shape {expected}, got {vectors.shape}")
-    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(broken):
-        raise ValueError(
-            f"{embedder.path}: expected finite embeddings, got NaN or infinity for {new[broken[0]][1].path}; the "
-            "weights have diverged or are damaged"
-        )
-    return list(vectors)

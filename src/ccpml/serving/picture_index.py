@@ -10,9 +10,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ccpml.artifacts import expand_home
 from ccpml.numbers import as_int
 from ccpml.serving.collect import Pictures
-from ccpml.serving.embedder import Embedder, check_embedder
+from ccpml.serving.embedder import Embedder, check_embedder, embed_checked
 from ccpml.serving.ensemble import MEMBERS_FILE
 from ccpml.serving.errors import OtherModelError
 from ccpml.serving.filters import Filter
@@ -94,8 +95,7 @@ class PictureIndex(ABC):
         Raises:
             ValueError: If the index was opened without its model.
         """
-        found = self._writer.embedder.embed(images)
-        return np.asarray(found, dtype=np.float32).reshape(-1, self.embedding_dim)
+        return embed_checked(self._writer.embedder, images)
 
     def add(
         self,
@@ -119,7 +119,7 @@ class PictureIndex(ABC):
         if isinstance(pictures, str | Path | Picture):
             alone = pictures.path if isinstance(pictures, Picture) else pictures
             raise ValueError(f"pictures: expected several, got {alone} alone; pass a list")
-        wanted = (picture if isinstance(picture, Picture) else Picture(Path(picture)) for picture in pictures)
+        wanted = (one if isinstance(one, Picture) else Picture(expand_home(one, "pictures")) for one in pictures)
         with self._writer.lock():
             return self._writer.add(wanted, source, progress)
 

@@ -24,6 +24,7 @@ def create_app(index: PictureIndex, embedder: Embedder, settings: ServiceSetting
     Raises:
         MissingExtraError: If fastapi or python-multipart is not installed.
         OtherModelError: If the model is not that of the index.
+        ValueError: If an argument is of another type, or pictures can be added to an index opened without its model.
 
     Example:
         ```python
@@ -34,5 +35,13 @@ def create_app(index: PictureIndex, embedder: Embedder, settings: ServiceSetting
     require_extra("the service", ["fastapi", "uvicorn", "python_multipart"], "serve")
     from ccpml.serving.service.app import build_app
 
+    if not hasattr(index, "check_model"):
+        raise ValueError(f"index: expected an index, as Index.open returns, got {index!r}")
+    if not isinstance(settings, ServiceSettings | None):
+        raise ValueError(f"settings: expected ServiceSettings, got {settings!r}")
     index.check_model(embedder)
-    return build_app(index, embedder, settings or ServiceSettings())
+    index.check()
+    settings = settings or ServiceSettings()
+    if settings.writable:
+        index.embed([])  # which needs the model that it was opened with
+    return build_app(index, embedder, settings)

@@ -13,7 +13,7 @@ from ccpml.calibration import Certificate, CertificateError
 from ccpml.data.images.read import BadImageError
 from ccpml.exported import find_certificate
 from ccpml.files import write_bytes
-from ccpml.serving.embedder import Embedder
+from ccpml.serving.embedder import Embedder, embed_checked
 from ccpml.serving.ensemble import EnsembleEmbedder
 from ccpml.serving.errors import IndexBusyError
 from ccpml.serving.filters import FilterError
@@ -264,7 +264,7 @@ class Service:
         """Return the vector of pictures of one thing, float32 (d,)."""
         start = time.perf_counter()
         try:
-            vectors = np.asarray(self.embedder.embed(pictures), dtype=np.float32)  # (P, d)
+            vectors = embed_checked(self.embedder, pictures)  # (P, d)
         except BadImageError as error:
             raise RefusedError(422, f"picture: {error.reason}") from error
         self.metrics.embedding.observe(time.perf_counter() - start)

@@ -8,13 +8,13 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from ccpml.serving.embedder import MAX_LENGTH
 from ccpml.serving.storage.schema import FIELDS_OF_METADATA, checksum_of_facts, text_of
 from ccpml.serving.storage.view import View, Views, rows_file
 
 __all__ = ["Verified", "damaged_items", "verify"]
 
 _LISTED: Final = 100  # problems of one kind at most
-_LENGTH: Final = 1.001  # of an embedding at most
 _FACTS: Final = "path, label, metadata, content_hash, perceptual_hash, width, height, size, mtime_ns, source"
 
 
@@ -90,7 +90,7 @@ def _items(view: View, progress: Callable[[int], Any]) -> Iterator[str]:
             pass
         elif not _is_row(view, row, checksum):
             found.append(f"{name}: row {row} differs from its checksum")
-        elif not float(np.linalg.norm(view.rows[row])) <= _LENGTH:  # NaN too
+        elif not float(np.linalg.norm(view.rows[row])) <= MAX_LENGTH:  # NaN too
             found.append(f"{name}: row {row} is not an embedding of length 1 or less")
         if not removed and checksum_of_facts(values) != facts:
             found.append(f"{name}: path, label or another column differs from its checksum")
