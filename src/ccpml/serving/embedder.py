@@ -56,8 +56,13 @@ def check_embedder(embedder: object) -> None:
     as_int("embedder: embedding_dim", model.embedding_dim, 1)
 
 
-def embed_checked(embedder: Embedder, images: Sequence[Any]) -> NDArray[np.float32]:
+def embed_checked(embedder: Embedder, images: Sequence[Any], names: Sequence[object] = ()) -> NDArray[np.float32]:
     """Return the embeddings of images by a model, float32 (N, d), after checking them.
+
+    Args:
+        embedder: The model.
+        images: As in `Embedder.embed`.
+        names: What messages call each image; by default its number.
 
     Raises:
         BadImageError: If an image cannot be read.
@@ -74,7 +79,7 @@ def embed_checked(embedder: Embedder, images: Sequence[Any]) -> NDArray[np.float
     wrong = np.flatnonzero(~(lengths <= MAX_LENGTH))  # NaN too
     if not len(wrong):
         return np.ascontiguousarray(vectors)
-    name = f"image {wrong[0]} of {len(images)}"
+    name = names[wrong[0]] if names else f"image {wrong[0]} of {len(images)}"
     if not np.isfinite(vectors).all():
         why = "expected finite embeddings, got NaN or infinity"
         raise ValueError(f"{path}: {why} for {name}; the weights have diverged or are damaged")

@@ -107,7 +107,8 @@ def _vectors(
     if not new:
         return []
     try:
-        return list(embed_checked(embedder, [content.content for _, content, _ in new]))
+        names = [picture.path for picture, _, _ in new]
+        return list(embed_checked(embedder, [content.content for _, content, _ in new], names))
     except BadImageError as error:
         if len(new) > 1:
             return [_vectors(embedder, [one])[0] for one in new]

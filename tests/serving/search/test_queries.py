@@ -46,11 +46,22 @@ def test_names_are_pictures_folders_files_of_pictures_and_items(photos, tmp_path
     found = find_queries(given, [4])
     assert [len(query.pictures) for query in found] == [1] * (1 + 9 + 2 + 3) + [0]
     assert [query.pictures[0].label for query in found[10:12]] == ["a", "b"]
-    assert found[-1].ids == [4]
+    assert list(found[-1].ids) == [4]
     (whole,) = find_queries(given, [4], together=True)
-    assert (len(whole.pictures), whole.ids) == (15, [4])
+    assert (len(whole.pictures), list(whole.ids)) == (15, [4])
     with pytest.raises(ValueError, match=r"missing\.jpg: not found"):
         find_queries([str(tmp_path / "missing.jpg")])
+
+
+def test_one_of_several_pictures_that_is_not_found_is_named_and_the_others_answered(index, photos, tmp_path):
+    given = [str(tmp_path / "gone.jpg"), str(photos / "class0" / "0.png")]
+    missing, found = ask(index, find_queries(given), 4, embedder=EMBEDDER)
+    assert missing.hits is None
+    assert [str(error) for error in missing.skipped] == [f"{given[0]}: cannot be opened (No such file or directory)"]
+    assert found.hits[0].item.path.endswith("class0/0.png")
+    for other in ("gone", str(tmp_path / "*.jpg")):  # which may be anything
+        with pytest.raises(ValueError, match=r"not found|no images found"):
+            find_queries([*given, other])
 
 
 def test_items_are_no_answers_to_themselves_and_the_same_pictures_are(index, photos):

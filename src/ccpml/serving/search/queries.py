@@ -1,5 +1,6 @@
 """Queries of a search: pictures, items of the index, or several pictures of one thing."""
 
+import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.artifacts import expand_home
+from ccpml.data.images.formats import image_suffixes
 from ccpml.data.images.read import BadImageError
 from ccpml.data.sources.source import count_ignored
 from ccpml.numbers import as_int, as_tuple, check_flags
@@ -77,6 +79,7 @@ def find_queries(
 
     Args:
         given: Image files, whatever their suffix, or what `find_pictures` reads: folders, CSV files, patterns, sets.
+            One of several that is not found is named by `ask`, which answers the others.
         ids: Items of the index.
         together: Whether all of them are one query.
         data_root: Folder of the benchmarks; see `load_source`.
@@ -96,7 +99,9 @@ def find_queries(
     pictures = list[Picture]()
     for name in given:
         path = expand_home(name, "given")
-        if path.is_file() and path.suffix.lower() != ".csv":
+        is_image = path.suffix.lower() in image_suffixes() and not set("*?[") & set(name)  # not a pattern of images
+        is_one_of_several = is_image and len(given) + len(ids) > 1
+        if (path.is_file() and path.suffix.lower() != ".csv") or (is_one_of_several and not os.path.lexists(path)):
             pictures.append(Picture(path))
         else:
             found = find_pictures(name, data_root)
