@@ -340,7 +340,7 @@ def test_other_versions_and_other_databases_are_refused(index, tmp_path):
     with pytest.raises(NotAnIndexError, match=r"none.index: not an index \(not found\)"):
         Index.open(tmp_path / "none.index")
     (index.path / "index.sqlite").unlink()
-    with pytest.raises(DamagedIndexError, match="restore the index from a copy, or build it again"):
+    with pytest.raises(DamagedIndexError, match="restore all of the index from a copy, or build it again"):
         Index.open(index.path)
 
 

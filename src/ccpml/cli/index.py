@@ -326,7 +326,7 @@ def _verify(path: Path) -> int:
     print(f"{path}: {len(found.problems):,} problem{'s' if len(found.problems) > 1 else ''}:")
     print("\n".join(f"  {sentence}" for sentence in found.problems))
     mend = f"`ccpml index <run> <data> -o {shlex.quote(str(path))} --sync` embeds damaged pictures again; otherwise "
-    print(f"{mend if found.damaged else ''}restore the index from a copy, or build it again")
+    print(f"{mend if found.damaged else ''}restore all of the index from a copy, or build it again")
     return 1
 
 

@@ -37,7 +37,7 @@ _REFUSALS: Final = {
 }
 """What the system has probably refused, by the beginning of the name of SQLite's error; the first that fits."""
 
-RESTORE: Final = "restore the index from a copy, or build it again"
+RESTORE: Final = "restore all of the index from a copy, or build it again"
 
 
 class NotAnIndexError(ValueError):

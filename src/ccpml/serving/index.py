@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -27,7 +28,7 @@ from ccpml.serving.search.exact import NotFiniteError
 from ccpml.serving.search.nearest import check_fields, search
 from ccpml.serving.search.scan import Scan
 from ccpml.serving.storage.rows import sync_folder, write_rows
-from ccpml.serving.storage.schema import VERSION
+from ccpml.serving.storage.schema import BUILD, VERSION
 from ccpml.serving.storage.store import Store
 from ccpml.serving.storage.verify import Verified, verify
 from ccpml.serving.storage.view import View, Views, rows_file
@@ -84,6 +85,7 @@ class Index(PictureIndex):
                 "the version of ccpml that made it, or build it again"
             )
         try:
+            self.build = meta.get(BUILD, "")
             self.fingerprint = meta["fingerprint"]
             self.embedding_dim = int(meta["embedding_dim"])
             self.model_path = Path(meta["model"])
@@ -105,6 +107,7 @@ class Index(PictureIndex):
             raise FileExistsError(f"{path}: already exists; choose another name, or open it")
         meta = {
             "version": VERSION,
+            BUILD: uuid.uuid4().hex,
             "fingerprint": embedder.fingerprint,
             "embedding_dim": str(embedder.embedding_dim),
             "model": os.fsdecode(os.fsencode(embedder.path.resolve())),

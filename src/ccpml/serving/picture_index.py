@@ -41,12 +41,14 @@ class PictureIndex(ABC):
     A copy, also one that is pickled for another process, opens the same index again.
 
     Attributes:
+        build: A text that tells an index from others; empty for those of earlier versions.
         fingerprint: That of the model; see `Embedder`.
         embedding_dim: Dimensions d of an embedding.
         model_path: Where the model was when the index was created.
         path: Folder for what a service keeps beside the items: pictures of clients, verdicts.
     """
 
+    build: str
     fingerprint: str
     embedding_dim: int
     model_path: Path

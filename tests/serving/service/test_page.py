@@ -104,7 +104,7 @@ def test_an_example_a_result_and_the_way_back(site, open_page):
     assert page.evaluate("document.activeElement.id") == "title"
     example, second = page.url, page.locator(".picture").nth(3).get_attribute("data-id")
     page.locator(".picture").nth(3).click()
-    page.wait_for_url(f"**/#id={second}")
+    page.wait_for_url(f"**/#id={second}&of=*")
     page.wait_for_function(f"() => document.querySelector('#shown img').alt.includes('picture {second} ')")
     results(page)
     page.go_back()
@@ -316,6 +316,23 @@ def test_a_token_is_asked_for_and_thumbnails_are_fetched_with_it(files, browser,
 
 
 @in_browser
+def test_a_link_to_a_picture_of_another_index_shows_none_of_this_one(site, open_page):
+    page = open_page(site)
+    page.click(".picture >> nth=0")
+    results(page)
+    link = page.url
+    assert "&of=" in link
+    page = open_page(link)
+    assert results(page)
+    page = open_page(link.replace("&of=", "&of=0"))
+    page.wait_for_selector("#problem-text:has-text('another index now')")
+    assert page.locator(".picture").count() == 0
+    page.click("#again")
+    page.wait_for_selector(".picture")
+    assert not page.locator("#problem").is_visible()
+
+
+@in_browser
 def test_a_filter_that_is_not_understood_is_shown_on_a_narrow_screen(site, open_page):
     page = open_page(f"{site}#id=1&where=prize%20%3C%202", viewport={"width": 390, "height": 844})
     page.wait_for_selector("#where-problem:has-text('prize'):visible")
@@ -380,7 +397,7 @@ def test_everything_is_reached_and_done_by_keyboard_with_a_visible_focus(site, o
         page.keyboard.press(key)
         assert page.evaluate("document.activeElement.dataset.id") == links[at]
     page.keyboard.press("Enter")
-    page.wait_for_url(f"**/#id={links[-1]}")
+    page.wait_for_url(f"**/#id={links[-1]}&of=*")
     assert len(results(page)) == 20
     assert page.locator("[role=status]").first.text_content().startswith("nearest first")
     assert page.evaluate("getComputedStyle(document.querySelector('button')).transitionDuration") == "0s"

@@ -143,6 +143,30 @@ def test_a_thumbnail_is_a_small_jpeg_that_browsers_keep(connect):
     assert (again.status_code, again.content) == (304, b"")
 
 
+def test_ids_of_another_index_are_refused(index, tmp_path, toy_pictures):
+    """As of a page that was open while the service was switched to a new index."""
+    with Index.create(tmp_path / "other.index", ColorEmbedder()) as other:
+        other.add(toy_pictures[::-1])
+        names = []
+        for each in (index, other):
+            app = create_app(each, ColorEmbedder(), ServiceSettings(feedback=True, writable=True))
+            with TestClient(app, base_url=LOCAL) as client:
+                names.append(client.get("/api/info").json()["index"])
+                headers = {"X-Index": names[0]}
+                answers = [
+                    client.post("/api/search", json={"id": 1}, headers=headers),
+                    client.post("/api/feedback", json={"query_id": 1, "id": 2, "verdict": "right"}, headers=headers),
+                    client.get("/api/items/1", headers=headers),
+                    client.delete("/api/items/9", headers=headers),
+                    client.post("/api/explain", json={"query_id": 1, "id": 2}, headers=headers),
+                ]
+            codes = [answer.status_code for answer in answers]
+            assert codes == ([200, 201, 200, 204, 200] if each is index else [409] * 5)
+    assert answers[0].json() == {"detail": "the service has another index now; search again"}
+    assert not (other.path / "verdicts.csv").exists()
+    assert len(set(names)) == 2
+
+
 def test_a_browser_does_not_show_thumbnails_of_an_index_that_was_served_before(tmp_path, connect, toy_pictures):
     earlier = connect().get("/api/items/1/thumbnail")
     assert "no-cache" in earlier.headers["cache-control"]

@@ -1,5 +1,6 @@
 """The metadata of a collection, which bind it to a model and name the columns of its items."""
 
+import uuid
 from typing import TYPE_CHECKING, Any, Final
 
 from ccpml.serving.errors import NotAnIndexError
@@ -31,6 +32,7 @@ def create_collection(connection: Connection, embedder: "Embedder") -> None:
         on_disk_payload=True,
         metadata={
             "ccpml": _VERSION,
+            "build": uuid.uuid4().hex,
             "fingerprint": embedder.fingerprint,
             "embedding_dim": embedder.embedding_dim,
             "model": str(embedder.path.resolve()),

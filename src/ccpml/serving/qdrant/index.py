@@ -67,6 +67,7 @@ class QdrantIndex(PictureIndex):
         self.address = connection.address
         self.path = Path(f"{self.address.collection}.qdrant").absolute()
         meta = read_meta(connection)
+        self.build = str(meta.get("build", ""))
         self.fingerprint = str(meta["fingerprint"])
         self.embedding_dim = int(meta["embedding_dim"])
         self.model_path = Path(meta["model"])

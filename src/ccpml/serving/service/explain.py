@@ -21,7 +21,7 @@ from ccpml.serving.items import Item
 from ccpml.serving.pictures import content_hash
 from ccpml.serving.service.forms import read_form
 from ccpml.serving.service.refused import RefusedError
-from ccpml.serving.service.routes import refusals
+from ccpml.serving.service.routes import refusals, service_of
 from ccpml.serving.service.schemas import Id
 from ccpml.serving.service.service import Service
 from ccpml.serving.service.uploads import check_upload
@@ -67,13 +67,13 @@ def explain_router() -> APIRouter:
 
     @router.post(
         "/api/explain",
-        responses=refusals(401, 403, 404, 408, 413, 415, 422, 429, 503),
+        responses=refusals(401, 403, 404, 408, 409, 413, 415, 422, 429, 503),
         openapi_extra=_body(),
         tags=["search"],
     )
     async def explain(request: Request) -> Explanation:
         """Measure which regions of two pictures their distance rests on, by covering one after the other."""
-        service: Service = request.app.state.service
+        service = service_of(request)
         fields, pictures = await read_form(request, ExplainFields, service.settings)
         if len(pictures) + (fields.query_id is not None) != 1:
             raise RefusedError(422, "query: expected either one picture or a query_id")

@@ -39,7 +39,7 @@ from ccpml.serving.service.schemas import (
 from ccpml.serving.service.service import Answer, Question, Service
 from ccpml.serving.service.settings import MAX_PICTURES
 
-__all__ = ["router"]
+__all__ = ["refusals", "router", "service_of"]
 
 T = TypeVar("T")
 
@@ -48,6 +48,7 @@ router = APIRouter()
 _REFUSED: Final = {
     401: "the token is missing or wrong",
     403: "not allowed here",
+    409: "the header X-Index names another index",
     404: "not found",
     408: "the body took too long",
     413: "too many bytes or pixels",
@@ -91,6 +92,14 @@ def _service(request: Request) -> Service:
     return service
 
 
+def service_of(request: Request) -> Service:
+    """Return the service; a request made for another index, whose ids are other pictures here, is refused."""
+    service = _service(request)
+    if request.headers.get("x-index", service.index.build) != service.index.build:
+        raise RefusedError(409, "the service has another index now; search again")
+    return service
+
+
 async def _work(request: Request, work: Callable[[], T]) -> T:
     """Do work in the pool; drop it if the client goes before it has begun."""
     pool: WorkPool = request.app.state.pool
@@ -117,6 +126,7 @@ def info(request: Request) -> Info:
     service = _service(request)
     settings, summary = service.settings, service.summary()
     return Info(
+        index=service.index.build,
         items=summary.items,
         labels=summary.labels,
         fields=["label", "width", "height", *map(name_of_key, summary.columns)],
@@ -136,14 +146,14 @@ def info(request: Request) -> Info:
 
 @router.post(
     "/api/search",
-    responses=refusals(401, 403, 404, 408, 413, 415, 422, 429, 503),
+    responses=refusals(401, 403, 404, 408, 409, 413, 415, 422, 429, 503),
     openapi_extra=form_of(SearchFields, "one thing, in one or more pictures", most=MAX_PICTURES),
     tags=["search"],
 )
 async def search(request: Request) -> Result:
     """Find pictures that show the same, by one or more pictures of one thing, or by an item of the index."""
     start = time.perf_counter()
-    service = _service(request)
+    service = service_of(request)
     fields, pictures = await read_form(request, SearchFields, service.settings)
     if (fields.id is None) == (not pictures):
         raise RefusedError(422, "query: expected either pictures or an id")
@@ -180,10 +190,10 @@ def _certified(service: Service) -> Certified | None:
     return Certified(confidence=found.confidence, answers=found.answers, precisions=levels)
 
 
-@router.get("/api/items/{id}", responses=refusals(401, 404, 422, 429), tags=["items"])
+@router.get("/api/items/{id}", responses=refusals(401, 404, 409, 422, 429), tags=["items"])
 def item(request: Request, id: Annotated[Id, PathParameter()]) -> StoredItem:  # noqa: A002  # the name in the path
     """Describe an item."""
-    return StoredItem.model_validate(StoredItem.fields_of(_service(request).item(id)))
+    return StoredItem.model_validate(StoredItem.fields_of(service_of(request).item(id)))
 
 
 @router.get(
@@ -192,13 +202,13 @@ def item(request: Request, id: Annotated[Id, PathParameter()]) -> StoredItem:  #
     responses={
         200: {"content": {"image/jpeg": {}}},
         304: {"description": "not changed"},
-        **refusals(401, 404, 422, 429),
+        **refusals(401, 404, 409, 422, 429),
     },
     tags=["items"],
 )
 def thumbnail(request: Request, id: Annotated[Id, PathParameter()]) -> Response:  # noqa: A002  # the name in the path
     """Return a small picture of an item, a JPEG of at most 256 pixels."""
-    content = _service(request).thumbnail(id)
+    content = service_of(request).thumbnail(id)
     # Another index may be served at this address next, with other pictures for the same ids: a browser has to ask.
     headers = {"Cache-Control": "private, no-cache", "ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"'}
     if headers["ETag"] in request.headers.get("if-none-match", ""):
@@ -209,13 +219,13 @@ def thumbnail(request: Request, id: Annotated[Id, PathParameter()]) -> Response:
 @router.post(
     "/api/items",
     status_code=201,
-    responses=refusals(401, 403, 408, 413, 415, 422, 429, 503),
+    responses=refusals(401, 403, 408, 409, 413, 415, 422, 429, 503),
     openapi_extra=form_of(AddFields, "the picture", most=1),
     tags=["items"],
 )
 async def add(request: Request) -> StoredItem:
     """Add a picture, which is kept in the directory of the index under the SHA-256 of its content."""
-    service = _service(request)
+    service = service_of(request)
     _check_writable(service)
     fields, pictures = await read_form(request, AddFields, service.settings)
     if len(pictures) != 1:
@@ -227,10 +237,12 @@ async def add(request: Request) -> StoredItem:
     return StoredItem.model_validate(StoredItem.fields_of(added))
 
 
-@router.delete("/api/items/{id}", status_code=204, responses=refusals(401, 403, 404, 422, 429, 503), tags=["items"])
+@router.delete(
+    "/api/items/{id}", status_code=204, responses=refusals(401, 403, 404, 409, 422, 429, 503), tags=["items"]
+)
 async def remove(request: Request, id: Annotated[Id, PathParameter()]) -> None:  # noqa: A002  # the name in the path
     """Remove an item."""
-    service = _service(request)
+    service = service_of(request)
     _check_writable(service)
     await _work(request, partial(service.remove, id))
 
@@ -265,13 +277,13 @@ def _is_plain(value: object) -> bool:
 @router.post(
     "/api/feedback",
     status_code=201,
-    responses=refusals(401, 403, 404, 408, 413, 415, 422, 429, 503, 507),
+    responses=refusals(401, 403, 404, 408, 409, 413, 415, 422, 429, 503, 507),
     openapi_extra=json_of(Feedback),
     tags=["feedback"],
 )
 async def feedback(request: Request) -> Recorded:
     """Record whether a hit is right. If it is, the picture that was searched for is kept in the index's directory."""
-    service = _service(request)
+    service = service_of(request)
     if not service.settings.feedback:
         raise RefusedError(403, "verdicts are not recorded here, as the service was started without feedback")
     fields, _ = await read_form(request, Feedback, service.settings)

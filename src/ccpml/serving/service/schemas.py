@@ -73,6 +73,7 @@ class Certified(BaseModel):
 class Info(BaseModel):
     """What the service searches, and what it allows."""
 
+    index: str = Field(description="what tells this index from others; a request with it in the header X-Index is sure")
     items: int
     labels: int = Field(description="number of distinct labels")
     embedding_dim: int

@@ -10,6 +10,7 @@ from typing import Any, Final
 from ccpml.serving.items import Item, own_picture
 
 __all__ = [
+    "BUILD",
     "FIELDS",
     "FIELDS_OF_METADATA",
     "ITEM",
@@ -23,6 +24,9 @@ __all__ = [
 ]
 
 VERSION: Final = "1"
+
+BUILD: Final = "build"
+"""Key of the text, drawn when an index is created, that tells it from others; those of earlier versions have none."""
 
 SCHEMA: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ccpml.serving.errors import RESTORE, DamagedIndexError, NotAnIndexError, name_sqlite_errors
-from ccpml.serving.storage.schema import FIELDS, SCHEMA
+from ccpml.serving.storage.schema import BUILD, FIELDS, SCHEMA
 from ccpml.serving.storage.snapshot import Snapshot
 from ccpml.serving.storage.transaction import Transaction
 from ccpml.system_errors import raise_shortage, unreadable
@@ -31,6 +31,8 @@ class Store:
         self._writer: sqlite3.Connection | None = None
         self._closed = False
         self._opened: tuple[int, int] | None = None  # device and number of the file
+        self._state: tuple[int, int] | None = None  # its time and size when the idle readers were opened
+        self._build: str | None = None  # that of the index
 
     @classmethod
     def create(cls, file: Path, meta: dict[str, str]) -> None:
@@ -54,7 +56,7 @@ class Store:
         Raises:
             NotAnIndexError: If the file is not the database of an index.
         """
-        db = self._reader()
+        db, state = self._reader()
         try:
             with self._named_errors():
                 db.execute("BEGIN")
@@ -63,7 +65,7 @@ class Store:
             with suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
             with self._lock:
-                keep = not self._closed
+                keep = not self._closed and state == self._state
                 if keep:
                     self._idle.append(db)
             if not keep:
@@ -145,19 +147,43 @@ class Store:
             raise_shortage(error)
             raise DamagedIndexError(unreadable(self.file, error, RESTORE)) from error
         if self._opened is not None and self._opened != (stat.st_dev, stat.st_ino):
-            raise DamagedIndexError(f"{self.file}: another file took its place since it was opened; open it again")
+            raise self._replaced()
 
-    def _reader(self) -> sqlite3.Connection:
+    def _replaced(self) -> DamagedIndexError:
+        return DamagedIndexError(f"{self.file}: another file took its place since it was opened; open it again")
+
+    def _reader(self) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
+        """Return a connection, and the state of the file for which it is good.
+
+        What a writer has committed moves into the file now and then. So does an index that is copied over this one,
+        which a connection would mix with the pages that it has read before.
+        """
+        try:
+            stat = self.file.stat()
+        except OSError:
+            stat = None  # a snapshot that was begun before can still be read
         with self._lock:
             if self._closed:
                 raise ValueError(f"{self.file}: the index is closed")
-            if self._idle:
-                return self._idle.pop()
+            state = self._state if stat is None else (stat.st_mtime_ns, stat.st_size)
+            if state == self._state and self._idle:
+                return self._idle.pop(), state
+            stale, self._idle, self._state = self._idle, [], state
+        for db in stale:
+            db.close()
         with self._named_errors():
             if not self.file.is_file():
                 raise DamagedIndexError(f"{self.file}: not found; {RESTORE}")
             self.check()  # a further connection reads what the others read
-            return self._connect()
+            db = self._connect()
+            found = db.execute("SELECT value FROM meta WHERE key = ?", (BUILD,)).fetchone()
+            build = "" if found is None else str(found[0])
+            if self._build is None:
+                self._build = build
+            elif build != self._build:
+                db.close()
+                raise self._replaced()
+            return db, state
 
     def _connect(self) -> sqlite3.Connection:
         """Return a connection that only reads."""
