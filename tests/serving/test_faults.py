@@ -223,7 +223,9 @@ def test_an_index_that_another_process_changes_meanwhile_is_verified_as_it_was(t
     assert done
 
 
-@pytest.mark.parametrize("call", [state_of, lambda index: change(index, "add", [7], 3), lambda index: check_search(index, {1: 1})])
+@pytest.mark.parametrize(
+    "call", [state_of, lambda index: change(index, "add", [7], 3), lambda index: check_search(index, {1: 1})]
+)
 def test_an_index_that_is_copied_over_an_open_one_is_not_mixed_with_it(tmp_path, call):
     """Into the same files, as cp and rsync --inplace do."""
     for name, numbers in (("live", range(5)), ("new", range(20, 29))):
