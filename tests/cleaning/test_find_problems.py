@@ -217,3 +217,10 @@ def test_options_out_of_range_or_of_another_length(options):
         find_problems(np.zeros((2, 1)), **{"labels": [0, 1], **options})
     with pytest.raises(ValueError, match="mine: expected one for each of 2 pictures, got 1"):
         find_problems(np.zeros((2, 1)), splits={"mine": ["train"]})
+
+
+def test_a_kind_that_is_none_is_named():
+    problems = find_problems(np.eye(4, dtype=np.float32))
+    assert problems.of_kind("label error") == []
+    with pytest.raises(ValueError, match=r"^kind: expected one of exact copy, .*, got 'label errors'"):
+        problems.of_kind("label errors")

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,3 +156,12 @@ def test_patterns_are_several() -> None:
     """The letters of one would be patterns, too."""
     with pytest.raises(ValueError, match=r"test_classes: expected several patterns, got a/\* alone; pass a list"):
         split_classes(table_of(8), "a/*")
+
+
+def test_images_without_a_label_are_no_class() -> None:
+    table = ImageTable.from_classes([Path(f"{number}.png") for number in range(6)], ["a", "b", "", "c", "", "d"])
+    for split_of_class in (None, {"a": "train", "b": "train", "c": "test", "d": "test"}):
+        with pytest.raises(
+            ValueError, match=r"^labels: expected one for each image, got none for 2\.png; leave it out"
+        ):
+            make_splits(Source(table, split_of_class))

@@ -65,6 +65,44 @@ def test_text_that_filters_would_see_cut_is_refused(given):
 def test_an_ensemble_of_paths_is_refused():
     with pytest.raises(ValueError, match="embedder: expected a model, such as load_run returns, got 'runs/a'"):
         EnsembleEmbedder(["runs/a", "runs/b"])
+    with pytest.raises(ValueError, match="embedder: expected several models, got runs/a alone; pass a list"):
+        EnsembleEmbedder("runs/a")
+
+
+class Other(ColorEmbedder):
+    """A model of one's own, with something wrong."""
+
+    def __init__(self, change=lambda vectors: vectors, **attributes):
+        super().__init__()
+        self.change = change
+        vars(self).update(attributes)
+
+    def embed(self, images):
+        return self.change(super().embed(images))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            Other(lambda x: 20 * x),
+            r"runs/colors: expected φ-normalized embeddings, of length 1 or less, got 20 for a\.png",
+        ),
+        (Other(lambda x: x[:, :5]), r"runs/colors: expected embeddings of shape \(1, 12\), got \(1, 5\)"),
+        (Other(lambda x: x + 0j), "runs/colors: expected an array of numbers, got complex"),
+        (Other(lambda x: [[1.0], [2.0, 3.0]]), "runs/colors: expected an array of numbers, got list"),
+        (Other(embedding_dim=3.0), "embedder: embedding_dim: expected an integer of at least 1, got 3.0"),
+        (Other(fingerprint=5), "embedder: expected a text as fingerprint, got 5"),
+        (Other(path="runs/a"), "embedder: expected a pathlib.Path as path, got 'runs/a'"),
+        (Other, "embedder: expected a model, such as load_run returns, got <class"),
+    ],
+)
+def test_what_is_wrong_with_a_model_of_ones_own_is_named(tmp_path, wrong, message):
+    picture = Picture("a.png", image=np.full((9, 9, 3), 99, np.uint8))
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Index.create(tmp_path / "x.index", wrong).add([picture])
+    if message.startswith("embedder"):
+        assert not (tmp_path / "x.index").exists()
 
 
 def test_one_model_in_place_of_several_says_which_are_expected(tmp_path):

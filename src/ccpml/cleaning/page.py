@@ -194,7 +194,9 @@ def _questioned(found: CleanedData, group: Sequence[Finding]) -> Row:
         Tile(_pixels(found, row), found.label_of(row), bool(found.labels[row] == found.labels[one.row]))
         for row in _neighbors(found, one.row)
     ]
-    facts = [f"score {one.score:.3f}", "the run was trained on this class" if given in set(found.seen) else ""]
+    is_start = found.run.settings.max_steps == 0
+    seen = "the embedding layer was computed from this class" if is_start else "the run was trained on this class"
+    facts = [f"score {one.score:.3f}", seen if given in set(found.seen) else ""]
     fate = found.fate(one.row)
     numbers = "; ".join(filter(None, [*facts, "" if fate == "kept" else fate]))
     return Row(given, numbers, tiles, lead=1, suggested=suggested)

@@ -79,7 +79,13 @@ class Problems:
     min_score: float
 
     def of_kind(self, kind: str) -> list[Finding]:
-        """Return the findings of a kind."""
+        """Return the findings of one of the `KINDS`.
+
+        Raises:
+            ValueError: If there is no such kind.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
         return [finding for finding in self.findings if finding.kind == kind]
 
 
@@ -146,6 +152,8 @@ def find_problems(
         if length != count:
             raise ValueError(f"{name}: expected one for each of {count} pictures, got {length}")
     largest, class_names = int(y.max()), as_tuple("class_names", class_names, "names")
+    if others := [name for name in class_names if not isinstance(name, str)]:
+        raise ValueError(f"class_names: expected texts, got {others[0]!r}")
     if 0 < len(class_names) <= largest:
         raise ValueError(f"class_names: expected one for each of {largest + 1} labels, got {len(class_names)}")
     names = {label: class_names[label] if len(class_names) else str(label) for label in np.unique(y[y >= 0]).tolist()}

@@ -1,6 +1,6 @@
 """The page of a comparison: one HTML file with its pictures, which loads nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -42,9 +42,7 @@ def write_page(comparison: Comparison, output: Path) -> None:
         body = list(_head(comparison))
         for versus in comparison.versus:
             body += _versus(comparison, versus)
-            for part in _queries(comparison, versus, images):
-                body.append(part)
-                bar.update(2)
+            body += _queries(comparison, versus, images, bar.update)
         body += _rest(comparison, images)
     if problem := images.problem():
         print_note(problem)
@@ -109,8 +107,8 @@ def _classes(versus: Versus, reference: str, name: str) -> Iterator[str]:
             yield f"<h3>{title}, mean MAP@R of a class</h3>\n{page.table(head, rows, 'numbers dense')}"
 
 
-def _queries(comparison: Comparison, versus: Versus, images: Images) -> Iterator[str]:
-    """Yield the parts about queries won and lost; a part is a query by both runs, but for headings."""
+def _queries(comparison: Comparison, versus: Versus, images: Images, done: Callable[[int], object]) -> Iterator[str]:
+    """Yield the parts about queries won and lost; ``done`` is called with the number of rows of each query."""
     name, reference = comparison.runs[versus.run].name, comparison.runs[0].name
     about = (
         "The queries whose MAP@R changes most, at most one of a class, with their nearest neighbors by both runs. "
@@ -127,6 +125,7 @@ def _queries(comparison: Comparison, versus: Versus, images: Images) -> Iterator
             rows = [_row(comparison.embedded[k], query, run, score, images) for k, run, score in both]
             change = f"{query.change:+.3f}".replace("-", "−")
             yield page.rows(rows, f"{query.class_name}, {query.path}: MAP@R {change}")
+            done(len(rows))
 
 
 def _row(embedded: Embedded, query: QueryChange, run: str, score: float, images: Images) -> Row:

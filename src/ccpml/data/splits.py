@@ -81,6 +81,9 @@ def make_splits(
         test_classes = as_tuple("test_classes", test_classes, "several patterns")
         if others := [each for each in test_classes if not isinstance(each, str)]:
             raise ValueError(f"test_classes: expected texts, got {others[0]!r}")
+    if "" in source.table.class_names:
+        row = int(np.flatnonzero(source.table.labels == source.table.class_names.index(""))[0])
+        raise ValueError(f"labels: expected one for each image, got none for {source.table.name_of(row)}; leave it out")
     table, splits = source.table, _splits(source, test_classes)
     train, validation, test = (np.flatnonzero(splits == s) for s in ("train", "validation", "test"))
     has_split = source.split_of_class is not None

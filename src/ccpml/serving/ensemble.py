@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.files import check_readable, load_json, write_json
+from ccpml.numbers import as_tuple
 from ccpml.reranking import join
 from ccpml.serving.embedder import Embedder, check_embedder
 
@@ -38,13 +39,14 @@ class EnsembleEmbedder:
     """
 
     def __init__(self, runs: Sequence[Embedder]) -> None:
+        runs = as_tuple("embedder", runs, "several models")
         for run in runs:
             check_embedder(run)
         prints = [run.fingerprint for run in runs]
         if len(set(prints)) < max(2, len(runs)):
             names = ", ".join(str(run.path) for run in runs)
             raise ValueError(f"ensemble: expected two or more models with different weights, got {names}")
-        self.runs = list(runs)
+        self.runs: list[Embedder] = list(runs)
         self.fingerprint = hashlib.sha256(" ".join(prints).encode()).hexdigest()
 
     @property

