@@ -9,6 +9,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -51,6 +52,16 @@ def test_files_of_a_run_directory(run, settings):
     assert not list(run.path.rglob("*.tmp*"))
     state = torch.load(run.state_file, weights_only=True)
     assert state["global_step"] == 6
+
+
+def test_a_run_in_one_task_of_a_cluster_job_is_its_own(settings, tmp_path, monkeypatch):
+    """As the seeds of a run are trained: Lightning takes the variables of the job for those of ranks."""
+    for name, value in (("SLURM_NTASKS", "4"), ("SLURM_JOB_ID", "1"), ("SLURM_PROCID", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # as it is set at its import
+    run = train(replace(settings, max_steps=2), tmp_path / "run", progress=False)
+    assert list((run.path / "tensorboard").glob("events*"))
+    assert rank_zero_only.rank == 1
 
 
 def test_each_validation_has_a_row_of_metrics(run):

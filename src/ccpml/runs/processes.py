@@ -16,7 +16,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import distributed
 
 from ccpml.interrupts import PARENT, block_signals, ending_signals
@@ -25,6 +27,7 @@ from ccpml.system_errors import REFUSED, RefusedError
 
 __all__ = [
     "by_torchrun",
+    "first_rank",
     "is_main_process",
     "launch_rank",
     "local_and_node_counts",
@@ -49,6 +52,17 @@ _END = b"\0"
 def by_torchrun() -> bool:
     """Whether torchrun has started the ranks."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+@contextmanager
+def first_rank() -> Iterator[None]:
+    """Be the first rank to Lightning within the block, whatever a launcher of other runs has set for this process."""
+    of_lightning: Any = rank_zero_only
+    before, of_lightning.rank = of_lightning.rank, 0
+    try:
+        yield
+    finally:
+        of_lightning.rank = before
 
 
 @contextmanager

@@ -39,6 +39,7 @@ from ccpml.runs.loggers.quiet import quiet
 from ccpml.runs.parts import Parts
 from ccpml.runs.processes import (
     by_torchrun,
+    first_rank,
     is_main_process,
     main_process_handles_signals,
     other_ranks,
@@ -288,7 +289,7 @@ def _run(training: Training, run: RunDirectory, parts: Parts, test: bool, featur
         return
     try:
         others = other_ranks(run.path, ranks, threads, test, features)
-        with run.locked(), training.logging, others, training.stop_request:
+        with run.locked(), first_rank(), training.logging, others, training.stop_request:
             remove_leftovers_below(run.path)
             _fit_and_test(training, run, parts, test)
     except RuntimeError as error:

@@ -1,7 +1,6 @@
 """Lightning's trainer for a run."""
 
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from ccpml.runs.loggers.callback import Logging
 from ccpml.runs.loggers.progress import Progress
 from ccpml.runs.loggers.quiet import quiet
 from ccpml.runs.parts import Parts
-from ccpml.runs.processes import local_and_node_counts
+from ccpml.runs.processes import by_torchrun, local_and_node_counts
 from ccpml.runs.settings import ResolvedSettings
 
 __all__ = ["Training", "rank_batches"]
@@ -77,7 +76,7 @@ def _trainer(settings: ResolvedSettings, epochs: int, callbacks: list[L.Callback
         backend = "nccl" if gpus else "gloo"
         options["strategy"] = DDPStrategy(process_group_backend=backend, find_unused_parameters=unused)
         options["sync_batchnorm"] = gpus and not settings.freeze_batchnorm
-        plugins += [] if "TORCHELASTIC_RUN_ID" in os.environ else [LightningEnvironment()]
+    plugins += [] if by_torchrun() else [LightningEnvironment()]  # not of a cluster, whose job may train other runs
     return L.Trainer(
         accelerator={"cuda": "gpu"}.get(kind, kind),
         **options,

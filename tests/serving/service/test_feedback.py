@@ -293,6 +293,15 @@ def test_lines_of_the_log_that_are_damaged_are_noted_and_others_stay(tmp_path, c
     assert (tmp_path / "feedback.csv").read_text() == "path,label\na,mug\nc,mug\n"
 
 
+def test_a_log_that_a_table_program_has_saved_is_whole(tmp_path, capsys):
+    feedback = Feedback(without_items(tmp_path))
+    feedback.record(item(1, "/a.png"), item(2, "/b.png"), "right", now=0)
+    log = tmp_path / "verdicts.csv"
+    log.write_bytes(b"\xef\xbb\xbf" + log.read_bytes().replace(b"\n", b"\r\n") + b",,,,,,\r\n\r\n")
+    assert feedback.record(item(1, "/a.png"), item(3, "/c.png"), "right", now=0) == 2
+    assert "another form" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("label", ["a,b", 'say "mug"', "two\nlines", "=1+1", "ü", ""])
 def test_labels_of_any_kind_survive(tmp_path, label):
     Feedback(without_items(tmp_path)).record(item(1, "/a.png", label), item(2, "/b.png", label), "right")

@@ -195,6 +195,13 @@ def test_metadata_that_is_no_object_of_plain_values_is_refused(connect, index, m
     assert len(index) == 20
 
 
+@pytest.mark.parametrize("broken", [b"", b"no picture", PICTURE[:-40]])
+def test_the_broken_one_of_several_pictures_is_named(connect, broken):
+    files = [("picture", content) for content in (PICTURE, PICTURE, broken)]
+    response = connect().post("/api/search", files=files)
+    assert (response.status_code, response.json()["detail"][:11]) == (422, "picture 3: ")
+
+
 def test_what_is_not_used_is_refused(connect, index):
     client = connect(writable=True)
     response = client.post("/api/search?k=3", files={"picture": PICTURE})

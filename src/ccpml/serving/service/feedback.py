@@ -276,8 +276,8 @@ def is_in_feedback(folder: Path, path: str) -> bool:
 
 def read_verdicts(content: bytes) -> tuple[list[Verdict], int]:
     """Return the verdicts of a log, each in a line, and the number of lines that are none."""
-    lines = content.decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
-    rows = [row for line in lines if line and (row := _cells(line)) != list(Verdict._fields)]
+    lines = content.decode("utf-8-sig", "replace").replace("\r\n", "\n").split("\n")
+    rows = [row for line in lines if line.strip(", ;\t") and (row := _cells(line)) != list(Verdict._fields)]
     verdicts = [Verdict(*row) for row in rows if len(row) == len(Verdict._fields) and row[-1] in {"right", "wrong"}]
     return verdicts, len(rows) - len(verdicts)
 

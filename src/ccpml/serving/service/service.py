@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccpml.calibration import Certificate, CertificateError
-from ccpml.data.images.read import BadImageError
+from ccpml.data.images.read import BadImageError, read_image
 from ccpml.exported import find_certificate
 from ccpml.files import write_bytes
 from ccpml.serving.embedder import Embedder, embed_checked
@@ -103,9 +103,12 @@ class Service:
         Raises:
             RefusedError: If a picture cannot be used, an item is not found, or a bound is not certified.
         """
-        limit = self._limit(question)
+        limit, several = self._limit(question), len(question.pictures) > 1
         if question.id is None:
-            uploads = [check_upload(content, self.settings.max_pixels) for content in question.pictures]
+            uploads = [
+                check_upload(content, self.settings.max_pixels, f"picture {number}" if several else "picture")
+                for number, content in enumerate(question.pictures, 1)
+            ]
             vector, size, digest = self._embed(question.pictures), uploads[0][3:], uploads[0].digest
             if self.settings.feedback:
                 self.recent.add(uploads[0])
@@ -124,8 +127,7 @@ class Service:
         kept = [(hit, twin) for hit, twin in mark_duplicates(hits) if not (twin and question.hide_duplicates)]
         near = [(hit, twin) for hit, twin in kept if limit is None or hit.distance <= limit][: question.k]
         self._count(question, hits, bool(near))
-        single = len(question.pictures) <= 1
-        answers = [(hit, self._precision(hit) if single else None, twin) for hit, twin in near]
+        answers = [(hit, None if several else self._precision(hit), twin) for hit, twin in near]
         return Answer(answers, *size, digest, bool(near), "" if near else _why_none(hits, limit))
 
     def _limit(self, question: Question) -> float | None:
@@ -266,9 +268,20 @@ class Service:
         try:
             vectors = embed_checked(self.embedder, pictures)  # (P, d)
         except BadImageError as error:
-            raise RefusedError(422, f"picture: {error.reason}") from error
+            number = _first_broken(pictures) if len(pictures) > 1 else ""
+            raise RefusedError(422, f"picture{number}: {error.reason}") from error
         self.metrics.embedding.observe(time.perf_counter() - start)
         return mean_vector(vectors)
+
+
+def _first_broken(pictures: Sequence[bytes]) -> str:
+    """Return which of several pictures cannot be decoded, as it follows the word in a message."""
+    for number, content in enumerate(pictures, 1):
+        try:
+            read_image(content, channels=3)
+        except BadImageError:
+            return f" {number}"
+    return ""
 
 
 def _read_certificate(embedder: Embedder) -> tuple[Certificate | None, str]:

@@ -29,34 +29,35 @@ class Upload(NamedTuple):
     height: int
 
 
-def check_upload(content: bytes, max_pixels: int) -> Upload:
+def check_upload(content: bytes, max_pixels: int, name: str = "picture") -> Upload:
     """Return what the header of a picture says.
 
     Args:
         content: Content of a file.
         max_pixels: Pixels that it may have.
+        name: What messages call it.
 
     Raises:
         RefusedError: If it is no picture, or has too many pixels.
     """
     if not content:
-        raise RefusedError(422, "picture: the file is empty")
+        raise RefusedError(422, f"{name}: the file is empty")
     limit = f"expected at most {max_pixels / 1e6:g} million pixels"
     try:
         with open_image(io.BytesIO(content)) as image:
             width, height, kind = image.width, image.height, image.format or ""
     except Image.DecompressionBombError as error:
-        raise RefusedError(413, f"picture: {limit}, got far more") from error
+        raise RefusedError(413, f"{name}: {limit}, got far more") from error
     except UnidentifiedImageError as error:
-        raise RefusedError(422, f"picture: {error}") from error
+        raise RefusedError(422, f"{name}: {error}") from error
     except Exception as error:  # damaged headers make Pillow raise almost anything
         raise_shortage(error)
-        raise RefusedError(422, "picture: not an image of a known format, or damaged header") from error
+        raise RefusedError(422, f"{name}: not an image of a known format, or damaged header") from error
     if width * height > max_pixels:
-        raise RefusedError(413, f"picture: {limit}, got {width} × {height}")
+        raise RefusedError(413, f"{name}: {limit}, got {width} × {height}")
     if kind in {"JPEG", "MPO"}:
         if content.count(_START_OF_SCAN) > _MAX_SCANS:
-            raise RefusedError(422, f"picture: expected a JPEG of at most {_MAX_SCANS} scans, got more")
+            raise RefusedError(422, f"{name}: expected a JPEG of at most {_MAX_SCANS} scans, got more")
         height, width = upright_shape(height, width, jpeg_orientation(content))
     suffix = _SUFFIXES.get(kind, f".{kind.lower()}")
     return Upload(content, hashlib.sha256(content).hexdigest(), suffix, width, height)
