@@ -170,13 +170,13 @@ def test_failures_are_recorded_and_do_not_end_the_search(search):
     results = run_search(replace(search, trials=5), train=failing)
     assert [one.state for one in results] == ["failed"] * 4 + ["complete"]
     assert [one.reason for one in results] == [
-        "MemoryError",
-        "RuntimeError: CUDA out of memory",
+        "out of memory",
+        "out of memory",
         "diverged",
         "validation MAP@R: expected a finite number, got nan",
         "",
     ]
-    assert "CUDA out of memory" in (search.out / "trials.csv").read_text()
+    assert "out of memory" in (search.out / "trials.csv").read_text()
 
 
 def test_a_search_ends_if_no_trial_can_start(search):

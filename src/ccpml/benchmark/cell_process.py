@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from ccpml.interrupts import exit_code, exit_with_parent, raise_at_signals
-from ccpml.system_errors import REFUSED, is_refused, message_of
+from ccpml.system_errors import REFUSED, is_refused, message_of, shortage_in_words
 
 
 def main(settings: Path, path: Path) -> int:
@@ -17,7 +17,8 @@ def main(settings: Path, path: Path) -> int:
     except KeyboardInterrupt as interrupt:
         return exit_code(interrupt)
     except Exception as error:
-        print(" ".join(message_of(error).split()) or type(error).__name__, file=sys.stderr)
+        reason = shortage_in_words(error) or message_of(error)
+        print(" ".join(reason.split()) or type(error).__name__, file=sys.stderr)
         return REFUSED if is_refused(error) else 1
 
 

@@ -151,7 +151,9 @@ def train(
     shown = progress and is_main_process()
     if shown:
         _print(choices)
-    parts = Parts.build(resolved, load_images(resolved, shown, source=source))
+    images = load_images(resolved, shown, source=source)
+    _announce_compilation(resolved, shown)
+    parts = Parts.build(resolved, images)
     if seen := seen_by_weights(resolved.weights, parts.images.classes):
         choices["notes"].append(seen)
         if shown:
@@ -214,6 +216,7 @@ def resume(
             images = load_images(settings, progress and is_main_process(), record, run.path)
         except SourceNotFoundError as error:  # of a benchmark too, as a run keeps its data root
             raise DataMovedError.of(error, run.path) from error
+        _announce_compilation(settings, progress and is_main_process())
         parts = Parts.build(settings, images)
         if record is not None and (state is not None or run.weights_file.exists()):
             images.check_fingerprint(run.fingerprint(), run.path)
@@ -260,6 +263,11 @@ def _print(chosen: Mapping[str, Sequence[str]]) -> None:
         print(f"  {line}", file=sys.stderr)
     for line in chosen["notes"]:
         print_note(line)
+
+
+def _announce_compilation(settings: ResolvedSettings, shown: bool) -> None:
+    if settings.compile and shown:
+        announce("compiling the network, now and in the first steps: minutes, unless torch's cache has it")
 
 
 def _resolve_paths(settings: ResolvedSettings) -> ResolvedSettings:

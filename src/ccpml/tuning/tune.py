@@ -20,7 +20,7 @@ from ccpml.runs.callbacks import Stopped
 from ccpml.runs.directory import RunDirectory
 from ccpml.runs.images import DataMovedError, find_images, read_facts
 from ccpml.runs.settings import ResolvedSettings
-from ccpml.system_errors import is_refused
+from ccpml.system_errors import is_refused, shortage_in_words
 from ccpml.tuning.results import Result, read_results, write_results
 from ccpml.tuning.search_space import with_values
 from ccpml.tuning.study import Search, Study, StudyExistsError, open_study, storage_errors
@@ -211,6 +211,8 @@ def _has_data(search: Search, error: Exception) -> bool:
 
 
 def _describe(error: Exception) -> str:
+    if shortage := shortage_in_words(error):
+        return shortage
     text = " ".join(str(error).split())[:1000]
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
