@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,6 +177,7 @@ class World:
             mock.patch.object(Picture, "in_layouts", drawn),
             mock.patch("ccpml.serving.service.server.serve", ask),
             mock.patch("ccpml.serving.search.approximate.MIN_ROWS", 10),
+            mock.patch("ccpml.serving.index.uuid.uuid4", return_value=uuid.UUID(int=0)),  # the same in each index
             contextlib.redirect_stdout(output),
             contextlib.redirect_stderr(output),
         ):

@@ -38,22 +38,3 @@ def test_sparse_gradients_are_not_pulled():
     criterion(model(torch.arange(C)), torch.arange(C)).backward()
     with pytest.raises(ValueError, match=r"gradient of 'weight': expected a dense one, got torch\.sparse_coo"):
         projections.pull()
-
-
-@pytest.mark.parametrize("has_proxies", [False, True])
-def test_proxies_that_no_optimizer_moves_are_warned_of(has_proxies):
-    model, criterion = nn.Linear(5, D), CCPLoss(ContrastiveLoss(), C, D, K)
-    projections = AlternatingProjections(model, criterion, patience=9)
-    projections.start(pool)
-    optimizer = torch.optim.SGD([*model.parameters(), *(criterion.parameters() if has_proxies else ())], lr=0.1)
-    projections.observe(0.1)  # before the first step
-    for _ in range(3):
-        optimizer.zero_grad()
-        criterion(model(torch.randn(8, 5)), torch.arange(8) % C).backward()
-        projections.pull()
-        optimizer.step()
-    if has_proxies:
-        projections.observe(0.5)
-    else:
-        with pytest.warns(UserWarning, match="the proxies have not moved since they were placed; give an optimizer"):
-            projections.observe(0.5)

@@ -1,6 +1,5 @@
 """Alternating projections onto the feasible sets of successive proxies: Algorithm 1."""
 
-import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -244,12 +243,6 @@ class AlternatingProjections:
         if self.waiting:
             return False
         self._require_start()
-        if self._pool.forgotten():
-            warnings.warn(
-                "AlternatingProjections: the proxies have not moved since they were placed; give an optimizer the "
-                "parameters of the CCPLoss, or freeze the proxies",
-                stacklevel=2,
-            )
         if self.best_score is None or score > self.best_score + self.options.min_delta:
             self.best_score, self.stale = score, 0
             self._best = scored or copy_onto(self._best, state_of(self.model, self.criterion))

@@ -33,7 +33,6 @@ class SharedPool:
 
     def __init__(self, proxies: ClassProxies, group: Any, space: str) -> None:
         self.of, self.group, self.space = proxies, group, space
-        self._chosen: tuple[int, float] | None = None
 
     @torch.no_grad()
     def embed(self, pool: Pool) -> Tensor:
@@ -61,15 +60,6 @@ class SharedPool:
         centers = self.of.rows_of_rank(centers, self.group).to(proxies.device)
         chosen = greedy_k_center(self._in_space(points), self._in_space(centers), proxies.shape[1])  # (C, K)
         proxies.copy_(self.of.join_rows(points.take_along_dim(chosen[:, :, None], dim=1), self.group))
-        self._chosen = self._state()
-
-    def forgotten(self) -> bool:
-        """Whether the proxies are as they were chosen, although they have a gradient: no optimizer has them."""
-        return self.of.proxies.grad is not None and self._chosen == self._state()
-
-    def _state(self) -> tuple[int, float]:
-        """Return the number of changes of the proxies, and their sum, as some optimizers change them uncounted."""
-        return self.of.proxies._version, float(self.of.proxies.detach().sum())
 
     def evenly_spaced(self, rows: Tensor) -> Tensor:
         """Return the rows of evenly spaced classes of all ranks, given those of this rank's classes."""

@@ -131,11 +131,6 @@ class CCPCallback(StepCounter):
                 "train longer, or choose another warm_start"
             )
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave a criterion that waits for its first proxies: a later training may have no callback to place them."""
-        if stage == "fit" and hasattr(self, "projections"):
-            self.projections.criterion.warming = False
-
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Add λ (θ − θ_k) to the gradients of the weights that this optimizer is about to step."""
         self._stepped = True

@@ -186,7 +186,7 @@ def test_a_cache_of_another_kind_is_built_again(tmp_path):
 def test_rows_that_are_not_finite_are_named(kind, tmp_path):
     view = make_view(400)
     view.rows[:] = np.nan
-    with pytest.raises(DamagedIndexError, match=r"rows\.1\.f32: damaged \(rows: expected finite .*restore the"):
+    with pytest.raises(DamagedIndexError, match=r"rows\.1\.f32: damaged \(rows: expected finite .*restore all of the"):
         open_approximate(tmp_path, view, kind)
 
 
