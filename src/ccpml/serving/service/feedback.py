@@ -31,6 +31,7 @@ VERDICTS_FILE: Final = "verdicts.csv"
 _DIGEST: Final = 64  # characters of a SHA-256
 _MAX_LOG_BYTES: Final = 50_000_000
 _OF_A_CLIENT: Final = re.compile(rf"pictures/[0-9a-f]{{{_DIGEST}}}\.\w+")
+_BEGUN: Final = re.compile(rb"[\dTZ:-]{0,20}(,|$)")  # a line of the log, or the time with which it begins
 _UNWRITABLE: Final = re.compile("[\ud800-\udfff\r\n]")  # in a path: bytes that are no UTF-8, and line breaks
 
 
@@ -286,8 +287,8 @@ def _without_torn_line(content: bytes) -> bytes:
     """Return a log without its last line if writing that was interrupted; others may lack the end of the line only."""
     start = content.rfind(b"\n") + 1
     last = content[start:]
-    is_ours = last[:1].isdigit() or ",".join(Verdict._fields).encode().startswith(last)
-    return content[:start] if is_ours and not read_verdicts(last)[0] else content
+    is_torn = _BEGUN.match(last) is not None or ",".join(Verdict._fields).encode().startswith(last)
+    return content[:start] if is_torn and not read_verdicts(last)[0] else content
 
 
 def _cells(line: str) -> list[str]:

@@ -176,14 +176,20 @@ class Store:
                 raise DamagedIndexError(f"{self.file}: not found; {RESTORE}")
             self.check()  # a further connection reads what the others read
             db = self._connect()
-            found = db.execute("SELECT value FROM meta WHERE key = ?", (BUILD,)).fetchone()
-            build = "" if found is None else str(found[0])
-            if self._build is None:
-                self._build = build
-            elif build != self._build:
+            try:
+                self._check_build(db)
+            except BaseException:
                 db.close()
-                raise self._replaced()
+                raise
             return db, state
+
+    def _check_build(self, db: sqlite3.Connection) -> None:
+        """Check that a new connection reads the index that the others have read."""
+        found = db.execute("SELECT value FROM meta WHERE key = ?", (BUILD,)).fetchone()
+        build = "" if found is None else str(found[0])
+        if self._build not in {None, build}:
+            raise self._replaced()
+        self._build = build
 
     def _connect(self) -> sqlite3.Connection:
         """Return a connection that only reads."""
