@@ -24,7 +24,7 @@ from ccpml.files import WriteError, write_yaml
 from ccpml.interrupts import interruption
 from ccpml.runs.directory import RunDirectory, RunRecord
 from ccpml.runs.images import load_images, read_facts
-from ccpml.system_errors import REFUSED, RefusedError, message_of
+from ccpml.system_errors import REFUSED, RefusedError, message_of, shortage_in_words
 from tests.benchmark.finished import make_benchmark, make_cell
 from tests.toy import quick_settings, toy_folder
 
@@ -306,7 +306,7 @@ def test_the_exit_code_of_a_cell_says_whether_others_would_fail_too(tmp_path, mo
     monkeypatch.setattr(cell_process, "exit_with_parent", mock.Mock(side_effect=error))
     monkeypatch.setattr(cell_process, "raise_at_signals", mock.Mock())
     assert cell_process.main(tmp_path / "cell.json", tmp_path / "cell") == code
-    assert capsys.readouterr().err == f"{message_of(error)}\n"
+    assert capsys.readouterr().err == f"{shortage_in_words(error) or message_of(error)}\n"
 
 
 def test_cells_stopped_by_ctrl_c_resume(whole, folder, tmp_path):
