@@ -13,7 +13,7 @@ from ccpml.reranking.vectors import as_numbers
 __all__ = ["MAX_LENGTH", "Embedder", "check_embedder", "embed_checked"]
 
 MAX_LENGTH: Final = 1.001
-"""Of an embedding after φ, with its rounding."""
+"""Greatest length of an embedding: 1 after φ, and its rounding."""
 
 
 class Embedder(Protocol):

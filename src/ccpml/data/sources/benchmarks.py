@@ -202,7 +202,7 @@ def _folder(name: str, root: Path) -> Path:
 
 def _root(name: str, data_root: Path | str | None) -> Path:
     given = os.environ.get("CCPML_DATA", "") if data_root is None else data_root
-    if is_one_of(given, ("",)):
+    if isinstance(given, str) and not given:
         raise UnknownDataRootError(f"{name}: data root unknown; set CCPML_DATA to the folder that holds it")
     root = expand_home(given, "data_root")
     if not root.is_dir():
